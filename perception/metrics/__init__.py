@@ -1,0 +1,1 @@
+"""Measures of quality: confusion matrices, and bounds on how often the network may fail."""

@@ -1,0 +1,123 @@
+"""Count a confusion matrix once per slice in integers; every segmentation figure is derived from it afterwards."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from perception.errors import InputError
+
+IGNORE = 255
+MAX_CLASSES = 255
+# Joint indices of this many pixels stay in the second-level cache; measured fastest from 2**16 to 2**18.
+_CHUNK_PIXELS = 1 << 17
+
+
+def _as_bytes(values: ArrayLike, what: str) -> NDArray[np.uint8]:
+    """Flatten integer ids to uint8, refusing anything that uint8 would change."""
+    array = np.asarray(values)
+    if array.dtype == np.uint8:
+        return array.reshape(-1)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InputError(
+            f"{what} have dtype {array.dtype}; class ids must be integers: pass argmax over class, not scores"
+        )
+    if array.size and (array.min() < 0 or array.max() > IGNORE):
+        raise InputError(f"{what} span {array.min()}..{array.max()}; class ids must lie in 0..{IGNORE}")
+    return array.astype(np.uint8).reshape(-1)
+
+
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int) -> NDArray[np.int64]:
+    """Count how often each labelled class was predicted as each class.
+
+    labels: any shape, integer ids 0..classes-1, or 255 where the pixel is not judged
+    predictions: same shape, integer ids 0..classes-1 (also where the label is 255)
+    Returns (class, class) int64: row = label, column = prediction; sums of such matrices are the matrix of the union.
+
+    Raises InputError for different shapes and for ids outside their range.
+    """
+    if not 1 <= classes <= MAX_CLASSES:
+        raise InputError(f"classes={classes} must lie in 1..{MAX_CLASSES} (255 marks pixels that are not judged)")
+    if np.shape(labels) != np.shape(predictions):
+        raise InputError(
+            f"labels have shape {np.shape(labels)} but predictions {np.shape(predictions)}; resize one first"
+        )
+    label_ids, prediction_ids = _as_bytes(labels, "labels"), _as_bytes(predictions, "predictions")
+    if prediction_ids.size and (highest := int(prediction_ids.max())) >= classes:
+        raise InputError(f"predictions hold class {highest}; with {classes} classes ids must lie in 0..{classes - 1}")
+    # One row for each of the 256 label values: unknown labels and 255 fall into rows of their own, so no mask is built.
+    counts = np.zeros(256 * classes, np.int64)
+    for start in range(0, label_ids.size, _CHUNK_PIXELS):
+        joint = np.multiply(label_ids[start : start + _CHUNK_PIXELS], np.uint16(classes), dtype=np.uint16)
+        joint += prediction_ids[start : start + _CHUNK_PIXELS]
+        counts += np.bincount(joint, minlength=counts.size)
+    rows = counts.reshape(256, classes)
+    unknown = np.flatnonzero(rows[classes:IGNORE].any(axis=1))
+    if unknown.size:
+        raise InputError(
+            f"labels hold value {classes + int(unknown[0])}; with {classes} classes labels must be "
+            f"0..{classes - 1} or {IGNORE}: map them to the target taxonomy first"
+        )
+    return rows[:classes].copy()
+
+
+def _checked(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise InputError(f"confusion has shape {confusion.shape}; it must be square, (class, class)")
+    return confusion.astype(np.float64)
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give the intersection over union of each class.
+
+    confusion: (class, class), row = label
+    Returns (class,) float64 in [0, 1]; NaN where the class is in neither labels nor predictions.
+    """
+    counts = _checked(confusion)
+    hits = np.diag(counts)
+    return _ratio(hits, counts.sum(axis=0) + counts.sum(axis=1) - hits)
+
+
+def mean_iou(confusion: NDArray[np.int64]) -> float:
+    """Average the IoU over the classes that are present in labels or predictions; NaN when none is.
+
+    confusion: (class, class), row = label
+    """
+    present = iou(confusion)
+    present = present[~np.isnan(present)]
+    return float(present.mean()) if present.size else float("nan")
+
+
+def pixel_accuracy(confusion: NDArray[np.int64]) -> float:
+    """Give the share of judged pixels whose prediction equals the label; NaN without pixels.
+
+    confusion: (class, class), row = label
+    """
+    counts = _checked(confusion)
+    total = counts.sum()
+    return float(np.trace(counts) / total) if total else float("nan")
+
+
+def class_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give the recall of each class: the share of its labelled pixels that were predicted as it.
+
+    confusion: (class, class), row = label
+    Returns (class,) float64; NaN where the class has no labelled pixel.
+    """
+    counts = _checked(confusion)
+    return _ratio(np.diag(counts), counts.sum(axis=1))
+
+
+def frequency_weighted_iou(confusion: NDArray[np.int64]) -> float:
+    """Average the IoU weighted by each class's share of labelled pixels; NaN without pixels.
+
+    confusion: (class, class), row = label.  Source: Long, Shelhamer, Darrell 2015, section 5.
+    """
+    counts = _checked(confusion)
+    frequency = counts.sum(axis=1)
+    if not frequency.sum():
+        return float("nan")
+    labelled = frequency > 0
+    return float((frequency[labelled] * iou(confusion)[labelled]).sum() / frequency.sum())
