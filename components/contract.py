@@ -1,0 +1,316 @@
+"""What a stage is: one declaration, and the two faces of it that run a program.
+
+A stage is declared once, in its own file: the artifacts it takes and gives, its parameters, what it needs to run, and a `run` function.
+From that declaration come
+- the command line, `python -m components STAGE --INPUT PATH --OUTPUT PATH --params FILE` (this file), which is also what dvc.yaml calls;
+- the container step of a Kubeflow pipeline, the same program with `--executor-input JSON` (this file), declared to KFP in components/kfp_face.py.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 refused by a gate.
+"""
+
+import json
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.parameters import build_parameters, read_section
+from perception.errors import InputError
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
+STATUS_OF_EXIT = {EXIT_DONE: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input", EXIT_REFUSED: "refused"}
+RECORDS_VARIABLE = "NIGHTDRIVE_RECORDS"  # folder for one JSON record a task: status, seconds, peak memory
+
+
+class Refused(Exception):
+    """Say that a gate refused; the outputs written so far are kept, because they explain why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """Name one artifact that a stage takes or gives; every artifact is a folder."""
+
+    name: str
+    kind: str  # what lies in the folder: frames, ensemble, scores, selection, version, network, metrics, verdict, report
+    about: str  # one line for --help and for the reference in docs/
+    many: bool = False  # one artifact a source or a shard, gathered into a list
+    optional: bool = False  # the stage has something sensible to do without it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """Declare what a stage needs to run on a cluster."""
+
+    image: str  # dependency set: gates, versioning or torch
+    cpu_cores: float = 1.0
+    memory_gib: float = 2.0
+    gpu_count: int = 0  # wanted where the cluster has GPUs; every stage also runs without
+    retries: int = 2  # for infrastructure errors; a refused gate is not one
+    timeout_minutes: int = 60
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Hold the folders of a stage's inputs or outputs by port name."""
+
+    folders: Mapping[str, tuple[Path, ...]]
+
+    def one(self, port: str) -> Path:
+        """Return the single folder of `port`."""
+        (folder,) = self.folders[port]
+        return folder
+
+    def many(self, port: str) -> tuple[Path, ...]:
+        """Return every folder of `port`, in a fixed order."""
+        return tuple(sorted(self.folders.get(port, ())))
+
+    def maybe(self, port: str) -> Path | None:
+        """Return the folder of an optional port, or None where it was not given or does not exist."""
+        folders = [folder for folder in self.folders.get(port, ()) if folder.exists()]
+        return folders[0] if folders else None
+
+
+Run = Callable[[Paths, Paths, Any], Mapping[str, str] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Declare a stage: what it takes and gives, its parameters, what it needs, and the function that does its work."""
+
+    name: str
+    summary: str  # one sentence in the imperative
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    values: tuple[str, ...] = ()  # short strings given beside the artifacts, which a pipeline can branch on
+    parameters: type  # a frozen dataclass
+    needs: Needs
+    run: Run = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """Hold one call of a stage, whichever face it came through."""
+
+    stage: Stage
+    task: str  # the name of this call in the night: a stage may be called several times
+    inputs: Mapping[str, tuple[Path, ...]]
+    outputs: Mapping[str, Path]
+    parameters: Mapping[str, Any]
+
+
+def main(stages: Mapping[str, Stage], arguments: Sequence[str]) -> int:
+    """Run the stage that `arguments` name and return the exit code."""
+    try:
+        if "--executor-input" in arguments:
+            return _run_for_kfp(stages, arguments)
+        return execute(_parse(stages, arguments))[0]
+    except InputError as error:
+        print(f"nightdrive: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def execute(call: Call) -> tuple[int, dict[str, str]]:
+    """Run a call and place its outputs whole; return the exit code and the values that the stage gave.
+
+    The stage writes into temporary folders beside the outputs; they are renamed when it is done, so that a killed stage leaves
+    nothing that looks finished.
+    """
+    started, values, message, code = time.monotonic(), {}, "", EXIT_DONE
+    write_record(call.task, status="running", seconds=0.0, message="")
+    working: dict[str, Path] = {}
+    try:
+        working = {name: _working_folder(path) for name, path in call.outputs.items()}
+        _check_inputs(call)
+        parameters = build_parameters(call.stage.parameters, call.parameters, where=call.task)
+        outputs = Paths({name: (folder,) for name, folder in working.items()})
+        values = dict(call.stage.run(Paths(call.inputs), outputs, parameters) or {})
+    except InputError as error:
+        code, message = EXIT_BAD_INPUT, str(error)
+    except Refused as refusal:
+        code, message = EXIT_REFUSED, str(refusal)
+    except Exception as error:
+        traceback.print_exc()
+        code, message = EXIT_FAILED, f"{type(error).__name__}: {error}"
+    if code in (EXIT_DONE, EXIT_REFUSED):
+        _place(working, call.outputs)
+    _discard(working)
+    if message:
+        print(f"nightdrive {call.task}: {message}", file=sys.stderr)
+    write_record(call.task, status=STATUS_OF_EXIT[code], seconds=time.monotonic() - started, message=message)
+    return code, values
+
+
+def log(message: str) -> None:
+    """Print one plain line of progress, at once."""
+    print(message, flush=True)
+
+
+def progress_line(what: str, every_seconds: float = 5.0) -> Callable[[int, int], None]:
+    """Return a progress callback (done, total) that prints at most one line in `every_seconds`, with the remaining time."""
+    started = last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done and (now - last >= every_seconds):
+            remaining = (now - started) / done * (total - done)
+            log(f"  {what}: {done}/{total}, about {remaining:.0f} s left")
+            last = now
+
+    return report
+
+
+def write_record(task: str, *, status: str, seconds: float, message: str) -> None:
+    """Write the task's record (status, seconds, peak memory of this process in MiB) where NIGHTDRIVE_RECORDS asks for it."""
+    folder = os.environ.get(RECORDS_VARIABLE)
+    if not folder:
+        return
+    peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    record = {"name": task, "status": status, "seconds": round(seconds, 3), "peak_rss_mib": round(peak_rss_mib, 1), "message": message}
+    target = Path(folder) / f"{task}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(record))
+    partial.replace(target)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def _parse(stages: Mapping[str, Stage], arguments: Sequence[str]) -> Call:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m components", description="Run one stage of the night.")
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for stage in stages.values():
+        command = commands.add_parser(stage.name, help=stage.summary, description=stage.summary)
+        for port in stage.inputs:
+            required, count = not port.optional, "+" if port.many else None
+            command.add_argument(_option(port.name), dest=port.name, nargs=count, required=required, metavar="FOLDER", help=port.about)
+        for port in stage.outputs:
+            command.add_argument(_option(port.name), dest=port.name, required=True, metavar="FOLDER", help=f"written: {port.about}")
+        command.add_argument("--params", type=Path, metavar="FILE", help="YAML file with a section for this task; defaults otherwise")
+        command.add_argument("--task", default=stage.name, help="name of this call in the night; names its section of --params")
+        command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one parameter (YAML value)")
+    given = parser.parse_args(list(arguments))
+    stage = stages[given.stage]
+    return Call(
+        stage=stage,
+        task=given.task,
+        inputs={port.name: _as_paths(getattr(given, port.name)) for port in stage.inputs},
+        outputs={port.name: Path(getattr(given, port.name)) for port in stage.outputs},
+        parameters=read_section(given.params, given.task.partition("@")[0], given.set),
+    )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _as_paths(given: str | list[str] | None) -> tuple[Path, ...]:
+    names = [given] if isinstance(given, str) else given or []
+    return tuple(Path(name) for name in names)
+
+
+def _check_inputs(call: Call) -> None:
+    optional = {port.name for port in call.stage.inputs if port.optional}
+    for name, folders in call.inputs.items():
+        for folder in folders:
+            if name not in optional and not folder.is_dir():
+                raise InputError(f"{_option(name)} {folder}: no such folder; run the stage that writes it first")
+
+
+# ---------------------------------------------------------------- outputs appear whole or not at all
+
+
+def _working_folder(target: Path) -> Path:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}); choose a folder that this user may write") from None
+
+
+def _place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
+    for name, folder in working.items():
+        target = targets[name]
+        folder.chmod(0o755)
+        if target.exists():  # an earlier result: renamed away first, since a folder cannot replace a filled one in one step
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            target.replace(old / "old")
+            folder.replace(target)
+            shutil.rmtree(old)
+        else:
+            folder.replace(target)
+
+
+def _discard(working: Mapping[str, Path]) -> None:
+    for folder in working.values():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- the container step of a Kubeflow pipeline
+
+
+def _run_for_kfp(stages: Mapping[str, Stage], arguments: Sequence[str]) -> int:
+    name, position = arguments[0], list(arguments).index("--executor-input")
+    if name not in stages or position + 1 >= len(arguments):
+        raise InputError(f"usage: python -m components STAGE --executor-input JSON; got {list(arguments)[:2]}; stages: {', '.join(stages)}")
+    try:
+        executor = json.loads(arguments[position + 1])
+    except json.JSONDecodeError as error:
+        raise InputError(f"--executor-input is not JSON ({error}); pass KFP's executor input placeholder") from None
+    call, artifacts = call_from_executor_input(stages[name], executor)
+    values: dict[str, str] = {}
+    try:
+        code, values = execute(call)
+    finally:
+        _write_executor_output(executor["outputs"]["outputFile"], values, artifacts)
+    return code
+
+
+def call_from_executor_input(stage: Stage, executor: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
+    """Translate KFP's executor input into a call; return it with the output artifacts as KFP described them.
+
+    The step's parameter `task` names the call; every other parameter is one of the stage's own.
+    """
+    given = executor.get("inputs", {})
+    parameters = dict(given.get("parameterValues", {}))
+    task = str(parameters.pop("task", stage.name))
+    inputs = {
+        port.name: tuple(local_path(item) for item in given.get("artifacts", {}).get(port.name, {}).get("artifacts", []))
+        for port in stage.inputs
+    }
+    described = {name: listed["artifacts"][0] for name, listed in executor["outputs"].get("artifacts", {}).items()}
+    outputs = {port.name: local_path(described[port.name]) for port in stage.outputs}
+    return Call(stage=stage, task=task, inputs=inputs, outputs=outputs, parameters=parameters), described
+
+
+def local_path(artifact: Mapping[str, Any]) -> Path:
+    """Return where KFP's launcher mounts an artifact: its custom path, or its URI's scheme as a root folder."""
+    if artifact.get("customPath"):
+        return Path(artifact["customPath"])
+    uri = str(artifact["uri"])
+    for scheme, root in (("gs://", "/gcs/"), ("s3://", "/s3/"), ("minio://", "/minio/")):
+        if uri.startswith(scheme):
+            return Path(root + uri.removeprefix(scheme))
+    if "://" in uri:
+        raise InputError(f"artifact URI {uri}: unknown scheme; use gs://, s3://, minio:// or a path")
+    return Path(uri)
+
+
+def _write_executor_output(file: str, values: Mapping[str, str], artifacts: Mapping[str, Any]) -> None:
+    # Always written, also by a failed step: under kfp.local it is the only way that artifacts of a container step are seen.
+    listed = {name: {"artifacts": [{"name": item.get("name", ""), "uri": item["uri"], "metadata": {}}]} for name, item in artifacts.items()}
+    target = Path(file)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    partial.write_text(json.dumps({"parameterValues": dict(values), "artifacts": listed}))
+    partial.replace(target)

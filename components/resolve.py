@@ -1,0 +1,36 @@
+"""resolve: find the exact data version that this night starts from."""
+
+from dataclasses import dataclass
+
+from components.contract import Needs, Paths, Port, Stage, log
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolveParameters:
+    """Say where the data registry is and which version to start from."""
+
+    registry: str  # git repository of the data registry: a folder or a URL; a folder that does not exist is created
+    remote: str  # where the registry keeps data: a folder or s3://bucket/prefix
+    store: str  # blob store: a folder or s3://bucket/prefix
+    revision: str = "current"  # what people promoted last, or the tag of a version
+
+
+def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> None:
+    """Write the resolved version: its manifest (empty on the first night), version.json and the champion where there is one."""
+    from perception.data.store import open_store
+    from perception.versioning.base import write_base
+
+    base = write_base(
+        outputs.one("base"), parameters.registry, parameters.remote, open_store(parameters.store), parameters.revision
+    )
+    log(f"data version: {base.tag or 'none yet'}, {base.frames} frames")
+
+
+STAGE = Stage(
+    name="resolve",
+    summary="Resolve the promoted data version to an exact commit and bring its frames within reach.",
+    outputs=(Port(name="base", kind="version", about="the data version that the night starts from"),),
+    parameters=ResolveParameters,
+    needs=Needs(image="versioning", memory_gib=2),
+    run=run,
+)

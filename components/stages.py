@@ -1,0 +1,22 @@
+"""Every stage of the night by name, in the order in which a night runs them."""
+
+from components import (
+    adapt,
+    compare,
+    compress,
+    curate,
+    ensemble,
+    evaluate,
+    gate,
+    ingest,
+    report,
+    resolve,
+    score,
+    select,
+    train_prune,
+)
+from components.contract import Stage
+
+_IN_ORDER = (resolve, ingest, gate, ensemble, score, select, curate, compare, adapt, train_prune, compress, evaluate, report)
+
+STAGES: dict[str, Stage] = {module.STAGE.name: module.STAGE for module in _IN_ORDER}

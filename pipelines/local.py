@@ -1,0 +1,152 @@
+"""`make run`: one whole night on this machine, with DVC as the engine.
+
+The night lives in runs/RUN: its parameters, a copy of dvc.yaml, every stage's output and a record a stage. Running it again
+does only what is not done; a night that was killed goes on where it stopped.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.contract import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, RECORDS_VARIABLE, STATUS_OF_EXIT
+from components.stages import STAGES
+from perception.errors import InputError
+from pipelines.settings import load_settings
+from pipelines.source_hash import source_hashes
+from pipelines.summary_table import night_table
+
+ROOT = Path(__file__).parent.parent
+EXIT_OF_STATUS = {status: code for code, status in STATUS_OF_EXIT.items()}
+
+
+def run_night(run: Path, settings: Mapping[str, Any]) -> int:
+    """Run the night in the folder `run`, write its report whatever happens, and return the exit code."""
+    with _only_one(run):
+        prepare(run, settings)
+        code = _engine(run)
+        if code != EXIT_DONE:
+            _report_failure(run)
+        publish_report(run)
+    return code
+
+
+def prepare(run: Path, settings: Mapping[str, Any]) -> None:
+    """Write what the engine reads: params.yaml, code.yaml, dvc.yaml; drop outputs of sources and shards that are gone."""
+    _write(run / "params.yaml", yaml.safe_dump(dict(settings), sort_keys=True))
+    _write(run / "code.yaml", yaml.safe_dump(source_hashes({name: f"components.{name}" for name in STAGES})))
+    shutil.copyfile(ROOT / "dvc.yaml", run / "dvc.yaml")
+    if not (run / ".dvc").is_dir():
+        _dvc(run, "init", "--no-scm", "--quiet").check_returncode()
+    # A night killed with -9 leaves DVC's record of who reads and writes what; nobody else is here, so it says nothing.
+    (run / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
+    for folder, names in (("frames", settings["sources"]), ("scores", settings["shards"])):
+        for stale in (path for path in (run / folder).glob("*") if path.name not in {str(name) for name in names}):
+            shutil.rmtree(stale)
+
+
+def publish_report(run: Path) -> None:
+    """Put report.html and summary.json at the top of the run and point runs/latest at it."""
+    for name in ("report.html", "summary.json"):
+        if (run / "report" / name).exists():
+            _write(run / name, (run / "report" / name).read_text())
+    link = run.parent / ".latest"
+    link.unlink(missing_ok=True)
+    link.symlink_to(run.name)
+    link.replace(run.parent / "latest")
+
+
+def _engine(run: Path) -> int:
+    records = run / "records"
+    started = time.time()
+    engine = _dvc(run, "repro", "--quiet")
+    if engine.returncode == 0:
+        return EXIT_DONE
+    latest = max(records.glob("*.json"), key=lambda path: path.stat().st_mtime, default=None)
+    if latest is None or latest.stat().st_mtime < started:
+        return EXIT_FAILED
+    return EXIT_OF_STATUS.get(json.loads(latest.read_text())["status"], EXIT_FAILED)
+
+
+def _report_failure(run: Path) -> None:
+    shutil.rmtree(run / "report", ignore_errors=True)
+    report = STAGES["report"]
+    command = [sys.executable, "-m", "components", "report", "--params", "params.yaml", "--report", "report"]
+    for port in report.inputs:
+        base = {"verdicts": "gates"}.get(port.name, port.name)
+        folders = sorted(str(path.relative_to(run)) for path in (run / base).glob("*") if path.is_dir()) if port.many else [base]
+        present = [folder for folder in folders if (run / folder).is_dir()]
+        command += [f"--{port.name.replace('_', '-')}", *present] if present else []
+    subprocess.run(command, cwd=run, env=_environment(run), check=False)
+
+
+def _dvc(run: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=run, env=_environment(run), check=False)
+
+
+def _environment(run: Path) -> dict[str, str]:
+    here = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "PATH": here + os.pathsep + os.environ.get("PATH", ""),  # dvc.yaml says `python`: the one that runs us
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+        RECORDS_VARIABLE: str(run / "records"),
+        "DVC_NO_ANALYTICS": "1",
+        "CI": "1",  # DVC then looks for no update
+    }
+
+
+@contextlib.contextmanager
+def _only_one(run: Path) -> Iterator[None]:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"{run}: cannot be written ({error.strerror}); choose another folder with RUNS=DIR") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{run}: another night is running there; wait for it, or name this one with RUN=NAME") from None
+        yield
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a night as the command line asks; print its table and where its report is."""
+    parser = argparse.ArgumentParser(prog="make run", description="Run one whole night on this machine.")
+    parser.add_argument("--profile", default="demo", help="a profile of params.yaml")
+    parser.add_argument("--data", default="", help="folder of a data set, for profiles that read one")
+    parser.add_argument("--run", default="", help="name of the run's folder (default: the profile)")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of all runs")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a parameter")
+    given = parser.parse_args(arguments)
+    started = time.monotonic()
+    try:
+        data = str(Path(given.data).resolve()) if given.data else ""
+        run = (given.runs / (given.run or given.profile)).resolve()
+        code = run_night(run, load_settings(given.profile, given.set, data))
+    except InputError as error:
+        print(f"nightdrive: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print(night_table(run, seconds=time.monotonic() - started))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,52 @@
+"""Which source a stage reaches, as one hash: a stage runs again when code that it imports changed, and not otherwise."""
+
+import ast
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+OURS = ("components", "perception")
+
+
+def source_hashes(modules: Mapping[str, str]) -> dict[str, str]:
+    """Return a hash for each named module over its own source and all source and data of ours that it imports."""
+    return {name: _hash(reachable_files(module)) for name, module in modules.items()}
+
+
+def reachable_files(module: str) -> list[Path]:
+    """Return the files of ours that importing `module`, and calling what it imports lazily, can reach."""
+    seen: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        for file in _files(name):
+            if file not in seen:
+                seen.add(file)
+                waiting += _imports(file) if file.suffix == ".py" else []
+    return sorted(seen)
+
+
+def _files(module: str) -> list[Path]:
+    path = ROOT.joinpath(*module.split("."))
+    if path.with_suffix(".py").is_file():
+        # Tables and suites lie in folders beside the code that reads them.
+        return [path.with_suffix(".py"), *sorted(path.parent.glob("*/*.yaml")), *sorted(path.parent.glob("*.yaml"))]
+    return [path / "__init__.py"] if (path / "__init__.py").is_file() else []
+
+
+def _imports(file: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in found if name.split(".")[0] in OURS]
+
+
+def _hash(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
