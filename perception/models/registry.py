@@ -1,0 +1,33 @@
+"""The networks that a file can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from perception.errors import InputError
+from perception.models.erfnet import ERFNet
+
+# Each is a class whose instances keep their constructor's arguments, as JSON values, in `arguments`.
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"ERFNet": ERFNet})
+
+
+def build_network(
+    name: str, *, seed: int, networks: Mapping[str, Callable[..., nn.Module]] = NETWORKS, **arguments: Any
+) -> nn.Module:
+    """Build a registered network whose initial weights depend on nothing but the seed.
+
+    The global random state is left as it was. Raises InputError for an unknown name or unknown arguments.
+    """
+    if name not in networks:
+        raise InputError(f"network {name!r}: unknown; use one of {', '.join(sorted(networks))}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return networks[name](**arguments)
+        except TypeError as error:
+            raise InputError(f"network {name!r}: {error}; give the arguments that its class takes") from error

@@ -1,0 +1,1 @@
+"""The one training loop, its resume files and its distributed launch."""
