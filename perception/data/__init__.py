@@ -1,0 +1,1 @@
+"""Frames: their manifest, store, shards, taxonomies, readers, decoding and loading."""
