@@ -1,0 +1,1 @@
+"""Learn the number of neurons: coupled channel groups, the proximal step, and removal."""

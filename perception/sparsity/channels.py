@@ -1,0 +1,64 @@
+"""Trace a network and follow every channel from its producer to its readers."""
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from perception.errors import InputError
+from perception.sparsity.function_rules import visit_function
+from perception.sparsity.module_rules import visit_module
+from perception.sparsity.walk import ChannelWalk, not_followed, values_in
+
+
+def walk_channels(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> ChannelWalk:
+    """Follow every channel of `network` from its producer to its readers.
+
+    example_input: one tensor, or a tuple of positional inputs, batch first and channels second. Raises InputError
+    for a network that torch.fx cannot trace or that the example does not fit.
+    """
+    graph_module = _trace(network, example_input)
+    held = Counter(id(p) for m in network.modules() for p in m._parameters.values() if p is not None)
+    walk = ChannelWalk(dict(network.named_modules(remove_duplicate=False)), {key for key, n in held.items() if n > 1})
+    known: dict[fx.Node, Any] = {}
+    for node in graph_module.graph.nodes:
+        known[node] = _visit(walk, node, known)
+    return walk
+
+
+def _trace(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> fx.GraphModule:
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        graph_module = fx.symbolic_trace(network)
+        with torch.no_grad():
+            ShapeProp(graph_module).propagate(*inputs)
+    except Exception as error:
+        raise InputError(
+            f"network {type(network).__name__} cannot be followed channel by channel ({str(error).splitlines()[0]}): "
+            "its forward must trace with torch.fx and accept the example input; move data-dependent branches out of it"
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return graph_module
+
+
+def _visit(walk: ChannelWalk, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+    if node.op == "placeholder":
+        return walk.fresh(node, 1, "carries the network's input")
+    if node.op == "output":
+        for value in values_in(node.args, known):
+            walk.fix(value.atoms, "is an output of the network")
+        return None
+    if node.op == "get_attr":
+        return None
+    values = list(values_in((node.args, node.kwargs), known))
+    if not values:
+        return not_followed(walk, node, values)
+    if node.op == "call_module":
+        return visit_module(walk, node, walk.modules[str(node.target)], values)
+    return visit_function(walk, node, values, known)

@@ -1,0 +1,185 @@
+"""The proximal step of group lasso and sparse group lasso, its strength, and what it has zeroed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod, sqrt
+
+import torch
+from torch import Tensor, nn
+
+from perception.errors import InputError
+from perception.sparsity.groups import Groups
+
+Strength = float | Mapping[str, float]
+
+
+@torch.no_grad()
+def proximal_step(groups: Groups, step_size: float, strength: Strength, alpha: float = 0.0) -> None:
+    """Shrink every neuron of `groups` in place by the closed-form proximal operator of (sparse) group lasso.
+
+    step_size: t, usually the learning rate; strength: lambda, one number or one a group set by name; alpha: 0 is group
+    lasso, between 0 and 1 sparse group lasso (soft threshold first, then the group), 1 plain lasso. Raises InputError
+    for a negative strength or step, alpha outside [0, 1], or a set without strength. Source: Alvarez and Salzmann,
+    Learning the Number of Neurons in Deep Networks, NIPS 2016, equations 3 and 6.
+    """
+    if not 0 <= alpha <= 1 or step_size < 0:
+        raise InputError(f"alpha {alpha} and step_size {step_size}: alpha lies in [0, 1] and step_size is at least 0")
+    absent = groups.tensors[0].parameter.new_zeros(1)  # positions of no neuron are neither thresholded nor shrunk
+    lambdas = _strengths(groups, strength)
+    flat = torch.cat([tensor.neurons for tensor in groups.tensors])
+    if alpha > 0:
+        _soft_threshold(groups, torch.cat([step_size * alpha * lambdas, absent])[flat])
+    thresholds = torch.cat([step_size * (1 - alpha) * lambdas * _root_sizes(groups), absent])
+    norms = torch.cat([neuron_norms(groups, flat), absent])
+    scales = torch.where(norms > thresholds, 1 - thresholds / norms, 0.0)
+    scales[-1] = 1.0
+    _scale(groups, scales[flat])
+
+
+def neuron_norms(groups: Groups, flat: Tensor | None = None) -> Tensor:
+    """Give the Euclidean norm of each neuron's own parameters: (neuron,) float.
+
+    flat: the concatenated neuron numbers of `groups.tensors`, where the caller already has them.
+    """
+    flat = torch.cat([tensor.neurons for tensor in groups.tensors]) if flat is None else flat
+    rows = [_row_norms(tensor.parameter.detach(), tensor.dim) for tensor in groups.tensors]
+    squares = torch.cat(rows).square_()
+    return squares.new_zeros(groups.neurons + 1).index_add_(0, flat, squares)[:-1].sqrt_()
+
+
+def zero_neurons(groups: Groups) -> Tensor:
+    """Tell which neurons own nothing but zeros: (neuron,) bool."""
+    numbers = torch.cat([tensor.neurons for tensor in groups.tensors])
+    alive = torch.cat([(_rows(t.parameter.detach(), t.dim) != 0).any(1) for t in groups.tensors])
+    counts = numbers.new_zeros(groups.neurons + 1).index_add_(0, numbers, alive.long())
+    return counts[:-1] == 0
+
+
+def calibrate_strength(
+    groups: Groups,
+    network: nn.Module,
+    learning_rate: float,
+    share: float = 0.05,
+    *,
+    first_layers: int = 3,
+    first_factor: float = 0.4,
+    alpha: float = 0.0,
+) -> dict[str, float]:
+    """Choose lambda for each group set so that one step takes `share` of its median neuron norm.
+
+    Call it before training, with the initial learning rate. Neurons that touch one of the `first_layers` layers get
+    `first_factor` of that, since early layers are to be protected (0.102 against 0.255 in the paper). alpha: the
+    mixing that proximal_step will be given; only the group part is calibrated. Raises InputError when `groups` are not
+    those of `network`, or share or learning_rate is not positive. Source: derived from NIPS 2016, section 4.
+    """
+    if groups.network is not network:
+        raise InputError("groups belong to another network: find_groups again on the network that will be trained")
+    if not 0 < share < 1 or learning_rate <= 0 or not 0 <= alpha < 1:
+        raise InputError(
+            f"share {share}, learning_rate {learning_rate}, alpha {alpha}: share lies in (0, 1), learning_rate is "
+            "positive, alpha lies in [0, 1)"
+        )
+    norms = neuron_norms(groups).double()
+    protected = set(list(groups.layer_neurons)[:first_layers])
+    strengths = {}
+    for k, group in enumerate(groups.sets):
+        median = float(norms[groups.set_of_neuron == k].median())
+        factor = first_factor if protected.intersection(group.layers) else 1.0
+        strengths[group.name] = (
+            factor * share * median / (learning_rate * (1 - alpha) * sqrt(group.parameters_per_neuron))
+        )
+    return strengths
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Percentages of NIPS 2016, table 2, over the layers that have a prunable channel.
+
+    neurons: zeroed output channels; group_parameters: parameters inside zeroed neurons; total_parameters: all zero
+    parameters; total_induced: zeroed neurons' parameters and those of later layers that only read them (which may be
+    layers without a prunable channel, the classifier among them: they count in this denominator alone).
+    """
+
+    neurons: float
+    group_parameters: float
+    total_parameters: float
+    total_induced: float
+
+
+def measure_sparsity(groups: Groups) -> Sparsity:
+    """Measure how much of the network the proximal steps have zeroed."""
+    dead = zero_neurons(groups)
+    channels = [n for n in groups.layer_neurons.values() if bool((n < groups.neurons).any())]
+    padded = torch.cat([dead.cpu(), torch.zeros(1, dtype=torch.bool)])
+    zeroed = sum(int(padded[numbers].sum()) for numbers in channels)
+    sizes = torch.tensor([group.parameters_per_neuron for group in groups.sets], device=dead.device)
+    inside = int(sizes[groups.set_of_neuron[dead]].sum())
+    own = {id(tensor.parameter): tensor.parameter for tensor in groups.tensors}.values()
+    total = sum(parameter.numel() for parameter in own)
+    zeros = sum(int((parameter == 0).sum()) for parameter in own)
+    shapes, remaining = _remaining_sizes(groups, dead)
+    return Sparsity(
+        neurons=100 * zeroed / sum(len(numbers) for numbers in channels),
+        group_parameters=100 * inside / total,
+        total_parameters=100 * zeros / total,
+        total_induced=100 * (1 - remaining / shapes),
+    )
+
+
+def _remaining_sizes(groups: Groups, dead: Tensor) -> tuple[int, int]:
+    """Count parameters of the tensors that neurons own or induce: now, and after the removal of dead neurons."""
+    parameters = dict(groups.network.named_parameters(remove_duplicate=False))
+    left: dict[str, list[int]] = {}
+    for group, gone in zip(groups.sets, dead.split([group.neurons for group in groups.sets]), strict=True):
+        for part in group.own + group.induced:
+            sizes = left.setdefault(part.tensor, list(parameters[part.tensor].shape))
+            sizes[part.dim] -= int(gone.sum()) * part.index.shape[1]
+    return sum(parameters[name].numel() for name in left), sum(prod(sizes) for sizes in left.values())
+
+
+def _strengths(groups: Groups, strength: Strength) -> Tensor:
+    """Give lambda of each neuron: (neuron,) of the parameters' dtype."""
+    if isinstance(strength, Mapping):
+        missing = [group.name for group in groups.sets if group.name not in strength]
+        if missing:
+            raise InputError(f"no strength for group set {missing[0]}: give every name of groups.sets a lambda")
+        values = [float(strength[group.name]) for group in groups.sets]
+    else:
+        values = [float(strength)] * len(groups.sets)
+    if min(values) < 0:
+        raise InputError(f"strength {min(values)} is negative: lambda is at least 0")
+    return groups.tensors[0].parameter.new_tensor(values)[groups.set_of_neuron]
+
+
+def _root_sizes(groups: Groups) -> Tensor:
+    sizes = [sqrt(group.parameters_per_neuron) for group in groups.sets]
+    return groups.tensors[0].parameter.new_tensor(sizes)[groups.set_of_neuron]
+
+
+def _rows(parameter: Tensor, dim: int) -> Tensor:
+    """View or copy as (position along dim, everything else)."""
+    return parameter.transpose(0, dim).reshape(parameter.shape[dim], -1)
+
+
+def _row_norms(parameter: Tensor, dim: int) -> Tensor:
+    if parameter.ndim == 1:
+        return parameter
+    return torch.linalg.vector_norm(parameter, dim=[d for d in range(parameter.ndim) if d != dim])
+
+
+def _spread(vector: Tensor, tensor: Tensor, dim: int) -> Tensor:
+    """Shape one number a position of `dim` so that it broadcasts over `tensor`."""
+    return vector.view([-1 if d == dim else 1 for d in range(tensor.ndim)])
+
+
+def _scale(groups: Groups, scales: Tensor) -> None:
+    parts = scales.split([len(tensor.neurons) for tensor in groups.tensors])
+    for tensor, part in zip(groups.tensors, parts, strict=True):
+        tensor.parameter.mul_(_spread(part, tensor.parameter, tensor.dim))
+
+
+def _soft_threshold(groups: Groups, thresholds: Tensor) -> None:
+    parts = thresholds.split([len(tensor.neurons) for tensor in groups.tensors])
+    for tensor, part in zip(groups.tensors, parts, strict=True):
+        bound = _spread(part, tensor.parameter, tensor.dim)
+        tensor.parameter.sub_(tensor.parameter.clamp(-bound, bound))
