@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -165,6 +166,15 @@ def progress_line(what: str, every_seconds: float = 5.0) -> Callable[[int, int],
             last = now
 
     return report
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies; does nothing where the kernel is not Linux."""
+    if sys.platform == "linux":
+        import ctypes
+
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
 
 
 def write_record(task: str, *, status: str, seconds: float, message: str) -> None:

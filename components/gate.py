@@ -33,7 +33,7 @@ def run(inputs: Paths, outputs: Paths, parameters: GateParameters) -> dict[str, 
 STAGE = Stage(
     name="gate",
     summary="Judge what a stage gave against a reviewed suite of expectations.",
-    inputs=(Port(name="subject", kind="any", about="folders that hold a gate.parquet table", many=True),),
+    inputs=(Port(name="subject", kind="any", about="folder that holds a gate.parquet table"),),
     outputs=(Port(name="verdict", kind="verdict", about="verdict.json and verdict.md, with the offending frames"),),
     values=("decision",),
     parameters=GateParameters,

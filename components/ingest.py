@@ -76,14 +76,14 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
         seed=parameters.seed,
         progress=progress_line(f"ingest {parameters.source}"),
     )
-    write_frames_folder(intake, outputs.one("frames"))
+    write_frames_folder(intake, outputs.one("arrived"))
     log(f"{parameters.source}: {len(intake.manifest)} frames, {len(intake.rejected)} rejected")
 
 
 STAGE = Stage(
     name="ingest",
     summary="Turn one source of footage into a manifest, blobs in the store and facts about every frame.",
-    outputs=(Port(name="frames", kind="frames", about="manifest, profile and list of rejected files of the source"),),
+    outputs=(Port(name="arrived", kind="frames", about="manifest, profile and list of rejected files of the source"),),
     parameters=IngestParameters,
     needs=Needs(image="torch", cpu_cores=2, memory_gib=4),
     run=run,

@@ -10,16 +10,17 @@ from kfp import dsl
 
 from components.contract import Port, Stage
 
+FINAL_STATUS = "final_status"  # the parameter that an exit handler's run status arrives in
 KFP_TYPES = {int: int, float: float, str: str, bool: bool, dict: dict, tuple: list}
 
 
-def container_component(stage: Stage, image: str, *, inputs: tuple[Port, ...] | None = None) -> Any:
+def container_component(stage: Stage, image: str, *, exit_handler: bool = False) -> Any:
     """Return the KFP container component of `stage`, run from `image` by the stage's own command line.
 
-    `inputs` narrows the artifacts that the component takes (an exit handler can take none).
     The component has one parameter for each of the stage's parameters, and `task`, the name of this call in the night.
+    As an exit handler it takes no artifact, since KFP lets none reach one, but the final status of the run.
     """
-    taken = stage.inputs if inputs is None else inputs
+    taken = () if exit_handler else stage.inputs
 
     def step(*_: Any) -> dsl.ContainerSpec:  # KFP calls it by position, with placeholders that the executor input replaces
         return dsl.ContainerSpec(
@@ -28,7 +29,7 @@ def container_component(stage: Stage, image: str, *, inputs: tuple[Port, ...] | 
             args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
         )
 
-    parameters = [*_artifacts(taken, stage.outputs), *_parameters(stage), *_values(stage)]
+    parameters = [*_artifacts(taken, stage.outputs), *_parameters(stage, exit_handler), *_values(stage)]
     step.__name__ = stage.name
     step.__doc__ = stage.summary
     step.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -54,10 +55,11 @@ def _values(stage: Stage) -> list[inspect.Parameter]:
     return [_keyword(name, dsl.OutputPath(str)) for name in stage.values]
 
 
-def _parameters(stage: Stage) -> list[inspect.Parameter]:
+def _parameters(stage: Stage, exit_handler: bool) -> list[inspect.Parameter]:
     hints = typing.get_type_hints(stage.parameters)
-    fields = [_keyword(item.name, kfp_type(hints[item.name])) for item in dataclasses.fields(stage.parameters)]
-    return [_keyword("task", str), *fields]
+    types = {item.name: kfp_type(hints[item.name]) for item in dataclasses.fields(stage.parameters)}
+    final = {FINAL_STATUS: dsl.PipelineTaskFinalStatus} if exit_handler else {}
+    return [_keyword(name, kind) for name, kind in ({"task": str} | types | final).items()]
 
 
 def _keyword(name: str, annotation: Any) -> inspect.Parameter:

@@ -8,7 +8,9 @@ from components import (
     ensemble,
     evaluate,
     gate,
+    gather,
     ingest,
+    publish,
     report,
     resolve,
     score,
@@ -17,6 +19,22 @@ from components import (
 )
 from components.contract import Stage
 
-_IN_ORDER = (resolve, ingest, gate, ensemble, score, select, curate, compare, adapt, train_prune, compress, evaluate, report)
+_IN_ORDER = (
+    resolve,
+    ingest,
+    gather,
+    gate,
+    ensemble,
+    score,
+    select,
+    curate,
+    publish,
+    compare,
+    adapt,
+    train_prune,
+    compress,
+    evaluate,
+    report,
+)
 
 STAGES: dict[str, Stage] = {module.STAGE.name: module.STAGE for module in _IN_ORDER}

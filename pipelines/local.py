@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from components.contract import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, RECORDS_VARIABLE, STATUS_OF_EXIT
+from components.contract import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, RECORDS_VARIABLE, STATUS_OF_EXIT, die_with_parent
 from components.stages import STAGES
 from perception.errors import InputError
 from pipelines.settings import load_settings
@@ -50,7 +50,7 @@ def prepare(run: Path, settings: Mapping[str, Any]) -> None:
         _dvc(run, "init", "--no-scm", "--quiet").check_returncode()
     # A night killed with -9 leaves DVC's record of who reads and writes what; nobody else is here, so it says nothing.
     (run / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
-    for folder, names in (("frames", settings["sources"]), ("scores", settings["shards"])):
+    for folder, names in (("arrived", settings["sources"]), ("scores", settings["shards"])):
         for stale in (path for path in (run / folder).glob("*") if path.name not in {str(name) for name in names}):
             shutil.rmtree(stale)
 
@@ -83,15 +83,14 @@ def _report_failure(run: Path) -> None:
     report = STAGES["report"]
     command = [sys.executable, "-m", "components", "report", "--params", "params.yaml", "--report", "report"]
     for port in report.inputs:
-        base = {"verdicts": "gates"}.get(port.name, port.name)
-        folders = sorted(str(path.relative_to(run)) for path in (run / base).glob("*") if path.is_dir()) if port.many else [base]
-        present = [folder for folder in folders if (run / folder).is_dir()]
-        command += [f"--{port.name.replace('_', '-')}", *present] if present else []
+        folder = port.name.replace("verdict_", "gates/")
+        command += [f"--{port.name.replace('_', '-')}", folder] if (run / folder).is_dir() else []
     subprocess.run(command, cwd=run, env=_environment(run), check=False)
 
 
 def _dvc(run: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=run, env=_environment(run), check=False)
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=run, env=_environment(run), check=False, preexec_fn=die_with_parent)
 
 
 def _environment(run: Path) -> dict[str, str]:

@@ -13,14 +13,14 @@ from components.stages import STAGES
 from perception.errors import InputError
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
-SHARED = ("common", "sources", "shards", "profiles", "images")  # top-level sections that are not tasks
+SHARED = ("common", "sources", "shards", "images", "profiles", "profile")  # top-level sections that are not tasks
 
 
-def load_settings(profile: str, overrides: Sequence[str] = (), data: str = "", file: Path = PARAMS_FILE) -> dict[str, Any]:
-    """Return the settings of one night: a section for every task, with `sources` and `shards`.
+def load_settings(profile: str, overrides: Sequence[str] = (), data: str = "", run: str = "", file: Path = PARAMS_FILE) -> dict[str, Any]:
+    """Return the settings of one night: a checked section for every task, with `profile`, `sources`, `shards` and `images`.
 
-    `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of the sources.
-    Raises InputError for an unknown profile, section or parameter, for a value out of range and for a missing DATA.
+    `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile).
+    Raises InputError for an unknown profile, section or parameter, a value out of range, and DATA missing where it is needed.
     """
     written = read_yaml(file)
     profiles = written.get("profiles") or {}
@@ -30,21 +30,26 @@ def load_settings(profile: str, overrides: Sequence[str] = (), data: str = "", f
     for override in overrides:
         _override(settings, override)
     settings["sources"] = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
-    complete = {task: _task_section(task, settings, profile) for task in tasks(settings)}
-    return {"profile": profile, "sources": settings["sources"], "shards": settings["shards"], **complete}
+    night = {name: settings[name] for name in ("sources", "shards", "images")} | {"profile": profile}
+    shared = settings["common"] | {"sources": settings["sources"], "shard_count": len(settings["shards"]), "run": run or profile}
+    shared |= {"profile": profile, "waivers": [profile, *settings["sources"]]}
+    return night | {task: _section(task, settings[task] or {}, shared, settings) for task in settings if task not in SHARED}
 
 
-def tasks(settings: Mapping[str, Any]) -> dict[str, Stage]:
-    """Return the stage behind every task that the settings have a section for; a gate is called once a suite."""
-    found = {}
-    for task in settings:
-        if task in SHARED:
-            continue
-        stage = "gate" if task.startswith("gate_") else task
-        if stage not in STAGES:
-            raise InputError(f"section {task!r}: no such stage{did_you_mean(task, list(STAGES))}; mend params.yaml")
-        found[task] = STAGES[stage]
-    return found
+def stage_of(task: str) -> Stage:
+    """Return the stage behind a task; a gate is called once a suite, as gate_SUITE."""
+    name = "gate" if task.startswith("gate_") else task
+    if name not in STAGES:
+        raise InputError(f"section {task!r}: no such stage{did_you_mean(task, list(STAGES))}; mend params.yaml")
+    return STAGES[name]
+
+
+def step_parameters(settings: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Return a plain value for every parameter of the task's stage, as a pipeline step wants them."""
+    given = _of_first_call(task, settings) | settings[task]
+    complete = build_parameters(stage_of(task).parameters, given, where=task)
+    values = {item.name: getattr(complete, item.name) for item in dataclasses.fields(complete)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _layered(written: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,14 +79,18 @@ def _with_data(name: str, source: Mapping[str, Any], data: str) -> dict[str, Any
     return dict(source) | ({"path": path.replace("{data}", data)} if path else {})
 
 
-def _task_section(task: str, settings: Mapping[str, Any], profile: str) -> dict[str, Any]:
-    stage = tasks(settings)[task]
-    shared = dict(settings["common"]) | {"sources": settings["sources"], "shard_count": len(settings["shards"]), "profile": profile}
-    fields = {item.name for item in dataclasses.fields(stage.parameters)}
-    section = {name: value for name, value in shared.items() if name in fields} | dict(settings[task] or {})
-    per_call = {"ingest": {"source": next(iter(settings["sources"]))}, "score": {"shard": settings["shards"][0]}}
-    checked = build_parameters(stage.parameters, section | per_call.get(task, {}), where=task)
-    if hasattr(checked, "chosen"):
-        for name in settings["sources"]:
-            dataclasses.replace(checked, source=name).chosen()
+def _section(task: str, own: Mapping[str, Any], shared: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the task's section with what it shares with others filled in, after building its parameters once to check them."""
+    parameters = stage_of(task).parameters
+    names = {item.name for item in dataclasses.fields(parameters)}
+    section = {name: value for name, value in shared.items() if name in names} | dict(own)
+    checked = build_parameters(parameters, _of_first_call(task, settings) | section, where=task)
+    if task == "ingest":
+        for source in settings["sources"]:
+            dataclasses.replace(checked, source=source).chosen()
     return section
+
+
+def _of_first_call(task: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that differ from call to call of a task that is called once a source or once a shard."""
+    return {"ingest": {"source": next(iter(settings["sources"]))}, "score": {"shard": settings["shards"][0]}}.get(task, {})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 OURS = ("components", "perception")
+DATA_FILES = ("*.yaml", "*/*.yaml", "*/*.html", "*/*.css")
 
 
 def source_hashes(modules: Mapping[str, str]) -> dict[str, str]:
@@ -30,8 +31,9 @@ def reachable_files(module: str) -> list[Path]:
 def _files(module: str) -> list[Path]:
     path = ROOT.joinpath(*module.split("."))
     if path.with_suffix(".py").is_file():
-        # Tables and suites lie in folders beside the code that reads them.
-        return [path.with_suffix(".py"), *sorted(path.parent.glob("*/*.yaml")), *sorted(path.parent.glob("*.yaml"))]
+        # Tables, suites and templates lie beside the code that reads them, or one folder below.
+        beside = [file for pattern in DATA_FILES for file in path.parent.glob(pattern)]
+        return [path.with_suffix(".py"), *sorted(beside)]
     return [path / "__init__.py"] if (path / "__init__.py").is_file() else []
 
 

@@ -1,0 +1,72 @@
+"""Where frames come from: the files of a data set through its reader, or scenes rendered here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.ingest import IngestParameters, Source
+
+if TYPE_CHECKING:
+    from perception.quality.intake import Arrival
+
+
+def arrivals(source: Source, parameters: IngestParameters) -> "tuple[Iterator[Arrival], int]":
+    """Return the source's frames one by one, bytes not yet decoded, and how many there are."""
+    return _rendered(source, parameters) if source.format == "scenes" else _from_files(source)
+
+
+def _from_files(source: Source) -> "tuple[Iterator[Arrival], int]":
+    from perception.data.readers import open_reader
+    from perception.quality.intake import Arrival
+
+    reader = open_reader(source.format)
+    frames = list(reader.frames(Path(source.path), source.part or None, source.labels == "given"))
+
+    def read(path: Path | None) -> bytes | None:
+        return path.read_bytes() if path else None
+
+    def each() -> "Iterator[Arrival]":
+        for frame in frames:
+            yield Arrival(
+                facts=frame,
+                image=frame.image_path.read_bytes(),
+                image_path=str(frame.image_path),
+                label=read(frame.label_path),
+                label_path=str(frame.label_path),
+                label_taxonomy=reader.taxonomy,
+                instances=read(frame.instances_path),
+            )
+
+    return each(), len(frames)
+
+
+def _rendered(source: Source, parameters: IngestParameters) -> "tuple[Iterator[Arrival], int]":
+    from perception.data.scenes.folder import encode_scene, scene_frames
+    from perception.data.scenes.world import World
+    from perception.quality.intake import Arrival
+
+    world = World(**source.world)  # type: ignore[arg-type]
+    size = {"height_px": parameters.height_px, "width_px": parameters.width_px}
+
+    def each() -> "Iterator[Arrival]":
+        for facts, scene in scene_frames(
+            world,
+            source.rendering,
+            seed=parameters.seed,
+            drives=source.drives,
+            frames_per_drive=source.frames_per_drive,
+            first_drive=source.first_drive,
+            **size,
+        ):
+            encoded = encode_scene(scene)
+            yield Arrival(
+                facts=facts,
+                image=encoded.image_jpg,
+                image_path=f"{facts.frame_id}.jpg",
+                label=encoded.label_png,
+                label_path=f"{facts.frame_id}.label.png",
+                label_taxonomy="cityscapes19",
+                instances=encoded.instances_png,
+            )
+
+    return each(), source.drives * source.frames_per_drive

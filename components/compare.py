@@ -1,0 +1,87 @@
+"""compare: was the selection worth it? The same budget spent by the strategy and at random, on the same network."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from components.contract import Needs, Paths, Port, Stage, log
+from components.learning import LearningParameters, labelled_so_far, read_frames, write_json
+from components.parameters import require
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareParameters(LearningParameters):
+    """Say how the two arms are trained; both the same."""
+
+    repetitions: int = 1  # seeds for each arm
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.repetitions >= 1, "repetitions", self.repetitions, "must be at least 1")
+
+
+def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
+    """Write comparison.json: mIoU on the frozen test set of each arm and seed; null for an arm whose labels are not there."""
+    import pandas as pd
+
+    parameters.prepare()
+    known, frames = labelled_so_far(inputs), read_frames(inputs)
+    test = parameters.frame_set(frames[frames.split == "test"])
+    results: dict[str, Any] = {"repetitions": parameters.repetitions, "missing_labels": {}}
+    for arm, file in (("selected", "selected.parquet"), ("random", "control.parquet")):
+        chosen = pd.read_parquet(inputs.one("selection") / file)
+        labelled, missing = _with_labels(inputs, frames[frames.frame_id.isin(chosen.frame_id)], parameters.store)
+        results["missing_labels"][arm] = missing
+        results[f"miou_{arm}"] = None if missing else _train_and_score(pd.concat([known, labelled]), test, arm, parameters)
+    write_json(outputs.one("comparison") / "comparison.json", results)
+    log(f"mIoU with selected frames {_mean(results['miou_selected'])}, with random ones {_mean(results['miou_random'])}")
+
+
+def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tuple[pd.DataFrame, int]":
+    """Return the frames with their labels revealed, and how many labels are missing (a fleet labels no control group)."""
+    import pandas as pd
+
+    from perception.data.store import open_store
+
+    oracle, store = pd.read_parquet(inputs.one("frames") / "oracle.parquet"), open_store(store_url)
+    labelled = frames.drop(columns=list(oracle.columns.drop("frame_id"))).merge(oracle, on="frame_id", how="left")
+    missing = sum(1 for uri in labelled.label_uri if pd.isna(uri) or not store.exists(uri))
+    return labelled.assign(split="train", label_source="human"), missing
+
+
+def _train_and_score(labelled: "pd.DataFrame", test: Any, arm: str, parameters: CompareParameters) -> list[float]:
+    import torch
+
+    from perception.metrics.confusion import mean_iou
+    from perception.models.erfnet import ERFNet
+    from perception.training.loop import evaluate_segmentation
+
+    scores = []
+    for repetition in range(parameters.repetitions):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(parameters.seed + repetition)  # both arms start from the same weights
+            network = ERFNet(len(parameters.class_names()), width=parameters.network_width)
+        parameters.train(network, parameters.frame_set(labelled), seed_offset=repetition, what=f"compare {arm}")
+        scores.append(mean_iou(evaluate_segmentation(network, test, parameters.batch_frames)))
+    return scores
+
+
+def _mean(scores: list[float] | None) -> str:
+    return f"{sum(scores) / len(scores):.3f}" if scores else "not measured"
+
+
+STAGE = Stage(
+    name="compare",
+    summary="Spend the same budget by the strategy and at random, and compare the networks that learn from it.",
+    inputs=(
+        Port(name="frames", kind="frames", about="the night's frames"),
+        Port(name="base", kind="version", about="the data version that the night starts from"),
+        Port(name="selection", kind="selection", about="the chosen frames and the random control group"),
+    ),
+    outputs=(Port(name="comparison", kind="metrics", about="comparison.json: mIoU of both arms"),),
+    parameters=CompareParameters,
+    needs=Needs(image="torch", cpu_cores=2, memory_gib=8, gpu_count=1, timeout_minutes=240),
+    run=run,
+)

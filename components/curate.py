@@ -1,0 +1,57 @@
+"""curate: put the newly labelled frames and the last data version together into the next one."""
+
+from dataclasses import dataclass
+
+from components.contract import Needs, Paths, Port, Stage, log
+from components.learning import labelled_so_far, read_frames
+from components.parameters import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateParameters:
+    """Say where blobs are and how the version is packed."""
+
+    store: str  # blob store: a folder or s3://bucket/prefix
+    frames_per_shard: int = 200  # frames in one tar; a version adds shards and never rewrites one
+
+    def __post_init__(self) -> None:
+        require(self.frames_per_shard >= 1, "frames_per_shard", self.frames_per_shard, "must be at least 1")
+
+
+def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
+    """Reveal the labels of the selected frames and write the version: manifest, shards, and the table that its gate judges."""
+    import pandas as pd
+
+    from perception.data.store import open_store
+    from perception.quality.intake import gate_table, profile_labels, reveal
+    from perception.versioning.curated import build_version
+
+    store, folder = open_store(parameters.store), outputs.one("curated")
+    selected = pd.read_parquet(inputs.one("selection") / "selected.parquet")
+    oracle = pd.read_parquet(inputs.one("frames") / "oracle.parquet")
+    frames = read_frames(inputs)
+    chosen = frames[frames.frame_id.isin(selected.frame_id)].drop(columns=list(oracle.columns.drop("frame_id")))
+    labelled = chosen.merge(reveal(oracle, list(chosen.frame_id)), on="frame_id", validate="one_to_one")
+    labelled = labelled.assign(split="train", label_source="human")
+    version = pd.concat([labelled_so_far(inputs), labelled], ignore_index=True)
+    version = profile_labels(version, store)
+    build_version(version, store, inputs.one("base"), folder, frames_per_shard=parameters.frames_per_shard)
+    everything = pd.concat([version, frames[frames.split.isin(["val", "test"])]], ignore_index=True)
+    profile = pd.read_parquet(inputs.one("frames") / "profile.parquet")
+    gate_table(everything, profile).to_parquet(folder / "gate.parquet", index=False)
+    log(f"data version of {len(version)} frames, {len(labelled)} of them new")
+
+
+STAGE = Stage(
+    name="curate",
+    summary="Build the next data version from the last one and the newly labelled frames.",
+    inputs=(
+        Port(name="frames", kind="frames", about="the night's frames"),
+        Port(name="base", kind="version", about="the data version that the night starts from"),
+        Port(name="selection", kind="selection", about="the frames chosen for labelling"),
+    ),
+    outputs=(Port(name="curated", kind="version", about="manifest.parquet, shards and version.json of the next data version"),),
+    parameters=CurateParameters,
+    needs=Needs(image="torch", cpu_cores=2, memory_gib=4),
+    run=run,
+)

@@ -1,0 +1,52 @@
+"""ensemble: train the networks whose disagreement says which frames would teach most."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from components.contract import Needs, Paths, Port, Stage, log
+from components.learning import LearningParameters, labelled_so_far
+from components.parameters import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleParameters(LearningParameters):
+    """Choose the ensemble and how it is trained."""
+
+    members: int = 4  # networks trained jointly; the penalty's expectation is finite from 4 on
+    beta: float = 1e-7  # weight of the KL penalty over members beside the cross-entropy; 0: a plain ensemble
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.members >= 1, "members", self.members, "must be at least 1")
+        require(self.beta >= 0, "beta", self.beta, "must not be negative")
+        require(self.beta == 0 or self.members >= 4, "members", self.members, "must be at least 4 with the KL penalty (beta > 0)")
+
+
+def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
+    """Train a Deep Probabilistic Ensemble on what is labelled so far and write its members."""
+    from perception.models.erfnet import ERFNet
+    from perception.uncertainty.dpe import dpe_loss
+    from perception.uncertainty.ensemble import make_ensemble, save_ensemble
+
+    parameters.prepare()
+    labelled = labelled_so_far(inputs)
+    log(f"{parameters.members} members learn from {len(labelled)} labelled frames")
+    classes = len(parameters.class_names())
+    ensemble = make_ensemble(lambda: ERFNet(classes, width=parameters.network_width), parameters.members, parameters.seed)
+    loss = partial(dpe_loss, beta=parameters.beta)
+    parameters.train(ensemble, parameters.frame_set(labelled), what="ensemble", loss=loss)
+    save_ensemble(ensemble, outputs.one("ensemble"))
+
+
+STAGE = Stage(
+    name="ensemble",
+    summary="Train a Deep Probabilistic Ensemble on the frames that are labelled so far.",
+    inputs=(
+        Port(name="frames", kind="frames", about="the night's frames"),
+        Port(name="base", kind="version", about="the data version that the night starts from"),
+    ),
+    outputs=(Port(name="ensemble", kind="ensemble", about="weights of every member"),),
+    parameters=EnsembleParameters,
+    needs=Needs(image="torch", cpu_cores=2, memory_gib=8, gpu_count=1, timeout_minutes=240),
+    run=run,
+)

@@ -1,0 +1,29 @@
+"""gather: put the manifests of all sources together into the night's one manifest."""
+
+from dataclasses import dataclass
+
+from components.contract import Needs, Paths, Port, Stage, log
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatherParameters:
+    """Take no parameters."""
+
+
+def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> None:  # noqa: ARG001 (every stage has the same signature)
+    """Write one frames folder out of all that arrived; an id that two sources share is an error."""
+    from perception.quality.intake import gather_frames
+
+    count = gather_frames(inputs.many("arrived"), outputs.one("frames"))
+    log(f"{count} frames from {len(inputs.many('arrived'))} sources")
+
+
+STAGE = Stage(
+    name="gather",
+    summary="Put the manifests of all sources together into the night's one manifest.",
+    inputs=(Port(name="arrived", kind="frames", about="frames folders, one a source", many=True),),
+    outputs=(Port(name="frames", kind="frames", about="the night's frames: manifest, profile, rejected files, hidden labels"),),
+    parameters=GatherParameters,
+    needs=Needs(image="torch", memory_gib=4),
+    run=run,
+)

@@ -1,0 +1,137 @@
+"""What the stages that train networks have in common: their parameters, and which frames each of them may learn from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.contract import Paths
+from components.parameters import require
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from perception.data.loading import FrameSet
+    from perception.training.loop import TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameParameters:
+    """Say where frames are and how they reach a network."""
+
+    store: str  # blob store: a folder or s3://bucket/prefix
+    taxonomy: str  # the classes that networks learn: a table in perception/data/taxonomy_tables
+    height_px: int  # frames are resized to this before a network sees them; a multiple of 8
+    width_px: int
+    seed: int  # of everything random in the stage
+    threads: int = 2  # of the numerical libraries; another number rounds sums differently
+
+    def __post_init__(self) -> None:
+        for name in ("height_px", "width_px"):
+            value = getattr(self, name)
+            require(value > 0 and value % 8 == 0, name, value, "must be a positive multiple of 8")
+        require(self.threads > 0, "threads", self.threads, "must be at least 1")
+
+    def frame_set(self, frames: "pd.DataFrame") -> "FrameSet":
+        """Open `frames` (rows of a manifest) as images and labels of the networks' size and classes."""
+        from perception.data.loading import FrameSet, LoadSettings
+        from perception.data.store import open_store
+
+        settings = LoadSettings(height_px=self.height_px, width_px=self.width_px, taxonomy=self.taxonomy)
+        return FrameSet(frames, open_store(self.store), settings)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes that networks learn."""
+        from perception.data.taxonomies import load_taxonomy
+
+        return load_taxonomy(self.taxonomy).classes
+
+    def prepare(self) -> None:
+        """Fix the number of threads; equal sums need an equal split of the work."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningParameters(FrameParameters):
+    """Say how a network is trained."""
+
+    network_width: float  # ERFNet's channels times this; 1.0 is the published network
+    epochs: int  # passes of epoch_frames frames
+    epoch_frames: int  # frames drawn in an epoch, in turn from a shuffled list
+    batch_frames: int  # frames in one step
+    learning_rate: float  # of Adam, falling to zero
+    weight_decay: float = 1e-4  # of Adam
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("network_width", "epochs", "epoch_frames", "learning_rate"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        require(self.batch_frames >= 2, "batch_frames", self.batch_frames, "must be at least 2: normalisation needs a batch")
+
+    def train_settings(self, seed_offset: int = 0) -> "TrainSettings":
+        """Return the training loop's settings; an offset gives an independent repetition."""
+        from perception.training.loop import TrainSettings
+
+        return TrainSettings(
+            epochs=self.epochs,
+            batch_frames=self.batch_frames,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            schedule="poly",
+            seed=self.seed + seed_offset,
+        )
+
+    def train(self, network: Any, frames: "FrameSet", *, seed_offset: int = 0, what: str = "train", **options: Any) -> Any:
+        """Train `network` on `frames` with this stage's parameters; return the record of its epochs.
+
+        Further `options` go to perception.training.loop.fit, such as a loss or a step after every epoch.
+        """
+        from components.contract import progress_line
+        from perception.data.loading import Augment, pixel_counts, shuffled_batches
+        from perception.training.loop import class_weights, fit
+
+        settings = self.train_settings(seed_offset)
+
+        def batches(epoch: int) -> Any:
+            return shuffled_batches(
+                frames, self.batch_frames, seed=settings.seed, epoch=epoch, augment=Augment(), epoch_frames=self.epoch_frames
+            )
+
+        weights = class_weights(pixel_counts(frames))
+        return fit(network, batches, settings, class_weights=weights, progress=progress_line(what), **options)
+
+
+def read_frames(inputs: Paths) -> "pd.DataFrame":
+    """Return the night's manifest."""
+    from perception.data.manifest import read_manifest
+
+    return read_manifest(inputs.one("frames") / "manifest.parquet")
+
+
+def labelled_so_far(inputs: Paths) -> "pd.DataFrame":
+    """Return the real frames whose labels are known before tonight's selection: the base version and what came labelled."""
+    import pandas as pd
+
+    from perception.data.manifest import read_manifest
+
+    frames = read_frames(inputs)
+    arrived = frames[(frames.split == "train") & (frames.domain == "real") & (frames.label_source == "human")]
+    base = read_manifest(inputs.one("base") / "manifest.parquet")
+    return pd.concat([base, arrived[~arrived.frame_id.isin(base.frame_id)]], ignore_index=True) if len(base) else arrived
+
+
+def open_pool(inputs: Paths) -> "pd.DataFrame":
+    """Return the frames that may be selected tonight: the pool without what the base version already holds."""
+    from perception.data.manifest import read_manifest
+
+    frames = read_frames(inputs)
+    base = read_manifest(inputs.one("base") / "manifest.parquet", columns=["frame_id"])
+    return frames[(frames.split == "pool") & ~frames.frame_id.isin(base.frame_id)]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as readable JSON with sorted keys."""
+    import json
+
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")

@@ -1,0 +1,38 @@
+"""publish: make tonight's data version permanent in the data registry."""
+
+from dataclasses import dataclass
+
+from components.contract import Needs, Paths, Port, Stage, log
+from components.learning import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishParameters:
+    """Say where the data registry is and what the run is called."""
+
+    registry: str  # git repository of the data registry: a folder or a URL
+    remote: str  # where the registry keeps data: a folder or s3://bucket/prefix
+    run: str  # name of the run, part of the version's tag
+
+
+def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> None:
+    """Publish the curated folder under a write-once tag and write version.json."""
+    from perception.versioning.registry import publish
+
+    version = publish(parameters.registry, parameters.run, inputs.one("curated"), remote=parameters.remote)
+    write_json(outputs.one("version") / "version.json", version)
+    log(f"published {version['tag']}")
+
+
+STAGE = Stage(
+    name="publish",
+    summary="Publish the accepted data version: push, verify, commit, tag.",
+    inputs=(
+        Port(name="base", kind="version", about="the data version that the night started from"),
+        Port(name="curated", kind="version", about="the manifest and shards that the gate accepted"),
+    ),
+    outputs=(Port(name="version", kind="version", about="version.json: tag, commit, manifest hash, parent"),),
+    parameters=PublishParameters,
+    needs=Needs(image="versioning", memory_gib=2),
+    run=run,
+)

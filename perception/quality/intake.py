@@ -1,0 +1,225 @@
+"""Intake: from the bytes of arriving frames to a frames folder, with every broken file listed and left out."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+import pandas as pd
+
+from perception.data.decoding import BadFrame, decode_image, decode_label
+from perception.data.manifest import read_manifests, write_manifest
+from perception.data.store import Store
+from perception.data.taxonomies import load_taxonomy
+from perception.errors import InputError
+from perception.quality.profile import label_facts, profile_frame
+
+REJECTED_COLUMNS = ("source", "path", "frame_id", "rule", "remedy")
+ORACLE_COLUMNS = ("frame_id", "label_uri", "label_sha256", "label_taxonomy", "instances_uri")
+_KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
+
+
+class FrameFacts(Protocol):
+    """What is known about a frame before its image is opened."""
+
+    frame_id: str
+    drive_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """Hold one frame as it arrives: what is known about it and its files' bytes."""
+
+    facts: FrameFacts
+    image: bytes
+    image_path: str
+    label: bytes | None
+    label_path: str
+    label_taxonomy: str  # how the label file's values are to be read
+    instances: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Hold what one source gave."""
+
+    manifest: pd.DataFrame
+    profile: pd.DataFrame  # one row a frame: facts measured on pixels; nothing about hidden labels
+    rejected: pd.DataFrame  # REJECTED_COLUMNS
+    oracle: pd.DataFrame  # ORACLE_COLUMNS: labels that stay hidden until their frame is selected
+
+
+@dataclass
+class _Ledger:
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    hidden: dict[str, dict[str, Any]] = field(default_factory=dict)
+    label_facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+
+def admit_frames(
+    arriving: tuple[Iterator[Arrival], int],
+    store: Store,
+    *,
+    name: str,
+    split: str,
+    domain: str,
+    labels: str,
+    initial_labelled_frames: int,
+    max_rejected_fraction: float,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Intake:
+    """Check every arriving frame, put its files into the store and describe it in a manifest.
+
+    labels: `given`, every frame keeps its label; `oracle`, labels are stored but hidden, except those of
+    `initial_labelled_frames` frames drawn at random by `seed`, which become the first training frames; `none`.
+    Whether a hidden label file is sound is checked, since that depends on the file and not on what it shows.
+    Raises InputError when more than `max_rejected_fraction` of the frames are broken, or one of a test or labelled set:
+    a test set with a frame missing is another test set.
+    """
+    ledger = _Ledger()
+    arrivals, count = arriving
+    for done, arrival in enumerate(arrivals, start=1):
+        try:
+            _admit(arrival, store, ledger, source=name, split=split, domain=domain, labels=labels)
+        except BadFrame as bad:
+            row = {"source": name, "path": str(bad.path), "frame_id": arrival.facts.frame_id, "rule": bad.rule, "remedy": bad.remedy}
+            ledger.rejected.append(row)
+        if progress:
+            progress(done, count)
+    _check_rejected(ledger.rejected, count, name, 0.0 if labels == "given" else max_rejected_fraction)
+    if labels == "oracle":
+        _reveal_first(ledger, initial_labelled_frames, seed, name)
+    return Intake(
+        manifest=pd.DataFrame(ledger.rows),
+        profile=pd.DataFrame(ledger.facts),
+        rejected=pd.DataFrame(ledger.rejected, columns=list(REJECTED_COLUMNS)),
+        oracle=pd.DataFrame(list(ledger.hidden.values()), columns=list(ORACLE_COLUMNS)),
+    )
+
+
+def write_frames_folder(intake: Intake, folder: Path) -> None:
+    """Write manifest, profile, rejected, oracle and the gate's table into `folder`."""
+    write_manifest(intake.manifest, folder / "manifest.parquet")
+    for name in ("profile", "rejected", "oracle"):
+        table: pd.DataFrame = getattr(intake, name)
+        _sorted(table).to_parquet(folder / f"{name}.parquet", index=False)
+
+
+def gather_frames(arrived: Sequence[Path], folder: Path) -> int:
+    """Write one frames folder out of several; return the number of frames.
+
+    Raises InputError when two sources share a frame_id.
+    """
+    manifest = read_manifests([path / "manifest.parquet" for path in arrived])
+    tables = {
+        name: pd.concat([pd.read_parquet(path / f"{name}.parquet") for path in arrived], ignore_index=True)
+        for name in ("profile", "rejected", "oracle")
+    }
+    write_frames_folder(Intake(manifest=manifest, **tables), folder)
+    gate_table(manifest, tables["profile"]).to_parquet(folder / "gate.parquet", index=False)
+    return len(manifest)
+
+
+def gate_table(manifest: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
+    """Join the manifest with the facts measured on pixels: one row a frame, the table that the ingest gate judges."""
+    facts = profile.drop(columns=[column for column in profile if column in manifest and column != "frame_id"])
+    return manifest.merge(facts, on="frame_id", how="left", validate="one_to_one")
+
+
+def reveal(oracle: pd.DataFrame, frame_ids: Sequence[str]) -> pd.DataFrame:
+    """Return the hidden label references of exactly the given frames, which must have been selected.
+
+    Raises InputError when a frame has no label to reveal.
+    """
+    chosen = oracle.set_index("frame_id").reindex(list(frame_ids))
+    missing = chosen.index[chosen.label_uri.isna()]
+    if len(missing):
+        raise InputError(f"frame {missing[0]!r}: was selected but has no label to reveal; add its label to the source")
+    return chosen.reset_index()
+
+
+# ---------------------------------------------------------------- one frame
+
+
+def _admit(arrival: Arrival, store: Store, ledger: _Ledger, *, source: str, split: str, domain: str, labels: str) -> None:
+    taxonomy = load_taxonomy(arrival.label_taxonomy)
+    image = decode_image(arrival.image, arrival.image_path)
+    label = None
+    if arrival.label is not None and labels != "none":
+        label = decode_label(arrival.label, arrival.label_path, taxonomy, image.shape[:2])
+    shown = label if labels == "given" else None
+    facts = profile_frame(image, shown, taxonomy if shown is not None else None)
+    image_blob = store.put(arrival.image, Path(arrival.image_path).suffix.lstrip(".").lower())
+    known = {name: getattr(arrival.facts, name, None) for name in _KNOWN}
+    row = known | {
+        "domain": domain,
+        "split": split,
+        "width_px": image.shape[1],
+        "height_px": image.shape[0],
+        "image_uri": image_blob.uri,
+        "image_sha256": image_blob.sha256,
+        "source": source,
+    }
+    reference = _store_label(arrival, store) if label is not None else None
+    if labels == "given":
+        row |= _labelled(reference, domain)
+    else:
+        row |= {"label_uri": None, "label_sha256": None, "label_source": "none", "label_taxonomy": None, "instances_uri": None}
+        if reference is not None and label is not None:
+            ledger.hidden[row["frame_id"]] = {"frame_id": row["frame_id"], **reference}
+            ledger.label_facts[row["frame_id"]] = label_facts(label, taxonomy)  # written only for a frame that is revealed
+    ledger.rows.append(row)
+    ledger.facts.append({"frame_id": row["frame_id"], "image_sha256_actual": image_blob.sha256, "decode_ok": True} | facts)
+
+
+def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
+    assert arrival.label is not None
+    label = store.put(arrival.label, "png")
+    instances = store.put(arrival.instances, "png").uri if arrival.instances else None
+    return {
+        "label_uri": label.uri,
+        "label_sha256": label.sha256,
+        "label_taxonomy": arrival.label_taxonomy,
+        "instances_uri": instances,
+    }
+
+
+def _labelled(reference: dict[str, Any] | None, domain: str) -> dict[str, Any]:
+    assert reference is not None, "a reader that was asked for labels gave a frame without one"
+    return reference | {"label_source": "simulator" if domain == "synthetic" else "human"}
+
+
+# ---------------------------------------------------------------- all frames of a source
+
+
+def _check_rejected(rejected: Sequence[dict[str, Any]], count: int, name: str, tolerated_fraction: float) -> None:
+    if not rejected or len(rejected) <= tolerated_fraction * count:
+        return
+    first = rejected[0]
+    rule = "none may be" if tolerated_fraction == 0 else f"at most {tolerated_fraction:.0%} may be"
+    raise InputError(f"{first['path']}: {first['rule']}; {first['remedy']} ({len(rejected)} of {count} files of source {name!r} are broken, {rule})")
+
+
+def _reveal_first(ledger: _Ledger, count: int, seed: int, name: str) -> None:
+    """Label `count` frames from the start, drawn at random without regard to what their labels show."""
+    order = sorted(ledger.rows, key=lambda row: hashlib.sha256(f"{seed}:{row['frame_id']}".encode()).digest())
+    if count > len(order):
+        raise InputError(f"source {name!r}: initial_labelled_frames = {count}, but it has {len(order)} frames; ask for fewer")
+    for row in order[:count]:
+        reference = ledger.hidden.pop(row["frame_id"], None)
+        if reference is None:
+            raise InputError(f"frame {row['frame_id']!r} of source {name!r}: drawn for the initial labelled set but has no label; add its label file")
+        row |= reference | {"split": "train", "label_source": "human"}
+        next(facts for facts in ledger.facts if facts["frame_id"] == row["frame_id"]).update(ledger.label_facts[row["frame_id"]])
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    keys = [column for column in ("frame_id", "path") if column in table]
+    return table.sort_values(keys, ignore_index=True) if len(table) else table
+
+
