@@ -1,0 +1,1 @@
+"""Turn what a night produced into one page and one summary."""

@@ -1,0 +1,415 @@
+"""The morning page: everything a person wants to know of a night, in one HTML file that needs nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from perception.errors import InputError
+from perception.reporting import charts, pictures
+from perception.reporting.summary import NightSummary
+
+TEMPLATES = Path(__file__).parent / "templates"
+MAX_PAGE_BYTES = 3_000_000
+# Pictures shrink together, level by level, until the page fits: (share of the picture width, bytes a picture).
+PICTURE_LEVELS = ((1.0, 24_000), (0.75, 13_000), (0.5, 7_000), (0.3, 3_000))
+MAX_CHOSEN, MAX_ADAPTED, MAX_TESTED, MAX_OFFENDERS, MAX_REJECTED, MAX_LAYERS = 24, 4, 8, 8, 100, 60
+MAX_TEXT_CHARACTERS = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taxonomy:
+    """The classes that label maps on the page speak of."""
+
+    classes: tuple[str, ...]
+    colors: np.ndarray  # (class, 3) uint8
+    foreground: tuple[bool, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenFrame:
+    """A frame that goes to annotation, and why."""
+
+    frame_id: str
+    rank: int
+    score: float | None
+    reason: str
+    image: np.ndarray | None  # (height, width, 3) uint8
+    uncertainty: np.ndarray | None = None  # (height, width) float
+    conditions: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionPanel:
+    """The choice of the night."""
+
+    frames: tuple[ChosenFrame, ...]  # in order of rank
+    miou_labeled_so_far: float | None = None  # the same network on what was labelled before tonight
+    seeds: int | None = None  # trainings behind each figure of the A/B comparison
+    uncertainty_high: float | None = None  # value painted lightest; None: the highest of the maps shown
+    model_sha256: str | None = None  # the ensemble that scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptedFrame:
+    """One real frame as source-only network, fusion and pseudo-label see it."""
+
+    frame_id: str
+    image: np.ndarray  # (height, width, 3) uint8
+    source_only: np.ndarray | None = None  # (height, width) uint8 class ids, as the next three
+    fused: np.ndarray | None = None
+    pseudo: np.ndarray | None = None  # 255 = no pseudo-label
+    label: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationPanel:
+    """What the simulator taught."""
+
+    frames: tuple[AdaptedFrame, ...] = ()
+    coverage_by_class: Mapping[str, float | None] = field(
+        default_factory=dict
+    )  # share of the class's pixels that got a pseudo-label
+    precision_by_class: Mapping[str, float | None] = field(default_factory=dict)
+    threshold_by_class: Mapping[str, float | None] = field(default_factory=dict)
+    collapsed_classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVariant:
+    """One stage of the network's shrinking."""
+
+    name: str  # dense, pruned, compressed
+    parameters: int | None = None
+    macs: int | None = None
+    size_bytes: int | None = None
+    latency_ms: float | None = None
+    miou: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNeurons:
+    """Output channels of a layer before and after pruning."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPanel:
+    """The network: its sizes, its speed, its training."""
+
+    variants: tuple[ModelVariant, ...]
+    miou_full_labels: float | None = None  # the same network trained on every label there is: the upper bound
+    loss_curves: tuple[charts.Series, ...] = ()  # points (epoch, loss)
+    layers: tuple[LayerNeurons, ...] = ()
+    latency_note: str = ""  # where and how latency was measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestedFrame:
+    """A test frame with what the shipped network made of it."""
+
+    frame_id: str
+    note: str  # worst, median, best
+    image: np.ndarray  # (height, width, 3) uint8
+    label: np.ndarray  # (height, width) uint8 class ids, 255 = ignore
+    prediction: np.ndarray  # (height, width) uint8 class ids
+    miou: float | None = None
+    conditions: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPanel:
+    """How good the shipped network is, and where it is not."""
+
+    frames_by_condition: Mapping[str, int] = field(default_factory=dict)  # the keys of miou_by_condition
+    failure_rule: str = ""  # when a frame counts as failed, in plain words
+    champion_miou: float | None = None
+    champion_iou_by_class: Mapping[str, float | None] = field(default_factory=dict)
+    champion_miou_by_condition: Mapping[str, float | None] = field(default_factory=dict)
+    frames: tuple[TestedFrame, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffendingFrame:
+    """A frame (or another row) that broke an expectation."""
+
+    frame_id: str
+    value: str
+    image: np.ndarray | None = None  # (height, width, 3) uint8
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedExpectation:
+    """A rule of a gate that did not hold."""
+
+    name: str
+    rule: str  # in plain words
+    bound: str
+    observed: str
+    offenders: tuple[OffendingFrame, ...] = ()
+    offenders_total: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiver:
+    """A written, dated permission to go on although an expectation failed."""
+
+    expectation: str
+    reason: str
+    who: str
+    expires: str  # ISO date
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatePanel:
+    """What a gate found."""
+
+    name: str
+    verdict: str  # passed, waived or refused
+    expectations: int | None = None  # rules checked
+    failed: tuple[FailedExpectation, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectedFrame:
+    """A file that ingest could not use."""
+
+    path: str
+    rule: str
+    remedy: str
+    frame_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightReport:
+    """All that the page shows; a panel that is None says that its stage did not get that far."""
+
+    summary: NightSummary
+    taxonomy: Taxonomy
+    started_utc: str | None = None
+    failed_stage: str | None = None  # with status failed
+    refused_gate: str | None = None  # with status refused
+    error_lines: tuple[str, ...] = ()  # the last lines of what went wrong
+    selection: SelectionPanel | None = None
+    adaptation: AdaptationPanel | None = None
+    model: ModelPanel | None = None
+    evaluation: EvaluationPanel | None = None
+    reproduce_command: str | None = None  # gives the data version of this night again
+    gates: tuple[GatePanel, ...] = ()
+    rejected: tuple[RejectedFrame, ...] = ()
+    rejected_total: int = 0
+    parameters: Mapping[str, object] = field(default_factory=dict)  # dotted name: value
+    lineage: Mapping[str, str | None] = field(default_factory=dict)  # code commit, parameters sha256, package versions
+
+    def __post_init__(self) -> None:
+        if self.summary.status == "refused" and not self.refused_gate:
+            raise InputError("a refused night needs refused_gate; name the gate that refused it")
+        if self.summary.status == "failed" and not self.failed_stage:
+            raise InputError("a failed night needs failed_stage; name the stage that failed")
+
+
+def render_report(night: NightReport) -> str:
+    """Render a night as one HTML file: styles, pictures and charts inline, no script, below 3 MB.
+
+    Pictures shrink together until the page fits. What was not measured is shown as "not measured", never as 0.
+    """
+    for width_share, picture_bytes in PICTURE_LEVELS:
+        html = _render(night, width_share, picture_bytes)
+        if len(html.encode()) <= MAX_PAGE_BYTES:
+            return html
+    raise InputError(
+        f"report of run {night.summary.run} is above {MAX_PAGE_BYTES} bytes without its pictures; shorten its texts"
+    )
+
+
+def _render(night: NightReport, width_share: float, picture_bytes: int) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(_number_filters())
+    environment.filters.update(_picture_filters(night, width_share, picture_bytes))
+    return environment.get_template("report.html").render(night=night, s=night.summary, **_views(night))
+
+
+def _number_filters() -> dict[str, Any]:
+    return {
+        "percent": _or_unmeasured(charts.percent),
+        "count": _or_unmeasured(lambda value: f"{value:,}".replace(",", " ")),
+        "short": _or_unmeasured(short_count),
+        "milliseconds": _or_unmeasured(lambda value: f"{value:.2f}" if value < 10 else f"{value:.1f}"),
+        "seconds": _or_unmeasured(duration),
+        "decimal": _or_unmeasured(lambda value: f"{value:.3f}"),
+        "mebibytes": _or_unmeasured(lambda value: f"{value:.0f}"),
+        "condition": lambda name: name.replace("=", ": ").replace("_", " "),
+        "plain": lambda name: name.replace("_", " "),
+        "clip": lambda text: text if len(text) <= MAX_TEXT_CHARACTERS else text[: MAX_TEXT_CHARACTERS - 1] + "…",
+    }
+
+
+def _or_unmeasured(number: Any) -> Any:
+    absent = Markup('<span class="unmeasured">{}</span>').format(charts.NOT_MEASURED)
+    return lambda value: absent if value is None or value != value else number(value)
+
+
+def short_count(value: float) -> str:
+    """Write a count with three figures and a unit sign: 2064191 is "2.06 M"."""
+    for sign, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= unit:
+            return f"{value / unit:.3g} {sign}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as "7 h 02 min", "8 min 05 s" or "4.2 s"."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def ratio(before: float | None, after: float | None) -> float | None:
+    """Give before / after, or None when one of them is missing or after is 0."""
+    return before / after if before is not None and after else None
+
+
+def _picture_filters(night: NightReport, width_share: float, picture_bytes: int) -> dict[str, Any]:
+    colors = night.taxonomy.colors
+    maps = (
+        [each.uncertainty for each in night.selection.frames[:MAX_CHOSEN] if each.uncertainty is not None]
+        if night.selection
+        else []
+    )
+    high = night.selection.uncertainty_high if night.selection else None
+    high = high or max([float(np.nanmax(each)) for each in maps] + [1e-9])
+
+    def photo(pixels: np.ndarray, width_px: int) -> str:
+        return pictures.jpeg_data_uri(pixels, int(width_px * width_share), picture_bytes)
+
+    return {
+        "photo": photo,
+        "heat": lambda values, width_px: photo(pictures.heat_map(values, 0.0, high), width_px),
+        "classes": lambda label, width_px: pictures.indexed_png_data_uri(label, colors, int(width_px * width_share)),
+        "errors": lambda frame, width_px: pictures.indexed_png_data_uri(
+            pictures.error_codes(frame.label, frame.prediction), pictures.error_palette(), int(width_px * width_share)
+        ),
+    }
+
+
+def _views(night: NightReport) -> dict[str, Any]:
+    """Compute what the template shows but the report does not hold as such: ratios, charts, what is cut off."""
+    return {
+        "ratio": ratio,
+        "limits": {
+            "chosen": MAX_CHOSEN, "adapted": MAX_ADAPTED, "tested": MAX_TESTED,
+            "offenders": MAX_OFFENDERS, "rejected": MAX_REJECTED, "layers": MAX_LAYERS,
+        },
+        "longest_stage_seconds": max((each.seconds or 0.0 for each in night.summary.stages), default=0.0),
+        "worst_condition": _worst(night.summary.evaluation.miou_by_condition),
+        "chart": {
+            "ab": _ab_chart(night),
+            "adaptation": _adaptation_chart(night),
+            "pseudo": _pseudo_chart(night),
+            "loss": _loss_chart(night),
+            "layers": _layer_chart(night),
+            "classes": _class_chart(night),
+            "conditions": _condition_chart(night),
+        },
+    }  # fmt: skip
+
+
+def _worst(figures: Mapping[str, float | None] | None) -> tuple[str, float] | None:
+    measured = [(value, name) for name, value in (figures or {}).items() if value is not None and value == value]
+    return (min(measured)[1], min(measured)[0]) if measured else None
+
+
+def _worst_first(figures: Mapping[str, float | None]) -> list[tuple[str, float | None]]:
+    """Sort by value, lowest first; what was not measured comes last."""
+    return sorted(figures.items(), key=lambda item: (item[1] is None or item[1] != item[1], item[1] or 0.0, item[0]))
+
+
+def _ab_chart(night: NightReport) -> Any:
+    panel = night.selection
+    if panel is None:
+        return ""
+    figures = night.summary.selection
+    bars = [
+        charts.Bar(label="chosen", value=figures.miou_selected),
+        charts.Bar(label="random", value=figures.miou_random, tone=1),
+        charts.Bar(label="labelled so far", value=panel.miou_labeled_so_far, tone=2),
+    ]
+    return charts.horizontal_bars(bars, title="mIoU, % – the same network, the same budget", maximum=1.0)
+
+
+def _adaptation_chart(night: NightReport) -> Any:
+    figures = night.summary.adaptation
+    bars = [
+        charts.Bar(label="source only", value=figures.miou_source_only, tone=1),
+        charts.Bar(label="fused", value=figures.miou_fused, tone=2),
+        charts.Bar(label="pseudo-labels", value=figures.miou_pseudo),
+    ]
+    return charts.horizontal_bars(bars, title="mIoU on real frames, %", maximum=1.0)
+
+
+def _pseudo_chart(night: NightReport) -> Any:
+    if night.adaptation is None or not night.adaptation.precision_by_class:
+        return ""
+    coverage = night.adaptation.coverage_by_class
+    groups = [
+        charts.Group(label=name.replace("_", " "), values=(precision, coverage.get(name)))
+        for name, precision in _worst_first(night.adaptation.precision_by_class)
+    ]
+    return charts.grouped_bars(groups, ("precision", "coverage"), title="Pseudo-labels by class, %", maximum=1.0)
+
+
+def _loss_chart(night: NightReport) -> Any:
+    if night.model is None or not night.model.loss_curves:
+        return ""
+    return charts.line_chart(night.model.loss_curves, title="Training loss", x_label="epoch")
+
+
+def _layer_chart(night: NightReport) -> Any:
+    if night.model is None or not night.model.layers:
+        return ""
+    layers = night.model.layers[:MAX_LAYERS]
+    bars = [charts.Bar(label=each.name, value=each.after, whole=each.before) for each in layers]
+    return charts.horizontal_bars(
+        bars,
+        title="Neurons by layer, after / before",
+        maximum=max(each.before for each in layers),
+        number="{:.0f}".format,
+    )
+
+
+def _class_chart(night: NightReport) -> Any:
+    champion = night.evaluation.champion_iou_by_class if night.evaluation else {}
+    bars = [
+        charts.Bar(label=name.replace("_", " "), value=value, reference=champion.get(name))
+        for name, value in _worst_first(night.summary.evaluation.iou_by_class or {})
+    ]
+    return charts.horizontal_bars(bars, title="IoU by class, %", maximum=1.0, reference_name="champion")
+
+
+def _condition_chart(night: NightReport) -> Any:
+    panel = night.evaluation or EvaluationPanel()
+    bars = []
+    for name, value in _worst_first(night.summary.evaluation.miou_by_condition or {}):
+        frames = panel.frames_by_condition.get(name)
+        note = "" if frames is None else f"{frames} frame{'' if frames == 1 else 's'}"
+        label = name.partition("=")[2] or name
+        reference = panel.champion_miou_by_condition.get(name)
+        bars.append(charts.Bar(label=label.replace("_", " "), value=value, note=note, reference=reference))
+    return charts.horizontal_bars(bars, title="mIoU by condition, %", maximum=1.0, reference_name="champion")

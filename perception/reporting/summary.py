@@ -1,0 +1,196 @@
+"""summary.json: a night in figures that machines can read, with stable keys."""
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perception.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFigures:
+    """What one stage cost."""
+
+    name: str
+    status: str  # done, failed, refused, waived, reused (not run again) or not run
+    seconds: float | None = None
+    peak_rss_mib: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionFigures:
+    """What was chosen out of the pool, and whether it taught more than a random choice of the same size."""
+
+    strategy: str | None = None
+    budget_frames: int | None = None
+    selected_frames: int | None = None
+    pool_frames: int | None = None
+    miou_selected: float | None = None
+    miou_random: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFigures:
+    """The curated data version that the night made."""
+
+    version: str | None = None
+    manifest_sha256: str | None = None
+    parent: str | None = None
+    frames: int | None = None
+    added: int | None = None
+    removed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationFigures:
+    """What the simulator taught: mIoU on labelled real frames, and the quality of the pseudo-labels."""
+
+    miou_source_only: float | None = None
+    miou_fused: float | None = None
+    miou_pseudo: float | None = None
+    pseudo_coverage: float | None = None  # share of pixels that got a pseudo-label
+    pseudo_precision: float | None = None  # share of those that are right
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFigures:
+    """The network as it shrank: dense, pruned, compressed."""
+
+    parameters_dense: int | None = None
+    parameters_pruned: int | None = None
+    parameters_compressed: int | None = None
+    macs_dense: int | None = None
+    macs_compressed: int | None = None
+    latency_ms_dense: float | None = None
+    latency_ms_compressed: float | None = None
+    miou_dense: float | None = None
+    miou_pruned: float | None = None
+    miou_compressed: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFigures:
+    """What the shipped network does on the frozen test set."""
+
+    miou: float | None = None
+    iou_by_class: Mapping[str, float | None] | None = None  # class name: IoU
+    miou_by_condition: Mapping[str, float | None] | None = None  # "time_of_day=night": mIoU
+    frames: int | None = None
+    failures: int | None = None
+    failure_rate_upper_95: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateFigures:
+    """What one gate said."""
+
+    name: str
+    verdict: str  # passed, waived or refused
+    failed_expectations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromotionFigures:
+    """Whether the network replaces the champion."""
+
+    decision: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightSummary:
+    """Every figure of a night; None means that it was not measured."""
+
+    run: str
+    status: str  # done, refused or failed
+    profile: str
+    seconds: float | None = None
+    stages: tuple[StageFigures, ...] = ()
+    selection: SelectionFigures = field(default_factory=SelectionFigures)
+    data: DataFigures = field(default_factory=DataFigures)
+    adaptation: AdaptationFigures = field(default_factory=AdaptationFigures)
+    model: ModelFigures = field(default_factory=ModelFigures)
+    evaluation: EvaluationFigures = field(default_factory=EvaluationFigures)
+    gates: tuple[GateFigures, ...] = ()
+    promotion: PromotionFigures = field(default_factory=PromotionFigures)
+
+    def __post_init__(self) -> None:
+        if self.status not in ("done", "refused", "failed"):
+            raise InputError(f"night status is {self.status!r}; use done, refused or failed")
+
+
+def _names(figures: type) -> tuple[str, ...]:
+    return tuple(each.name for each in dataclasses.fields(figures))
+
+
+# The contract with whoever reads summary.json. Top-level key: the keys inside it (of each entry, where it is a list).
+SUMMARY_KEYS: dict[str, tuple[str, ...]] = {
+    "run": (),
+    "status": (),
+    "profile": (),
+    "seconds": (),
+    "stages": _names(StageFigures),
+    "selection": _names(SelectionFigures),
+    "data": _names(DataFigures),
+    "adaptation": _names(AdaptationFigures),
+    "model": _names(ModelFigures),
+    "evaluation": _names(EvaluationFigures),
+    "gates": _names(GateFigures),
+    "promotion": _names(PromotionFigures),
+}
+
+
+def summary_dict(summary: NightSummary) -> dict[str, Any]:
+    """Turn a night's figures into plain JSON values with the keys of SUMMARY_KEYS, in that order.
+
+    None and NaN (a class that does not occur has no IoU) both become None. Raises InputError on an infinite figure,
+    naming its key.
+    """
+    return {name: _plain(getattr(summary, name), name) for name in SUMMARY_KEYS}
+
+
+def _plain(value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {
+            each.name: _plain(getattr(value, each.name), f"{where}.{each.name}") for each in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each, f"{where}.{key}") for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each, f"{where}[{index}]") for index, each in enumerate(value)]
+    return _scalar(value, where)
+
+
+def _scalar(value: Any, where: str) -> Any:
+    if hasattr(value, "item"):  # a NumPy scalar
+        value = value.item()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, float) and math.isinf(value):
+        raise InputError(f"summary figure {where} is {value}; give a finite number, or None when it was not measured")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(f"summary figure {where} is a {type(value).__name__}; give a number, a text or None")
+
+
+def write_summary(summary: NightSummary, path: Path) -> None:
+    """Write summary.json whole or not at all: UTF-8, keys in the order of SUMMARY_KEYS, never NaN.
+
+    Equal summaries give equal bytes. Raises InputError as summary_dict does.
+    """
+    text = json.dumps(summary_dict(summary), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

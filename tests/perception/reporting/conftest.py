@@ -1,0 +1,261 @@
+"""A night as it could have been, for the page to show."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from perception.reporting import charts, page
+from perception.reporting import summary as figures
+
+CLASSES = [
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic_light",
+    "traffic_sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+]
+COLORS = np.array(
+    [
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
+        (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142),
+        (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+    ],
+    dtype=np.uint8,
+)  # fmt: skip
+BACKGROUND = ("road", "sidewalk", "building", "wall", "fence", "pole", "vegetation", "terrain", "sky")
+TAXONOMY = page.Taxonomy(
+    classes=tuple(CLASSES), colors=COLORS, foreground=tuple(name not in BACKGROUND for name in CLASSES)
+)
+HEIGHT, WIDTH = 128, 256
+
+
+def street(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Paint a small street: image (128, 256, 3) uint8 and label (128, 256) uint8."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+    label = np.full((HEIGHT, WIDTH), 10, dtype=np.uint8)
+    for left in range(0, WIDTH, 32):
+        label[int(rng.integers(15, 50)) : 64, left : left + 32] = 2 if rng.random() < 0.7 else 8
+    label[58:] = 1
+    label[np.abs(columns - 128) < (rows - 52) * 1.6] = 0
+    label[:58][label[:58] == 0] = 10
+    for _ in range(4):
+        size, left, bottom = rng.integers(10, 30), rng.integers(0, WIDTH - 30), rng.integers(72, 120)
+        label[bottom - size : bottom, left : left + 2 * size] = 13
+    label[70:96, 200:208] = 11
+    label[124:] = 255
+    tones = np.vstack([COLORS.astype(float) * 0.35 + 80, np.full((237, 3), 40.0)])
+    image = tones[label] * (0.6 + 0.4 * rows[..., None] / HEIGHT) + rng.normal(0, 9, (HEIGHT, WIDTH, 1))
+    return np.clip(image, 0, 255).astype(np.uint8), label
+
+
+def spoiled(label: np.ndarray, seed: int) -> np.ndarray:
+    """Shift a label by some pixels and lose a class, as a network would."""
+    rng = np.random.default_rng(seed)
+    wrong = np.roll(label, (int(rng.integers(-4, 5)), int(rng.integers(-9, 10))), axis=(0, 1))
+    wrong[wrong == 11] = 2
+    wrong[wrong == 255] = 0
+    return wrong
+
+
+def example_summary() -> figures.NightSummary:
+    rng = np.random.default_rng(4)
+    iou = {name: float(value) for name, value in zip(CLASSES, rng.beta(4, 3, 19), strict=True)}
+    iou["train"] = float("nan")
+    stages = [
+        "ingest",
+        "gate_ingest",
+        "ensemble",
+        "score",
+        "select",
+        "curate",
+        "compare",
+        "adapt",
+        "train_prune",
+        "compress",
+        "evaluate",
+    ]
+    return figures.NightSummary(
+        run="2026-11-22T01-30-00Z",
+        status="done",
+        profile="demo",
+        seconds=521.4,
+        stages=tuple(
+            figures.StageFigures(name=name, status="done", seconds=3.0 + 11.0 * index, peak_rss_mib=310.0 + 40 * index)
+            for index, name in enumerate(stages)
+        ),
+        selection=figures.SelectionFigures(
+            strategy="entropy_top_n", budget_frames=24, selected_frames=24, pool_frames=600,
+            miou_selected=0.471, miou_random=0.438,
+        ),
+        data=figures.DataFigures(
+            version="v2026.11.22-1", manifest_sha256="3f" * 32, parent="v2026.11.21-1", frames=144, added=24, removed=0
+        ),
+        adaptation=figures.AdaptationFigures(
+            miou_source_only=0.312, miou_fused=0.381, miou_pseudo=0.424, pseudo_coverage=0.83, pseudo_precision=0.912
+        ),
+        model=figures.ModelFigures(
+            parameters_dense=532_211, parameters_pruned=201_440, parameters_compressed=118_302,
+            macs_dense=1_210_000_000, macs_compressed=298_000_000, latency_ms_dense=24.2, latency_ms_compressed=9.71,
+            miou_dense=0.561, miou_pruned=0.558, miou_compressed=0.552,
+        ),
+        evaluation=figures.EvaluationFigures(
+            miou=0.552, iou_by_class=iou, frames=120, failures=3, failure_rate_upper_95=0.0631,
+            miou_by_condition={
+                "time_of_day=day": 0.601, "time_of_day=night": 0.412, "time_of_day=backlit": None,
+                "weather=clear": 0.58,
+                "weather=rain": 0.47, "weather=fog": 0.451, "scene=urban": 0.56, "scene=freeway": 0.533,
+            },
+        ),
+        gates=(
+            figures.GateFigures(name="ingest", verdict="passed"),
+            figures.GateFigures(name="curate", verdict="waived", failed_expectations=("split_by_drive",)),
+        ),
+        promotion=figures.PromotionFigures(
+            decision="promote", reason="no worse than the champion in each of 8 conditions (allowed loss 1.0 points)"
+        ),
+    )  # fmt: skip
+
+
+def example_night() -> page.NightReport:
+    rng = np.random.default_rng(7)
+    chosen = []
+    for rank in range(1, 13):
+        image, label = street(rank)
+        edges = np.abs(np.gradient(label.astype(float), axis=1)) > 0
+        chosen.append(
+            page.ChosenFrame(
+                frame_id=f"drive03_{rank:05d}", rank=rank, score=1.9 - 0.07 * rank, reason="high entropy, rare: rider",
+                image=image, uncertainty=edges * 1.2 + rng.random(label.shape) * 0.6, conditions="night, rain",
+            )
+        )  # fmt: skip
+    scenes = [street(seed) for seed in (31, 32, 33)]
+    tested = tuple(
+        page.TestedFrame(
+            frame_id=f"drive09_{index:05d}", note=note, image=image, label=label, prediction=spoiled(label, index),
+            miou=0.25 + 0.25 * index, conditions="day, clear, urban",
+        )
+        for index, (note, (image, label)) in enumerate(zip(("worst", "median", "best"), scenes, strict=True))
+    )  # fmt: skip
+    image, label = scenes[0]
+    pseudo = np.where(rng.random(label.shape) < 0.15, 255, label).astype(np.uint8)
+    offender = page.OffendingFrame(frame_id="0016E5_00390", value="in train and val", image=image)
+    leak = page.FailedExpectation(
+        name="split_by_drive", rule="every drive lies in one split", bound="0 drives in two splits", observed="1 drive",
+        offenders=(offender,) * 3, offenders_total=305,
+    )  # fmt: skip
+    return page.NightReport(
+        summary=example_summary(),
+        taxonomy=TAXONOMY,
+        started_utc="2026-11-22 01:30 UTC",
+        selection=page.SelectionPanel(
+            frames=tuple(chosen), miou_labeled_so_far=0.402, seeds=3, model_sha256="9ab0" * 16
+        ),
+        adaptation=page.AdaptationPanel(
+            frames=(
+                page.AdaptedFrame(
+                    frame_id="drive05_00012", image=image, source_only=spoiled(label, 5), fused=spoiled(label, 6),
+                    pseudo=pseudo, label=label,
+                ),
+            ),
+            coverage_by_class={name: float(rng.uniform(0.4, 1)) for name in CLASSES},
+            precision_by_class={name: None if name == "train" else float(rng.uniform(0.5, 1)) for name in CLASSES},
+            collapsed_classes=("train", "traffic_light"),
+        ),
+        model=page.ModelPanel(
+            variants=(
+                page.ModelVariant(
+                    name="dense", parameters=532_211, macs=1_210_000_000, size_bytes=2_190_000,
+                    latency_ms=24.2, miou=0.561,
+                ),
+                page.ModelVariant(name="pruned", parameters=201_440, macs=510_000_000, size_bytes=850_000, miou=0.558),
+                page.ModelVariant(
+                    name="compressed", parameters=118_302, macs=298_000_000, size_bytes=512_000,
+                    latency_ms=9.71, miou=0.552,
+                ),
+            ),
+            miou_full_labels=0.617,
+            loss_curves=(
+                charts.Series(name="dense", points=tuple((e, 2.4 * 0.93**e + 0.4) for e in range(1, 31))),
+                charts.Series(name="pruned", points=tuple((e, 2.6 * 0.94**e + 0.45) for e in range(1, 31))),
+            ),
+            layers=tuple(
+                page.LayerNeurons(
+                    name=f"encoder.{i}.conv1x3", before=64 if i < 6 else 128, after=int(rng.integers(9, 60))
+                )
+                for i in range(14)
+            ),
+            latency_note="onnxruntime, 1 thread, 256×128 pixels, median of 50 runs",
+        ),
+        evaluation=page.EvaluationPanel(
+            frames_by_condition={
+                "time_of_day=day": 80, "time_of_day=night": 24, "time_of_day=backlit": 0, "weather=clear": 70,
+                "weather=rain": 30, "weather=fog": 1, "scene=urban": 90, "scene=freeway": 30,
+            },
+            failure_rule="a frame fails when its mIoU is below 25 %",
+            champion_miou=0.549,
+            champion_iou_by_class={name: float(rng.beta(4, 3)) for name in CLASSES},
+            champion_miou_by_condition={"time_of_day=night": 0.40, "weather=fog": 0.46},
+            frames=tested,
+        ),
+        reproduce_command="dvc get file:///registry runs/2026-11-22 --rev v2026.11.22-1",
+        gates=(
+            page.GatePanel(name="ingest", verdict="passed", expectations=14),
+            page.GatePanel(
+                name="curate",
+                verdict="waived",
+                expectations=9,
+                failed=(leak,),
+                waivers=(
+                    page.Waiver(
+                        expectation="split_by_drive", who="M. Example", expires="2026-12-31",
+                        reason="the published split of this data set has one drive in train and in val",
+                    ),
+                ),
+            ),
+        ),
+        rejected=(
+            page.RejectedFrame(
+                path="footage/drive03_00044.png", rule="an image decodes whole: 1204 bytes are missing at its end",
+                remedy="copy the file again from the source",
+            ),
+        ),
+        rejected_total=1,
+        parameters={"selection.budget_frames": 24, "ensemble.members": 4, "train_prune.epochs": 30},
+        lineage={"code commit": "0fa72c0", "parameters sha256": "77" * 32, "torch": "2.13.0", "image digest": None},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def night() -> page.NightReport:
+    return example_night()
+
+
+@pytest.fixture
+def summary() -> figures.NightSummary:
+    return example_summary()
+
+
+@pytest.fixture
+def refused_night() -> page.NightReport:
+    """A night that a gate stopped before anything was chosen."""
+    short = figures.NightSummary(run="n2", status="refused", profile="demo")
+    return dataclasses.replace(
+        page.NightReport(summary=short, taxonomy=TAXONOMY, refused_gate="ingest"),
+        gates=(page.GatePanel(name="ingest", verdict="refused", expectations=14),),
+    )
