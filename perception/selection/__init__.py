@@ -1,0 +1,1 @@
+"""Which frames are labelled tonight: budgets, diversity, near-duplicates, quotas."""

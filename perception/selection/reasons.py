@@ -1,0 +1,140 @@
+"""Say of every chosen frame why it was chosen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from perception.selection.settings import SelectionSettings
+
+RULES = {
+    "top_n": "highest score left",
+    "k_centre": "greatest score times distance left",
+    "core_set": "farthest from labelled and chosen frames",
+    "kmeans_plus_plus": "drawn with chance proportional to score times distance",
+    "random": "drawn at random",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Hold one choice: the row, the quota that called for it (None: none did), the near-duplicates that it closed."""
+
+    row: int
+    due_quota: str | None
+    suppressed: np.ndarray
+
+
+def explain(
+    pool: pd.DataFrame,
+    points: np.ndarray | None,
+    labelled: pd.DataFrame | None,
+    labelled_points: np.ndarray | None,
+    choices: Sequence[Choice],
+    settings: SelectionSettings,
+) -> pd.DataFrame:
+    """Return the chosen rows with rank, reason, nearest_frame_id, nearest_distance and displaced_frame_id."""
+    rows = np.array([choice.row for choice in choices], dtype=np.int64)
+    chosen = pool.iloc[rows].drop(columns="embedding", errors="ignore").reset_index(drop=True)
+    chosen["rank"] = np.arange(1, len(rows) + 1, dtype=np.int32)
+    nearest = _nearest_frames(pool, rows, points, labelled, labelled_points)
+    by_score = settings.strategy not in ("random", "core_set")
+    gone = displaced(pool, rows) if by_score else [None] * len(rows)
+    chosen["nearest_frame_id"] = pd.Series([frame_id for frame_id, _ in nearest], dtype="str")
+    chosen["nearest_distance"] = np.array([distance for _, distance in nearest], dtype=np.float64)
+    ids = pool["frame_id"].tolist()
+    chosen["displaced_frame_id"] = pd.Series([None if row is None else ids[row] for row in gone], dtype="str")
+    suppressed_by = {int(row): choice.row for choice in choices for row in choice.suppressed}
+    places = _places(pool)
+    chosen["reason"] = [
+        "; ".join(
+            [
+                *_own_merit(pool, choice, int(places[choice.row]), settings),
+                *_neighbourhood(choice, *nearest[index]),
+                *_in_place_of(ids, gone[index], suppressed_by),
+            ]
+        )
+        for index, choice in enumerate(choices)
+    ]
+    return chosen
+
+
+def _nearest_frames(
+    pool: pd.DataFrame,
+    rows: np.ndarray,
+    points: np.ndarray | None,
+    labelled: pd.DataFrame | None,
+    labelled_points: np.ndarray | None,
+) -> list[tuple[str | None, float]]:
+    if points is None:
+        return [(None, float("nan"))] * len(rows)
+    ids = [] if labelled is None else labelled["frame_id"].tolist()
+    ids += pool["frame_id"].iloc[rows].tolist()
+    found = nearest_before(points[rows], labelled_points)
+    return [(None if index < 0 else ids[index], distance) for index, distance in found]
+
+
+def nearest_before(chosen: np.ndarray, labelled: np.ndarray | None) -> list[tuple[int, float]]:
+    """Find for every chosen frame the nearest one that was labelled or chosen before it.
+
+    chosen: (frame, dimension) float64 in order of choice. labelled: (other, dimension) float64 or None.
+    Returns (index, distance) a frame, index into labelled frames followed by chosen ones; (-1, NaN) where none is.
+    """
+    offset = 0 if labelled is None else len(labelled)
+    earlier = chosen if labelled is None else np.concatenate([labelled, chosen])
+    squares = np.einsum("fd,fd->f", earlier, earlier)
+    found = []
+    for index, point in enumerate(chosen):
+        count = offset + index
+        if count == 0:
+            found.append((-1, float("nan")))
+            continue
+        nearest = int(np.argmin(squares[:count] - 2.0 * (earlier[:count] @ point)))
+        found.append((nearest, float(np.linalg.norm(earlier[nearest] - point))))
+    return found
+
+
+def displaced(pool: pd.DataFrame, rows: np.ndarray) -> list[int | None]:
+    """Find for every chosen row the row whose place it took.
+
+    The frames that the score alone would have chosen and that were not, best first, are those displaced by the chosen
+    frames that the score alone would not have chosen, in order of choice. None where nothing was displaced.
+    """
+    best = _by_score(pool)[: len(rows)]
+    left_out = iter(best[~np.isin(best, rows)].tolist())
+    return [None if expected else next(left_out) for expected in np.isin(rows, best)]
+
+
+def _by_score(pool: pd.DataFrame) -> np.ndarray:
+    """Return the rows by falling score; the pool is in order of frame_id, and so are equal scores."""
+    return np.argsort(-pool["score"].to_numpy(np.float64), kind="stable")
+
+
+def _places(pool: pd.DataFrame) -> np.ndarray:
+    places = np.empty(len(pool), dtype=np.int64)
+    places[_by_score(pool)] = np.arange(1, len(pool) + 1)
+    return places
+
+
+def _own_merit(pool: pd.DataFrame, choice: Choice, place: int, settings: SelectionSettings) -> list[str]:
+    row = pool.iloc[choice.row]
+    parts = [f"{row.get('measure', 'score')} {row['score']:.4g}, place {place} of {len(pool)} on the shortlist"]
+    parts.append(RULES[settings.strategy])
+    return parts if choice.due_quota is None else [*parts, f"due to quota {choice.due_quota}"]
+
+
+def _neighbourhood(choice: Choice, nearest_frame_id: str | None, distance: float) -> list[str]:
+    parts = []
+    if nearest_frame_id is not None:
+        parts.append(f"{distance:.4g} from {nearest_frame_id}, the nearest labelled or chosen frame")
+    if len(choice.suppressed):
+        parts.append(f"suppressed {len(choice.suppressed)} near-duplicates")
+    return parts
+
+
+def _in_place_of(ids: list[str], row: int | None, suppressed_by: dict[int, int]) -> list[str]:
+    if row is None:
+        return []
+    why = f", a near-duplicate of {ids[suppressed_by[row]]}" if row in suppressed_by else ""
+    return [f"in place of {ids[row]}{why}"]

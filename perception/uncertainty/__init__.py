@@ -1,0 +1,1 @@
+"""Ensembles, their training penalties and what their disagreement says about a frame."""

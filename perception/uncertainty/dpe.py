@@ -1,0 +1,260 @@
+"""Train an ensemble as a Deep Probabilistic Ensemble, or plainly, through one interface.
+
+Chitta, Alvarez and Lesnikowski, "Deep Probabilistic Ensembles", arXiv 1811.03575: the members are samples of a
+posterior over weights, and a penalty per weight keeps their spread close to a prior.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perception.errors import InputError
+from perception.uncertainty.ensemble import Ensemble
+
+Direction = Literal["pq", "qp"]
+DIRECTIONS = ("pq", "qp")
+PENALTIES = ("dpe", "l2", "none")
+IGNORE_CLASS = 255
+
+_NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_SMALL_VARIANCE = 0.01
+
+
+class LabelledImages(Protocol):
+    """Any batch with images (frame, 3, height, width) float32 and labels int64 (frame, height, width) or (frame,)."""
+
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Hold the normal prior of every weight in one tensor."""
+
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleLoss:
+    """Say how an ensemble's members are held together while they train."""
+
+    penalty: str = "dpe"  # dpe: KL to the prior over members; l2: plain ensemble with L2; none: no penalty
+    beta: float = 1e-5  # weight of the DPE penalty (paper: 1e-5 on CIFAR)
+    direction: str = "pq"  # pq: KL(prior || members), the paper's expression; qp: KL(members || prior)
+    variance_floor: float = 1e-8  # least variance over members, as a share of the prior's
+    weight_decay: float = 5e-4  # weight of half the squared norm, for penalty l2
+
+    def __post_init__(self) -> None:
+        if self.penalty not in PENALTIES:
+            raise InputError(f"penalty {self.penalty!r} is unknown; use one of {', '.join(PENALTIES)}")
+        _check_direction(self.direction)
+        for name in ("beta", "weight_decay"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise InputError(f"{name} = {getattr(self, name)} must be finite and at least 0: use for example 1e-5")
+        if not 0 < self.variance_floor < 1:
+            raise InputError(f"variance_floor = {self.variance_floor} must be between 0 and 1: use for example 1e-8")
+
+
+def ensemble_loss(
+    settings: EnsembleLoss, class_weights: Tensor | None = None
+) -> Callable[[nn.Module, LabelledImages], Tensor]:
+    """Return the loss that `fit` minimises: cross entropy summed over members, plus the penalty that settings name.
+
+    class_weights: (class,) float32, weights of the cross entropy, or None.
+    """
+
+    def loss(ensemble: nn.Module, batch: LabelledImages) -> Tensor:
+        if not isinstance(ensemble, Ensemble):
+            raise InputError(f"network is a {type(ensemble).__name__}, not an Ensemble: wrap it, Ensemble([network])")
+        if settings.penalty == "dpe":
+            return dpe_loss(
+                ensemble,
+                batch,
+                settings.beta,
+                direction=settings.direction,
+                variance_floor=settings.variance_floor,
+                class_weights=class_weights,
+            )
+        return l2_loss(
+            ensemble, batch, settings.weight_decay if settings.penalty == "l2" else 0.0, class_weights=class_weights
+        )
+
+    return loss
+
+
+def dpe_loss(
+    ensemble: Ensemble,
+    batch: LabelledImages,
+    beta: float,
+    *,
+    direction: str = "pq",
+    variance_floor: float = 1e-8,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Return the mean over the batch of the sum over members of cross entropy, plus 2 * beta * the KL penalty.
+
+    Twice the KL differs from the paper's Omega by a constant only: the gradient is that of CE + beta * Omega, and the
+    reported loss has its least value at 0 instead of at a large negative number.
+
+    Raises InputError for direction pq with fewer than 4 members: for members drawn from the prior the expected
+    KL(prior || members) is infinite there, and training on it is noise.
+    """
+    if beta > 0 and direction == "pq" and len(ensemble) < 4:
+        raise InputError(
+            f"members = {len(ensemble)}; the DPE penalty in direction pq needs at least 4 (its expectation is infinite "
+            "below): use 4 or more members, direction qp, or penalty l2"
+        )
+    fit_term = member_cross_entropy(ensemble, batch, class_weights)
+    if beta == 0:
+        return fit_term
+    return fit_term + 2 * beta * kl_penalty(ensemble.members, direction=direction, variance_floor=variance_floor)
+
+
+def l2_loss(
+    ensemble: Ensemble, batch: LabelledImages, weight_decay: float, *, class_weights: Tensor | None = None
+) -> Tensor:
+    """Return the plain ensemble's loss: cross entropy summed over members, plus weight_decay / 2 * |weights|^2."""
+    fit_term = member_cross_entropy(ensemble, batch, class_weights)
+    if weight_decay == 0:
+        return fit_term
+    squares = [values.square().sum() for values in ensemble.members.parameters() if values.requires_grad]
+    return fit_term + 0.5 * weight_decay * torch.stack(squares).sum()
+
+
+def member_cross_entropy(ensemble: Ensemble, batch: LabelledImages, class_weights: Tensor | None = None) -> Tensor:
+    """Return the sum over members of the mean cross entropy over labelled pixels (0 where none is labelled).
+
+    batch.labels: int64 class ids, 255 = ignored; (frame, height, width), or (frame,) for classifiers.
+    """
+    labels = batch.labels
+    labelled = labels != IGNORE_CLASS
+    weight = labelled.sum() if class_weights is None else class_weights[labels[labelled]].sum()
+    normaliser = weight.clamp_min(torch.finfo(torch.float32).tiny)
+    total = torch.zeros((), device=labels.device)
+    for logits in ensemble.member_logits(batch.images):
+        summed = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE_CLASS, reduction="sum")
+        total = total + summed / normaliser
+    return total
+
+
+def gaussian_kl(mean: Tensor, variance: Tensor, prior: Prior, direction: str = "pq") -> Tensor:
+    """Return the KL divergence between each weight's normal distribution over members and its prior.
+
+    mean, variance: any equal shape; biased variance over members, positive. Returns that shape, at least 0.
+    direction pq: KL(prior || members), the expression that the paper prints; qp: KL(members || prior).
+    """
+    _check_direction(direction)
+    ratio = variance / prior.variance
+    offset = (mean - prior.mean).square() / prior.variance
+    if direction == "pq":
+        return 0.5 * (ratio.log() + (1 + offset) / ratio - 1)
+    return 0.5 * (ratio + offset - 1 - ratio.log())
+
+
+def omega(members: Sequence[nn.Module], *, direction: str = "pq", variance_floor: float = 1e-8) -> Tensor:
+    """Return the paper's Omega, without its factor 1/2 and constants: a scalar, possibly negative.
+
+    pq: sum over weights of log s^2 + (s_p^2 + (m - m_p)^2) / s^2, with m and s^2 the mean and biased variance over
+    members and m_p, s_p^2 the prior's; qp: sum of (s^2 + (m - m_p)^2) / s_p^2 - log s^2.
+    """
+    doubled = 2 * kl_penalty(members, direction=direction, variance_floor=variance_floor)
+    sign = 1.0 if direction == "pq" else -1.0
+    constants = sum(
+        sum(members[0].get_parameter(name).numel() for name in names) * (sign * math.log(prior.variance) + 1)
+        for prior, names in _names_by_prior(members).items()
+    )
+    return doubled + constants
+
+
+def kl_penalty(
+    members: Sequence[nn.Module],
+    *,
+    direction: str = "pq",
+    variance_floor: float = 1e-8,
+    priors: dict[str, Prior] | None = None,
+) -> Tensor:
+    """Return the KL divergence between the members' spread and the prior, summed over all trained weights.
+
+    members: networks of one structure. The variance over members is held at or above variance_floor times the
+    prior's, so that equal members give a large but finite value. Parameters that are not trained are left out.
+    priors: by parameter name, in place of `parameter_priors`.
+    Source: arXiv 1811.03575, with the priors of methods section 1.2. Raises InputError when structures differ.
+    """
+    terms = []
+    for prior, names in _names_by_prior(members, priors).items():
+        weights = torch.stack([_flatten(member, names) for member in members])
+        variance, mean = torch.var_mean(weights, dim=0, correction=0)
+        terms.append(gaussian_kl(mean, variance.clamp_min(variance_floor * prior.variance), prior, direction).sum())
+    if not terms:
+        raise InputError("members have no trained parameter; the DPE penalty needs some: set requires_grad on them")
+    return torch.stack(terms).sum()
+
+
+def _flatten(member: nn.Module, names: Sequence[str]) -> Tensor:
+    return torch.cat([member.get_parameter(name).flatten() for name in names])
+
+
+def _names_by_prior(members: Sequence[nn.Module], priors: dict[str, Prior] | None = None) -> dict[Prior, list[str]]:
+    """Group the trained parameters by prior, so that the penalty takes a few large operations, not one per tensor."""
+    _refuse_different_structures(members)
+    groups: dict[Prior, list[str]] = defaultdict(list)
+    for name, prior in (priors or parameter_priors(members[0])).items():
+        if members[0].get_parameter(name).requires_grad:
+            groups[prior].append(name)
+    return groups
+
+
+def parameter_priors(network: nn.Module) -> dict[str, Prior]:
+    """Return the prior of every parameter by its name; a parameter used twice counts once.
+
+    Convolutions N(0, 2 / fan-out) with fan-out = outputs * kernel (He et al. 2015), linear layers the same with a
+    1 x 1 kernel, normalisation scales N(1, 0.01), shifts and all biases N(0, 0.01). In modules of other kinds a
+    matrix is treated as a linear layer with outputs first and a vector as a bias.
+    """
+    priors: dict[str, Prior] = {}
+    seen: set[int] = set()
+    for path, module in network.named_modules():
+        for name, values in module.named_parameters(recurse=False):
+            if id(values) not in seen:
+                seen.add(id(values))
+                priors[f"{path}.{name}" if path else name] = _prior(module, name, values)
+    return priors
+
+
+def _prior(module: nn.Module, name: str, values: Tensor) -> Prior:
+    if isinstance(module, _NORMALISATIONS):
+        return Prior(1.0 if name == "weight" else 0.0, _SMALL_VARIANCE)
+    if values.dim() < 2:
+        return Prior(0.0, _SMALL_VARIANCE)
+    if isinstance(module, _TRANSPOSED):
+        return Prior(0.0, 2.0 / values[0].numel())
+    if isinstance(module, nn.modules.conv._ConvNd):
+        # A grouped convolution's inputs feed the outputs of their own group only.
+        return Prior(0.0, 2.0 / (values.shape[0] // module.groups * values[0, 0].numel()))
+    return Prior(0.0, 2.0 / values.shape[0])
+
+
+def _refuse_different_structures(members: Sequence[nn.Module]) -> None:
+    shapes = [{name: values.shape for name, values in member.named_parameters()} for member in members]
+    for index, other in enumerate(shapes):
+        if other != shapes[0]:
+            differing = sorted(name for name in {*shapes[0], *other} if shapes[0].get(name) != other.get(name))
+            raise InputError(
+                f"members 0 and {index} differ in parameter {differing[0]!r}; the DPE penalty compares equal "
+                "structures: train the members before removing channels, or use penalty l2"
+            )
+
+
+def _check_direction(direction: str) -> None:
+    if direction not in DIRECTIONS:
+        raise InputError(f"direction {direction!r} is unknown; use pq (the paper's) or qp")

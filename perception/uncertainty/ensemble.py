@@ -1,0 +1,259 @@
+"""Several networks that answer together: joint ensembles, snapshots of one run, Monte Carlo dropout.
+
+All of them are a *committee*: an nn.Module with `member_logits`, `forward` (the stack of them) and `embed`, so that
+training, scoring and evaluation do not ask which kind they were given.
+"""
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perception.errors import InputError
+from perception.models.checkpoint import load_network, save_network
+
+ENSEMBLE_FILE = "ensemble.json"
+
+
+class Committee(nn.Module):
+    """Stand for several networks over the same classes; subclasses say how each member answers."""
+
+    def member_logits(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield one member's logits after the other, so that only one of them needs to be in memory.
+
+        images: (frame, 3, height, width) float32. Each yield: (frame, class, height, width), or (frame, class).
+        """
+        raise NotImplementedError
+
+    def encoder(self) -> nn.Module:
+        """Return the network whose `encode` gives the embeddings."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of all members: (member, frame, class, height, width), or (member, frame, class)."""
+        return torch.stack(list(self.member_logits(images)))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Describe each image by the global average pool of the first member's features.
+
+        The first member alone: channel k means something else in every member, so an average over members would mix
+        unrelated channels and shrink the distances that selection lives on, at the cost of all encoders.
+
+        images: (frame, 3, height, width) float32. Returns (frame, dimension) float32.
+        Raises InputError when the network has no `encode`.
+        """
+        network = self.encoder()
+        if not callable(getattr(network, "encode", None)):
+            raise InputError(
+                f"network {type(network).__name__} has no method encode(images); embeddings are its pooled features: "
+                "add the method, or score without embeddings"
+            )
+        features: Tensor = network.encode(images)
+        return features.flatten(2).mean(2).float() if features.dim() > 2 else features.float()
+
+
+class Ensemble(Committee):
+    """Answer with every one of its members; one member is the single-network baseline."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not members:
+            raise InputError("ensemble has 0 members; at least 1 is needed: pass the networks it is made of")
+        self.members = nn.ModuleList(members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def encoder(self) -> nn.Module:
+        return self.members[0]
+
+    def member_logits(self, images: Tensor) -> Iterator[Tensor]:
+        for member in self.members:
+            yield member(images)
+
+
+class DropoutEnsemble(Committee):
+    """Answer with `passes` thinned copies of one network (MC dropout, Gal and Ghahramani 2016).
+
+    Each pass draws one dropout mask per dropout layer from (seed, pass, layer) and uses it for every image. So a pass
+    is one fixed network, and a frame's score does not depend on the batch or the shard it is in.
+    """
+
+    def __init__(self, network: nn.Module, passes: int, seed: int) -> None:
+        super().__init__()
+        self.network = network
+        self.passes = passes
+        self.seed = seed
+        self.layers = [layer for layer in network.modules() if isinstance(layer, nn.modules.dropout._DropoutNd)]
+        if passes < 1:
+            raise InputError(f"passes = {passes}; Monte Carlo dropout needs at least 1 pass: use for example 8")
+        if not any(layer.p > 0 for layer in self.layers):
+            raise InputError(
+                f"network {type(network).__name__} has no dropout layer with p > 0; every pass would be equal: "
+                "train it with dropout, or use an ensemble"
+            )
+
+    def __len__(self) -> int:
+        return self.passes
+
+    def encoder(self) -> nn.Module:
+        return self.network
+
+    def member_logits(self, images: Tensor) -> Iterator[Tensor]:
+        self.network.eval()
+        for number in range(self.passes):
+            handles = [
+                layer.register_forward_hook(_fixed_mask_hook(layer, (self.seed, number, index)))
+                for index, layer in enumerate(self.layers)
+            ]
+            try:
+                logits = self.network(images)
+            finally:
+                for handle in handles:
+                    handle.remove()
+            yield logits
+
+
+def _fixed_mask_hook(layer: nn.modules.dropout._DropoutNd, seed: tuple[int, int, int]) -> Callable[..., Tensor]:
+    """Return a forward hook that multiplies the layer's output by one mask shared by all frames of the batch."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    keep = 1.0 - layer.p
+    whole_channels = not isinstance(layer, nn.Dropout | nn.AlphaDropout)
+
+    def multiply(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        shape = output.shape[1:2] + (1,) * (output.dim() - 2) if whole_channels else output.shape[1:]
+        mask = (torch.rand(shape, generator=generator) < keep).to(output) / max(keep, torch.finfo(output.dtype).tiny)
+        return output * mask
+
+    return multiply
+
+
+def make_ensemble(build: Callable[[int], nn.Module], members: int, seed: int) -> Ensemble:
+    """Build an ensemble whose members start from different weights.
+
+    build: makes one network from the integer seed it is given; torch's global generator is seeded with the same
+    number around the call and given back untouched. The same seed always gives the same ensemble.
+    Raises InputError when members < 1 or when two members come out with equal weights.
+    """
+    if members < 1:
+        raise InputError(f"members = {members}; an ensemble needs at least 1: set members to 8, as published")
+    networks = []
+    for member_seed in np.random.SeedSequence(seed).generate_state(members):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(member_seed))
+            networks.append(build(int(member_seed)))
+    _refuse_equal_members(networks)
+    return Ensemble(networks)
+
+
+def _refuse_equal_members(networks: Sequence[nn.Module]) -> None:
+    fingerprints = [_weights_sha256(network) for network in networks]
+    for index, fingerprint in enumerate(fingerprints):
+        first = fingerprints.index(fingerprint)
+        if first != index:
+            raise InputError(
+                f"members {first} and {index} start from equal weights; an ensemble of equal members cannot disagree: "
+                "let build() initialise from the seed it is given"
+            )
+
+
+def _weights_sha256(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, values in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(values.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def snapshot_collector(epochs: Collection[int], kept: list[nn.Module]) -> Callable[..., None]:
+    """Return an `after_epoch` callback for `fit` that appends copies of the network at the named epochs to `kept`.
+
+    An ensemble contributes all its members, so that seeds times snapshots members come together, as in Chitta et al.,
+    arXiv 1905.12737. Afterwards `Ensemble(kept)` is the snapshot ensemble.
+    """
+
+    def collect(epoch: int, network: nn.Module, _optimizer: object) -> None:
+        if epoch in epochs:
+            networks = list(network.members) if isinstance(network, Ensemble) else [network]
+            kept.extend(copy.deepcopy(member).eval() for member in networks)
+
+    return collect
+
+
+def save_ensemble(ensemble: Ensemble, folder: Path, metadata: dict[str, str]) -> str:
+    """Write the members and ensemble.json, which names them, into a folder; return the ensemble's model_sha256.
+
+    ensemble.json is written last and moved into place whole, so a folder that has it is complete.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    members = []
+    for index, member in enumerate(ensemble.members):
+        name = f"member_{index:02d}.safetensors"
+        members.append({"file": name, "sha256": save_network(member, folder / name, metadata)})
+    model_sha256 = _combine([member["sha256"] for member in members])
+    text = json.dumps({"model_sha256": model_sha256, "members": members, "metadata": metadata}, indent=2) + "\n"
+    temporary = folder / f".{ENSEMBLE_FILE}.{os.getpid()}"
+    temporary.write_text(text)
+    temporary.replace(folder / ENSEMBLE_FILE)
+    return model_sha256
+
+
+def load_ensemble(folder: Path) -> Ensemble:
+    """Load an ensemble in eval mode from a folder that `save_ensemble` wrote, checking every member's sha256.
+
+    Raises InputError when ensemble.json is missing or damaged or a member's file is not the one it names.
+    """
+    members = _read_ensemble_file(folder)["members"]
+    for member in members:
+        _check_member(folder, member["file"], member["sha256"])
+    return Ensemble([load_network(folder / member["file"]) for member in members]).eval()
+
+
+def ensemble_sha256(folder: Path) -> str:
+    """Return the model_sha256 of a saved ensemble: the sha256 over its members' sha256s in their order."""
+    record = _read_ensemble_file(folder)
+    model_sha256 = _combine([member["sha256"] for member in record["members"]])
+    if record["model_sha256"] != model_sha256:
+        raise InputError(
+            f"{folder / ENSEMBLE_FILE}: model_sha256 {record['model_sha256']} is not that of its members; "
+            "the file was edited: train or fetch the ensemble again"
+        )
+    return model_sha256
+
+
+def _combine(member_sha256s: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(member_sha256s).encode()).hexdigest()
+
+
+def _read_ensemble_file(folder: Path) -> dict:
+    path = folder / ENSEMBLE_FILE
+    try:
+        record = json.loads(path.read_text())
+        names = [str(member["file"]) for member in record["members"]]
+        complete = all(isinstance(member["sha256"], str) for member in record["members"]) and record["model_sha256"]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; a saved ensemble has it: run the ensemble stage first") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); train or fetch the ensemble again") from None
+    if not names or not complete or any(Path(name).name != name or name in ("", ".", "..") for name in names):
+        raise InputError(f"{path}: members {names} must be plain file names beside it: fetch the ensemble again")
+    return record
+
+
+def _check_member(folder: Path, name: str, sha256: str) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise InputError(f"{path} does not exist though {ENSEMBLE_FILE} names it; fetch the ensemble again")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise InputError(f"{path} has sha256 {found}, {ENSEMBLE_FILE} says {sha256}; fetch the ensemble again")

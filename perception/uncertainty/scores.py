@@ -1,0 +1,341 @@
+"""Say how unsure a committee of networks is about each pixel, each image and each frame of a pool."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from perception.errors import InputError
+from perception.uncertainty.ensemble import Committee
+
+MEASURES = ("ensemble_entropy", "mean_entropy", "mutual_information", "variance", "variation_ratio")
+REDUCTIONS = ("mean", "max", "top_share", "region", "class_weighted")
+OUTPUTS = ("softmax", "sigmoid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """Say which measure of uncertainty ranks the frames and how a map of it becomes one number."""
+
+    measure: str = "ensemble_entropy"  # one of MEASURES; ranks the frames
+    reduction: str = "mean"  # one of REDUCTIONS; from the map to the image's score
+    outputs: str = "softmax"  # softmax: one class a pixel; sigmoid: detection maps, each class by itself
+    top_share: float = 0.05  # share of the pixels, most uncertain first, that reduction top_share averages
+    region_threshold: float = 0.25  # share of the measure's greatest value above which a pixel belongs to a region
+    class_weights: tuple[float, ...] | None = None  # one weight a class, for reduction class_weighted
+
+    def __post_init__(self) -> None:
+        for name, known in (("measure", MEASURES), ("reduction", REDUCTIONS), ("outputs", OUTPUTS)):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} {getattr(self, name)!r} is unknown; use one of {', '.join(known)}")
+        if not 0 < self.top_share <= 1:
+            raise InputError(f"top_share = {self.top_share} must be above 0 and at most 1: use for example 0.05")
+        if not 0 <= self.region_threshold < 1:
+            raise InputError(f"region_threshold = {self.region_threshold} must be in [0, 1): use for example 0.25")
+        weights = self.class_weights
+        if (self.reduction == "class_weighted") != (weights is not None):
+            raise InputError("class_weights and reduction class_weighted go together: set both or neither")
+        if weights is not None and not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+            raise InputError(f"class_weights = {weights} must be finite and at least 0: correct the negative ones")
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Hold what a committee says about a batch.
+
+    maps: by measure, (frame, *space) float, at least 0, in nats where it is an entropy; space is (height, width), or
+    empty for classifiers. mean_probabilities: (frame, class, *space), the members' mean. bounds: by measure, the
+    greatest value that it can take with these members and classes.
+    """
+
+    maps: dict[str, Tensor]
+    mean_probabilities: Tensor
+    bounds: dict[str, float]
+
+    @property
+    def predicted(self) -> Tensor:
+        """Return the most probable class: (frame, *space) int64."""
+        return self.mean_probabilities.argmax(1)
+
+
+@dataclass(frozen=True)
+class FrameScore:
+    """Hold one frame's score.
+
+    means: by measure, the mean over the image. class_share: (class,) float32, share of the pixels predicted as each
+    class. embedding: (dimension,) float32, or None where none was asked for.
+    """
+
+    frame_id: str
+    score: float
+    means: dict[str, float]
+    class_share: np.ndarray
+    embedding: np.ndarray | None
+
+
+@torch.no_grad()
+def uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
+    """Measure the disagreement and doubt of members that choose one class a pixel.
+
+    member_logits: one tensor a member, (frame, class, *space) float; consumed one by one, so that memory does not
+    grow with the number of members (a stacked (member, frame, class, *space) tensor will do as well).
+
+    With p_e the softmax of member e and p their mean over E members: ensemble_entropy H(p); mean_entropy
+    (1/E) sum_e H(p_e); mutual_information, their difference (BALD); variance sum_c (1/E) sum_e (p_ec - p_c)^2;
+    variation_ratio 1 - (votes of the modal class) / E. Source: Chitta et al., arXiv 1811.03575.
+    """
+    return _summarise(_probabilities_and_entropy(logits) for logits in member_logits)
+
+
+@torch.no_grad()
+def uncertainty_from_probabilities(member_probabilities: Iterable[Tensor]) -> Uncertainty:
+    """Do as `uncertainty` does, from probabilities.
+
+    member_probabilities: one tensor a member, (frame, class, *space), sums to 1 over class; left as they are.
+    """
+    return _summarise((values.clone(), _entropy(values)) for values in member_probabilities)
+
+
+@torch.no_grad()
+def detection_uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
+    """Measure the doubt of detectors that give each class a probability of its own at each cell.
+
+    member_logits: one tensor a member, (frame, class, height, width); sigmoid gives the probability of a box there.
+    Each map is the maximum over classes of the binary measure, (frame, height, width). Source: Haussmann et al.,
+    arXiv 2004.04699.
+    """
+    stream = iter(member_logits)
+    first = next(stream, None)
+    if first is None:
+        raise InputError("no member gave logits; uncertainty needs at least 1 member: pass a tensor for each")
+    frames_classes = first.shape[:2]
+    # sigmoid(z) is the first of softmax([z, 0]): each class of each frame becomes a choice between two.
+    pairs = (torch.stack([logits, torch.zeros_like(logits)], 2).flatten(0, 1) for logits in chain([first], stream))
+    binary = uncertainty(pairs)
+    maps = {name: values.unflatten(0, frames_classes).amax(1) for name, values in binary.maps.items()}
+    return Uncertainty(maps, binary.mean_probabilities[:, 0].unflatten(0, frames_classes), binary.bounds)
+
+
+def _probabilities_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return softmax and its entropy, log S - sum_c p_c z_c: both terms at least 0, one logarithm a pixel."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    shifted = logits - logits.amax(1, keepdim=True)
+    # exp(-inf) is 0, but 0 * -inf would be NaN.
+    shifted.clamp_min_(math.log(torch.finfo(logits.dtype).tiny))
+    probabilities = shifted.exp()
+    total = probabilities.sum(1, keepdim=True)
+    probabilities /= total
+    return probabilities, total.log_().squeeze(1) - shifted.mul_(probabilities).sum(1)
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    """Return -sum_c p_c log p_c; p log p is 0 at p = 0."""
+    logarithms = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log_()
+    return logarithms.mul_(probabilities).sum(1).neg_()
+
+
+def _summarise(members: Iterable[tuple[Tensor, Tensor]]) -> Uncertainty:
+    """Accumulate (probabilities, entropy) over members by Welford's update, which is exact for equal members."""
+    count = 0
+    for probabilities, entropy in members:
+        count += 1
+        if count == 1:
+            mean, mean_entropy = probabilities, entropy
+            spread = torch.zeros_like(entropy)
+            votes = torch.zeros_like(probabilities, dtype=torch.int16)
+        else:
+            difference = probabilities - mean
+            mean += difference / count
+            mean_entropy = mean_entropy + (entropy - mean_entropy) / count
+            spread += difference.square_().sum(1) * ((count - 1) / count)
+        winners = probabilities.argmax(1, keepdim=True)
+        votes.scatter_add_(1, winners, torch.ones_like(winners, dtype=torch.int16))
+    if count == 0:
+        raise InputError("no member gave logits; uncertainty needs at least 1 member: pass a tensor for each")
+    ensemble_entropy = _entropy(mean)
+    maps = {
+        "ensemble_entropy": ensemble_entropy,
+        "mean_entropy": mean_entropy,
+        # Jensen's inequality makes it at least 0; rounding alone can take it below.
+        "mutual_information": (ensemble_entropy - mean_entropy).clamp_min(0),
+        "variance": spread / count,
+        "variation_ratio": 1 - votes.amax(1).to(mean) / count,
+    }
+    return Uncertainty(maps, mean, measure_bounds(count, mean.shape[1]))
+
+
+def measure_bounds(members: int, classes: int) -> dict[str, float]:
+    """Return the greatest value that each measure can take."""
+    smaller = min(members, classes)
+    return {
+        "ensemble_entropy": math.log(classes),
+        "mean_entropy": math.log(classes),
+        "mutual_information": math.log(smaller),
+        "variance": 1 - 1 / smaller,
+        "variation_ratio": 1 - 1 / smaller,
+    }
+
+
+def reduce_maps(found: Uncertainty, settings: ScoreSettings, valid: Tensor | None = None) -> Tensor:
+    """Reduce each image's map of settings.measure to one number by settings.reduction.
+
+    valid: (frame, height, width) bool, pixels that count (all, when None). Returns (frame,) float64.
+
+    mean: average. max: greatest. top_share: average of the most uncertain share of the pixels. region: of the
+    connected regions (8 neighbours) above region_threshold times the measure's bound, the greatest sum of the
+    measure over a region, divided by the number of valid pixels: a large uncertain region beats a very uncertain
+    pixel. class_weighted: sum of weight[predicted class] * measure over the number of valid pixels; not over the sum
+    of weights, or a frame with one heavy pixel would equal a frame full of them.
+    """
+    values = found.maps[settings.measure]
+    values = values.reshape(values.shape[0], *(values.shape[1:] or (1, 1)))
+    counted = torch.ones_like(values, dtype=torch.bool) if valid is None else valid
+    if not counted.flatten(1).any(1).all():
+        raise InputError("a frame has no valid pixel; its score would be undefined: leave the frame out of the pool")
+    if settings.reduction == "class_weighted":
+        values = values * _weights_of_predicted(found, settings).reshape(values.shape)
+    if settings.reduction == "region":
+        threshold = settings.region_threshold * found.bounds[settings.measure]
+        pairs = zip(values.cpu().numpy(), counted.cpu().numpy(), strict=True)
+        return torch.tensor([largest_region(*pair, threshold) for pair in pairs], dtype=torch.float64)
+    values, counted = values.flatten(1).double(), counted.flatten(1)
+    if settings.reduction == "max":
+        return values.masked_fill(~counted, -math.inf).amax(1)
+    if settings.reduction == "top_share":
+        return _top_share_mean(values, counted, settings.top_share)
+    return (values * counted).sum(1) / counted.sum(1)
+
+
+def _weights_of_predicted(found: Uncertainty, settings: ScoreSettings) -> Tensor:
+    weights = torch.tensor(settings.class_weights, device=found.mean_probabilities.device)
+    classes = found.mean_probabilities.shape[1]
+    if len(weights) != classes:
+        raise InputError(f"class_weights has {len(weights)} weights, the network {classes} classes: give one for each")
+    return weights[found.predicted]
+
+
+def _top_share_mean(values: Tensor, counted: Tensor, share: float) -> Tensor:
+    means = []
+    for row, mask in zip(values, counted, strict=True):
+        kept = row[mask]
+        means.append(kept.topk(max(1, math.ceil(share * kept.numel()))).values.mean())
+    return torch.stack(means)
+
+
+def largest_region(values: np.ndarray, counted: np.ndarray, threshold: float) -> float:
+    """Return the greatest sum of values over a connected region above the threshold, over the counted pixels.
+
+    values: (height, width) float; counted: (height, width) bool. Regions join over 8 neighbours. 0 where nothing is
+    above the threshold.
+    """
+    inside = (values > threshold) & counted
+    _, regions = cv2.connectedComponents(inside.astype(np.uint8), connectivity=8)
+    sums = np.bincount(regions[inside], weights=values[inside])
+    return float(sums.max(initial=0.0) / counted.sum())
+
+
+@torch.no_grad()
+def score_frames(
+    committee: Committee,
+    batches: Iterable[tuple[list[str], Tensor]],
+    settings: ScoreSettings,
+    *,
+    device: str = "cpu",
+    embeddings: bool = True,
+    on_maps: Callable[[str, dict[str, np.ndarray], dict[str, float]], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    total_frames: int = 0,
+) -> Iterator[FrameScore]:
+    """Score a stream of frames, holding one batch of images and one member's outputs at a time.
+
+    batches: (frame_ids, images) with images (frame, 3, height, width) float32 in [0, 1].
+    on_maps: called for each frame with (frame_id, maps by measure as (height, width) float32, bounds by measure).
+    total_frames: what `progress` is told as the total.
+    Raises InputError when a network's output for a frame is not finite.
+    """
+    measure = uncertainty if settings.outputs == "softmax" else detection_uncertainty
+    committee.to(device).eval()
+    done = 0
+    for frame_ids, images in batches:
+        images = images.to(device)
+        found = measure(committee.member_logits(images))
+        yield from _rows(frame_ids, found, settings, committee.embed(images) if embeddings else None)
+        if on_maps is not None:
+            for index, frame_id in enumerate(frame_ids):
+                maps = {name: values[index].float().cpu().numpy() for name, values in found.maps.items()}
+                on_maps(frame_id, maps, found.bounds)
+        done += len(frame_ids)
+        if progress is not None:
+            progress(done, total_frames)
+
+
+def _rows(
+    frame_ids: list[str], found: Uncertainty, settings: ScoreSettings, embeddings: Tensor | None
+) -> Iterator[FrameScore]:
+    scores = reduce_maps(found, settings).tolist()
+    means = {name: values.reshape(len(frame_ids), -1).double().mean(1) for name, values in found.maps.items()}
+    vectors = None if embeddings is None else embeddings.cpu().numpy()
+    shares = _class_shares(found)
+    for index, frame_id in enumerate(frame_ids):
+        row = FrameScore(
+            frame_id=frame_id,
+            score=scores[index],
+            means={name: float(values[index]) for name, values in means.items()},
+            class_share=shares[index],
+            embedding=None if vectors is None else vectors[index],
+        )
+        _refuse_not_finite(row)
+        yield row
+
+
+def _class_shares(found: Uncertainty) -> np.ndarray:
+    classes = found.mean_probabilities.shape[1]
+    predicted = found.predicted.reshape(found.predicted.shape[0], -1).cpu().numpy()
+    counts = np.stack([np.bincount(row, minlength=classes) for row in predicted])
+    return (counts / predicted.shape[1]).astype(np.float32)
+
+
+def _refuse_not_finite(row: FrameScore) -> None:
+    finite = all(math.isfinite(value) for value in (row.score, *row.means.values()))
+    if not finite or (row.embedding is not None and not np.isfinite(row.embedding).all()):
+        raise InputError(
+            f"frame {row.frame_id}: the network's output is not finite and cannot be ranked; "
+            "look at the ensemble's training (learning rate, gradient norm) and train it again"
+        )
+
+
+def score_table(rows: Iterable[FrameScore], settings: ScoreSettings, model_sha256: str) -> pd.DataFrame:
+    """Collect scores into a table: one row a frame, with what made it.
+
+    Columns: frame_id str, score float64, every measure's mean over the image float32, class_share list of float32,
+    embedding list of float32 (absent when none was asked for), model_sha256, measure, reduction str.
+    """
+    columns: dict[str, list[Any]] = {"frame_id": [], "score": [], **{name: [] for name in MEASURES}}
+    columns |= {"class_share": [], "embedding": []}
+    for row in rows:
+        columns["frame_id"].append(row.frame_id)
+        columns["score"].append(row.score)
+        columns["class_share"].append(row.class_share)
+        columns["embedding"].append(row.embedding)
+        for name in MEASURES:
+            columns[name].append(row.means[name])
+    if any(vector is None for vector in columns["embedding"]):
+        del columns["embedding"]
+    table = pd.DataFrame(columns).astype({"score": "float64", **dict.fromkeys(MEASURES, "float32")})
+    return table.assign(model_sha256=model_sha256, measure=settings.measure, reduction=settings.reduction)
+
+
+def heat_picture(values: np.ndarray, bound: float) -> np.ndarray:
+    """Paint an uncertainty map from dark (0) to bright (bound).
+
+    values: (height, width) float. Returns (height, width, 3) uint8 RGB.
+    """
+    levels = np.clip(values * (255.0 / bound if bound > 0 else 0.0), 0, 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
