@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from perception.errors import InputError
 
 
@@ -168,7 +170,7 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _scalar(value: Any, where: str) -> Any:
-    if hasattr(value, "item"):  # a NumPy scalar
+    if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and math.isnan(value):
         return None
