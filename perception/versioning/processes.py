@@ -1,0 +1,188 @@
+"""Run git and DVC as child processes in throw-away clones, whatever the home folder, user name or working directory."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perception.errors import InputError
+
+REMOTE_NAME = "store"
+_CHILD = Path(__file__).with_name("dvc_process.py")
+# Set by git around hooks; inherited, they would point our commands at somebody else's repository.
+_GIT_LOCATION_VARIABLES = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_COMMON_DIR",
+    "GIT_PREFIX",
+    "GIT_NAMESPACE",
+    "GIT_QUARANTINE_PATH",
+)
+
+
+class RegistryError(Exception):
+    """Report that git, DVC or the remote failed for a reason that may pass: the same call may be made again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Author:
+    """Who commits to the registry when a program does."""
+
+    name: str = "Nightdrive"  # shown as author and committer
+    email: str = "nightdrive@localhost"  # no mail is ever sent
+
+    def __post_init__(self) -> None:
+        for what, value in (("name", self.name), ("email", self.email)):
+            if not value.strip() or any(c in value for c in "<>\n\r\0"):
+                raise InputError(f"author {what}={value!r} must not be empty or hold < > or line breaks")
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A throw-away clone: nothing in it is shared with any other process, so no lock can be left for anyone."""
+
+    path: Path
+    environment: Mapping[str, str]
+    url: str
+
+
+def git_url(registry: str | Path) -> str:
+    """Give the URL git clones a registry from: file:// for a local folder, the text itself otherwise."""
+    text = str(registry)
+    if "://" in text or (":" in text.split("/", 1)[0] and not Path(text).exists()):
+        return text
+    return Path(text).absolute().as_uri()
+
+
+def child_environment(scratch: Path, author: Author, safe_directory: str | None = None) -> dict[str, str]:
+    """Give the environment of git and DVC children: no telemetry, no prompt, nothing written outside `scratch`.
+
+    Credentials stay where the surroundings put them (AWS_*, GIT_ASKPASS, the user's own git configuration).
+    """
+    own = {name: value for name, value in os.environ.items() if name not in _GIT_LOCATION_VARIABLES}
+    user_config = Path(own["HOME"]) / ".gitconfig" if own.get("HOME") else None
+    if own.get("GIT_CONFIG_GLOBAL"):
+        user_config = Path(own["GIT_CONFIG_GLOBAL"])
+    lines = [f"[include]\n\tpath = {json.dumps(str(user_config))}\n"] if user_config and user_config.is_file() else []
+    if safe_directory:
+        # A volume may belong to another user id than this process; only this one registry is trusted.
+        lines.append(f"[safe]\n\tdirectory = {json.dumps(safe_directory)}\n")
+    configuration = scratch / "gitconfig"
+    configuration.write_text("".join(lines))
+    own.setdefault("USER", "nightdrive")  # DVC asks the password file otherwise, where a pod's user id is missing
+    own.setdefault("HOME", str(scratch))
+    own.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+    own.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # without keys: fail, do not ask the link-local address
+    own |= {
+        "GIT_CONFIG_GLOBAL": str(configuration),
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_AUTHOR_NAME": author.name,
+        "GIT_AUTHOR_EMAIL": author.email,
+        "GIT_COMMITTER_NAME": author.name,
+        "GIT_COMMITTER_EMAIL": author.email,
+        "DVC_NO_ANALYTICS": "1",
+        "CI": "1",  # switches the update check off
+        "DVC_SITE_CACHE_DIR": str(scratch / "site"),
+        "DVC_GLOBAL_CONFIG_DIR": str(scratch / "dvc_global"),
+        "DVC_SYSTEM_CONFIG_DIR": str(scratch / "dvc_system"),
+        "LC_ALL": "C",
+    }
+    return own
+
+
+def run_git(
+    clone: Clone, *arguments: str, stdin: bytes | None = None, check: bool = True
+) -> subprocess.CompletedProcess[bytes]:
+    """Run one git command in a clone; raises RegistryError with git's own words when `check` and it fails."""
+    done = subprocess.run(
+        ["git", *arguments], cwd=clone.path, env=dict(clone.environment), input=stdin, capture_output=True, check=False
+    )
+    if check and done.returncode:
+        raise RegistryError(f"git {arguments[0]} failed on registry {clone.url}: {last_words(done.stderr)}")
+    return done
+
+
+def git_text(clone: Clone, *arguments: str, stdin: bytes | None = None) -> str:
+    """Run one git command in a clone and give what it printed, stripped."""
+    return run_git(clone, *arguments, stdin=stdin).stdout.decode().strip()
+
+
+def last_words(output: bytes, lines: int = 3) -> str:
+    """Give the last lines of a child's output as one line."""
+    said = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
+    return " | ".join(said[-lines:]) or "no message"
+
+
+@contextmanager
+def scratch_folder(parent: Path | None = None, prefix: str = "nightdrive-") -> Iterator[Path]:
+    """Make a private folder and remove it afterwards, read-only members included."""
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def shallow_clone(
+    registry: str | Path, author: Author, *, branch: str = "main", scratch: Path | None = None, depth: int | None = 1
+) -> Iterator[Clone]:
+    """Clone one branch or tag of a registry without a working tree; the clone is removed afterwards.
+
+    Raises InputError when the registry or the branch cannot be read.
+    """
+    with scratch_folder(scratch) as folder:
+        url = git_url(registry)
+        local = url.removeprefix("file://") if url.startswith("file://") else None
+        environment = child_environment(folder, author, local)
+        start = Clone(folder, environment, url)
+        limits = ["--depth", str(depth), "--no-tags"] if depth else []
+        done = run_git(
+            start, "clone", "--quiet", "--no-checkout", *limits, "--branch", branch, "--", url, "clone", check=False
+        )
+        if done.returncode:
+            raise InputError(
+                f"registry {registry} has no readable {branch!r}: {last_words(done.stderr, 1)}; "
+                "check the path or URL and the credentials, or create the registry first"
+            )
+        yield Clone(folder / "clone", environment, url)
+
+
+def read_committed(clone: Clone, path: str, revision: str = "HEAD") -> bytes | None:
+    """Read a file as committed at a revision; None where it does not exist."""
+    done = run_git(clone, "cat-file", "blob", f"{revision}:{path}", check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def run_dvc(clone: Clone, steps: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Run DVC steps one after another in one child process (see dvc_process.py) and give each step's result.
+
+    One process start serves all commands: importing DVC costs more than most of them.
+    Raises RegistryError naming the step that failed, with DVC's own words.
+    """
+    answer = clone.path.parent / "dvc_answer.json"
+    answer.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-P", str(_CHILD), str(answer)],
+        cwd=clone.path,
+        env=dict(clone.environment),
+        input=json.dumps(list(steps)).encode(),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        said = last_words(done.stderr or done.stdout, 4)
+        raise RegistryError(f"DVC failed on registry {clone.url} (exit {done.returncode}): {said}")
+    results: list[Any] = json.loads(answer.read_text())
+    return results

@@ -1,0 +1,79 @@
+"""What a version is: its record in the registry, its names, and the hashes that vouch for it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from perception.errors import InputError
+from perception.versioning.processes import Clone, read_committed
+
+RUN_RULE = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
+TAG_RULE = "^data/[A-Za-z0-9][A-Za-z0-9_-]{0,99}-[0-9a-f]{8}$"
+MANIFEST, FILES, RUN, SHARDS = "manifest.parquet", "files.json", "run.json", "shards.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A published data version."""
+
+    tag: str  # data/<run>-<first 8 of the manifest's sha256>
+    commit: str  # exact commit the tag names
+    manifest_sha256: str  # the version's identity
+    parent: str | None  # tag of the version it was built on
+    run: str  # run that published it
+    frames: int  # rows of the manifest
+    splits: Mapping[str, int]  # frames by split
+    test_set_sha256: str  # hash over the frames, images and labels of the test split
+    new_bytes: int  # bytes of files that the parent does not hold
+    files_sha256: str  # sha256 of files.json
+    facts: Mapping[str, str] = field(default_factory=dict)  # what the publisher recorded: code commit, parameters, ...
+
+    @property
+    def folder(self) -> str:
+        """Give the version's folder in the registry."""
+        return run_folder(self.tag)
+
+
+def run_folder(tag: str) -> str:
+    """Give the folder of a version in the registry."""
+    return f"datasets/runs/{tag.removeprefix('data/')}"
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def json_bytes(content: Any) -> bytes:
+    """Write JSON the one way that equal content has equal bytes."""
+    return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def version_of(clone: Clone, tag: str, commit: str) -> Version:
+    """Read a version's record at a commit of the clone; raises InputError when the record is not this tag's."""
+    content = read_committed(clone, f"{run_folder(tag)}/{RUN}", commit)
+    if content is None:
+        raise InputError(
+            f"tag {tag} has no {run_folder(tag)}/{RUN} at commit {commit[:8]}: the tag was moved or made by hand"
+        )
+    record = json.loads(content)
+    if record["tag"] != tag or not tag.endswith(record["manifest_sha256"][:8]):
+        raise InputError(f"tag {tag} leads to the record of {record['tag']}: the tag was moved; restore it")
+    return Version(commit=commit, **record)
+
+
+def split_sha256(manifest: Path, split: str) -> str:
+    """Hash the frame ids, images and labels of one split of a manifest; frames in other splits change nothing."""
+    columns = ["frame_id", "image_sha256", "label_sha256"]
+    table = pq.read_table(manifest, columns=columns, filters=pc.field("split") == split).sort_by("frame_id")
+    digest = hashlib.sha256()
+    for row in zip(*(table[name].to_pylist() for name in columns), strict=True):
+        digest.update("\t".join(value or "" for value in row).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,375 @@
+"""The data registry: a git repository whose data lies on a DVC remote; nights publish versions, stages fetch them.
+
+Layout of the repository:
+    .dvc/config                          the remote and settings that cannot corrupt
+    current.json, champion.json          what people released: small pointers on main (decisions.py moves them)
+    decisions/                           one file a decision
+    datasets/runs/<run>-<sha8>/          one folder a version: frames.dvc (DVC's pointer) and run.json (what it is)
+    refs/tags/data/<run>-<sha8>          annotated, write-once
+
+A version's identity is the sha256 of its manifest.  Its tag names the first eight digits, its run.json all of them and
+the sha256 of files.json, which lists the sha256 of every file; so one commit hash vouches for every byte.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perception.data.manifest import read_manifest
+from perception.errors import InputError
+from perception.versioning import working_tree
+from perception.versioning.processes import (
+    Author,
+    Clone,
+    git_text,
+    read_committed,
+    run_dvc,
+    shallow_clone,
+)
+from perception.versioning.records import (
+    FILES,
+    MANIFEST,
+    RUN,
+    RUN_RULE,
+    SHARDS,
+    TAG_RULE,
+    Version,
+    file_sha256,
+    json_bytes,
+    run_folder,
+    split_sha256,
+    version_of,
+)
+from perception.versioning.repository import (
+    configured_remote,
+    create_registry,
+    push_commit,
+    read_pointer,
+    remote_tags,
+    trailers,
+)
+
+__all__ = ["Version", "create_registry", "fetch", "find_tag", "publish", "resolve"]
+
+_Files = Mapping[str, Mapping[str, Any]]
+
+
+# --- resolving
+
+
+def find_tag(registry: str | Path, revision: str) -> str:
+    """Give the tag of a version named by its tag or, where only one version has it, by its run.
+
+    Raises InputError when there is no such version, or a run has several.
+    """
+    if re.fullmatch(TAG_RULE, revision):
+        candidates = remote_tags(registry, revision)
+    elif re.fullmatch(RUN_RULE, revision):
+        candidates = remote_tags(registry, f"data/{revision}-*")
+        exact = re.compile(f"data/{re.escape(revision)}-[0-9a-f]{{8}}")
+        candidates = {tag: commit for tag, commit in candidates.items() if exact.fullmatch(tag)}
+    else:
+        raise InputError(f"revision {revision!r} must be 'current', a run, or a tag data/<run>-<8 hex digits>")
+    if len(candidates) > 1:
+        raise InputError(f"run {revision} has {len(candidates)} versions; name one of {', '.join(sorted(candidates))}")
+    if not candidates:
+        raise InputError(f"registry {registry} has no version {revision}; list its tags with git ls-remote --tags")
+    return next(iter(candidates))
+
+
+def resolve(registry: str | Path, revision: str = "current") -> Version | None:
+    """Resolve `current`, a tag or a run to one exact version; None for `current` while nothing was promoted.
+
+    Raises InputError for an unknown revision, and when the pointer, the tag and the recorded manifest disagree: then
+    somebody moved a tag.
+    """
+    if revision != "current":
+        return _version_at(registry, find_tag(registry, revision))
+    with shallow_clone(registry, Author()) as clone:
+        pointer = read_pointer(clone, "current.json")
+    if pointer is None:
+        return None
+    version = _version_at(registry, pointer["tag"])
+    if (version.manifest_sha256, version.commit) != (pointer["manifest_sha256"], pointer["commit"]):
+        raise InputError(
+            f"current.json names {pointer['tag']} with manifest {pointer['manifest_sha256'][:8]} at commit "
+            f"{pointer['commit'][:8]}, but the tag now has {version.manifest_sha256[:8]} at {version.commit[:8]}: "
+            "the tag was moved; restore it before the next night"
+        )
+    return version
+
+
+def _version_at(registry: str | Path, tag: str) -> Version:
+    with shallow_clone(registry, Author(), branch=tag) as clone:
+        return version_of(clone, tag, git_text(clone, "rev-parse", "HEAD"))
+
+
+# --- publishing
+
+
+def publish(
+    registry: str | Path,
+    run: str,
+    frames_folder: Path,
+    *,
+    parent: str | None = None,
+    facts: Mapping[str, str] | None = None,
+    author: Author | None = None,
+    scratch: Path | None = None,
+) -> Version:
+    """Publish a frames folder as a data version; the same call again returns the same version and uploads nothing.
+
+    Order: add, push, check the remote, commit, tag; the tag appears last, so no version is visible before it is whole,
+    and a killed call is finished by the same call.  Shards that shards.json lists and the folder lacks are taken from
+    the parent, whose bytes are neither fetched nor uploaded.
+
+    parent: tag; by default what the folder's version.json names.  facts: recorded with the version (code commit, ...).
+    scratch: folder for the throw-away clone; needs room for the new files.
+    Raises InputError for bad content or another manifest under the same tag, RegistryError when git or a server failed.
+    """
+    if not re.fullmatch(RUN_RULE, run):
+        raise InputError(f"run {run!r} must match {RUN_RULE}; rename the run")
+    local = _folder_files(frames_folder)
+    manifest_sha256 = file_sha256(frames_folder / MANIFEST)
+    tag = f"data/{run}-{manifest_sha256[:8]}"
+    if remote_tags(registry, tag):
+        return _already_published(registry, tag, manifest_sha256)
+    summary = _manifest_summary(frames_folder / MANIFEST)
+    parent = parent or _declared_parent(frames_folder)
+    with shallow_clone(registry, author or Author(), scratch=scratch) as clone:
+        working_tree.prepare(clone)
+        inherited = _inherited_files(clone, tag, frames_folder, local, parent)
+        files = inherited | _stage_files(clone, tag, frames_folder, local)
+        content = json_bytes({"files": files})
+        (clone.path / run_folder(tag) / "frames" / FILES).write_bytes(content)
+        _upload(clone, tag, files | {FILES: {"size_bytes": len(content)}}, [*local, FILES])
+        record = {
+            "tag": tag,
+            "run": run,
+            "manifest_sha256": manifest_sha256,
+            "files_sha256": hashlib.sha256(content).hexdigest(),
+            "parent": parent,
+            "new_bytes": sum(files[name]["size_bytes"] for name in local),
+            "facts": {str(name): str(value) for name, value in sorted((facts or {}).items())},
+            **summary,
+        }
+        commit = _commit_version(clone, record)
+        return version_of(clone, tag, commit) if commit else _already_published(registry, tag, manifest_sha256)
+
+
+def _folder_files(folder: Path) -> list[str]:
+    """List the files of a frames folder, refusing what a version cannot hold."""
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder} has no {MANIFEST}; publish a frames folder")
+    names = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} is a link or a special file; a version holds plain files: copy it in")
+        if not re.fullmatch(r"[A-Za-z0-9_.\-/]+", name) or name in (FILES, RUN):
+            raise InputError(f"{path}: name not allowed; use letters, digits, _ . - and neither {FILES} nor {RUN}")
+        if path.is_file():
+            names.append(name)
+    return names
+
+
+def _declared_parent(folder: Path) -> str | None:
+    path = folder / "version.json"
+    return json.loads(path.read_text()).get("parent") if path.is_file() else None
+
+
+def _manifest_summary(path: Path) -> dict[str, Any]:
+    """Validate a manifest and give what the version's record says of it."""
+    frames = read_manifest(path)
+    splits = frames["split"].value_counts()
+    return {
+        "frames": len(frames),
+        "splits": {str(name): int(count) for name, count in sorted(splits.items()) if count},
+        "test_set_sha256": split_sha256(path, "test"),
+    }
+
+
+def _already_published(registry: str | Path, tag: str, manifest_sha256: str) -> Version:
+    version = _version_at(registry, tag)
+    if version.manifest_sha256 != manifest_sha256:
+        raise InputError(
+            f"tag {tag} exists with manifest {version.manifest_sha256}, not {manifest_sha256}; tags are write-once: "
+            "publish under another run"
+        )
+    return version
+
+
+def _inherited_files(
+    clone: Clone, tag: str, folder: Path, local: Sequence[str], parent: str | None
+) -> dict[str, Mapping[str, Any]]:
+    """Find the shards that a version takes over from its parent, and start the version's pointer from the parent's."""
+    listing = folder / SHARDS
+    shards = json.loads(listing.read_text())["shards"] if listing.is_file() else []
+    present = set(local)
+    wanted = {f"shards/{shard['name']}": shard["sha256"] for shard in shards}
+    missing = {name: sha256 for name, sha256 in wanted.items() if name not in present}
+    if not missing:
+        return {}
+    if parent is None:
+        raise InputError(
+            f"{listing} lists {min(missing)}, which is not in the folder, and no parent is named; build it again"
+        )
+    held = _take_over_pointer(clone, tag, parent)
+    for name, sha256 in missing.items():
+        if held.get(name, {}).get("sha256") != sha256:
+            raise InputError(f"{listing} takes {name} from {parent}, which does not hold these bytes; build it again")
+    # Everything else that the parent holds leaves the new version: DVC drops a path that is added while absent.
+    dropped = [f"{run_folder(tag)}/frames/{name}" for name in held if name not in missing and name not in present]
+    if dropped:
+        run_dvc(clone, [working_tree.command("add", "--quiet", *dropped)])
+    return {name: held[name] for name in missing}
+
+
+def _take_over_pointer(clone: Clone, tag: str, parent: str) -> _Files:
+    record = read_committed(clone, f"{run_folder(parent)}/{RUN}") if re.fullmatch(TAG_RULE, parent) else None
+    if record is None:
+        raise InputError(f"parent {parent} is not a version of registry {clone.url}; publish it first or name another")
+    folder = run_folder(tag)
+    working_tree.lay_pointer(clone, parent, folder)
+    working_tree.pull(clone, [f"{folder}/frames/{FILES}"])
+    listing = clone.path / folder / "frames" / FILES
+    files = _checked_listing(listing, json.loads(record)["files_sha256"], parent)
+    listing.unlink()
+    return files
+
+
+def _checked_listing(path: Path, expected_sha256: str, tag: str) -> _Files:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != expected_sha256:
+        raise InputError(
+            f"{FILES} of {tag} on the remote is not what was published; restore the remote from its backup"
+        )
+    files: _Files = json.loads(content)["files"]
+    return files
+
+
+def _stage_files(clone: Clone, tag: str, folder: Path, local: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """Copy the new files into the clone and hash the copies, so that no later edit of the source can slip in."""
+    target = clone.path / run_folder(tag) / "frames"
+    files: dict[str, Mapping[str, Any]] = {}
+    for name in local:
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, copy)
+        files[name] = {"sha256": file_sha256(copy), "size_bytes": copy.stat().st_size}
+    return files
+
+
+def _upload(clone: Clone, tag: str, files: _Files, new: Sequence[str]) -> None:
+    """Add, push and check: every object of the version lies on the remote, new ones with their exact bytes.
+
+    DVC never replaces an object that exists (not even a damaged one) and takes its presence for proof, so the check
+    re-hashes what a folder remote holds, compares sizes on any remote, and puts a damaged object right.
+    """
+    frames = f"{run_folder(tag)}/frames"
+    appending = (clone.path / f"{frames}.dvc").exists()
+    targets = [f"{frames}/{name}" for name in new] if appending else [frames]
+    check = {
+        "step": "check",
+        "folder": frames,
+        "sizes": {name: facts["size_bytes"] for name, facts in files.items()},
+        "new": list(new),
+        "rehash": "://" not in configured_remote(clone),
+    }
+    run_dvc(clone, [working_tree.command("add", "--quiet", *targets), working_tree.command("push", "--quiet"), check])
+
+
+def _commit_version(clone: Clone, record: Mapping[str, Any]) -> str | None:
+    """Commit a version's folder and tag it; None when another process has just published the same version."""
+    tag, folder = record["tag"], run_folder(record["tag"])
+    files = {
+        f"{folder}/frames.dvc": (clone.path / folder / "frames.dvc").read_bytes(),
+        f"{folder}/{RUN}": json_bytes(record),
+        f"{folder}/.gitignore": b"/frames\n",
+    }
+    message = trailers(
+        f"Publish data version {tag}",
+        f"{record['frames']} frames, {record['new_bytes']} new bytes",
+        run_id=record["run"],
+        manifest_sha256=record["manifest_sha256"],
+        parent=record["parent"],
+    )
+
+    def changes(base: str) -> tuple[Mapping[str, bytes], str] | None:
+        there = read_committed(clone, f"{folder}/{RUN}", base)
+        return None if there is not None else (files, message)
+
+    return push_commit(clone, changes, tag=(tag, message))
+
+
+# --- fetching
+
+
+def fetch(
+    registry: str | Path, version: Version | str, destination: Path, *, files: Sequence[str] | None = None
+) -> Version:
+    """Fetch a version's files into a folder that appears whole, every file checked against its published sha256.
+
+    version: a resolved version, a tag, a run or `current`.  files: only these files or folders, for example
+    ["manifest.parquet"]; by default all.  Beside them run.json tells the version, with its commit.
+    A destination that already holds the same files of the same version is checked and kept.
+    Raises InputError when the version is unknown, the remote lacks a file or holds other bytes, or the destination
+    holds something else.
+    """
+    wanted = version if isinstance(version, Version) else resolve(registry, version)
+    if wanted is None:
+        raise InputError(f"registry {registry} has no current version yet; promote one, or name a tag")
+    if destination.exists() and any(destination.iterdir()):
+        return _check_fetched(wanted, destination, files)
+    # Beside the destination, so that the files can be moved into place instead of copied.
+    with shallow_clone(registry, Author(), branch=wanted.tag, scratch=destination.absolute().parent) as clone:
+        if version_of(clone, wanted.tag, git_text(clone, "rev-parse", "HEAD")) != wanted:
+            raise InputError(
+                f"tag {wanted.tag} no longer leads to commit {wanted.commit[:8]}: it was moved; restore it"
+            )
+        # DVC's own md5 check would read every byte twice; the sha256 check below is the stronger one.
+        working_tree.prepare(clone, [wanted.tag], verify=False)
+        frames = f"{wanted.folder}/frames"
+        targets = [f"{frames}/{name}" for name in [FILES, *files]] if files else [frames]
+        working_tree.pull(clone, targets)
+        folder = clone.path / frames
+        (folder / RUN).write_bytes(json_bytes(_run_facts(wanted)))
+        _check_files(wanted, folder, files)
+        if destination.exists():
+            destination.rmdir()
+        folder.replace(destination)
+    return wanted
+
+
+def _run_facts(version: Version) -> dict[str, Any]:
+    return {name: getattr(version, name) for name in version.__dataclass_fields__}
+
+
+def _check_fetched(version: Version, folder: Path, files: Sequence[str] | None) -> Version:
+    record = folder / RUN
+    if not record.is_file() or json.loads(record.read_text()) != _run_facts(version):
+        raise InputError(f"{folder} holds something other than {version.tag}; remove it or fetch into another folder")
+    _check_files(version, folder, files)
+    return version
+
+
+def _check_files(version: Version, folder: Path, only: Sequence[str] | None) -> None:
+    """Hash every file that was asked for against files.json, and files.json against the version."""
+    listing = _checked_listing(folder / FILES, version.files_sha256, version.tag)
+    if listing[MANIFEST]["sha256"] != version.manifest_sha256:
+        raise InputError(f"{FILES} of {version.tag} lists another manifest than the version's; do not use this version")
+    names = [name for name in listing if only is None or any(name == o or name.startswith(f"{o}/") for o in only)]
+    for asked in only or ():
+        if not any(name == asked or name.startswith(f"{asked}/") for name in names):
+            raise InputError(f"version {version.tag} has no {asked}; it holds {', '.join(sorted(listing)[:8])}, ...")
+    for name in names:
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != listing[name]["sha256"]:
+            raise InputError(
+                f"{name} of {version.tag} is missing on the remote or not what was published (by its sha256); "
+                "restore it from a backup, or publish the same folder again from where it still exists"
+            )

@@ -1,0 +1,250 @@
+"""The git side of a data registry: creating it, reading it, and committing to it beside other writers."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from perception.errors import InputError
+from perception.versioning.processes import (
+    REMOTE_NAME,
+    Author,
+    Clone,
+    RegistryError,
+    child_environment,
+    git_text,
+    git_url,
+    last_words,
+    read_committed,
+    run_git,
+    scratch_folder,
+    shallow_clone,
+)
+
+_PUSH_ATTEMPTS = 60
+_LOST_RACE = re.compile(
+    rb"fetch first|non-fast-forward|cannot lock ref|incorrect old value|failed to update ref|reference already exists|"
+    rb"stale info|Unable to create .*\.lock|atomic push fail"
+)
+_UPDATE_HOOK = """#!/bin/sh
+# Data tags are write-once: no run's data may become another's, or vanish.
+zero=0000000000000000000000000000000000000000
+case "$1" in
+refs/tags/data/*)
+    if [ "$2" != "$zero" ]; then
+        echo "tag ${1#refs/tags/} is write-once: publish another version instead" >&2
+        exit 1
+    fi ;;
+esac
+exit 0
+"""
+
+
+# --- creating
+
+
+def _remote_config(remote_url: str) -> str:
+    return (
+        f"[core]\n    remote = {REMOTE_NAME}\n    analytics = false\n    check_update = false\n    autostage = true\n"
+        # Hard and symbolic links let an edit of a working file change the cache, and push it under its old name.
+        '[cache]\n    type = "reflink,copy"\n'
+        f"['remote \"{REMOTE_NAME}\"']\n    url = {remote_url}\n    verify = true\n"
+    )
+
+
+def _check_remote_url(remote_url: str) -> str:
+    if re.search(r"[\s'\"#,]", remote_url) or not remote_url:
+        raise InputError(f"remote {remote_url!r} must not be empty or hold spaces, quotes, # or commas; rename it")
+    if "://" not in remote_url:
+        return str(Path(remote_url).absolute())
+    if not remote_url.startswith("s3://"):
+        raise InputError(f"remote {remote_url} must be a folder or s3://bucket/prefix")
+    return remote_url.rstrip("/")
+
+
+def create_registry(git_path: str | Path, remote_url: str, *, author: Author | None = None) -> None:
+    """Create a data registry, or check that the one that is there has this remote; safe to call at any time.
+
+    git_path: folder for a new bare repository, or the URL of an empty repository that exists.
+    remote_url: folder, or s3://bucket/prefix (endpoint and keys come from the environment, never from the registry).
+    Raises InputError when the registry exists with another remote, or the place holds something else.
+    """
+    url, author = _check_remote_url(remote_url), author or Author()
+    if "://" in str(git_path):
+        _commit_first(str(git_path), url, author)
+    elif not _occupied(Path(git_path)):
+        _create_bare(Path(git_path), url, author)
+    found = registry_remote(git_path)
+    if found != url:
+        raise InputError(
+            f"registry {git_path} keeps its data at {found}, not at {url}; use its remote or another registry"
+        )
+
+
+def _occupied(folder: Path) -> bool:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"registry {folder} is a file; give a folder")
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _create_bare(place: Path, remote_url: str, author: Author) -> None:
+    """Build the repository beside its place and move it there whole, so that no half-made registry is ever seen."""
+    with scratch_folder(place.absolute().parent, prefix=f".{place.name}-") as scratch:
+        bare = scratch / "registry.git"
+        environment = child_environment(scratch, author)
+        subprocess.run(["git", "init", "--quiet", "--bare", "-b", "main", bare], env=environment, check=True)
+        clone = Clone(bare, environment, git_url(place))
+        for name, value in (
+            ("receive.denyNonFastForwards", "true"),
+            ("receive.denyDeletes", "true"),
+            # Packing in the background would race with a night that publishes; git packs when people run it.
+            ("receive.autogc", "false"),
+            ("gc.auto", "0"),
+        ):
+            run_git(clone, "config", name, value)
+        hook = bare / "hooks" / "update"
+        hook.parent.mkdir(exist_ok=True)
+        hook.write_text(_UPDATE_HOOK)
+        hook.chmod(0o755)
+        _commit_first(bare, remote_url, author)
+        try:
+            bare.replace(place)
+        except OSError:
+            if not _occupied(place):  # otherwise somebody else created it meanwhile
+                raise
+
+
+def _commit_first(registry: str | Path, remote_url: str, author: Author) -> None:
+    with scratch_folder() as scratch:
+        environment = child_environment(scratch, author, str(registry))
+        (scratch / "first").mkdir()
+        clone = Clone(scratch / "first", environment, git_url(registry))
+        run_git(clone, "init", "--quiet", "-b", "main")
+        run_git(clone, "remote", "add", "origin", clone.url)
+        if git_text(clone, "ls-remote", "origin", "refs/heads/main"):
+            return
+        files = {
+            ".dvc/config": _remote_config(remote_url).encode(),
+            ".dvc/.gitignore": b"/config.local\n/tmp\n/cache\n",
+            ".dvcignore": b"",
+            "README.md": b"Data registry: versions under datasets/runs, released version in current.json. "
+            b"Written by programs and by recorded decisions; do not edit by hand.\n",
+        }
+        commit = commit_files(clone, None, files, "Create the data registry")
+        done = run_git(clone, "push", "--quiet", "origin", f"{commit}:refs/heads/main", check=False)
+        if done.returncode and not _LOST_RACE.search(done.stderr):
+            raise RegistryError(f"registry {registry} cannot be written: {last_words(done.stderr)}")
+
+
+def registry_remote(registry: str | Path) -> str:
+    """Read where a registry keeps its data; raises InputError when it is no data registry."""
+    with shallow_clone(registry, Author()) as clone:
+        return configured_remote(clone)
+
+
+def configured_remote(clone: Clone) -> str:
+    config = (read_committed(clone, ".dvc/config") or b"").decode()
+    found = re.search(r"^\s*url\s*=\s*(\S+)\s*$", config, re.MULTILINE)
+    if not found:
+        raise InputError(f"{clone.url} is a git repository but not a data registry; create the registry first")
+    return found.group(1)
+
+
+# --- commits
+
+
+def commit_files(clone: Clone, base: str | None, files: Mapping[str, bytes | None], message: str) -> str:
+    """Commit files on top of `base` without touching a working tree; None as content removes the path."""
+    environment = {**clone.environment, "GIT_INDEX_FILE": str(clone.path.parent / "index")}
+    bare = Clone(clone.path, environment, clone.url)
+    run_git(bare, "read-tree", *([base] if base else ["--empty"]))
+    lines = []
+    for path, content in sorted(files.items()):
+        blob = "0" * 40 if content is None else git_text(bare, "hash-object", "-w", "--stdin", stdin=content)
+        lines.append(f"{'0' if content is None else '100644'} {blob}\t{path}\n")
+    run_git(bare, "update-index", "--add", "--index-info", stdin="".join(lines).encode())
+    tree = git_text(bare, "write-tree")
+    parents = ["-p", base] if base else []
+    return git_text(bare, "commit-tree", tree, *parents, stdin=message.encode())
+
+
+def trailers(subject: str, body: str, **values: str | None) -> str:
+    """Write a commit message whose last lines are trailers; run_id becomes Run-Id."""
+    lines = [f"{name.replace('_', '-').title()}: {' '.join(value.split())}" for name, value in values.items() if value]
+    return "\n\n".join(part for part in (subject, body.strip(), "\n".join(lines)) if part) + "\n"
+
+
+def push_commit(
+    clone: Clone,
+    changes: Callable[[str], tuple[Mapping[str, bytes | None], str] | None],
+    tag: tuple[str, str] | None = None,
+) -> str | None:
+    """Commit on top of main and push, again and again until no other writer came first; history stays linear.
+
+    changes: gives the files and the message for the head of main that it is told (a commit of the clone), or None when
+    nothing is left to do.  tag: (name, message) of an annotated tag that appears with the commit or not at all.
+    Returns the commit, or None when `changes` gave None.  Raises InputError when a rule of the registry refuses.
+    """
+    jitter = random.Random(f"{os.getpid()} {time.monotonic_ns()}")
+    base = git_text(clone, "rev-parse", "HEAD")
+    for attempt in range(_PUSH_ATTEMPTS):
+        if attempt:
+            time.sleep(jitter.uniform(0, min(1.0, 0.05 * 2**attempt)))
+        if attempt or tag is None or git_text(clone, "rev-parse", "--abbrev-ref", "HEAD") != "main":
+            run_git(clone, "fetch", "--quiet", "--depth", "1", "--no-tags", "origin", "refs/heads/main")
+            base = git_text(clone, "rev-parse", "FETCH_HEAD")
+        change = changes(base)
+        if change is None:
+            return None
+        commit = commit_files(clone, base, *change)
+        targets = [f"{commit}:refs/heads/main"]
+        if tag:
+            run_git(clone, "tag", "--force", "-a", "-F", "-", tag[0], commit, stdin=tag[1].encode())
+            targets.append(f"refs/tags/{tag[0]}")
+        done = run_git(clone, "push", "--quiet", "--atomic", "origin", *targets, check=False)
+        if not done.returncode:
+            return commit
+        if re.search(rb"hook declined|protected|denied", done.stderr):
+            raise InputError(f"registry {clone.url} refused the change: {last_words(done.stderr)}")
+        if not _LOST_RACE.search(done.stderr):
+            raise RegistryError(f"registry {clone.url} cannot be written: {last_words(done.stderr)}")
+    raise RegistryError(f"registry {clone.url}: other writers came first {_PUSH_ATTEMPTS} times; try again")
+
+
+# --- reading
+
+
+def remote_tags(registry: str | Path, pattern: str = "data/*") -> dict[str, str]:
+    """List tags of a registry and the commit that each names, without cloning.
+
+    Raises InputError when the registry cannot be read.
+    """
+    with scratch_folder() as scratch:
+        url = git_url(registry)
+        local = url.removeprefix("file://") if url.startswith("file://") else None
+        clone = Clone(scratch, child_environment(scratch, Author(), local), url)
+        done = run_git(clone, "ls-remote", "--", url, f"refs/tags/{pattern}", f"refs/tags/{pattern}^{{}}", check=False)
+    if done.returncode:
+        raise InputError(
+            f"registry {registry} cannot be read: {last_words(done.stderr, 1)}; check path and credentials"
+        )
+    found: dict[str, str] = {}
+    for line in done.stdout.decode().splitlines():
+        commit, name = line.split("\t")
+        # An annotated tag is listed twice; the line with ^{} names the commit and comes second.
+        found[name.removeprefix("refs/tags/").removesuffix("^{}")] = commit
+    return found
+
+
+def read_pointer(clone: Clone, name: str, revision: str = "HEAD") -> dict[str, Any] | None:
+    """Read a pointer file of main; None where it does not exist."""
+    content = read_committed(clone, name, revision)
+    if content is None:
+        return None
+    pointer: dict[str, Any] = json.loads(content)
+    return pointer
