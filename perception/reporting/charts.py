@@ -197,10 +197,8 @@ def _polylines(
     drawn = []
     for index, line in enumerate(lines):
         # A second copy of a lone point gives its round cap something to draw.
-        path = " ".join(
-            f"{along(x, x_range):.2f},{100.0 - along(y, y_range):.2f}"
-            for x, y in (line * 2 if len(line) == 1 else line)
-        )
+        points = [*line, *line] if len(line) == 1 else line
+        path = " ".join(f"{along(x, x_range):.2f},{100.0 - along(y, y_range):.2f}" for x, y in points)
         drawn.append(Markup('<polyline class="l{}" points="{}"/>').format(index, path))
     # The inner drawing stretches with the column; non-scaling-stroke keeps its lines even.
     return Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">{}</svg>').format(

@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from perception.data.taxonomies import Taxonomy
 from perception.errors import InputError
 from perception.reporting import charts, pictures
 from perception.reporting.summary import NightSummary
@@ -19,15 +20,6 @@ MAX_PAGE_BYTES = 3_000_000
 PICTURE_LEVELS = ((1.0, 24_000), (0.75, 13_000), (0.5, 7_000), (0.3, 3_000))
 MAX_CHOSEN, MAX_ADAPTED, MAX_TESTED, MAX_OFFENDERS, MAX_REJECTED, MAX_LAYERS = 24, 4, 8, 8, 100, 60
 MAX_TEXT_CHARACTERS = 400
-
-
-@dataclass(frozen=True, kw_only=True)
-class Taxonomy:
-    """The classes that label maps on the page speak of."""
-
-    classes: tuple[str, ...]
-    colors: np.ndarray  # (class, 3) uint8
-    foreground: tuple[bool, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +185,7 @@ class NightReport:
     """All that the page shows; a panel that is None says that its stage did not get that far."""
 
     summary: NightSummary
-    taxonomy: Taxonomy
+    taxonomy: Taxonomy  # of every label map on the page
     started_utc: str | None = None
     failed_stage: str | None = None  # with status failed
     refused_gate: str | None = None  # with status refused

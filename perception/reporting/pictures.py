@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from perception.errors import InputError
@@ -21,16 +22,17 @@ HEAT_STOPS = np.array(
 RIGHT_COLOR, WRONG_COLOR, UNKNOWN_COLOR = (38, 44, 50), (232, 93, 70), (120, 126, 132)
 
 
-def color_labels(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
+def color_labels(label: np.ndarray, colors: np.ndarray) -> NDArray[np.uint8]:
     """Paint class ids in their colours.
 
     label: (height, width) uint8 class ids, 255 = ignore (painted black); colors: (class, 3) uint8. Returns
     (height, width, 3) uint8. Raises InputError when an id has no colour.
     """
-    return _palette(label, colors)[label]
+    painted: NDArray[np.uint8] = _palette(label, colors)[label]
+    return painted
 
 
-def _palette(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
+def _palette(label: np.ndarray, colors: np.ndarray) -> NDArray[np.uint8]:
     known = label[label != IGNORE]
     if known.size and int(known.max()) >= len(colors):
         raise InputError(
@@ -41,7 +43,7 @@ def _palette(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
     return palette
 
 
-def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray, alpha: float = 0.55) -> np.ndarray:
+def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray, alpha: float = 0.55) -> NDArray[np.uint8]:
     """Blend class colours over an image; ignored pixels show the image alone.
 
     image: (height, width, 3) uint8; label: (height, width) uint8; colors: (class, 3) uint8; alpha: share of the
@@ -57,7 +59,7 @@ def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray, alpha: flo
 
 def side_by_side(
     images: Sequence[np.ndarray], gap_px: int = 4, gap_color: tuple[int, int, int] = (255, 255, 255)
-) -> np.ndarray:
+) -> NDArray[np.uint8]:
     """Put images of one height in a row.
 
     images: each (height, width, 3) uint8. Returns (height, sum of widths + gaps, 3) uint8.
@@ -72,7 +74,7 @@ def side_by_side(
     return np.concatenate(parts[1:], axis=1)
 
 
-def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def error_map(label: np.ndarray, prediction: np.ndarray) -> NDArray[np.uint8]:
     """Paint wrong pixels warm, right ones dark and unlabelled ones grey.
 
     label, prediction: (height, width) uint8 class ids, 255 in label = not judged. Returns (height, width, 3) uint8.
@@ -80,7 +82,7 @@ def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return error_palette()[error_codes(label, prediction)]
 
 
-def error_codes(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def error_codes(label: np.ndarray, prediction: np.ndarray) -> NDArray[np.uint8]:
     """Mark each pixel 0 (right), 1 (wrong) or 2 (label is 255, not judged).
 
     label, prediction: (height, width) uint8. Returns (height, width) uint8.
@@ -92,12 +94,12 @@ def error_codes(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return np.where(label == IGNORE, 2, label != prediction).astype(np.uint8)
 
 
-def error_palette() -> np.ndarray:
+def error_palette() -> NDArray[np.uint8]:
     """Give the colours of error_codes: (3, 3) uint8."""
     return np.array([RIGHT_COLOR, WRONG_COLOR, UNKNOWN_COLOR], dtype=np.uint8)
 
 
-def heat_map(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def heat_map(values: np.ndarray, low: float, high: float) -> NDArray[np.uint8]:
     """Paint values with a perceptually even map from dark (low) to light (high).
 
     values: (height, width) float, clipped to [low, high]; NaN is painted as low. Returns (height, width, 3) uint8.
@@ -108,7 +110,8 @@ def heat_map(values: np.ndarray, low: float, high: float) -> np.ndarray:
     position = share * (len(HEAT_STOPS) - 1)
     stops = np.arange(len(HEAT_STOPS))
     channels = [np.interp(position, stops, HEAT_STOPS[:, channel]) for channel in range(3)]
-    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    painted: NDArray[np.uint8] = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    return painted
 
 
 def jpeg_data_uri(pixels: np.ndarray, max_width_px: int, max_bytes: int, quality: int = 82) -> str:

@@ -5,42 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from perception.data.taxonomies import load_taxonomy
 from perception.reporting import charts, page
 from perception.reporting import summary as figures
 
-CLASSES = [
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic_light",
-    "traffic_sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-]
-COLORS = np.array(
-    [
-        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
-        (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142),
-        (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
-    ],
-    dtype=np.uint8,
-)  # fmt: skip
-BACKGROUND = ("road", "sidewalk", "building", "wall", "fence", "pole", "vegetation", "terrain", "sky")
-TAXONOMY = page.Taxonomy(
-    classes=tuple(CLASSES), colors=COLORS, foreground=tuple(name not in BACKGROUND for name in CLASSES)
-)
+TAXONOMY = load_taxonomy("cityscapes19")
+CLASSES, COLORS = TAXONOMY.classes, TAXONOMY.colors
 HEIGHT, WIDTH = 128, 256
 
 
