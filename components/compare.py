@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import LearningParameters, labelled_so_far, read_frames, write_json
+from components.learning import LearningParameters, labelled_so_far, read_frames, seeded, write_json
 from components.parameters import require
 
 if TYPE_CHECKING:
@@ -52,17 +52,14 @@ def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tupl
 
 
 def _train_and_score(labelled: "pd.DataFrame", test: Any, arm: str, parameters: CompareParameters) -> list[float]:
-    import torch
-
     from perception.metrics.confusion import mean_iou
     from perception.models.erfnet import ERFNet
     from perception.training.loop import evaluate_segmentation
 
+    classes, width = len(parameters.class_names()), parameters.network_width
     scores = []
     for repetition in range(parameters.repetitions):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(parameters.seed + repetition)  # both arms start from the same weights
-            network = ERFNet(len(parameters.class_names()), width=parameters.network_width)
+        network = seeded(lambda: ERFNet(classes, width=width), parameters.seed + repetition)
         parameters.train(network, parameters.frame_set(labelled), seed_offset=repetition, what=f"compare {arm}")
         scores.append(mean_iou(evaluate_segmentation(network, test, parameters.batch_frames)))
     return scores

@@ -1,7 +1,6 @@
 """ensemble: train the networks whose disagreement says which frames would teach most."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from components.contract import Needs, Paths, Port, Stage, log
 from components.learning import LearningParameters, labelled_so_far
@@ -13,7 +12,9 @@ class EnsembleParameters(LearningParameters):
     """Choose the ensemble and how it is trained."""
 
     members: int = 4  # networks trained jointly; the penalty's expectation is finite from 4 on
-    beta: float = 1e-7  # weight of the KL penalty over members beside the cross-entropy; 0: a plain ensemble
+    beta: float = 1e-7  # weight of the KL penalty over members beside the cross-entropy; 0: a plain ensemble, with L2
+
+    direction: str = "pq"  # pq: KL(prior || members), the paper's expression; qp: KL(members || prior)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -24,18 +25,21 @@ class EnsembleParameters(LearningParameters):
 
 def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     """Train a Deep Probabilistic Ensemble on what is labelled so far and write its members."""
+    from perception.data.loading import pixel_counts
     from perception.models.erfnet import ERFNet
-    from perception.uncertainty.dpe import dpe_loss
+    from perception.training.loop import class_weights
+    from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
     from perception.uncertainty.ensemble import make_ensemble, save_ensemble
 
     parameters.prepare()
-    labelled = labelled_so_far(inputs)
+    labelled = parameters.frame_set(labelled_so_far(inputs))
     log(f"{parameters.members} members learn from {len(labelled)} labelled frames")
     classes = len(parameters.class_names())
-    ensemble = make_ensemble(lambda: ERFNet(classes, width=parameters.network_width), parameters.members, parameters.seed)
-    loss = partial(dpe_loss, beta=parameters.beta)
-    parameters.train(ensemble, parameters.frame_set(labelled), what="ensemble", loss=loss)
-    save_ensemble(ensemble, outputs.one("ensemble"))
+    ensemble = make_ensemble(lambda _: ERFNet(classes, width=parameters.network_width), parameters.members, parameters.seed)
+    settings = EnsembleLoss(penalty="dpe" if parameters.beta else "l2", beta=parameters.beta, direction=parameters.direction)
+    loss = ensemble_loss(settings, class_weights(pixel_counts(labelled)))
+    parameters.train(ensemble, labelled, what="ensemble", loss=loss)
+    save_ensemble(ensemble, outputs.one("ensemble"), {"beta": str(parameters.beta), "labelled_frames": str(len(labelled))})
 
 
 STAGE = Stage(

@@ -1,17 +1,20 @@
 """What the stages that train networks have in common: their parameters, and which frames each of them may learn from."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.contract import Paths
 from components.parameters import require
+
+Network = TypeVar("Network")
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from perception.data.loading import FrameSet
-    from perception.training.loop import TrainSettings
+    from perception.training.loop import EpochRecord, TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +34,13 @@ class FrameParameters:
             require(value > 0 and value % 8 == 0, name, value, "must be a positive multiple of 8")
         require(self.threads > 0, "threads", self.threads, "must be at least 1")
 
-    def frame_set(self, frames: "pd.DataFrame") -> "FrameSet":
+    def frame_set(self, frames: "pd.DataFrame", *, labels_required: bool = True) -> "FrameSet":
         """Open `frames` (rows of a manifest) as images and labels of the networks' size and classes."""
         from perception.data.loading import FrameSet, LoadSettings
         from perception.data.store import open_store
 
         settings = LoadSettings(height_px=self.height_px, width_px=self.width_px, taxonomy=self.taxonomy)
-        return FrameSet(frames, open_store(self.store), settings)
+        return FrameSet(frames, open_store(self.store), settings, labels_required=labels_required)
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes that networks learn."""
@@ -82,16 +85,20 @@ class LearningParameters(FrameParameters):
             seed=self.seed + seed_offset,
         )
 
-    def train(self, network: Any, frames: "FrameSet", *, seed_offset: int = 0, what: str = "train", **options: Any) -> Any:
-        """Train `network` on `frames` with this stage's parameters; return the record of its epochs.
+    def train(
+        self, network: Any, frames: "FrameSet", *, what: str, epochs: int = 0, seed_offset: int = 0, **options: Any
+    ) -> "list[EpochRecord]":
+        """Train `network` in place on `frames` with this stage's parameters; return the record of its epochs.
 
-        Further `options` go to perception.training.loop.fit, such as a loss or a step after every epoch.
+        epochs: in place of the stage's own, where above 0. Further `options` go to perception.training.loop.fit, such as a
+        loss or a step after every epoch.
         """
         from components.contract import progress_line
         from perception.data.loading import Augment, pixel_counts, shuffled_batches
         from perception.training.loop import class_weights, fit
 
         settings = self.train_settings(seed_offset)
+        settings = replace(settings, epochs=epochs) if epochs else settings
 
         def batches(epoch: int) -> Any:
             return shuffled_batches(
@@ -100,6 +107,15 @@ class LearningParameters(FrameParameters):
 
         weights = class_weights(pixel_counts(frames))
         return fit(network, batches, settings, class_weights=weights, progress=progress_line(what), **options)
+
+
+def seeded(build: Callable[[], Network], seed: int) -> Network:
+    """Build a network whose first weights depend on `seed` alone, and leave the global generator as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
 
 
 def read_frames(inputs: Paths) -> "pd.DataFrame":

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from components.contract import Needs, Paths, Port, Stage, log, progress_line
-from components.learning import FrameParameters, open_pool
+from components.learning import FrameParameters, labelled_so_far, open_pool
 from components.parameters import require
 
 
@@ -25,22 +25,29 @@ class ScoreParameters(FrameParameters):
 
 
 def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
-    """Write scores.parquet: one row a frame of the shard, with its score and embedding."""
+    """Write scores.parquet: one row a frame of the shard, with its score and embedding.
+
+    Frames that are labelled already are scored too: the selection keeps away from where they lie.
+    """
+    import pandas as pd
+
+    from perception.data.loading import image_batches
     from perception.selection.shards import in_shard
-    from perception.uncertainty.ensemble import load_ensemble
-    from perception.uncertainty.scores import score_table
+    from perception.uncertainty.ensemble import ensemble_sha256, load_ensemble
+    from perception.uncertainty.scores import ScoreSettings, score_frames, score_table
 
     parameters.prepare()
-    pool = open_pool(inputs)
-    shard = pool[in_shard(pool.drive_id, parameters.shard, parameters.shard_count)]
-    table = score_table(
+    known = pd.concat([open_pool(inputs), labelled_so_far(inputs)], ignore_index=True)
+    shard = known[in_shard(known.drive_id, parameters.shard, parameters.shard_count)]
+    settings = ScoreSettings(measure=parameters.measure, reduction=parameters.reduction)
+    rows = score_frames(
         load_ensemble(inputs.one("ensemble")),
-        parameters.frame_set(shard),
-        batch_frames=parameters.batch_frames,
-        measure=parameters.measure,
-        reduction=parameters.reduction,
+        image_batches(parameters.frame_set(shard, labels_required=False), parameters.batch_frames),
+        settings,
         progress=progress_line(f"score shard {parameters.shard}"),
+        total_frames=len(shard),
     )
+    table = score_table(rows, settings, ensemble_sha256(inputs.one("ensemble")))
     table.to_parquet(outputs.one("scores") / "scores.parquet", index=False)
     log(f"shard {parameters.shard} of {parameters.shard_count}: {len(table)} frames scored")
 
