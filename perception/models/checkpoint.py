@@ -1,36 +1,31 @@
-"""Network files: safetensors whose metadata holds a blueprint, so that a file alone rebuilds its network.
+"""Network files: safetensors whose header holds a blueprint, so that a file alone rebuilds its network.
 
 The blueprint names the network and its constructor's arguments, and lists every leaf module at its dotted path with its
 type and arguments. Loading builds the network, puts the listed leaves in place of its own, and loads the weights
 strictly. So a network that lost channels, whose convolutions became chains of convolutions (nn.Sequential) or whose
-normalisation was folded away (nn.Identity) needs no history. Nothing is unpickled.
+normalisation was folded away (nn.Identity) needs no history.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import save as safetensors_bytes
-from torch import Tensor, nn
+from torch import nn
 
 from perception.errors import InputError
 from perception.models.registry import NETWORKS
+from perception.models.tensor_file import read_header, read_tensors, write_tensors
 
 Networks = Mapping[str, Callable[..., nn.Module]]
 Blueprint = dict[str, Any]
 
 _FORMAT = "nightdrive-network-1"
-# One key only: safetensors keeps its metadata in a hash map, whose order would differ from file to file.
-_METADATA_KEY = "nightdrive"
-_NOT_AN_ARGUMENT = {"self", "device", "dtype"}
+_NOT_AN_ARGUMENT = {"self", "device", "dtype", "args", "kwargs"}
 
 
 def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str], networks: Networks = NETWORKS) -> str:
@@ -40,20 +35,10 @@ def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str], ne
     Raises InputError when the blueprint cannot rebuild the network (an unregistered network, a leaf of unknown type,
     tied weights) or the folder does not exist.
     """
-    path = Path(path)
     blueprint = network_blueprint(network, networks)
     _check_rebuilds(network, blueprint, networks)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    header = {
-        "format": _FORMAT,
-        "blueprint": blueprint,
-        "metadata": dict(metadata),
-        "tensors_sha256": tensors_sha256(tensors),
-    }
-    text = json.dumps(header, sort_keys=True)
-    data = safetensors_bytes(tensors, metadata={_METADATA_KEY: f"{_text_sha256(text)} {text}"})
-    write_atomically(path, data)
-    return hashlib.sha256(data).hexdigest()
+    header = {"blueprint": blueprint, "metadata": dict(metadata)}
+    return write_tensors(Path(path), network.state_dict(), header, _FORMAT)
 
 
 def load_network(path: Path, networks: Networks = NETWORKS) -> nn.Module:
@@ -61,23 +46,19 @@ def load_network(path: Path, networks: Networks = NETWORKS) -> nn.Module:
 
     Raises InputError when the file is missing, truncated, altered, or names a network or a leaf that is not known.
     """
-    header, tensors = _read(Path(path), with_tensors=True)
-    where = f"network file {path}"
-    if tensors_sha256(tensors) != header["tensors_sha256"]:
-        raise InputError(f"{where}: the weights differ from the checksum that they were saved with; write it again")
+    header, tensors = read_tensors(Path(path), _FORMAT)
+    where = f"file {path}"
     network = _rebuild(header["blueprint"], networks, where)
     try:
         network.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
-        raise InputError(
-            f"{where}: the weights do not fit the blueprint ({_one_line(error)}); write it again"
-        ) from error
+        raise InputError(f"{where}: its weights do not fit its layers ({_one_line(error)}); write it again") from error
     return network.eval()
 
 
 def network_metadata(path: Path) -> dict[str, str]:
     """Read the metadata that a network was saved with; raises InputError when the file is missing or no network."""
-    return _read(Path(path), with_tensors=False)[0]["metadata"]
+    return read_header(Path(path), _FORMAT)["metadata"]
 
 
 def network_blueprint(network: nn.Module, networks: Networks = NETWORKS) -> Blueprint:
@@ -88,54 +69,33 @@ def network_blueprint(network: nn.Module, networks: Networks = NETWORKS) -> Blue
     name = type(network).__name__
     if networks.get(name) is not type(network):
         raise InputError(f"network {name!r}: not registered; save one of {', '.join(sorted(networks))}")
-    leaves = [[path, *_describe_leaf(path, leaf)] for path, leaf in _leaves(network)]
-    return {"network": name, "arguments": dict(network.arguments), "leaves": leaves}
+    return {"network": name, "arguments": network.arguments, "leaves": describe_leaves(network)}
 
 
-def apply_blueprint(network: nn.Module, blueprint: Blueprint, where: str = "blueprint") -> None:
-    """Give a network, in place, the leaves that the blueprint lists; leaves that already agree keep their weights.
+def describe_leaves(network: nn.Module) -> list[list[Any]]:
+    """List [path, type, arguments] of every module without children; raises InputError for a type that is not known."""
+    return [[path, *_describe_leaf(path, leaf)] for path, leaf in _leaves(network)]
 
-    New leaves have freshly initialised weights. Raises InputError when the blueprint does not fit the network.
+
+def apply_leaves(network: nn.Module, leaves: list[list[Any]], where: str) -> None:
+    """Give a network, in place, exactly the leaves that are listed; those that it has already keep their weights.
+
+    New leaves have freshly initialised weights. Raises InputError, which begins with `where`, when they do not fit.
     """
-    present = {path: _describe_leaf(path, leaf) for path, leaf in _leaves(network)}
-    for path, kind, arguments in blueprint["leaves"]:
-        if present.get(path) != (kind, arguments):
+    present = {path: [kind, arguments] for path, kind, arguments in describe_leaves(network)}
+    for path, kind, arguments in leaves:
+        if present.get(path) != [kind, arguments]:
             _place(network, path, _build_leaf(path, kind, arguments, where), where)
-    _drop_unlisted(network, {path for path, _, _ in blueprint["leaves"]})
-    rebuilt = [[path, *_describe_leaf(path, leaf)] for path, leaf in _leaves(network)]
-    if rebuilt != blueprint["leaves"]:
-        raise InputError(f"{where}: its layers do not fit network {blueprint['network']!r}; save it again")
-
-
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Hash names, types, shapes and values of contiguous CPU tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it; raises InputError when its folder cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"file {path}: cannot be written ({error.strerror}); give a folder that exists") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    _drop_unlisted(network, {path for path, _, _ in leaves})
+    if describe_leaves(network) != leaves:
+        raise InputError(f"{where}: its layers do not fit {type(network).__name__}; save it again with this version")
 
 
 def _leaf_types() -> dict[str, type[nn.Module]]:
     types = (
-        nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d, nn.MaxPool2d,
-        nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity,
+        nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU,
+        nn.SiLU, nn.GELU, nn.Sigmoid, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
+        nn.Flatten, nn.Identity,
     )  # fmt: skip
     return {kind.__name__: kind for kind in types}
 
@@ -149,7 +109,7 @@ def _describe_leaf(path: str, leaf: nn.Module) -> tuple[str, dict[str, Any]]:
     kind = type(leaf).__name__
     if _leaf_types().get(kind) is not type(leaf):
         raise InputError(f"layer {path!r}: type {kind} cannot be saved; use one of {', '.join(sorted(_leaf_types()))}")
-    names = inspect.signature(type(leaf).__init__).parameters.keys() - _NOT_AN_ARGUMENT - {"args", "kwargs"}
+    names = inspect.signature(type(leaf).__init__).parameters.keys() - _NOT_AN_ARGUMENT
     arguments = {name: getattr(leaf, name) for name in sorted(names)}
     if "bias" in arguments:
         arguments["bias"] = leaf.bias is not None
@@ -167,24 +127,28 @@ def _build_leaf(path: str, kind: str, arguments: dict[str, Any], where: str) -> 
 
 
 def _place(network: nn.Module, path: str, leaf: nn.Module, where: str) -> None:
-    """Put a leaf at its path; a leaf on the way gives way to a chain, a missing module on the way becomes one."""
+    """Put a leaf at its path; a leaf on the way gives way to a chain, and a chain takes new members at its end."""
     parent = network
     *folders, name = path.split(".")
     for folder in folders:
         child = parent._modules.get(folder)
         if child is None or not any(child.children()):
-            if child is None and not isinstance(parent, nn.Sequential):
-                raise InputError(f"{where}: layer {path!r} has no place in the network; use a file of this version")
+            _check_place(parent, folder, path, where)
             child = nn.Sequential()
             parent.register_module(folder, child)
         parent = child
-    if name not in parent._modules and not isinstance(parent, nn.Sequential):
-        raise InputError(f"{where}: layer {path!r} has no place in the network; use a file of this version")
+    _check_place(parent, name, path, where)
     parent.register_module(name, leaf)
 
 
+def _check_place(parent: nn.Module, name: str, path: str, where: str) -> None:
+    """Allow new members in chains only: no other module would call them."""
+    if name not in parent._modules and not isinstance(parent, nn.Sequential):
+        raise InputError(f"{where}: layer {path!r} has no place in the network; use a file of this version")
+
+
 def _drop_unlisted(network: nn.Module, listed: set[str]) -> None:
-    """Remove from chains what the blueprint does not list (a block that was removed)."""
+    """Remove from chains what is not listed, such as a block that was removed."""
     for path, module in list(network.named_modules()):
         if type(module) is not nn.Sequential:
             continue
@@ -206,50 +170,26 @@ def _rebuild(blueprint: Blueprint, networks: Networks, where: str) -> nn.Module:
             raise InputError(
                 f"{where}: network {name!r} cannot be built ({error}); use a file of this version"
             ) from error
-        apply_blueprint(network, blueprint, where)
+        apply_leaves(network, blueprint["leaves"], where)
     return network
 
 
 def _check_rebuilds(network: nn.Module, blueprint: Blueprint, networks: Networks) -> None:
     """Refuse now what would not load later."""
     where = f"network {blueprint['network']!r}"
-    names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
-    if len(names) != len(list(network.named_parameters())):
+    if len(list(network.named_parameters(remove_duplicate=False))) != len(list(network.named_parameters())):
         raise InputError(f"{where}: two layers share a weight, which its file cannot express; untie them first")
-    rebuilt = _rebuild(json.loads(json.dumps(blueprint)), networks, where).state_dict()
-    state = network.state_dict()
-    differing = [
-        n
-        for n in state.keys() | rebuilt.keys()
-        if n not in state or n not in rebuilt or state[n].shape != rebuilt[n].shape
-    ]
+    rebuilt = _rebuild(json.loads(json.dumps(blueprint)), networks, where)
+    shapes, rebuilt_shapes = _shapes(network), _shapes(rebuilt)
+    differing = [name for name in shapes | rebuilt_shapes if shapes.get(name) != rebuilt_shapes.get(name)]
     if differing:
         raise InputError(
             f"{where}: {min(differing)!r} has another shape than its layer says; set the layer's sizes too"
         )
 
 
-def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise InputError(f"network file {path}: does not exist; give a file that save_network wrote")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            checksum, text = (file.metadata() or {})[_METADATA_KEY].split(" ", 1)
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
-    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
-        raise InputError(
-            f"network file {path}: truncated or no network file ({_one_line(error)}); write it again"
-        ) from error
-    if _text_sha256(text) != checksum:
-        raise InputError(f"network file {path}: its header was altered; write it again")
-    header = json.loads(text)
-    if header["format"] != _FORMAT:
-        raise InputError(f"network file {path}: format {header['format']}, not {_FORMAT}; write it with this version")
-    return header, tensors
-
-
-def _text_sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 def _one_line(error: BaseException) -> str:

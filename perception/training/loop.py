@@ -1,0 +1,371 @@
+"""The one training loop: for segmentation and classification, one network or several, one process or many."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from perception.data.loading import Batch, FrameSet, ordered_batches
+from perception.errors import InputError
+from perception.metrics.confusion import confusion_matrix
+from perception.training import distributed
+from perception.training.averaging import update_average
+from perception.training.losses import class_weights, label_loss, weights_tensor
+from perception.training.resume import Position, Resume, is_due, load_state, save_state
+
+__all__ = [
+    "EpochRecord",
+    "Resume",
+    "TrainSettings",
+    "class_weights",
+    "evaluate_segmentation",
+    "evaluation_mode",
+    "fit",
+    "predict",
+]
+
+AnyBatch = TypeVar("AnyBatch")
+Loss = Callable[[nn.Module, Batch], Tensor]
+# Reading the loss makes a GPU wait, so it is not read at every iteration.
+_ITERATIONS_BETWEEN_CHECKS = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Say how a network is trained; raises InputError for a value out of range."""
+
+    epochs: int  # passes over the batches
+    batch_frames: int  # frames in a batch, over all processes together
+    learning_rate: float  # at the first iteration
+    weight_decay: float  # added to the gradient as weight_decay * weight (adam, sgd), decoupled from it (adamw)
+    schedule: Literal["poly", "cosine", "constant"]  # of the learning rate by iteration; poly has the power 0.9
+    seed: int  # of everything random inside the loop (dropout); the batches have a seed of their own
+    max_grad_norm: float | None = None  # gradients with a larger L2 norm are scaled down to it; None: never
+    device: str = "cpu"  # torch device: cpu, cuda, cuda:1
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"  # adam: betas (0.9, 0.999); sgd: with momentum
+    momentum: float = 0.9  # of sgd
+    average_decay: float = 0.999  # of the moving average of the weights, where there is one
+    mixed_precision: bool = False  # bfloat16 where it is safe; CUDA only
+    deterministic: bool = False  # only algorithms whose results never vary; the CPU's never do for a thread count
+
+    def __post_init__(self) -> None:
+        rules = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_frames": (self.batch_frames >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "above 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
+            "schedule": (self.schedule in ("poly", "cosine", "constant"), "poly, cosine or constant"),
+            "seed": (0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
+            "max_grad_norm": (self.max_grad_norm is None or self.max_grad_norm > 0, "above 0, or none"),
+            "optimiser": (self.optimiser in ("adam", "adamw", "sgd"), "adam, adamw or sgd"),
+            "momentum": (0 <= self.momentum < 1, "from 0 to below 1"),
+            "average_decay": (0 <= self.average_decay < 1, "from 0 to below 1"),
+            "mixed_precision": (not self.mixed_precision or self.device.startswith("cuda"), "false unless on cuda"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise InputError(f"{name} {getattr(self, name)!r}: must be {rule}; correct the training settings")
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRecord:
+    """Say how one epoch went: its mean loss over iterations, the learning rate that it began with, its duration."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    seconds: float
+
+
+def fit(
+    network: nn.Module,
+    batches: Callable[[int], Iterable[Batch]],
+    settings: TrainSettings,
+    *,
+    loss: Loss | None = None,
+    class_weights: ArrayLike | Tensor | None = None,
+    after_step: Callable[[int, nn.Module, Optimizer], None] | None = None,
+    after_epoch: Callable[[int, nn.Module, Optimizer], None] | None = None,
+    average: nn.Module | None = None,
+    resume: Resume | None = None,
+    iterations_per_epoch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[EpochRecord]:
+    """Train a network in place, on settings.device, where it stays.
+
+    batches: gives an epoch's batches (epochs count from 0), every epoch as many. A batch is a dataclass whose tensors
+        have frames along their first axis.
+    loss: gives the scalar to minimise for (network, batch on the device); by default the cross-entropy of the logits
+        with `batch.labels`, 255 ignored, weighted by class_weights (class,). In a distributed run it is averaged over
+        processes, each of which has a share of the batch's frames.
+    after_step, after_epoch: get (iterations or epoch, network, optimiser) when the gradient step, or the epoch's last
+        one, is done: the place for a proximal step. Whoever replaces parameters there replaces them in the optimiser.
+    average: a copy of the network that becomes the moving average of its weights, with settings.average_decay.
+    resume: where to keep the state; what is there already is continued, to the very weights of an undisturbed run.
+    iterations_per_epoch: spares counting the batches where they have no length, which reads the first epoch twice.
+    progress: gets (iterations done, iterations in all).
+    Same network, batches, settings and number of threads give the same weights; the global random state stays as it is.
+    Raises InputError when the loss is no longer finite, an epoch has no batch or not as many as the first, or the
+    resume file belongs to another training.
+    """
+    with _reproducible(settings), _modes_kept(network):
+        iterations = iterations_per_epoch or _count_batches(batches)
+        _seed(settings)
+        run = _start(network, average, settings, _loss(loss, class_weights, settings), resume, iterations)
+        position, optimiser = run.position, run.optimiser
+        while position.epoch < settings.epochs:
+            network.train()
+            with distributed.synchronised_batch_norm(network):
+                for batch in _batches_left(run, batches):
+                    _step(run, batch)
+                    if after_step is not None:
+                        after_step(_iterations_done(run) + 1, network, optimiser)
+                    _end_step(run)
+                    if progress is not None:
+                        progress(_iterations_done(run), _iterations(run))
+            if after_epoch is not None:
+                after_epoch(position.epoch, network, optimiser)
+            _end_epoch(run)
+    return [EpochRecord(**record) for record in position.records]
+
+
+def predict(network: nn.Module, batches: Iterable[Batch]) -> Iterator[NDArray[np.uint8]]:
+    """Give the most likely class of every pixel: (frame, h, w) uint8 a batch, on the network's device.
+
+    The network is in evaluation mode meanwhile and gets its modes back.
+    """
+    for batch in batches:
+        yield _logits(network, batch).argmax(dim=1).to(torch.uint8).cpu().numpy()
+
+
+def evaluate_segmentation(network: nn.Module, frames: FrameSet, batch_frames: int) -> NDArray[np.int64]:
+    """Count the confusion of a network on labelled frames: (class, class) int64, rows are labels, 255 is left out.
+
+    Raises InputError when there is no frame.
+    """
+    if len(frames) == 0:
+        raise InputError("frames: none to evaluate on; give a manifest with labelled frames of the split")
+    confusion: NDArray[np.int64] | None = None
+    for batch in ordered_batches(frames, batch_frames):
+        logits = _logits(network, batch)
+        predicted = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        counted = confusion_matrix(batch.labels.numpy(), predicted, logits.shape[1])
+        confusion = counted if confusion is None else confusion + counted
+    assert confusion is not None
+    return confusion
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode, without gradients, and give every module its mode back afterwards."""
+    with _modes_kept(network), torch.inference_mode():
+        network.eval()
+        yield
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What stays the same during a training, and the position, which moves."""
+
+    network: nn.Module
+    average: nn.Module | None
+    settings: TrainSettings
+    loss: Loss
+    optimiser: Optimizer
+    resume: Resume | None
+    iterations_per_epoch: int
+    position: Position
+
+
+def _start(
+    network: nn.Module,
+    average: nn.Module | None,
+    settings: TrainSettings,
+    loss: Loss,
+    resume: Resume | None,
+    iterations: int,
+) -> _Run:
+    """Bring the networks to the device and all processes and, where a state was kept, back to where it was."""
+    for module in (network, average):
+        if module is not None:
+            module.to(settings.device)
+            distributed.broadcast_state(module)
+    optimiser = _optimiser(network, settings)
+    run = _Run(network, average, settings, loss, optimiser, resume, iterations, Position())
+    position = load_state(resume, network, average, optimiser, _facts(run)) if resume is not None else None
+    return dataclasses.replace(run, position=position) if position is not None else run
+
+
+def _step(run: _Run, batch: Batch) -> None:
+    """Make one gradient step."""
+    rate = _learning_rate(run.settings, _iterations_done(run) / _iterations(run))
+    for group in run.optimiser.param_groups:
+        group["lr"] = rate
+    run.optimiser.zero_grad(set_to_none=True)
+    device_type = torch.device(run.settings.device).type
+    with torch.autocast(device_type, torch.bfloat16, enabled=run.settings.mixed_precision):
+        loss = run.loss(run.network, batch)
+    loss.backward()
+    distributed.average_gradients(run.network.parameters())
+    if run.settings.max_grad_norm is not None:
+        nn.utils.clip_grad_norm_(run.network.parameters(), run.settings.max_grad_norm)
+    run.optimiser.step()
+    run.position.loss_sum = run.position.loss_sum + loss.detach()
+
+
+def _end_step(run: _Run) -> None:
+    """Count the step, follow it with the average, and save the state when it is time."""
+    position = run.position
+    if run.average is not None:
+        update_average(run.average, run.network, run.settings.average_decay, _iterations_done(run))
+    position.batch += 1
+    position.count_seconds()
+    last = position.batch == run.iterations_per_epoch
+    if last or position.batch % _ITERATIONS_BETWEEN_CHECKS == 0:
+        _check_finite(run)
+    # The state at an epoch's end is saved after what follows the epoch.
+    if run.resume is not None and not last and is_due(run.resume, position, epoch_ended=False):
+        save_state(run.resume, position, run.network, run.average, run.optimiser, _facts(run))
+
+
+def _end_epoch(run: _Run) -> None:
+    """Record the epoch, move on to the next one, and save the state when it is time or training is over."""
+    position = run.position
+    position.count_seconds()
+    iterations = run.iterations_per_epoch
+    record = EpochRecord(
+        epoch=position.epoch,
+        loss=float(distributed.mean_over_processes(position.loss_sum)) / iterations,
+        learning_rate=_learning_rate(run.settings, position.epoch / run.settings.epochs),
+        seconds=position.seconds,
+    )
+    position.next_epoch(dataclasses.asdict(record))
+    over = position.epoch == run.settings.epochs
+    if run.resume is not None and (over or is_due(run.resume, position, epoch_ended=True)):
+        save_state(run.resume, position, run.network, run.average, run.optimiser, _facts(run))
+
+
+def _facts(run: _Run) -> dict[str, Any]:
+    """Name what must be the same for a training to go on as if nothing had happened."""
+    settings = dataclasses.asdict(run.settings)
+    del settings["device"]
+    return {
+        "settings": settings,
+        "iterations_per_epoch": run.iterations_per_epoch,
+        "processes": distributed.world_size(),
+        "average": run.average is not None,
+    }
+
+
+def _iterations_done(run: _Run) -> int:
+    return run.position.epoch * run.iterations_per_epoch + run.position.batch
+
+
+def _iterations(run: _Run) -> int:
+    return run.settings.epochs * run.iterations_per_epoch
+
+
+def _learning_rate(settings: TrainSettings, done: float) -> float:
+    """Give the learning rate when a share `done` of all iterations is behind."""
+    factor = {"poly": (1 - done) ** 0.9, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
+    return settings.learning_rate * factor[settings.schedule]
+
+
+def _optimiser(network: nn.Module, settings: TrainSettings) -> Optimizer:
+    rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(network.parameters(), momentum=settings.momentum, **rates)
+    kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
+    return kind(network.parameters(), betas=(0.9, 0.999), **rates)
+
+
+def _loss(loss: Loss | None, weights: ArrayLike | Tensor | None, settings: TrainSettings) -> Loss:
+    if loss is not None and weights is not None:
+        raise InputError("class_weights: mean nothing beside a loss of your own; give one of the two")
+    return loss or partial(label_loss, weights=weights_tensor(weights, torch.device(settings.device)))
+
+
+def _count_batches(batches: Callable[[int], Iterable[Batch]]) -> int:
+    first = batches(0)
+    count = len(first) if isinstance(first, Sized) else sum(1 for _ in first)
+    if count == 0:
+        raise InputError("batches: the first epoch has none; give at least one frame")
+    return count
+
+
+def _batches_left(run: _Run, batches: Callable[[int], Iterable[Batch]]) -> Iterator[Batch]:
+    """Give, on the device, this process's share of each batch of the epoch that is not done yet."""
+    done, expected, count = run.position.batch, run.iterations_per_epoch, 0
+    for count, batch in enumerate(itertools.islice(batches(run.position.epoch), expected + 1), start=1):
+        if count > expected:
+            break
+        if count > done:
+            yield _to_device(batch, run.settings.device, slice(distributed.rank(), None, distributed.world_size()))
+    if count != expected:
+        found = f"more than {expected}" if count > expected else f"{count}"
+        raise InputError(f"epoch {run.position.epoch}: has {found} batches, not {expected}; give every epoch as many")
+
+
+def _to_device(batch: AnyBatch, device: torch.device | str, share: slice = slice(None)) -> AnyBatch:
+    tensors = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}  # type: ignore[arg-type]
+    moved = {name: value[share].to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
+    return dataclasses.replace(batch, **moved)  # type: ignore[type-var]
+
+
+def _check_finite(run: _Run) -> None:
+    loss = float(run.position.loss_sum)
+    if not math.isfinite(loss):
+        rate = run.optimiser.param_groups[0]["lr"]
+        raise InputError(
+            f"epoch {run.position.epoch}, iteration {run.position.batch}: the loss is {loss} "
+            f"at learning rate {rate:g}; "
+            "lower learning_rate or set max_grad_norm"
+        )
+
+
+def _logits(network: nn.Module, batch: Batch) -> Tensor:
+    with evaluation_mode(network):
+        return network(batch.images.to(next(network.parameters()).device))
+
+
+def _seed(settings: TrainSettings) -> None:
+    """Seed the CPU's generator and the device's, differently in every process so that their dropouts differ."""
+    seed = (settings.seed + distributed.rank()) % 2**63
+    torch.random.default_generator.manual_seed(seed)
+    if settings.device.startswith("cuda"):
+        torch.cuda.manual_seed(seed)
+
+
+@contextmanager
+def _modes_kept(network: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _reproducible(settings: TrainSettings) -> Iterator[None]:
+    """Draw from the settings' seed, by deterministic algorithms where asked, and leave the global state as it was."""
+    device = torch.device(settings.device)
+    cuda = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=cuda), torch.backends.cudnn.flags(benchmark=not settings.deterministic):
+        torch.use_deterministic_algorithms(settings.deterministic or was_deterministic)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(was_deterministic)
