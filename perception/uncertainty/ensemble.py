@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from perception.errors import InputError
 from perception.models.checkpoint import load_network, save_network
+from perception.models.registry import NETWORKS
 
 ENSEMBLE_FILE = "ensemble.json"
+
+Networks = Mapping[str, Callable[..., nn.Module]]
 
 
 class Committee(nn.Module):
@@ -189,16 +192,17 @@ def snapshot_collector(epochs: Collection[int], kept: list[nn.Module]) -> Callab
     return collect
 
 
-def save_ensemble(ensemble: Ensemble, folder: Path, metadata: dict[str, str]) -> str:
+def save_ensemble(ensemble: Ensemble, folder: Path, metadata: dict[str, str], networks: Networks = NETWORKS) -> str:
     """Write the members and ensemble.json, which names them, into a folder; return the ensemble's model_sha256.
 
     ensemble.json is written last and moved into place whole, so a folder that has it is complete.
+    networks: the networks that a file may name, by name, where they are not the project's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     members = []
     for index, member in enumerate(ensemble.members):
         name = f"member_{index:02d}.safetensors"
-        members.append({"file": name, "sha256": save_network(member, folder / name, metadata)})
+        members.append({"file": name, "sha256": save_network(member, folder / name, metadata, networks)})
     model_sha256 = _combine([member["sha256"] for member in members])
     text = json.dumps({"model_sha256": model_sha256, "members": members, "metadata": metadata}, indent=2) + "\n"
     temporary = folder / f".{ENSEMBLE_FILE}.{os.getpid()}"
@@ -207,7 +211,7 @@ def save_ensemble(ensemble: Ensemble, folder: Path, metadata: dict[str, str]) ->
     return model_sha256
 
 
-def load_ensemble(folder: Path) -> Ensemble:
+def load_ensemble(folder: Path, networks: Networks = NETWORKS) -> Ensemble:
     """Load an ensemble in eval mode from a folder that `save_ensemble` wrote, checking every member's sha256.
 
     Raises InputError when ensemble.json is missing or damaged or a member's file is not the one it names.
@@ -215,7 +219,7 @@ def load_ensemble(folder: Path) -> Ensemble:
     members = _read_ensemble_file(folder)["members"]
     for member in members:
         _check_member(folder, member["file"], member["sha256"])
-    return Ensemble([load_network(folder / member["file"]) for member in members]).eval()
+    return Ensemble([load_network(folder / member["file"], networks) for member in members]).eval()
 
 
 def ensemble_sha256(folder: Path) -> str:
