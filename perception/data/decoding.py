@@ -1,0 +1,107 @@
+"""Decode images and labels; refuse whatever is not exactly what a frame needs."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from perception.data.taxonomies import UNKNOWN, Taxonomy, apply_lookup
+from perception.errors import InputError
+
+# 64 megapixels: four times an 8k frame, and below the size at which Pillow itself starts to warn.
+PIXELS_LIMIT = 64_000_000
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xae\x42\x60\x82"
+_IMAGE_MODES = ("RGB", "L", "P", "RGBA", "CMYK")
+
+
+class BadFrame(InputError):  # noqa: N818 (its name in the interface)
+    """Report a file that cannot be used as image or label: its path, the rule it breaks and the remedy, in one line."""
+
+    def __init__(self, path: Path | str, rule: str, remedy: str) -> None:
+        super().__init__(f"{path}: {rule}; {remedy}")
+        self.path = path
+        self.rule = rule
+        self.remedy = remedy
+
+
+def decode_image(data: bytes, path: Path | str) -> NDArray[np.uint8]:
+    """Decode a JPEG or PNG image: (height, width, 3) uint8 RGB. `path` names it in messages.
+
+    Orientation tags are not applied, because labels belong to the pixels as stored. Raises BadFrame.
+    """
+    image = _open(data, path)
+    if image.mode not in _IMAGE_MODES:
+        raise BadFrame(path, f"image has mode {image.mode}, must have 8-bit grey or colour pixels", "convert it to RGB")
+    _load(image, path)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def decode_label(data: bytes, path: Path | str, taxonomy: Taxonomy, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode a label PNG: (height, width) uint8 raw values as the file holds them; palette files give their indices.
+
+    `size` is (height, width) of the image it belongs to. Raises BadFrame for a file that is not an 8-bit single channel
+    PNG of that size or that holds a value unknown to the taxonomy.
+    """
+    image = _open(data, path)
+    if image.format != "PNG" or image.mode not in ("L", "P") or (image.mode == "L" and _png_bit_depth(data) != 8):
+        found = f"{image.format} with mode {image.mode}" + (
+            f" and {_png_bit_depth(data)} bits" if image.mode == "L" else ""
+        )
+        raise BadFrame(path, f"label is {found}, must be an 8-bit single-channel or palette PNG", "convert it")
+    if (image.height, image.width) != size:
+        sizes = f"label is {image.width}x{image.height} px, its image {size[1]}x{size[0]} px"
+        raise BadFrame(path, f"{sizes}, must be equal", "label the image at its own size")
+    _load(image, path)
+    label = np.array(image)
+    unknown = apply_lookup(label, taxonomy.raw) == UNKNOWN
+    if unknown.any():
+        values, counts = np.unique(label[unknown], return_counts=True)
+        found = ", ".join(f"{value} ({count} px)" for value, count in zip(values[:5], counts[:5], strict=True))
+        more = f" and {len(values) - 5} more values" if len(values) > 5 else ""
+        raise BadFrame(
+            path,
+            f"label holds values outside taxonomy {taxonomy.name}: {found}{more}",
+            "correct it or name its taxonomy",
+        )
+    return label
+
+
+def _open(data: bytes, path: Path | str) -> ImageFile.ImageFile:
+    """Read the header and refuse what is no image or has too many pixels, before any pixel is decoded."""
+    if not data:
+        raise BadFrame(path, "file is empty", "copy it again")
+    if data.startswith(_PNG_START) and _PNG_END not in data:
+        # Pillow is content once it has all pixels; a file without its end was not copied whole.
+        raise BadFrame(path, "PNG file is truncated (it has no end)", "copy it again or remove it")
+    try:
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+    except Image.DecompressionBombError:
+        raise BadFrame(path, f"image has more than {PIXELS_LIMIT} pixels", "give frames of a camera") from None
+    except Exception as error:  # Pillow's parsers raise many types on broken headers
+        raise BadFrame(path, f"not a readable JPEG or PNG ({_short(error)})", "copy it again or remove it") from None
+    if image.width * image.height > PIXELS_LIMIT:
+        size = f"{image.width}x{image.height} px"
+        raise BadFrame(path, f"image is {size}, more than {PIXELS_LIMIT} pixels", "give frames of a camera")
+    return image
+
+
+def _load(image: ImageFile.ImageFile, path: Path | str) -> None:
+    """Decode all pixels; a file that ends early is refused, never padded."""
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "truncated images must be refused"
+    try:
+        image.load()
+    except Exception as error:  # as above: struct.error, SyntaxError, ValueError, OSError, ...
+        kind = "truncated or damaged" if isinstance(error, OSError) else "damaged"
+        raise BadFrame(path, f"{image.format} file is {kind} ({_short(error)})", "copy it again or remove it") from None
+
+
+def _png_bit_depth(data: bytes) -> int:
+    """Read the bits a sample from the PNG header; Pillow stretches 2- and 4-bit grey to 0..255, which changes ids."""
+    return data[24] if data.startswith(_PNG_START) and len(data) > 24 else 0
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

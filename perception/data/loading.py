@@ -1,0 +1,282 @@
+"""Load frames as batches: decode, resize, augment; the same seed gives the same batches on any machine."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from perception.data.decoding import decode_image, decode_label
+from perception.data.store import Store
+from perception.data.taxonomies import IGNORE, apply_lookup, label_lookup, load_taxonomy
+from perception.errors import InputError
+
+# Rec. 601 luma, the grey that colour jitter keeps or moves.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+# Streams of random numbers that must never coincide.
+_ORDER_STREAM, _AUGMENT_STREAM = 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadSettings:
+    """Say how frames are to be loaded."""
+
+    height_px: int  # height that every image and label is resized to
+    width_px: int  # width that every image and label is resized to
+    taxonomy: str  # taxonomy whose class ids the labels get
+    cache_mib: int = 1024  # memory for decoded and resized frames; 0 keeps none
+
+    def __post_init__(self) -> None:
+        for name, low in (("height_px", 1), ("width_px", 1), ("cache_mib", 0)):
+            value = getattr(self, name)
+            if value < low:
+                raise InputError(f"{name} is {value}, must be at least {low}; change it")
+        load_taxonomy(self.taxonomy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Say how training frames are varied; the defaults suit street scenes."""
+
+    flip: bool = True  # mirror half of the frames left to right
+    scale_range: tuple[float, float] = (0.75, 1.5)  # zoom, log-uniform; below 1 the frame is padded, above 1 cropped
+    color_jitter: float = 0.2  # brightness, contrast and saturation are each multiplied by 1 ± this at most
+
+    def __post_init__(self) -> None:
+        low, high = self.scale_range
+        if not 0.1 <= low <= high <= 10:
+            raise InputError(f"scale_range is {self.scale_range}, must be two rising numbers in 0.1 to 10; change it")
+        if not 0 <= self.color_jitter < 1:
+            raise InputError(f"color_jitter is {self.color_jitter}, must be at least 0 and below 1; change it")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Hold frames as a network takes them.
+
+    images: (frame, 3, height, width) float32 in [0, 1]. labels: (frame, height, width) int64 class ids, 255 = ignore.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+class FrameSet:
+    """Give random access to the frames of a manifest, decoded and resized; the first ones to fill the cache stay in it.
+
+    A frame without a label gets a label that is 255 everywhere, but only with labels_required=False.
+    Raises InputError for a manifest that lacks a column or, with labels_required, a label.
+    """
+
+    def __init__(
+        self, frames: pd.DataFrame, store: Store, settings: LoadSettings, *, labels_required: bool = True
+    ) -> None:
+        columns = ("frame_id", "image_uri", "label_uri", "label_taxonomy")
+        absent = [name for name in columns if name not in frames.columns]
+        if absent:
+            raise InputError(f"frames to load have no column {absent[0]}; read it from the manifest")
+        unlabelled = frames["frame_id"][frames["label_uri"].isna()]
+        if labels_required and len(unlabelled):
+            raise InputError(
+                f"frame_id {unlabelled.iloc[0]} has no label ({len(unlabelled)} of {len(frames)} frames have none); "
+                "leave these out or load them with labels_required=False"
+            )
+        self.frame_ids: list[str] = frames["frame_id"].tolist()
+        self.settings = settings
+        self._store = store
+        self._image_uris: list[str] = frames["image_uri"].tolist()
+        labels = frames["label_uri"].astype(object).where(frames["label_uri"].notna(), None)
+        self._label_uris: list[str | None] = labels.tolist()
+        self._taxonomies: list[str] = frames["label_taxonomy"].tolist()
+        self._cache: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+        frame_bytes = settings.height_px * settings.width_px * 4
+        self._cache_frames = settings.cache_mib * 2**20 // frame_bytes
+
+    def __len__(self) -> int:
+        return len(self.frame_ids)
+
+    def load(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Load one frame: image (3, height, width) uint8 RGB, label (height, width) uint8 class ids, 255 = ignore.
+
+        The image is resized bilinearly with antialiasing, the label to its nearest pixel. Raises InputError for a blob
+        that is missing or corrupt and BadFrame for one that cannot be decoded.
+        """
+        image, label = self._resized(index)
+        return np.ascontiguousarray(image.transpose(2, 0, 1)), label.copy()
+
+    def _resized(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the frame from the cache or the store: image (height, width, 3), label (height, width)."""
+        if index in self._cache:
+            return self._cache[index]
+        if not 0 <= index < len(self):
+            raise IndexError(f"frame {index} of {len(self)}")
+        frame = self._decode(index)
+        if len(self._cache) < self._cache_frames:
+            self._cache[index] = frame
+        return frame
+
+    def _decode(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        size = (self.settings.width_px, self.settings.height_px)
+        image = decode_image(self._store.get(self._image_uris[index]), self._name(index, "image"))
+        label = self._decode_label(index, image.shape[:2])
+        if image.shape[1::-1] != size:
+            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+            label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
+        return image, label
+
+    def _decode_label(self, index: int, size: tuple[int, ...]) -> NDArray[np.uint8]:
+        uri = self._label_uris[index]
+        if uri is None:
+            return np.full(size, IGNORE, np.uint8)
+        source = load_taxonomy(self._taxonomies[index])
+        raw = decode_label(self._store.get(uri), self._name(index, "label"), source, (size[0], size[1]))
+        return apply_lookup(raw, label_lookup(source.name, self.settings.taxonomy))
+
+    def _name(self, index: int, kind: str) -> str:
+        return f"{kind} of frame {self.frame_ids[index]}"
+
+
+def shuffled_batches(
+    frames: FrameSet,
+    batch_frames: int,
+    seed: int,
+    epoch: int,
+    augment: Augment | None,
+    epoch_frames: int | None = None,
+) -> Iterator[Batch]:
+    """Yield one epoch of training batches in an order drawn from (seed, epoch).
+
+    Each frame comes once; with `epoch_frames` that many are drawn, going on where the epoch before stopped in a
+    sequence of permutations, so that every frame is seen equally often. The last batch may be shorter; a last batch of
+    one frame joins the one before, because batch normalisation needs two. Augmentation of a frame depends on the seed,
+    the permutation (the epoch, without `epoch_frames`) and the frame alone.
+    Raises InputError for a set without frames or numbers out of range.
+    """
+    for name, value, low in (("batch_frames", batch_frames, 1), ("seed", seed, 0), ("epoch", epoch, 0)):
+        if value < low:
+            raise InputError(f"{name} is {value}, must be at least {low}; change it")
+    if epoch_frames is not None and epoch_frames < 1:
+        raise InputError(f"epoch_frames is {epoch_frames}, must be at least 1; change it or leave it out")
+    if len(frames) == 0:
+        raise InputError("there are no frames to train on; select some or correct the split")
+    draws = _draws(len(frames), seed, epoch, epoch_frames or len(frames))
+    for batch in _split(draws, batch_frames):
+        yield _batch([_augmented(frames, seed, cycle, index, augment) for cycle, index in batch])
+
+
+def ordered_batches(frames: FrameSet, batch_frames: int) -> Iterator[Batch]:
+    """Yield all frames in their order, without augmentation; the last batch may be shorter."""
+    if batch_frames < 1:
+        raise InputError(f"batch_frames is {batch_frames}, must be at least 1; change it")
+    for start in range(0, len(frames), batch_frames):
+        indices = range(start, min(start + batch_frames, len(frames)))
+        yield _batch([_plain(*frames._resized(index)) for index in indices])
+
+
+def pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
+    """Count the label pixels of every class over all frames: (class,) int64; ignored pixels are left out."""
+    classes = len(load_taxonomy(frames.settings.taxonomy).classes)
+    counts = np.zeros(256, np.int64)
+    for index in range(len(frames)):
+        counts += np.bincount(frames._resized(index)[1].ravel(), minlength=256)
+    return counts[:classes]
+
+
+# --- order
+
+
+def _draws(count: int, seed: int, epoch: int, epoch_frames: int) -> list[tuple[int, int]]:
+    """Cut an epoch out of the endless sequence of permutations: (number of the permutation, frame)."""
+    start, stop = epoch * epoch_frames, (epoch + 1) * epoch_frames
+    draws: list[tuple[int, int]] = []
+    for cycle in range(start // count, (stop - 1) // count + 1):
+        order = np.random.default_rng([_ORDER_STREAM, seed, cycle]).permutation(count)
+        draws += [(cycle, int(index)) for index in order[max(start - cycle * count, 0) : stop - cycle * count]]
+    return draws
+
+
+def _split(draws: Sequence[tuple[int, int]], batch_frames: int) -> list[Sequence[tuple[int, int]]]:
+    batches = [draws[start : start + batch_frames] for start in range(0, len(draws), batch_frames)]
+    if batch_frames > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [[*batches[-2], *batches[-1]]]
+    return batches
+
+
+# --- frames as a network takes them
+
+_Frame = tuple[NDArray[np.float32], NDArray[np.uint8]]
+
+
+def _batch(frames: Sequence[_Frame]) -> Batch:
+    images = np.stack([image for image, _ in frames])
+    labels = np.stack([label for _, label in frames])
+    return Batch(torch.from_numpy(images), torch.from_numpy(labels).long())
+
+
+def _plain(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> _Frame:
+    """Turn (height, width, 3) uint8 into (3, height, width) float32 in [0, 1]."""
+    planes: NDArray[np.float32] = np.multiply(image.transpose(2, 0, 1), np.float32(1 / 255), dtype=np.float32)
+    return np.ascontiguousarray(planes), label
+
+
+def _augmented(frames: FrameSet, seed: int, cycle: int, index: int, augment: Augment | None) -> _Frame:
+    image, label = frames._resized(index)
+    if augment is None:
+        return _plain(image, label)
+    generator = np.random.default_rng([_AUGMENT_STREAM, seed, cycle, index])
+    # Every number is drawn whatever the settings, so that one setting never changes what another one does.
+    mirror, scale, left, top = generator.random(4)
+    jitter = generator.uniform(-1, 1, 3) * augment.color_jitter + 1
+    image, label = _zoomed(image, label, _log_uniform(scale, augment.scale_range), left, top)
+    if augment.flip and mirror < 0.5:
+        image, label = image[:, ::-1], label[:, ::-1]
+    return _jittered(image, *jitter), label
+
+
+def _log_uniform(share: float, bounds: tuple[float, float]) -> float:
+    """Map [0, 1) to the range so that zooming in and out by the same factor are equally likely."""
+    low, high = np.log(bounds[0]), np.log(bounds[1])
+    return float(np.exp(low + share * (high - low)))
+
+
+def _zoomed(
+    image: NDArray[np.uint8], label: NDArray[np.uint8], scale: float, left: float, top: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Zoom by a factor and keep the size: crop above 1, pad below 1 with black and label 255.
+
+    left, top in [0, 1): where in the room that there is the crop or the frame lies.
+    """
+    height, width = label.shape
+    if scale >= 1:
+        box_width, box_height = width / scale, height / scale
+        x, y = left * (width - box_width), top * (height - box_height)
+        box = (x, y, x + box_width, y + box_height)
+        bigger = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box)
+        nearest = Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST, box)
+        return np.asarray(bigger), np.asarray(nearest)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    x, y = int(left * (width - size[0] + 1)), int(top * (height - size[1] + 1))
+    canvas, ground = np.zeros_like(image), np.full_like(label, IGNORE)
+    here = np.s_[y : y + size[1], x : x + size[0]]
+    canvas[here] = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    ground[here] = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
+    return canvas, ground
+
+
+def _jittered(image: NDArray[np.uint8], brightness: float, contrast: float, saturation: float) -> NDArray[np.float32]:
+    """Multiply brightness, contrast about the mean grey and saturation; (h, w, 3) uint8 → (3, h, w) float32 in [0, 1].
+
+    All three are affine in the colour, so one 3x3 matrix and one offset do them together.
+    """
+    height, width = image.shape[:2]
+    pixels = image.reshape(-1, 3).T.astype(np.float32)
+    mean_grey = _LUMA @ pixels.mean(axis=1)
+    matrix = saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * np.tile(_LUMA, (3, 1))
+    matrix = (brightness * contrast / 255 * matrix).astype(np.float32)
+    offset = np.float32(brightness * (1 - contrast) * mean_grey / 255)
+    jittered = matrix @ pixels
+    jittered += offset
+    return np.clip(jittered, 0, 1, out=jittered).reshape(3, height, width)

@@ -1,0 +1,118 @@
+"""Talk to an S3-compatible server through the minio client and say in one line what is wrong when it does not work."""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error
+
+from perception.errors import InputError
+
+# A night must notice within seconds that its store is not there; a slow answer to a large blob is another matter.
+_TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)
+_RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], raise_on_status=False)
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_ABSENT = {"NoSuchKey", "ResourceNotFound"}
+
+Result = TypeVar("Result")
+
+
+def connect(environment: Mapping[str, str], where: str) -> Minio:
+    """Make a client from NIGHTDRIVE_S3_ENDPOINT and the AWS_* variables; nothing is sent yet.
+
+    Raises InputError naming the variable that is missing or wrong, never its value where that is secret.
+    """
+    endpoint = environment.get("NIGHTDRIVE_S3_ENDPOINT", "")
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/") or "@" in parts.netloc:
+        shown = "holds user information" if "@" in endpoint else f"is {endpoint!r}"
+        raise InputError(
+            f"store {where}: NIGHTDRIVE_S3_ENDPOINT {shown}, must be http://host:port or https://host:port; set it"
+        )
+    for name in _KEYS:
+        if not environment.get(name):
+            raise InputError(
+                f"store {where}: the environment variable {name} is not set; set both {' and '.join(_KEYS)}"
+            )
+    return Minio(
+        parts.netloc,
+        access_key=environment[_KEYS[0]],
+        secret_key=environment[_KEYS[1]],
+        session_token=environment.get("AWS_SESSION_TOKEN") or None,
+        secure=parts.scheme == "https",
+        # Given, the client need not ask for it, which costs a request and a permission.
+        region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1",
+        http_client=urllib3.PoolManager(timeout=_TIMEOUT, retries=_RETRIES, maxsize=16),
+    )
+
+
+def check_bucket(client: Minio, bucket: str, prefix: str, where: str) -> None:
+    """Raise InputError when the server cannot be reached, the keys are refused or the bucket is missing."""
+
+    def first_key() -> bool:
+        # A listing and not a HEAD: only a body says whether the key, the secret or the permission is wrong.
+        next(iter(client.list_objects(bucket, prefix=prefix, recursive=False)), None)
+        return True
+
+    _ask(first_key, bucket, where)
+
+
+def size_bytes(client: Minio, bucket: str, key: str, where: str) -> int | None:
+    """Return the size of an object, None when there is none."""
+    return _ask(lambda: client.stat_object(bucket, key).size, bucket, where)
+
+
+def upload(client: Minio, bucket: str, key: str, data: bytes, where: str) -> None:
+    """Write one object."""
+    _ask(lambda: client.put_object(bucket, key, io.BytesIO(data), len(data)), bucket, where)
+
+
+def download(client: Minio, bucket: str, key: str, where: str) -> bytes | None:
+    """Read one object whole; None when there is none."""
+
+    def read() -> bytes:
+        response = client.get_object(bucket, key)
+        try:
+            return bytes(response.read())
+        finally:
+            response.close()
+            response.release_conn()
+
+    return _ask(read, bucket, where)
+
+
+def _ask(request: Callable[[], Result], bucket: str, where: str) -> Result | None:
+    """Run a request; None for an object that is not there, InputError for everything else that goes wrong."""
+    try:
+        return request()
+    except S3Error as error:
+        if error.code in _ABSENT:
+            return None
+        raise InputError(f"store {where}: {_reason(error.code or 'unknown error', bucket)}") from None
+    except ValueError as error:
+        raise InputError(f"store {where}: {' '.join(str(error).split())}; correct the address of the store") from None
+    except MinioException as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"store {where}: the server gave no S3 answer ({reason}); check NIGHTDRIVE_S3_ENDPOINT"
+        ) from None
+    except urllib3.exceptions.HTTPError as error:
+        reason = type(getattr(error, "reason", None) or error).__name__
+        raise InputError(
+            f"store {where}: the endpoint cannot be reached ({reason}); check NIGHTDRIVE_S3_ENDPOINT and that it runs"
+        ) from None
+
+
+def _reason(code: str, bucket: str) -> str:
+    reasons = {
+        "NoSuchBucket": f"bucket {bucket} does not exist; create it or correct the name",
+        "InvalidBucketName": f"bucket name {bucket!r} is not allowed; correct it",
+        "SignatureDoesNotMatch": "the secret key is wrong; correct AWS_SECRET_ACCESS_KEY",
+        "InvalidAccessKeyId": "the access key is not known to the server; correct AWS_ACCESS_KEY_ID",
+        "AccessDenied": f"the keys may not do this in bucket {bucket}; grant read, list and write, or use other keys",
+        "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
+    }
+    return reasons.get(code, f"the server refused with {code}; see its log")

@@ -1,0 +1,180 @@
+"""The store of blobs, addressed by their sha256: a folder on one machine, a bucket on any S3-compatible server."""
+
+import hashlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from minio import Minio
+
+from perception.data import s3
+from perception.data.manifest import URI_RULE
+from perception.errors import InputError
+
+_URI = re.compile(URI_RULE)
+_SUFFIX = re.compile("[a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Say where a blob lies (a uri relative to its store) and what it is."""
+
+    uri: str
+    sha256: str
+    size_bytes: int
+
+
+class Store(Protocol):
+    """Keep blobs under their sha256. There is no delete: data versions refer to blobs for as long as they exist."""
+
+    def put(self, data: bytes, suffix: str) -> Blob:
+        """Store data whole or not at all; what is there already stays. `suffix` is without its dot: jpg, png.
+
+        Raises InputError when the store cannot be written.
+        """
+
+    def get(self, uri: str) -> bytes:
+        """Return a blob whose bytes were checked against its sha256; raise InputError when missing or corrupt."""
+
+    def exists(self, uri: str) -> bool:
+        """Say whether the store holds the blob; its bytes are not read."""
+
+
+def open_store(url: str) -> Store:
+    """Open a store: the path of a folder, or s3://bucket/prefix.
+
+    For S3 the environment gives the endpoint (NIGHTDRIVE_S3_ENDPOINT, http:// or https://), the keys
+    (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where there is one, AWS_SESSION_TOKEN) and the region (AWS_REGION,
+    us-east-1 by default). Raises InputError for a store that cannot be opened; a folder that does not exist yet is
+    created by the first put.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        return _open_s3(url, parts.netloc, parts.path.strip("/"))
+    if "://" in url or not url:
+        raise InputError(f"store {url!r}: not a folder and not an s3:// address; give one of these")
+    root = Path(url)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"store {url}: is a file, must be a folder; give another path")
+    return FolderStore(root)
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """Keep blobs as files below one folder."""
+
+    root: Path
+
+    def put(self, data: bytes, suffix: str) -> Blob:
+        """Write a blob to a temporary name, flush it to disk and move it into place."""
+        blob = _describe(data, suffix)
+        path = self.root / blob.uri
+        # A file of another size was cut short by something outside this program; writing it again mends it.
+        if not (path.is_file() and path.stat().st_size == blob.size_bytes):
+            _write_whole(self.root, path, data)
+        return blob
+
+    def get(self, uri: str) -> bytes:
+        """Read a blob and check its sha256."""
+        path = self.root / _checked(uri)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise InputError(f"store {self.root}: has no blob {uri}; ingest its source again") from None
+        except OSError as error:
+            raise InputError(f"store {self.root}: blob {uri} cannot be read ({error.strerror}); correct this") from None
+        return _verified(data, uri, str(self.root))
+
+    def exists(self, uri: str) -> bool:
+        """Look for the file."""
+        return (self.root / _checked(uri)).is_file()
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """Keep blobs as objects below one prefix of a bucket; S3 itself makes an upload appear whole or not at all."""
+
+    url: str
+    bucket: str
+    prefix: str
+    client: Minio = field(repr=False, compare=False)
+
+    def put(self, data: bytes, suffix: str) -> Blob:
+        """Upload a blob that is not there yet."""
+        blob = _describe(data, suffix)
+        if s3.size_bytes(self.client, self.bucket, self._key(blob.uri), self.url) != blob.size_bytes:
+            s3.upload(self.client, self.bucket, self._key(blob.uri), data, self.url)
+        return blob
+
+    def get(self, uri: str) -> bytes:
+        """Download a blob and check its sha256."""
+        data = s3.download(self.client, self.bucket, self._key(_checked(uri)), self.url)
+        if data is None:
+            raise InputError(f"store {self.url}: has no blob {uri}; ingest its source again")
+        return _verified(data, uri, self.url)
+
+    def exists(self, uri: str) -> bool:
+        """Ask the server for the object's head."""
+        return s3.size_bytes(self.client, self.bucket, self._key(_checked(uri)), self.url) is not None
+
+    def _key(self, uri: str) -> str:
+        return f"{self.prefix}/{uri}" if self.prefix else uri
+
+
+def _open_s3(url: str, bucket: str, prefix: str) -> S3Store:
+    if not bucket:
+        raise InputError(f"store {url}: names no bucket; write s3://bucket/prefix")
+    client = s3.connect(os.environ, url)
+    s3.check_bucket(client, bucket, f"{prefix}/sha256/" if prefix else "sha256/", url)
+    return S3Store(url, bucket, prefix, client)
+
+
+def _describe(data: bytes, suffix: str) -> Blob:
+    if not _SUFFIX.fullmatch(suffix):
+        raise InputError(
+            f"blob suffix {suffix!r}: must be lower-case letters and digits without a dot; write jpg or png"
+        )
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Blob(f"sha256/{sha256[:2]}/{sha256}.{suffix}", sha256, len(data))
+
+
+def _checked(uri: str) -> str:
+    """Refuse every uri that is not an address in the store, so that none can lead out of it."""
+    # fullmatch: $ alone would let a newline at the end pass.
+    if not _URI.fullmatch(uri) or uri[7:9] != uri[10:12]:
+        raise InputError(
+            f"blob uri {uri!r}: must be sha256/<first 2>/<64 hex digits>.<suffix>; take it from a manifest"
+        )
+    return uri
+
+
+def _verified(data: bytes, uri: str, where: str) -> bytes:
+    if hashlib.sha256(data).hexdigest() != uri[10:74]:
+        raise InputError(
+            f"store {where}: blob {uri} is corrupt (its bytes have another sha256); restore it or ingest again"
+        )
+    return data
+
+
+def _write_whole(root: Path, path: Path, data: bytes) -> None:
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".put-", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        reason = error.strerror or type(error).__name__
+        raise InputError(
+            f"store {root}: cannot be written ({reason}); give a folder with space that you may write to"
+        ) from None

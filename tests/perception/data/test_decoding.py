@@ -1,0 +1,164 @@
+"""Decoding: exact pixels of good files, and a named rule for every kind of bad one."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from perception.data.decoding import BadFrame, decode_image, decode_label
+from perception.data.taxonomies import load_taxonomy
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+LABEL = RNG.integers(0, 12, (12, 20), dtype=np.uint8)
+CAMVID = load_taxonomy("camvid11")
+PATH = Path("a/b.png")
+
+
+def encoded(pixels: NDArray[np.generic] | Image.Image, format: str = "PNG", **options: object) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    data = io.BytesIO()
+    image.save(data, format, **options)
+    return data.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Build a PNG that promises more pixels than it holds."""
+    return png(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"")
+
+
+def png(header: bytes, rows: bytes) -> bytes:
+    chunks = b""
+    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        chunks += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_image_png_is_exact() -> None:
+    image = decode_image(encoded(PIXELS), PATH)
+    assert image.dtype == np.uint8 and np.array_equal(image, PIXELS)
+    image[0, 0] = 0  # the caller owns it
+
+
+def test_image_jpeg_equals_another_decoder() -> None:
+    cv2 = pytest.importorskip("cv2")
+    smooth = np.asarray(Image.fromarray(PIXELS).resize((200, 120)))
+    data = encoded(smooth, "JPEG", quality=95)
+    other = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.abs(decode_image(data, PATH).astype(int) - other).max() <= 3
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    image = Image.fromarray(PIXELS).convert(mode)
+    assert np.array_equal(decode_image(encoded(image), PATH), np.asarray(image.convert("RGB")))
+
+
+def test_label_is_exact() -> None:
+    label = decode_label(encoded(LABEL), PATH, CAMVID, (12, 20))
+    assert label.dtype == np.uint8 and np.array_equal(label, LABEL)
+
+
+def test_palette_label_gives_its_indices() -> None:
+    image = Image.fromarray(LABEL).convert("P")
+    image.putdata(LABEL.ravel().tolist())
+    image.putpalette([value for index in range(256) for value in (index, 7, 255 - index)])
+    for bits in (8, 4):
+        data = encoded(image, bits=bits)
+        assert data[24] == bits
+        assert np.array_equal(decode_label(data, PATH, CAMVID, (12, 20)), LABEL)
+
+
+def bad_label(data: bytes, size: tuple[int, int] = (12, 20)) -> str:
+    with pytest.raises(BadFrame) as caught:
+        decode_label(data, PATH, CAMVID, size)
+    error = caught.value
+    assert error.path == PATH and error.rule and error.remedy
+    assert str(error) == f"{error.path}: {error.rule}; {error.remedy}" and "\n" not in str(error)
+    return str(error)
+
+
+def bad_image(data: bytes) -> str:
+    with pytest.raises(BadFrame) as caught:
+        decode_image(data, PATH)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("a/b.png: ")
+    return str(caught.value)
+
+
+def test_label_of_another_size_prints_both() -> None:
+    assert "label is 20x12 px, its image 20x13 px, must be equal" in bad_label(encoded(LABEL), (13, 20))
+
+
+def test_unknown_label_values_print_value_and_count() -> None:
+    label = LABEL.copy()
+    label[0, :3], label[1, 0] = 77, 200
+    assert "label holds values outside taxonomy camvid11: 77 (3 px), 200 (1 px); correct it" in bad_label(
+        encoded(label)
+    )
+    many = np.arange(240, dtype=np.uint8).reshape(12, 20)
+    assert "16 (1 px) and 223 more values" in bad_label(encoded(many))
+
+
+def test_labels_that_are_not_8_bit_single_channel() -> None:
+    assert "label is PNG with mode RGB, must be an 8-bit single-channel" in bad_label(encoded(PIXELS))
+    assert "label is PNG with mode I;16" in bad_label(encoded(LABEL.astype(np.uint16)))
+    assert "label is PNG with mode 1" in bad_label(encoded(Image.fromarray(LABEL > 3)))
+    assert "label is JPEG with mode L" in bad_label(encoded(LABEL, "JPEG"))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_label_of_few_bits_is_refused(bits: int) -> None:
+    """Pillow stretches such values to 0..255, so that class 1 of 4 bits would become 17."""
+    data = png(struct.pack(">IIBBBBB", 20, 12, bits, 0, 0, 0, 0), 12 * bytes(1 + 20 * bits // 8))
+    assert f"mode L and {bits} bits" in bad_label(data)
+
+
+def test_16_bit_image_is_refused() -> None:
+    assert "image has mode I;16" in bad_image(encoded(LABEL.astype(np.uint16)))
+
+
+def test_empty_file() -> None:
+    assert bad_image(b"") == "a/b.png: file is empty; copy it again"
+    assert "file is empty" in bad_label(b"")
+
+
+@pytest.mark.parametrize("data", [b"\x00" * 100, b"GIF89a" + b"\x00" * 50, b"\xff\xd8", b"<html>no</html>"])
+def test_what_is_no_image(data: bytes) -> None:
+    assert "not a readable JPEG or PNG" in bad_image(data)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+def test_truncated_image(format: str, keep: float) -> None:
+    data = encoded(RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8), format)
+    assert "truncated" in bad_image(data[: int(keep * len(data))]) or (format == "JPEG" and keep == 0.1)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.9])
+def test_truncated_label(keep: float) -> None:
+    data = encoded(LABEL)
+    assert "PNG file is truncated" in bad_label(data[: int(keep * len(data))])
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_no_beginning_of_a_file_passes_for_the_file(format: str) -> None:
+    data = encoded(PIXELS, format)
+    for length in range(len(data)):
+        bad_image(data[:length])
+    decode_image(data, PATH)
+
+
+def test_decompression_bombs() -> None:
+    assert "image is 9000x9000 px, more than 64000000 pixels" in bad_image(png_header(9000, 9000))
+    assert "more than 64000000 pixels" in bad_image(png_header(60_000, 60_000))
+
+
+def test_damaged_pixels() -> None:
+    data = bytearray(encoded(RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)))
+    data[200:2000] = bytes(1800)
+    assert "damaged" in bad_image(bytes(data))
