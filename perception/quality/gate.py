@@ -1,0 +1,504 @@
+"""The gate: judge a table by a suite and write down a verdict that says what failed, where and what to do."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perception.errors import InputError
+from perception.quality.checks import SHOWN, Outcome
+from perception.quality.suites import Expectation, Rows, Suite, bind, load_suite, needed_parameters, substitute
+from perception.quality.vocabulary import FORMS, in_words
+from perception.quality.waivers import WAIVERS_FILE, Waiver, find_waiver, load_waivers
+
+PARAMETERS_FILE = "gate_parameters.json"
+DECISIONS = ("pass", "warn", "refuse")
+_KEYS = ("frame_id", "gate_id")  # the column that names an offending row, the first that the table has
+_SOURCE = "source"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedExpectation:
+    """One rule that the table breaks."""
+
+    id: str
+    rule: str  # in words, with the bounds that were used
+    why: str
+    bound: dict[str, Any]
+    observed: str
+    severity: str
+    frames: tuple[dict[str, Any], ...]  # the first offending rows: frame_id (or gate_id) and the offending values
+    count: int  # of all offending rows; 0 where the rule is about the table as a whole
+    remedy: str
+    waived_by: str | None  # who allowed it, until when and why; then it does not refuse
+    waiver_note: str | None  # a waiver that does not hold: expired, or not yet granted
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotChecked:
+    """One rule that could not be applied, by what the suite itself allows."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one gate decided, and why."""
+
+    suite: str
+    suite_sha256: str
+    decision: str  # one of DECISIONS
+    rows: int  # of the judged table
+    failed: tuple[FailedExpectation, ...]  # worst first, then by id
+    checked: int  # number of rules applied
+    not_checked: tuple[NotChecked, ...]
+    parameters: dict[str, Any]  # as used, defaults included
+
+    def in_words(self) -> str:
+        """Say the verdict in one line."""
+        said = "; ".join(
+            f"{failure.id} ({failure.severity}{', waived' if failure.waived_by else ''}): {failure.observed}"
+            for failure in self.failed
+        )
+        return f"gate {self.suite}: {self.decision}" + (f": {said}" if said else "")
+
+
+def judge(
+    suite: Suite,
+    table: pd.DataFrame,
+    parameters: Mapping[str, Any],
+    waivers: Iterable[Waiver],
+    today: date,
+    *,
+    applies_to: Collection[str] = (),
+) -> Verdict:
+    """Judge a table by a suite.
+
+    parameters: the bounds that the suite asks for. applies_to: what runs, such as its profile; waivers for one of these
+    names hold, and so do waivers for an ingest source, where all offending rows have that `source`.
+
+    The decision is `refuse` with a critical failure that is not waived, `warn` with any other failure but those of
+    severity info, else `pass`. A rule that had nothing to look at fails, unless the suite allows that with a reason.
+
+    Raises InputError for a missing, unknown or unusable parameter.
+    """
+    bound = bind(suite, parameters)
+    applied, not_checked = _split_optional(suite.expectations, bound)
+    findings: dict[str, _Finding | None] = {}
+    for rows, group in _by_rows(applied).items():
+        findings |= _findings(group, table, _substituted(rows, bound), bound, not_checked)
+    skipped = {entry.id for entry in not_checked}
+    waivers = tuple(waivers)
+    failed = [
+        _failed(entry, finding, bound, find_waiver(waivers, suite.name, entry.id, applies_to, finding.sources, today))
+        for entry in applied
+        if (finding := findings.get(entry.id)) is not None
+    ]
+    order = {"critical": 0, "warning": 1, "info": 2}
+    return Verdict(
+        suite=suite.name,
+        suite_sha256=suite.sha256,
+        decision=_decision(failed),
+        rows=len(table),
+        failed=tuple(sorted(failed, key=lambda failure: (order[failure.severity], failure.id))),
+        checked=sum(entry.id not in skipped for entry in applied),
+        not_checked=tuple(sorted(not_checked, key=lambda entry: entry.id)),
+        parameters={name: _plain(value) for name, value in sorted(bound.items())},
+    )
+
+
+def judge_folders(
+    folders: Sequence[Path],
+    suite_name: str,
+    bounds: Mapping[str, Any],
+    *,
+    applies_to: Collection[str] = (),
+    today: str = "",
+    waivers_file: Path = WAIVERS_FILE,
+) -> Verdict:
+    """Judge the tables that a stage wrote, together, by a shipped suite and the shipped waivers.
+
+    Each folder holds the suite's table (its meta.file) and perhaps gate_parameters.json: bounds that the stage itself
+    knows, such as the number of frames that must come out. today: YYYY-MM-DD; empty: this day in UTC.
+
+    Raises InputError for a missing table, a bound given twice with two values, a date that is none.
+    """
+    suite = load_suite(suite_name)
+    parameters = dict(bounds)
+    for folder in folders:
+        for name, value in _folder_parameters(folder).items():
+            if name in parameters and parameters[name] != value:
+                raise InputError(
+                    f"{folder / PARAMETERS_FILE}: {name} is {value!r}, elsewhere {parameters[name]!r}; give it once"
+                )
+            parameters[name] = value
+    table = pd.concat([_read_table(folder / suite.file) for folder in folders], ignore_index=True)
+    return judge(suite, table, parameters, load_waivers(waivers_file), _day(today), applies_to=applies_to)
+
+
+def write_verdict(verdict: Verdict, folder: Path) -> None:
+    """Write verdict.json and verdict.md into a folder, the same bytes for the same verdict."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(asdict(verdict), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    _write_whole(folder / "verdict.json", content)
+    _write_whole(folder / "verdict.md", verdict_page(verdict))
+
+
+def read_verdict(path: Path) -> Verdict:
+    """Read a verdict.json; raise InputError where it is missing or not one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        lists = {
+            "failed": tuple(
+                FailedExpectation(**entry | {"frames": tuple(entry["frames"])}) for entry in content["failed"]
+            ),
+            "not_checked": tuple(NotChecked(**entry) for entry in content["not_checked"]),
+        }
+        return Verdict(**content | lists)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is not a verdict ({error!r}); run the gate again") from None
+
+
+def verdict_page(verdict: Verdict) -> str:
+    """Say a verdict in Markdown."""
+    lines = [
+        f"# Gate {verdict.suite}: {verdict.decision}",
+        "",
+        f"{verdict.checked} rules applied to {verdict.rows} rows, {len(verdict.failed)} broken, "
+        f"{len(verdict.not_checked)} not applied. Suite {verdict.suite_sha256[:12]}.",
+        "",
+    ]
+    for failure in verdict.failed:
+        lines += _failure_lines(failure)
+    if verdict.not_checked:
+        lines += ["## Not applied", "", *(f"- {entry.id}: {entry.reason}" for entry in verdict.not_checked), ""]
+    if verdict.parameters:
+        lines += [
+            "## Parameters",
+            "",
+            *(f"- {key}: {in_words(value)}" for key, value in verdict.parameters.items()),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _folder_parameters(folder: Path) -> dict[str, Any]:
+    path = folder / PARAMETERS_FILE
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); write a mapping of bounds") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a mapping; write a mapping of bounds")
+    return content
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; let the stage write the table that its gate judges") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); run the stage again") from None
+
+
+def _day(today: str) -> date:
+    if not today:
+        return datetime.now(UTC).date()
+    try:
+        return date.fromisoformat(today)
+    except ValueError:
+        raise InputError(f"today is {today!r}; write a date such as 2026-11-23") from None
+
+
+# ---------------------------------------------------------------- what is applied to which rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Finding:
+    """How a table breaks one rule."""
+
+    observed: str
+    count: int = 0
+    frames: tuple[dict[str, Any], ...] = ()
+    sources: frozenset[str] = frozenset()
+
+
+def _split_optional(
+    expectations: Sequence[Expectation], bound: Mapping[str, Any]
+) -> tuple[list[Expectation], list[NotChecked]]:
+    applied, not_checked = [], []
+    for entry in expectations:
+        absent = sorted(name for name in needed_parameters(entry) if bound[name] is None)
+        if absent:
+            not_checked.append(NotChecked(id=entry.id, reason=f"{', '.join(absent)} not given"))
+        else:
+            applied.append(entry)
+    return applied, not_checked
+
+
+def _by_rows(entries: Iterable[Expectation]) -> dict[str, list[Expectation]]:
+    groups: dict[str, list[Expectation]] = {}
+    for entry in entries:
+        groups.setdefault(json.dumps(None if entry.rows is None else asdict(entry.rows), default=str), []).append(entry)
+    return groups
+
+
+def _substituted(rows: str, bound: Mapping[str, Any]) -> Rows | None:
+    content = json.loads(rows)
+    return None if content is None else Rows(column=content["column"], values=substitute(content["values"], bound))
+
+
+def _findings(
+    entries: Sequence[Expectation],
+    table: pd.DataFrame,
+    rows: Rows | None,
+    bound: Mapping[str, Any],
+    not_checked: list[NotChecked],
+) -> dict[str, _Finding | None]:
+    """Apply entries that share their rows; those that may be empty and are go to not_checked."""
+    if rows is not None and rows.column not in table.columns:
+        return {entry.id: _Finding(observed=f"the table has no column {rows.column}") for entry in entries}
+    kwargs = {entry.id: substitute(entry.kwargs, bound) for entry in entries}
+    part = _selected(table, rows, _columns(table, entries, kwargs))
+    findings: dict[str, _Finding | None] = {}
+    to_run = []
+    for entry in entries:
+        if _looked_at(entry, kwargs[entry.id], part) == 0:
+            findings[entry.id] = _empty(entry, len(part), not_checked)
+        else:
+            to_run.append(entry)
+    sources = _sources(part)
+    for identifier, result in _run_great_expectations(to_run, kwargs, part).items():
+        entry = next(entry for entry in to_run if entry.id == identifier)
+        findings[identifier] = _finding(entry, result, part, sources, not_checked)
+    return findings
+
+
+def _selected(table: pd.DataFrame, rows: Rows | None, columns: list[str]) -> pd.DataFrame:
+    if rows is None:
+        return table.reset_index(drop=True)
+    column = table[rows.column]
+    mask = column.notna() if rows.values is None else column.isin(rows.values)
+    return table.loc[mask, columns].reset_index(drop=True)
+
+
+def _columns(table: pd.DataFrame, entries: Sequence[Expectation], kwargs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name the columns that the entries look at: a copy of a part of a wide table should hold no others."""
+    texts, prefixes = {*_KEYS, _SOURCE}, set()
+    for entry in entries:
+        for value in kwargs[entry.id].values():
+            texts |= {item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)}
+        prefixes |= {kwargs[entry.id]["prefix"]} if "prefix" in kwargs[entry.id] else set()
+    return [name for name in table.columns if name in texts or name.startswith(tuple(prefixes))]
+
+
+def _looked_at(entry: Expectation, kwargs: Mapping[str, Any], part: pd.DataFrame) -> int | None:
+    """Count the values that a rule looks at; None where the rule itself reports it or is about the table."""
+    looks_at = FORMS[entry.type].looks_at
+    if looks_at in ("own", "table"):
+        return None
+    columns = [kwargs[name] for name in ("column", "column_A", "column_B") if name in kwargs]
+    if looks_at == "rows":
+        return len(part)
+    if any(name not in part.columns for name in columns):
+        return None  # the missing column is what will be reported
+    present = part[columns].notna()
+    either = kwargs.get("ignore_row_if") == "either_value_is_missing"
+    return int((present.all(axis=1) if either else present.any(axis=1)).sum())
+
+
+def _empty(entry: Expectation, rows: int, not_checked: list[NotChecked]) -> _Finding | None:
+    if entry.allow_empty is not None:
+        not_checked.append(NotChecked(id=entry.id, reason=f"nothing to look at: {entry.allow_empty}"))
+        return None
+    return _Finding(
+        observed=f"nothing to look at: {rows} rows, none with a value; a rule that saw nothing proves nothing"
+    )
+
+
+# ---------------------------------------------------------------- great_expectations
+
+
+def _run_great_expectations(
+    entries: Sequence[Expectation], kwargs: Mapping[str, Mapping[str, Any]], part: pd.DataFrame
+) -> dict[str, Any]:
+    """Return the library's result of every entry, by id. No file, no network: an ephemeral context."""
+    if not entries:
+        return {}
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    import perception.quality.expectations  # noqa: F401 - registers our own before they are named
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    suite = gx.ExpectationSuite(name="gate")
+    for entry in entries:
+        configuration = ExpectationConfiguration(
+            type=entry.type, kwargs=dict(kwargs[entry.id]), meta={"id": entry.id}, severity=entry.severity
+        )
+        suite.add_expectation(configuration.to_domain_obj())
+    assert len(suite.expectations) == len(entries), "the library dropped an expectation"
+    asset = context.data_sources.add_pandas("gate").add_dataframe_asset("gate")
+    batch = asset.add_batch_definition_whole_dataframe("gate").get_batch(batch_parameters={"dataframe": part})
+    keys = [name for name in (_key(part), _SOURCE) if name in part.columns]
+    results = batch.validate(
+        suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": keys}
+    ).results
+    by_id = {result.expectation_config.meta["id"]: result for result in results}
+    assert by_id.keys() == {entry.id for entry in entries}, "the library lost a result"
+    return by_id
+
+
+def _key(table: pd.DataFrame) -> str | None:
+    return next((name for name in _KEYS if name in table.columns), None)
+
+
+def _sources(part: pd.DataFrame) -> frozenset[str]:
+    return frozenset(part[_SOURCE].dropna().unique()) if _SOURCE in part.columns else frozenset()
+
+
+def _finding(
+    entry: Expectation, result: Any, part: pd.DataFrame, sources: frozenset[str], not_checked: list[NotChecked]
+) -> _Finding | None:
+    problem = _exception(result.exception_info)
+    if problem is not None:
+        return _Finding(observed=f"could not be applied: {problem}", sources=sources)
+    outcome = result.result.get("outcome")
+    if isinstance(outcome, Outcome):
+        if outcome.evaluated == 0:
+            return _empty(entry, len(part), not_checked)
+        return None if outcome.success else _own_finding(outcome, part, sources)
+    return None if result.success else _core_finding(entry, result.result, part, sources)
+
+
+def _exception(info: Mapping[str, Any]) -> str | None:
+    """Return the message of what was raised; the library nests it under the metric that failed."""
+    if info.get("raised_exception"):
+        return " ".join(str(info.get("exception_message")).split())
+    nested = [item for item in info.values() if isinstance(item, Mapping)]
+    return next((message for item in nested if (message := _exception(item)) is not None), None)
+
+
+def _own_finding(outcome: Outcome, part: pd.DataFrame, sources: frozenset[str]) -> _Finding:
+    key = _key(part)
+    frames = tuple(
+        ({key: part[key].iloc[row]} if key else {"row": int(row)}) | values
+        for row, values in zip(outcome.positions[:SHOWN], outcome.values, strict=True)
+    )
+    if len(outcome.positions):
+        sources = _sources(part.iloc[outcome.positions])
+    return _Finding(observed=outcome.observed, count=outcome.count, frames=_plain(frames), sources=sources)
+
+
+def _core_finding(
+    entry: Expectation, result: Mapping[str, Any], part: pd.DataFrame, sources: frozenset[str]
+) -> _Finding:
+    listed = result.get("unexpected_index_list") or []
+    if listed and _SOURCE in part.columns:
+        sources = frozenset(str(row[_SOURCE]) for row in listed if row.get(_SOURCE) is not None)
+    key = _key(part)
+    frames = tuple(
+        {key: row.get(key)} | {name: value for name, value in row.items() if name not in (key, _SOURCE)}
+        for row in listed[:SHOWN]
+    )
+    count = int(result.get("unexpected_count") or 0)
+    return _Finding(observed=_observed(entry, result, count), count=count, frames=_plain(frames), sources=sources)
+
+
+def _observed(entry: Expectation, result: Mapping[str, Any], count: int) -> str:
+    if "unexpected_count" in result:
+        return f"{count} of {result['element_count']} rows"
+    mismatched = (result.get("details") or {}).get("mismatched", {})
+    if entry.type == "expect_table_columns_to_match_set":
+        return "; ".join(f"{key}: {', '.join(map(str, names))}" for key, names in sorted(mismatched.items()) if names)
+    if "partial_missing_list" in result:
+        return f"missing: {', '.join(map(str, result['partial_missing_list']))}"
+    return in_words(_plain(result.get("observed_value")))
+
+
+# ---------------------------------------------------------------- the verdict
+
+
+def _failed(
+    entry: Expectation, finding: _Finding, bound: Mapping[str, Any], waiver: tuple[Waiver | None, str | None]
+) -> FailedExpectation:
+    kwargs = substitute(entry.kwargs, bound)
+    rule = FORMS[entry.type].rule(kwargs)
+    if entry.rows is not None:
+        rows = Rows(column=entry.rows.column, values=substitute(entry.rows.values, bound))
+        rule = f"{rows.in_words()}: {rule}"
+    return FailedExpectation(
+        id=entry.id,
+        rule=rule,
+        why=entry.why,
+        bound={name: _plain(kwargs[name]) for name in FORMS[entry.type].bounds if name in kwargs},
+        observed=finding.observed,
+        severity=entry.severity,
+        frames=finding.frames,
+        count=finding.count,
+        remedy=entry.remedy,
+        waived_by=waiver[0].in_words() if waiver[0] else None,
+        waiver_note=waiver[1],
+    )
+
+
+def _decision(failed: Iterable[FailedExpectation]) -> str:
+    """Refuse for what is critical and not waived; a waived failure still warns, so that nobody takes it for a pass."""
+    counted = [failure for failure in failed if failure.severity != "info"]
+    if any(failure.severity == "critical" and failure.waived_by is None for failure in counted):
+        return "refuse"
+    return "warn" if counted else "pass"
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold; numbers that it cannot become words."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or value is pd.NaT or value is pd.NA:
+        return None
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    return value if isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def _failure_lines(failure: FailedExpectation) -> list[str]:
+    waived = ", waived" if failure.waived_by else ""
+    lines = [f"## {failure.severity.upper()}{waived}: {failure.id}", "", f"- rule: {failure.rule}"]
+    lines += [f"- observed: {failure.observed}", f"- why it matters: {failure.why}", f"- what to do: {failure.remedy}"]
+    if failure.waived_by:
+        lines.append(f"- waived by {failure.waived_by}")
+    if failure.waiver_note:
+        lines.append(f"- {failure.waiver_note}")
+    lines.append("")
+    if failure.frames:
+        lines += [f"{len(failure.frames)} of {failure.count} offending rows:", ""]
+        lines += [f"- {', '.join(f'{key}={value}' for key, value in row.items())}" for row in failure.frames]
+        lines.append("")
+    return lines
+
+
+def _write_whole(path: Path, content: str) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(content, encoding="utf-8")
+    temporary.replace(path)
