@@ -28,7 +28,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
 
     parameters.prepare()
     known, frames = labelled_so_far(inputs), read_frames(inputs)
-    test = parameters.frame_set(frames[frames.split == "test"])
+    test = frames[frames.split == "test"].reset_index(drop=True)
     results: dict[str, Any] = {"repetitions": parameters.repetitions, "missing_labels": {}}
     for arm, file in (("selected", "selected.parquet"), ("random", "control.parquet")):
         chosen = pd.read_parquet(inputs.one("selection") / file)
@@ -51,17 +51,15 @@ def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tupl
     return labelled.assign(split="train", label_source="human"), missing
 
 
-def _train_and_score(labelled: "pd.DataFrame", test: Any, arm: str, parameters: CompareParameters) -> list[float]:
-    from perception.metrics.confusion import mean_iou
+def _train_and_score(labelled: "pd.DataFrame", test: "pd.DataFrame", arm: str, parameters: CompareParameters) -> list[float]:
     from perception.models.erfnet import ERFNet
-    from perception.training.loop import evaluate_segmentation
 
     classes, width = len(parameters.class_names()), parameters.network_width
     scores = []
     for repetition in range(parameters.repetitions):
         network = seeded(lambda: ERFNet(classes, width=width), parameters.seed + repetition)
         parameters.train(network, parameters.frame_set(labelled), seed_offset=repetition, what=f"compare {arm}")
-        scores.append(mean_iou(evaluate_segmentation(network, test, parameters.batch_frames)))
+        scores.append(parameters.miou(network, test))
     return scores
 
 

@@ -1,10 +1,11 @@
 """compress: turn the pruned network into the one that ships: low rank where that is faster, exported to ONNX, measured."""
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import write_json
+from components.learning import FrameParameters, read_frames, write_json
 from components.parameters import require
 
 if TYPE_CHECKING:
@@ -12,21 +13,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressParameters:
+class CompressParameters(FrameParameters):
     """Say how far the network may be compressed and how its latency is measured."""
 
-    height_px: int  # input size of the exported network
-    width_px: int
     energy: float = 0.98  # share of the sum of singular values that a factorised layer keeps
     choose_by: str = "parameters"  # which layers become pairs: where it saves parameters, or where it is measured to save latency
     latency_repeats: int = 30  # measurements of each network, interleaved; the median counts
-    threads: int = 1  # of onnxruntime while it is measured
+    latency_threads: int = 1  # of onnxruntime while it is measured
+    max_miou_loss: float = 0.05  # against the pruned network; the gate refuses a compressed one that loses more
+    max_latency_ratio: float = 1.2  # to the dense network's; the gate refuses a compressed one that is slower
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.energy <= 1, "energy", self.energy, "must lie in (0, 1]")
         require(self.choose_by in ("parameters", "latency"), "choose_by", self.choose_by, "must be parameters or latency")
         require(self.latency_repeats >= 3, "latency_repeats", self.latency_repeats, "must be at least 3")
-        require(self.threads >= 1, "threads", self.threads, "must be at least 1")
+        require(self.latency_threads >= 1, "latency_threads", self.latency_threads, "must be at least 1")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
@@ -35,6 +37,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     from perception.compression.export import export_onnx, fold_batchnorm
     from perception.models.checkpoint import load_network, save_network
 
+    parameters.prepare()
     folder, size = outputs.one("compressed"), (parameters.height_px, parameters.width_px)
     dense, pruned = (load_network(inputs.one("network") / f"{name}.safetensors") for name in ("dense", "pruned"))
     network, choices = _factorise(pruned, parameters)
@@ -44,12 +47,16 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
         "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size),
     }
     paths = {name: export.path for name, export in exports.items()}
-    latency = measure_latency_ms(paths, repeats=parameters.latency_repeats, threads=parameters.threads)
-    card = _model_card(network, dense, exports, parameters) | {"layers": choices, "weights_sha256": sha256}
+    latency = measure_latency_ms(paths, repeats=parameters.latency_repeats, threads=parameters.latency_threads)
+    frames = read_frames(inputs)
+    miou = parameters.miou(network, frames[frames.split == "test"].reset_index(drop=True))
+    card = _model_card(network, dense, exports, parameters) | {"layers": choices, "weights_sha256": sha256, "miou": miou}
     write_json(folder / "card.json", card)
+    latency_ms = {item.model: item.median_ms for item in latency}
     write_json(folder / "latency.json", {item.model: {"median_ms": item.median_ms, "spread_ms": item.spread_ms} for item in latency})
-    _gate_rows(card).to_parquet(folder / "gate.parquet", index=False)
-    log(f"{card['parameters']:,} parameters; " + ", ".join(f"{item.model} {item.median_ms:.1f} ms" for item in latency))
+    trained = json.loads((inputs.one("network") / "network.json").read_text())
+    _gate_rows(card, latency_ms, trained["miou_pruned"], parameters).to_parquet(folder / "gate.parquet", index=False)
+    log(f"{card['parameters']:,} parameters, mIoU {miou:.3f}; " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in latency_ms.items()))
 
 
 def _factorise(network: Any, parameters: CompressParameters) -> tuple[Any, list[dict[str, Any]]]:
@@ -87,14 +94,19 @@ def _model_card(network: Any, dense: Any, exports: dict[str, Any], parameters: C
     }
 
 
-def _gate_rows(card: dict[str, Any]) -> "pd.DataFrame":
-    """Return the figures that the gate judges."""
+def _gate_rows(card: dict[str, Any], latency_ms: dict[str, float], miou_pruned: float, parameters: CompressParameters) -> "pd.DataFrame":
+    """Return the figures that the gate judges: the export says what the network says, and compression cost little."""
     from perception.quality.metrics_table import metric_rows
 
+    dense = float(card["parameters_dense"])
+    slowest_ms = parameters.max_latency_ratio * latency_ms["dense"]
+    least_miou = max(0.0, miou_pruned - parameters.max_miou_loss)
     return metric_rows(
         [
-            {"stage": "compress", "metric": "export_relative_error", "value": card["export_relative_error"], "lower": 0.0, "upper": 1e-4},
-            {"stage": "compress", "metric": "parameters", "value": card["parameters"], "lower": 1, "upper": card["parameters_dense"]},
+            {"stage": "compress", "metric": "export_error", "value": card["export_relative_error"], "lower": 0.0, "upper": 1e-4},
+            {"stage": "compress", "metric": "parameters_compressed", "value": float(card["parameters"]), "lower": 1.0, "upper": dense},
+            {"stage": "compress", "metric": "latency_ms_compressed", "value": latency_ms["model"], "lower": 0.0, "upper": slowest_ms},
+            {"stage": "compress", "metric": "miou_compressed", "value": card["miou"], "lower": least_miou, "upper": 1.0},
         ]
     )
 
@@ -102,7 +114,10 @@ def _gate_rows(card: dict[str, Any]) -> "pd.DataFrame":
 STAGE = Stage(
     name="compress",
     summary="Factorise, export to ONNX and measure the network that ships.",
-    inputs=(Port(name="network", kind="network", about="dense and pruned weights"),),
+    inputs=(
+        Port(name="frames", kind="frames", about="the night's frames, for its test set"),
+        Port(name="network", kind="network", about="dense and pruned weights"),
+    ),
     outputs=(Port(name="compressed", kind="network", about="model.onnx, dense.onnx, weights, model card and latency"),),
     parameters=CompressParameters,
     needs=Needs(image="torch", cpu_cores=2, memory_gib=4),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import labelled_so_far, read_frames
+from components.learning import labelled_so_far, read_frames, write_json
 from components.parameters import require
 
 
@@ -33,12 +33,13 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
     chosen = frames[frames.frame_id.isin(selected.frame_id)].drop(columns=list(oracle.columns.drop("frame_id")))
     labelled = chosen.merge(reveal(oracle, list(chosen.frame_id)), on="frame_id", validate="one_to_one")
     labelled = labelled.assign(split="train", label_source="human")
-    version = pd.concat([labelled_so_far(inputs), labelled], ignore_index=True)
-    version = profile_labels(version, store)
+    known = labelled_so_far(inputs)
+    version = pd.concat([known, labelled], ignore_index=True)
     build_version(version, store, inputs.one("base"), folder, frames_per_shard=parameters.frames_per_shard)
-    everything = pd.concat([version, frames[frames.split.isin(["val", "test"])]], ignore_index=True)
-    profile = pd.read_parquet(inputs.one("frames") / "profile.parquet")
-    gate_table(everything, profile).to_parquet(folder / "gate.parquet", index=False)
+    facts = profile_labels(version, pd.read_parquet(inputs.one("frames") / "profile.parquet"), store)
+    held_out = frames[frames.split.isin(["val", "test"])]
+    gate_table(pd.concat([version, held_out], ignore_index=True), facts).to_parquet(folder / "gate.parquet", index=False)
+    write_json(folder / "gate_bounds.json", {"expected_train_frames": len(known) + len(selected)})
     log(f"data version of {len(version)} frames, {len(labelled)} of them new")
 
 

@@ -1,6 +1,5 @@
 """evaluate: judge the network that ships on the frozen test set, whole and by condition, against the champion."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ class EvaluateParameters(FrameParameters):
     batch_frames: int = 8  # frames in memory at once
     failure_pixel_accuracy: float = 0.5  # a frame with a smaller share of right pixels counts as failed
     regression_margin: float = 0.02  # mIoU by which the network may fall behind the champion, overall and in any condition
+    least_miou: float = 0.05  # below this, overall or in a condition, the gate refuses
     minimum_frames: int = 10  # conditions with fewer test frames are unknown, and judged neither way
 
     def __post_init__(self) -> None:
@@ -35,21 +35,13 @@ class EvaluateParameters(FrameParameters):
 
 def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> None:
     """Write evaluation.json, frames.parquet, the confusion matrix and every prediction of the shipped network."""
-    from perception.metrics.segmentation import torch_predictor
-    from perception.models.checkpoint import load_network
-
     parameters.prepare()
     folder, frames = outputs.one("evaluation"), read_frames(inputs)
     test = frames[frames.split == "test"].reset_index(drop=True)
     shipped = _score(test, onnx_predictor(inputs.one("compressed") / "model.onnx", parameters.threads), parameters, "evaluate", folder)
-    others = {
-        name: _score(test, torch_predictor(load_network(inputs.one("network") / f"{name}.safetensors")), parameters, f"evaluate {name}")
-        for name in ("dense", "pruned")
-    }
     champion_file = inputs.one("base") / "champion.onnx"
     champion = _score(test, onnx_predictor(champion_file, parameters.threads), parameters, "champion") if champion_file.exists() else None
-    figures = _figures(shipped, parameters) | {f"miou_{name}": score.miou() for name, score in others.items()}
-    figures |= {"miou_champion": champion.miou() if champion else None, "promotion": decide(shipped, champion, parameters)}
+    figures = _figures(shipped, parameters) | {"miou_champion": champion.miou() if champion else None, "promotion": decide(shipped, champion, parameters)}
     write_json(folder / "evaluation.json", figures)
     _gate_rows(figures, parameters).to_parquet(folder / "gate.parquet", index=False)
     log(f"mIoU {figures['miou']:.3f} on {figures['frames']} frames; {figures['promotion']['decision']}: {figures['promotion']['reason']}")
@@ -124,10 +116,15 @@ def _gate_rows(figures: dict[str, Any], parameters: EvaluateParameters) -> "pd.D
     """Return the figures that the gate judges: mIoU overall and by condition, and how many frames stand behind each."""
     from perception.quality.metrics_table import metric_rows
 
-    rows = [{"stage": "evaluate", "metric": "miou", "slice": "all", "value": figures["miou"], "lower": 0.0, "upper": 1.0}]
+    least = parameters.least_miou
+    rows = [
+        {"stage": "evaluate", "metric": "miou", "value": figures["miou"], "lower": least, "upper": 1.0},
+        {"stage": "evaluate", "metric": "frames", "value": float(figures["frames"]), "lower": float(parameters.minimum_frames)},
+        {"stage": "evaluate", "metric": "failure_rate_upper_95", "value": figures["failure_rate_upper_95"], "lower": 0.0, "upper": 1.0},
+    ]
     for name, value in figures["miou_by_condition"].items():
-        if figures["frames_by_condition"][name] >= parameters.minimum_frames and not math.isnan(value):
-            rows.append({"stage": "evaluate", "metric": "miou", "slice": name, "value": value, "lower": 0.0, "upper": 1.0})
+        if figures["frames_by_condition"][name] >= parameters.minimum_frames:
+            rows.append({"stage": "evaluate", "metric": "miou", "slice": name, "value": value, "lower": least, "upper": 1.0})
     return metric_rows(rows)
 
 
@@ -137,7 +134,6 @@ STAGE = Stage(
     inputs=(
         Port(name="frames", kind="frames", about="the night's frames"),
         Port(name="base", kind="version", about="the data version that the night starts from, with the champion"),
-        Port(name="network", kind="network", about="dense and pruned weights"),
         Port(name="compressed", kind="network", about="the exported network"),
     ),
     outputs=(Port(name="evaluation", kind="metrics", about="figures, predictions and the promotion decision"),),

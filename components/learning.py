@@ -1,6 +1,6 @@
 """What the stages that train networks have in common: their parameters, and which frames each of them may learn from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -47,6 +47,13 @@ class FrameParameters:
         from perception.data.taxonomies import load_taxonomy
 
         return load_taxonomy(self.taxonomy).classes
+
+    def miou(self, network: Any, frames: "pd.DataFrame") -> float:
+        """Return the network's mIoU on labelled manifest rows, at the labels' own resolution."""
+        from perception.metrics.segmentation import evaluate_frames, torch_predictor
+
+        score = evaluate_frames(self.frame_set(frames), frames, torch_predictor(network), len(self.class_names()))
+        return score.miou()
 
     def prepare(self) -> None:
         """Fix the number of threads; equal sums need an equal split of the work."""
@@ -109,6 +116,11 @@ class LearningParameters(FrameParameters):
         return fit(network, batches, settings, class_weights=weights, progress=progress_line(what), **options)
 
 
+def by_name(names: Sequence[str], values: Iterable[float]) -> dict[str, float | None]:
+    """Return values by class name; NaN, which says that there was nothing to measure, becomes None."""
+    return {name: None if value != value else float(value) for name, value in zip(names, values, strict=True)}
+
+
 def seeded(build: Callable[[], Network], seed: int) -> Network:
     """Build a network whose first weights depend on `seed` alone, and leave the global generator as it was."""
     import torch
@@ -144,6 +156,15 @@ def open_pool(inputs: Paths) -> "pd.DataFrame":
     frames = read_frames(inputs)
     base = read_manifest(inputs.one("base") / "manifest.parquet", columns=["frame_id"])
     return frames[(frames.split == "pool") & ~frames.frame_id.isin(base.frame_id)]
+
+
+def image_batches(frames: "FrameSet", batch_frames: int) -> Iterator[tuple[list[str], Any]]:
+    """Yield frames in their order as (frame_ids, images), images (frame, 3, height, width) float32 in [0, 1]."""
+    from perception.data.loading import ordered_batches
+
+    for number, batch in enumerate(ordered_batches(frames, batch_frames)):
+        start = number * batch_frames
+        yield list(frames.frame_ids[start : start + len(batch.images)]), batch.images
 
 
 def write_json(path: Path, content: Any) -> None:

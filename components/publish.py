@@ -17,11 +17,14 @@ class PublishParameters:
 
 def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> None:
     """Publish the curated folder under a write-once tag and write version.json."""
-    from perception.versioning.registry import publish
+    from dataclasses import asdict
 
-    version = publish(parameters.registry, parameters.run, inputs.one("curated"), remote=parameters.remote)
-    write_json(outputs.one("version") / "version.json", version)
-    log(f"published {version['tag']}")
+    from perception.versioning.registry import create_registry, publish
+
+    create_registry(parameters.registry, parameters.remote)
+    version = publish(parameters.registry, parameters.run, inputs.one("curated"))
+    write_json(outputs.one("version") / "version.json", asdict(version))
+    log(f"published {version.tag}: {version.frames} frames, {version.new_bytes / 1e6:.1f} MB new")
 
 
 STAGE = Stage(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from components.contract import Needs, Paths, Port, Stage, log, progress_line
-from components.learning import FrameParameters, labelled_so_far, open_pool
+from components.learning import FrameParameters, image_batches, labelled_so_far, open_pool
 from components.parameters import require
 
 
@@ -31,7 +31,6 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
     """
     import pandas as pd
 
-    from perception.data.loading import image_batches
     from perception.selection.shards import in_shard
     from perception.uncertainty.ensemble import ensemble_sha256, load_ensemble
     from perception.uncertainty.scores import ScoreSettings, score_frames, score_table

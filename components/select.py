@@ -6,6 +6,8 @@ from components.contract import Needs, Paths, Port, Stage, log
 from components.learning import labelled_so_far, open_pool, write_json
 from components.parameters import require
 
+JUDGED = ("frame_id", "score", "rank", "drive_id", "split", "in_pool", "in_labelled")  # columns that the gate looks at
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelectParameters:
@@ -27,7 +29,7 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     """Write selected.parquet, and control.parquet: as many frames at random, for the comparison in the report."""
     import pandas as pd
 
-    from perception.selection.budget import choose_frames, choose_from_table
+    from perception.selection.budget import choose_frames
     from perception.selection.settings import SelectionSettings
 
     pool, folder = open_pool(inputs), outputs.one("selection")
@@ -45,8 +47,11 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     control = choose_frames(candidates, replace(settings, strategy="random"), labelled=known)
     selected.to_parquet(folder / "selected.parquet", index=False)
     control.to_parquet(folder / "control.parquet", index=False)
-    write_json(folder / "selection.json", {"strategy": parameters.strategy, "budget_frames": parameters.budget_frames,
-                                           "pool_frames": len(pool), "model_sha256": scores.model_sha256.iloc[0]})
+    story = {"strategy": parameters.strategy, "budget_frames": parameters.budget_frames, "pool_frames": len(pool)}
+    write_json(folder / "selection.json", story | {"model_sha256": scores.model_sha256.iloc[0]})
+    judged = selected.assign(in_pool=selected.frame_id.isin(pool.frame_id), in_labelled=selected.frame_id.isin(known.frame_id))
+    judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
+    write_json(folder / "gate_bounds.json", {"budget_frames": parameters.budget_frames})
     log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}")
 
 

@@ -20,6 +20,7 @@ class TrainPruneParameters(LearningParameters):
     press_share: float = 0.08  # of the median neuron norm that one proximal step takes
     sparse_share: float = 0.0  # alpha: 0 presses on whole neurons, 1 on single weights
     minimum_channels: int = 4  # every layer keeps at least so many
+    max_miou_loss: float = 0.1  # against the dense network; the gate refuses a pruned one that loses more
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,9 +48,12 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
     history["pruned"], layers = _train_pruned(pruned, frames, parameters)
     save_network(pruned, folder / "pruned.safetensors", {"trained_on": "curated, simulator and pseudo-labelled frames"})
 
-    figures = _figures(dense, pruned, layers, inputs, parameters)
-    write_json(folder / "network.json", figures | {"loss": {name: [record.loss for record in records] for name, records in history.items()}})
-    _gate_rows(figures, history).to_parquet(folder / "gate.parquet", index=False)
+    everything = read_frames(inputs)
+    test = everything[everything.split == "test"].reset_index(drop=True)
+    figures = _figures_of(dense, "dense", test, parameters) | _figures_of(pruned, "pruned", test, parameters)
+    losses = {name: [record.loss for record in records] for name, records in history.items()}
+    write_json(folder / "network.json", figures | {"loss": losses, "layers": layers})
+    _gate_rows(figures, losses, parameters).to_parquet(folder / "gate.parquet", index=False)
     log(f"parameters {figures['parameters_dense']:,} dense, {figures['parameters_pruned']:,} pruned")
 
 
@@ -91,33 +95,34 @@ def _train_pruned(network: Any, frames: Any, parameters: TrainPruneParameters) -
     return parameters.train(network, frames, what="train and prune", after_epoch=press), layers
 
 
-def _figures(dense: Any, pruned: Any, layers: list[dict[str, Any]], inputs: Paths, parameters: TrainPruneParameters) -> dict[str, Any]:
+def _figures_of(network: Any, name: str, test: "pd.DataFrame", parameters: TrainPruneParameters) -> dict[str, Any]:
+    import torch
+
     from perception.compression.cost import count_macs, count_parameters
-    from perception.metrics.confusion import mean_iou
-    from perception.training.loop import evaluate_segmentation
 
-    frames = read_frames(inputs)
-    test = parameters.frame_set(frames[frames.split == "test"])
+    network.eval()
     shape = (3, parameters.height_px, parameters.width_px)
-    figures: dict[str, Any] = {"layers": layers}
-    for name, network in (("dense", dense), ("pruned", pruned)):
-        network.eval()
-        figures |= {
-            f"parameters_{name}": count_parameters(network),
-            f"macs_{name}": count_macs(network, shape),
-            f"miou_{name}": mean_iou(evaluate_segmentation(network, test, parameters.batch_frames)),
-        }
-    return figures
+    return {
+        f"parameters_{name}": count_parameters(network),
+        f"macs_{name}": count_macs(network, shape),
+        f"miou_{name}": parameters.miou(network, test),
+        f"nonfinite_weights_{name}": sum(int((~torch.isfinite(weight)).sum()) for weight in network.state_dict().values()),
+    }
 
 
-def _gate_rows(figures: dict[str, Any], history: dict[str, list[Any]]) -> "pd.DataFrame":
-    """Return the figures that the gate judges."""
+def _gate_rows(figures: dict[str, Any], losses: dict[str, list[float]], parameters: TrainPruneParameters) -> "pd.DataFrame":
+    """Return the figures that the gate judges: training converged, and pruning removed neurons without ruining the network."""
     from perception.quality.metrics_table import metric_rows
 
+    least_miou = figures["miou_dense"] - parameters.max_miou_loss
+    first, last = losses["pruned"][0], losses["pruned"][-1]
     return metric_rows(
         [
-            {"stage": "train_prune", "metric": "loss_dense", "value": history["dense"][-1].loss, "lower": 0.0},
-            {"stage": "train_prune", "metric": "loss_pruned", "value": history["pruned"][-1].loss, "lower": 0.0},
+            {"stage": "train_prune", "metric": "nonfinite_weights", "value": float(figures["nonfinite_weights_pruned"]), "lower": 0.0, "upper": 0.0},
+            {"stage": "train_prune", "metric": "loss_pruned", "value": last, "lower": 0.0, "upper": first},
+            {"stage": "train_prune", "metric": "parameters_pruned", "value": float(figures["parameters_pruned"]), "lower": 1.0,
+                   "upper": float(figures["parameters_dense"])},
+            {"stage": "train_prune", "metric": "miou_pruned", "value": figures["miou_pruned"], "lower": max(0.0, least_miou), "upper": 1.0},
         ]
     )
 

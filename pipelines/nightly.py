@@ -74,12 +74,10 @@ def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> An
             network = call("train_prune", frames=frames, curated=curated, adaptation=adaptation, store=store).outputs["network"]
             verdict_train_prune = night.enter_context(accepted("gate_train_prune", network))
 
-            compressed = call("compress", network=network).outputs["compressed"]
+            compressed = call("compress", frames=frames, network=network, store=store).outputs["compressed"]
             verdict_compress = night.enter_context(accepted("gate_compress", compressed))
 
-            evaluation = call(
-                "evaluate", frames=frames, base=base, network=network, compressed=compressed, store=store
-            ).outputs["evaluation"]
+            evaluation = call("evaluate", frames=frames, base=base, compressed=compressed, store=store).outputs["evaluation"]
             verdict_evaluate = night.enter_context(accepted("gate_evaluate", evaluation))
 
             call(

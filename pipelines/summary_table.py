@@ -1,0 +1,34 @@
+"""The short table of a night that `make run` prints at its end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def night_table(run: Path, seconds: float) -> str:
+    """Return the night in a dozen lines: what was chosen, learned, shrunk and decided, and where the report is."""
+    summary = json.loads((run / "summary.json").read_text())
+    selection, model, evaluation, adaptation = (summary[name] for name in ("selection", "model", "evaluation", "adaptation"))
+    rows = [
+        ("night", f"{summary['run']} ({summary['profile']}): {summary['status']} in {seconds:.0f} s"),
+        ("selected", f"{_or_dash(selection['selected_frames'])} of {_or_dash(selection['pool_frames'])} frames"),
+        ("mIoU, chosen / random frames", _pair(selection["miou_selected"], selection["miou_random"])),
+        ("mIoU, simulator / + pseudo-labels", _pair(adaptation["miou_source_only"], adaptation["miou_pseudo"])),
+        ("mIoU, dense / shipped", _pair(model["miou_dense"], evaluation["miou"])),
+        ("parameters, dense / shipped", _pair(model["parameters_dense"], model["parameters_compressed"], "{:,}")),
+        ("latency, dense / shipped", _pair(model["latency_ms_dense"], model["latency_ms_compressed"], "{:.1f} ms")),
+        ("data version", _or_dash(summary["data"]["version"])),
+        ("gates", ", ".join(f"{gate['name']} {gate['verdict']}" for gate in summary["gates"]) or "-"),
+        ("decision", f"{_or_dash(summary['promotion']['decision'])}: {_or_dash(summary['promotion']['reason'])}"),
+        ("report", str(run / "report.html")),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _pair(first: float | None, second: float | None, form: str = "{:.3f}") -> str:
+    return " / ".join("not measured" if value is None else form.format(value) for value in (first, second))
+
+
+def _or_dash(value: Any) -> str:
+    return "-" if value is None else str(value)
