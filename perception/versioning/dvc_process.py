@@ -1,12 +1,13 @@
-"""The child process that talks to DVC: reads steps as JSON from standard input, writes their results as JSON to a file.
+"""The child process that talks to DVC: one line of JSON in for each step, one line of JSON out with its result.
 
-Run by processes.run_dvc as `python -P dvc_process.py ANSWER`, in the root of a throw-away clone.  Commands go through
+Started by processes.DvcProcess as `python -P dvc_process.py`, in the root of a throw-away clone.  Commands go through
 DVC's command line entry point, the most stable surface that it has; only what the command line cannot tell (which
 objects lie on the remote, and whether their bytes are right) asks DVC's remote object directly.
 """
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -135,24 +136,36 @@ def delete(names: list[str]) -> int:
     return len(names)
 
 
+def read(pointer: str, file: str) -> str | None:
+    """Read one small text file of a folder from the remote; None where the folder has none of that name."""
+    with _remote() as remote:
+        name = _listing(remote, Path(pointer)).get(file)
+        return None if name is None else remote.fs.cat_file(remote.oid_to_path(name)).decode()
+
+
 _STEPS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (command, check, hashes, objects, delete)
+    function.__name__: function for function in (command, check, read, hashes, objects, delete)
 }
 
 
-def main(answer: Path, steps: list[dict[str, Any]]) -> int:
-    """Run the steps in order: each is {"step": name, ...arguments}."""
-    results = []
-    for step in steps:
-        arguments = {name: value for name, value in step.items() if name != "step"}
+def main() -> None:
+    """Answer steps until the input ends: {"step": name, ...arguments} gives {"result": ...} or {"error": text}."""
+    # Whatever DVC prints must not mix with the answers: standard output becomes standard error.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    import dvc.cli
+    import dvc.repo  # noqa: F401  imported while the parent is still busy with git
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        name = request.pop("step")
         try:
-            results.append(_STEPS[step["step"]](**arguments))
-        except StepError as failure:
-            sys.stderr.write(f"{failure}\n")
-            return 1
-    answer.write_text(json.dumps(results))
-    return 0
+            answer = {"result": _STEPS[name](**request)}
+        except Exception as error:  # every failure is the parent's to judge
+            answer = {"error": f"{name}: {error}" if isinstance(error, StepError) else f"{name}: {error!r}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), json.load(sys.stdin)))
+    main()

@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,24 +165,51 @@ def read_committed(clone: Clone, path: str, revision: str = "HEAD") -> bytes | N
     return done.stdout if done.returncode == 0 else None
 
 
-def run_dvc(clone: Clone, steps: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Run DVC steps one after another in one child process (see dvc_process.py) and give each step's result.
+class DvcProcess:
+    """One DVC child process that serves a clone: importing DVC costs more than most of its commands.
 
-    One process start serves all commands: importing DVC costs more than most of them.
-    Raises RegistryError naming the step that failed, with DVC's own words.
+    It starts at once and imports DVC while the caller goes on; leaving the `with` block ends it.
     """
-    answer = clone.path.parent / "dvc_answer.json"
-    answer.unlink(missing_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-P", str(_CHILD), str(answer)],
-        cwd=clone.path,
-        env=dict(clone.environment),
-        input=json.dumps(list(steps)).encode(),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        said = last_words(done.stderr or done.stdout, 4)
-        raise RegistryError(f"DVC failed on registry {clone.url} (exit {done.returncode}): {said}")
-    results: list[Any] = json.loads(answer.read_text())
-    return results
+
+    def __init__(self, clone: Clone) -> None:
+        self._clone = clone
+        self._errors = (clone.path.parent / "dvc_errors.txt").open("w+b")
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", str(_CHILD)],
+            cwd=clone.path,
+            env=dict(clone.environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+
+    def __enter__(self) -> "DvcProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+        self._child.wait()
+        self._errors.close()
+
+    def step(self, name: str, **arguments: Any) -> Any:
+        """Run one step of dvc_process.py and give its result; raises RegistryError with DVC's own words."""
+        assert self._child.stdin and self._child.stdout
+        try:
+            self._child.stdin.write(json.dumps({"step": name, **arguments}).encode() + b"\n")
+            self._child.stdin.flush()
+            line = self._child.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        answer = json.loads(line) if line else {"error": f"{name}: the DVC process ended"}
+        if "error" in answer:
+            self._errors.seek(0)
+            said = last_words(self._errors.read(), 4)
+            raise RegistryError(f"DVC failed on registry {self._clone.url}: {answer['error']}; it said: {said}")
+        return answer["result"]
+
+    def command(self, *argv: str) -> None:
+        """Run one DVC command line; raises RegistryError when it fails."""
+        self.step("command", argv=list(argv))

@@ -25,9 +25,9 @@ from perception.versioning import working_tree
 from perception.versioning.processes import (
     Author,
     Clone,
+    DvcProcess,
     git_text,
     read_committed,
-    run_dvc,
     shallow_clone,
 )
 from perception.versioning.records import (
@@ -142,11 +142,12 @@ def publish(
     parent = parent or _declared_parent(frames_folder)
     with shallow_clone(registry, author or Author(), scratch=scratch) as clone:
         working_tree.prepare(clone)
-        inherited = _inherited_files(clone, tag, frames_folder, local, parent)
-        files = inherited | _stage_files(clone, tag, frames_folder, local)
-        content = json_bytes({"files": files})
-        (clone.path / run_folder(tag) / "frames" / FILES).write_bytes(content)
-        _upload(clone, tag, files | {FILES: {"size_bytes": len(content)}}, [*local, FILES])
+        with DvcProcess(clone) as dvc:
+            files = _stage_files(clone, tag, frames_folder, local)
+            files |= _inherited_files(clone, dvc, tag, frames_folder, local, parent)
+            content = json_bytes({"files": files})
+            (clone.path / run_folder(tag) / "frames" / FILES).write_bytes(content)
+            _upload(clone, dvc, tag, files | {FILES: {"size_bytes": len(content)}}, [*local, FILES])
         record = {
             "tag": tag,
             "run": run,
@@ -204,7 +205,7 @@ def _already_published(registry: str | Path, tag: str, manifest_sha256: str) -> 
 
 
 def _inherited_files(
-    clone: Clone, tag: str, folder: Path, local: Sequence[str], parent: str | None
+    clone: Clone, dvc: DvcProcess, tag: str, folder: Path, local: Sequence[str], parent: str | None
 ) -> dict[str, Mapping[str, Any]]:
     """Find the shards that a version takes over from its parent, and start the version's pointer from the parent's."""
     listing = folder / SHARDS
@@ -218,35 +219,30 @@ def _inherited_files(
         raise InputError(
             f"{listing} lists {min(missing)}, which is not in the folder, and no parent is named; build it again"
         )
-    held = _take_over_pointer(clone, tag, parent)
+    held = _take_over_pointer(clone, dvc, tag, parent)
     for name, sha256 in missing.items():
         if held.get(name, {}).get("sha256") != sha256:
             raise InputError(f"{listing} takes {name} from {parent}, which does not hold these bytes; build it again")
     # Everything else that the parent holds leaves the new version: DVC drops a path that is added while absent.
     dropped = [f"{run_folder(tag)}/frames/{name}" for name in held if name not in missing and name not in present]
     if dropped:
-        run_dvc(clone, [working_tree.command("add", "--quiet", *dropped)])
+        dvc.command("add", "--quiet", *dropped)
     return {name: held[name] for name in missing}
 
 
-def _take_over_pointer(clone: Clone, tag: str, parent: str) -> _Files:
+def _take_over_pointer(clone: Clone, dvc: DvcProcess, tag: str, parent: str) -> _Files:
     record = read_committed(clone, f"{run_folder(parent)}/{RUN}") if re.fullmatch(TAG_RULE, parent) else None
     if record is None:
         raise InputError(f"parent {parent} is not a version of registry {clone.url}; publish it first or name another")
-    folder = run_folder(tag)
-    working_tree.lay_pointer(clone, parent, folder)
-    working_tree.pull(clone, [f"{folder}/frames/{FILES}"])
-    listing = clone.path / folder / "frames" / FILES
-    files = _checked_listing(listing, json.loads(record)["files_sha256"], parent)
-    listing.unlink()
-    return files
+    pointer = working_tree.lay_pointer(clone, parent, run_folder(tag))
+    content = dvc.step("read", pointer=str(pointer), file=FILES)
+    return _checked_listing((content or "").encode(), json.loads(record)["files_sha256"], parent)
 
 
-def _checked_listing(path: Path, expected_sha256: str, tag: str) -> _Files:
-    content = path.read_bytes()
+def _checked_listing(content: bytes, expected_sha256: str, tag: str) -> _Files:
     if hashlib.sha256(content).hexdigest() != expected_sha256:
         raise InputError(
-            f"{FILES} of {tag} on the remote is not what was published; restore the remote from its backup"
+            f"{FILES} of {tag} on the remote is not what was published; restore it from its backup"
         )
     files: _Files = json.loads(content)["files"]
     return files
@@ -264,7 +260,7 @@ def _stage_files(clone: Clone, tag: str, folder: Path, local: Iterable[str]) -> 
     return files
 
 
-def _upload(clone: Clone, tag: str, files: _Files, new: Sequence[str]) -> None:
+def _upload(clone: Clone, dvc: DvcProcess, tag: str, files: _Files, new: Sequence[str]) -> None:
     """Add, push and check: every object of the version lies on the remote, new ones with their exact bytes.
 
     DVC never replaces an object that exists (not even a damaged one) and takes its presence for proof, so the check
@@ -272,15 +268,15 @@ def _upload(clone: Clone, tag: str, files: _Files, new: Sequence[str]) -> None:
     """
     frames = f"{run_folder(tag)}/frames"
     appending = (clone.path / f"{frames}.dvc").exists()
-    targets = [f"{frames}/{name}" for name in new] if appending else [frames]
-    check = {
-        "step": "check",
-        "folder": frames,
-        "sizes": {name: facts["size_bytes"] for name, facts in files.items()},
-        "new": list(new),
-        "rehash": "://" not in configured_remote(clone),
-    }
-    run_dvc(clone, [working_tree.command("add", "--quiet", *targets), working_tree.command("push", "--quiet"), check])
+    dvc.command("add", "--quiet", *([f"{frames}/{name}" for name in new] if appending else [frames]))
+    dvc.command("push", "--quiet")
+    dvc.step(
+        "check",
+        folder=frames,
+        sizes={name: facts["size_bytes"] for name, facts in files.items()},
+        new=list(new),
+        rehash="://" not in configured_remote(clone),
+    )
 
 
 def _commit_version(clone: Clone, record: Mapping[str, Any]) -> str | None:
@@ -335,7 +331,8 @@ def fetch(
         working_tree.prepare(clone, [wanted.tag], verify=False)
         frames = f"{wanted.folder}/frames"
         targets = [f"{frames}/{name}" for name in [FILES, *files]] if files else [frames]
-        working_tree.pull(clone, targets)
+        with DvcProcess(clone) as dvc:
+            working_tree.pull(dvc, targets)
         folder = clone.path / frames
         (folder / RUN).write_bytes(json_bytes(_run_facts(wanted)))
         _check_files(wanted, folder, files)
@@ -359,7 +356,7 @@ def _check_fetched(version: Version, folder: Path, files: Sequence[str] | None) 
 
 def _check_files(version: Version, folder: Path, only: Sequence[str] | None) -> None:
     """Hash every file that was asked for against files.json, and files.json against the version."""
-    listing = _checked_listing(folder / FILES, version.files_sha256, version.tag)
+    listing = _checked_listing((folder / FILES).read_bytes(), version.files_sha256, version.tag)
     if listing[MANIFEST]["sha256"] != version.manifest_sha256:
         raise InputError(f"{FILES} of {version.tag} lists another manifest than the version's; do not use this version")
     names = [name for name in listing if only is None or any(name == o or name.startswith(f"{o}/") for o in only)]

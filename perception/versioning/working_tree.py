@@ -1,12 +1,11 @@
 """Make a throw-away clone a DVC working tree that holds only the versions a call needs, and move their files."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from perception.errors import InputError
-from perception.versioning.processes import REMOTE_NAME, Clone, RegistryError, read_committed, run_dvc
+from perception.versioning.processes import REMOTE_NAME, Clone, DvcProcess, RegistryError, read_committed
 from perception.versioning.records import run_folder
 from perception.versioning.repository import configured_remote
 
@@ -45,18 +44,11 @@ def lay_pointer(clone: Clone, tag: str, folder: str) -> Path:
     return target
 
 
-def pull(clone: Clone, targets: Sequence[str]) -> None:
+def pull(dvc: DvcProcess, targets: Sequence[str]) -> None:
     """Pull files or folders of the working tree; raises InputError when the remote lacks some of them."""
     try:
-        run_dvc(clone, [command("pull", "--quiet", "--force", *targets)])
+        dvc.command("pull", "--quiet", "--force", *targets)
     except RegistryError as error:
         if "missing" in str(error).lower() or "failed to pull" in str(error).lower():
-            raise InputError(
-                f"remote of registry {clone.url} lacks data of {targets[0]}: {error}; restore it from its backup"
-            ) from None
+            raise InputError(f"the remote lacks data of {targets[0]} ({error}); restore it from its backup") from None
         raise
-
-
-def command(*argv: str) -> Mapping[str, Any]:
-    """Describe one DVC command line as a step of dvc_process.py."""
-    return {"step": "command", "argv": list(argv)}
