@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -15,7 +16,7 @@ from perception.data.taxonomies import IGNORE, apply_lookup, label_lookup, load_
 from perception.errors import InputError
 
 # Rec. 601 luma, the grey that colour jitter keeps or moves.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.array([0.299, 0.587, 0.114])
 # Streams of random numbers that must never coincide.
 _ORDER_STREAM, _AUGMENT_STREAM = 1, 2
 
@@ -173,7 +174,7 @@ def ordered_batches(frames: FrameSet, batch_frames: int) -> Iterator[Batch]:
         raise InputError(f"batch_frames is {batch_frames}, must be at least 1; change it")
     for start in range(0, len(frames), batch_frames):
         indices = range(start, min(start + batch_frames, len(frames)))
-        yield _batch([_plain(*frames._resized(index)) for index in indices])
+        yield _batch([frames._resized(index) for index in indices])
 
 
 def pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
@@ -207,33 +208,25 @@ def _split(draws: Sequence[tuple[int, int]], batch_frames: int) -> list[Sequence
 
 # --- frames as a network takes them
 
-_Frame = tuple[NDArray[np.float32], NDArray[np.uint8]]
+_Frame = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def _batch(frames: Sequence[_Frame]) -> Batch:
-    images = np.stack([image for image, _ in frames])
-    labels = np.stack([label for _, label in frames])
-    return Batch(torch.from_numpy(images), torch.from_numpy(labels).long())
-
-
-def _plain(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> _Frame:
-    """Turn (height, width, 3) uint8 into (3, height, width) float32 in [0, 1]."""
-    planes: NDArray[np.float32] = np.multiply(image.transpose(2, 0, 1), np.float32(1 / 255), dtype=np.float32)
-    return np.ascontiguousarray(planes), label
+    images = torch.from_numpy(np.stack([image for image, _ in frames])).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(np.stack([label for _, label in frames]))
+    return Batch(images.to(torch.float32, memory_format=torch.contiguous_format).div_(255), labels.long())
 
 
 def _augmented(frames: FrameSet, seed: int, cycle: int, index: int, augment: Augment | None) -> _Frame:
     image, label = frames._resized(index)
     if augment is None:
-        return _plain(image, label)
+        return image, label
     generator = np.random.default_rng([_AUGMENT_STREAM, seed, cycle, index])
     # Every number is drawn whatever the settings, so that one setting never changes what another one does.
     mirror, scale, left, top = generator.random(4)
     jitter = generator.uniform(-1, 1, 3) * augment.color_jitter + 1
-    image, label = _zoomed(image, label, _log_uniform(scale, augment.scale_range), left, top)
-    if augment.flip and mirror < 0.5:
-        image, label = image[:, ::-1], label[:, ::-1]
-    return _jittered(image, *jitter), label
+    moved = _moved(image, label, _log_uniform(scale, augment.scale_range), left, top, augment.flip and mirror < 0.5)
+    return _jittered(moved[0], *jitter), moved[1]
 
 
 def _log_uniform(share: float, bounds: tuple[float, float]) -> float:
@@ -242,41 +235,30 @@ def _log_uniform(share: float, bounds: tuple[float, float]) -> float:
     return float(np.exp(low + share * (high - low)))
 
 
-def _zoomed(
-    image: NDArray[np.uint8], label: NDArray[np.uint8], scale: float, left: float, top: float
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Zoom by a factor and keep the size: crop above 1, pad below 1 with black and label 255.
+def _moved(
+    image: NDArray[np.uint8], label: NDArray[np.uint8], scale: float, left: float, top: float, mirrored: bool
+) -> _Frame:
+    """Zoom by a factor at equal size and mirror: above 1 crops, below 1 pads with reflected pixels and label 255.
 
     left, top in [0, 1): where in the room that there is the crop or the frame lies.
     """
     height, width = label.shape
-    if scale >= 1:
-        box_width, box_height = width / scale, height / scale
-        x, y = left * (width - box_width), top * (height - box_height)
-        box = (x, y, x + box_width, y + box_height)
-        bigger = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box)
-        nearest = Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST, box)
-        return np.asarray(bigger), np.asarray(nearest)
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    x, y = int(left * (width - size[0] + 1)), int(top * (height - size[1] + 1))
-    canvas, ground = np.zeros_like(image), np.full_like(label, IGNORE)
-    here = np.s_[y : y + size[1], x : x + size[0]]
-    canvas[here] = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    ground[here] = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-    return canvas, ground
+    # Pixel centres lie at whole coordinates: source = start + (target + 1/2) / scale - 1/2, for crop and pad alike.
+    x, y = (0.5 / scale - 0.5 + room * (size - size / scale) for room, size in ((left, width), (top, height)))
+    row = [-1 / scale, 0, x + (width - 1) / scale] if mirrored else [1 / scale, 0, x]
+    matrix = np.array([row, [0, 1 / scale, y]])
+    nearest, linear = (method | cv2.WARP_INVERSE_MAP for method in (cv2.INTER_NEAREST, cv2.INTER_LINEAR))
+    moved = cv2.warpAffine(image, matrix, (width, height), flags=linear, borderMode=cv2.BORDER_REFLECT)
+    ground = cv2.warpAffine(label, matrix, (width, height), flags=nearest, borderValue=IGNORE)
+    return np.asarray(moved, np.uint8), np.asarray(ground, np.uint8)
 
 
-def _jittered(image: NDArray[np.uint8], brightness: float, contrast: float, saturation: float) -> NDArray[np.float32]:
-    """Multiply brightness, contrast about the mean grey and saturation; (h, w, 3) uint8 → (3, h, w) float32 in [0, 1].
+def _jittered(image: NDArray[np.uint8], brightness: float, contrast: float, saturation: float) -> NDArray[np.uint8]:
+    """Multiply brightness, contrast about the mean grey and saturation; (height, width, 3) uint8 → the same.
 
-    All three are affine in the colour, so one 3x3 matrix and one offset do them together.
+    All three are affine in the colour, so one 3x4 matrix does them together and rounds once.
     """
-    height, width = image.shape[:2]
-    pixels = image.reshape(-1, 3).T.astype(np.float32)
-    mean_grey = _LUMA @ pixels.mean(axis=1)
-    matrix = saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * np.tile(_LUMA, (3, 1))
-    matrix = (brightness * contrast / 255 * matrix).astype(np.float32)
-    offset = np.float32(brightness * (1 - contrast) * mean_grey / 255)
-    jittered = matrix @ pixels
-    jittered += offset
-    return np.clip(jittered, 0, 1, out=jittered).reshape(3, height, width)
+    mean_grey = float(_LUMA @ np.array(cv2.mean(image)[:3]))
+    matrix = saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA, (3, 1))
+    offset = np.full((3, 1), brightness * (1 - contrast) * mean_grey)
+    return np.asarray(cv2.transform(image, np.hstack([brightness * contrast * matrix, offset])), np.uint8)
