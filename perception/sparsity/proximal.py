@@ -36,21 +36,23 @@ def proximal_step(groups: Groups, step_size: float, strength: Strength, alpha: f
     _scale(groups, scales[flat])
 
 
+@torch.no_grad()
 def neuron_norms(groups: Groups, flat: Tensor | None = None) -> Tensor:
     """Give the Euclidean norm of each neuron's own parameters: (neuron,) float.
 
     flat: the concatenated neuron numbers of `groups.tensors`, where the caller already has them.
     """
     flat = torch.cat([tensor.neurons for tensor in groups.tensors]) if flat is None else flat
-    rows = [_row_norms(tensor.parameter.detach(), tensor.dim) for tensor in groups.tensors]
+    rows = [_row_norms(tensor.parameter, tensor.dim) for tensor in groups.tensors]
     squares = torch.cat(rows).square_()
     return squares.new_zeros(groups.neurons + 1).index_add_(0, flat, squares)[:-1].sqrt_()
 
 
+@torch.no_grad()
 def zero_neurons(groups: Groups) -> Tensor:
     """Tell which neurons own nothing but zeros: (neuron,) bool."""
     numbers = torch.cat([tensor.neurons for tensor in groups.tensors])
-    alive = torch.cat([(_rows(t.parameter.detach(), t.dim) != 0).any(1) for t in groups.tensors])
+    alive = torch.cat([(_rows(t.parameter, t.dim) != 0).any(1) for t in groups.tensors])
     counts = numbers.new_zeros(groups.neurons + 1).index_add_(0, numbers, alive.long())
     return counts[:-1] == 0
 
@@ -130,7 +132,7 @@ def _remaining_sizes(groups: Groups, dead: Tensor) -> tuple[int, int]:
     """Count parameters of the tensors that neurons own or induce: now, and after the removal of dead neurons."""
     parameters = dict(groups.network.named_parameters(remove_duplicate=False))
     left: dict[str, list[int]] = {}
-    for group, gone in zip(groups.sets, dead.split([group.neurons for group in groups.sets]), strict=True):
+    for group, gone in zip(groups.sets, torch.split(dead, [group.neurons for group in groups.sets]), strict=True):
         for part in group.own + group.induced:
             sizes = left.setdefault(part.tensor, list(parameters[part.tensor].shape))
             sizes[part.dim] -= int(gone.sum()) * part.index.shape[1]
@@ -164,22 +166,28 @@ def _rows(parameter: Tensor, dim: int) -> Tensor:
 def _row_norms(parameter: Tensor, dim: int) -> Tensor:
     if parameter.ndim == 1:
         return parameter
+    if dim == 0 and parameter.is_contiguous():
+        return torch.linalg.vector_norm(parameter.flatten(1), dim=1)  # two and a half times faster than over many dims
     return torch.linalg.vector_norm(parameter, dim=[d for d in range(parameter.ndim) if d != dim])
 
 
-def _spread(vector: Tensor, tensor: Tensor, dim: int) -> Tensor:
-    """Shape one number a position of `dim` so that it broadcasts over `tensor`."""
-    return vector.view([-1 if d == dim else 1 for d in range(tensor.ndim)])
+def _spread(groups: Groups, per_position: Tensor) -> list[Tensor]:
+    """Cut one number a position into one tensor a parameter that broadcasts over it."""
+    parts = torch.split(per_position, [len(tensor.neurons) for tensor in groups.tensors])
+    return [
+        part
+        if tensor.parameter.ndim == 1
+        else part.view([1] * tensor.dim + [-1] + [1] * (tensor.parameter.ndim - tensor.dim - 1))
+        for tensor, part in zip(groups.tensors, parts, strict=True)
+    ]
 
 
 def _scale(groups: Groups, scales: Tensor) -> None:
-    parts = scales.split([len(tensor.neurons) for tensor in groups.tensors])
-    for tensor, part in zip(groups.tensors, parts, strict=True):
-        tensor.parameter.mul_(_spread(part, tensor.parameter, tensor.dim))
+    # One call for all tensors, as torch.optim does it: a loop in Python costs more than the multiplications.
+    torch._foreach_mul_([tensor.parameter for tensor in groups.tensors], _spread(groups, scales))
 
 
 def _soft_threshold(groups: Groups, thresholds: Tensor) -> None:
-    parts = thresholds.split([len(tensor.neurons) for tensor in groups.tensors])
-    for tensor, part in zip(groups.tensors, parts, strict=True):
-        bound = _spread(part, tensor.parameter, tensor.dim)
-        tensor.parameter.sub_(tensor.parameter.clamp(-bound, bound))
+    for tensor, bound in zip(groups.tensors, _spread(groups, thresholds), strict=True):
+        magnitude = tensor.parameter.abs().sub_(bound).clamp_min_(0)
+        tensor.parameter.copy_(magnitude.copysign_(tensor.parameter))
