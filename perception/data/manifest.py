@@ -1,9 +1,7 @@
 """The frame manifest: one typed Parquet row a frame, validated whenever it is read or written."""
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from perception.data.files import replace_file
 from perception.data.taxonomies import taxonomy_names
 from perception.errors import InputError
 
@@ -139,31 +138,18 @@ def write_manifest(frames: pd.DataFrame, path: Path) -> str:
     data = pa.BufferOutputStream()
     pq.write_table(table, data, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
     contents = data.getvalue().to_pybytes()
-    _replace_file(path, contents)
+    try:
+        replace_file(path, contents)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); give a folder with space to write to"
+        ) from None
     return hashlib.sha256(contents).hexdigest()
 
 
 def _frames(table: pa.Table) -> pd.DataFrame:
     frames: pd.DataFrame = table.to_pandas()
     return frames
-
-
-def _replace_file(path: Path, contents: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give a folder that you may write to") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free space or give another folder") from None
 
 
 # --- reading

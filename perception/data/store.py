@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from minio import Minio
 
 from perception.data import s3
+from perception.data.files import replace_file
 from perception.data.manifest import URI_RULE
 from perception.errors import InputError
 
@@ -75,7 +75,13 @@ class FolderStore:
         path = self.root / blob.uri
         # A file of another size was cut short by something outside this program; writing it again mends it.
         if not (path.is_file() and path.stat().st_size == blob.size_bytes):
-            _write_whole(self.root, path, data)
+            try:
+                replace_file(path, data)
+            except OSError as error:
+                reason = f"cannot be written ({error.strerror})"
+                raise InputError(
+                    f"store {self.root}: {reason}; give a folder with space that you may write to"
+                ) from None
         return blob
 
     def get(self, uri: str) -> bytes:
@@ -158,23 +164,3 @@ def _verified(data: bytes, uri: str, where: str) -> bytes:
             f"store {where}: blob {uri} is corrupt (its bytes have another sha256); restore it or ingest again"
         )
     return data
-
-
-def _write_whole(root: Path, path: Path, data: bytes) -> None:
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".put-", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        reason = error.strerror or type(error).__name__
-        raise InputError(
-            f"store {root}: cannot be written ({reason}); give a folder with space that you may write to"
-        ) from None
