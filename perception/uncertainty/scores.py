@@ -1,7 +1,7 @@
 """Say how unsure a committee of networks is about each pixel, each image and each frame of a pool."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -81,26 +81,29 @@ class FrameScore:
 
 
 @torch.no_grad()
-def uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
+def uncertainty(member_logits: Iterable[Tensor], measures: Collection[str] = MEASURES) -> Uncertainty:
     """Measure the disagreement and doubt of members that choose one class a pixel.
 
     member_logits: one tensor a member, (frame, class, *space) float; consumed one by one, so that memory does not
     grow with the number of members (a stacked (member, frame, class, *space) tensor will do as well).
+    measures: the maps that are wanted; the work for others is left out.
 
     With p_e the softmax of member e and p their mean over E members: ensemble_entropy H(p); mean_entropy
     (1/E) sum_e H(p_e); mutual_information, their difference (BALD); variance sum_c (1/E) sum_e (p_ec - p_c)^2;
     variation_ratio 1 - (votes of the modal class) / E. Source: Chitta et al., arXiv 1811.03575.
     """
-    return _summarise(_probabilities_and_entropy(logits) for logits in member_logits)
+    return _summarise((_probabilities_and_entropy(logits) for logits in member_logits), measures)
 
 
 @torch.no_grad()
-def uncertainty_from_probabilities(member_probabilities: Iterable[Tensor]) -> Uncertainty:
+def uncertainty_from_probabilities(
+    member_probabilities: Iterable[Tensor], measures: Collection[str] = MEASURES
+) -> Uncertainty:
     """Do as `uncertainty` does, from probabilities.
 
     member_probabilities: one tensor a member, (frame, class, *space), sums to 1 over class; left as they are.
     """
-    return _summarise((values.clone(), _entropy(values)) for values in member_probabilities)
+    return _summarise(((values, _entropy(values)) for values in member_probabilities), measures)
 
 
 @torch.no_grad()
@@ -141,34 +144,30 @@ def _entropy(probabilities: Tensor) -> Tensor:
     return logarithms.mul_(probabilities).sum(1).neg_()
 
 
-def _summarise(members: Iterable[tuple[Tensor, Tensor]]) -> Uncertainty:
+def _summarise(members: Iterable[tuple[Tensor, Tensor]], measures: Collection[str]) -> Uncertainty:
     """Accumulate (probabilities, entropy) over members by Welford's update, which is exact for equal members."""
     count = 0
     for probabilities, entropy in members:
         count += 1
         if count == 1:
-            mean, mean_entropy = probabilities, entropy
-            spread = torch.zeros_like(entropy)
-            votes = torch.zeros_like(probabilities, dtype=torch.int16)
+            mean, mean_entropy, spread = probabilities.clone(), entropy.clone(), torch.zeros_like(entropy)
+            votes = torch.zeros_like(probabilities, dtype=torch.int16) if "variation_ratio" in measures else None
         else:
-            difference = probabilities - mean
-            mean += difference / count
-            mean_entropy = mean_entropy + (entropy - mean_entropy) / count
-            spread += difference.square_().sum(1) * ((count - 1) / count)
-        winners = probabilities.argmax(1, keepdim=True)
-        votes.scatter_add_(1, winners, torch.ones_like(winners, dtype=torch.int16))
+            if "variance" in measures:
+                spread.add_((probabilities - mean).square_().sum(1), alpha=(count - 1) / count)
+            mean.lerp_(probabilities, 1 / count)
+            mean_entropy.lerp_(entropy, 1 / count)
+        if votes is not None:
+            winners = probabilities.argmax(1, keepdim=True)
+            votes.scatter_add_(1, winners, torch.ones_like(winners, dtype=torch.int16))
     if count == 0:
         raise InputError("no member gave logits; uncertainty needs at least 1 member: pass a tensor for each")
-    ensemble_entropy = _entropy(mean)
-    maps = {
-        "ensemble_entropy": ensemble_entropy,
-        "mean_entropy": mean_entropy,
-        # Jensen's inequality makes it at least 0; rounding alone can take it below.
-        "mutual_information": (ensemble_entropy - mean_entropy).clamp_min(0),
-        "variance": spread / count,
-        "variation_ratio": 1 - votes.amax(1).to(mean) / count,
-    }
-    return Uncertainty(maps, mean, measure_bounds(count, mean.shape[1]))
+    maps = {"ensemble_entropy": _entropy(mean), "mean_entropy": mean_entropy, "variance": spread / count}
+    # Jensen's inequality makes the difference at least 0; rounding alone can take it below.
+    maps["mutual_information"] = (maps["ensemble_entropy"] - mean_entropy).clamp_min_(0)
+    if votes is not None:
+        maps["variation_ratio"] = 1 - votes.amax(1).to(mean) / count
+    return Uncertainty({name: maps[name] for name in measures}, mean, measure_bounds(count, mean.shape[1]))
 
 
 def measure_bounds(members: int, classes: int) -> dict[str, float]:

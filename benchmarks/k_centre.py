@@ -1,0 +1,120 @@
+"""Duel: greedy k-centre, ours against plain numpy and against scikit-activeml's CoreSet.
+
+    python benchmarks/k_centre.py [--rounds 5]
+
+numpy: 20,000 x 256 embeddings, 500 centres, one matrix-free pass of differences a centre. scikit-activeml: 5,000 x
+256, 100 centres. Picks must be equal, or the covering radii equal to 1e-6 where float32 ties. Rounds alternate; the
+least time counts. The limit is reading the float32 matrix once a centre, timed as matrix-vector products; a share
+above 1 means that several centres were served by one reading. Without scikit-activeml its half is left out, and the
+duel is not passed. The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from perception.selection.k_centre import k_centre
+
+NUMPY_BAR, ACTIVEML_BAR = 2.0, 10.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    points = np.random.default_rng(0).normal(size=(20_000, 256)).astype(np.float32)
+    large = _duel(points, 500, _numpy_greedy, rounds)
+    try:
+        from skactiveml.pool import k_greedy_center  # noqa: F401
+    except ImportError as error:
+        print(f"scikit-activeml is not installed ({error}); pip install -e '.[benchmarks]'. Its half is left out")
+        small = None
+    else:
+        small = _duel(points[:5_000].astype(np.float64), 100, _activeml_greedy, rounds)
+    report = _report(large, small)
+    print(json.dumps(report))
+    return 0 if report["pass"] else 1
+
+
+def _numpy_greedy(points: np.ndarray, count: int) -> np.ndarray:
+    """Choose greedily from row 0 with one pass of differences a centre, as one writes it in numpy."""
+    rows = [0]
+    squared = np.square(points - points[0]).sum(1)
+    for _ in range(count - 1):
+        rows.append(int(squared.argmax()))
+        np.minimum(squared, np.square(points - points[rows[-1]]).sum(1), out=squared)
+    return np.array(rows)
+
+
+def _activeml_greedy(points: np.ndarray, count: int) -> np.ndarray:
+    """Choose with scikit-activeml, row 0 being labelled already."""
+    from skactiveml.pool import k_greedy_center
+
+    labels = np.full(len(points), np.nan)
+    labels[0] = 0
+    rows, _ = k_greedy_center(points, labels, batch_size=count - 1, random_state=0)
+    return np.append(0, rows)
+
+
+def _ours(points: np.ndarray, count: int) -> np.ndarray:
+    return k_centre(points, count, first=0)[0]
+
+
+def _duel(points: np.ndarray, count: int, peer: Callable, rounds: int) -> dict:
+    found, expected = _ours(points, count), peer(points, count)
+    differing = np.flatnonzero(found != expected)
+    radii = _radius(points, found), _radius(points, expected)
+    assert not len(differing) or abs(radii[0] / radii[1] - 1) < 1e-6, f"picks differ, and so do the radii: {radii}"
+    vector = points[0].copy()
+    runs = {"ours": _ours, "peer": peer, "read": lambda points, _count: points @ vector}
+    seconds = dict.fromkeys(runs, float("inf"))
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(points, count)
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return {**seconds, "limit": seconds["read"] * count, "same": int(differing[0]) if len(differing) else count}
+
+
+def _radius(points: np.ndarray, rows: np.ndarray) -> float:
+    exact = points.astype(np.float64)
+    squared = np.full(len(points), np.inf)
+    for row in rows:
+        np.minimum(squared, np.square(exact - exact[row]).sum(1), out=squared)
+    return float(np.sqrt(squared.max()))
+
+
+def _report(large: dict, small: dict | None) -> dict:
+    ratio = large["peer"] / large["ours"]
+    report = {
+        "duel": "k_centre",
+        "ours": round(large["ours"], 3),
+        "peer": round(large["peer"], 3),
+        "unit": "seconds",
+        "ratio": round(ratio, 2),
+        "bar": NUMPY_BAR,
+        "limit_share": round(large["limit"] / large["ours"], 3),
+        "pass": False,
+        "equal_picks": large["same"],
+    }
+    if small is not None:
+        report |= {
+            "ours_5k": round(small["ours"], 4),
+            "scikit_activeml_5k": round(small["peer"], 4),
+            "scikit_activeml_ratio": round(small["peer"] / small["ours"], 1),
+            "scikit_activeml_bar": ACTIVEML_BAR,
+            "scikit_activeml_equal_picks": small["same"],
+        }
+        report["pass"] = ratio >= NUMPY_BAR and small["peer"] / small["ours"] >= ACTIVEML_BAR
+    return report | {"load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Duel: mutual information of an ensemble's segmentation maps, ours against baal's BALD.
+
+    python benchmarks/scoring.py [--images 16] [--rounds 7] [--threads 2]
+
+Both get the same probabilities, each in the layout that it takes (ours member first, baal's iterations last), and
+must agree to 1e-5 before anything is timed. Rounds alternate; the least time of each counts. The limit is the time
+of the logarithms alone: one for each probability, with the same torch, threads and machine. Extra memory is the rise
+of the peak resident set during one pass, in units of one image's probabilities.
+The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from perception.uncertainty.scores import uncertainty, uncertainty_from_probabilities
+
+MEMBERS, CLASSES, HEIGHT, WIDTH = 8, 19, 128, 256
+BAR_RATIO, BAR_LIMIT_SHARE, BAR_EXTRA_IMAGES = 3.0, 0.6, 2.0
+IMAGE_BYTES = MEMBERS * CLASSES * HEIGHT * WIDTH * 4
+
+
+def main() -> int:
+    options = _options()
+    try:
+        from baal.active.heuristics import BALD
+    except ImportError as error:
+        print(f"baal is not installed ({error}); install the extra 'benchmarks': pip install -e '.[benchmarks]'")
+        return 2
+    torch.set_num_threads(options.threads)
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(MEMBERS, options.images, CLASSES, HEIGHT, WIDTH, generator=generator)
+    probabilities = logits.softmax(2)
+    peer_input = np.ascontiguousarray(probabilities.permute(1, 2, 3, 4, 0).numpy())
+    peer = BALD(reduction="mean")
+
+    def ours() -> np.ndarray:
+        return _by_image(probabilities, uncertainty_from_probabilities)
+
+    def ours_from_logits() -> np.ndarray:
+        return _by_image(logits, uncertainty)
+
+    def theirs() -> np.ndarray:
+        return np.asarray(peer.get_uncertainties(peer_input))
+
+    extra = {name: _extra_images(run) for name, run in (("ours", ours), ("peer", theirs))}
+    difference = float(np.abs(ours() - theirs()).max())
+    assert difference < 1e-5, f"ours and baal differ by {difference}"
+    runs = {"ours": ours, "peer": theirs, "from_logits": ours_from_logits, "logarithms": _logarithms()}
+    seconds = _least_seconds(runs, options.rounds)
+    report = _report(seconds, extra, difference, options)
+    print(json.dumps(report))
+    return 0 if report["pass"] else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def _by_image(values: torch.Tensor, measure: Callable) -> np.ndarray:
+    """Score image after image, as a stream would bring them; values: (member, image, class, height, width)."""
+    scores = np.empty(values.shape[1])
+    for index in range(values.shape[1]):
+        found = measure(values[:, index : index + 1], ("mutual_information",))
+        scores[index] = found.maps["mutual_information"].mean().item()
+    return scores
+
+
+def _logarithms() -> Callable[[], None]:
+    """Return a run that takes the logarithms of one image's probabilities and of their mean, and nothing else."""
+    values = torch.rand(CLASSES, HEIGHT, WIDTH)
+    result = torch.empty_like(values)
+
+    def run() -> None:
+        for _ in range(MEMBERS + 1):
+            torch.log(values, out=result)
+
+    return run
+
+
+def _least_seconds(runs: dict[str, Callable], rounds: int) -> dict[str, float]:
+    seconds = dict.fromkeys(runs, float("inf"))
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds
+
+
+def _extra_images(run: Callable) -> float:
+    """Return by how much one pass raises the peak resident set, in images' worth of probabilities (Linux)."""
+    run()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_bytes("VmRSS")
+    run()
+    return (_status_bytes("VmHWM") - before) / IMAGE_BYTES
+
+
+def _status_bytes(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {key}")
+
+
+def _report(seconds: dict[str, float], extra: dict[str, float], difference: float, options: argparse.Namespace) -> dict:
+    ours, peer = options.images / seconds["ours"], options.images / seconds["peer"]
+    share = ours * seconds["logarithms"]
+    passed = ours / peer >= BAR_RATIO and share >= BAR_LIMIT_SHARE and extra["ours"] < BAR_EXTRA_IMAGES
+    return {
+        "duel": "scoring",
+        "ours": round(ours, 1),
+        "peer": round(peer, 1),
+        "unit": "images per second",
+        "ratio": round(ours / peer, 2),
+        "bar": BAR_RATIO,
+        "limit_share": round(share, 3),
+        "limit_share_bar": BAR_LIMIT_SHARE,
+        "pass": passed,
+        "ours_from_logits": round(options.images / seconds["from_logits"], 1),
+        "extra_images_ours": round(extra["ours"], 2),
+        "extra_images_peer": round(extra["peer"], 2),
+        "greatest_difference": difference,
+        "threads": options.threads,
+        "load": round(os.getloadavg()[0], 1),
+        "cores": os.cpu_count(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
