@@ -95,8 +95,9 @@ def judge(
     bound = bind(suite, parameters)
     applied, not_checked = _split_optional(suite.expectations, bound)
     findings: dict[str, _Finding | None] = {}
+    library = _open_library()
     for rows, group in _by_rows(applied).items():
-        findings |= _findings(group, table, _substituted(rows, bound), bound, not_checked)
+        findings |= _findings(library, group, table, _substituted(rows, bound), bound, not_checked)
     skipped = {entry.id for entry in not_checked}
     waivers = tuple(waivers)
     failed = [
@@ -262,6 +263,7 @@ def _substituted(rows: str, bound: Mapping[str, Any]) -> Rows | None:
 
 
 def _findings(
+    library: Any,
     entries: Sequence[Expectation],
     table: pd.DataFrame,
     rows: Rows | None,
@@ -272,7 +274,9 @@ def _findings(
     if rows is not None and rows.column not in table.columns:
         return {entry.id: _Finding(observed=f"the table has no column {rows.column}") for entry in entries}
     kwargs = {entry.id: substitute(entry.kwargs, bound) for entry in entries}
-    part = _selected(table, rows, _columns(table, entries, kwargs))
+    # a copy of some rows of a wide table should hold no more than what is looked at
+    read = {*_KEYS, _SOURCE}.union(*(columns_read(entry, kwargs[entry.id], table) for entry in entries))
+    part = _selected(table, rows, [name for name in table.columns if name in read])
     findings: dict[str, _Finding | None] = {}
     to_run = []
     for entry in entries:
@@ -281,7 +285,7 @@ def _findings(
         else:
             to_run.append(entry)
     sources = _sources(part)
-    for identifier, result in _run_great_expectations(to_run, kwargs, part).items():
+    for identifier, result in _run_suite(library, to_run, kwargs, part).items():
         entry = next(entry for entry in to_run if entry.id == identifier)
         findings[identifier] = _finding(entry, result, part, sources, not_checked)
     return findings
@@ -295,14 +299,15 @@ def _selected(table: pd.DataFrame, rows: Rows | None, columns: list[str]) -> pd.
     return table.loc[mask, columns].reset_index(drop=True)
 
 
-def _columns(table: pd.DataFrame, entries: Sequence[Expectation], kwargs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Name the columns that the entries look at: a copy of a part of a wide table should hold no others."""
-    texts, prefixes = {*_KEYS, _SOURCE}, set()
-    for entry in entries:
-        for value in kwargs[entry.id].values():
-            texts |= {item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)}
-        prefixes |= {kwargs[entry.id]["prefix"]} if "prefix" in kwargs[entry.id] else set()
-    return [name for name in table.columns if name in texts or name.startswith(tuple(prefixes))]
+def columns_read(entry: Expectation, kwargs: Mapping[str, Any], table: pd.DataFrame) -> set[str]:
+    """Name the columns of a table that a rule looks at; kwargs: its arguments, parameters in their places."""
+    if "column_set" in kwargs:
+        return set(table.columns)
+    texts = {entry.rows.column} if entry.rows else set()
+    for value in kwargs.values():
+        texts |= {item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)}
+    prefix = kwargs.get("prefix")
+    return {name for name in table.columns if name in texts or (prefix and name.startswith(prefix))}
 
 
 def _looked_at(entry: Expectation, kwargs: Mapping[str, Any], part: pd.DataFrame) -> int | None:
@@ -332,34 +337,40 @@ def _empty(entry: Expectation, rows: int, not_checked: list[NotChecked]) -> _Fin
 # ---------------------------------------------------------------- great_expectations
 
 
-def _run_great_expectations(
-    entries: Sequence[Expectation], kwargs: Mapping[str, Mapping[str, Any]], part: pd.DataFrame
-) -> dict[str, Any]:
-    """Return the library's result of every entry, by id. No file, no network: an ephemeral context."""
-    if not entries:
-        return {}
+def _open_library() -> Any:
+    """Open great_expectations without a file or a connection; return the batch definition that takes data frames."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     import perception.quality.expectations  # noqa: F401 - registers our own before they are named
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    suite = gx.ExpectationSuite(name="gate")
+    asset = context.data_sources.add_pandas("gate").add_dataframe_asset("gate")
+    return asset.add_batch_definition_whole_dataframe("gate")
+
+
+def _run_suite(
+    library: Any, entries: Sequence[Expectation], kwargs: Mapping[str, Mapping[str, Any]], part: pd.DataFrame
+) -> dict[str, Any]:
+    """Return the library's result of every entry, by id."""
+    if not entries:
+        return {}
+    from great_expectations import ExpectationSuite
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    suite = ExpectationSuite(name="gate")
     for entry in entries:
         configuration = ExpectationConfiguration(
             type=entry.type, kwargs=dict(kwargs[entry.id]), meta={"id": entry.id}, severity=entry.severity
         )
         suite.add_expectation(configuration.to_domain_obj())
     assert len(suite.expectations) == len(entries), "the library dropped an expectation"
-    asset = context.data_sources.add_pandas("gate").add_dataframe_asset("gate")
-    batch = asset.add_batch_definition_whole_dataframe("gate").get_batch(batch_parameters={"dataframe": part})
     keys = [name for name in (_key(part), _SOURCE) if name in part.columns]
-    results = batch.validate(
+    results = library.get_batch(batch_parameters={"dataframe": part}).validate(
         suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": keys}
-    ).results
-    by_id = {result.expectation_config.meta["id"]: result for result in results}
+    )
+    by_id = {result.expectation_config.meta["id"]: result for result in results.results}
     assert by_id.keys() == {entry.id for entry in entries}, "the library lost a result"
     return by_id
 

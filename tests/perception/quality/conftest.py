@@ -81,12 +81,12 @@ def _ingest() -> tuple[pd.DataFrame, dict[str, Any]]:
         ]
     )
     parameters = {
-        "min_frames": 50,
+        "min_frames": 105,
         "min_pool_frames": 30,
         "min_test_frames": 15,
         "min_synthetic_frames": 15,
         "usual_min_frames": 100,
-        "usual_max_frames": 140,
+        "usual_max_frames": 120,
         "real_widths_px": [WIDTH_PX],
         "real_heights_px": [HEIGHT_PX],
         "newest_after_utc": "2026-11-22T00:00:00Z",
@@ -108,7 +108,7 @@ def _curate() -> tuple[pd.DataFrame, dict[str, Any]]:
     )
     return table, {
         "expected_train_frames": 40,
-        "parent_train_frames": 40,
+        "parent_train_frames": 38,
         "expected_classes": list(CLASSES),
         "min_class_px": 1000,
         "reference_class_share": SHARES,
@@ -149,8 +149,8 @@ def _adapt() -> tuple[pd.DataFrame, dict[str, Any]]:
         "reference_class_share": SHARES,
         "min_pseudo_frames": 50,
         "expected_classes": list(CLASSES),
-        "min_class_px": 1000,
-        "max_class_divergence_nats": 0.05,
+        "min_class_px": 5000,
+        "max_class_divergence_nats": 0.08,
         "limit_class_divergence_nats": 0.5,
     }
     return table, parameters
