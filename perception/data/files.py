@@ -8,7 +8,7 @@ from pathlib import Path
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file under a temporary name in its folder, flush it to disk and move it into place.
 
-    A process killed at any moment leaves the old file or the new one. Raises OSError, having removed the temporary file.
+    A process killed at any moment leaves the old file or the new one. Raises OSError once the temporary file is gone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:

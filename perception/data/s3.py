@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 from urllib.parse import urlsplit
+from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
@@ -12,7 +13,8 @@ from minio.error import MinioException, S3Error
 from perception.errors import InputError
 
 # A night must notice within seconds that its store is not there; a slow answer to a large blob is another matter.
-_TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)
+CHECK_TIMEOUT = urllib3.Timeout(connect=3.0, read=5.0)
+TRANSFER_TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)
 _RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], raise_on_status=False)
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ABSENT = {"NoSuchKey", "ResourceNotFound"}
@@ -20,7 +22,7 @@ _ABSENT = {"NoSuchKey", "ResourceNotFound"}
 Result = TypeVar("Result")
 
 
-def connect(environment: Mapping[str, str], where: str) -> Minio:
+def connect(environment: Mapping[str, str], where: str, timeout: urllib3.Timeout = TRANSFER_TIMEOUT) -> Minio:
     """Make a client from NIGHTDRIVE_S3_ENDPOINT and the AWS_* variables; nothing is sent yet.
 
     Raises InputError naming the variable that is missing or wrong, never its value where that is secret.
@@ -45,7 +47,7 @@ def connect(environment: Mapping[str, str], where: str) -> Minio:
         secure=parts.scheme == "https",
         # Given, the client need not ask for it, which costs a request and a permission.
         region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1",
-        http_client=urllib3.PoolManager(timeout=_TIMEOUT, retries=_RETRIES, maxsize=16),
+        http_client=urllib3.PoolManager(timeout=timeout, retries=_RETRIES, maxsize=16),
     )
 
 
@@ -92,9 +94,7 @@ def _ask(request: Callable[[], Result], bucket: str, where: str) -> Result | Non
         if error.code in _ABSENT:
             return None
         raise InputError(f"store {where}: {_reason(error.code or 'unknown error', bucket)}") from None
-    except ValueError as error:
-        raise InputError(f"store {where}: {' '.join(str(error).split())}; correct the address of the store") from None
-    except MinioException as error:
+    except (MinioException, ValueError, ParseError) as error:  # the client lets errors of its XML parser through
         reason = " ".join(str(error).split())
         raise InputError(
             f"store {where}: the server gave no S3 answer ({reason}); check NIGHTDRIVE_S3_ENDPOINT"
@@ -109,7 +109,6 @@ def _ask(request: Callable[[], Result], bucket: str, where: str) -> Result | Non
 def _reason(code: str, bucket: str) -> str:
     reasons = {
         "NoSuchBucket": f"bucket {bucket} does not exist; create it or correct the name",
-        "InvalidBucketName": f"bucket name {bucket!r} is not allowed; correct it",
         "SignatureDoesNotMatch": "the secret key is wrong; correct AWS_SECRET_ACCESS_KEY",
         "InvalidAccessKeyId": "the access key is not known to the server; correct AWS_ACCESS_KEY_ID",
         "AccessDenied": f"the keys may not do this in bucket {bucket}; grant read, list and write, or use other keys",

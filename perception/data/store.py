@@ -16,6 +16,7 @@ from perception.data.manifest import URI_RULE
 from perception.errors import InputError
 
 _URI = re.compile(URI_RULE)
+_BUCKET = re.compile("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SUFFIX = re.compile("[a-z0-9]+")
 
 
@@ -134,9 +135,11 @@ class S3Store:
 def _open_s3(url: str, bucket: str, prefix: str) -> S3Store:
     if not bucket:
         raise InputError(f"store {url}: names no bucket; write s3://bucket/prefix")
-    client = s3.connect(os.environ, url)
-    s3.check_bucket(client, bucket, f"{prefix}/sha256/" if prefix else "sha256/", url)
-    return S3Store(url, bucket, prefix, client)
+    if not _BUCKET.fullmatch(bucket):
+        raise InputError(f"store {url}: {bucket!r} is no bucket name (3 to 63 of a-z 0-9 . -); correct the address")
+    checking = s3.connect(os.environ, url, s3.CHECK_TIMEOUT)
+    s3.check_bucket(checking, bucket, f"{prefix}/sha256/" if prefix else "sha256/", url)
+    return S3Store(url, bucket, prefix, s3.connect(os.environ, url))
 
 
 def _describe(data: bytes, suffix: str) -> Blob:
