@@ -1,0 +1,514 @@
+"""Rendering of a drive: the same world as a game engine (`simulator`) or a camera (`street`) would show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from perception.data.scenes import textures as tx
+from perception.data.scenes.atmosphere import Look, draw_look, finish, paint_backdrop
+from perception.data.scenes.conditions import Conditions
+from perception.data.scenes.layout import GROUND, Layout, draw_layout
+from perception.data.scenes.models import Library, build_library
+from perception.data.scenes.raster import (
+    Surfaces,
+    View,
+    ego_to_road,
+    fill,
+    make_view,
+    polygon_pixels,
+    project,
+    road_to_ego,
+    sample_tiles,
+    shade_surfaces,
+    stamp,
+    to_camera,
+)
+from perception.data.scenes.textures import Looks, Tiles, build_looks, build_tiles
+from perception.data.scenes.world import RENDERINGS, Rendering, World
+from perception.errors import InputError
+
+FloatArray = npt.NDArray[np.float32]
+FAR_M = 900.0  # depth of what is painted on the backdrop
+BACKDROP = len(GROUND)  # surface numbers: ground, then backdrop classes, then the frame's own surfaces
+BACKDROP_CLASSES = (tx.SKY, tx.VEGETATION, tx.TERRAIN, tx.BUILDING, tx.VOID)
+FIRST_FREE = BACKDROP + len(BACKDROP_CLASSES)
+
+cv2.setNumThreads(1)  # images are small: threads cost more than they give, and workers share the cores
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Hold one rendered frame with its truth.
+
+    `image` (height, width, 3) uint8 RGB; `label` (height, width) uint8 Cityscapes train ids, 255 void;
+    `instances` (height, width) uint16 class_id * 1000 + k for the ten foreground classes, 0 elsewhere; k names the same
+    thing in every frame of the drive.
+    """
+
+    image: npt.NDArray[np.uint8]
+    label: npt.NDArray[np.uint8]
+    instances: npt.NDArray[np.uint16]
+    conditions: Conditions
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Hold what every frame of a drive shares: rays that hit the ground, and the backdrop.
+
+    `surface` (height, width) uint16: ground or backdrop surface; `s`, `d`, `z` (height, width) float32 of the ground hit
+    (0 above the horizon); `backdrop` (height, width) uint32 packed colours.
+    """
+
+    surface: npt.NDArray[np.uint16]
+    s: FloatArray
+    d: FloatArray
+    z: FloatArray
+    backdrop: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Hold everything needed to render any frame of a drive."""
+
+    world: World
+    rendering: Rendering
+    layout: Layout
+    library: Library
+    tiles: Tiles
+    looks: Looks
+    look: Look
+    view: View
+    ground: Ground
+    polygon_owner: npt.NDArray[np.int32]  # thing of every mesh polygon of the drive
+    polygon_source: npt.NDArray[np.int32]  # its polygon in the library
+    number: npt.NDArray[np.int32]  # k of every thing
+    wild: npt.NDArray[np.bool_]  # things with random texture
+
+
+def render_drive(
+    world: World, rendering: Rendering, seed: int, drive: int, frames: int, height_px: int, width_px: int
+) -> Iterator[Scene]:
+    """Render the frames of one drive in order.
+
+    The same world, seed, drive and size give the same bytes; both renderings share labels and instances; no other drive
+    need be rendered before. Raises InputError for an unknown rendering or sizes and counts out of range.
+    """
+    if rendering not in RENDERINGS:
+        raise InputError(f"rendering is {rendering!r}; it must be one of {', '.join(RENDERINGS)}; choose one")
+    for name, value, low in (
+        ("seed", seed, 0), ("drive", drive, 0), ("frames", frames, 1), ("height_px", height_px, 16), ("width_px", width_px, 16),
+    ):  # fmt: skip
+        if value < low:
+            raise InputError(f"{name} is {value}; it must be at least {low}; raise it")
+    prepared = prepare_drive(world, rendering, seed, drive, frames, height_px, width_px)
+    for frame in range(frames):
+        yield render_frame(prepared, seed, drive, frame)
+
+
+def prepare_drive(
+    world: World, rendering: Rendering, seed: int, drive: int, frames: int, height_px: int, width_px: int
+) -> Drive:
+    """Draw a drive's world and compute what its frames share."""
+    library, tiles, looks = build_library(seed), build_tiles(rendering, seed), build_looks(rendering, seed)
+    layout = draw_layout(world, library, seed, drive, frames)
+    rng = np.random.default_rng([seed, drive, 3, rendering == "street"])
+    look = draw_look(world, rendering, layout, library, np.random.default_rng([seed, drive, 4]), rng)
+    scale = world.supersampling
+    view = make_view(layout.camera, height_px * scale, width_px * scale)
+    things = layout.things
+    mesh = np.flatnonzero(things.model < len(library.first))
+    counts = library.count[things.model[mesh]]
+    owner = np.repeat(mesh, counts)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wild = np.zeros(len(things.model), np.bool_)
+    if rendering == "simulator":
+        wild = rng.random(len(things.model)) < world.foreground_texture_randomization
+    return Drive(
+        world, rendering, layout, library, tiles, looks, look, view,
+        _make_ground(layout, view, look, np.random.default_rng([seed, drive, 5])),
+        owner.astype(np.int32), (library.first[things.model[owner]] + within).astype(np.int32),
+        (np.arange(len(things.model)) % 1000).astype(np.int32), wild,
+    )  # fmt: skip
+
+
+def _make_ground(layout: Layout, view: View, look: Look, rng: np.random.Generator) -> Ground:
+    road = layout.road
+    sine, cosine = np.sin(view.pitch_rad), np.cos(view.pitch_rad)
+    down = view.ray_y.astype(np.float64) * cosine + sine
+    hit = down > view.height_m / FAR_M
+    distance = np.where(hit, view.height_m / np.where(hit, down, 1.0), 0.0)  # along the camera's axis
+    z_ahead = distance * (cosine - view.ray_y * sine)
+    x = distance[:, None] * view.ray_x[None, :]
+    s, d = ego_to_road(road, x, np.broadcast_to(z_ahead[:, None], x.shape))
+    band = np.searchsorted(np.array(road.band_limits_m), d)
+    surface = np.array(road.band_classes, np.uint16)[band]
+    packed, classes = paint_backdrop(layout, view, look, rng)
+    surface = np.where(hit[:, None], surface, np.uint16(BACKDROP) + classes).astype(np.uint16)
+    if layout.camera.bonnet:
+        _paint_bonnet(surface)
+    z = np.broadcast_to(distance[:, None], x.shape).astype(np.float32)
+    return Ground(surface, s.astype(np.float32), d.astype(np.float32), np.ascontiguousarray(z), packed)
+
+
+def _paint_bonnet(surface: npt.NDArray[np.uint16]) -> None:
+    height, width = surface.shape
+    center, axes = (width // 2, round(height * 1.08)), (round(width * 0.62), round(height * 0.17))
+    cv2.ellipse(surface, center, axes, 0, 180, 360, BACKDROP + BACKDROP_CLASSES.index(tx.VOID), -1)
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Hold the surfaces drawn in one frame, numbered from FIRST_FREE, and the buffer that says which shows where."""
+
+    buffer: npt.NDArray[np.uint16]
+    surfaces: Surfaces
+    tint: npt.NDArray[np.uint32]  # (surface,) packed
+    classes: npt.NDArray[np.uint8]
+    instances: npt.NDArray[np.uint16]
+    shade: npt.NDArray[np.uint8]  # (height, width): share of light left on the ground by shadows, 255 = all
+
+
+def render_frame(drive: Drive, seed: int, number: int, frame: int) -> Scene:
+    """Render one frame of a prepared drive."""
+    road = drive.layout.road
+    time_s = frame * drive.world.frame_interval_s
+    ego_s = road.ego_speed_mps * time_s
+    painted = _paint(drive, ego_s, time_s, frame)
+    texel, tint, inverse_z = _shade(drive, painted, ego_s)
+    label = painted.classes[painted.buffer]
+    instances = painted.instances[painted.buffer]
+    scale = drive.world.supersampling
+    rng = np.random.default_rng([seed, number, 6, frame, drive.rendering == "street"])
+    image = finish(drive.look, drive.view, texel, tint, inverse_z, label, scale, rng)
+    pick = slice(scale // 2, None, scale)
+    return Scene(
+        image,
+        np.ascontiguousarray(label[pick, pick]),
+        np.ascontiguousarray(instances[pick, pick]),
+        drive.layout.conditions,
+    )
+
+
+def _paint(drive: Drive, ego_s: float, time_s: float, frame: int) -> Painted:
+    """Draw everything far to near into the surface buffer."""
+    view, road, things, library = drive.view, drive.layout.road, drive.layout.things, drive.library
+    buffer = drive.ground.surface.copy()
+    bonnet = buffer == BACKDROP + BACKDROP_CLASSES.index(tx.VOID) if drive.layout.camera.bonnet else None
+    _draw_decals(drive, buffer, ego_s)
+    s = things.s + things.speed_s * time_s
+    d = things.d + things.speed_d * time_s
+    x, z, heading = road_to_ego(road, ego_s, s, d)
+    reach = 0.5 * things.scale[:, 2] + 6.0
+    visible = (
+        (z > -reach)
+        & (z < drive.world.view_distance_m)
+        & (np.abs(x) < 14 + z * 0.75 / drive.layout.camera.focal_widths)
+    )
+    shade = np.full(buffer.shape, 255, np.uint8)
+    _draw_shadows(drive, shade, visible, x, z, heading + things.yaw)
+    mesh = _mesh_polygons(drive, visible, x, z, heading)
+    sprites = _sprite_things(drive, visible, x, z, time_s)
+    order = np.lexsort((
+        np.concatenate([mesh.rank, np.zeros(len(sprites.thing), np.int32)]),
+        np.concatenate([mesh.owner, sprites.thing]),
+        -np.concatenate([z[mesh.owner], z[sprites.thing]]),
+        -np.concatenate([things.layer[mesh.owner], things.layer[sprites.thing]]),
+    ))  # fmt: skip
+    first_sprite = FIRST_FREE + len(mesh.owner)
+    pixels = polygon_pixels(view, mesh.points)
+    count = len(mesh.owner)
+    for i in order.tolist():
+        if i < count:
+            fill(buffer, pixels[i], FIRST_FREE + i)
+        else:
+            j = i - count
+            stamp(buffer, library.sprites[sprites.sprite[j]], bool(sprites.flip[j]), sprites.boxes[j],
+                  first_sprite + int(sprites.first[j]))  # fmt: skip
+    if bonnet is not None:
+        buffer[bonnet] = BACKDROP + BACKDROP_CLASSES.index(tx.VOID)
+    return _collect(drive, buffer, shade, mesh, sprites)
+
+
+def _draw_decals(drive: Drive, buffer: npt.NDArray[np.uint16], ego_s: float) -> None:
+    """Draw lane marks and crossing streets onto the ground."""
+    decals, view = drive.layout.decals, drive.view
+    if not len(decals.surface):
+        return
+    s = decals.corners[..., 0]
+    near = (s.max(axis=1) > ego_s + 1.0) & (s.min(axis=1) < ego_s + drive.world.view_distance_m)
+    chosen = np.flatnonzero(near)
+    x, z, _ = road_to_ego(drive.layout.road, ego_s, s[chosen], decals.corners[chosen, :, 1])
+    points = to_camera(view, x.astype(np.float32), np.zeros(x.shape, np.float32), z.astype(np.float32))
+    for polygon, surface in zip(polygon_pixels(view, points), decals.surface[chosen].tolist(), strict=True):
+        fill(buffer, polygon, surface)
+
+
+def _draw_shadows(
+    drive: Drive, shade: npt.NDArray[np.uint8], visible: npt.NDArray[np.bool_], x: npt.NDArray[np.float64],
+    z: npt.NDArray[np.float64], heading: npt.NDArray[np.float64],
+) -> None:  # fmt: skip
+    """Darken the ground under and beside things: cast shadows of the sun, and contact shadows always."""
+    look, library, view = drive.look, drive.library, drive.view
+    chosen = np.flatnonzero(visible & (z < 70))
+    if not len(chosen):
+        return
+    scale, model = drive.layout.things.scale[chosen], drive.layout.things.model[chosen]
+    half_x, half_z, height = (look.footprints[model] * scale[:, [0, 2, 1]]).T
+    corner_x = np.stack([-half_x, half_x, half_x, -half_x], 1)
+    corner_z = np.stack([-half_z, -half_z, half_z, half_z], 1)
+    sine, cosine = np.sin(heading[chosen])[:, None], np.cos(heading[chosen])[:, None]
+    foot = np.stack([x[chosen, None] + corner_x * cosine + corner_z * sine,
+                     z[chosen, None] - corner_x * sine + corner_z * cosine], -1).astype(np.float32)  # fmt: skip
+    if look.light.shadow < 0.97:
+        sun = look.light.sun_direction
+        length = np.minimum(height, 12.0) / max(sun[1], 0.15)
+        offset = np.stack([-sun[0] * length, -sun[2] * length], -1).astype(np.float32)
+        for points in np.concatenate([foot, foot + offset[:, None]], axis=1):
+            _fill_ground(view, shade, cv2.convexHull(points)[:, 0], round(255 * look.light.shadow))
+    solid = library.first.shape[0] > model
+    for points in foot[solid & (z[chosen] < 45)]:
+        _fill_ground(view, shade, points, round(255 * min(0.45, look.light.shadow)))
+
+
+def _fill_ground(view: View, shade: npt.NDArray[np.uint8], points: FloatArray, value: int) -> None:
+    camera = to_camera(view, points[:, 0], np.zeros(len(points), np.float32), points[:, 1])
+    fill(shade, polygon_pixels(view, camera[None])[0], value)
+
+
+@dataclass(frozen=True)
+class MeshPolygons:
+    """Hold the front-facing mesh polygons of a frame: `points` (polygon, 8, 3) in camera axes, `normal` (polygon, 3)."""
+
+    points: FloatArray
+    normal: FloatArray
+    origin: FloatArray  # (polygon, 3): where the owner stands
+    owner: npt.NDArray[np.int32]
+    source: npt.NDArray[np.int32]
+    rank: npt.NDArray[np.int32]
+    along: FloatArray  # (polygon, 3): the owner's forward axis in camera axes
+
+
+def _mesh_polygons(
+    drive: Drive, visible: npt.NDArray[np.bool_], x: npt.NDArray[np.float64], z: npt.NDArray[np.float64],
+    heading: npt.NDArray[np.float64],
+) -> MeshPolygons:  # fmt: skip
+    view, things, library = drive.view, drive.layout.things, drive.library
+    chosen = np.flatnonzero(visible[drive.polygon_owner])
+    owner, source = drive.polygon_owner[chosen], drive.polygon_source[chosen]
+    local = library.polygons[source] * things.scale[owner][:, None, :]
+    angle = (heading + things.yaw).astype(np.float32)
+    sine, cosine = np.sin(angle)[owner], np.cos(angle)[owner]
+    at_x, at_z = x.astype(np.float32)[owner], z.astype(np.float32)[owner]
+    world_x = local[..., 0] * cosine[:, None] + local[..., 2] * sine[:, None] + at_x[:, None]
+    world_z = local[..., 2] * cosine[:, None] - local[..., 0] * sine[:, None] + at_z[:, None]
+    points = to_camera(view, world_x, local[..., 1], world_z)
+    normal = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
+    depth = np.maximum(points[..., 2].max(axis=1), 0.5)
+    span = np.sqrt(np.linalg.norm(normal, axis=1)) / depth * view.focal
+    keep = (np.einsum("ij,ij->i", normal, points[:, 0]) < 0) & (span > 0.8) & (points[..., 2].max(axis=1) > 0.5)
+    zero = np.zeros_like(at_x)
+    pitch_sine, pitch_cosine = np.sin(view.pitch_rad), np.cos(view.pitch_rad)
+    along = np.stack([sine, -cosine * pitch_sine, cosine * pitch_cosine], -1).astype(np.float32)
+    normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+    rank = (source - library.first[things.model[owner]]).astype(np.int32)
+    return MeshPolygons(
+        points[keep], normal[keep].astype(np.float32), to_camera(view, at_x, zero, at_z)[keep], owner[keep],
+        source[keep], rank[keep], along[keep],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SpriteThings:
+    """Hold the sprites of a frame: `boxes` left, top, right, bottom in samples; `first` their first part's surface."""
+
+    thing: npt.NDArray[np.intp]
+    sprite: npt.NDArray[np.intp]
+    flip: npt.NDArray[np.bool_]
+    boxes: list[tuple[float, float, float, float]]
+    first: npt.NDArray[np.intp]
+    foot: FloatArray  # (sprite, 3) camera axes
+
+
+def _sprite_things(
+    drive: Drive, visible: npt.NDArray[np.bool_], x: npt.NDArray[np.float64], z: npt.NDArray[np.float64], time_s: float
+) -> SpriteThings:
+    view, things, library = drive.view, drive.layout.things, drive.library
+    meshes = len(library.first)
+    thing = np.flatnonzero(visible & (things.model >= meshes) & (z > 1.5))
+    step = np.floor(time_s * 6.5 + thing * 1.7).astype(np.intp) % things.cycle[thing]
+    sprite = things.model[thing] - meshes + step
+    flip = np.where(things.speed_d[thing] != 0, things.speed_d[thing] < 0, thing % 2 == 1)
+    width = np.array([library.sprites[i].width_m for i in sprite]) * things.scale[thing, 0]
+    height = np.array([library.sprites[i].height_m for i in sprite]) * things.scale[thing, 1]
+    foot = to_camera(view, x[thing].astype(np.float32), np.zeros(len(thing), np.float32), z[thing].astype(np.float32))
+    head = to_camera(view, x[thing].astype(np.float32), height.astype(np.float32), z[thing].astype(np.float32))
+    low, high = project(view, foot), project(view, head)
+    half = width / 2 * view.focal / foot[:, 2]
+    boxes = list(
+        zip(
+            (low[:, 0] - half).tolist(),
+            high[:, 1].tolist(),
+            (low[:, 0] + half).tolist(),
+            low[:, 1].tolist(),
+            strict=True,
+        )
+    )
+    parts = np.array([len(library.sprites[i].materials) - 1 for i in sprite], np.intp)
+    return SpriteThings(thing, sprite, flip, boxes, np.cumsum(parts) - parts, foot)
+
+
+def _collect(
+    drive: Drive,
+    buffer: npt.NDArray[np.uint16],
+    shade: npt.NDArray[np.uint8],
+    mesh: MeshPolygons,
+    sprites: SpriteThings,
+) -> Painted:
+    """Gather class, instance, colour and plane of every surface number."""
+    library, things = drive.library, drive.layout.things
+    parts = [library.sprites[i] for i in sprites.sprite]
+    counts = [len(p.materials) - 1 for p in parts]
+    sprite_owner = np.repeat(sprites.thing, counts)
+    owner = np.concatenate([mesh.owner, sprite_owner]).astype(np.intp)
+    material = np.concatenate([library.materials[mesh.source], *[p.materials[1:] for p in parts]]).astype(np.intp)
+    slot = np.concatenate([library.slots[mesh.source], *[p.slots[1:] for p in parts]]).astype(np.intp)
+    classes = np.concatenate([library.classes[mesh.source], *[p.classes[1:] for p in parts]]).astype(np.int64)
+    choice = things.colors[owner, slot].astype(np.intp)
+    tile = drive.looks.tile[material, choice]
+    sprite_row = np.repeat(np.arange(len(parts)), counts)
+    lit = np.ones((len(owner), 3), np.float32)
+    lit[: len(mesh.owner)] = drive.look.facing(mesh.normal, drive.view.pitch_rad)
+    lit[len(mesh.owner) :] = drive.look.facing(np.array([[0.0, 0.0, -1.0]], np.float32), drive.view.pitch_rad)
+    part_index = np.concatenate([np.arange(c) for c in counts]) if counts else np.zeros(0)
+    leafy = (material[len(mesh.owner) :] == tx.MATERIAL_ID["leaves"])[:, None]
+    lit[len(mesh.owner) :] *= np.where(leafy, (0.55 + 0.22 * part_index)[:, None], 1.0).astype(np.float32)
+    tint = drive.looks.color[material, choice] * lit
+    glow = np.where(drive.looks.glows[material], 255.0, drive.look.window_glow).astype(np.float32)
+    tint = np.where(drive.looks.glows[material][:, None], drive.looks.color[material, choice], tint)
+    foreground = np.isin(classes, tx.FOREGROUND)
+    if drive.wild.any():
+        chosen = drive.wild[owner] & foreground
+        tile = np.where(chosen, drive.looks.wild[(owner * 5 + material) % len(drive.looks.wild)], tile)
+    snow = np.zeros(len(owner), np.float32)
+    snow[: len(mesh.owner)] = np.clip(-mesh.normal[:, 1] * 1.6 - 0.6, 0, 1) * drive.look.light.snow_cover
+    tint = tint * (1 - snow[:, None]) + drive.look.snow_color * snow[:, None]
+    instances = np.where(foreground, classes * 1000 + drive.number[owner], 0)
+    surfaces = _surfaces(drive, mesh, sprites, sprite_row, drive.looks.tile_m[material], tile)
+    ground_tint, ground_tile, ground_mip = _ground_columns(drive)
+    lead = np.array([*[c for _, c in GROUND], *BACKDROP_CLASSES])
+    return Painted(
+        buffer,
+        Surfaces(
+            *(np.pad(a, ((0, 0), (FIRST_FREE, 0))) for a in (surfaces.plane, surfaces.u_axis, surfaces.v_axis)),
+            np.concatenate([ground_mip, surfaces.mip]),
+            np.concatenate([ground_tile, surfaces.tile]),
+        ),
+        np.concatenate([ground_tint, pack(tint, glow)]),
+        np.concatenate([lead, classes]).astype(np.uint8),
+        np.concatenate([np.zeros(len(lead)), instances]).astype(np.uint16),
+        shade,
+    )
+
+
+def pack(color: FloatArray, alpha: FloatArray | float) -> npt.NDArray[np.uint32]:
+    """Pack (row, 3) colours and alpha into (row,) uint32."""
+    rows = np.empty((len(color), 4), np.uint8)
+    rows[:, :3] = np.clip(np.rint(color), 0, 255)
+    rows[:, 3] = np.clip(np.rint(alpha), 0, 255)
+    return rows.view(np.uint32)[:, 0]
+
+
+def _surfaces(
+    drive: Drive, mesh: MeshPolygons, sprites: SpriteThings, sprite_row: npt.NDArray[np.intp], tile_m: FloatArray,
+    tile: npt.NDArray[np.int32],
+) -> Surfaces:  # fmt: skip
+    """Work out the plane and texture axes of every mesh polygon and sprite part."""
+    count = len(mesh.owner)
+    view = drive.view
+    up = np.array([0.0, np.cos(view.pitch_rad), np.sin(view.pitch_rad)], np.float32) * np.float32(-1)
+    flat = np.abs(mesh.normal @ up) > 0.7
+    across = np.cross(up[None], mesh.normal)
+    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)
+    u_dir = np.where(flat[:, None], mesh.along, across)
+    v_dir = np.where(flat[:, None], np.cross(up[None], mesh.along), -up[None])
+    offset = np.einsum("ij,ij->i", mesh.normal, mesh.points[:, 0])
+    offset = np.where(np.abs(offset) < 1e-4, np.float32(-1e-4), offset)
+    shift = (mesh.owner % 7 * 0.19).astype(np.float32)
+    scale = tile_m[:count]
+    plane = (mesh.normal / offset[:, None]).T
+    u_axis = np.concatenate(
+        [(u_dir / scale[:, None]).T, (-np.einsum("ij,ij->i", u_dir, mesh.origin) / scale + shift)[None]]
+    )
+    v_axis = np.concatenate([(v_dir / scale[:, None]).T, (-np.einsum("ij,ij->i", v_dir, mesh.origin) / scale)[None]])
+    slant = np.abs(np.einsum("ij,ij->i", mesh.normal, mesh.points.mean(axis=1))) / np.linalg.norm(
+        mesh.points.mean(axis=1), axis=1
+    )
+    mip = tx.TILE_PX / (scale * view.focal * np.sqrt(np.clip(slant, 0.12, 1.0)))
+    foot = sprites.foot[sprite_row]
+    ones, zeros = np.ones(len(foot), np.float32), np.zeros(len(foot), np.float32)
+    size = tile_m[count:]
+    return Surfaces(
+        np.concatenate([plane, np.stack([zeros, zeros, 1 / np.maximum(foot[:, 2], 0.3)])], axis=1).astype(np.float32),
+        np.concatenate([u_axis, np.stack([ones / size, zeros, zeros, -foot[:, 0] / size + sprite_row * 0.37])], axis=1).astype(np.float32),
+        np.concatenate([v_axis, np.stack([zeros, ones / size, zeros, -foot[:, 1] / size + sprite_row * 0.53])], axis=1).astype(np.float32),
+        np.concatenate([mip, tx.TILE_PX / (size * view.focal)]).astype(np.float32),
+        tile.astype(np.int32),
+    )  # fmt: skip
+
+
+def _ground_columns(drive: Drive) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32], FloatArray]:
+    """Return tint, tile and texels a sample at 1 m of the ground and backdrop surfaces."""
+    look = drive.look
+    material = np.array([tx.MATERIAL_ID[m] for m, _ in GROUND])
+    choice = look.ground_choice[: len(GROUND)]
+    color = drive.looks.color[material, choice] * look.facing(
+        np.array([[0.0, -1.0, 0.0]], np.float32), drive.view.pitch_rad
+    )
+    snow = look.light.snow_cover * np.array([0.55 if c == tx.ROAD else 1.0 for _, c in GROUND], np.float32)[:, None]
+    color = color * (1 - snow) + look.snow_color * snow
+    tint = np.concatenate([pack(color, 0.0), np.zeros(len(BACKDROP_CLASSES), np.uint32)])
+    tile = np.concatenate([drive.looks.tile[material, choice], np.zeros(len(BACKDROP_CLASSES), np.int32)]).astype(
+        np.int32
+    )
+    mip = tx.TILE_PX / (drive.looks.tile_m[material] * drive.view.focal)
+    return tint, tile, np.concatenate([mip, np.ones(len(BACKDROP_CLASSES))]).astype(np.float32)
+
+
+def _shade(
+    drive: Drive, painted: Painted, ego_s: float
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], FloatArray]:
+    """Return texel and tint (both packed) and 1/z of every sample."""
+    ground, tiles, surfaces = drive.ground, drive.tiles, painted.surfaces
+    buffer = painted.buffer.reshape(-1)
+    texel = np.full(buffer.shape, 0x00B4B4B4, np.uint32)  # NEUTRAL
+    tint = painted.tint[buffer]
+    inverse_z = np.full(buffer.shape, 1 / 350.0, np.float32)
+    far = np.flatnonzero((buffer >= BACKDROP) & (buffer < FIRST_FREE))
+    tint[far] = ground.backdrop.reshape(-1)[far]
+    flat = np.flatnonzero(buffer < BACKDROP)
+    number = buffer[flat]
+    z = ground.z.reshape(-1)[flat]
+    scale = drive.look.ground_tile_m[number]
+    v = (ground.s.reshape(-1)[flat] + np.float32(ego_s)) / scale
+    u = ground.d.reshape(-1)[flat] / scale
+    mip = surfaces.mip[number] * z * np.sqrt(np.minimum(z / np.float32(drive.view.height_m), 16.0))
+    texel[flat] = sample_tiles(tiles, surfaces.tile[number], u, v, mip)
+    inverse_z[flat] = 1 / np.maximum(z, 0.3)
+    if drive.look.shadows:
+        channels = texel.view(np.uint8).reshape(-1, 4)
+        dark = flat[painted.shade.reshape(-1)[flat] < 255]
+        factor = painted.shade.reshape(-1)[dark][:, None].astype(np.uint16)
+        channels[dark, :3] = (channels[dark, :3] * factor >> 8).astype(np.uint8)
+    solid = np.flatnonzero(buffer >= FIRST_FREE)
+    columns = solid % drive.view.width
+    rows = solid // drive.view.width
+    texel[solid], inverse_z[solid] = shade_surfaces(
+        tiles, surfaces, buffer[solid].astype(np.intp), drive.view.ray_x[columns], drive.view.ray_y[rows]
+    )
+    shape = painted.buffer.shape
+    return texel.reshape(shape), tint.reshape(shape), inverse_z.reshape(shape)
