@@ -57,6 +57,14 @@ def zero_neurons(groups: Groups) -> Tensor:
     return counts[:-1] == 0
 
 
+@torch.no_grad()
+def scale_neurons(groups: Groups, factors: Tensor) -> None:
+    """Multiply each neuron's own parameters in place by factors: (neuron,); a factor of 0 gives exact zeros."""
+    factors = factors.to(groups.tensors[0].parameter.dtype)
+    padded = torch.cat([factors, factors.new_ones(1)])
+    _scale(groups, padded[torch.cat([tensor.neurons for tensor in groups.tensors])])
+
+
 def calibrate_strength(
     groups: Groups,
     network: nn.Module,

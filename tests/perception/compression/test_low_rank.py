@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from perception.compression.low_rank import (
     can_factorise,
+    can_separate,
+    candidates,
     factorise_by_energy,
     factorise_by_latency,
     factorise_layer,
     measure_modules_ms,
-    pair_parameters,
     rank_for_energy,
 )
 from perception.errors import InputError
@@ -46,7 +47,6 @@ def test_pair_equals_the_truncated_layer(layer: nn.Module, rank: int) -> None:
     with torch.no_grad():
         truncated.weight.copy_(torch.from_numpy(u[:, :rank] * s[:rank] @ vt[:rank]).view_as(layer.weight))
         torch.testing.assert_close(pair(x), truncated(x), rtol=0, atol=1e-12)
-    assert sum(p.numel() for p in pair.parameters()) == pair_parameters(layer, rank)
     dropped = torch.from_numpy(s[rank:])
     error = (layer.weight - truncated.weight).detach().flatten(1)
     assert float(torch.linalg.matrix_norm(error)) == pytest.approx(float(dropped.square().sum().sqrt()), abs=1e-12)
@@ -109,22 +109,76 @@ def test_training_goes_on_with_the_same_optimizer() -> None:
     assert all(not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("gain", "expected"), [(0.5, {"low_rank"}), (0.99, {"dense"}), (1.5, {"dense"})])
-def test_a_layer_that_is_not_faster_stays(gain: float, expected: set[str]) -> None:
+SEPARABLE = [
+    nn.Conv2d(6, 9, 3, padding=1),
+    nn.Conv2d(6, 5, (5, 3), stride=(2, 3), padding=(2, 0), dilation=(1, 2), bias=False),
+    nn.Conv2d(3, 4, 3, padding="same"),
+]
+
+
+@pytest.mark.parametrize("layer", SEPARABLE, ids=str)
+def test_separable_pair_equals_the_truncated_kernel(layer: nn.Conv2d) -> None:
+    torch.manual_seed(0)
+    layer = copy.deepcopy(layer).double()
+    x = example_for(layer)
+    weight = layer.weight.detach().numpy()
+    n, m, k, width = weight.shape
+    for rank in (1, 2, 4, min(m * k, n * width)):
+        u, s, vt = np.linalg.svd(weight.transpose(1, 2, 0, 3).reshape(m * k, n * width), full_matrices=False)
+        low = (u[:, :rank] * s[:rank] @ vt[:rank]).reshape(m, k, n, width).transpose(2, 0, 1, 3)
+        truncated = copy.deepcopy(layer)
+        pair = factorise_layer(layer, rank, "separable")
+        with torch.no_grad():
+            truncated.weight.copy_(torch.from_numpy(low))
+            torch.testing.assert_close(pair(x), truncated(x), rtol=0, atol=1e-12)
+        assert [part.kernel_size for part in pair] == [(k, 1), (1, width)]
+
+
+def test_candidates_count_parameters_and_errors() -> None:
+    layer = low_rank_network()[4]
+    for candidate in candidates(layer, 0.6):
+        pair = factorise_layer(layer, candidate.rank, candidate.shape)
+        assert (
+            candidate.parameters
+            == sum(p.numel() for p in pair.parameters())
+            < sum(p.numel() for p in layer.parameters())
+        )
+        if candidate.shape == "low_rank":
+            kernel = (pair[1].weight.flatten(1) @ pair[0].weight.flatten(1)).view_as(layer.weight)
+        else:
+            kernel = torch.einsum("nlw,lmk->nmkw", pair[1].weight[:, :, 0], pair[0].weight[..., 0])
+        error = float((kernel - layer.weight).detach().norm() / layer.weight.detach().norm())
+        assert error == pytest.approx(candidate.relative_error, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low_rank_ms", "separable_ms", "expected"),
+    [(1.0, 3.0, "low_rank"), (1.0, 0.9, "separable"), (1.98, 2.5, "dense"), (3.0, 3.0, "dense")],
+)
+def test_the_fastest_shape_wins_and_a_layer_that_is_not_faster_stays(
+    low_rank_ms: float, separable_ms: float, expected: str
+) -> None:
     network = low_rank_network()
+    dense = copy.deepcopy(network)
     seen = []
 
-    def measure(candidates: dict[str, nn.Module], example: Tensor) -> dict[str, float]:
+    def measure(given: dict[str, nn.Module], example: Tensor) -> dict[str, float]:
         seen.append(example.shape)
         with torch.no_grad():
-            assert candidates["pair"](example).shape == candidates["dense"](example).shape
-        return {"dense": 2.0, "pair": 2.0 * gain}
+            assert len({module(example).shape for module in given.values()}) == 1
+        times = {"dense": 2.0, "low_rank": low_rank_ms, "separable": separable_ms}
+        return {shape: times[shape] for shape in given}
 
-    result = factorise_by_latency(network, torch.randn(1, 3, 9, 9), 1.0, measure)
-    measured = [row for row in result.layers if row.latency_ms_dense is not None]
-    assert {row.layer for row in measured} == {"4", "7"} and {row.choice for row in measured} == expected
+    result = factorise_by_latency(network, torch.randn(1, 3, 9, 9), 0.99, measure)
+    rows = {row.layer: row for row in result.layers}
+    assert set(rows["4"].latency_ms) == {"dense", "low_rank", "separable"}
+    assert set(rows["7"].latency_ms) == {"dense", "low_rank"}
+    assert rows["4"].choice == expected and rows["0"].choice == "dense"
+    assert isinstance(network[4], nn.Conv2d if expected == "dense" else nn.Sequential)
     assert seen == [(1, 32, 7, 7), (1, 360)]
-    assert all(row.parameters_after == row.parameters_before for row in result.layers if row.choice == "dense")
+    for name, row in rows.items():
+        assert row.parameters_before == sum(p.numel() for p in dense.get_submodule(name).parameters())
+        assert row.parameters_after == sum(p.numel() for p in network.get_submodule(name).parameters())
 
 
 def test_measured_times_are_positive() -> None:
@@ -139,3 +193,6 @@ def test_layers_that_cannot_be_factorised_are_refused() -> None:
         factorise_layer(nn.Conv2d(4, 4, 3, groups=2), 1)
     with pytest.raises(InputError):
         factorise_layer(nn.Linear(4, 4), 5)
+    assert not can_separate(nn.Conv2d(4, 4, (3, 1))) and not can_separate(nn.Conv1d(4, 4, 3))
+    with pytest.raises(InputError):
+        factorise_layer(nn.Conv2d(4, 4, (3, 1)), 1, "separable")

@@ -1,0 +1,219 @@
+"""Compression-aware training: sparsity and low rank while a network learns, a smaller network before it is done.
+
+Alvarez and Salzmann, Compression-aware Training of Deep Networks, NIPS 2017. The proximal steps come once an epoch (or
+step), the network shrinks at the reload epochs, and the epochs that remain are cheaper.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from perception.compression.low_rank import LayerChoice, factorise_by_energy
+from perception.compression.nuclear import calibrate_nuclear_strength, nuclear_step
+from perception.errors import InputError
+from perception.sparsity.groups import Groups, find_groups
+from perception.sparsity.proximal import calibrate_strength, measure_sparsity, proximal_step
+from perception.sparsity.ranking import zero_weakest
+from perception.sparsity.removal import LayerRemoval, remove_zero_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShrinkSettings:
+    """How a network loses weight while it learns; raises InputError for a value out of range."""
+
+    strength_share: float = 0.05  # of the median neuron norm that one proximal step takes at the first learning rate
+    alpha: float = 0.0  # 0 group lasso; between 0 and 1 sparse group lasso
+    nuclear_share: float = 0.0  # of the median singular value that one nuclear step takes; 0: none
+    reload_epochs: tuple[int, ...] = ()  # after these epochs (from 0) zero channels leave the network
+    factorise_energy: float | None = None  # at the last reload layers become low-rank pairs that keep this energy
+    target_share: float | None = None  # of the neurons' parameters that must be gone after the last reload
+    first_layers: int = 3  # layers that are protected
+    first_factor: float = 0.4  # of the strength that protected layers get
+    minimum_channels: int = 4  # output channels that every layer keeps
+    multiple_of: int = 1  # a group set keeps a multiple of this many neurons
+
+    def __post_init__(self) -> None:
+        rules = {
+            "strength_share": 0 <= self.strength_share < 1,
+            "alpha": 0 <= self.alpha < 1,
+            "nuclear_share": 0 <= self.nuclear_share < 1,
+            "reload_epochs": all(epoch >= 0 for epoch in self.reload_epochs),
+            "factorise_energy": self.factorise_energy is None or 0 < self.factorise_energy <= 1,
+            "target_share": self.target_share is None or 0 <= self.target_share < 1,
+            "first_factor": self.first_factor >= 0,
+            "minimum_channels": self.minimum_channels >= 1,
+            "multiple_of": self.multiple_of >= 1,
+        }
+        for name, holds in rules.items():
+            if not holds:
+                raise InputError(f"{name} {getattr(self, name)!r} is out of range: correct the shrink settings")
+        needs_reload = self.factorise_energy is not None or self.target_share is not None
+        if needs_reload and not self.reload_epochs:
+            raise InputError("factorise_energy and target_share act at a reload: give at least one of reload_epochs")
+
+
+@dataclass(frozen=True)
+class ShrinkRecord:
+    """The state after one epoch: percentages as in proximal.Sparsity, and the parameters of the whole network."""
+
+    epoch: int
+    neurons_zero: float
+    parameters_zero: float
+    parameters: int
+    removed: tuple[LayerRemoval, ...] = ()
+    factorised: tuple[LayerChoice, ...] = ()
+
+
+class CompressionAwareTraining:
+    """Hooks for a training loop: proximal steps, and the reload of a smaller network, in place.
+
+    Give `after_epoch` (or `after_step` for a step each iteration) to perception.training.loop.fit. `groups` and
+    `records` tell the present state. A network that is resumed must have the shape that it had when it was saved.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        example_input: Tensor,
+        learning_rate: float,
+        settings: ShrinkSettings,
+        averaged: Sequence[nn.Module] = (),
+    ) -> None:
+        self.settings = settings
+        self.example_input = example_input
+        self.averaged = tuple(averaged)
+        self.groups: Groups = find_groups(network, example_input)
+        self._parameters_at_start = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
+        self.strength = {group.name: 0.0 for group in self.groups.sets}
+        if settings.strength_share > 0:
+            self.strength = calibrate_strength(
+                self.groups,
+                network,
+                learning_rate,
+                settings.strength_share,
+                first_layers=settings.first_layers,
+                first_factor=settings.first_factor,
+                alpha=settings.alpha,
+            )
+        self.nuclear_strength = 0.0
+        if settings.nuclear_share > 0:
+            self.nuclear_strength = calibrate_nuclear_strength(network, learning_rate, settings.nuclear_share)
+        self.records: list[ShrinkRecord] = []
+
+    def after_step(self, _: int, network: nn.Module, optimizer: Optimizer) -> None:
+        """Apply the proximal steps at the present learning rate (nuclear first: it must not undo exact zero rows)."""
+        step_size = float(optimizer.param_groups[0]["lr"])
+        if self.nuclear_strength > 0:
+            nuclear_step(network, step_size, self.nuclear_strength)
+        if any(self.strength.values()):
+            proximal_step(self.groups, step_size, self.strength, self.settings.alpha)
+
+    def after_epoch(self, epoch: int, network: nn.Module, optimizer: Optimizer) -> None:
+        """Apply the proximal steps once, record the sparsity, and reload where the settings say so."""
+        self.after_step(epoch, network, optimizer)
+        self.observe(epoch, network, optimizer)
+
+    def observe(self, epoch: int, network: nn.Module, optimizer: Optimizer) -> None:
+        """Record the sparsity and reload: what after_epoch does where the steps are taken each iteration."""
+        removed: tuple[LayerRemoval, ...] = ()
+        factorised: tuple[LayerChoice, ...] = ()
+        last = epoch == max(self.settings.reload_epochs, default=-1)
+        if last and self.settings.target_share is not None:
+            zero_weakest(self.groups, self._share_still_due())
+        measured = measure_sparsity(self.groups)
+        if epoch in self.settings.reload_epochs:
+            removed = self._remove(network, optimizer)
+            if last and self.settings.factorise_energy is not None:
+                factorised = self._factorise(network, optimizer, self.settings.factorise_energy)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        self.records.append(
+            ShrinkRecord(epoch, measured.neurons, measured.group_parameters, parameters, removed, factorised)
+        )
+
+    def _share_still_due(self) -> float:
+        """Turn the target, a share of the neurons' parameters at the start, into a share of those that are left."""
+        assert self.settings.target_share is not None
+        now = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
+        return max(0.0, 1 - (1 - self.settings.target_share) * self._parameters_at_start / now)
+
+    def _remove(self, network: nn.Module, optimizer: Optimizer) -> tuple[LayerRemoval, ...]:
+        removal = remove_zero_channels(
+            network,
+            self.groups,
+            minimum_channels=self.settings.minimum_channels,
+            multiple_of=self.settings.multiple_of,
+            optimizer=optimizer,
+            averaged=self.averaged,
+        )
+        self.groups = removal.groups
+        return removal.layers
+
+    def _factorise(self, network: nn.Module, optimizer: Optimizer, energy: float) -> tuple[LayerChoice, ...]:
+        rows = factorise_by_energy(network, energy, optimizer=optimizer).layers
+        self.groups = find_groups(network, self.example_input)
+        # The pairs have other groups than the layers had, so the old strengths no longer name them: shrinking ends.
+        self.strength, self.nuclear_strength = {group.name: 0.0 for group in self.groups.sets}, 0.0
+        return rows
+
+
+StopReason = Literal["little_removed", "metric_fell_twice", "rounds_done"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of train, prune and evaluate."""
+
+    index: int
+    parameters: int
+    removed_share: float
+    metric: float
+
+
+@dataclass(frozen=True)
+class IterativeResult:
+    """Every round, and the network of the best metric among them (the later of equals, which is smaller)."""
+
+    rounds: tuple[Round, ...]
+    best: int
+    network: nn.Module
+    stopped: StopReason
+
+
+def shrink_in_rounds(
+    network: nn.Module,
+    train_and_prune: Callable[[int, nn.Module], nn.Module],
+    evaluate: Callable[[nn.Module], float],
+    *,
+    rounds: int,
+    minimum_removed_share: float = 0.05,
+    tolerated_fall: float = 0.003,
+) -> IterativeResult:
+    """Train with sparsity, remove, evaluate, and begin again from the weights that are left.
+
+    train_and_prune: (round, network) → the network that is left. evaluate: higher is better, on a scale where
+    `tolerated_fall` is meant (0.003 of a mean precision in [0, 1]). Stops when a round removed less than
+    `minimum_removed_share` of the parameters or the metric fell by more than `tolerated_fall` twice in a row, each
+    time against the round before. Source: the iterative schedule of the KITTI table.
+    """
+    if rounds < 1:
+        raise InputError(f"rounds {rounds}: at least one")
+    done: list[Round] = []
+    best, kept, falls = -1, network, 0
+    stopped: StopReason = "rounds_done"
+    for index in range(rounds):
+        before = sum(parameter.numel() for parameter in network.parameters())
+        network = train_and_prune(index, network)
+        after = sum(parameter.numel() for parameter in network.parameters())
+        metric = evaluate(network)
+        falls = falls + 1 if done and metric < done[-1].metric - tolerated_fall else 0
+        done.append(Round(index, after, 1 - after / before, metric))
+        if best < 0 or metric >= done[best].metric:
+            best, kept = index, copy.deepcopy(network)
+        if falls == 2 or 1 - after / before < minimum_removed_share:
+            stopped = "metric_fell_twice" if falls == 2 else "little_removed"
+            break
+    return IterativeResult(tuple(done), best, kept, stopped)

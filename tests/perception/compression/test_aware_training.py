@@ -1,0 +1,158 @@
+"""Networks that shrink while they learn, on a small problem with a known useful structure."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings, shrink_in_rounds
+from perception.compression.cost import count_parameters
+from perception.errors import InputError
+from perception.training.loop import TrainSettings, fit
+
+
+@dataclass(frozen=True)
+class Sample:
+    images: Tensor
+    labels: Tensor
+
+
+def problem(seed: int = 0) -> list[Sample]:
+    """Four classes: which quarter of an 8x8 image carries a stripe pattern, under noise."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for _ in range(12):
+        labels = torch.randint(4, (32,), generator=generator)
+        images = 0.3 * torch.randn(32, 1, 8, 8, generator=generator)
+        for k, label in enumerate(labels.tolist()):
+            row, column = 4 * (label // 2), 4 * (label % 2)
+            images[k, 0, row : row + 4 : 2, column : column + 4] += 1
+        batches.append(Sample(images, labels))
+    return batches
+
+
+def small_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(128, 48), nn.ReLU(), nn.Linear(48, 4),
+    )  # fmt: skip
+
+
+def train(network: nn.Module, epochs: int, after_epoch: Callable | None = None, learning_rate: float = 0.05) -> float:
+    """Train by the project's loop; give the accuracy on fresh data."""
+    settings = TrainSettings(
+        epochs=epochs, batch_frames=32, learning_rate=learning_rate, weight_decay=0.0, schedule="constant", seed=0,
+        optimiser="sgd",
+    )  # fmt: skip
+    batches = problem()
+
+    def loss(member: nn.Module, batch: Sample) -> Tensor:
+        return F.cross_entropy(member(batch.images), batch.labels)
+
+    fit(network, lambda _: batches, settings, loss=loss, after_epoch=after_epoch)
+    network.eval()
+    with torch.no_grad():
+        right = [(network(batch.images).argmax(1) == batch.labels).float().mean() for batch in problem(1)]
+    return float(torch.stack(right).mean())
+
+
+def test_sparsity_emerges_without_losing_accuracy_and_channels_leave() -> None:
+    dense = train(small_network(), 12)
+    network = small_network()
+    settings = ShrinkSettings(strength_share=0.15, reload_epochs=(7, 11), first_layers=0, minimum_channels=2)
+    hooks = CompressionAwareTraining(network, torch.zeros(1, 1, 8, 8), 0.05, settings)
+    before = count_parameters(network)
+    accuracy = train(network, 12, hooks.after_epoch)
+    assert dense > 0.97 and accuracy > 0.97
+    assert count_parameters(network) < 0.5 * before
+    assert hooks.records[-1].parameters == count_parameters(network)
+    counts = [record.parameters for record in hooks.records]
+    assert counts == sorted(counts, reverse=True) and counts[6] == before > counts[7]
+    assert [record.epoch for record in hooks.records if record.removed] == [7, 11]
+
+
+def test_without_strength_nothing_is_lost() -> None:
+    network, plain = small_network(), small_network()
+    settings = ShrinkSettings(strength_share=0.0, reload_epochs=(1,))
+    hooks = CompressionAwareTraining(network, torch.zeros(1, 1, 8, 8), 0.05, settings)
+    assert train(network, 2, hooks.after_epoch) == train(plain, 2)
+    assert count_parameters(network) == count_parameters(plain)
+
+
+def test_target_share_is_met_and_averages_follow() -> None:
+    network = small_network()
+    average = copy.deepcopy(network)
+    settings = ShrinkSettings(strength_share=0.02, reload_epochs=(2,), target_share=0.6, minimum_channels=2)
+    hooks = CompressionAwareTraining(network, torch.zeros(1, 1, 8, 8), 0.05, settings, averaged=[average])
+    own = sum(group.neurons * group.parameters_per_neuron for group in hooks.groups.sets)
+    accuracy = train(network, 6, hooks.after_epoch)
+    left = sum(group.neurons * group.parameters_per_neuron for group in hooks.groups.sets)
+    assert left < 0.42 * own and accuracy > 0.9
+    assert {n: p.shape for n, p in network.state_dict().items()} == {
+        n: p.shape for n, p in average.state_dict().items()
+    }
+
+
+def test_low_rank_with_groups_factorises_at_the_last_reload() -> None:
+    network = small_network()
+    settings = ShrinkSettings(strength_share=0.08, nuclear_share=0.4, reload_epochs=(3, 6), factorise_energy=0.9)
+    hooks = CompressionAwareTraining(network, torch.zeros(1, 1, 8, 8), 0.05, settings)
+    before = count_parameters(network)
+    accuracy = train(network, 10, hooks.after_epoch)
+    chosen = {row.layer: row.choice for row in hooks.records[6].factorised}
+    assert "low_rank" in chosen.values() and not hooks.records[3].factorised
+    assert any(isinstance(module, nn.Sequential) for module in network)
+    assert count_parameters(network) < 0.5 * before and accuracy > 0.95
+
+
+def test_bad_settings_are_refused() -> None:
+    for settings in (
+        {"strength_share": 1.0},
+        {"alpha": 1.0},
+        {"target_share": 0.5},
+        {"factorise_energy": 2.0, "reload_epochs": (1,)},
+    ):
+        with pytest.raises(InputError):
+            ShrinkSettings(**settings)
+
+
+def rounds_of(sizes: list[int], metrics: list[float], **arguments: float) -> tuple[list[int], str, int]:
+    """Run the loop on networks whose sizes and metrics are given."""
+
+    def train_and_prune(index: int, _: nn.Module) -> nn.Module:
+        return nn.Linear(sizes[index + 1], 1, bias=False)
+
+    result = shrink_in_rounds(
+        nn.Linear(sizes[0], 1, bias=False), train_and_prune, lambda n: metrics[sizes.index(n.in_features) - 1],
+        rounds=len(metrics), **arguments,
+    )  # fmt: skip
+    assert result.rounds[result.best].parameters == count_parameters(result.network)
+    return [entry.parameters for entry in result.rounds], result.stopped, result.best
+
+
+def test_rounds_stop_by_the_rules() -> None:
+    assert rounds_of([100, 80, 40, 39, 20], [0.5, 0.6, 0.7, 0.8]) == ([80, 40, 39], "little_removed", 2)
+    assert rounds_of([100, 80, 60, 40, 20], [0.9, 0.8, 0.7, 0.6]) == ([80, 60, 40], "metric_fell_twice", 0)
+    assert rounds_of([100, 80, 60, 40, 20], [0.9, 0.8, 0.9, 0.8]) == ([80, 60, 40, 20], "rounds_done", 2)
+    with pytest.raises(InputError):
+        shrink_in_rounds(nn.Linear(1, 1), lambda _, same: same, count_parameters, rounds=0)
+
+
+def test_published_rounds_stop_at_the_knee() -> None:
+    parameters = [11_022_095, 9_125_417, 1_664_987, 576_746, 407_856, 332_454, 310_016, 300_543, 292_217, 283_116]
+    shares = [100 * count / parameters[0] for count in parameters[1:]]
+    published = [82.8, 15.1, 5.2, 3.7, 3.0, 2.8, 2.73, 2.65, 2.57]
+    assert all(
+        abs(share - given) <= (0.005 if given in (2.73, 2.65, 2.57) else 0.05)
+        for share, given in zip(shares, published, strict=True)
+    )
+    metrics = [0.8189, 0.8350, 0.8332, 0.8350, 0.8364, 0.8386, 0.8423, 0.8422, 0.8374]
+    scaled = [round(count / 1000) for count in parameters]
+    sizes, stopped, best = rounds_of(scaled, metrics)
+    assert (stopped, best, len(sizes)) == ("little_removed", 6, 7)
