@@ -37,7 +37,8 @@ class Spread:
     @property
     def distances(self) -> np.ndarray:
         """Return (frame,) float64: distance to the nearest chosen or labelled frame, infinite while there is none."""
-        return np.sqrt(self.squared)
+        distances: np.ndarray = np.sqrt(self.squared)
+        return distances
 
     def values(self) -> np.ndarray:
         """Return (frame,) float64: the square of weight * distance, a new array."""

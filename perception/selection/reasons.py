@@ -8,6 +8,7 @@ import pandas as pd
 
 from perception.selection.settings import SelectionSettings
 
+NEAREST_BLOCK_ROWS = 64
 RULES = {
     "top_n": "highest score left",
     "k_centre": "greatest score times distance left",
@@ -84,14 +85,16 @@ def nearest_before(chosen: np.ndarray, labelled: np.ndarray | None) -> list[tupl
     offset = 0 if labelled is None else len(labelled)
     earlier = chosen if labelled is None else np.concatenate([labelled, chosen])
     squares = np.einsum("fd,fd->f", earlier, earlier)
-    found = []
-    for index, point in enumerate(chosen):
-        count = offset + index
-        if count == 0:
-            found.append((-1, float("nan")))
-            continue
-        nearest = int(np.argmin(squares[:count] - 2.0 * (earlier[:count] @ point)))
-        found.append((nearest, float(np.linalg.norm(earlier[nearest] - point))))
+    found: list[tuple[int, float]] = []
+    for start in range(0, len(chosen), NEAREST_BLOCK_ROWS):
+        block = chosen[start : start + NEAREST_BLOCK_ROWS]
+        # Squared distances but for a term that is the same along a row.
+        relative = squares - 2.0 * (block @ earlier.T)
+        for index, (point, row) in enumerate(zip(block, relative, strict=True), start):
+            count = offset + index
+            nearest = int(np.argmin(row[:count])) if count else -1
+            distance = float(np.linalg.norm(earlier[nearest] - point)) if count else float("nan")
+            found.append((nearest, distance))
     return found
 
 

@@ -15,6 +15,8 @@ def in_shard(drive_ids: pd.Series, shard: int, shard_count: int) -> NDArray[np.b
     drive_ids: (frame,) str. Returns (frame,) bool. Raises InputError when shard is not in 0..shard_count-1.
     """
     if not 0 <= shard < shard_count:
-        raise InputError(f"shard {shard} of {shard_count}: shards count from 0 to {shard_count - 1}; correct the number")
+        raise InputError(
+            f"shard {shard} of {shard_count}: shards count from 0 to {shard_count - 1}; correct the number"
+        )
     shard_of = {drive: zlib.crc32(str(drive).encode()) % shard_count for drive in drive_ids.unique()}
     return drive_ids.map(shard_of).to_numpy() == shard

@@ -100,7 +100,8 @@ def priorities(candidates: pd.DataFrame, settings: SelectionSettings) -> np.ndar
     """Return (candidate,) float64: what the shortlist keeps the highest of."""
     if settings.strategy in ("random", "core_set"):
         return random_priorities(candidates["frame_id"], settings.seed)
-    return candidates["score"].to_numpy(np.float64)
+    scores: np.ndarray = candidates["score"].to_numpy(np.float64)
+    return scores
 
 
 def random_priorities(frame_ids: pd.Series, seed: int) -> np.ndarray:
@@ -108,7 +109,8 @@ def random_priorities(frame_ids: pd.Series, seed: int) -> np.ndarray:
     salt = f"{seed}/".encode()
     digests = [hashlib.blake2b(salt + frame_id.encode(), digest_size=8).digest() for frame_id in frame_ids]
     # 53 bits: as many as float64 holds exactly.
-    return (np.frombuffer(b"".join(digests), dtype="<u8") >> np.uint64(11)) * 2.0**-53
+    uniform: np.ndarray = (np.frombuffer(b"".join(digests), dtype="<u8") >> np.uint64(11)) * 2.0**-53
+    return uniform
 
 
 def check_candidates(candidates: pd.DataFrame, settings: SelectionSettings) -> None:

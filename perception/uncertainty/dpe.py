@@ -117,7 +117,7 @@ def dpe_loss(
     fit_term = member_cross_entropy(ensemble, batch, class_weights)
     if beta == 0:
         return fit_term
-    return fit_term + 2 * beta * kl_penalty(ensemble.members, direction=direction, variance_floor=variance_floor)
+    return fit_term + 2 * beta * kl_penalty(list(ensemble.members), direction=direction, variance_floor=variance_floor)
 
 
 def l2_loss(

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,12 +56,13 @@ class Committee(nn.Module):
         Raises InputError when the network has no `encode`.
         """
         network = self.encoder()
-        if not callable(getattr(network, "encode", None)):
+        encode = getattr(network, "encode", None)
+        if not callable(encode):
             raise InputError(
                 f"network {type(network).__name__} has no method encode(images); embeddings are its pooled features: "
                 "add the method, or score without embeddings"
             )
-        features: Tensor = network.encode(images)
+        features: Tensor = encode(images)
         return features.flatten(2).mean(2).float() if features.dim() > 2 else features.float()
 
 
@@ -238,10 +240,10 @@ def _combine(member_sha256s: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(member_sha256s).encode()).hexdigest()
 
 
-def _read_ensemble_file(folder: Path) -> dict:
+def _read_ensemble_file(folder: Path) -> dict[str, Any]:
     path = folder / ENSEMBLE_FILE
     try:
-        record = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text())
         names = [str(member["file"]) for member in record["members"]]
         complete = all(isinstance(member["sha256"], str) for member in record["members"]) and record["model_sha256"]
     except FileNotFoundError:

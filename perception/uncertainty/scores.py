@@ -122,8 +122,8 @@ def detection_uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
     # sigmoid(z) is the first of softmax([z, 0]): each class of each frame becomes a choice between two.
     pairs = (torch.stack([logits, torch.zeros_like(logits)], 2).flatten(0, 1) for logits in chain([first], stream))
     binary = uncertainty(pairs)
-    maps = {name: values.unflatten(0, frames_classes).amax(1) for name, values in binary.maps.items()}
-    return Uncertainty(maps, binary.mean_probabilities[:, 0].unflatten(0, frames_classes), binary.bounds)
+    maps = {name: values.reshape(*frames_classes, *values.shape[1:]).amax(1) for name, values in binary.maps.items()}
+    return Uncertainty(maps, binary.mean_probabilities[:, 0].reshape(first.shape), binary.bounds)
 
 
 def _probabilities_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,8 +140,12 @@ def _probabilities_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def _entropy(probabilities: Tensor) -> Tensor:
     """Return -sum_c p_c log p_c; p log p is 0 at p = 0."""
-    logarithms = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log_()
-    return logarithms.mul_(probabilities).sum(1).neg_()
+    entropy = probabilities.log().mul_(probabilities).sum(1).neg_()
+    # Zeros are rare, and looking for their NaN in the sums costs less than guarding every logarithm.
+    if entropy.isnan().any():
+        guarded = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny)
+        entropy = guarded.log_().mul_(probabilities).sum(1).neg_()
+    return entropy
 
 
 def _summarise(members: Iterable[tuple[Tensor, Tensor]], measures: Collection[str]) -> Uncertainty:
@@ -298,7 +302,8 @@ def _class_shares(found: Uncertainty) -> np.ndarray:
     classes = found.mean_probabilities.shape[1]
     predicted = found.predicted.reshape(found.predicted.shape[0], -1).cpu().numpy()
     counts = np.stack([np.bincount(row, minlength=classes) for row in predicted])
-    return (counts / predicted.shape[1]).astype(np.float32)
+    shares: np.ndarray = (counts / predicted.shape[1]).astype(np.float32)
+    return shares
 
 
 def _refuse_not_finite(row: FrameScore) -> None:
