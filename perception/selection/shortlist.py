@@ -89,7 +89,7 @@ def _best(priority: np.ndarray, frame_ids: pd.Series, count: int) -> np.ndarray:
     if len(priority) <= count:
         return np.ones(len(priority), dtype=bool)
     border = np.partition(priority, len(priority) - count)[len(priority) - count]
-    kept = priority > border
+    kept: np.ndarray = priority > border
     ties = np.flatnonzero(priority == border)
     order = np.argsort(frame_ids.iloc[ties].to_numpy(dtype=object), kind="stable")
     kept[ties[order[: count - int(kept.sum())]]] = True
