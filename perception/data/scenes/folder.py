@@ -50,7 +50,7 @@ class EncodedScene:
 
 def encode_scene(scene: Scene) -> EncodedScene:
     """Encode a frame: JPEG of quality 95, 8-bit label PNG, 16-bit instances PNG."""
-    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
     bgr = np.ascontiguousarray(scene.image[..., ::-1])
     return EncodedScene(
         _encode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),

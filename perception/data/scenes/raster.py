@@ -6,7 +6,6 @@ as `plane` with 1/z = plane . ray, and its texture axes, so that depth and textu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from perception.data.scenes.layout import Camera, Road
-from perception.data.scenes.models import Sprite
 from perception.data.scenes.textures import TILE_LEVELS, TILE_PX, Tiles
 
 FloatArray = npt.NDArray[np.float32]
@@ -88,53 +86,82 @@ def project(view: View, points: FloatArray) -> FloatArray:
 
 
 def clip_near(points: FloatArray) -> FloatArray:
-    """Cut a convex polygon (vertex, 3) at z = NEAR_M; returns (vertex, 3), possibly empty."""
-    kept = []
-    for a, b in zip(points, np.roll(points, -1, axis=0), strict=True):
-        if a[2] >= NEAR_M:
-            kept.append(a)
-        if (a[2] >= NEAR_M) != (b[2] >= NEAR_M):
-            kept.append(a + (b - a) * (NEAR_M - a[2]) / (b[2] - a[2]))
-    return np.array(kept, np.float32).reshape(-1, 3)
+    """Cut convex polygons (polygon, vertex, 3) at z = NEAR_M.
+
+    Returns (polygon, 2 * vertex, 3); vertices that are not needed repeat others. Polygons wholly behind become NaN.
+    """
+    following = np.roll(points, -1, axis=1)
+    inside = points[..., 2] >= NEAR_M
+    crosses = inside != (following[..., 2] >= NEAR_M)
+    rise = np.where(crosses, following[..., 2] - points[..., 2], np.float32(1.0))
+    share = ((np.float32(NEAR_M) - points[..., 2]) / rise)[..., None]
+    cut = points + (following - points) * share
+    both = np.stack([points, cut], axis=2).reshape(len(points), -1, 3)
+    valid = np.stack([inside, crosses], axis=2).reshape(len(points), -1)
+    index = np.where(valid, np.arange(valid.shape[1]), -1)
+    latest = np.maximum.accumulate(index, axis=1)
+    latest = np.where(latest < 0, index.max(axis=1, keepdims=True), latest)
+    kept = np.take_along_axis(both, np.maximum(latest, 0)[..., None], axis=1)
+    kept[~valid.any(axis=1)] = np.nan
+    return kept
 
 
-def polygon_pixels(view: View, points: FloatArray) -> list[npt.NDArray[np.int32]]:
-    """Project convex polygons (polygon, vertex, 3) to fixed-point vertices for cv2, cut at the near plane."""
-    near = points[..., 2].min(axis=1) < NEAR_M
-    safe = np.where(points[..., 2:] < NEAR_M, np.float32(NEAR_M), points[..., 2:])
-    flat = np.concatenate([points[..., :2], safe], axis=-1)
+def _fixed_point(view: View, points: FloatArray) -> npt.NDArray[np.int32]:
     # Vertices far outside the image would overflow cv2's fixed point.
-    pixels = np.clip(project(view, flat), -8000, 8000) * (1 << SHIFT)
-    fixed = list(np.rint(pixels).astype(np.int32))
-    for i in np.flatnonzero(near):
-        cut = clip_near(points[i])
-        fixed[i] = np.rint(np.clip(project(view, cut), -8000, 8000) * (1 << SHIFT)).astype(np.int32).reshape(-1, 2)
+    pixels = np.clip(project(view, points), -8000, 8000)
+    return np.rint(pixels * (1 << SHIFT)).astype(np.int32)
+
+
+def polygon_pixels(view: View, points: FloatArray) -> list[npt.NDArray[np.int32] | None]:
+    """Project convex polygons (polygon, vertex, 3) to fixed-point vertices for cv2; None for what is out of sight."""
+    near = points[..., 2].min(axis=1) < NEAR_M
+    pixels = _fixed_point(view, np.where(near[:, None, None], np.float32(1.0), points))
+    low, high = pixels.min(axis=1), pixels.max(axis=1)
+    limit = np.array([view.width, view.height]) << SHIFT
+    seen = ((high > 0) & (low < limit)).all(axis=1)
+    fixed: list[npt.NDArray[np.int32] | None] = list(pixels)
+    for i in np.flatnonzero(~seen & ~near).tolist():
+        fixed[i] = None
+    rows = np.flatnonzero(near)
+    if len(rows):
+        cut = clip_near(points[rows])
+        gone = np.isnan(cut[:, 0, 0])
+        cut_pixels = _fixed_point(view, np.where(gone[:, None, None], np.float32(1.0), cut))
+        for i, polygon, behind in zip(rows.tolist(), cut_pixels, gone.tolist(), strict=True):
+            fixed[i] = None if behind else polygon
     return fixed
 
 
-def fill(buffer: npt.NDArray[np.uint16] | npt.NDArray[np.uint8], polygon: npt.NDArray[np.int32], value: int) -> None:
-    """Fill a convex polygon of fixed-point vertices."""
-    if len(polygon) >= 3:
+def fill(
+    buffer: npt.NDArray[np.uint16] | npt.NDArray[np.uint8], polygon: npt.NDArray[np.int32] | None, value: int
+) -> None:
+    """Fill a convex polygon of fixed-point vertices; None fills nothing."""
+    if polygon is not None:
         cv2.fillConvexPoly(buffer, polygon, value, cv2.LINE_8, SHIFT)
 
 
 def stamp(
-    buffer: npt.NDArray[np.uint16], sprite: Sprite, flip: bool, box: tuple[float, float, float, float], first: int
+    buffer: npt.NDArray[np.uint16],
+    parts: npt.NDArray[np.uint8],
+    flip: bool,
+    box: tuple[float, float, float, float],
+    first: int,
 ) -> None:
     """Stamp a part map over the pixel box (left, top, right, bottom); part p writes surface number first + p - 1."""
-    rows, columns = sprite.parts.shape
+    rows, columns = parts.shape
     left, top, right, bottom = box
     x0, x1 = max(0, round(left)), min(buffer.shape[1], max(round(right), round(left) + 1))
     y0, y1 = max(0, round(top)), min(buffer.shape[0], max(round(bottom), round(top) + 1))
     if x0 >= x1 or y0 >= y1:
         return
-    u = ((np.arange(x0, x1) + 0.5 - left) * (columns / max(right - left, 1e-6))).astype(np.intp)
-    v = ((np.arange(y0, y1) + 0.5 - top) * (rows / max(bottom - top, 1e-6))).astype(np.intp)
-    np.clip(u, 0, columns - 1, out=u)
-    np.clip(v, 0, rows - 1, out=v)
-    part = sprite.parts[v[:, None], columns - 1 - u if flip else u]
-    region = buffer[y0:y1, x0:x1]
-    np.copyto(region, part.astype(np.uint16) + np.uint16(first - 1), where=part > 0)
+    step_x, step_y = columns / max(right - left, 1e-6), rows / max(bottom - top, 1e-6)
+    start_x, start_y = (x0 + 0.5 - left) * step_x - 0.5, (y0 + 0.5 - top) * step_y - 0.5
+    if flip:
+        start_x, step_x = columns - 1 - start_x, -step_x
+    matrix = np.array([[step_x, 0.0, start_x], [0.0, step_y, start_y]])
+    part = cv2.warpAffine(parts, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+    number = cv2.add(part, float(first - 1), dtype=cv2.CV_16U)
+    cv2.copyTo(number, part, buffer[y0:y1, x0:x1])
 
 
 @dataclass(frozen=True)
@@ -162,29 +189,22 @@ def sample_tiles(
     column = ((u * np.float32(TILE_PX)).astype(np.int32) >> level) & mask
     row = ((v * np.float32(TILE_PX)).astype(np.int32) >> level) & mask
     bits = 7 - level
-    index = tiles.level_offsets[level] + (((tile << bits) + row) << bits) + column
-    return tiles.texels[index]
+    index = np.take(tiles.level_offsets, level) + (((tile << bits) + row) << bits) + column
+    return np.take(tiles.texels, index)
 
 
 def shade_surfaces(
     tiles: Tiles, surfaces: Surfaces, number: npt.NDArray[np.intp], ray_x: FloatArray, ray_y: FloatArray
 ) -> tuple[npt.NDArray[np.uint32], FloatArray]:
     """Return the packed texel and 1/z of every sample from its surface's number and ray."""
+
+    def column(values: FloatArray) -> FloatArray:
+        return np.take(values, number)
+
     plane, u_axis, v_axis = surfaces.plane, surfaces.u_axis, surfaces.v_axis
-    inverse_z = plane[0][number] * ray_x + plane[1][number] * ray_y + plane[2][number]
+    inverse_z = column(plane[0]) * ray_x + column(plane[1]) * ray_y + column(plane[2])
     np.clip(inverse_z, np.float32(1e-4), np.float32(4.0), out=inverse_z)
     z = np.float32(1.0) / inverse_z
-    u = (u_axis[0][number] * ray_x + u_axis[1][number] * ray_y + u_axis[2][number]) * z + u_axis[3][number]
-    v = (v_axis[0][number] * ray_x + v_axis[1][number] * ray_y + v_axis[2][number]) * z + v_axis[3][number]
-    return sample_tiles(tiles, surfaces.tile[number], u, v, z * surfaces.mip[number]), inverse_z
-
-
-def join(parts: Sequence[Surfaces]) -> Surfaces:
-    """Concatenate surfaces."""
-    return Surfaces(
-        np.concatenate([p.plane for p in parts], axis=1),
-        np.concatenate([p.u_axis for p in parts], axis=1),
-        np.concatenate([p.v_axis for p in parts], axis=1),
-        np.concatenate([p.mip for p in parts]),
-        np.concatenate([p.tile for p in parts]),
-    )
+    u = (column(u_axis[0]) * ray_x + column(u_axis[1]) * ray_y + column(u_axis[2])) * z + column(u_axis[3])
+    v = (column(v_axis[0]) * ray_x + column(v_axis[1]) * ray_y + column(v_axis[2])) * z + column(v_axis[3])
+    return sample_tiles(tiles, np.take(surfaces.tile, number), u, v, z * column(surfaces.mip)), inverse_z

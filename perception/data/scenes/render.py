@@ -15,6 +15,7 @@ from perception.data.scenes.conditions import Conditions
 from perception.data.scenes.layout import GROUND, Layout, draw_layout
 from perception.data.scenes.models import Library, build_library
 from perception.data.scenes.raster import (
+    SHIFT,
     Surfaces,
     View,
     ego_to_road,
@@ -28,12 +29,13 @@ from perception.data.scenes.raster import (
     stamp,
     to_camera,
 )
-from perception.data.scenes.textures import Looks, Tiles, build_looks, build_tiles
+from perception.data.scenes.textures import Looks, Tiles, build_looks, build_noise, build_tiles
 from perception.data.scenes.world import RENDERINGS, Rendering, World
 from perception.errors import InputError
 
 FloatArray = npt.NDArray[np.float32]
-FAR_M = 900.0  # depth of what is painted on the backdrop
+FAR_M = 900.0  # where the ground ends and the backdrop begins
+BACKDROP_M = 350.0  # depth of hills and woods on the backdrop, for the air before them
 BACKDROP = len(GROUND)  # surface numbers: ground, then backdrop classes, then the frame's own surfaces
 BACKDROP_CLASSES = (tx.SKY, tx.VEGETATION, tx.TERRAIN, tx.BUILDING, tx.VOID)
 FIRST_FREE = BACKDROP + len(BACKDROP_CLASSES)
@@ -117,7 +119,9 @@ def prepare_drive(
     library, tiles, looks = build_library(seed), build_tiles(rendering, seed), build_looks(rendering, seed)
     layout = draw_layout(world, library, seed, drive, frames)
     rng = np.random.default_rng([seed, drive, 3, rendering == "street"])
-    look = draw_look(world, rendering, layout, library, np.random.default_rng([seed, drive, 4]), rng)
+    look = draw_look(
+        world, rendering, layout, library, np.random.default_rng([seed, drive, 4]), rng, (height_px, width_px)
+    )
     scale = world.supersampling
     view = make_view(layout.camera, height_px * scale, width_px * scale)
     things = layout.things
@@ -130,29 +134,38 @@ def prepare_drive(
         wild = rng.random(len(things.model)) < world.foreground_texture_randomization
     return Drive(
         world, rendering, layout, library, tiles, looks, look, view,
-        _make_ground(layout, view, look, np.random.default_rng([seed, drive, 5])),
+        _make_ground(layout, view, look, build_noise(seed), np.random.default_rng([seed, drive, 5])),
         owner.astype(np.int32), (library.first[things.model[owner]] + within).astype(np.int32),
         (np.arange(len(things.model)) % 1000).astype(np.int32), wild,
     )  # fmt: skip
 
 
-def _make_ground(layout: Layout, view: View, look: Look, rng: np.random.Generator) -> Ground:
+def _make_ground(layout: Layout, view: View, look: Look, noise: FloatArray, rng: np.random.Generator) -> Ground:
     road = layout.road
     sine, cosine = np.sin(view.pitch_rad), np.cos(view.pitch_rad)
     down = view.ray_y.astype(np.float64) * cosine + sine
-    hit = down > view.height_m / FAR_M
-    distance = np.where(hit, view.height_m / np.where(hit, down, 1.0), 0.0)  # along the camera's axis
-    z_ahead = distance * (cosine - view.ray_y * sine)
-    x = distance[:, None] * view.ray_x[None, :]
-    s, d = ego_to_road(road, x, np.broadcast_to(z_ahead[:, None], x.shape))
-    band = np.searchsorted(np.array(road.band_limits_m), d)
-    surface = np.array(road.band_classes, np.uint16)[band]
-    packed, classes = paint_backdrop(layout, view, look, rng)
-    surface = np.where(hit[:, None], surface, np.uint16(BACKDROP) + classes).astype(np.uint16)
+    first = int(np.searchsorted(down, view.height_m / FAR_M))  # first row whose rays hit the ground
+    distance = view.height_m / down[first:]  # along the camera's axis
+    x = distance[:, None] * view.ray_x[None, :].astype(np.float64)
+    ahead = np.repeat((distance * (cosine - view.ray_y[first:] * sine))[:, None], view.width, axis=1)
+    s, d = ego_to_road(road, x, ahead)
+    shape = (view.height, view.width)
+    surface = np.full(shape, BACKDROP, np.uint16)
+    packed = np.zeros(shape, np.uint32)
+    colors, classes = paint_backdrop(layout, view, look, noise, rng)
+    rows = min(len(colors), view.height)
+    packed[:rows], surface[:rows] = colors[:rows], classes[:rows] + np.uint16(BACKDROP)
+    surface[first:] = np.array(road.band_classes, np.uint16)[np.searchsorted(np.array(road.band_limits_m), d)]
     if layout.camera.bonnet:
         _paint_bonnet(surface)
-    z = np.broadcast_to(distance[:, None], x.shape).astype(np.float32)
-    return Ground(surface, s.astype(np.float32), d.astype(np.float32), np.ascontiguousarray(z), packed)
+    above = np.zeros((first, view.width), np.float32)
+    return Ground(
+        surface,
+        np.concatenate([above, s.astype(np.float32)]),
+        np.concatenate([above, d.astype(np.float32)]),
+        np.concatenate([above, np.repeat(distance[:, None], view.width, axis=1).astype(np.float32)]),
+        packed,
+    )
 
 
 def _paint_bonnet(surface: npt.NDArray[np.uint16]) -> None:
@@ -178,23 +191,17 @@ def render_frame(drive: Drive, seed: int, number: int, frame: int) -> Scene:
     road = drive.layout.road
     time_s = frame * drive.world.frame_interval_s
     ego_s = road.ego_speed_mps * time_s
-    painted = _paint(drive, ego_s, time_s, frame)
-    texel, tint, inverse_z = _shade(drive, painted, ego_s)
-    label = painted.classes[painted.buffer]
-    instances = painted.instances[painted.buffer]
-    scale = drive.world.supersampling
+    painted = _paint(drive, ego_s, time_s)
+    color, inverse_z = _shade(drive, painted, ego_s)
+    middle = slice(drive.world.supersampling // 2, None, drive.world.supersampling)
+    shown = np.ascontiguousarray(painted.buffer[middle, middle])
+    label, instances = np.take(painted.classes, shown), np.take(painted.instances, shown)
     rng = np.random.default_rng([seed, number, 6, frame, drive.rendering == "street"])
-    image = finish(drive.look, drive.view, texel, tint, inverse_z, label, scale, rng)
-    pick = slice(scale // 2, None, scale)
-    return Scene(
-        image,
-        np.ascontiguousarray(label[pick, pick]),
-        np.ascontiguousarray(instances[pick, pick]),
-        drive.layout.conditions,
-    )
+    image = finish(drive.look, drive.view, color, inverse_z, label, rng)
+    return Scene(image, label, instances, drive.layout.conditions)
 
 
-def _paint(drive: Drive, ego_s: float, time_s: float, frame: int) -> Painted:
+def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
     """Draw everything far to near into the surface buffer."""
     view, road, things, library = drive.view, drive.layout.road, drive.layout.things, drive.library
     buffer = drive.ground.surface.copy()
@@ -222,12 +229,15 @@ def _paint(drive: Drive, ego_s: float, time_s: float, frame: int) -> Painted:
     first_sprite = FIRST_FREE + len(mesh.owner)
     pixels = polygon_pixels(view, mesh.points)
     count = len(mesh.owner)
+    fill_convex = cv2.fillConvexPoly
     for i in order.tolist():
         if i < count:
-            fill(buffer, pixels[i], FIRST_FREE + i)
+            polygon = pixels[i]
+            if polygon is not None:
+                fill_convex(buffer, polygon, FIRST_FREE + i, cv2.LINE_8, SHIFT)
         else:
             j = i - count
-            stamp(buffer, library.sprites[sprites.sprite[j]], bool(sprites.flip[j]), sprites.boxes[j],
+            stamp(buffer, library.sprites[sprites.sprite[j]].parts, bool(sprites.flip[j]), sprites.boxes[j],
                   first_sprite + int(sprites.first[j]))  # fmt: skip
     if bonnet is not None:
         buffer[bonnet] = BACKDROP + BACKDROP_CLASSES.index(tx.VOID)
@@ -268,16 +278,19 @@ def _draw_shadows(
         sun = look.light.sun_direction
         length = np.minimum(height, 12.0) / max(sun[1], 0.15)
         offset = np.stack([-sun[0] * length, -sun[2] * length], -1).astype(np.float32)
-        for points in np.concatenate([foot, foot + offset[:, None]], axis=1):
-            _fill_ground(view, shade, cv2.convexHull(points)[:, 0], round(255 * look.light.shadow))
-    solid = library.first.shape[0] > model
-    for points in foot[solid & (z[chosen] < 45)]:
-        _fill_ground(view, shade, points, round(255 * min(0.45, look.light.shadow)))
+        cast = np.concatenate([foot, foot + offset[:, None]], axis=1)
+        for polygon in _ground_pixels(view, cast):
+            if polygon is not None:
+                fill(shade, cv2.convexHull(polygon), round(255 * look.light.shadow))
+    solid = (model < len(library.first)) & (z[chosen] < 45)
+    for polygon in _ground_pixels(view, foot[solid]):
+        fill(shade, polygon, round(255 * min(0.45, look.light.shadow)))
 
 
-def _fill_ground(view: View, shade: npt.NDArray[np.uint8], points: FloatArray, value: int) -> None:
-    camera = to_camera(view, points[:, 0], np.zeros(len(points), np.float32), points[:, 1])
-    fill(shade, polygon_pixels(view, camera[None])[0], value)
+def _ground_pixels(view: View, points: FloatArray) -> list[npt.NDArray[np.int32] | None]:
+    """Project polygons (polygon, vertex, 2) of metres right and ahead on the ground."""
+    zero = np.zeros(points.shape[:2], np.float32)
+    return polygon_pixels(view, to_camera(view, points[..., 0], zero, points[..., 1]))
 
 
 @dataclass(frozen=True)
@@ -479,36 +492,79 @@ def _ground_columns(drive: Drive) -> tuple[npt.NDArray[np.uint32], npt.NDArray[n
     return tint, tile, np.concatenate([mip, np.ones(len(BACKDROP_CLASSES))]).astype(np.float32)
 
 
-def _shade(
-    drive: Drive, painted: Painted, ego_s: float
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], FloatArray]:
-    """Return texel and tint (both packed) and 1/z of every sample."""
-    ground, tiles, surfaces = drive.ground, drive.tiles, painted.surfaces
-    buffer = painted.buffer.reshape(-1)
-    texel = np.full(buffer.shape, 0x00B4B4B4, np.uint32)  # NEUTRAL
-    tint = painted.tint[buffer]
-    inverse_z = np.full(buffer.shape, 1 / 350.0, np.float32)
-    far = np.flatnonzero((buffer >= BACKDROP) & (buffer < FIRST_FREE))
-    tint[far] = ground.backdrop.reshape(-1)[far]
-    flat = np.flatnonzero(buffer < BACKDROP)
-    number = buffer[flat]
-    z = ground.z.reshape(-1)[flat]
-    scale = drive.look.ground_tile_m[number]
-    v = (ground.s.reshape(-1)[flat] + np.float32(ego_s)) / scale
-    u = ground.d.reshape(-1)[flat] / scale
-    mip = surfaces.mip[number] * z * np.sqrt(np.minimum(z / np.float32(drive.view.height_m), 16.0))
-    texel[flat] = sample_tiles(tiles, surfaces.tile[number], u, v, mip)
-    inverse_z[flat] = 1 / np.maximum(z, 0.3)
-    if drive.look.shadows:
-        channels = texel.view(np.uint8).reshape(-1, 4)
-        dark = flat[painted.shade.reshape(-1)[flat] < 255]
-        factor = painted.shade.reshape(-1)[dark][:, None].astype(np.uint16)
-        channels[dark, :3] = (channels[dark, :3] * factor >> 8).astype(np.uint8)
-    solid = np.flatnonzero(buffer >= FIRST_FREE)
-    columns = solid % drive.view.width
-    rows = solid // drive.view.width
-    texel[solid], inverse_z[solid] = shade_surfaces(
-        tiles, surfaces, buffer[solid].astype(np.intp), drive.view.ray_x[columns], drive.view.ray_y[rows]
+def _sample_indices(
+    buffer: npt.NDArray[np.uint16], scale: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Choose which samples of the surface buffer to shade.
+
+    A pixel whose samples all show one surface is shaded once, at its last sample; a pixel on an edge at every sample.
+    Returns flat sample indices, first one for each plain pixel, then blocks for all edge pixels by sample; and the flat
+    indices of the plain and of the edge pixels.
+    """
+    height, width = buffer.shape
+    if scale == 1:
+        every = np.arange(height * width)
+        return every, every, every[:0]
+    last = buffer[1::2, 1::2]
+    same = (last == buffer[::2, ::2]) & (last == buffer[::2, 1::2]) & (last == buffer[1::2, ::2])
+    plain, edge = np.flatnonzero(same), np.flatnonzero(~same)
+    columns = width // 2
+    corner = plain // columns * (2 * width) + plain % columns * 2
+    edge_corner = edge // columns * (2 * width) + edge % columns * 2
+    blocks = [edge_corner, edge_corner + 1, edge_corner + width, edge_corner + width + 1]
+    return np.concatenate([corner + width + 1, *blocks]), plain, edge
+
+
+def _shade(drive: Drive, painted: Painted, ego_s: float) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+    """Return the frame's colours before light and air (height, width, 4: red, green, blue, glow) and its 1/z."""
+    scale = drive.world.supersampling
+    index, plain, edge = _sample_indices(painted.buffer, scale)
+    number = np.take(painted.buffer.reshape(-1), index).astype(np.intp)
+    texel, inverse_z = _texels(drive, painted, ego_s, index, number)
+    tint = np.take(painted.tint, number)
+    far = np.flatnonzero((number >= BACKDROP) & (number < FIRST_FREE))
+    tint[far] = np.take(drive.ground.backdrop.reshape(-1), index[far])
+    shape = (painted.buffer.shape[0] // scale, painted.buffer.shape[1] // scale)
+    samples = cv2.multiply(
+        texel.view(np.uint8).reshape(-1, 4), tint.view(np.uint8).reshape(-1, 4), scale=1 / tx.NEUTRAL
     )
-    shape = painted.buffer.shape
-    return texel.reshape(shape), tint.reshape(shape), inverse_z.reshape(shape)
+    color = np.empty((shape[0] * shape[1], 4), np.uint8)
+    depth = np.empty(len(color), np.float32)
+    color.view(np.uint32)[plain, 0] = samples[: len(plain)].view(np.uint32)[:, 0]
+    depth[plain] = inverse_z[: len(plain)]
+    if len(edge):
+        blocks = samples[len(plain) :].reshape(4, len(edge), 4).astype(np.uint16)
+        mean = ((blocks[0] + blocks[1] + blocks[2] + blocks[3] + 2) >> 2).astype(np.uint8)
+        color.view(np.uint32)[edge, 0] = mean.view(np.uint32)[:, 0]
+        depth[edge] = inverse_z[-len(edge) :]
+    return color.reshape(*shape, 4), depth.reshape(shape)
+
+
+def _texels(
+    drive: Drive, painted: Painted, ego_s: float, index: npt.NDArray[np.intp], number: npt.NDArray[np.intp]
+) -> tuple[npt.NDArray[np.uint32], FloatArray]:
+    """Return packed texel and 1/z of samples given by their flat indices and surface numbers."""
+    ground, tiles, surfaces = drive.ground, drive.tiles, painted.surfaces
+    texel = np.full(index.shape, 0x00B4B4B4, np.uint32)  # NEUTRAL
+    inverse_z = np.full(index.shape, 1 / BACKDROP_M, np.float32)
+    flat = np.flatnonzero(number < BACKDROP)
+    here, at = np.take(number, flat), np.take(index, flat)
+    z = np.take(ground.z, at)
+    size = np.take(drive.look.ground_tile_m, here)
+    v = (np.take(ground.s, at) + np.float32(ego_s)) / size
+    u = np.take(ground.d, at) / size
+    mip = np.take(surfaces.mip, here) * z * np.sqrt(np.minimum(z / np.float32(drive.view.height_m), np.float32(16.0)))
+    texel[flat] = sample_tiles(tiles, np.take(surfaces.tile, here), u, v, mip)
+    inverse_z[flat] = 1 / np.maximum(z, np.float32(0.3))
+    if drive.look.shadows:
+        left = np.take(painted.shade, at)
+        dark = np.flatnonzero(left < 255)
+        channels = texel.view(np.uint8).reshape(-1, 4)
+        dimmed = channels[flat[dark], :3].astype(np.uint16) * left[dark, None]
+        channels[flat[dark], :3] = (dimmed >> 8).astype(np.uint8)
+    solid = np.flatnonzero(number >= FIRST_FREE)
+    rows, columns = np.divmod(np.take(index, solid), drive.view.width)
+    texel[solid], inverse_z[solid] = shade_surfaces(
+        tiles, surfaces, np.take(number, solid), np.take(drive.view.ray_x, columns), np.take(drive.view.ray_y, rows)
+    )
+    return texel, inverse_z

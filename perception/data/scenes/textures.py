@@ -54,6 +54,13 @@ def periodic_noise(rng: np.random.Generator, falloff: float, size: int = TILE_PX
     return (noise / noise.std()).astype(np.float32)
 
 
+@lru_cache(maxsize=2)
+def build_noise(seed: int) -> FloatArray:
+    """Draw the noise that drives take pieces of: (5, 256, 256) float32, falloffs 0.8, 1.2, 1.7, 2.0 and 0."""
+    rng = np.random.default_rng([seed, 13])
+    return np.stack([periodic_noise(rng, falloff, 256) for falloff in (0.8, 1.2, 1.7, 2.0, 0.0)])
+
+
 def _gray(values: FloatArray) -> FloatArray:
     """Make a neutral tile without glow from (size, size) values around 1. Returns (size, size, 4)."""
     tile = np.zeros((*values.shape, 4), np.float32)
