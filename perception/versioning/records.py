@@ -27,6 +27,7 @@ class Version:
     manifest_sha256: str  # the version's identity
     parent: str | None  # tag of the version it was built on
     run: str  # run that published it
+    published_by: str  # author of its commit; may not approve it
     frames: int  # rows of the manifest
     splits: Mapping[str, int]  # frames by split
     test_set_sha256: str  # hash over the frames, images and labels of the test split

@@ -45,7 +45,6 @@ from perception.versioning.records import (
     version_of,
 )
 from perception.versioning.repository import (
-    configured_remote,
     create_registry,
     push_commit,
     read_pointer,
@@ -139,18 +138,20 @@ def publish(
     if remote_tags(registry, tag):
         return _already_published(registry, tag, manifest_sha256)
     summary = _manifest_summary(frames_folder / MANIFEST)
-    parent = parent or _declared_parent(frames_folder)
-    with shallow_clone(registry, author or Author(), scratch=scratch) as clone:
+    parent, author = parent or _declared_parent(frames_folder), author or Author()
+    with shallow_clone(registry, author, scratch=scratch) as clone:
         working_tree.prepare(clone)
         with DvcProcess(clone) as dvc:
             files = _stage_files(clone, tag, frames_folder, local)
             files |= _inherited_files(clone, dvc, tag, frames_folder, local, parent)
             content = json_bytes({"files": files})
             (clone.path / run_folder(tag) / "frames" / FILES).write_bytes(content)
-            _upload(clone, dvc, tag, files | {FILES: {"size_bytes": len(content)}}, [*local, FILES])
+            sizes = {name: facts["size_bytes"] for name, facts in files.items()} | {FILES: len(content)}
+            working_tree.upload(clone, dvc, f"{run_folder(tag)}/frames", sizes, [*local, FILES])
         record = {
             "tag": tag,
             "run": run,
+            "published_by": author.name,
             "manifest_sha256": manifest_sha256,
             "files_sha256": hashlib.sha256(content).hexdigest(),
             "parent": parent,
@@ -241,9 +242,7 @@ def _take_over_pointer(clone: Clone, dvc: DvcProcess, tag: str, parent: str) -> 
 
 def _checked_listing(content: bytes, expected_sha256: str, tag: str) -> _Files:
     if hashlib.sha256(content).hexdigest() != expected_sha256:
-        raise InputError(
-            f"{FILES} of {tag} on the remote is not what was published; restore it from its backup"
-        )
+        raise InputError(f"{FILES} of {tag} on the remote is not what was published; restore it from its backup")
     files: _Files = json.loads(content)["files"]
     return files
 
@@ -258,25 +257,6 @@ def _stage_files(clone: Clone, tag: str, folder: Path, local: Iterable[str]) -> 
         shutil.copyfile(folder / name, copy)
         files[name] = {"sha256": file_sha256(copy), "size_bytes": copy.stat().st_size}
     return files
-
-
-def _upload(clone: Clone, dvc: DvcProcess, tag: str, files: _Files, new: Sequence[str]) -> None:
-    """Add, push and check: every object of the version lies on the remote, new ones with their exact bytes.
-
-    DVC never replaces an object that exists (not even a damaged one) and takes its presence for proof, so the check
-    re-hashes what a folder remote holds, compares sizes on any remote, and puts a damaged object right.
-    """
-    frames = f"{run_folder(tag)}/frames"
-    appending = (clone.path / f"{frames}.dvc").exists()
-    dvc.command("add", "--quiet", *([f"{frames}/{name}" for name in new] if appending else [frames]))
-    dvc.command("push", "--quiet")
-    dvc.step(
-        "check",
-        folder=frames,
-        sizes={name: facts["size_bytes"] for name, facts in files.items()},
-        new=list(new),
-        rehash="://" not in configured_remote(clone),
-    )
 
 
 def _commit_version(clone: Clone, record: Mapping[str, Any]) -> str | None:
@@ -296,8 +276,12 @@ def _commit_version(clone: Clone, record: Mapping[str, Any]) -> str | None:
     )
 
     def changes(base: str) -> tuple[Mapping[str, bytes], str] | None:
-        there = read_committed(clone, f"{folder}/{RUN}", base)
-        return None if there is not None else (files, message)
+        if read_committed(clone, f"{folder}/{RUN}", base) is not None:
+            return None
+        parent = record["parent"]
+        if parent and read_committed(clone, f"{run_folder(parent)}/frames.dvc", base) is None:
+            raise InputError(f"parent {parent} was retired meanwhile; build the version on another one")
+        return files, message
 
     return push_commit(clone, changes, tag=(tag, message))
 

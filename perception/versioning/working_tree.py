@@ -1,7 +1,7 @@
 """Make a throw-away clone a DVC working tree that holds only the versions a call needs, and move their files."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from perception.errors import InputError
@@ -52,3 +52,17 @@ def pull(dvc: DvcProcess, targets: Sequence[str]) -> None:
         if "missing" in str(error).lower() or "failed to pull" in str(error).lower():
             raise InputError(f"the remote lacks data of {targets[0]} ({error}); restore it from its backup") from None
         raise
+
+
+def upload(clone: Clone, dvc: DvcProcess, folder: str, sizes: Mapping[str, int], new: Sequence[str]) -> None:
+    """Add, push and check a folder: every object of it lies on the remote, new ones with their exact bytes.
+
+    sizes: bytes of every file of the folder; new: those that lie in the working tree, the others come with a pointer
+    that was laid before.  DVC never replaces an object that exists (not even a damaged one) and takes its presence for
+    proof, so the check re-hashes what a folder remote holds, compares sizes on any remote, and mends damaged objects.
+    """
+    appending = (clone.path / f"{folder}.dvc").exists()
+    dvc.command("add", "--quiet", *([f"{folder}/{name}" for name in new] if appending else [folder]))
+    dvc.command("push", "--quiet")
+    rehash = "://" not in configured_remote(clone)
+    dvc.step("check", folder=folder, sizes=dict(sizes), new=list(new), rehash=rehash)

@@ -1,0 +1,364 @@
+"""Decisions of people on data versions and models: promote, roll back, reject, release; each is a commit with a name.
+
+A decision is bound to the hash of the manifest that the person looked at.  It moves a small pointer (current.json,
+champion.json) and adds one file under decisions/, in one commit; the versions themselves never change, so rolling back
+runs nothing again.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from perception.errors import InputError
+from perception.versioning import working_tree
+from perception.versioning.processes import (
+    Author,
+    Clone,
+    DvcProcess,
+    git_text,
+    read_committed,
+    shallow_clone,
+)
+from perception.versioning.records import Version, file_sha256, json_bytes
+from perception.versioning.registry import resolve
+from perception.versioning.repository import push_commit, read_pointer, trailers
+
+CURRENT, CHAMPION = "current.json", "champion.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What somebody decided about a version."""
+
+    action: str  # promote, rollback, reject or release
+    tag: str  # data version it is about
+    manifest_sha256: str  # identity of that version, as the person saw it
+    names: tuple[str, ...]  # who decided
+    reason: str  # why
+    previous: str | None  # tag that was current before
+    decided_utc: str  # when, ISO 8601
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """The released model: a pointer beside the released data."""
+
+    model_sha256: str  # hash over names and hashes of the model's files
+    files: Mapping[str, str]  # sha256 of each file by name
+    tag: str  # data version that the model was trained on
+    manifest_sha256: str  # identity of that version
+    names: tuple[str, ...]  # who released it
+    reason: str  # why
+    facts: Mapping[str, str]  # what the release recorded: run, code commit, parameters, metrics
+
+
+def promote(
+    registry: str | Path,
+    revision: str,
+    *,
+    manifest_sha256: str,
+    names: Sequence[str],
+    reason: str,
+    base: str | None = None,
+) -> Decision | None:
+    """Make a version the current one; None when it is already.
+
+    manifest_sha256: hash, or its first 8 or more digits, of the manifest that was reviewed.  base: tag that the review
+    compared with; when given it must still be current.  A version whose test set differs from the current one's needs
+    two different names, because every figure measured on the test set changes its meaning.
+    Raises InputError when a rule is broken; nothing changes then.
+    """
+    version, people, why = _reviewed(registry, revision, manifest_sha256), _people(names), _reason(reason)
+    if version.published_by.casefold() in {person.casefold() for person in people}:
+        raise InputError(
+            f"{version.published_by} published {version.tag} and cannot approve it too; name somebody else"
+        )
+
+    def decide(clone: Clone, head: str) -> Decision | None:
+        current = read_pointer(clone, CURRENT, head)
+        previous = current["tag"] if current else None
+        if previous == version.tag:
+            return None
+        if base is not None and base != previous:
+            raise InputError(f"the review compared with {base}, but {previous} is current now; review again")
+        for old in _decisions_at(clone, head):
+            if (old.action, old.tag) == ("reject", version.tag):
+                raise InputError(
+                    f"{version.tag} was rejected by {old.names[0]} ({old.reason}); publish another version"
+                )
+        if current and current["test_set_sha256"] != version.test_set_sha256 and len(people) < 2:
+            raise InputError(f"{version.tag} changes the test set of {previous}; name two people who agree")
+        return _decision("promote", version, people, why, previous)
+
+    return _decide(registry, version, decide)
+
+
+def rollback(registry: str | Path, *, name: str, reason: str, revision: str | None = None) -> Decision:
+    """Make a version current again that was current before: the one before the current one, or the one that is named.
+
+    Nothing is computed again and nothing is removed.  Raises InputError when there is none, or the named version never
+    was current.
+    """
+    people, why = _people([name]), _reason(reason)
+    with shallow_clone(registry, Author()) as clone:
+        history, current = _decisions_at(clone, "HEAD"), read_pointer(clone, CURRENT)
+    if current is None:
+        raise InputError(f"registry {registry} has no current version; promote one instead")
+    wanted = revision or _before(history, current["tag"])
+    if wanted is None:
+        raise InputError(f"{current['tag']} is the first version that was current; there is nothing to roll back to")
+    version = _resolved(registry, wanted)
+    if version.tag == current["tag"]:
+        raise InputError(f"{version.tag} is current already")
+    if version.tag not in {old.tag for old in history if old.action in ("promote", "rollback")}:
+        raise InputError(f"{version.tag} never was current; review and promote it instead")
+
+    def decide(clone: Clone, head: str) -> Decision:
+        if (found := read_pointer(clone, CURRENT, head)) != current:
+            raise InputError(f"{found['tag'] if found else None} became current meanwhile; look again")
+        return _decision("rollback", version, people, why, current["tag"])
+
+    done = _decide(registry, version, decide)
+    assert done is not None
+    return done
+
+
+def reject(registry: str | Path, revision: str, *, manifest_sha256: str, name: str, reason: str) -> Decision:
+    """Record that a version must not become current.  Raises InputError when it is current: roll back first."""
+    version, people, why = _reviewed(registry, revision, manifest_sha256), _people([name]), _reason(reason)
+
+    def decide(clone: Clone, head: str) -> Decision:
+        current = read_pointer(clone, CURRENT, head)
+        if current and current["tag"] == version.tag:
+            raise InputError(f"{version.tag} is current; roll back first, then reject it")
+        return _decision("reject", version, people, why, current["tag"] if current else None)
+
+    done = _decide(registry, version, decide)
+    assert done is not None
+    return done
+
+
+def decisions(registry: str | Path) -> list[Decision]:
+    """List all decisions, oldest first."""
+    with shallow_clone(registry, Author()) as clone:
+        return _decisions_at(clone, "HEAD")
+
+
+# --- the champion
+
+
+def release_champion(
+    registry: str | Path,
+    model: Path,
+    revision: str,
+    *,
+    name: str,
+    reason: str,
+    facts: Mapping[str, str] | None = None,
+    author: Author | None = None,
+) -> Champion:
+    """Release a model: keep its files on the registry's remote and point champion.json at them.
+
+    model: a file, or a folder of files.  revision: the data version that it was trained on.
+    Raises InputError for a model without files or an unknown version.
+    """
+    version, people, why = _resolved(registry, revision), _people([name]), _reason(reason)
+    sources = [model] if model.is_file() else sorted(path for path in model.rglob("*") if path.is_file())
+    if not sources or any(not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", path.name) for path in sources):
+        raise InputError(f"model {model} must be a file or a folder of files with plain names")
+    hashes = {path.name: file_sha256(path) for path in sources}
+    if len(hashes) != len(sources):
+        raise InputError(f"model {model} holds two files of one name; give a flat folder")
+    champion = Champion(
+        model_sha256=hashlib.sha256(json_bytes(hashes)).hexdigest(),
+        files=hashes,
+        tag=version.tag,
+        manifest_sha256=version.manifest_sha256,
+        names=people,
+        reason=why,
+        facts={str(key): str(value) for key, value in sorted((facts or {}).items())},
+    )
+    folder = champion_folder(champion)
+    with shallow_clone(registry, author or Author()) as clone:
+        working_tree.prepare(clone)
+        with DvcProcess(clone) as dvc:
+            for source in sources:
+                target = clone.path / folder / source.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read_bytes())
+            sizes = {source.name: source.stat().st_size for source in sources}
+            working_tree.upload(clone, dvc, folder, sizes, list(sizes))
+        pointer = (clone.path / f"{folder}.dvc").read_bytes()
+
+        def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
+            if read_pointer(clone, CHAMPION, head) == json.loads(json_bytes(asdict(champion))):
+                return None
+            current = read_pointer(clone, CURRENT, head)
+            done = _decision("release", version, people, why, current["tag"] if current else None)
+            files = {f"{folder}.dvc": pointer, CHAMPION: json_bytes(asdict(champion)), **_decision_file(done)}
+            return files, _message(done, model_sha256=champion.model_sha256)
+
+        push_commit(clone, changes)
+    return champion
+
+
+def champion_folder(champion: Champion) -> str:
+    """Give the folder of a released model in the registry."""
+    return f"champions/{champion.model_sha256[:16]}"
+
+
+def champion(registry: str | Path) -> Champion | None:
+    """Read which model is released; None while none is."""
+    with shallow_clone(registry, Author()) as clone:
+        return _champion_at(clone)
+
+
+def _champion_at(clone: Clone) -> Champion | None:
+    pointer = read_pointer(clone, CHAMPION)
+    return Champion(**pointer | {"names": tuple(pointer["names"])}) if pointer else None
+
+
+def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
+    """Fetch the released model's files into a folder that appears whole, checked by sha256; None while there is none.
+
+    Raises InputError when the remote lacks a file or holds other bytes, or the destination holds something.
+    """
+    if destination.exists() and any(destination.iterdir()):
+        raise InputError(f"{destination} is not empty; remove it or fetch into another folder")
+    with shallow_clone(registry, Author(), scratch=destination.absolute().parent) as clone:
+        found = _champion_at(clone)
+        if found is None:
+            return None
+        folder = champion_folder(found)
+        working_tree.prepare(clone, verify=False)
+        target = clone.path / f"{folder}.dvc"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(read_committed(clone, f"{folder}.dvc") or b"")
+        with DvcProcess(clone) as dvc:
+            working_tree.pull(dvc, [folder])
+        for name, sha256 in found.files.items():
+            path = clone.path / folder / name
+            if not path.is_file() or file_sha256(path) != sha256:
+                raise InputError(
+                    f"{name} of the champion is missing on the remote or not what was released; restore it"
+                )
+        if destination.exists():
+            destination.rmdir()
+        (clone.path / folder).replace(destination)
+    return found
+
+
+# --- recording
+
+
+def _resolved(registry: str | Path, revision: str) -> Version:
+    version = resolve(registry, revision)
+    if version is None:
+        raise InputError(f"registry {registry} has no current version; name a tag or a run")
+    return version
+
+
+def _reviewed(registry: str | Path, revision: str, manifest_sha256: str) -> Version:
+    if not re.fullmatch("[0-9a-f]{8,64}", manifest_sha256):
+        raise InputError(
+            f"manifest hash {manifest_sha256!r} must be at least its first 8 hex digits; copy it from the review"
+        )
+    version = _resolved(registry, revision)
+    if not version.manifest_sha256.startswith(manifest_sha256):
+        raise InputError(
+            f"{version.tag} has manifest {version.manifest_sha256[:16]}; {manifest_sha256[:16]} was reviewed; review this one"
+        )
+    return version
+
+
+def _people(names: Sequence[str]) -> tuple[str, ...]:
+    people = tuple(dict.fromkeys(" ".join(name.split()) for name in names))
+    if not people or not all(people) or any(not name.isprintable() for name in people):
+        raise InputError(f"names {list(names)} must say who decides; give at least one full name")
+    if len({name.casefold() for name in people}) < len(people):
+        raise InputError(f"names {list(names)} hold one person twice; name different people")
+    return people
+
+
+def _reason(reason: str) -> str:
+    text = " ".join(reason.split())
+    if len(text) < 3:
+        raise InputError(f"reason {reason!r} must say why, for those who read the history later")
+    return text
+
+
+def _decision(action: str, version: Version, names: tuple[str, ...], reason: str, previous: str | None) -> Decision:
+    return Decision(
+        action=action,
+        tag=version.tag,
+        manifest_sha256=version.manifest_sha256,
+        names=names,
+        reason=reason,
+        previous=previous,
+        decided_utc=datetime.now(UTC).isoformat(timespec="microseconds"),
+    )
+
+
+def _decision_file(decision: Decision) -> dict[str, bytes]:
+    moment = re.sub(r"[^0-9T]", "", decision.decided_utc.removesuffix("+00:00"))
+    return {f"decisions/{moment}-{decision.action}-{decision.manifest_sha256[:8]}.json": json_bytes(asdict(decision))}
+
+
+def _message(decision: Decision, **more: str) -> str:
+    subject = f"{decision.action.capitalize()} {decision.tag}"
+    return trailers(
+        subject,
+        decision.reason,
+        decision=decision.action,
+        decided_by=", ".join(decision.names),
+        manifest_sha256=decision.manifest_sha256,
+        previous=decision.previous,
+        **more,
+    )
+
+
+def _decide(registry: str | Path, version: Version, decide: Callable[[Clone, str], Decision | None]) -> Decision | None:
+    """Commit a decision; its rules are judged again whenever another writer came first."""
+    made: list[Decision] = []
+    with shallow_clone(registry, Author()) as clone:
+
+        def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
+            decision = decide(clone, head)
+            if decision is None:
+                return None
+            made[:] = [decision]
+            files: dict[str, bytes | None] = dict(_decision_file(decision))
+            if decision.action in ("promote", "rollback"):
+                files[CURRENT] = json_bytes(_pointer(version, decision))
+            return files, _message(decision)
+
+        return made[0] if push_commit(clone, changes) else None
+
+
+def _pointer(version: Version, decision: Decision) -> dict[str, Any]:
+    return {
+        "tag": version.tag,
+        "commit": version.commit,
+        "manifest_sha256": version.manifest_sha256,
+        "test_set_sha256": version.test_set_sha256,
+        "decided_by": decision.names,
+        "decided_utc": decision.decided_utc,
+        "reason": decision.reason,
+    }
+
+
+def _decisions_at(clone: Clone, commit: str) -> list[Decision]:
+    paths = git_text(clone, "ls-tree", "--name-only", commit, "decisions/").split()
+    found = [json.loads(read_committed(clone, path, commit) or b"{}") for path in sorted(paths)]
+    return [Decision(**record | {"names": tuple(record["names"])}) for record in found]
+
+
+def _before(history: Sequence[Decision], tag: str) -> str | None:
+    """Give the tag that was current before `tag` was last promoted."""
+    promoted = [old for old in history if (old.action, old.tag) == ("promote", tag)]
+    return promoted[-1].previous if promoted else None

@@ -1,0 +1,191 @@
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from perception.errors import InputError
+from perception.versioning.decisions import (
+    champion,
+    decisions,
+    fetch_champion,
+    promote,
+    reject,
+    release_champion,
+    rollback,
+)
+from perception.versioning.registry import create_registry, publish, resolve
+
+
+@pytest.fixture(scope="module")
+def versions(tools, tmp_path_factory):
+    """Three versions: the second keeps the first's test set, the third changes it."""
+    root = tmp_path_factory.mktemp("decisions")
+    create_registry(root / "registry.git", str(root / "remote"))
+    train, test = [f"d0_{k}" for k in range(4)], ["d9_0", "d9_1"]
+    published = []
+    for run, count, test_ids in (("one", 2, test), ("two", 4, test), ("three", 4, test[:1])):
+        frames = pd.concat([tools.make_frames(train[:count]), tools.make_frames(test_ids, split="test")])
+        published.append(publish(root / "registry.git", run, tools.make_folder(root / run, frames, {})))
+    return root / "registry.git", *published
+
+
+@pytest.fixture
+def fresh(versions, tools, tmp_path):
+    """A copy of the registry in which nothing was decided yet; the data stay where they are."""
+    tools.git(tmp_path, "clone", "-q", "--mirror", str(versions[0]), "registry.git")
+    return tmp_path / "registry.git", *versions[1:]
+
+
+def approve(registry, version, names=("Ada Lovelace",), reason="reviewed the page", **options):
+    return promote(
+        registry, version.tag, manifest_sha256=version.manifest_sha256[:12], names=names, reason=reason, **options
+    )
+
+
+def test_promotion_moves_the_pointer_and_is_written_down(fresh, tools):
+    registry, one, two, _ = fresh
+    assert resolve(registry) is None
+    done = approve(registry, one)
+    assert (done.action, done.tag, done.names, done.previous) == ("promote", one.tag, ("Ada Lovelace",), None)
+    assert resolve(registry) == one
+    assert approve(registry, one) is None, "promoting what is current is no second decision"
+    approve(registry, two, reason="more nights")
+    assert resolve(registry, "current") == two
+    assert [(d.action, d.tag, d.reason) for d in decisions(registry)] == [
+        ("promote", one.tag, "reviewed the page"),
+        ("promote", two.tag, "more nights"),
+    ]
+    trailers = tools.git(registry, "log", "-1", "--format=%(trailers)", "main").splitlines()
+    assert trailers == [
+        "Decision: promote",
+        "Decided-By: Ada Lovelace",
+        f"Manifest-Sha256: {two.manifest_sha256}",
+        f"Previous: {one.tag}",
+    ]
+    assert json.loads(tools.git(registry, "show", "main:current.json"))["manifest_sha256"] == two.manifest_sha256
+
+
+def test_approval_is_bound_to_the_manifest_that_was_reviewed(fresh):
+    registry, one, two, _ = fresh
+    with pytest.raises(InputError, match="was reviewed"):
+        promote(registry, one.tag, manifest_sha256=two.manifest_sha256, names=["Ada"], reason="wrong page")
+    with pytest.raises(InputError, match="8 hex digits"):
+        promote(registry, one.tag, manifest_sha256="", names=["Ada"], reason="no page")
+    assert resolve(registry) is None
+
+
+def test_a_changed_test_set_needs_two_people(fresh):
+    registry, _, two, three = fresh
+    assert two.test_set_sha256 != three.test_set_sha256
+    approve(registry, two)
+    with pytest.raises(InputError, match="changes the test set"):
+        approve(registry, three)
+    with pytest.raises(InputError, match="one person twice"):
+        approve(registry, three, names=("Ada Lovelace", "ada  lovelace"))
+    assert resolve(registry) == two
+    approve(registry, three, names=("Ada Lovelace", "Charles Babbage"))
+    assert resolve(registry) == three
+
+
+def test_an_equal_test_set_needs_one(fresh):
+    registry, one, two, _ = fresh
+    assert one.test_set_sha256 == two.test_set_sha256
+    approve(registry, one)
+    approve(registry, two)
+    assert resolve(registry) == two
+
+
+def test_whoever_published_cannot_approve(fresh):
+    registry, one, _, _ = fresh
+    with pytest.raises(InputError, match="cannot approve it too"):
+        approve(registry, one, names=("nightdrive",))
+
+
+def test_a_review_against_what_is_no_longer_current_does_not_count(fresh):
+    registry, one, two, _ = fresh
+    approve(registry, one)
+    with pytest.raises(InputError, match="review again"):
+        approve(registry, two, base="data/other-00000000")
+    approve(registry, two, base=one.tag)
+    assert resolve(registry) == two
+
+
+def test_rollback_moves_the_pointer_back_and_runs_nothing(fresh, tools):
+    registry, one, two, three = fresh
+    with pytest.raises(InputError, match="no current version"):
+        rollback(registry, name="Ada", reason="too early")
+    approve(registry, one)
+    with pytest.raises(InputError, match="nothing to roll back to"):
+        rollback(registry, name="Ada", reason="to what")
+    approve(registry, two)
+    tags = tools.git(registry, "tag", "--list")
+    done = rollback(registry, name="Ada Lovelace", reason="night mIoU fell")
+    assert (done.action, done.tag, done.previous) == ("rollback", one.tag, two.tag)
+    assert resolve(registry) == one
+    assert tools.git(registry, "tag", "--list") == tags
+    with pytest.raises(InputError, match="never was current"):
+        rollback(registry, name="Ada", reason="forward", revision=three.tag)
+    rollback(registry, name="Ada", reason="it was the lamp", revision=two.tag)
+    assert resolve(registry) == two
+    assert rollback(registry, name="Ada", reason="no it was not").tag == one.tag
+
+
+def test_a_rejected_version_cannot_be_promoted(fresh):
+    registry, one, two, _ = fresh
+    approve(registry, one)
+    reject(
+        registry, "two", manifest_sha256=two.manifest_sha256, name="Ada", reason="labels of night frames are shifted"
+    )
+    with pytest.raises(InputError, match="labels of night frames are shifted"):
+        approve(registry, two)
+    with pytest.raises(InputError, match="roll back first"):
+        reject(registry, one.tag, manifest_sha256=one.manifest_sha256, name="Ada", reason="oops")
+    assert [d.action for d in decisions(registry)] == ["promote", "reject"]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason", "words"),
+    [
+        ([], "fine", "at least one"),
+        (["  "], "fine", "at least one"),
+        (["Ada"], " ", "must say why"),
+        (["A\x00"], "fine", "names"),
+    ],
+)
+def test_decisions_need_names_and_reasons(fresh, names, reason, words):
+    registry, one, _, _ = fresh
+    with pytest.raises(InputError, match=words):
+        approve(registry, one, names=names, reason=reason)
+
+
+def test_a_moved_tag_is_noticed(fresh, tools):
+    registry, one, two, _ = fresh
+    approve(registry, one)
+    tools.git(registry, "tag", "-f", one.tag, two.commit)
+    with pytest.raises(InputError, match="moved"):
+        resolve(registry)
+
+
+def test_the_champion_is_a_pointer_beside_the_data(fresh, tmp_path):
+    registry, one, _, _ = fresh
+    assert champion(registry) is None
+    assert fetch_champion(registry, tmp_path / "none") is None
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "network.onnx").write_bytes(b"onnx" * 1000)
+    (model / "metrics.json").write_text("{}")
+    released = release_champion(
+        registry, model, one.tag, name="Ada Lovelace", reason="better at night", facts={"code_commit": "abc"}
+    )
+    assert champion(registry) == released
+    assert (released.tag, released.manifest_sha256) == (one.tag, one.manifest_sha256)
+    assert fetch_champion(registry, tmp_path / "out") == released
+    assert (tmp_path / "out" / "network.onnx").read_bytes() == b"onnx" * 1000
+    assert decisions(registry)[-1].action == "release"
+    assert resolve(registry) is None, "releasing a model does not promote data"
+    with pytest.raises(InputError, match="not empty"):
+        fetch_champion(registry, tmp_path / "out")
+    with pytest.raises(InputError, match="must be a file or a folder"):
+        release_champion(registry, tmp_path / "absent", one.tag, name="Ada", reason="nothing")
+    assert replace(released, facts={}) != released
