@@ -79,7 +79,7 @@ def _pseudo_label(network: Any, frames: "pd.DataFrame", folder: Path, parameters
     (folder / "pseudo").mkdir()
     write_manifest(pseudo.manifest, folder / "pseudo" / "manifest.parquet")
     pseudo.table.to_parquet(folder / "gate.parquet", index=False)
-    write_json(folder / "gate_bounds.json", {"reference_class_share": _class_shares(frames, parameters)})
+    write_json(folder / "gate_parameters.json", {"reference_class_share": _class_shares(frames, parameters)})
     return pseudo
 
 
@@ -98,7 +98,7 @@ def _quality(network: Any, pseudo: "PseudoLabelled", inputs: Paths, parameters: 
     from perception.adaptation.label_pool import measure_quality
     from perception.data.manifest import read_manifest
 
-    curated = parameters.frame_set(read_manifest(inputs.one("curated") / "manifest.parquet"))
+    curated = parameters.frame_set(read_manifest(inputs.one("curated") / "version" / "manifest.parquet"))
     quality = measure_quality(network, curated, pseudo.thresholds, parameters.batch_frames)
     names = parameters.class_names()
     return {

@@ -123,8 +123,8 @@ def execute(call: Call) -> tuple[int, dict[str, str]]:
     The stage writes into temporary folders beside the outputs; they are renamed when it is done, so that a killed stage leaves
     nothing that looks finished.
     """
-    started, values, message, code = time.monotonic(), {}, "", EXIT_DONE
-    write_record(call.task, status="running", seconds=0.0, message="")
+    started, values, message, code = time.time(), {}, "", EXIT_DONE
+    write_record(call.task, status="running", started=started, message="")
     working: dict[str, Path] = {}
     try:
         working = {name: _working_folder(path) for name, path in call.outputs.items()}
@@ -144,7 +144,7 @@ def execute(call: Call) -> tuple[int, dict[str, str]]:
     _discard(working)
     if message:
         print(f"nightdrive {call.task}: {message}", file=sys.stderr)
-    write_record(call.task, status=STATUS_OF_EXIT[code], seconds=time.monotonic() - started, message=message)
+    write_record(call.task, status=STATUS_OF_EXIT[code], started=started, message=message)
     return code, values
 
 
@@ -177,13 +177,19 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
 
 
-def write_record(task: str, *, status: str, seconds: float, message: str) -> None:
-    """Write the task's record (status, seconds, peak memory of this process in MiB) where NIGHTDRIVE_RECORDS asks for it."""
+def write_record(task: str, *, status: str, started: float, message: str) -> None:
+    """Write the task's record (status, seconds since `started`, peak memory in MiB) where NIGHTDRIVE_RECORDS asks for it."""
     folder = os.environ.get(RECORDS_VARIABLE)
     if not folder:
         return
-    peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    record = {"name": task, "status": status, "seconds": round(seconds, 3), "peak_rss_mib": round(peak_rss_mib, 1), "message": message}
+    record = {
+        "name": task,
+        "status": status,
+        "started": round(started, 3),
+        "seconds": round(time.time() - started, 3),
+        "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "message": message,
+    }
     target = Path(folder) / f"{task}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from components.contract import Needs, Paths, Port, Stage, log
+from components.contract import Needs, Paths, Port, Stage, log, progress_line
 from components.learning import labelled_so_far, read_frames, write_json
 from components.parameters import require
 
@@ -35,11 +35,12 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
     labelled = labelled.assign(split="train", label_source="human")
     known = labelled_so_far(inputs)
     version = pd.concat([known, labelled], ignore_index=True)
-    build_version(version, store, inputs.one("base"), folder, frames_per_shard=parameters.frames_per_shard)
+    base = inputs.one("base") if (inputs.one("base") / "run.json").exists() else None
+    build_version(version, store, base, folder / "version", parameters.frames_per_shard, progress=progress_line("curate"))
     facts = profile_labels(version, pd.read_parquet(inputs.one("frames") / "profile.parquet"), store)
     held_out = frames[frames.split.isin(["val", "test"])]
     gate_table(pd.concat([version, held_out], ignore_index=True), facts).to_parquet(folder / "gate.parquet", index=False)
-    write_json(folder / "gate_bounds.json", {"expected_train_frames": len(known) + len(selected)})
+    write_json(folder / "gate_parameters.json", {"expected_train_frames": len(known) + len(selected)})
     log(f"data version of {len(version)} frames, {len(labelled)} of them new")
 
 
@@ -51,7 +52,7 @@ STAGE = Stage(
         Port(name="base", kind="version", about="the data version that the night starts from"),
         Port(name="selection", kind="selection", about="the frames chosen for labelling"),
     ),
-    outputs=(Port(name="curated", kind="version", about="manifest.parquet, shards and version.json of the next data version"),),
+    outputs=(Port(name="curated", kind="version", about="version/ as it will be published, and the table that its gate judges"),),
     parameters=CurateParameters,
     needs=Needs(image="torch", cpu_cores=2, memory_gib=4),
     run=run,

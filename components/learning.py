@@ -98,7 +98,7 @@ class LearningParameters(FrameParameters):
         """Train `network` in place on `frames` with this stage's parameters; return the record of its epochs.
 
         epochs: in place of the stage's own, where above 0. Further `options` go to perception.training.loop.fit, such as a
-        loss or a step after every epoch.
+        loss (by default cross-entropy with rare classes weighted up) or a step after every epoch.
         """
         from components.contract import progress_line
         from perception.data.loading import Augment, pixel_counts, shuffled_batches
@@ -112,8 +112,9 @@ class LearningParameters(FrameParameters):
                 frames, self.batch_frames, seed=settings.seed, epoch=epoch, augment=Augment(), epoch_frames=self.epoch_frames
             )
 
-        weights = class_weights(pixel_counts(frames))
-        return fit(network, batches, settings, class_weights=weights, progress=progress_line(what), **options)
+        if "loss" not in options:
+            options["class_weights"] = class_weights(pixel_counts(frames))
+        return fit(network, batches, settings, progress=progress_line(what), **options)
 
 
 def by_name(names: Sequence[str], values: Iterable[float]) -> dict[str, float | None]:

@@ -1,20 +1,19 @@
-"""Read a night's folders into the plain values that the report page shows; what is not there yet is left out."""
+"""Read a night's folders into the plain values that the report shows; what the night did not get to is left out."""
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from components.contract import RECORDS_VARIABLE, Paths
+from components.night_pictures import Pictures
 from components.report import GATES, ReportParameters
-from perception.data.decoding import decode_image, decode_label
 from perception.data.manifest import read_manifest
-from perception.data.store import Store, open_store
-from perception.data.taxonomies import apply_lookup, label_lookup, load_taxonomy
-from perception.errors import InputError
+from perception.data.taxonomies import load_taxonomy
+from perception.quality.waivers import load_waivers
 from perception.reporting import charts, page
 from perception.reporting.summary import (
     AdaptationFigures,
@@ -28,16 +27,46 @@ from perception.reporting.summary import (
     StageFigures,
 )
 
-VERDICT_WORDS = {"pass": "passed", "warn": "passed", "refuse": "refused"}
-SHOWN_CHOSEN, SHOWN_OFFENDERS = 24, 8
+SHOWN_OFFENDERS = 8
+Json = dict[str, Any]
 
 
 def gather_night(inputs: Paths, parameters: ReportParameters) -> page.NightReport:
     """Return everything that the report shows of the night."""
-    pictures = _Pictures(inputs, parameters)
-    records = _records()
-    status, culprit, message = _outcome(records, parameters)
-    summary = NightSummary(
+    pictures = Pictures(inputs, parameters)
+    records, verdicts = read_records(parameters), _verdicts(inputs)
+    status, culprit, message = _outcome(records, parameters.final_status)
+    return page.NightReport(
+        summary=_summary(inputs, parameters, records, verdicts, status),
+        taxonomy=load_taxonomy(parameters.taxonomy),
+        failed_stage=culprit if status == "failed" else None,
+        refused_gate=culprit if status == "refused" else None,
+        error_lines=(message,) if message else (),
+        selection=_selection_panel(inputs, pictures),
+        adaptation=_adaptation_panel(inputs, pictures),
+        model=_model_panel(inputs),
+        evaluation=_evaluation_panel(inputs, pictures),
+        reproduce_command=_reproduce_command(inputs, parameters),
+        gates=tuple(_gate_panel(name, verdict, pictures) for name, verdict in verdicts.items()),
+        rejected=_rejected(inputs),
+        rejected_total=len(_rejected(inputs)),
+        parameters={},
+        lineage=_lineage(inputs),
+    )
+
+
+def read_records(parameters: ReportParameters) -> list[Json]:
+    """Return the record of every task that ran, in the order in which they started; none where no engine keeps them."""
+    folder = os.environ.get(RECORDS_VARIABLE)
+    records = [_read(path) for path in Path(folder).glob("*.json")] if folder else []
+    return sorted((record for record in records if record["name"] != "report"), key=lambda record: record["started"])
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _summary(inputs: Paths, parameters: ReportParameters, records: list[Json], verdicts: Mapping[str, Json], status: str) -> NightSummary:
+    return NightSummary(
         run=parameters.run,
         status=status,
         profile=parameters.profile,
@@ -48,26 +77,234 @@ def gather_night(inputs: Paths, parameters: ReportParameters) -> page.NightRepor
         ),
         selection=_selection_figures(inputs),
         data=_data_figures(inputs),
-        adaptation=_adaptation_figures(inputs),
+        adaptation=_pick(AdaptationFigures, _figures(inputs, "adaptation", "adaptation.json")),
         model=_model_figures(inputs),
-        evaluation=_evaluation_figures(inputs),
-        gates=tuple(_gate_figures(name, verdict) for name, verdict in _verdicts(inputs).items()),
-        promotion=_promotion(inputs),
+        evaluation=_pick(EvaluationFigures, _figures(inputs, "evaluation", "evaluation.json")),
+        gates=tuple(
+            GateFigures(name=name, verdict=_verdict_word(verdict), failed_expectations=tuple(each["id"] for each in verdict["failed"]))
+            for name, verdict in verdicts.items()
+        ),
+        promotion=_pick(PromotionFigures, _figures(inputs, "evaluation", "evaluation.json").get("promotion", {})),
     )
-    taxonomy = load_taxonomy(parameters.taxonomy)
-    return page.NightReport(
-        summary=summary,
-        taxonomy=page.Taxonomy(classes=taxonomy.classes, colors=taxonomy.colors, foreground=taxonomy.foreground),
-        failed_stage=culprit if status == "failed" else None,
-        refused_gate=culprit if status == "refused" else None,
-        error_lines=(message,) if message else (),
-        selection=_selection_panel(inputs, pictures),
-        adaptation=_adaptation_panel(inputs, pictures),
-        model=_model_panel(inputs),
-        evaluation=_evaluation_panel(inputs, pictures),
-        reproduce_command=_reproduce_command(inputs, parameters),
-        gates=tuple(_gate_panel(name, verdict, pictures) for name, verdict in _verdicts(inputs).items()),
-        **_rejected(inputs),
-        parameters={},
-        lineage=_lineage(inputs),
+
+
+def _outcome(records: list[Json], final_status: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+    """Return the night's status, which task is to blame, and what it said."""
+    for record in records:
+        if record["status"] == "refused":
+            return "refused", record["name"], record["message"]
+        if record["status"] != "done":
+            killed = "was killed before it was done" if record["status"] == "running" else record["message"]
+            return "failed", record["name"], killed
+    if final_status and final_status.get("state") != "SUCCEEDED":
+        error = final_status.get("error") or {}
+        return "failed", str(final_status.get("pipelineTaskName", "a step")), str(error.get("message", "see the run's page"))
+    return "done", None, None
+
+
+def _selection_figures(inputs: Paths) -> SelectionFigures:
+    folder = inputs.maybe("selection")
+    if folder is None:
+        return SelectionFigures()
+    comparison = _figures(inputs, "comparison", "comparison.json")
+    story = _pick_dict(SelectionFigures, _read(folder / "selection.json"))
+    means = {f"miou_{arm}": _mean(comparison.get(f"miou_{arm}")) for arm in ("selected", "random")}
+    return SelectionFigures(**story | means | {"selected_frames": len(pd.read_parquet(folder / "selected.parquet", columns=["frame_id"]))})
+
+
+def _data_figures(inputs: Paths) -> DataFigures:
+    folder, version = inputs.maybe("curated"), _figures(inputs, "version", "version.json")
+    if folder is None:
+        return DataFigures()
+    now = set(read_manifest(folder / "version" / "manifest.parquet", columns=["frame_id"]).frame_id)
+    before = set(read_manifest(inputs.one("base") / "manifest.parquet", columns=["frame_id"]).frame_id)
+    return DataFigures(
+        version=version.get("tag"),
+        manifest_sha256=version.get("manifest_sha256"),
+        parent=version.get("parent"),
+        frames=len(now),
+        added=len(now - before),
+        removed=len(before - now),
     )
+
+
+def _model_figures(inputs: Paths) -> ModelFigures:
+    trained, card = _figures(inputs, "network", "network.json"), _figures(inputs, "compressed", "card.json")
+    latency = _figures(inputs, "compressed", "latency.json")
+    compressed = {f"{name}_compressed": card.get(name) for name in ("parameters", "macs", "miou")}
+    times = {f"latency_ms_{ours}": latency.get(name, {}).get("median_ms") for ours, name in (("dense", "dense"), ("compressed", "model"))}
+    return ModelFigures(**_pick_dict(ModelFigures, trained) | compressed | times)
+
+
+# ---------------------------------------------------------------- panels
+
+
+def _selection_panel(inputs: Paths, pictures: Pictures) -> page.SelectionPanel | None:
+    folder = inputs.maybe("selection")
+    if folder is None:
+        return None
+    selected = pd.read_parquet(folder / "selected.parquet").sort_values("rank").head(page.MAX_CHOSEN)
+    maps = pictures.uncertainty(selected)
+    frames = tuple(
+        page.ChosenFrame(
+            frame_id=row.frame_id,
+            rank=int(row.rank),
+            score=float(row.score),
+            reason=row.reason,
+            image=pictures.image(row.frame_id),
+            uncertainty=maps.get(row.frame_id),
+            conditions=pictures.conditions(row.frame_id),
+        )
+        for row in selected.itertuples()
+    )
+    comparison = _figures(inputs, "comparison", "comparison.json")
+    return page.SelectionPanel(
+        frames=frames,
+        seeds=comparison.get("repetitions"),
+        model_sha256=_read(folder / "selection.json").get("model_sha256"),
+    )
+
+
+def _adaptation_panel(inputs: Paths, pictures: Pictures) -> page.AdaptationPanel | None:
+    if inputs.maybe("adaptation") is None:
+        return None
+    figures = _figures(inputs, "adaptation", "adaptation.json")
+    by_class = {name: figures[name] for name in ("coverage_by_class", "precision_by_class", "threshold_by_class")}
+    return page.AdaptationPanel(frames=pictures.adapted(page.MAX_ADAPTED), **by_class)
+
+
+def _model_panel(inputs: Paths) -> page.ModelPanel | None:
+    if inputs.maybe("network") is None:
+        return None
+    trained, card = _figures(inputs, "network", "network.json"), _figures(inputs, "compressed", "card.json")
+    figures = _model_figures(inputs)
+    losses = trained["loss"]
+    return page.ModelPanel(
+        variants=(
+            page.ModelVariant(
+                name="dense",
+                parameters=figures.parameters_dense,
+                macs=figures.macs_dense,
+                size_bytes=card.get("bytes_dense"),
+                latency_ms=figures.latency_ms_dense,
+                miou=figures.miou_dense,
+            ),
+            page.ModelVariant(
+                name="pruned", parameters=figures.parameters_pruned, macs=trained["macs_pruned"], miou=figures.miou_pruned
+            ),
+            page.ModelVariant(
+                name="compressed",
+                parameters=figures.parameters_compressed,
+                macs=figures.macs_compressed,
+                size_bytes=card.get("bytes"),
+                latency_ms=figures.latency_ms_compressed,
+                miou=figures.miou_compressed,
+            ),
+        ),
+        loss_curves=tuple(charts.Series(name, tuple(enumerate(values, start=1))) for name, values in losses.items()),
+        layers=tuple(page.LayerNeurons(name=each["layer"], before=each["before"], after=each["after"]) for each in trained["layers"]),
+        latency_note="onnxruntime on this machine's CPU, batch of 1; both networks measured in turns, medians",
+    )
+
+
+def _evaluation_panel(inputs: Paths, pictures: Pictures) -> page.EvaluationPanel | None:
+    folder = inputs.maybe("evaluation")
+    if folder is None:
+        return None
+    figures = _figures(inputs, "evaluation", "evaluation.json")
+    return page.EvaluationPanel(
+        frames_by_condition=figures["frames_by_condition"],
+        failure_rule=figures["failure_rule"],
+        champion_miou=figures["miou_champion"],
+        frames=pictures.tested(pd.read_parquet(folder / "frames.parquet"), folder / "predictions"),
+    )
+
+
+def _gate_panel(name: str, verdict: Json, pictures: Pictures) -> page.GatePanel:
+    return page.GatePanel(
+        name=name,
+        verdict=_verdict_word(verdict),
+        expectations=verdict["checked"],
+        failed=tuple(_failed_expectation(failure, pictures) for failure in verdict["failed"]),
+        waivers=_waivers(verdict),
+    )
+
+
+def _waivers(verdict: Json) -> tuple[page.Waiver, ...]:
+    given = {(waiver.suite, waiver.id, waiver.in_words()): waiver for waiver in load_waivers()}
+    used = [given[key] for each in verdict["failed"] if (key := (verdict["suite"], each["id"], each["waived_by"])) in given]
+    return tuple(page.Waiver(expectation=each.id, reason=each.reason, who=each.who, expires=str(each.expires)) for each in used)
+
+
+def _failed_expectation(failure: Json, pictures: Pictures) -> page.FailedExpectation:
+    offenders = tuple(_offender(row, pictures) for row in failure["frames"][:SHOWN_OFFENDERS])
+    return page.FailedExpectation(
+        name=failure["id"],
+        rule=failure["rule"],
+        bound=", ".join(f"{name} = {value}" for name, value in failure["bound"].items()),
+        observed=failure["observed"],
+        offenders=offenders,
+        offenders_total=failure["count"],
+    )
+
+
+def _offender(row: Json, pictures: Pictures) -> page.OffendingFrame:
+    identity = str(row.get("frame_id") or row.get("gate_id"))
+    values = ", ".join(f"{name} {value}" for name, value in row.items() if name not in ("frame_id", "gate_id"))
+    return page.OffendingFrame(frame_id=identity, value=values, image=pictures.image(identity))
+
+
+def _rejected(inputs: Paths) -> tuple[page.RejectedFrame, ...]:
+    folder = inputs.maybe("frames")
+    rows = pd.read_parquet(folder / "rejected.parquet") if folder else pd.DataFrame()
+    return tuple(
+        page.RejectedFrame(path=row.path, rule=row.rule, remedy=row.remedy, frame_id=row.frame_id) for row in rows.itertuples()
+    )
+
+
+def _reproduce_command(inputs: Paths, parameters: ReportParameters) -> str | None:
+    tag = _figures(inputs, "version", "version.json").get("tag")
+    return f"git clone --depth 1 --branch {tag} {parameters.registry} && dvc pull" if tag else None
+
+
+def _lineage(inputs: Paths) -> dict[str, str | None]:
+    return {
+        "data version": _figures(inputs, "version", "version.json").get("tag"),
+        "manifest sha256": _figures(inputs, "version", "version.json").get("manifest_sha256"),
+        "shipped network sha256": _figures(inputs, "compressed", "card.json").get("onnx_sha256"),
+    }
+
+
+# ---------------------------------------------------------------- small things
+
+
+def _read(path: Path) -> Json:
+    content: Json = json.loads(path.read_text())
+    return content
+
+
+def _figures(inputs: Paths, port: str, file: str) -> Json:
+    folder = inputs.maybe(port)
+    return _read(folder / file) if folder else {}
+
+
+def _verdicts(inputs: Paths) -> dict[str, Json]:
+    return {gate: _figures(inputs, f"verdict_{gate}", "verdict.json") for gate in GATES if inputs.maybe(f"verdict_{gate}")}
+
+
+def _verdict_word(verdict: Json) -> str:
+    if verdict["decision"] == "refuse":
+        return "refused"
+    return "waived" if any(failure["waived_by"] for failure in verdict["failed"]) else "passed"
+
+
+def _pick_dict(kind: type, figures: Mapping[str, Any]) -> Json:
+    return {name: figures[name] for name in kind.__dataclass_fields__ if name in figures}  # type: ignore[attr-defined]
+
+
+def _pick(kind: type, figures: Mapping[str, Any]) -> Any:
+    return kind(**_pick_dict(kind, figures))
+
+
+def _mean(values: list[float] | None) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -22,7 +22,7 @@ def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> None:
     from perception.versioning.registry import create_registry, publish
 
     create_registry(parameters.registry, parameters.remote)
-    version = publish(parameters.registry, parameters.run, inputs.one("curated"))
+    version = publish(parameters.registry, parameters.run, inputs.one("curated") / "version")
     write_json(outputs.one("version") / "version.json", asdict(version))
     log(f"published {version.tag}: {version.frames} frames, {version.new_bytes / 1e6:.1f} MB new")
 

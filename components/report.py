@@ -3,18 +3,17 @@
 from dataclasses import dataclass, field
 
 from components.contract import Needs, Paths, Port, Stage, log
+from components.learning import FrameParameters
 
 GATES = ("ingest", "select", "curate", "adapt", "train_prune", "compress", "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportParameters:
+class ReportParameters(FrameParameters):
     """Say whose night it was and where its pictures are."""
 
     run: str  # name of the run
     profile: str
-    store: str  # blob store: a folder or s3://bucket/prefix
-    taxonomy: str  # the classes that networks learned
     registry: str  # git repository of the data registry, for the command that reproduces the version
     final_status: dict[str, object] = field(default_factory=dict)  # what a pipeline says of a run that ended early
 
@@ -25,6 +24,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> None:
     from perception.reporting.page import render_report
     from perception.reporting.summary import write_summary
 
+    parameters.prepare()
     night, folder = gather_night(inputs, parameters), outputs.one("report")
     write_summary(night.summary, folder / "summary.json")
     (folder / "report.html").write_text(render_report(night), encoding="utf-8")

@@ -51,7 +51,7 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     write_json(folder / "selection.json", story | {"model_sha256": scores.model_sha256.iloc[0]})
     judged = selected.assign(in_pool=selected.frame_id.isin(pool.frame_id), in_labelled=selected.frame_id.isin(known.frame_id))
     judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
-    write_json(folder / "gate_bounds.json", {"budget_frames": parameters.budget_frames})
+    write_json(folder / "gate_parameters.json", {"budget_frames": parameters.budget_frames})
     log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}")
 
 

@@ -66,7 +66,7 @@ def training_frames(inputs: Paths, parameters: TrainPruneParameters) -> "pd.Data
     frames = read_frames(inputs)
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
     pseudo = read_manifest(inputs.one("adaptation") / "pseudo" / "manifest.parquet")
-    human = read_manifest(inputs.one("curated") / "manifest.parquet")
+    human = read_manifest(inputs.one("curated") / "version" / "manifest.parquet")
     others = len(simulator) + len(pseudo)
     repeats = max(1, round(parameters.human_share / (1 - parameters.human_share) * others / len(human)))
     return pd.concat([simulator, pseudo, *[human] * repeats], ignore_index=True)

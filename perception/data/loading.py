@@ -108,6 +108,11 @@ class FrameSet:
         image, label = self._resized(index)
         return np.ascontiguousarray(image.transpose(2, 0, 1)), label.copy()
 
+    def full_label(self, index: int) -> NDArray[np.uint8]:
+        """Load one frame's label at its own size: (label height, label width) uint8 class ids, 255 = ignore."""
+        image_name, data = self._name(index, "image"), self._store.get(self._image_uris[index])
+        return self._decode_label(index, decode_image(data, image_name).shape[:2])
+
     def _resized(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the frame from the cache or the store: image (height, width, 3), label (height, width)."""
         if index in self._cache:

@@ -1,0 +1,107 @@
+"""The pictures of a night's report: images from the store, and what networks make of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from components.contract import Paths
+from components.learning import image_batches
+from components.report import ReportParameters
+from perception.data.decoding import decode_image
+from perception.data.manifest import read_manifest
+from perception.data.store import open_store
+from perception.metrics.segmentation import CONDITIONS, predicted_classes, torch_predictor
+from perception.models.checkpoint import load_network
+from perception.reporting import page
+from perception.uncertainty.ensemble import load_ensemble
+from perception.uncertainty.scores import ScoreSettings, score_frames
+
+Picture = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class Pictures:
+    """Find images by frame_id and paint what the night's networks see in them."""
+
+    def __init__(self, inputs: Paths, parameters: ReportParameters) -> None:
+        self._inputs, self._parameters = inputs, parameters
+        folder = inputs.maybe("frames")
+        frames = read_manifest(folder / "manifest.parquet") if folder else pd.DataFrame(columns=["frame_id"])
+        self._frames = frames.set_index("frame_id", drop=False)
+
+    def image(self, frame_id: str) -> Picture | None:
+        """Return a frame's image (height, width, 3) uint8, or None for something that is not a frame of the night."""
+        if frame_id not in self._frames.index:
+            return None
+        uri = self._frames.loc[frame_id, "image_uri"]
+        return decode_image(open_store(self._parameters.store).get(uri), uri)
+
+    def conditions(self, frame_id: str) -> str:
+        """Return the frame's known conditions in words."""
+        row = self._frames.loc[frame_id]
+        return ", ".join(str(row[column]) for column in CONDITIONS if isinstance(row[column], str))
+
+    def uncertainty(self, frames: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Return the ensemble's uncertainty of each frame as (height, width) float32, by frame_id."""
+        folder = self._inputs.maybe("ensemble")
+        if folder is None:
+            return {}
+        measure = str(frames.measure.iloc[0]) if "measure" in frames else ScoreSettings().measure
+        maps: dict[str, np.ndarray] = {}
+        rows = self._parameters.frame_set(self._frames.loc[list(frames.frame_id)], labels_required=False)
+        scored = score_frames(
+            load_ensemble(folder),
+            image_batches(rows, 8),
+            ScoreSettings(measure=measure),
+            embeddings=False,
+            on_maps=lambda frame_id, found, _bounds: maps.update({frame_id: found[measure]}),
+        )
+        for _ in scored:
+            pass
+        return maps
+
+    def adapted(self, count: int) -> tuple[page.AdaptedFrame, ...]:
+        """Return test frames as the simulator's network and the adapted one see them."""
+        folder = self._inputs.one("adaptation")
+        rows = self._spread(self._frames[self._frames.split == "test"], count)
+        frames = self._parameters.frame_set(rows)
+        images = np.stack([frames.load(index)[0] for index in range(len(frames))]).astype(np.float32) / 255
+        seen = {name: torch_predictor(load_network(folder / f"{name}.safetensors"))(images) for name in ("source_only", "student")}
+        shown = []
+        for index, row in enumerate(rows.itertuples()):
+            label = frames.full_label(index)
+            views = {name: predicted_classes(logits[index], label.shape) for name, logits in seen.items()}
+            image = self.image(row.frame_id)
+            assert image is not None
+            shown.append(
+                page.AdaptedFrame(frame_id=row.frame_id, image=image, source_only=views["source_only"], pseudo=views["student"], label=label)
+            )
+        return tuple(shown)
+
+    def tested(self, scores: pd.DataFrame, predictions: Path) -> tuple[page.TestedFrame, ...]:
+        """Return worst, median and best test frames with the shipped network's predictions."""
+        ordered = scores.dropna(subset=["miou"]).sort_values(["miou", "frame_id"], ignore_index=True)
+        middle = len(ordered) // 2
+        picks = [("worst", ordered.head(3)), ("median", ordered.iloc[middle : middle + 2]), ("best", ordered.tail(2))]
+        return tuple(self._tested(row, note, predictions) for note, rows in picks for row in rows.itertuples())
+
+    def _tested(self, row: Any, note: str, predictions: Path) -> page.TestedFrame:
+        image = self.image(row.frame_id)
+        assert image is not None
+        return page.TestedFrame(
+            frame_id=row.frame_id,
+            note=note,
+            image=image,
+            label=self._parameters.frame_set(self._frames.loc[[row.frame_id]]).full_label(0),
+            prediction=np.asarray(Image.open(predictions / f"{row.frame_id}.png")),
+            miou=float(row.miou),
+            conditions=row.condition,
+        )
+
+    @staticmethod
+    def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+        """Return `count` rows spread evenly over all."""
+        positions = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+        return rows.iloc[positions]
