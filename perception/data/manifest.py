@@ -136,7 +136,7 @@ def write_manifest(frames: pd.DataFrame, path: Path) -> str:
     """
     table = _validated_table(frames, str(path)).sort_by("frame_id").combine_chunks()
     data = pa.BufferOutputStream()
-    pq.write_table(table, data, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
+    pq.write_table(table, data, compression="zstd", row_group_size=_ROW_GROUP_ROWS, write_page_checksum=True)
     contents = data.getvalue().to_pybytes()
     try:
         replace_file(path, contents)
@@ -166,7 +166,9 @@ def _read_table(path: Path, columns: Sequence[str] | None, split: str | None, do
         _check_stored_schema(schema, str(path))
         names = _wanted(schema.names, columns, str(path))
         # partitioning=None: a folder named like split=train beside the file must not add a column.
-        table = pq.read_table(path, columns=names, filters=conditions or None, partitioning=None)
+        table = pq.read_table(
+            path, columns=names, filters=conditions or None, partitioning=None, page_checksum_verification=True
+        )
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable Parquet file ({reason}); write it again or restore it") from None

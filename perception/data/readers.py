@@ -29,6 +29,7 @@ class RawFrame:
     time_of_day: str | None = None
     weather: str | None = None
     scene: str | None = None
+    member: str | None = None  # name inside image_path where that is an archive
 
 
 Frames = Callable[[Path, str | None, bool], Iterator[RawFrame]]

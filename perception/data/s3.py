@@ -1,7 +1,9 @@
-"""Talk to an S3-compatible server through the minio client and say in one line what is wrong when it does not work."""
+"""The store on any S3-compatible server, through the minio client; whatever goes wrong is said in one line."""
 
 import io
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
@@ -10,16 +12,60 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
 
+from perception.data.store import Blob, checked_uri, describe_blob, verified
 from perception.errors import InputError
 
 # A night must notice within seconds that its store is not there; a slow answer to a large blob is another matter.
 CHECK_TIMEOUT = urllib3.Timeout(connect=3.0, read=5.0)
 TRANSFER_TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)
 _RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], raise_on_status=False)
+_BUCKET = re.compile("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ABSENT = {"NoSuchKey", "ResourceNotFound"}
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """Keep blobs as objects below one prefix of a bucket; S3 itself makes an upload appear whole or not at all."""
+
+    url: str
+    bucket: str
+    prefix: str
+    client: Minio = field(repr=False, compare=False)
+
+    def put(self, data: bytes, suffix: str) -> Blob:
+        """Upload a blob that is not there yet."""
+        blob = describe_blob(data, suffix)
+        if size_bytes(self.client, self.bucket, self._key(blob.uri), self.url) != blob.size_bytes:
+            upload(self.client, self.bucket, self._key(blob.uri), data, self.url)
+        return blob
+
+    def get(self, uri: str) -> bytes:
+        """Download a blob and check its sha256."""
+        data = download(self.client, self.bucket, self._key(checked_uri(uri)), self.url)
+        if data is None:
+            raise InputError(f"store {self.url}: has no blob {uri}; ingest its source again")
+        return verified(data, uri, self.url)
+
+    def exists(self, uri: str) -> bool:
+        """Ask the server for the object's head."""
+        return size_bytes(self.client, self.bucket, self._key(checked_uri(uri)), self.url) is not None
+
+    def _key(self, uri: str) -> str:
+        return f"{self.prefix}/{uri}" if self.prefix else uri
+
+
+def open_s3_store(url: str, bucket: str, prefix: str, environment: Mapping[str, str]) -> S3Store:
+    """Open the store at s3://bucket/prefix once its bucket has answered; raises InputError when it does not."""
+    if not _BUCKET.fullmatch(bucket):
+        raise InputError(
+            f"store {url}: {bucket!r} is no bucket name (3 to 63 of a-z 0-9 . -); write s3://bucket/prefix"
+        )
+    prefix_key = f"{prefix}/sha256/" if prefix else "sha256/"
+    check_bucket(connect(environment, url, CHECK_TIMEOUT), bucket, prefix_key, url)
+    return S3Store(url, bucket, prefix, connect(environment, url))
 
 
 def connect(environment: Mapping[str, str], where: str, timeout: urllib3.Timeout = TRANSFER_TIMEOUT) -> Minio:

@@ -3,20 +3,16 @@
 import hashlib
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from minio import Minio
-
-from perception.data import s3
 from perception.data.files import replace_file
 from perception.data.manifest import URI_RULE
 from perception.errors import InputError
 
 _URI = re.compile(URI_RULE)
-_BUCKET = re.compile("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SUFFIX = re.compile("[a-z0-9]+")
 
 
@@ -55,7 +51,9 @@ def open_store(url: str) -> Store:
     """
     parts = urlsplit(url)
     if parts.scheme == "s3":
-        return _open_s3(url, parts.netloc, parts.path.strip("/"))
+        from perception.data.s3 import open_s3_store  # the client costs half a second that folders need not pay
+
+        return open_s3_store(url, parts.netloc, parts.path.strip("/"), os.environ)
     if "://" in url or not url:
         raise InputError(f"store {url!r}: not a folder and not an s3:// address; give one of these")
     root = Path(url)
@@ -72,7 +70,7 @@ class FolderStore:
 
     def put(self, data: bytes, suffix: str) -> Blob:
         """Write a blob to a temporary name, flush it to disk and move it into place."""
-        blob = _describe(data, suffix)
+        blob = describe_blob(data, suffix)
         path = self.root / blob.uri
         # A file of another size was cut short by something outside this program; writing it again mends it.
         if not (path.is_file() and path.stat().st_size == blob.size_bytes):
@@ -87,62 +85,22 @@ class FolderStore:
 
     def get(self, uri: str) -> bytes:
         """Read a blob and check its sha256."""
-        path = self.root / _checked(uri)
+        path = self.root / checked_uri(uri)
         try:
             data = path.read_bytes()
         except FileNotFoundError:
             raise InputError(f"store {self.root}: has no blob {uri}; ingest its source again") from None
         except OSError as error:
             raise InputError(f"store {self.root}: blob {uri} cannot be read ({error.strerror}); correct this") from None
-        return _verified(data, uri, str(self.root))
+        return verified(data, uri, str(self.root))
 
     def exists(self, uri: str) -> bool:
         """Look for the file."""
-        return (self.root / _checked(uri)).is_file()
+        return (self.root / checked_uri(uri)).is_file()
 
 
-@dataclass(frozen=True)
-class S3Store:
-    """Keep blobs as objects below one prefix of a bucket; S3 itself makes an upload appear whole or not at all."""
-
-    url: str
-    bucket: str
-    prefix: str
-    client: Minio = field(repr=False, compare=False)
-
-    def put(self, data: bytes, suffix: str) -> Blob:
-        """Upload a blob that is not there yet."""
-        blob = _describe(data, suffix)
-        if s3.size_bytes(self.client, self.bucket, self._key(blob.uri), self.url) != blob.size_bytes:
-            s3.upload(self.client, self.bucket, self._key(blob.uri), data, self.url)
-        return blob
-
-    def get(self, uri: str) -> bytes:
-        """Download a blob and check its sha256."""
-        data = s3.download(self.client, self.bucket, self._key(_checked(uri)), self.url)
-        if data is None:
-            raise InputError(f"store {self.url}: has no blob {uri}; ingest its source again")
-        return _verified(data, uri, self.url)
-
-    def exists(self, uri: str) -> bool:
-        """Ask the server for the object's head."""
-        return s3.size_bytes(self.client, self.bucket, self._key(_checked(uri)), self.url) is not None
-
-    def _key(self, uri: str) -> str:
-        return f"{self.prefix}/{uri}" if self.prefix else uri
-
-
-def _open_s3(url: str, bucket: str, prefix: str) -> S3Store:
-    if not bucket:
-        raise InputError(f"store {url}: names no bucket; write s3://bucket/prefix")
-    if not _BUCKET.fullmatch(bucket):
-        raise InputError(f"store {url}: {bucket!r} is no bucket name (3 to 63 of a-z 0-9 . -); correct the address")
-    checking = s3.connect(os.environ, url, s3.CHECK_TIMEOUT)
-    s3.check_bucket(checking, bucket, f"{prefix}/sha256/" if prefix else "sha256/", url)
-    return S3Store(url, bucket, prefix, s3.connect(os.environ, url))
-
-
-def _describe(data: bytes, suffix: str) -> Blob:
+def describe_blob(data: bytes, suffix: str) -> Blob:
+    """Work out the address of some data; raises InputError for a suffix that no uri may have."""
     if not _SUFFIX.fullmatch(suffix):
         raise InputError(
             f"blob suffix {suffix!r}: must be lower-case letters and digits without a dot; write jpg or png"
@@ -151,7 +109,7 @@ def _describe(data: bytes, suffix: str) -> Blob:
     return Blob(f"sha256/{sha256[:2]}/{sha256}.{suffix}", sha256, len(data))
 
 
-def _checked(uri: str) -> str:
+def checked_uri(uri: str) -> str:
     """Refuse every uri that is not an address in the store, so that none can lead out of it."""
     # fullmatch: $ alone would let a newline at the end pass.
     if not _URI.fullmatch(uri) or uri[7:9] != uri[10:12]:
@@ -161,7 +119,8 @@ def _checked(uri: str) -> str:
     return uri
 
 
-def _verified(data: bytes, uri: str, where: str) -> bytes:
+def verified(data: bytes, uri: str, where: str) -> bytes:
+    """Return the data if its sha256 is the one in the uri, else raise InputError."""
     if hashlib.sha256(data).hexdigest() != uri[10:74]:
         raise InputError(
             f"store {where}: blob {uri} is corrupt (its bytes have another sha256); restore it or ingest again"

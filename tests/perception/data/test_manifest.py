@@ -241,6 +241,17 @@ def test_corrupt_pages(tmp_path: Path) -> None:
         read_manifest(path)
 
 
+def test_one_flipped_bit_in_the_data_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    write_manifest(make(1000), path)
+    data = bytearray(path.read_bytes())
+    column = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="not a readable Parquet file"):
+        read_manifest(path)
+
+
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.parquet", tmp_path):
         with pytest.raises(InputError, match=r"no such manifest file; give the path of a manifest.parquet"):

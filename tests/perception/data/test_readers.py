@@ -1,13 +1,18 @@
 """Readers: tiny folders in the true layouts come out right, and each way to break one is named."""
 
 import csv
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from perception.data.readers import READERS, RawFrame, open_reader
+from perception.data.decoding import decode_label
+from perception.data.readers import READERS, RawFrame, Reader, open_reader
+from perception.data.shards import read_shard, write_shard
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 
@@ -137,6 +142,32 @@ def test_readers_know_their_taxonomy_and_read_bytes(tmp_path: Path) -> None:
     frame.image_path.unlink()
     with pytest.raises(InputError, match=r"0016E5_07959.png: cannot be read \(No such file"):
         reader.image(frame)
+
+
+def test_a_format_in_archives_with_labels_of_another_kind_fits(tmp_path: Path) -> None:
+    """A format to come: frames in tar files, labels as one text value a pixel. Only its own functions are new."""
+
+    def frames(root: Path, _split: str | None, _labels_required: bool) -> Iterator[RawFrame]:
+        for path in sorted(root.glob("*.tar")):
+            for key, _ in read_shard(path):
+                yield RawFrame(frame_id=key, drive_id=path.stem, image_path=path, label_path=path, member=key)
+
+    def member(frame: RawFrame, extension: str) -> bytes:
+        return dict(read_shard(frame.image_path))[str(frame.member)][extension]
+
+    def label(frame: RawFrame) -> bytes:
+        values = np.array([line.split() for line in member(frame, "txt").decode().splitlines()], np.uint8)
+        data = io.BytesIO()
+        Image.fromarray(values).save(data, "PNG")
+        return data.getvalue()
+
+    reader = Reader("tar", "camvid11", frames, image=lambda frame: member(frame, "jpg"), label=label)
+    write_shard([("a", {"jpg": b"image", "txt": b"1 2\n3 11\n"})], tmp_path / "drive.tar")
+    (frame,) = reader.frames(tmp_path, None, True)
+    assert reader.image(frame) == b"image" and frame.drive_id == "drive"
+    data = reader.label(frame)
+    assert data is not None
+    assert decode_label(data, tmp_path, load_taxonomy("camvid11"), (2, 2)).tolist() == [[1, 2], [3, 11]]
 
 
 def test_listing_is_lazy(tmp_path: Path) -> None:

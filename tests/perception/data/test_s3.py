@@ -14,7 +14,8 @@ import pytest
 from minio import Minio
 
 from perception.data import s3
-from perception.data.store import Blob, S3Store, open_store
+from perception.data.s3 import S3Store
+from perception.data.store import Blob, open_store
 from perception.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def test_missing_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_bucket_in_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, **GOOD)
-    assert "names no bucket; write s3://bucket/prefix" in refusal("s3:///frames")
+    assert "'' is no bucket name (3 to 63 of a-z 0-9 . -); write s3://bucket/prefix" in refusal("s3:///frames")
     assert "'A_b!' is no bucket name" in refusal("s3://A_b!/frames")
 
 
