@@ -88,7 +88,10 @@ def group_on_one_side(
         observed=f"{len(split)} of {len(sizes)} on two sides: {', '.join(named)}{rest}" if len(split) else "none",
         count=len(positions),
         positions=positions,
-        values=tuple(table[[group_column, side_column]].iloc[positions[:SHOWN]].to_dict("records")),
+        values=tuple(
+            {group_column: table[group_column].iloc[row], side_column: table[side_column].iloc[row]}
+            for row in positions[:SHOWN]
+        ),
     )
 
 
@@ -171,7 +174,7 @@ def class_shares_near(
     said = ", ".join(f"{names[k]} {p[k]:.3%} against {q[k]:.3%}" for k in worst)
     divergence = float(terms.sum())
     return Outcome(
-        success=divergence <= max_divergence_nats,
+        success=bool(divergence <= max_divergence_nats),
         evaluated=sum(_class_counts(table, prefix).values()),
         observed=f"{divergence:.4f} nats; furthest: {said}",
     )

@@ -60,8 +60,11 @@ def same(column: str | tuple[str, ...]) -> Callable:
     return plant
 
 
-def shares(road: float, person: float, sky: float, void_px: int | None = None, count: int | None = None, **where: str):
+def shares(
+    road: float, person: float, sky: float, void_px: int | None = None, count: int | None = None, **where: str
+) -> Callable:
     """Recount the pixels of the first labelled rows, the sum kept."""
+    assert round(road + person + sky, 9) == 1
 
     def plant(table: pd.DataFrame) -> pd.DataFrame:
         chosen = rows(table[table.px_road.notna()], count, **where)
@@ -253,6 +256,4 @@ def test_fault_fails_its_rule_alone(name, identifier, good):
     failure = next(failure for failure in verdict.failed if failure.id == identifier)
     assert failure.observed and not failure.observed.startswith("could not be applied")
     severities = {failure.severity for failure in verdict.failed}
-    assert verdict.decision == (
-        "refuse" if "critical" in severities else "warn" if "warning" in severities else "pass"
-    )
+    assert verdict.decision == ("refuse" if "critical" in severities else "warn" if "warning" in severities else "pass")
