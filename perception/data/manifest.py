@@ -169,7 +169,8 @@ def _read_table(path: Path, columns: Sequence[str] | None, split: str | None, do
         table = pq.read_table(
             path, columns=names, filters=conditions or None, partitioning=None, page_checksum_verification=True
         )
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column name that is no UTF-8
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable Parquet file ({reason}); write it again or restore it") from None
     table = pa.table([_plain(column) for column in table.columns], names=table.column_names).select(names)

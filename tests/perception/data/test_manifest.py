@@ -252,6 +252,15 @@ def test_one_flipped_bit_in_the_data_is_found(tmp_path: Path) -> None:
         read_manifest(path)
 
 
+def test_text_that_is_no_utf8(tmp_path: Path) -> None:
+    table = pa.Table.from_pandas(validate_manifest(make(), "memory"), preserve_index=False)
+    broken = pa.Array.from_buffers(pa.binary(), 4, pa.array([b"a\xff"] * 4, pa.binary()).buffers()).view(pa.string())
+    place = table.column_names.index("drive_id")
+    pq.write_table(table.set_column(place, "drive_id", broken), tmp_path / "manifest.parquet")
+    with pytest.raises(InputError, match="not a readable Parquet file"):
+        read_manifest(tmp_path / "manifest.parquet")
+
+
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.parquet", tmp_path):
         with pytest.raises(InputError, match=r"no such manifest file; give the path of a manifest.parquet"):
