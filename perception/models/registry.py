@@ -10,10 +10,15 @@ import torch
 from torch import nn
 
 from perception.errors import InputError
+from perception.models.decomposed import Dec3, Dec8
 from perception.models.erfnet import ERFNet
+from perception.models.resnet import ResNet18
+from perception.models.small import MLP, SmallNet
 
 # Each is a class whose instances keep their constructor's arguments, as JSON values, in `arguments`.
-NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"ERFNet": ERFNet})
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
+    {kind.__name__: kind for kind in (ERFNet, ResNet18, SmallNet, MLP, Dec3, Dec8)}
+)
 
 
 def build_network(

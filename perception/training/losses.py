@@ -38,6 +38,8 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | Non
     Returns a scalar, 0 when nothing is labelled. In a distributed run it is this process's share: the mean over
     processes is the loss of the whole batch, however unevenly its labels are spread.
     """
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    weights = None if weights is None else weights.to(logits.dtype)
     # Reduced by hand: the built-in mean is 0/0 without labels and has no deterministic form on CUDA.
     total = F.cross_entropy(logits, labels, weights, ignore_index=IGNORE, reduction="none").sum()
     labelled = labels != IGNORE
