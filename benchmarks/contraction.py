@@ -1,0 +1,112 @@
+"""Duel: an expanded layer against the layer that it contracts to: exactness, and milliseconds.
+
+    python benchmarks/contraction.py [--rounds 7] [--threads 1]
+
+Work: a 3x3 convolution of 64 channels on 64x128, expanded at rate 4 (1x1, 3x3, 1x1). Outputs must agree to 1e-12 in
+float64 and to 1e-5 in float32 before anything is timed. The peer of the speed is the expanded layer; the peer of the
+folding itself is the tap-by-tap loop of the published code. The limit is a plain convolution of the same shape. Rounds
+alternate; the least time of each counts. The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from perception.compression.expansion import contract_layer, expand_layer
+
+BAR_RATIO = 10.0
+CHANNELS, HEIGHT, WIDTH, RATE = 64, 64, 128, 4
+
+
+def main() -> int:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    compact = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+    chain = expand_layer(compact, "CL", RATE).eval()
+    errors = {str(dtype).split(".")[1]: _error(chain, dtype) for dtype in (torch.float64, torch.float32)}
+    assert errors["float64"] < 1e-12 and errors["float32"] < 1e-5, errors
+    chain.float()
+    contracted = contract_layer(chain)
+    assert torch.allclose(contracted.weight, _loop_fold(chain), atol=1e-5)
+    x = torch.rand(1, CHANNELS, HEIGHT, WIDTH)
+    runs: dict[str, Callable[[], object]] = {
+        "contracted": lambda: contracted(x),
+        "expanded": lambda: chain(x),
+        "compact": lambda: compact(x),
+        "fold": lambda: contract_layer(chain),
+        "loop_fold": lambda: _loop_fold(chain),
+    }
+    with torch.no_grad():
+        seconds = _least_seconds(runs, options.rounds)
+    report = _report(seconds, errors)
+    print(json.dumps(report))
+    return 0 if report["pass"] else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def _error(chain: nn.Sequential, dtype: torch.dtype) -> float:
+    chain.to(dtype)
+    x = torch.randn(2, CHANNELS, 32, 32, dtype=dtype)
+    return float((chain(x) - contract_layer(chain)(x)).abs().max())
+
+
+@torch.no_grad()
+def _loop_fold(chain: nn.Sequential) -> Tensor:
+    """Fold 1x1, 3x3, 1x1 tap by tap, as published code does it."""
+    first, middle, last = (link.weight for link in chain)
+    folded = torch.zeros(last.shape[0], first.shape[1], 3, 3)
+    for row in range(3):
+        for column in range(3):
+            folded[:, :, row, column] = last[:, :, 0, 0] @ middle[:, :, row, column] @ first[:, :, 0, 0]
+    return folded
+
+
+def _least_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    least = dict.fromkeys(runs, float("inf"))
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn > 0:
+                least[name] = min(least[name], time.perf_counter() - start)
+    return least
+
+
+def _report(seconds: dict[str, float], errors: dict[str, float]) -> dict[str, object]:
+    ratio = seconds["expanded"] / seconds["contracted"]
+    return {
+        "duel": "contraction",
+        "ours": round(1e3 * seconds["contracted"], 2),
+        "peer": round(1e3 * seconds["expanded"], 2),
+        "unit": "ms a frame",
+        "ratio": round(ratio, 2),
+        "bar": BAR_RATIO,
+        "limit_share": round(seconds["compact"] / seconds["contracted"], 3),
+        "pass": ratio >= BAR_RATIO,
+        "max_abs_error_float64": errors["float64"],
+        "max_abs_error_float32": errors["float32"],
+        "fold_float64_ms": round(1e3 * seconds["fold"], 2),
+        "loop_fold_float32_ms": round(1e3 * seconds["loop_fold"], 2),
+        "load": round(os.getloadavg()[0], 1),
+        "cores": os.cpu_count(),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
