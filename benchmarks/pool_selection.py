@@ -3,8 +3,9 @@
     python benchmarks/pool_selection.py [--frames 1000000] [--budget 2000] [--folder DIR]
 
 The score tables (64-dimensional embeddings, ten shards) are written first and do not count. The selection runs in a
-process of its own, so that its peak memory is its own; a tenth of the pool is run before, for the growth.
-Bars: under 60 s and 2 GiB; ten times the frames take at most 11 times the time. The last line is JSON.
+process of its own, so that its peak memory is its own; a tenth of the pool is run before, for the growth. The limit is
+reading and decoding the tables. Bars: under 60 s and 2 GiB; ten times the frames take at most 11 times the time and no
+more memory, to a tenth. The last line is JSON.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from perception.selection.settings import SelectionSettings
 from perception.selection.shortlist import shortlist_files
 
 SHARDS, DIMENSION, LABELLED_FRAMES = 10, 64, 5_000
-BAR_SECONDS, BAR_MIB, BAR_GROWTH = 60.0, 2048.0, 11.0
+BAR_SECONDS, BAR_MIB, BAR_GROWTH, BAR_MEMORY_GROWTH = 60.0, 2048.0, 11.0, 1.1
 
 
 def main() -> int:
@@ -43,7 +44,9 @@ def main() -> int:
         tenth = _run(Path(folder) / "tenth", options.frames // 10, options.budget)
         whole = _run(Path(folder) / "whole", options.frames, options.budget)
     growth = whole["seconds"] / tenth["seconds"]
-    passed = whole["seconds"] < BAR_SECONDS and whole["peak_mib"] < BAR_MIB and growth <= BAR_GROWTH
+    memory_growth = whole["peak_mib"] / tenth["peak_mib"]
+    passed = whole["seconds"] < BAR_SECONDS and whole["peak_mib"] < BAR_MIB
+    passed = passed and growth <= BAR_GROWTH and memory_growth <= BAR_MEMORY_GROWTH
     report = {
         "duel": "pool_selection",
         "ours": whole["seconds"],
@@ -97,12 +100,6 @@ def _write_pool(folder: Path, frames: int) -> None:
 
 def _select(folder: Path, budget: int) -> int:
     paths = sorted(folder.glob("scores_*.parquet"))
-    start = time.perf_counter()
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for _ in file.iter_batches():
-                pass
-    read_seconds = time.perf_counter() - start
     settings = SelectionSettings(budget_frames=budget, strategy="k_centre", shortlist_frames=20_000)
     labelled = _labelled()
     start = time.perf_counter()
@@ -111,8 +108,19 @@ def _select(folder: Path, budget: int) -> int:
     assert chosen["frame_id"].nunique() == budget
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     peak_mib = int(status["VmHWM"].split()[0]) // 1024
+    read_seconds = _read_seconds(paths)
     print(json.dumps({"seconds": round(seconds, 2), "read_seconds": round(read_seconds, 2), "peak_mib": peak_mib}))
     return 0
+
+
+def _read_seconds(paths: list[Path]) -> float:
+    """Time the reading and decoding of every column: the limit."""
+    start = time.perf_counter()
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for _ in file.iter_batches():
+                pass
+    return time.perf_counter() - start
 
 
 def _labelled() -> pd.DataFrame:

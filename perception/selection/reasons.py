@@ -48,10 +48,13 @@ def explain(
     chosen["displaced_frame_id"] = pd.Series([None if row is None else ids[row] for row in gone], dtype="str")
     suppressed_by = {int(row): choice.row for choice in choices for row in choice.suppressed}
     places = _places(pool)
+    measures = chosen["measure"].tolist() if "measure" in chosen else ["score"] * len(rows)
+    scores = chosen["score"].tolist()
     chosen["reason"] = [
         "; ".join(
             [
-                *_own_merit(pool, choice, int(places[choice.row]), settings),
+                f"{measures[index]} {scores[index]:.4g}, place {places[choice.row]} of {len(pool)} on the shortlist",
+                *_rule(choice, settings),
                 *_neighbourhood(choice, *nearest[index]),
                 *_in_place_of(ids, gone[index], suppressed_by),
             ]
@@ -120,11 +123,9 @@ def _places(pool: pd.DataFrame) -> np.ndarray:
     return places
 
 
-def _own_merit(pool: pd.DataFrame, choice: Choice, place: int, settings: SelectionSettings) -> list[str]:
-    row = pool.iloc[choice.row]
-    parts = [f"{row.get('measure', 'score')} {row['score']:.4g}, place {place} of {len(pool)} on the shortlist"]
-    parts.append(RULES[settings.strategy])
-    return parts if choice.due_quota is None else [*parts, f"due to quota {choice.due_quota}"]
+def _rule(choice: Choice, settings: SelectionSettings) -> list[str]:
+    due = [] if choice.due_quota is None else [f"due to quota {choice.due_quota}"]
+    return [RULES[settings.strategy], *due]
 
 
 def _neighbourhood(choice: Choice, nearest_frame_id: str | None, distance: float) -> list[str]:

@@ -19,7 +19,7 @@ from perception.errors import InputError
 from perception.selection.quotas import quota_members
 from perception.selection.settings import SelectionSettings
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 16_384
 
 
 def shortlist(
