@@ -45,9 +45,14 @@ def draw_sensor(world: World, night: bool, rng: np.random.Generator, height: int
     vignetting = uniform(rng, world.vignetting)
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    exposure = np.float32(rng.uniform(0.85, 1.2))
     balance = np.array([rng.normal(1.0, 0.03), 1.0, rng.normal(0.99, 0.04)], np.float32)
-    gain = (1 - np.float32(vignetting) * (x * x + np.float32(0.6) * y * y) / np.float32(1.6))[..., None] * balance
-    gamma = float(rng.uniform(0.9, 1.2))
+    gain = (
+        (1 - np.float32(vignetting) * (x * x + np.float32(0.6) * y * y) / np.float32(1.6))[..., None]
+        * balance
+        * exposure
+    )
+    gamma = float(rng.uniform(0.8, 1.1))
     sigma = uniform(rng, world.noise_levels) * (3.0 if night else 1.0)
     grain = rng.standard_normal((height + NOISE_MARGIN_PX, width + NOISE_MARGIN_PX, 3), np.float32) * np.float32(sigma)
     return Sensor(

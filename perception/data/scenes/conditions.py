@@ -68,8 +68,8 @@ def _scaled(color: Rgb, factor: float) -> Rgb:
 _TIMES: dict[str, tuple[Rgb, Rgb, Rgb, Rgb]] = {
     "day": ((0.62, 0.64, 0.68), (0.62, 0.58, 0.5), (92.0, 142.0, 214.0), (206.0, 222.0, 238.0)),
     "twilight": ((0.34, 0.33, 0.4), (0.14, 0.08, 0.04), (58.0, 72.0, 116.0), (206.0, 150.0, 118.0)),
-    "night": ((0.055, 0.06, 0.075), (0.0, 0.0, 0.0), (6.0, 8.0, 15.0), (22.0, 22.0, 28.0)),
-    "artificial_light": ((0.15, 0.13, 0.11), (0.0, 0.0, 0.0), (16.0, 15.0, 22.0), (54.0, 44.0, 38.0)),
+    "night": ((0.09, 0.095, 0.115), (0.0, 0.0, 0.0), (6.0, 8.0, 15.0), (30.0, 30.0, 38.0)),
+    "artificial_light": ((0.22, 0.19, 0.16), (0.0, 0.0, 0.0), (16.0, 15.0, 22.0), (54.0, 44.0, 38.0)),
     "backlit": ((0.4, 0.4, 0.43), (0.85, 0.72, 0.5), (140.0, 172.0, 214.0), (255.0, 240.0, 208.0)),
 }
 
@@ -86,7 +86,7 @@ def draw_light(world: World, conditions: Conditions, rng: np.random.Generator) -
     if low_sun:
         dim = max(dim, 0.45)
     gray = 0.0 if conditions.weather == "clear" else 0.75
-    level = {"clear": 1.0, "cloudy": 0.97, "rain": 0.72, "fog": 0.9, "snow": 0.92}[conditions.weather]
+    level = {"clear": 1.0, "cloudy": 1.06, "rain": 0.78, "fog": 0.9, "snow": 0.92}[conditions.weather]
     visibility = uniform(rng, world.fog_visibility_m)
     seen = {"clear": 900.0, "cloudy": 600.0, "rain": 220.0, "fog": visibility, "snow": 150.0}[conditions.weather]
     top, horizon = _greyed(top, gray, level), _greyed(horizon, gray * 0.8, level)
@@ -104,7 +104,7 @@ def draw_light(world: World, conditions: Conditions, rng: np.random.Generator) -
         clouds=clouds * float(rng.uniform(0.6, 1.0)),
         airlight=_greyed(horizon, 0.5, 0.93),
         extinction_per_m=3.0 / seen,  # contrast of 5 % is exp(-3)
-        headlights=1.0 if conditions.time_of_day == "night" else 0.45 if dark else 0.12 * (conditions.time_of_day == "twilight"),
+        headlights=1.25 if conditions.time_of_day == "night" else 0.45 if dark else 0.12 * (conditions.time_of_day == "twilight"),
         lamps={"night": 0.45, "artificial_light": 1.0, "twilight": 0.35}.get(conditions.time_of_day, 0.0),
         wet=1.0 if conditions.weather == "rain" else 0.25 if conditions.weather == "snow" else 0.0,
         snow_cover=float(rng.uniform(0.55, 0.95)) if conditions.weather == "snow" else 0.0,

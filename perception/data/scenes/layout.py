@@ -324,7 +324,7 @@ def _house(stage: Stage, side: int, line: float, s: float, length: float, tall: 
     rng = stage.rng
     depth = float(rng.uniform(8, 14))
     height = max(3.2, 3.2 * round(tall * float(rng.uniform(0.65, 1.35)) / 3.2))
-    style = int(rng.choice([0, 0, 0, 1, 1, 2, 3])) if height < 13 else 0
+    style = int(rng.choice([0, 0, 1, 1, 1, 2, 3])) if height < 15 else int(rng.random() < 0.4)
     scale_y = height if style < 2 else height / 0.74
     stage.put("building", s, side * (line + depth / 2), scale=(depth, scale_y, length), layer=6, variant=style)
     if style == 1:
@@ -418,13 +418,16 @@ def _pedestrian(stage: Stage, s: float, d: float) -> None:
 
 
 def _rider(stage: Stage, s: float, d: float, along: bool) -> None:
+    """Put a rider: mostly along the road and seen from behind or ahead, else crossing it and seen from the side."""
     rng = stage.rng
-    if rng.random() < stage.world.motorcycle_share:
-        stage.put("biker", s, d, speed_s=(9.0 if along else -9.0), variant=1 if rng.random() < 0.8 else 0)
+    motor = rng.random() < stage.world.motorcycle_share
+    name, from_end = ("biker", 1) if motor else ("cyclist", 4)
+    if rng.random() < 0.3:
+        speed = float(rng.choice([-1.0, 1.0])) * (3.0 if motor else 2.0)
+        stage.put(name, s, d, speed_d=speed, variant=0)
     else:
-        sideways = rng.random() < 0.3
-        stage.put("cyclist", s, d, speed_s=(4.5 if along else -4.5) * (not sideways), variant=0 if sideways else 4,
-                  speed_d=float(rng.choice([-2.0, 2.0])) * sideways)  # fmt: skip
+        speed = (9.0 if motor else 4.5) * (1.0 if along else -1.0)
+        stage.put(name, s, d, speed_s=speed, variant=from_end)
 
 
 def _parked(stage: Stage, section: Section, side: int, crossings: Sequence[float], per_100m: float) -> None:

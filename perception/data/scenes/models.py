@@ -30,6 +30,8 @@ class MeshBuilder:
     materials: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     classes: list[int] = field(default_factory=list)
+    solids: list[tuple[float, float]] = field(default_factory=list)  # x, z of the middle of the solid of each polygon
+    solid: tuple[float, float] = (0.0, 0.0)  # of what is added next; a model's solids are painted far to near
 
     def face(self, points: Sequence[Point3], material: str, slot: int = 0, class_id: int | None = None) -> None:
         """Add a convex polygon of 3 to 8 vertices; `slot` says which of the thing's colour choices it follows."""
@@ -42,6 +44,7 @@ class MeshBuilder:
         self.materials.append(MATERIAL_ID[material])
         self.slots.append(slot)
         self.classes.append(self.class_id if class_id is None else class_id)
+        self.solids.append(self.solid)
 
     def box(
         self,
@@ -179,7 +182,9 @@ def truck_mesh(style: int) -> MeshBuilder:
     mesh = MeshBuilder(tx.TRUCK, center=(0.0, 1.5, 0.0))
     half, end, height = 1.22, (3.9, 7.2)[style], (3.3, 3.8)[style]
     cab = end - 1.9
+    mesh.solid = (0.0, (cab - end) / 2)
     mesh.box((-half + 0.1, 0.35, -end), (half - 0.1, 0.95, cab + 0.2), "trim", 1)
+    mesh.solid = (0.0, cab + 0.95)
     mesh.box((-half + 0.04, 0.4, cab), (half - 0.04, 2.75, end), "body")
     _plate(mesh, 0, 2.05, end + 0.015, 1.02, 0.42, "glass")
     _plate(mesh, 0, 1.15, end + 0.015, 0.85, 0.22, "trim")
@@ -188,7 +193,9 @@ def truck_mesh(style: int) -> MeshBuilder:
         _plate(mesh, x, 0.72, end + 0.015, 0.2, 0.12, "headlight")
     for x in (-half, half):
         for z in (-end + 0.9, -end + 2.0, cab - 1.2, end - 1.0)[style == 0 :]:
+            mesh.solid = (0.0, cab + 0.95) if z > cab else (0.0, (cab - end) / 2)
             _wheel(mesh, x * 0.98, z, 0.5)
+    mesh.solid = (0.0, (cab - end) / 2)
     mesh.box((-half, 0.95, -end), (half, height, cab - 0.25), "side", 3)
     for x in (-1.0, 1.0):
         _plate(mesh, x, 0.8, -end - 0.015, 0.16, 0.1, "taillight")
@@ -200,14 +207,16 @@ def train_mesh() -> MeshBuilder:
     """Build a tram of three cars, 27 m long."""
     mesh = MeshBuilder(tx.TRAIN, center=(0.0, 1.6, 0.0))
     half, height = 1.25, 3.5
-    for start in (9.2, 0.0, -9.2):  # far to near when seen from behind is settled by culling and gaps
+    for start in (9.2, 0.0, -9.2):
         z0, z1 = start - 4.4, start + 4.4
+        mesh.solid = (0.0, start)
         mesh.box((-half, 0.25, z0), (half, height, z1), "body")
         _side_windows(mesh, half, 1.3, 2.7, z0 + 0.3, z1 - 0.3, 5)
         for x in (-half - 0.01, half + 0.01):
             mesh.face([(x, 0.25, z0), (x, 0.25, z1), (x, 0.6, z1), (x, 0.6, z0)], "trim", 1)
             mesh.face([(x, 2.85, z0), (x, 2.85, z1), (x, 3.1, z1), (x, 3.1, z0)], "side", 3)
     for z, lamp in ((13.615, "headlight"), (-13.615, "taillight")):
+        mesh.solid = (0.0, z)
         _plate(mesh, 0, 2.1, z, 1.05, 0.62, "glass")
         _plate(mesh, 0, 3.05, z, 0.7, 0.16, "trim")
         for x in (-0.85, 0.85):
@@ -521,8 +530,10 @@ def tree_sprite(rng: np.random.Generator, style: int) -> Sprite:
         center = (height + trunk) / 2
         density = np.full(c.map.shape, -9.0)
         for _ in range(9):
-            cx, cy = rng.normal(0, width * 0.17), center + rng.normal(0, (height - trunk) * 0.16)
             r = rng.uniform(0.2, 0.3) * min(width, height - trunk)
+            reach_x, reach_y = 0.46 * width - r, 0.47 * (height - trunk) - r
+            cx = float(np.clip(rng.normal(0, width * 0.17), -reach_x, reach_x))
+            cy = center + float(np.clip(rng.normal(0, (height - trunk) * 0.16), -reach_y, reach_y))
             density = np.maximum(density, 1.1 - np.hypot(x - cx, (y - cy) * 0.85) / r)
     size = 256
     noise = tx.periodic_noise(rng, 0.9, size)[: c.map.shape[0], : c.map.shape[1]]
@@ -565,6 +576,9 @@ class Library:
     """Hold every model. Meshes are runs of polygons in one pool; sprites follow the meshes in numbering.
 
     `polygons`: (polygon, 8, 3) float32 m; `materials`, `slots`, `classes`: (polygon,); `first`, `count`: (mesh,).
+    `solids`: (polygon, 2) x and z of the middle of the solid it belongs to.
+    `sprite_size_m`: (sprite, 2) width and height; the sprites' parts are runs too: `part_materials`, `part_slots`,
+    `part_classes`: (part,); `part_first`, `part_count`: (sprite,).
     `number`: the model number(s) of every name.
     """
 
@@ -572,9 +586,16 @@ class Library:
     materials: npt.NDArray[np.int32]
     slots: npt.NDArray[np.int32]
     classes: npt.NDArray[np.int32]
+    solids: FloatArray
     first: npt.NDArray[np.int32]
     count: npt.NDArray[np.int32]
     sprites: tuple[Sprite, ...]
+    sprite_size_m: FloatArray
+    part_materials: npt.NDArray[np.int32]
+    part_slots: npt.NDArray[np.int32]
+    part_classes: npt.NDArray[np.int32]
+    part_first: npt.NDArray[np.int32]
+    part_count: npt.NDArray[np.int32]
     number: dict[str, tuple[int, ...]]
 
 
@@ -631,13 +652,21 @@ def build_library(seed: int) -> Library:
         number[name] = tuple(range(len(meshes) + len(sprites), len(meshes) + len(sprites) + len(cutouts)))
         sprites.extend(cutouts)
     counts = np.array([len(m.polygons) for m in meshes], np.int32)
+    part_counts = np.array([len(s.materials) - 1 for s in sprites], np.int32)
     return Library(
         polygons=np.concatenate([np.stack(m.polygons) for m in meshes]),
         materials=np.concatenate([np.array(m.materials, np.int32) for m in meshes]),
         slots=np.concatenate([np.array(m.slots, np.int32) for m in meshes]),
         classes=np.concatenate([np.array(m.classes, np.int32) for m in meshes]),
+        solids=np.concatenate([np.array(m.solids, np.float32) for m in meshes]),
         first=np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32),
         count=counts,
         sprites=tuple(sprites),
+        sprite_size_m=np.array([(s.width_m, s.height_m) for s in sprites], np.float32),
+        part_materials=np.concatenate([s.materials[1:] for s in sprites]).astype(np.int32),
+        part_slots=np.concatenate([s.slots[1:] for s in sprites]).astype(np.int32),
+        part_classes=np.concatenate([s.classes[1:] for s in sprites]).astype(np.int32),
+        part_first=(np.cumsum(part_counts) - part_counts).astype(np.int32),
+        part_count=part_counts,
         number=number,
     )

@@ -214,7 +214,7 @@ def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
     visible = (
         (z > -reach)
         & (z < drive.world.view_distance_m)
-        & (np.abs(x) < 14 + z * 0.75 / drive.layout.camera.focal_widths)
+        & (np.abs(x) < reach + 3.0 + z * 0.52 / drive.layout.camera.focal_widths)
     )
     shade = np.full(buffer.shape, 255, np.uint8)
     _draw_shadows(drive, shade, visible, x, z, heading + things.yaw)
@@ -222,6 +222,7 @@ def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
     sprites = _sprite_things(drive, visible, x, z, time_s)
     order = np.lexsort((
         np.concatenate([mesh.rank, np.zeros(len(sprites.thing), np.int32)]),
+        np.concatenate([-mesh.solid_z, np.zeros(len(sprites.thing), np.float32)]),
         np.concatenate([mesh.owner, sprites.thing]),
         -np.concatenate([z[mesh.owner], z[sprites.thing]]),
         -np.concatenate([things.layer[mesh.owner], things.layer[sprites.thing]]),
@@ -230,6 +231,8 @@ def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
     pixels = polygon_pixels(view, mesh.points)
     count = len(mesh.owner)
     fill_convex = cv2.fillConvexPoly
+    sprite, flip, boxes = sprites.sprite.tolist(), sprites.flip.tolist(), sprites.boxes.tolist()
+    first = (sprites.first + first_sprite).tolist()
     for i in order.tolist():
         if i < count:
             polygon = pixels[i]
@@ -237,8 +240,7 @@ def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
                 fill_convex(buffer, polygon, FIRST_FREE + i, cv2.LINE_8, SHIFT)
         else:
             j = i - count
-            stamp(buffer, library.sprites[sprites.sprite[j]].parts, bool(sprites.flip[j]), sprites.boxes[j],
-                  first_sprite + int(sprites.first[j]))  # fmt: skip
+            stamp(buffer, library.sprites[sprite[j]].parts, flip[j], boxes[j], first[j])
     if bonnet is not None:
         buffer[bonnet] = BACKDROP + BACKDROP_CLASSES.index(tx.VOID)
     return _collect(drive, buffer, shade, mesh, sprites)
@@ -303,6 +305,7 @@ class MeshPolygons:
     owner: npt.NDArray[np.int32]
     source: npt.NDArray[np.int32]
     rank: npt.NDArray[np.int32]
+    solid_z: FloatArray  # (polygon,): how far ahead the middle of its solid lies
     along: FloatArray  # (polygon, 3): the owner's forward axis in camera axes
 
 
@@ -323,15 +326,17 @@ def _mesh_polygons(
     normal = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
     depth = np.maximum(points[..., 2].max(axis=1), 0.5)
     span = np.sqrt(np.linalg.norm(normal, axis=1)) / depth * view.focal
-    keep = (np.einsum("ij,ij->i", normal, points[:, 0]) < 0) & (span > 0.8) & (points[..., 2].max(axis=1) > 0.5)
+    keep = (np.einsum("ij,ij->i", normal, points[:, 0]) < 0) & (span > 1.2) & (points[..., 2].max(axis=1) > 0.5)
     zero = np.zeros_like(at_x)
     pitch_sine, pitch_cosine = np.sin(view.pitch_rad), np.cos(view.pitch_rad)
     along = np.stack([sine, -cosine * pitch_sine, cosine * pitch_cosine], -1).astype(np.float32)
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+    middle = library.solids[source] * things.scale[owner][:, [0, 2]]
+    solid_z = middle[:, 1] * cosine - middle[:, 0] * sine + at_z
     rank = (source - library.first[things.model[owner]]).astype(np.int32)
     return MeshPolygons(
         points[keep], normal[keep].astype(np.float32), to_camera(view, at_x, zero, at_z)[keep], owner[keep],
-        source[keep], rank[keep], along[keep],
+        source[keep], rank[keep], solid_z[keep], along[keep],
     )  # fmt: skip
 
 
@@ -342,7 +347,7 @@ class SpriteThings:
     thing: npt.NDArray[np.intp]
     sprite: npt.NDArray[np.intp]
     flip: npt.NDArray[np.bool_]
-    boxes: list[tuple[float, float, float, float]]
+    boxes: FloatArray
     first: npt.NDArray[np.intp]
     foot: FloatArray  # (sprite, 3) camera axes
 
@@ -356,22 +361,15 @@ def _sprite_things(
     step = np.floor(time_s * 6.5 + thing * 1.7).astype(np.intp) % things.cycle[thing]
     sprite = things.model[thing] - meshes + step
     flip = np.where(things.speed_d[thing] != 0, things.speed_d[thing] < 0, thing % 2 == 1)
-    width = np.array([library.sprites[i].width_m for i in sprite]) * things.scale[thing, 0]
-    height = np.array([library.sprites[i].height_m for i in sprite]) * things.scale[thing, 1]
-    foot = to_camera(view, x[thing].astype(np.float32), np.zeros(len(thing), np.float32), z[thing].astype(np.float32))
-    head = to_camera(view, x[thing].astype(np.float32), height.astype(np.float32), z[thing].astype(np.float32))
-    low, high = project(view, foot), project(view, head)
-    half = width / 2 * view.focal / foot[:, 2]
-    boxes = list(
-        zip(
-            (low[:, 0] - half).tolist(),
-            high[:, 1].tolist(),
-            (low[:, 0] + half).tolist(),
-            low[:, 1].tolist(),
-            strict=True,
-        )
-    )
-    parts = np.array([len(library.sprites[i].materials) - 1 for i in sprite], np.intp)
+    size = library.sprite_size_m[sprite] * things.scale[thing, :2]
+    at_x, at_z = x[thing].astype(np.float32), z[thing].astype(np.float32)
+    foot = to_camera(view, at_x, np.zeros(len(thing), np.float32), at_z)
+    low, high = project(view, foot), project(view, to_camera(view, at_x, size[:, 1], at_z))
+    half = size[:, 0] * np.float32(view.focal / 2) / foot[:, 2]
+    boxes = np.stack([low[:, 0] - half, high[:, 1], low[:, 0] + half, low[:, 1]], axis=1)
+    seen = (boxes[:, 2] > 0) & (boxes[:, 0] < view.width) & (boxes[:, 3] > 0) & (boxes[:, 3] - boxes[:, 1] > 2)
+    thing, sprite, flip, boxes, foot = thing[seen], sprite[seen], flip[seen], boxes[seen], foot[seen]
+    parts = library.part_count[sprite].astype(np.intp)
     return SpriteThings(thing, sprite, flip, boxes, np.cumsum(parts) - parts, foot)
 
 
@@ -384,20 +382,20 @@ def _collect(
 ) -> Painted:
     """Gather class, instance, colour and plane of every surface number."""
     library, things = drive.library, drive.layout.things
-    parts = [library.sprites[i] for i in sprites.sprite]
-    counts = [len(p.materials) - 1 for p in parts]
+    counts = library.part_count[sprites.sprite]
+    part_index = np.arange(int(counts.sum())) - np.repeat(sprites.first, counts)
+    part = np.repeat(library.part_first[sprites.sprite], counts) + part_index
     sprite_owner = np.repeat(sprites.thing, counts)
     owner = np.concatenate([mesh.owner, sprite_owner]).astype(np.intp)
-    material = np.concatenate([library.materials[mesh.source], *[p.materials[1:] for p in parts]]).astype(np.intp)
-    slot = np.concatenate([library.slots[mesh.source], *[p.slots[1:] for p in parts]]).astype(np.intp)
-    classes = np.concatenate([library.classes[mesh.source], *[p.classes[1:] for p in parts]]).astype(np.int64)
+    material = np.concatenate([library.materials[mesh.source], library.part_materials[part]]).astype(np.intp)
+    slot = np.concatenate([library.slots[mesh.source], library.part_slots[part]]).astype(np.intp)
+    classes = np.concatenate([library.classes[mesh.source], library.part_classes[part]]).astype(np.int64)
     choice = things.colors[owner, slot].astype(np.intp)
     tile = drive.looks.tile[material, choice]
-    sprite_row = np.repeat(np.arange(len(parts)), counts)
+    sprite_row = np.repeat(np.arange(len(counts)), counts)
     lit = np.ones((len(owner), 3), np.float32)
     lit[: len(mesh.owner)] = drive.look.facing(mesh.normal, drive.view.pitch_rad)
     lit[len(mesh.owner) :] = drive.look.facing(np.array([[0.0, 0.0, -1.0]], np.float32), drive.view.pitch_rad)
-    part_index = np.concatenate([np.arange(c) for c in counts]) if counts else np.zeros(0)
     leafy = (material[len(mesh.owner) :] == tx.MATERIAL_ID["leaves"])[:, None]
     lit[len(mesh.owner) :] *= np.where(leafy, (0.55 + 0.22 * part_index)[:, None], 1.0).astype(np.float32)
     tint = drive.looks.color[material, choice] * lit

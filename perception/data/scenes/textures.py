@@ -258,13 +258,21 @@ def _recipes(rough: float) -> dict[str, Callable[[np.random.Generator], FloatArr
     for i in range(8):
         recipes[f"wild{i}"] = _wild
     for i in range(10):
-        wall = (_bricks, _speckle_wall)[i % 2]
+        wall = (_masonry, _render)[i % 2]
         recipes[f"facade{i}"] = lambda r, i=i, wall=wall: _facade(r, wall(r, rough), i, rough)  # type: ignore[misc]
     return recipes
 
 
-def _speckle_wall(rng: np.random.Generator, rough: float) -> FloatArray:
+def _render(rng: np.random.Generator, rough: float) -> FloatArray:
     return _speckle(rng, 0.06 * rough, 1.4, 0.02)
+
+
+def _masonry(rng: np.random.Generator, rough: float) -> FloatArray:
+    """Draw brickwork seen from across a street: courses of bricks too small to count, weathered."""
+    courses = (
+        1 + 0.05 * rough * rng.standard_normal((TILE_PX, 1)) + 0.09 * rough * rng.standard_normal((TILE_PX, TILE_PX))
+    )
+    return _gray((courses + 0.05 * rough * periodic_noise(rng, 1.4)).astype(np.float32))
 
 
 @lru_cache(maxsize=4)
