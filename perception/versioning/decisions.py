@@ -86,7 +86,7 @@ def promote(
             return None
         if base is not None and base != previous:
             raise InputError(f"the review compared with {base}, but {previous} is current now; review again")
-        for old in _decisions_at(clone, head):
+        for old in decisions_at(clone, head):
             if (old.action, old.tag) == ("reject", version.tag):
                 raise InputError(
                     f"{version.tag} was rejected by {old.names[0]} ({old.reason}); publish another version"
@@ -106,7 +106,7 @@ def rollback(registry: str | Path, *, name: str, reason: str, revision: str | No
     """
     people, why = _people([name]), _reason(reason)
     with shallow_clone(registry, Author()) as clone:
-        history, current = _decisions_at(clone, "HEAD"), read_pointer(clone, CURRENT)
+        history, current = decisions_at(clone, "HEAD"), read_pointer(clone, CURRENT)
     if current is None:
         raise InputError(f"registry {registry} has no current version; promote one instead")
     wanted = revision or _before(history, current["tag"])
@@ -146,7 +146,7 @@ def reject(registry: str | Path, revision: str, *, manifest_sha256: str, name: s
 def decisions(registry: str | Path) -> list[Decision]:
     """List all decisions, oldest first."""
     with shallow_clone(registry, Author()) as clone:
-        return _decisions_at(clone, "HEAD")
+        return decisions_at(clone, "HEAD")
 
 
 # --- the champion
@@ -271,7 +271,7 @@ def _reviewed(registry: str | Path, revision: str, manifest_sha256: str) -> Vers
     version = _resolved(registry, revision)
     if not version.manifest_sha256.startswith(manifest_sha256):
         raise InputError(
-            f"{version.tag} has manifest {version.manifest_sha256[:16]}; {manifest_sha256[:16]} was reviewed; review this one"
+            f"{version.tag} has manifest {version.manifest_sha256[:16]}; {manifest_sha256[:16]} was reviewed"
         )
     return version
 
@@ -352,7 +352,7 @@ def _pointer(version: Version, decision: Decision) -> dict[str, Any]:
     }
 
 
-def _decisions_at(clone: Clone, commit: str) -> list[Decision]:
+def decisions_at(clone: Clone, commit: str) -> list[Decision]:
     paths = git_text(clone, "ls-tree", "--name-only", commit, "decisions/").split()
     found = [json.loads(read_committed(clone, path, commit) or b"{}") for path in sorted(paths)]
     return [Decision(**record | {"names": tuple(record["names"])}) for record in found]

@@ -66,14 +66,18 @@ def _each(function: Callable[[str], Any], names: Iterable[str]) -> dict[str, Any
         return dict(zip(ordered, pool.map(function, ordered), strict=True))
 
 
+def _folder_object(pointer: Path) -> str:
+    import yaml
+
+    return str(yaml.safe_load(pointer.read_text())["outs"][0]["md5"])
+
+
 def _listing(remote: Any, pointer: Path) -> dict[str, str]:
     """Read which object holds each file of a folder pointer: {path: object}.
 
     The pointer is a few lines of YAML and the folder object a JSON list; both are stable since DVC 3.0.
     """
-    import yaml
-
-    name = yaml.safe_load(pointer.read_text())["outs"][0]["md5"]
+    name = _folder_object(pointer)
     content = remote.fs.cat_file(remote.oid_to_path(name))
     if hashlib.md5(content, usedforsecurity=False).hexdigest() + ".dir" != name:
         raise StepError(f"folder object {name} on the remote is damaged")
@@ -119,7 +123,10 @@ def objects() -> dict[str, list[float]]:
     with _remote() as remote:
         if not remote.fs.exists(remote.path):
             return found
-        for path, facts in remote.fs.find(remote.path, detail=True).items():
+        listed = remote.fs.fs.find(remote.path, detail=True)
+        # A bucket answers with facts; the local file system of DVC gives paths alone.
+        for path in listed:
+            facts = listed[path] if isinstance(listed, dict) else remote.fs.info(path)
             parts = Path(path).parts
             changed = facts.get("mtime", facts.get("LastModified", 0))
             found["".join(parts[-2:])] = [
@@ -143,8 +150,25 @@ def read(pointer: str, file: str) -> str | None:
         return None if name is None else remote.fs.cat_file(remote.oid_to_path(name)).decode()
 
 
+def listings(pointers: list[str]) -> dict[str, dict[str, Any]]:
+    """Give the folder object of each pointer and the object of each file: {pointer: {"name", "files": {path: object}}}.
+
+    The files are None where the folder object is missing or damaged.
+    """
+
+    def one(pointer: str) -> dict[str, Any]:
+        name = _folder_object(Path(pointer))
+        try:
+            return {"name": name, "files": _listing(remote, Path(pointer))}
+        except (FileNotFoundError, StepError):
+            return {"name": name, "files": None}
+
+    with _remote() as remote:
+        return _each(one, pointers)
+
+
 _STEPS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (command, check, read, hashes, objects, delete)
+    function.__name__: function for function in (command, check, read, listings, hashes, objects, delete)
 }
 
 

@@ -28,11 +28,13 @@ from perception.versioning.processes import (
     DvcProcess,
     git_text,
     read_committed,
+    run_git,
     shallow_clone,
 )
 from perception.versioning.records import (
     FILES,
     MANIFEST,
+    RETIRED,
     RUN,
     RUN_RULE,
     SHARDS,
@@ -306,13 +308,17 @@ def fetch(
     if destination.exists() and any(destination.iterdir()):
         return _check_fetched(wanted, destination, files)
     # Beside the destination, so that the files can be moved into place instead of copied.
-    with shallow_clone(registry, Author(), branch=wanted.tag, scratch=destination.absolute().parent) as clone:
-        if version_of(clone, wanted.tag, git_text(clone, "rev-parse", "HEAD")) != wanted:
+    with shallow_clone(registry, Author(), scratch=destination.absolute().parent) as clone:
+        _check_not_retired(clone, wanted.tag)
+        run_git(clone, "fetch", "--quiet", "--depth", "1", "origin", f"refs/tags/{wanted.tag}")
+        commit = git_text(clone, "rev-parse", "FETCH_HEAD^{commit}")
+        if version_of(clone, wanted.tag, commit) != wanted:
             raise InputError(
                 f"tag {wanted.tag} no longer leads to commit {wanted.commit[:8]}: it was moved; restore it"
             )
         # DVC's own md5 check would read every byte twice; the sha256 check below is the stronger one.
-        working_tree.prepare(clone, [wanted.tag], verify=False)
+        working_tree.prepare(clone, verify=False)
+        working_tree.lay_pointer(clone, wanted.tag, wanted.folder, commit)
         frames = f"{wanted.folder}/frames"
         targets = [f"{frames}/{name}" for name in [FILES, *files]] if files else [frames]
         with DvcProcess(clone) as dvc:
@@ -324,6 +330,15 @@ def fetch(
             destination.rmdir()
         folder.replace(destination)
     return wanted
+
+
+def _check_not_retired(clone: Clone, tag: str) -> None:
+    retired = read_committed(clone, f"{run_folder(tag)}/{RETIRED}")
+    if retired is not None:
+        why = json.loads(retired)
+        raise InputError(
+            f"{tag} was retired by {why['retired_by']} ({why['reason']}) and its data removed; use a later version"
+        )
 
 
 def _run_facts(version: Version) -> dict[str, Any]:

@@ -33,9 +33,9 @@ def prepare(clone: Clone, pointers: Iterable[str] = (), *, verify: bool = True) 
         lay_pointer(clone, tag, run_folder(tag))
 
 
-def lay_pointer(clone: Clone, tag: str, folder: str) -> Path:
+def lay_pointer(clone: Clone, tag: str, folder: str, revision: str = "HEAD") -> Path:
     """Write a version's frames.dvc into a folder of the clone; raises InputError when the registry has none."""
-    content = read_committed(clone, f"{run_folder(tag)}/frames.dvc")
+    content = read_committed(clone, f"{run_folder(tag)}/frames.dvc", revision)
     if content is None:
         raise InputError(f"version {tag} has no frames.dvc in registry {clone.url}: name a version that was published")
     target = clone.path / folder / "frames.dvc"
