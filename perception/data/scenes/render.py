@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -201,6 +202,21 @@ def render_frame(drive: Drive, seed: int, number: int, frame: int) -> Scene:
     return Scene(image, label, instances, drive.layout.conditions)
 
 
+def _depth_key(x: npt.NDArray[Any], z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Rank solids by depth: of two at the same distance ahead, the one farther to the side is behind.
+
+    A long vehicle beside the ego car then covers the pole behind it, and the car ahead covers the vehicle.
+    """
+    return np.asarray(z + 0.8 * np.abs(x), np.float32)
+
+
+def _far_to_near(
+    layer: npt.NDArray[np.int32], key: FloatArray, owner: npt.NDArray[Any], rank: npt.NDArray[np.int32]
+) -> npt.NDArray[np.intp]:
+    """Order polygons and sprites for painting: by layer, by depth of their solid, and as their model lists them."""
+    return np.lexsort((rank, owner, -key, -layer))
+
+
 def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
     """Draw everything far to near into the surface buffer."""
     view, road, things, library = drive.view, drive.layout.road, drive.layout.things, drive.library
@@ -220,13 +236,12 @@ def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
     _draw_shadows(drive, shade, visible, x, z, heading + things.yaw)
     mesh = _mesh_polygons(drive, visible, x, z, heading)
     sprites = _sprite_things(drive, visible, x, z, time_s)
-    order = np.lexsort((
-        np.concatenate([mesh.rank, np.zeros(len(sprites.thing), np.int32)]),
-        np.concatenate([-mesh.solid_z, np.zeros(len(sprites.thing), np.float32)]),
+    order = _far_to_near(
+        np.concatenate([things.layer[mesh.owner], things.layer[sprites.thing]]),
+        np.concatenate([mesh.key, _depth_key(x[sprites.thing], z[sprites.thing])]),
         np.concatenate([mesh.owner, sprites.thing]),
-        -np.concatenate([z[mesh.owner], z[sprites.thing]]),
-        -np.concatenate([things.layer[mesh.owner], things.layer[sprites.thing]]),
-    ))  # fmt: skip
+        np.concatenate([mesh.rank, np.zeros(len(sprites.thing), np.int32)]),
+    )
     first_sprite = FIRST_FREE + len(mesh.owner)
     pixels = polygon_pixels(view, mesh.points)
     count = len(mesh.owner)
@@ -305,7 +320,7 @@ class MeshPolygons:
     owner: npt.NDArray[np.int32]
     source: npt.NDArray[np.int32]
     rank: npt.NDArray[np.int32]
-    solid_z: FloatArray  # (polygon,): how far ahead the middle of its solid lies
+    key: FloatArray  # (polygon,): depth of its solid, for the painter's order
     along: FloatArray  # (polygon, 3): the owner's forward axis in camera axes
 
 
@@ -323,7 +338,8 @@ def _mesh_polygons(
     world_x = local[..., 0] * cosine[:, None] + local[..., 2] * sine[:, None] + at_x[:, None]
     world_z = local[..., 2] * cosine[:, None] - local[..., 0] * sine[:, None] + at_z[:, None]
     points = to_camera(view, world_x, local[..., 1], world_z)
-    normal = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
+    # Camera axes mirror local ones (y down), so the outward normal is the cross product in reverse.
+    normal = np.cross(points[:, 2] - points[:, 0], points[:, 1] - points[:, 0])
     depth = np.maximum(points[..., 2].max(axis=1), 0.5)
     span = np.sqrt(np.linalg.norm(normal, axis=1)) / depth * view.focal
     keep = (np.einsum("ij,ij->i", normal, points[:, 0]) < 0) & (span > 1.2) & (points[..., 2].max(axis=1) > 0.5)
@@ -332,11 +348,13 @@ def _mesh_polygons(
     along = np.stack([sine, -cosine * pitch_sine, cosine * pitch_cosine], -1).astype(np.float32)
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
     middle = library.solids[source] * things.scale[owner][:, [0, 2]]
-    solid_z = middle[:, 1] * cosine - middle[:, 0] * sine + at_z
+    key = _depth_key(
+        middle[:, 0] * cosine + middle[:, 1] * sine + at_x, middle[:, 1] * cosine - middle[:, 0] * sine + at_z
+    )
     rank = (source - library.first[things.model[owner]]).astype(np.int32)
     return MeshPolygons(
         points[keep], normal[keep].astype(np.float32), to_camera(view, at_x, zero, at_z)[keep], owner[keep],
-        source[keep], rank[keep], solid_z[keep], along[keep],
+        source[keep], rank[keep], key[keep], along[keep],
     )  # fmt: skip
 
 

@@ -8,8 +8,8 @@ import pytest
 from perception.data.scenes import textures
 from perception.data.scenes.layout import Camera, draw_layout
 from perception.data.scenes.models import build_library
-from perception.data.scenes.raster import make_view, project, to_camera
-from perception.data.scenes.render import render_drive
+from perception.data.scenes.raster import make_view, project, road_to_ego, to_camera
+from perception.data.scenes.render import _mesh_polygons, prepare_drive, render_drive
 from perception.data.scenes.world import World
 from perception.errors import InputError
 
@@ -26,7 +26,7 @@ def many():
     world = World(
         boring_share=0.1, vehicle_weights={"car": 0.5, "truck": 0.2, "bus": 0.15, "train": 0.15}, riders_per_100m=3.0
     )
-    return [render("simulator", seed=1, drive=drive, world=world)[0] for drive in range(60)]
+    return [render("simulator", seed=1, drive=drive, world=world)[0] for drive in range(45)]
 
 
 def test_same_seed_gives_identical_bytes():
@@ -112,6 +112,19 @@ def test_things_on_the_ground_rise_to_the_horizon_with_distance():
     assert rows[-1] == pytest.approx(view.center[1] - np.tan(0.05) * view.focal, abs=0.1)
 
 
+def test_only_faces_turned_to_the_camera_are_drawn():
+    world = World(boring_share=0.0, vehicles_per_100m=(5.0, 5.0))
+    prepared = prepare_drive(world, "street", 0, 2, 1, *SIZE)
+    things = prepared.layout.things
+    x, z, heading = road_to_ego(prepared.layout.road, 0.0, things.s, things.d)
+    mesh = _mesh_polygons(prepared, (z > 5) & (z < 60) & (np.abs(x) < 15), x, z, heading)
+    middle = mesh.origin + np.array([0.0, -0.7, 0.0], np.float32)
+    cars = np.isin(prepared.library.classes[mesh.source], (textures.CAR, textures.BUS, textures.TRUCK))
+    nearer = np.linalg.norm(mesh.points.mean(axis=1), axis=1) < np.linalg.norm(middle, axis=1) + 0.3
+    assert cars.sum() > 20
+    assert nearer[cars].mean() > 0.85
+
+
 def test_frames_of_a_drive_are_nearer_to_each_other_than_to_other_drives():
     day = World(time_of_day_weights={"day": 1.0}, weather_weights={"clear": 1.0}, scene_weights={"urban": 1.0})
     frames = [render(drive=drive, frames=2, world=day) for drive in range(5)]
@@ -123,7 +136,7 @@ def test_frames_of_a_drive_are_nearer_to_each_other_than_to_other_drives():
 
 def test_shares_of_conditions_are_near_their_weights():
     world, library = World(), build_library(0)
-    drives = 600
+    drives = 250
     drawn = [draw_layout(world, library, 0, drive, 1).conditions for drive in range(drives)]
     for weights, field in (
         (world.time_of_day_weights, "time_of_day"), (world.weather_weights, "weather"), (world.scene_weights, "scene"),
