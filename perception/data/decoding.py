@@ -39,6 +39,12 @@ def decode_image(data: bytes, path: Path | str) -> NDArray[np.uint8]:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def image_size(data: bytes, path: Path | str) -> tuple[int, int]:
+    """Read (height, width) of a JPEG or PNG image from its header alone; raises BadFrame."""
+    image = _open(data, path)
+    return image.height, image.width
+
+
 def decode_label(data: bytes, path: Path | str, taxonomy: Taxonomy, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Decode a label PNG: (height, width) uint8 raw values as the file holds them; palette files give their indices.
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from perception.data.decoding import decode_image, decode_label
+from perception.data.decoding import decode_image, decode_label, image_size
 from perception.data.store import Store
 from perception.data.taxonomies import IGNORE, apply_lookup, label_lookup, load_taxonomy
 from perception.errors import InputError
@@ -110,8 +110,8 @@ class FrameSet:
 
     def full_label(self, index: int) -> NDArray[np.uint8]:
         """Load one frame's label at its own size: (label height, label width) uint8 class ids, 255 = ignore."""
-        image_name, data = self._name(index, "image"), self._store.get(self._image_uris[index])
-        return self._decode_label(index, decode_image(data, image_name).shape[:2])
+        image = self._store.get(self._image_uris[index])
+        return self._decode_label(index, image_size(image, self._name(index, "image")))
 
     def _resized(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the frame from the cache or the store: image (height, width, 3), label (height, width)."""

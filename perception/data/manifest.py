@@ -120,7 +120,7 @@ def read_manifests(
     """
     if not paths:
         return _frames(_select(COLUMNS.empty_table(), columns, "no manifest"))
-    where = ", ".join(str(path) for path in paths)
+    where = " and ".join(str(path) for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
     tables = [_read_table(path, columns, split, domain) for path in paths]
     together = pa.concat_tables(tables, promote_options="default")
     together = together.select(_ordered(together.column_names))

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from perception.data.decoding import BadFrame, decode_image, decode_label
+from perception.data.decoding import BadFrame, decode_image, decode_label, image_size
 from perception.data.taxonomies import load_taxonomy
 
 RNG = np.random.default_rng(0)
@@ -43,6 +43,13 @@ def test_image_png_is_exact() -> None:
     image = decode_image(encoded(PIXELS), PATH)
     assert image.dtype == np.uint8 and np.array_equal(image, PIXELS)
     image[0, 0] = 0  # the caller owns it
+
+
+def test_image_size_reads_the_header_alone() -> None:
+    assert image_size(encoded(PIXELS), PATH) == (12, 20)
+    assert image_size(png_header(700, 300), PATH) == (300, 700), "no pixel is decoded"
+    with pytest.raises(BadFrame, match="more than 64000000 pixels"):
+        image_size(png_header(9000, 9000), PATH)
 
 
 def test_image_jpeg_equals_another_decoder() -> None:

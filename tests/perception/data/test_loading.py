@@ -93,6 +93,15 @@ def test_load_resizes_antialiased_and_nearest(tmp_path: Path) -> None:
     assert np.abs(image - other.numpy()).max() <= 1
 
 
+def test_full_label_keeps_its_size(tmp_path: Path) -> None:
+    frames, store = make(tmp_path, 2, size=(64, 128))
+    frames.loc[1, ["label_uri", "label_taxonomy"]] = None
+    loaded = FrameSet(frames, store, SETTINGS, labels_required=False)
+    raw = stored(frames, store, 0, "label_uri")
+    assert np.array_equal(loaded.full_label(0), np.where(raw == 11, 255, raw))
+    assert loaded.full_label(1).shape == (64, 128) and (loaded.full_label(1) == 255).all()
+
+
 def test_labels_are_mapped_to_the_target_taxonomy(tmp_path: Path) -> None:
     frames, store = make(tmp_path, 1)
     _, label = FrameSet(frames, store, LoadSettings(height_px=16, width_px=32, taxonomy="cityscapes19")).load(0)

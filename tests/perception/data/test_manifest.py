@@ -121,6 +121,8 @@ def test_read_manifests_concatenates(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_manifests([]), empty_manifest())
     with pytest.raises(InputError, match=r"frame_id a_000000 occurs 2 times, must be unique"):
         read_manifests([tmp_path / "a.parquet", tmp_path / "a.parquet"])
+    with pytest.raises(InputError, match=r"a.parquet and .*b.parquet and .*b.parquet and 7 more: frame_id"):
+        read_manifests([tmp_path / "a.parquet", *[tmp_path / "b.parquet"] * 9])
 
 
 def test_a_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:
