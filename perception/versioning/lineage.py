@@ -1,0 +1,165 @@
+"""Lineage both ways: what a model came from, which versions and models used a frame; and proof of a reproduced run."""
+
+import json
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from perception.errors import InputError
+from perception.versioning import working_tree
+from perception.versioning.decisions import CURRENT, champion
+from perception.versioning.processes import Author, DvcProcess, git_url, shallow_clone
+from perception.versioning.records import FILES, MANIFEST, Version, file_sha256, json_bytes
+from perception.versioning.registry import fetch, resolve
+from perception.versioning.repository import read_pointer
+from perception.versioning.upkeep import versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """Proof that a folder holds exactly what a run published."""
+
+    version: Version  # what was reproduced
+    manifest_sha256: str  # hash of the manifest in the folder, as computed here
+    files: int  # files that were hashed and found equal
+    bytes: int  # their size
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineageRecord:
+    """Where a model came from; written beside it, checked against the registry whenever it is asked."""
+
+    model_sha256: str  # the model's file
+    data_tag: str | None  # data version it was trained on; None when that was not published
+    data_commit: str | None  # commit of that version
+    manifest_sha256: str  # identity of the training data
+    code_commit: str  # commit of this program
+    parameters_sha256: str  # hash of the run's parameters
+    image_digest: str | None  # container image; None outside containers
+    run: str  # run that trained it
+    parents: tuple[str, ...] = ()  # models it was made from: the dense network of a pruned one, ...
+    facts: Mapping[str, str] = field(default_factory=dict)  # anything else worth keeping
+
+    def __post_init__(self) -> None:
+        for name in ("model_sha256", "manifest_sha256", "parameters_sha256"):
+            value = getattr(self, name)
+            if len(value) != 64 or set(value) - set("0123456789abcdef"):
+                raise InputError(f"lineage {name}={value!r} must be a sha256 in lower-case hexadecimal")
+        if not self.run or not self.code_commit:
+            raise InputError("lineage needs a run and a code commit; pass what the night knows")
+
+
+def reproduce(registry: str | Path, revision: str, destination: Path) -> Reproduction:
+    """Fetch exactly the data of a run into a new folder and prove it by its hashes.
+
+    Raises InputError when the run is unknown, the remote lacks something, or a hash differs.
+    """
+    if destination.exists() and any(destination.iterdir()):
+        raise InputError(f"{destination} is not empty; reproduce into a new folder, or it proves nothing")
+    version = fetch(registry, revision, destination)
+    listing: dict[str, dict[str, int]] = json.loads((destination / FILES).read_text())["files"]
+    return Reproduction(
+        version=version,
+        manifest_sha256=file_sha256(destination / MANIFEST),
+        files=len(listing),
+        bytes=sum(facts["size_bytes"] for facts in listing.values()),
+    )
+
+
+def reproduce_commands(registry: str | Path, version: Version) -> list[str]:
+    """Give shell commands that reproduce a version with git and DVC alone; the last fails unless the hash is right."""
+    manifest = f"{version.folder}/frames/{MANIFEST}"
+    return [
+        f"git clone --quiet --depth 1 --branch {version.tag} {shlex.quote(git_url(registry))} {version.run}",
+        f"cd {version.run} && dvc pull {version.folder}/frames.dvc",
+        f"cd {version.run} && echo '{version.manifest_sha256}  {manifest}' | sha256sum --check",
+    ]
+
+
+def write_lineage(record: LineageRecord, path: Path) -> None:
+    """Write a lineage record as JSON; the file appears whole."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_bytes(json_bytes(asdict(record)))
+    temporary.replace(path)
+
+
+def read_lineage(path: Path) -> LineageRecord:
+    """Read a lineage record; raises InputError when the file is none."""
+    try:
+        content = json.loads(path.read_text())
+        return LineageRecord(**content | {"parents": tuple(content["parents"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is no lineage record ({error}); use the one that the run wrote") from None
+
+
+def check_lineage(registry: str | Path, record: LineageRecord) -> Version | None:
+    """Check that the registry still has the data that a record names; gives that version, or None.
+
+    Raises InputError when tag, commit and manifest do not belong together.
+    """
+    if record.data_tag is None:
+        return None
+    version = resolve(registry, record.data_tag)
+    assert version is not None
+    if (version.commit, version.manifest_sha256) != (record.data_commit, record.manifest_sha256):
+        raise InputError(
+            f"{record.data_tag} is not the data that model {record.model_sha256[:8]} records; a tag was moved"
+        )
+    return version
+
+
+def frame_history(
+    registry: str | Path, *, frame_ids: Collection[str] = (), drive_ids: Collection[str] = ()
+) -> pd.DataFrame:
+    """Find every version that used some frames or drives.
+
+    Returns one row a version and frame, oldest version first: tag, run, frame_id, drive_id, split, image_sha256,
+    label_sha256, current (the version is), champion (the released model was trained on the version).
+    """
+    if not frame_ids and not drive_ids:
+        raise InputError("frame_history needs frame ids or drive ids to look for")
+    listed, released = versions(registry), champion(registry)
+    columns = ["frame_id", "drive_id", "split", "image_sha256", "label_sha256"]
+    looked_for = [pa.array(sorted(ids), pa.string()) for ids in (frame_ids, drive_ids)]
+    wanted = pc.field("frame_id").isin(looked_for[0]) | pc.field("drive_id").isin(looked_for[1])
+    parts = []
+    with shallow_clone(registry, Author()) as clone:
+        current = (read_pointer(clone, CURRENT) or {}).get("tag")
+        working_tree.prepare(clone, [version.tag for version in listed])
+        if listed:
+            with DvcProcess(clone) as dvc:
+                working_tree.pull(dvc, [f"{version.folder}/frames/{MANIFEST}" for version in listed])
+        for version in listed:
+            path = clone.path / version.folder / "frames" / MANIFEST
+            if file_sha256(path) != version.manifest_sha256:
+                raise InputError(f"manifest of {version.tag} on the remote is not what was published; run a scrub")
+            rows = pq.read_table(path, columns=columns, filters=wanted).to_pandas()
+            rows.insert(0, "run", version.run)
+            rows.insert(0, "tag", version.tag)
+            parts.append(
+                rows.assign(current=version.tag == current, champion=bool(released and released.tag == version.tag))
+            )
+    empty = pd.DataFrame(columns=["tag", "run", *columns, "current", "champion"])
+    return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else empty
+
+
+def deletion_impact(
+    registry: str | Path, *, frame_ids: Collection[str] = (), drive_ids: Collection[str] = ()
+) -> dict[str, object]:
+    """Say what deleting some frames or drives would touch: frames, versions, the current version, the champion."""
+    history = frame_history(registry, frame_ids=frame_ids, drive_ids=drive_ids)
+    tags = list(dict.fromkeys(history["tag"]))
+    return {
+        "frames": sorted(set(history["frame_id"])),
+        "drives": sorted(set(history["drive_id"])),
+        "versions": tags,
+        "touches_current": bool(history["current"].astype(bool).any()),
+        "touches_champion": bool(history["champion"].astype(bool).any()),
+        "touches_test_set": bool((history["split"] == "test").any()),
+    }

@@ -1,0 +1,95 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perception.data.manifest import read_manifest
+from perception.errors import InputError
+from perception.versioning.lineage import (
+    LineageRecord,
+    check_lineage,
+    deletion_impact,
+    frame_history,
+    read_lineage,
+    reproduce,
+    reproduce_commands,
+    write_lineage,
+)
+
+
+def record(version, tools, **changes):
+    base = LineageRecord(
+        model_sha256=tools.digest("model"),
+        data_tag=version.tag,
+        data_commit=version.commit,
+        manifest_sha256=version.manifest_sha256,
+        code_commit="abc1234",
+        parameters_sha256=tools.digest("parameters"),
+        image_digest=None,
+        run="night-2",
+        parents=(tools.digest("dense model"),),
+    )
+    return replace(base, **changes)
+
+
+def test_a_run_is_reproduced_and_proved(published, tmp_path):
+    found = reproduce(published.registry, "night-1", tmp_path / "out")
+    assert found.version == published.first
+    assert found.manifest_sha256 == published.first.manifest_sha256
+    assert found.files == len([p for p in published.first_folder.rglob("*") if p.is_file()])
+    assert found.bytes == published.first.new_bytes
+    with pytest.raises(InputError, match="proves nothing"):
+        reproduce(published.registry, "night-1", tmp_path / "out")
+
+
+def test_the_printed_commands_work_in_a_shell_without_this_program(published, tmp_path):
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "CI": "1",
+        "DVC_SITE_CACHE_DIR": str(tmp_path / "site"),
+    }
+    commands = reproduce_commands(published.registry, published.second)
+    for command in commands:
+        subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    manifest = tmp_path / "night-2" / published.second.folder / "frames" / "manifest.parquet"
+    assert len(read_manifest(manifest)) == published.second.frames
+    manifest.chmod(0o644)
+    manifest.write_bytes(b"something else")
+    assert subprocess.run(commands[-1], shell=True, cwd=tmp_path, env=environment, capture_output=True).returncode == 1
+
+
+def test_a_record_is_written_read_and_checked(published, tools, tmp_path):
+    made = record(published.second, tools)
+    write_lineage(made, tmp_path / "lineage.json")
+    assert read_lineage(tmp_path / "lineage.json") == made
+    assert [p.name for p in tmp_path.iterdir()] == ["lineage.json"]
+    assert check_lineage(published.registry, made) == published.second
+    assert check_lineage(published.registry, record(published.second, tools, data_tag=None)) is None
+    with pytest.raises(InputError, match="not the data"):
+        check_lineage(published.registry, record(published.second, tools, manifest_sha256=tools.digest("other")))
+    with pytest.raises(InputError, match="model_sha256"):
+        record(published.second, tools, model_sha256="abc")
+    (tmp_path / "broken.json").write_text('{"run": 1}')
+    with pytest.raises(InputError, match="no lineage record"):
+        read_lineage(tmp_path / "broken.json")
+
+
+def test_a_frame_tells_every_version_that_used_it(published):
+    history = frame_history(published.registry, frame_ids=["drive1_3", "drive0_0"])
+    assert list(zip(history["tag"], history["frame_id"], strict=True)) == [
+        (published.first.tag, "drive0_0"),
+        (published.first.tag, "drive1_3"),
+        (published.second.tag, "drive1_3"),
+    ]
+    assert not history["current"].any()
+    impact = deletion_impact(published.registry, drive_ids=["drive2"])
+    assert impact["frames"] == ["drive2_6", "drive2_7", "drive2_8"]
+    assert impact["versions"] == [published.second.tag]
+    assert not impact["touches_current"]
+    assert deletion_impact(published.registry, frame_ids=["nobody"])["versions"] == []
+    with pytest.raises(InputError, match="needs frame ids"):
+        frame_history(published.registry)
