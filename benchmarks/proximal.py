@@ -5,8 +5,8 @@
 Work: one step over all prunable groups of ERFNet at full width. Torch-Pruning cannot follow ERFNet's down-samplers
 (they concatenate pooled copies of their input) and its regularize() reads transposed convolutions along the wrong
 dimension, so both get a network with plain convolutions there; ours is timed on the unmodified network too. The
-training step that the bar refers to is SGD on 4 frames of 128x256. The limit is reading and writing every weight once. Rounds
-alternate; the least time of each counts. The last line is JSON.
+training step that the bar refers to is SGD on 4 frames of 128x256. The limit is reading and writing every weight
+once. Rounds alternate; the least time of each counts. The last line is JSON.
 """
 
 import argparse

@@ -42,7 +42,7 @@ def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def count_parameters(network: nn.Module) -> int:

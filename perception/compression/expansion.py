@@ -12,13 +12,13 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception.compression.modules import set_module
+from perception.compression.modules import Layer, set_module
 from perception.errors import InputError
 
 Kind = Literal["CL", "CK", "FC"]
@@ -66,7 +66,7 @@ def kinds_for(layer: nn.Module) -> tuple[Kind, ...]:
 
 
 def expand_layer(
-    layer: nn.Module, kind: Kind, rate: int = 4, *, nonlinear: bool = False, keep_input_width: bool = False
+    layer: Layer, kind: Kind, rate: int = 4, *, nonlinear: bool = False, keep_input_width: bool = False
 ) -> LinearExpansion | NonlinearExpansion:
     """Give a freshly initialised chain in the place of `layer` (the framework's default initialisation).
 
@@ -88,7 +88,7 @@ def _linear_chain(layer: nn.Linear, rate: int) -> list[nn.Module]:
     return [nn.Linear(m, n, bias=layer.bias is not None) for m, n in pairwise(widths)]
 
 
-def _chain(layer: nn.Conv2d, kind: Kind, rate: int, keep_input_width: bool) -> list[nn.Module]:
+def _chain(layer: Layer, kind: Kind, rate: int, keep_input_width: bool) -> list[nn.Module]:
     m, n, rank = layer.in_channels, layer.out_channels, len(layer.kernel_size)
     first = m if keep_input_width else rate * m
     if kind == "CL":
@@ -177,7 +177,7 @@ def contract_layer(chain: nn.Sequential) -> nn.Module:
     where no single layer equals the chain: padding after the first layer, stride before a larger kernel, different
     groups or dilations, anything that is not linear.
     """
-    links = list(chain)
+    links: list[Layer] = list(chain)
     if not links or not all(type(link) is type(links[0]) for link in links):
         raise InputError(f"a chain of {[type(link).__name__ for link in links]} is not one linear layer")
     if isinstance(links[0], nn.Linear):
@@ -193,7 +193,7 @@ def contract_layer(chain: nn.Sequential) -> nn.Module:
     return _single(links, weight, bias)
 
 
-def _contract_linear(links: list[nn.Module]) -> nn.Linear:
+def _contract_linear(links: list[Layer]) -> nn.Linear:
     weight, bias = links[0].weight.double(), _bias(links[0])
     for link in links[1:]:
         weight, bias = link.weight.double() @ weight, link.weight.double() @ bias + _bias(link)
@@ -206,12 +206,13 @@ def _contract_linear(links: list[nn.Module]) -> nn.Linear:
     return layer
 
 
-def _bias(link: nn.Module) -> Tensor:
+def _bias(link: Layer) -> Tensor:
     """Give the bias in float64, zeros where there is none: a chain may mix both."""
-    return link.weight.new_zeros(link.weight.shape[0]).double() if link.bias is None else link.bias.double()
+    bias: Tensor = link.weight.new_zeros(link.weight.shape[0]) if link.bias is None else link.bias
+    return bias.double()
 
 
-def _require_composable(links: list[nn.Module]) -> None:
+def _require_composable(links: list[Layer]) -> None:
     shaped = [link for link in links if max(link.kernel_size) > 1]
     if len({link.groups for link in links}) > 1 or len({link.dilation for link in shaped}) > 1:
         raise InputError("a chain with different groups or dilations is not one convolution")
@@ -228,21 +229,22 @@ def _compose(
     first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor, groups: int
 ) -> tuple[Tensor, Tensor]:
     """Compose W[n,m,u] = sum_{p, i+x=u} B[n,p,i] A[p,m,x] and b = sum B a + b' by one transposed convolution."""
-    n, rank = second.shape[0], second.ndim - 2
-    by_group = second.unflatten(0, (groups, n // groups)).transpose(0, 1).flatten(1, 2)  # (n / g, p, kernel)
+    n, p, rank = second.shape[0], second.shape[1], second.ndim - 2
+    grouped = second.reshape(groups, n // groups, p, *second.shape[2:])
+    by_group = grouped.transpose(0, 1).flatten(1, 2)  # (n / g, g * p / g, kernel)
     flat = _CONVOLVE_TRANSPOSED[rank](by_group, first, groups=groups)  # (n / g, g * m / g, kernel)
-    weight = flat.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 1)
-    reads = second.flatten(2).sum(2).unflatten(0, (groups, -1))  # (g, n / g, p / g)
-    passed = torch.einsum("gnp,gp->gn", reads, first_bias.unflatten(0, (groups, -1))).flatten()
+    weight = flat.reshape(n // groups, groups, -1, *flat.shape[2:]).transpose(0, 1).flatten(0, 1)
+    reads = grouped.flatten(3).sum(3)  # (g, n / g, p / g)
+    passed = torch.einsum("gnp,gp->gn", reads, first_bias.reshape(groups, p)).flatten()
     return weight, passed + second_bias
 
 
-def _single(links: list[nn.Module], weight: Tensor, bias: Tensor) -> nn.Module:
+def _single(links: list[Layer], weight: Tensor, bias: Tensor) -> nn.Module:
     first, last = links[0], links[-1]
     has_bias = any(link.bias is not None for link in links)
     shaped = next((link for link in links if max(link.kernel_size) > 1), first)
     strides = [link.stride for link in links if max(link.stride) > 1]
-    layer = type(first)(
+    layer: Layer = type(first)(
         first.in_channels,
         last.out_channels,
         tuple(weight.shape[2:]),
@@ -255,7 +257,7 @@ def _single(links: list[nn.Module], weight: Tensor, bias: Tensor) -> nn.Module:
     layer.weight.copy_(weight)
     if has_bias:
         layer.bias.copy_(bias)
-    return layer.train(first.training)
+    return cast(nn.Module, layer.train(first.training))
 
 
 @torch.no_grad()
@@ -281,7 +283,7 @@ def contract_network(network: nn.Module, *, seed: int = 0, tolerance: float = 1e
     return Contraction(network, tuple(rows), max((row.max_abs_error for row in rows), default=0.0))
 
 
-def _compare(name: str, chain: nn.Sequential, layer: nn.Module, seed: int) -> tuple[ContractedLayer, float]:
+def _compare(name: str, chain: nn.Sequential, layer: Layer, seed: int) -> tuple[ContractedLayer, float]:
     weight = layer.weight
     if isinstance(layer, nn.Linear):
         shape: tuple[int, ...] = (8, layer.in_features)

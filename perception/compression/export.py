@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from torch import Tensor, fx, nn
 
-from perception.compression.modules import set_module
+from perception.compression.modules import Layer, set_module
 from perception.errors import InputError
 
 OPSET = 17
@@ -77,7 +77,7 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _fold(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
+def _fold(layer: Layer, norm: Layer) -> None:
     """Write y = gamma (x - mean) / sqrt(var + eps) + beta into the layer that makes x."""
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     shift = -norm.running_mean.double() * scale

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, cast
+from typing import Literal, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,9 @@ from torch.optim import Optimizer
 
 from perception.compression.cost import measure_latency_ms
 from perception.compression.export import write_onnx
-from perception.compression.modules import exchange_parameters, set_module
+from perception.compression.modules import Layer, exchange_parameters, set_module
 from perception.errors import InputError
 
-Layer = Any  # nn.Conv1d, nn.Conv2d, nn.Conv3d or nn.Linear: torch types their common attributes as Tensor | Module
 # Candidates by name and the input that they take → milliseconds by name.
 Measure = Callable[[Mapping[str, nn.Module], Tensor], Mapping[str, float]]
 
@@ -109,7 +108,7 @@ def factorise_layer(layer: Layer, rank: int, shape: Shape = "low_rank") -> nn.Se
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
     root = s[:rank].sqrt()  # shared by both parts, so that their gradients are of one scale when training goes on
     left, right = u[:, :rank] * root, root[:, None] * vt[:rank]
-    pair = _empty_pair(layer, rank, shape).to(layer.weight.device, layer.weight.dtype)
+    pair: Layer = _empty_pair(layer, rank, shape).to(layer.weight.device, layer.weight.dtype)
     if shape == "separable":
         (rows, columns), size = layer.kernel_size, layer.in_channels
         pair[0].weight.copy_(right.view(rank, size, rows, 1))
@@ -119,12 +118,12 @@ def factorise_layer(layer: Layer, rank: int, shape: Shape = "low_rank") -> nn.Se
         pair[1].weight.copy_(left.view_as(pair[1].weight))
     if layer.bias is not None:
         pair[1].bias.copy_(layer.bias)
-    return pair.train(layer.training)
+    return cast(nn.Sequential, pair.train(layer.training))
 
 
 def _matrix(layer: Layer, shape: Shape) -> Tensor:
     """Read the kernel as (out, in and taps), or as (out and horizontal taps, in and vertical taps)."""
-    weight = layer.weight.detach()
+    weight: Tensor = layer.weight.detach()
     if shape == "separable":
         return weight.permute(0, 3, 1, 2).flatten(2).flatten(0, 1)
     return weight.flatten(1)
@@ -205,7 +204,9 @@ def factorise_by_latency(
         if found:
             key = (str(layer), *[c.rank for c in found.values()], inputs[name].shape)  # time depends on shapes alone
             if key not in known:
-                pairs = {shape: factorise_layer(layer, c.rank, shape) for shape, c in found.items()}
+                pairs: dict[str, nn.Module] = {
+                    shape: factorise_layer(layer, c.rank, shape) for shape, c in found.items()
+                }
                 known[key] = measure({"dense": layer, **pairs}, inputs[name])
             times = known[key]
         chosen = found.get(_fastest(times, minimum_gain))
@@ -241,7 +242,7 @@ class _Detached(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.module(x)
+        return cast(Tensor, self.module(x))
 
 
 def _layers(network: nn.Module) -> list[tuple[str, Layer]]:

@@ -1,7 +1,12 @@
 """Exchange layers inside a network."""
 
+from typing import Any
+
 from torch import nn
 from torch.optim import Optimizer
+
+# A convolution or a linear layer: torch types the attributes that they share as Tensor | Module.
+Layer = Any
 
 
 def set_module(network: nn.Module, name: str, module: nn.Module) -> nn.Module:

@@ -27,10 +27,12 @@ def nuclear_prox(matrix: Tensor, threshold: float) -> Tensor:
         values = squares.clamp_min(0).sqrt()
         factors = torch.where(values > threshold, 1 - threshold / values, 0.0)
         kept = factors > 0
-        return ((u[:, kept] * factors[kept]) @ (u[:, kept].T @ wide)).to(matrix.dtype)
+        shrunk: Tensor = (u[:, kept] * factors[kept]) @ (u[:, kept].T @ wide)
+        return shrunk.to(matrix.dtype)
     u, values, vt = torch.linalg.svd(wide, full_matrices=False)
     kept = values > threshold
-    return ((u[:, kept] * (values[kept] - threshold)) @ vt[kept]).to(matrix.dtype)
+    shrunk = (u[:, kept] * (values[kept] - threshold)) @ vt[kept]
+    return shrunk.to(matrix.dtype)
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """What each function and tensor method does to channels."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 from torch import fx
@@ -49,7 +49,9 @@ def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
-def _joined(walk: ChannelWalk, node: fx.Node, values: list[Value], zero_of: Callable) -> Any:
+def _joined(
+    walk: ChannelWalk, node: fx.Node, values: list[Value], zero_of: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Any:
     """Tie two operands of an element-wise operation channel by channel."""
     first, second = values
     ranks = {
@@ -134,13 +136,14 @@ def _reduction(walk: ChannelWalk, node: fx.Node, values: list[Value]) -> Any:
 
 def _permutation(node: fx.Node, value: Value) -> Value:
     rank = len(shape_of(node))
-    order = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
+    order = cast(Sequence[int], node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:])
     return value.with_dim([d % rank for d in order].index(value.dim))
 
 
 def _transposition(node: fx.Node, value: Value) -> Value:
     rank, dim = len(shape_of(node)), value.dim
-    a, b = node.args[1] % rank, node.args[2] % rank
+    first, second = cast(tuple[int, int], node.args[1:3])
+    a, b = first % rank, second % rank
     return value.with_dim({a: b, b: a}.get(dim, dim))
 
 
@@ -179,8 +182,8 @@ def _unsqueeze(node: fx.Node, value: Value) -> Value:
 
 
 def _getitem(walk: ChannelWalk, node: fx.Node, values: list[Value], known: dict[fx.Node, Any]) -> Any:
-    source, index = node.args
-    held = known.get(source)
+    source, index = cast(tuple[fx.Node, Any], node.args)
+    held: Any = known.get(source)
     if isinstance(held, list):
         return held[index] if isinstance(index, int) else not_followed(walk, node, values)
     cuts = index if isinstance(index, tuple) else (index,)

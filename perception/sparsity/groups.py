@@ -150,10 +150,12 @@ def _members(walk: ChannelWalk) -> dict[int, dict[int, list[int]]]:
 
 def _sets(walk: ChannelWalk, members: dict[int, dict[int, list[int]]]) -> tuple[list[GroupSet], dict[int, int]]:
     """Collect neurons of equal make-up; also give the number of each root."""
-    kinds: dict[tuple, list[int]] = defaultdict(list)
+    kinds: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
     for root, held in members.items():
         kinds[tuple((k, len(positions)) for k, positions in held.items())].append(root)
-    sets, number, used = [], {}, set()
+    sets: list[GroupSet] = []
+    number: dict[int, int] = {}
+    used: set[str] = set()
     for kind, roots in kinds.items():
         records = [walk.records[k] for k, _ in kind]
         indices = [torch.tensor([members[root][k] for root in roots]) for k, _ in kind]
@@ -175,7 +177,8 @@ def _group_set(walk: ChannelWalk, name: str, records: list[Record], indices: lis
             tensor = getattr(walk.modules[layer], held)
             size += index.shape[1] * (tensor.numel() // tensor.shape[record.dim])
     layers = tuple(dict.fromkeys(r.layer for r in records if r.role == "own" and r.layer in walk.layers))
-    return GroupSet(name, layers, *(tuple(by_role[role]) for role in ("own", "carried", "induced")), size)
+    own, carried, induced = (tuple(by_role[role]) for role in ("own", "carried", "induced"))
+    return GroupSet(name, layers, own, carried, induced, size)
 
 
 def _unprunable(walk: ChannelWalk, members: dict[int, dict[int, list[int]]]) -> tuple[Unprunable, ...]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from perception.errors import InputError
-from perception.sparsity.groups import Groups, GroupSet, Slice, Unprunable, assemble
+from perception.sparsity.groups import Groups, Slice, assemble
 from perception.sparsity.proximal import zero_neurons
 
 Cuts = dict[str, dict[int, Tensor]]  # tensor name → dimension → (kept position,) int64
@@ -79,13 +80,13 @@ def _kept(groups: Groups, alive: Tensor, minimum_channels: int, multiple_of: int
     """Bring back zeroed neurons, lowest number first, until every layer and set is wide enough."""
     alive = alive.clone()
     sizes = [group.neurons for group in groups.sets]
-    for part in alive.split(sizes):  # views: writing to them writes to `alive`
+    for part in torch.split(alive, sizes):  # views: writing to them writes to `alive`
         wanted = min(-(-int(part.sum()) // multiple_of) * multiple_of, len(part))
         part[torch.nonzero(~part).flatten()[: wanted - int(part.sum())]] = True
     for numbers in groups.layer_neurons.values():
         short = minimum_channels - int(_alive_channels(numbers, alive).sum())
         candidates = numbers[numbers < groups.neurons]
-        alive[candidates[~alive[candidates]].unique()[: max(short, 0)]] = True
+        alive[torch.unique(candidates[~alive[candidates]])[: max(short, 0)]] = True
     return alive
 
 
@@ -93,7 +94,7 @@ def _cuts(groups: Groups, alive: Tensor, network: nn.Module) -> Cuts:
     """Give for every tensor and dimension that loses something the positions that stay."""
     tensors = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
     keep: dict[str, dict[int, Tensor]] = {}
-    for group, stays in zip(groups.sets, alive.split([g.neurons for g in groups.sets]), strict=True):
+    for group, stays in zip(groups.sets, torch.split(alive, [g.neurons for g in groups.sets]), strict=True):
         for part in group.own + group.carried + group.induced:
             everything = torch.ones(tensors[part.tensor].shape[part.dim], dtype=torch.bool)
             mask = keep.setdefault(part.tensor, {}).setdefault(part.dim, everything)
@@ -115,7 +116,7 @@ def _cut_network(network: nn.Module, cuts: Cuts, optimizer: Optimizer | None) ->
     changed = set()
     for name, dims in cuts.items():
         layer, _, held = name.rpartition(".")
-        module = network.get_submodule(layer)
+        module: Any = network.get_submodule(layer)
         depthwise = getattr(module, "groups", 1) == getattr(module, "in_channels", 0) > 1
         changed.add((layer, depthwise))
         if held in module._buffers:
@@ -142,7 +143,7 @@ def _follow(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, dims: di
         }
 
 
-def _set_sizes(module: nn.Module, depthwise: bool) -> None:
+def _set_sizes(module: Any, depthwise: bool) -> None:
     """Bring a layer's size attributes in line with its tensors."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
@@ -164,18 +165,17 @@ def _set_sizes(module: nn.Module, depthwise: bool) -> None:
 def _renumbered(groups: Groups, alive: Tensor, cuts: Cuts, kept: dict[str, Tensor]) -> Groups:
     """Give the groups of the smaller network without tracing it again."""
     sets = []
-    for group, stays in zip(groups.sets, alive.split([g.neurons for g in groups.sets]), strict=True):
+    for group, stays in zip(groups.sets, torch.split(alive, [g.neurons for g in groups.sets]), strict=True):
         if not bool(stays.any()):
             continue
-        parts = {
-            role: tuple(_moved(part, stays, cuts) for part in getattr(group, role))
-            for role in ("own", "carried", "induced")
-        }
-        sets.append(replace(group, **parts, parameters_per_neuron=_own_size(groups.network, parts["own"])))
+        own, carried, induced = (
+            tuple(_moved(part, stays, cuts) for part in parts) for parts in (group.own, group.carried, group.induced)
+        )
+        size = _own_size(groups.network, own)
+        sets.append(replace(group, own=own, carried=carried, induced=induced, parameters_per_neuron=size))
     number = torch.cat([torch.cumsum(alive.long(), 0) - 1, alive.sum()[None]])
     layer_neurons = {layer: number[numbers[kept[layer]]] for layer, numbers in groups.layer_neurons.items()}
-    unprunable: tuple[Unprunable, ...] = groups.unprunable
-    return assemble(groups.network, tuple[GroupSet, ...](sets), unprunable, layer_neurons)
+    return assemble(groups.network, sets, groups.unprunable, layer_neurons)
 
 
 def _moved(part: Slice, stays: Tensor, cuts: Cuts) -> Slice:

@@ -7,7 +7,7 @@ that is not understood fixes the atoms it reads, so the fall-back costs sparsity
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class ChannelWalk:
         """Fix channels that would still feed a constant to `reader` after their removal."""
         self.fix(value.atoms[~value.zero], f"{reader} would read a constant that is not zero in its place")
 
-    def fresh(self, node: fx.Node, dim: int, reason: str) -> Value | list | None:
+    def fresh(self, node: fx.Node, dim: int, reason: str) -> Any:
         """Give the outputs of `node` new atoms that can never be removed."""
         return map_shapes(node, lambda shape: self._fixed(shape, dim, reason))
 
@@ -122,7 +122,7 @@ def map_shapes(node: fx.Node, give: Callable[[torch.Size], Any]) -> Any:
 
 
 def shape_of(node: fx.Node) -> torch.Size:
-    return node.meta["tensor_meta"].shape
+    return cast(torch.Size, node.meta["tensor_meta"].shape)
 
 
 def values_in(argument: Any, known: dict[fx.Node, Any]) -> Iterator[Value]:
