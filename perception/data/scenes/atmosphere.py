@@ -39,7 +39,9 @@ class Sensor:
 NOISE_MARGIN_PX = 64
 
 
-def draw_sensor(world: World, night: bool, rng: np.random.Generator, height: int, width: int) -> Sensor:
+def draw_sensor(
+    world: World, night: bool, rng: np.random.Generator, noise: FloatArray, height: int, width: int
+) -> Sensor:
     """Draw the lens and sensor of a street drive."""
     unit = width / REFERENCE_WIDTH_PX
     vignetting = uniform(rng, world.vignetting)
@@ -54,11 +56,13 @@ def draw_sensor(world: World, night: bool, rng: np.random.Generator, height: int
     )
     gamma = float(rng.uniform(0.8, 1.1))
     sigma = uniform(rng, world.noise_levels) * (3.0 if night else 1.0)
-    grain = rng.standard_normal((height + NOISE_MARGIN_PX, width + NOISE_MARGIN_PX, 3), np.float32) * np.float32(sigma)
+    white = np.rint(noise[-1] * np.float32(sigma)).astype(np.int16)
+    repeats = ((height + NOISE_MARGIN_PX) // 256 + 1, (width + NOISE_MARGIN_PX) // 256 + 1)
+    planes = [np.tile(np.roll(white, rng.integers(0, 256, 2).tolist(), (0, 1)), repeats) for _ in range(3)]
     return Sensor(
         gain=gain.astype(np.float32),
         tone=np.rint((np.arange(256) / 255) ** gamma * 255).astype(np.uint8),
-        noise=np.rint(grain).astype(np.int16),
+        noise=np.stack(planes, axis=-1),
         chromatic_shift_px=uniform(rng, world.chromatic_shift_px) * unit,
         blur_px=uniform(rng, world.blur_px) * unit,
         jpeg_quality=round(uniform(rng, world.jpeg_quality)),
@@ -90,22 +94,24 @@ class Look:
         sun = self.light.sun_direction
         direct = np.maximum(normal[:, 0] * sun[0] + up * sun[1] + ahead * sun[2], 0.0)
         sky = 0.85 + 0.15 * up
-        return (
-            np.array(self.light.ambient)[None] * sky[:, None] + np.array(self.light.sun)[None] * direct[:, None]
-        ).astype(np.float32)
+        ambient, lamp = np.array(self.light.ambient, np.float32), np.array(self.light.sun, np.float32)
+        return np.asarray(ambient * sky[:, None] + lamp * direct[:, None], np.float32)
 
 
 def draw_look(
     world: World, rendering: Rendering, layout: Layout, library: Library, shared: np.random.Generator,
-    own: np.random.Generator, size: tuple[int, int],
+    own: np.random.Generator, size: tuple[int, int], noise: FloatArray,
 ) -> Look:  # fmt: skip
-    """Draw the look of a drive; `shared` is the same for both renderings, `own` is not; `size` is height, width."""
+    """Draw the look of a drive; `shared` is the same for both renderings, `own` is not.
+
+    `size` is height, width of the image; `noise` is what `build_noise` gives.
+    """
     light = draw_light(world, layout.conditions, shared)
     dark = layout.conditions.time_of_day in ("night", "artificial_light", "twilight")
     sensor = None
     if rendering == "street":
         night = layout.conditions.time_of_day in ("night", "artificial_light")
-        sensor = draw_sensor(world, night, own, *size)
+        sensor = draw_sensor(world, night, own, noise, *size)
     return Look(
         rendering, light, dark, light.shadow < 0.97 or not dark, 255.0 * light.lamps,
         np.array([232.0, 236.0, 242.0], np.float32) * np.float32(1.0 if dark else min(1.0, light.ambient[1] * 1.35)),
@@ -150,7 +156,7 @@ def paint_backdrop(
     elevation = -(view.ray_y + np.float32(np.tan(view.pitch_rad)))
     elevation = elevation[elevation > -0.02]
     color = _sky(elevation[1::2] if len(elevation) > 1 else elevation, view.ray_x[1::2], look, noise, rng)
-    color = cv2.resize(color, (view.width, len(elevation)), interpolation=cv2.INTER_LINEAR)
+    color = np.asarray(cv2.resize(color, (view.width, len(elevation)), interpolation=cv2.INTER_LINEAR), np.float32)
     classes = np.zeros(color.shape[:2], np.uint16)
     level = np.array(look.light.ambient if not look.dark else (0.9, 0.9, 0.9), np.float32) * np.float32(1.3)
     for kind, base, spread, rough in _FAR[layout.conditions.scene]:
@@ -173,7 +179,7 @@ def paint_backdrop(
 
 def _patch(noise: FloatArray, height: int, width: int, rng: np.random.Generator) -> FloatArray:
     y, x = rng.integers(0, 256, 2).tolist()
-    return noise[(np.arange(y, y + height) & 255)[:, None], np.arange(x, x + width) & 255]
+    return np.asarray(noise[(np.arange(y, y + height) & 255)[:, None], np.arange(x, x + width) & 255], np.float32)
 
 
 def _ridge(rng: np.random.Generator, noise: FloatArray, width: int, rough: float, blocks: bool) -> FloatArray:
@@ -183,7 +189,7 @@ def _ridge(rng: np.random.Generator, noise: FloatArray, width: int, rough: float
         return heights[np.searchsorted(edges, np.arange(width))].astype(np.float32)
     row = noise[1 if rough > 0.5 else 3, int(rng.integers(256))]
     profile = np.interp(np.linspace(0, 150, width) + float(rng.uniform(0, 100)), np.arange(256), row)
-    return (0.5 + 0.3 * profile).astype(np.float32)
+    return np.asarray(0.5 + 0.3 * profile, np.float32)
 
 
 def _sky(
@@ -223,7 +229,8 @@ def finish(
 ) -> npt.NDArray[np.uint8]:  # fmt: skip
     """Put light, water, air, lens and sensor on a frame.
 
-    `color` (height, width, 4) red, green, blue, glow; `inverse_z` (height, width) 1/m. Returns (height, width, 3) uint8.
+    `color` (height, width, 4) red, green, blue, glow; `inverse_z` (height, width) 1/m.
+    Returns (height, width, 3) uint8.
     """
     scale = view.width // color.shape[1]
     z = np.float32(1) / inverse_z
@@ -335,7 +342,7 @@ def _sense(sensor: Sensor, color: FloatArray, rng: np.random.Generator) -> npt.N
     pixels = cv2.multiply(color, sensor.gain, dtype=cv2.CV_8U)
     if sensor.blur_px > 0:
         pixels = cv2.GaussianBlur(pixels, (0, 0), sensor.blur_px)
-    pixels = _chromatic(cv2.LUT(pixels, sensor.tone), sensor.chromatic_shift_px)
+    pixels = _chromatic(np.asarray(cv2.LUT(pixels, sensor.tone), np.uint8), sensor.chromatic_shift_px)
     top, left = rng.integers(0, NOISE_MARGIN_PX, 2).tolist()
     pixels = cv2.add(pixels, sensor.noise[top : top + height, left : left + width], dtype=cv2.CV_8U)
     encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, sensor.jpeg_quality])[1]

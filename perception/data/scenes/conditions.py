@@ -96,7 +96,8 @@ def draw_light(world: World, conditions: Conditions, rng: np.random.Generator) -
         ambient=_scaled(ambient, level * (1.12 if dim < 0.3 else 1.0)),
         sun=_scaled(sun, dim),
         sun_direction=(
-            float(np.sin(azimuth) * np.cos(elevation)), float(np.sin(elevation)), float(np.cos(azimuth) * np.cos(elevation)),
+            float(np.sin(azimuth) * np.cos(elevation)), float(np.sin(elevation)),
+            float(np.cos(azimuth) * np.cos(elevation)),
         ),
         shadow=1.0 if dark else 1.0 - 0.55 * min(1.0, dim * 1.3),
         sky_top=top,
@@ -104,7 +105,7 @@ def draw_light(world: World, conditions: Conditions, rng: np.random.Generator) -
         clouds=clouds * float(rng.uniform(0.6, 1.0)),
         airlight=_greyed(horizon, 0.5, 0.93),
         extinction_per_m=3.0 / seen,  # contrast of 5 % is exp(-3)
-        headlights=1.25 if conditions.time_of_day == "night" else 0.45 if dark else 0.12 * (conditions.time_of_day == "twilight"),
+        headlights={"night": 1.25, "artificial_light": 0.45, "twilight": 0.12}.get(conditions.time_of_day, 0.0),
         lamps={"night": 0.45, "artificial_light": 1.0, "twilight": 0.35}.get(conditions.time_of_day, 0.0),
         wet=1.0 if conditions.weather == "rain" else 0.25 if conditions.weather == "snow" else 0.0,
         snow_cover=float(rng.uniform(0.55, 0.95)) if conditions.weather == "snow" else 0.0,

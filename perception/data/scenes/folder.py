@@ -7,14 +7,15 @@ root/images/<frame_id>.jpg  root/labels/<frame_id>.png  root/instances/<frame_id
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from perception.data.scenes.render import Scene, render_drive
 from perception.data.scenes.world import Rendering, World
@@ -59,7 +60,7 @@ def encode_scene(scene: Scene) -> EncodedScene:
     )
 
 
-def _encode(suffix: str, array: np.ndarray, options: list[int]) -> bytes:  # type: ignore[type-arg]
+def _encode(suffix: str, array: npt.NDArray[Any], options: list[int]) -> bytes:
     done, data = cv2.imencode(suffix, array, options)
     assert done, f"cv2 cannot encode {array.dtype} {array.shape} as {suffix}"
     return data.tobytes()
@@ -80,13 +81,9 @@ def scene_frames(
         scenes = render_drive(world, rendering, seed, drive, frames_per_drive, height_px, width_px)
         for frame, scene in enumerate(scenes):
             time = EPOCH + drive * DRIVE_INTERVAL + timedelta(seconds=frame * world.frame_interval_s)
-            conditions = scene.conditions
-            yield (
-                SceneFacts(
-                    f"{drive_id}_f{frame:03d}", drive_id, time, CAMERA, conditions.time_of_day, conditions.weather, conditions.scene
-                ),
-                scene,
-            )  # fmt: skip
+            c = scene.conditions
+            facts = SceneFacts(f"{drive_id}_f{frame:03d}", drive_id, time, CAMERA, c.time_of_day, c.weather, c.scene)
+            yield facts, scene
 
 
 def write_scenes(
@@ -130,4 +127,4 @@ def _write_table(path: Path, rows: list[SceneFacts]) -> None:
         for row in rows:
             values = [getattr(row, f.name) for f in fields(SceneFacts)]
             writer.writerow(v.isoformat() if isinstance(v, datetime) else v for v in values)
-    os.replace(temporary, path)
+    temporary.replace(path)

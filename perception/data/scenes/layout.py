@@ -1,6 +1,7 @@
 """What stands and moves along the road of one drive, in road coordinates.
 
-s runs along the road in metres from the ego car's start, d is the distance from the road's middle, to the right positive.
+s runs along the road in metres from the ego car's start; d is the distance from the road's middle, positive to the
+right.
 The layout is the same for both renderings.
 """
 
@@ -50,8 +51,8 @@ class Things:
     """Hold everything that stands on the ground, one row a thing.
 
     `model` (thing,) int32; `s`, `d`, `yaw` (thing,) float64: metres and radians against the road; `scale` (thing, 3);
-    `layer` (thing,) int32: higher is drawn earlier; `speed_s`, `speed_d` (thing,) m/s; `colors` (thing, 4) int32 palette
-    entries; `cycle` (thing,) number of step phases, 1 for what does not walk.
+    `layer` (thing,) int32: higher is drawn earlier; `speed_s`, `speed_d` (thing,) m/s; `colors` (thing, 4)
+    int32 palette entries; `cycle` (thing,) number of step phases, 1 for what does not walk.
     """
 
     model: npt.NDArray[np.int32]
@@ -174,7 +175,7 @@ def draw_layout(world: World, library: Library, seed: int, drive: int, frames: i
     end_s = speed * frames * world.frame_interval_s + world.view_distance_m
     stage = Stage(world, library, rng, end_s)
     builder = {"urban": _build_urban, "freeway": _build_freeway, "unmarked": _build_unmarked}[conditions.scene]
-    bands = builder(stage, section, conditions, boring)
+    bands = builder(stage, section, boring)
     lane = int(rng.integers(section.lanes))
     ego_d = section.traffic_side * (section.median_m / 2 + section.lane_m * (lane + 0.5)) + float(rng.normal(0, 0.15))
     _traffic(stage, section, conditions, boring, (lane, speed))
@@ -226,7 +227,7 @@ def _solid(stage: Stage, d: float, half_width: float, surface: int = MARKING) ->
 # ---------------------------------------------------------------- urban
 
 
-def _build_urban(stage: Stage, section: Section, conditions: Conditions, boring: bool) -> Bands:
+def _build_urban(stage: Stage, section: Section, boring: bool) -> Bands:
     world, rng = stage.world, stage.rng
     crossings = []
     s = float(rng.uniform(15.0, world.crossing_spacing_m[1]))
@@ -238,7 +239,7 @@ def _build_urban(stage: Stage, section: Section, conditions: Conditions, boring:
         _crossing(stage, section, crossing)
     line = section.half_road_m + 0.2 + section.sidewalk_m
     for side in (-1, 1):
-        _plots(stage, section, side, line, crossings)
+        _plots(stage, side, line, crossings)
         _street_furniture(stage, section, side, crossings, boring)
     return _symmetric(
         (section.half_road_m, section.half_road_m + 0.2, line),
@@ -291,7 +292,7 @@ def _free(s: float, crossings: Sequence[float], margin: float) -> bool:
     return all(abs(s - c) > margin for c in crossings)
 
 
-def _plots(stage: Stage, section: Section, side: int, line: float, crossings: Sequence[float]) -> None:
+def _plots(stage: Stage, side: int, line: float, crossings: Sequence[float]) -> None:
     """Line one side of a street with houses, walls, fences, hedges, gardens."""
     world, rng = stage.world, stage.rng
     tall = float(rng.uniform(5.5, 15.0))
@@ -444,7 +445,7 @@ def _parked(stage: Stage, section: Section, side: int, crossings: Sequence[float
 # ---------------------------------------------------------------- freeway and unmarked roads
 
 
-def _build_freeway(stage: Stage, section: Section, conditions: Conditions, boring: bool) -> Bands:
+def _build_freeway(stage: Stage, section: Section, _boring: bool) -> Bands:
     rng, road = stage.rng, section.half_road_m
     for side in (-1, 1):
         _solid(stage, side * (section.median_m / 2 + 0.2), 0.08)
@@ -480,7 +481,7 @@ def _build_freeway(stage: Stage, section: Section, conditions: Conditions, borin
     return _symmetric((section.median_m / 2, road), (GRASS if not concrete else ASPHALT, ASPHALT, GRASS))
 
 
-def _build_unmarked(stage: Stage, section: Section, conditions: Conditions, boring: bool) -> Bands:
+def _build_unmarked(stage: Stage, section: Section, boring: bool) -> Bands:
     world, rng, road = stage.world, stage.rng, section.half_road_m
     track = rng.random() < 0.3
     for side in (-1, 1):
@@ -528,10 +529,8 @@ def _traffic(stage: Stage, section: Section, conditions: Conditions, boring: boo
                 if conditions.scene == "freeway" and kind in ("train", "bus") and rng.random() < 0.8:
                     kind = "truck"
                 s += lengths[kind] / 2
-                if own_lane:
-                    velocity = max(speed, ego[1])  # the ego car keeps its distance
-                else:
-                    velocity = speed if along else -speed
+                # In the ego car's own lane nothing is slower than it, so that it keeps its distance.
+                velocity = max(speed, ego[1]) if own_lane else speed if along else -speed
                 yaw = 0.0 if along else np.pi
                 stage.put(kind, s, d + float(rng.normal(0, 0.12)), yaw=yaw, speed_s=velocity)
                 s += lengths[kind] / 2

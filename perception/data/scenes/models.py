@@ -75,23 +75,57 @@ def _wheel(mesh: MeshBuilder, x: float, z: float, radius: float) -> None:
 
 def car_mesh(style: int) -> MeshBuilder:
     """Build a saloon (0), hatchback (1), estate (2), SUV (3), van (4) or pick-up (5), nose towards +z."""
-    length, width, waist, height = ((4.5, 1.78, 0.93, 1.44), (3.9, 1.7, 0.95, 1.5), (4.6, 1.8, 0.95, 1.5),
-                                    (4.6, 1.9, 1.08, 1.74), (5.1, 1.95, 1.15, 2.05), (5.2, 1.9, 1.05, 1.78))[style]  # fmt: skip
-    hood, front, rear, back = ((1.15, 0.85, 0.65, 0.85), (0.8, 0.75, 0.35, 0.08), (1.1, 0.8, 0.35, 0.05),
-                               (1.05, 0.7, 0.35, 0.06), (0.55, 0.75, 0.1, 0.03), (1.1, 0.7, 0.3, 1.9))[style]  # fmt: skip
+    length, width, waist, height = (
+        (4.5, 1.78, 0.93, 1.44),
+        (3.9, 1.7, 0.95, 1.5),
+        (4.6, 1.8, 0.95, 1.5),
+        (4.6, 1.9, 1.08, 1.74),
+        (5.1, 1.95, 1.15, 2.05),
+        (5.2, 1.9, 1.05, 1.78),
+    )[style]
+    hood, front, rear, back = (
+        (1.15, 0.85, 0.65, 0.85),
+        (0.8, 0.75, 0.35, 0.08),
+        (1.1, 0.8, 0.35, 0.05),
+        (1.05, 0.7, 0.35, 0.06),
+        (0.55, 0.75, 0.1, 0.03),
+        (1.1, 0.7, 0.3, 1.9),
+    )[style]
     mesh = MeshBuilder(tx.CAR, center=(0.0, 0.7, 0.0))
     half, end, low, inset = width / 2, length / 2, 0.22, 0.14
     for x in (-half, half):
-        mesh.face([(x, low + 0.1, -end), (x, waist - 0.12, -end), (x, waist, -end + 0.2), (x, waist, end - hood),
-                   (x, waist - 0.14, end - 0.15), (x, waist - 0.3, end), (x, low + 0.1, end), (x, low, 0.0)], "body")  # fmt: skip
+        mesh.face(
+            [
+                (x, low + 0.1, -end),
+                (x, waist - 0.12, -end),
+                (x, waist, -end + 0.2),
+                (x, waist, end - hood),
+                (x, waist - 0.14, end - 0.15),
+                (x, waist - 0.3, end),
+                (x, low + 0.1, end),
+                (x, low, 0.0),
+            ],
+            "body",
+        )
     mesh.face([(-half, low, end), (half, low, end), (half, waist - 0.3, end), (-half, waist - 0.3, end)], "body")
     mesh.face([(-half, low, -end), (half, low, -end), (half, waist - 0.12, -end), (-half, waist - 0.12, -end)], "body")
-    mesh.face([(-half, waist - 0.3, end), (half, waist - 0.3, end), (half, waist, end - hood), (-half, waist, end - hood)],
-              "body")  # fmt: skip
-    mesh.face([(-half, waist - 0.12, -end), (half, waist - 0.12, -end), (half, waist, -end + 0.2), (-half, waist, -end + 0.2)],
-              "body")  # fmt: skip
-    mesh.face([(-half, waist, -end + 0.2), (half, waist, -end + 0.2), (half, waist, end - hood), (-half, waist, end - hood)],
-              "body")  # fmt: skip
+    mesh.face(
+        [(-half, waist - 0.3, end), (half, waist - 0.3, end), (half, waist, end - hood), (-half, waist, end - hood)],
+        "body",
+    )
+    mesh.face(
+        [
+            (-half, waist - 0.12, -end),
+            (half, waist - 0.12, -end),
+            (half, waist, -end + 0.2),
+            (-half, waist, -end + 0.2),
+        ],
+        "body",
+    )
+    mesh.face(
+        [(-half, waist, -end + 0.2), (half, waist, -end + 0.2), (half, waist, end - hood), (-half, waist, end - hood)],
+        "body",
+    )
     for x in (-half, half):
         for z in (-end + 0.85, end - 0.85):
             _wheel(mesh, x, z, 0.33 if style < 3 else 0.37)
@@ -130,13 +164,21 @@ def _cabin(
         lower, upper = a + 0.1 * (b - a), a + 0.88 * (b - a)
         out = 0.015 * sign
         x0, x1 = foot - 0.1, top - 0.06
-        mesh.face([(-x0, waist + 0.1 * rise, lower + out), (x0, waist + 0.1 * rise, lower + out),
-                   (x1, waist + 0.88 * rise, upper + out), (-x1, waist + 0.88 * rise, upper + out)], "glass", 1)  # fmt: skip
-    for sign in (-1.0, 1.0):
-        mesh.face([(sign * foot, waist, rear[0]), (sign * foot, waist, front[1]), (sign * top, height, front[0]),
-                   (sign * top, height, rear[1])], "body")  # fmt: skip
+        mesh.face(
+            [
+                (-x0, waist + 0.1 * rise, lower + out),
+                (x0, waist + 0.1 * rise, lower + out),
+                (x1, waist + 0.88 * rise, upper + out),
+                (-x1, waist + 0.88 * rise, upper + out),
+            ],
+            "glass",
+            1,
+        )
+    for side in (-1.0, 1.0):
+        mesh.face([(side * foot, waist, rear[0]), (side * foot, waist, front[1]), (side * top, height, front[0]),
+                   (side * top, height, rear[1])], "body")  # fmt: skip
         y0, y1 = waist + 0.08 * rise, waist + 0.86 * rise
-        x0, x1 = sign * (foot + 0.012), sign * (top + 0.025)
+        x0, x1 = side * (foot + 0.012), side * (top + 0.025)
         z_low = (rear[0] + 0.22 * (rear[1] - rear[0]) + 0.06, front[1] - 0.22 * (front[1] - front[0]) - 0.1)
         z_high = (rear[1] - 0.02, front[0] - 0.02)
         middle = (z_low[0] + z_low[1]) / 2
@@ -360,12 +402,24 @@ def person_sprite(phase: float, style: int) -> Sprite:
         c.limb(shoe, [(foot_x * m - 0.03, (0.05 + lift) * m), (foot_x * m + 0.14 * m, (0.04 + lift) * m)], 0.08 * m)
     if style == 1:  # skirt or long coat
         c.polygon(jacket, [(-0.19, 0.55), (0.21, 0.55), (0.15, 1.0), (-0.15, 1.0)])
-    c.polygon(jacket, [(-0.17 * m, 0.86 * m), (0.17 * m, 0.86 * m), (0.21 * m, 1.4 * m), (0.1 * m, 1.5 * m),
-                       (-0.1 * m, 1.5 * m), (-0.21 * m, 1.4 * m)])  # fmt: skip
+    c.polygon(
+        jacket,
+        [
+            (-0.17 * m, 0.86 * m),
+            (0.17 * m, 0.86 * m),
+            (0.21 * m, 1.4 * m),
+            (0.1 * m, 1.5 * m),
+            (-0.1 * m, 1.5 * m),
+            (-0.21 * m, 1.4 * m),
+        ],
+    )
     for sign in (-1, 1):  # arms
         hand = sign * swing * 0.9
-        c.limb(jacket, [(sign * 0.19 * m, 1.38 * m), (sign * 0.23 * m - hand * 0.4, 1.1 * m), (sign * 0.2 * m - hand, 0.86 * m)],
-               0.1 * m)  # fmt: skip
+        c.limb(
+            jacket,
+            [(sign * 0.19 * m, 1.38 * m), (sign * 0.23 * m - hand * 0.4, 1.1 * m), (sign * 0.2 * m - hand, 0.86 * m)],
+            0.1 * m,
+        )
         c.ellipse(skin, sign * 0.2 * m - hand, 0.83 * m, 0.045, 0.055)
     if style == 2:
         c.polygon(bag, [(0.2, 0.72), (0.42, 0.72), (0.4, 1.02), (0.24, 1.02)])

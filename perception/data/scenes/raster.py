@@ -159,8 +159,10 @@ def stamp(
     if flip:
         start_x, step_x = columns - 1 - start_x, -step_x
     matrix = np.array([[step_x, 0.0, start_x], [0.0, step_y, start_y]])
-    part = cv2.warpAffine(parts, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
-    number = cv2.add(part, float(first - 1), dtype=cv2.CV_16U)
+    part = np.asarray(
+        cv2.warpAffine(parts, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP), np.uint8
+    )
+    number = part + np.uint16(first - 1)
     cv2.copyTo(number, part, buffer[y0:y1, x0:x1])
 
 
@@ -190,7 +192,7 @@ def sample_tiles(
     row = ((v * np.float32(TILE_PX)).astype(np.int32) >> level) & mask
     bits = 7 - level
     index = np.take(tiles.level_offsets, level) + (((tile << bits) + row) << bits) + column
-    return np.take(tiles.texels, index)
+    return np.asarray(np.take(tiles.texels, index), np.uint32)
 
 
 def shade_surfaces(

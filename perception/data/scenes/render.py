@@ -36,6 +36,7 @@ from perception.errors import InputError
 
 FloatArray = npt.NDArray[np.float32]
 FAR_M = 900.0  # where the ground ends and the backdrop begins
+MARKS_M = 90.0  # lane marks farther away are thinner than a sample
 BACKDROP_M = 350.0  # depth of hills and woods on the backdrop, for the air before them
 BACKDROP = len(GROUND)  # surface numbers: ground, then backdrop classes, then the frame's own surfaces
 BACKDROP_CLASSES = (tx.SKY, tx.VEGETATION, tx.TERRAIN, tx.BUILDING, tx.VOID)
@@ -63,8 +64,8 @@ class Scene:
 class Ground:
     """Hold what every frame of a drive shares: rays that hit the ground, and the backdrop.
 
-    `surface` (height, width) uint16: ground or backdrop surface; `s`, `d`, `z` (height, width) float32 of the ground hit
-    (0 above the horizon); `backdrop` (height, width) uint32 packed colours.
+    `surface` (height, width) uint16: ground or backdrop surface; `s`, `d`, `z` (height, width) float32 of the ground
+    that is hit (0 above the horizon); `backdrop` (height, width) uint32 packed colours.
     """
 
     surface: npt.NDArray[np.uint16]
@@ -104,7 +105,8 @@ def render_drive(
     if rendering not in RENDERINGS:
         raise InputError(f"rendering is {rendering!r}; it must be one of {', '.join(RENDERINGS)}; choose one")
     for name, value, low in (
-        ("seed", seed, 0), ("drive", drive, 0), ("frames", frames, 1), ("height_px", height_px, 16), ("width_px", width_px, 16),
+        ("seed", seed, 0), ("drive", drive, 0), ("frames", frames, 1), ("height_px", height_px, 16),
+        ("width_px", width_px, 16),
     ):  # fmt: skip
         if value < low:
             raise InputError(f"{name} is {value}; it must be at least {low}; raise it")
@@ -121,7 +123,14 @@ def prepare_drive(
     layout = draw_layout(world, library, seed, drive, frames)
     rng = np.random.default_rng([seed, drive, 3, rendering == "street"])
     look = draw_look(
-        world, rendering, layout, library, np.random.default_rng([seed, drive, 4]), rng, (height_px, width_px)
+        world,
+        rendering,
+        layout,
+        library,
+        np.random.default_rng([seed, drive, 4]),
+        rng,
+        (height_px, width_px),
+        build_noise(seed),
     )
     scale = world.supersampling
     view = make_view(layout.camera, height_px * scale, width_px * scale)
@@ -267,7 +276,7 @@ def _draw_decals(drive: Drive, buffer: npt.NDArray[np.uint16], ego_s: float) -> 
     if not len(decals.surface):
         return
     s = decals.corners[..., 0]
-    near = (s.max(axis=1) > ego_s + 1.0) & (s.min(axis=1) < ego_s + drive.world.view_distance_m)
+    near = (s.max(axis=1) > ego_s + 1.0) & (s.min(axis=1) < ego_s + MARKS_M)
     chosen = np.flatnonzero(near)
     x, z, _ = road_to_ego(drive.layout.road, ego_s, s[chosen], decals.corners[chosen, :, 1])
     points = to_camera(view, x.astype(np.float32), np.zeros(x.shape, np.float32), z.astype(np.float32))
@@ -298,7 +307,7 @@ def _draw_shadows(
         cast = np.concatenate([foot, foot + offset[:, None]], axis=1)
         for polygon in _ground_pixels(view, cast):
             if polygon is not None:
-                fill(shade, cv2.convexHull(polygon), round(255 * look.light.shadow))
+                fill(shade, np.asarray(cv2.convexHull(polygon), np.int32), round(255 * look.light.shadow))
     solid = (model < len(library.first)) & (z[chosen] < 45)
     for polygon in _ground_pixels(view, foot[solid]):
         fill(shade, polygon, round(255 * min(0.45, look.light.shadow)))
@@ -312,7 +321,10 @@ def _ground_pixels(view: View, points: FloatArray) -> list[npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class MeshPolygons:
-    """Hold the front-facing mesh polygons of a frame: `points` (polygon, 8, 3) in camera axes, `normal` (polygon, 3)."""
+    """Hold the mesh polygons of a frame that face the camera.
+
+    `points` (polygon, 8, 3) and outward `normal` (polygon, 3) in camera axes.
+    """
 
     points: FloatArray
     normal: FloatArray
@@ -342,7 +354,7 @@ def _mesh_polygons(
     normal = np.cross(points[:, 2] - points[:, 0], points[:, 1] - points[:, 0])
     depth = np.maximum(points[..., 2].max(axis=1), 0.5)
     span = np.sqrt(np.linalg.norm(normal, axis=1)) / depth * view.focal
-    keep = (np.einsum("ij,ij->i", normal, points[:, 0]) < 0) & (span > 1.2) & (points[..., 2].max(axis=1) > 0.5)
+    keep = (np.einsum("ij,ij->i", normal, points[:, 0]) < 0) & (span > 2.0) & (points[..., 2].max(axis=1) > 0.5)
     zero = np.zeros_like(at_x)
     pitch_sine, pitch_cosine = np.sin(view.pitch_rad), np.cos(view.pitch_rad)
     along = np.stack([sine, -cosine * pitch_sine, cosine * pitch_cosine], -1).astype(np.float32)
@@ -427,13 +439,15 @@ def _collect(
     snow[: len(mesh.owner)] = np.clip(-mesh.normal[:, 1] * 1.6 - 0.6, 0, 1) * drive.look.light.snow_cover
     tint = tint * (1 - snow[:, None]) + drive.look.snow_color * snow[:, None]
     instances = np.where(foreground, classes * 1000 + drive.number[owner], 0)
-    surfaces = _surfaces(drive, mesh, sprites, sprite_row, drive.looks.tile_m[material], tile)
+    surfaces = _surfaces(drive, mesh, sprites, sprite_row, material, tile)
     ground_tint, ground_tile, ground_mip = _ground_columns(drive)
     lead = np.array([*[c for _, c in GROUND], *BACKDROP_CLASSES])
     return Painted(
         buffer,
         Surfaces(
-            *(np.pad(a, ((0, 0), (FIRST_FREE, 0))) for a in (surfaces.plane, surfaces.u_axis, surfaces.v_axis)),
+            _lead(surfaces.plane),
+            _lead(surfaces.u_axis),
+            _lead(surfaces.v_axis),
             np.concatenate([ground_mip, surfaces.mip]),
             np.concatenate([ground_tile, surfaces.tile]),
         ),
@@ -442,6 +456,10 @@ def _collect(
         np.concatenate([np.zeros(len(lead)), instances]).astype(np.uint16),
         shade,
     )
+
+
+def _lead(columns: FloatArray) -> FloatArray:
+    return np.pad(columns, ((0, 0), (FIRST_FREE, 0)))
 
 
 def pack(color: FloatArray, alpha: FloatArray | float) -> npt.NDArray[np.uint32]:
@@ -453,13 +471,15 @@ def pack(color: FloatArray, alpha: FloatArray | float) -> npt.NDArray[np.uint32]
 
 
 def _surfaces(
-    drive: Drive, mesh: MeshPolygons, sprites: SpriteThings, sprite_row: npt.NDArray[np.intp], tile_m: FloatArray,
+    drive: Drive, mesh: MeshPolygons, sprites: SpriteThings, sprite_row: npt.NDArray[np.intp],
+    material: npt.NDArray[np.intp],
     tile: npt.NDArray[np.int32],
 ) -> Surfaces:  # fmt: skip
     """Work out the plane and texture axes of every mesh polygon and sprite part."""
     count = len(mesh.owner)
-    view = drive.view
-    up = np.array([0.0, np.cos(view.pitch_rad), np.sin(view.pitch_rad)], np.float32) * np.float32(-1)
+    view, looks = drive.view, drive.looks
+    wide, high = looks.tile_m[material], looks.tile_height_m[material]
+    up = np.array([0.0, -np.cos(view.pitch_rad), -np.sin(view.pitch_rad)], np.float32)
     flat = np.abs(mesh.normal @ up) > 0.7
     across = np.cross(up[None], mesh.normal)
     across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)
@@ -467,27 +487,32 @@ def _surfaces(
     v_dir = np.where(flat[:, None], np.cross(up[None], mesh.along), -up[None])
     offset = np.einsum("ij,ij->i", mesh.normal, mesh.points[:, 0])
     offset = np.where(np.abs(offset) < 1e-4, np.float32(-1e-4), offset)
-    shift = (mesh.owner % 7 * 0.19).astype(np.float32)
-    scale = tile_m[:count]
-    plane = (mesh.normal / offset[:, None]).T
-    u_axis = np.concatenate(
-        [(u_dir / scale[:, None]).T, (-np.einsum("ij,ij->i", u_dir, mesh.origin) / scale + shift)[None]]
-    )
-    v_axis = np.concatenate([(v_dir / scale[:, None]).T, (-np.einsum("ij,ij->i", v_dir, mesh.origin) / scale)[None]])
-    slant = np.abs(np.einsum("ij,ij->i", mesh.normal, mesh.points.mean(axis=1))) / np.linalg.norm(
-        mesh.points.mean(axis=1), axis=1
-    )
-    mip = tx.TILE_PX / (scale * view.focal * np.sqrt(np.clip(slant, 0.12, 1.0)))
+    shift = (mesh.owner % 7 * 0.19).astype(np.float32)  # so that neighbours differ
+    middle = mesh.points.mean(axis=1)
+    slant = np.abs(np.einsum("ij,ij->i", mesh.normal, middle)) / np.linalg.norm(middle, axis=1)
+    mip = tx.TILE_PX / (wide[:count] * view.focal * np.sqrt(np.clip(slant, 0.12, 1.0)))
     foot = sprites.foot[sprite_row]
-    ones, zeros = np.ones(len(foot), np.float32), np.zeros(len(foot), np.float32)
-    size = tile_m[count:]
+    one, zero = np.ones(len(foot), np.float32), np.zeros(len(foot), np.float32)
+    size = wide[count:]
+    card_u = np.stack([one / size, zero, zero, -foot[:, 0] / size + sprite_row * 0.37])
+    card_v = np.stack([zero, one / size, zero, -foot[:, 1] / size + sprite_row * 0.53])
     return Surfaces(
-        np.concatenate([plane, np.stack([zeros, zeros, 1 / np.maximum(foot[:, 2], 0.3)])], axis=1).astype(np.float32),
-        np.concatenate([u_axis, np.stack([ones / size, zeros, zeros, -foot[:, 0] / size + sprite_row * 0.37])], axis=1).astype(np.float32),
-        np.concatenate([v_axis, np.stack([zeros, ones / size, zeros, -foot[:, 1] / size + sprite_row * 0.53])], axis=1).astype(np.float32),
+        _both((mesh.normal / offset[:, None]).T, np.stack([zero, zero, 1 / np.maximum(foot[:, 2], 0.3)])),
+        _both(_texture_axis(u_dir, mesh.origin, wide[:count], shift), card_u),
+        _both(_texture_axis(v_dir, mesh.origin, high[:count], np.zeros_like(shift)), card_v),
         np.concatenate([mip, tx.TILE_PX / (size * view.focal)]).astype(np.float32),
         tile.astype(np.int32),
-    )  # fmt: skip
+    )
+
+
+def _both(mesh: npt.NDArray[Any], sprites: npt.NDArray[Any]) -> FloatArray:
+    return np.concatenate([mesh, sprites], axis=1).astype(np.float32)
+
+
+def _texture_axis(direction: FloatArray, origin: FloatArray, size_m: FloatArray, shift: FloatArray) -> FloatArray:
+    """Return (4, row): the axis in tiles a metre, and the offset that puts 0 at the owner's foot."""
+    start = -np.einsum("ij,ij->i", direction, origin) / size_m + shift
+    return np.concatenate([(direction / size_m[:, None]).T, start[None]])
 
 
 def _ground_columns(drive: Drive) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32], FloatArray]:

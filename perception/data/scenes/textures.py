@@ -51,7 +51,7 @@ def periodic_noise(rng: np.random.Generator, falloff: float, size: int = TILE_PX
     spectrum = np.fft.rfft2(rng.standard_normal((size, size))) / radius**falloff
     spectrum[0, 0] = 0.0
     noise = np.fft.irfft2(spectrum, s=(size, size))
-    return (noise / noise.std()).astype(np.float32)
+    return np.asarray(noise / noise.std(), np.float32)
 
 
 @lru_cache(maxsize=2)
@@ -188,9 +188,9 @@ def _shop(rng: np.random.Generator, rough: float) -> FloatArray:
 
 def _roof(rng: np.random.Generator, rough: float) -> FloatArray:
     values = 1 + 0.1 * rough * rng.standard_normal((16, 16))
-    values = np.kron(values, np.ones((8, 8)))
-    values[::8] *= 0.75
-    return _gray(values.astype(np.float32))
+    tiles = np.kron(values, np.ones((8, 8))).astype(np.float32)
+    tiles[::8] *= 0.75
+    return _gray(tiles)
 
 
 def _bark(rng: np.random.Generator, rough: float) -> FloatArray:
@@ -230,7 +230,7 @@ def _glow() -> FloatArray:
 
 def _recipes(rough: float) -> dict[str, Callable[[np.random.Generator], FloatArray]]:
     recipes: dict[str, Callable[[np.random.Generator], FloatArray]] = {
-        "plain": lambda r: _gray(np.ones((TILE_PX, TILE_PX), np.float32)),
+        "plain": lambda _: _gray(np.ones((TILE_PX, TILE_PX), np.float32)),
         "asphalt": lambda r: _asphalt(r, rough),
         "slabs": lambda r: _slabs(r, rough),
         "grass": lambda r: _speckle(r, 0.14 * rough, 0.7, 0.1 * rough),
@@ -245,7 +245,7 @@ def _recipes(rough: float) -> dict[str, Callable[[np.random.Generator], FloatArr
         "roof": lambda r: _roof(r, rough),
         "bark": lambda r: _bark(r, rough),
         "corrugated": lambda r: _corrugated(r, rough),
-        "glow": lambda r: _glow(),
+        "glow": lambda _: _glow(),
         "paint": lambda r: _speckle(r, 0.05, 1.8, 0.015),
         "glass": lambda r: _speckle(r, 0.3, 1.6, 0.02),
         "cloth": lambda r: _speckle(r, 0.1, 1.0, 0.05),
@@ -311,6 +311,7 @@ class Material:
     simulator: tuple[Color, ...]
     simulator_tiles: tuple[str, ...] | None = None  # None: as street
     glows: bool = False  # shines by itself
+    tile_height_m: float | None = None  # where a tile is not as high as wide
 
 
 _PLAIN = ("plain",)
@@ -365,7 +366,8 @@ MATERIALS: tuple[Material, ...] = (
              ((88, 114, 56), (100, 122, 60), (116, 118, 66))),
     Material("dirt", ("dirt",), 7.0, ((132, 116, 92), (116, 104, 86)), ((140, 118, 88),)),
     Material("facade", _FACADES, 12.8, _BUILDING_STREET, _BUILDING_SIMULATOR),
-    Material("shop", ("shop0", "shop1", "shop2", "shop3"), 14.0, *_same((196, 190, 180), (160, 150, 140), (120, 116, 112))),
+    Material("shop", ("shop0", "shop1", "shop2", "shop3"), 14.0,
+             *_same((196, 190, 180), (160, 150, 140), (140, 136, 132)), tile_height_m=3.4),
     Material("roof", ("roof",), 6.0, ((96, 80, 74), (74, 74, 78), (120, 84, 66)), ((110, 84, 72), (80, 80, 84))),
     Material("skyline", _FACADES, 40.0, ((150, 150, 154), (136, 132, 130)), ((150, 150, 156),)),
     Material("wall", ("concrete", "bricks"), 4.0, *_same(*_WALLS)),
@@ -381,9 +383,11 @@ MATERIALS: tuple[Material, ...] = (
     # Foreground: the simulator gives true shape with flat, wrong texture.
     Material("body", ("paint",), 2.0, _CAR_STREET, _WRONG, _PLAIN),
     Material("side", ("lettered0", "lettered1", "lettered2", "corrugated", "paint"), 6.0,
-             ((220, 220, 216), (186, 188, 190), (196, 60, 52), (60, 96, 150), (208, 176, 70), (90, 110, 100)), _WRONG, _PLAIN),
+             ((220, 220, 216), (186, 188, 190), (196, 60, 52), (60, 96, 150), (208, 176, 70), (90, 110, 100)),
+             _WRONG, _PLAIN),
     Material("glass", ("glass",), 1.7, ((46, 54, 60), (66, 76, 84), (36, 42, 46), (90, 102, 110)), _WRONG, _PLAIN),
-    Material("tyre", ("plain",), 1.0, ((26, 26, 27), (34, 34, 34)), ((120, 124, 130), (70, 72, 80), (150, 140, 120)), _PLAIN),
+    Material("tyre", ("plain",), 1.0, ((26, 26, 27), (34, 34, 34)), ((120, 124, 130), (70, 72, 80), (150, 140, 120)),
+             _PLAIN),
     Material("rim", ("plain",), 1.0, ((130, 132, 136), (96, 98, 102)), ((170, 172, 180), (200, 200, 120)), _PLAIN),
     Material("trim", ("plain",), 1.0, ((32, 33, 35), (52, 54, 57)), _WRONG, _PLAIN),
     Material("plate", ("plain",), 1.0, ((214, 212, 204), (208, 184, 60)), _WRONG, _PLAIN),
@@ -416,13 +420,15 @@ MATERIAL_ID: dict[str, int] = {m.name: i for i, m in enumerate(MATERIALS)}
 class Looks:
     """Hold the materials of one rendering as tables.
 
-    `color`: (material, PALETTE, 3) float32; `tile`: (material, PALETTE) int32; `tile_m`: (material,) float32;
+    `color`: (material, PALETTE, 3) float32; `tile`: (material, PALETTE) int32; `tile_m`, `tile_height_m`: (material,)
+    float32;
     `glows`: (material,) bool; `wild`: (8,) int32 tiles for randomised foreground.
     """
 
     color: FloatArray
     tile: npt.NDArray[np.int32]
     tile_m: FloatArray
+    tile_height_m: FloatArray
     glows: npt.NDArray[np.bool_]
     wild: npt.NDArray[np.int32]
 
@@ -444,6 +450,7 @@ def build_looks(rendering: Rendering, seed: int) -> Looks:
         color=color,
         tile=tile,
         tile_m=np.array([m.tile_m for m in MATERIALS], np.float32),
+        tile_height_m=np.array([m.tile_height_m or m.tile_m for m in MATERIALS], np.float32),
         glows=np.array([m.glows for m in MATERIALS]),
         wild=np.array([tiles.names[f"wild{i}"] for i in range(8)], np.int32),
     )

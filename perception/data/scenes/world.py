@@ -19,10 +19,6 @@ Range = tuple[float, float]
 Weights = Mapping[str, float]
 
 
-def _weights(**weights: float) -> Any:
-    return field(default_factory=lambda: dict(weights))
-
-
 @dataclass(frozen=True, kw_only=True)
 class World:
     """Hold every range of the procedural world; a drive is a draw from it.
@@ -32,9 +28,19 @@ class World:
     """
 
     # Conditions: relative weight of each, drawn once a drive. Rare ones are rare on purpose.
-    time_of_day_weights: Weights = _weights(day=0.64, twilight=0.11, night=0.09, artificial_light=0.06, backlit=0.10)
-    weather_weights: Weights = _weights(clear=0.50, cloudy=0.27, rain=0.12, fog=0.05, snow=0.06)
-    scene_weights: Weights = _weights(urban=0.60, freeway=0.22, unmarked=0.18)
+    time_of_day_weights: Weights = field(
+        default_factory=lambda: {
+            "day": 0.64,
+            "twilight": 0.11,
+            "night": 0.09,
+            "artificial_light": 0.06,
+            "backlit": 0.10,
+        }
+    )
+    weather_weights: Weights = field(
+        default_factory=lambda: {"clear": 0.50, "cloudy": 0.27, "rain": 0.12, "fog": 0.05, "snow": 0.06}
+    )
+    scene_weights: Weights = field(default_factory=lambda: {"urban": 0.60, "freeway": 0.22, "unmarked": 0.18})
 
     # Camera, drawn once a drive.
     camera_height_m: Range = (1.15, 1.65)  # lens above the road
@@ -66,7 +72,7 @@ class World:
     wall_share: float = 0.18  # share of urban plots closed by a wall
     fence_share: float = 0.22  # share of urban plots closed by a fence
     # What a moving vehicle is: relative weights. Trains and motorcycles are rare.
-    vehicle_weights: Weights = _weights(car=0.84, truck=0.07, bus=0.06, train=0.03)
+    vehicle_weights: Weights = field(default_factory=lambda: {"car": 0.84, "truck": 0.07, "bus": 0.06, "train": 0.03})
     motorcycle_share: float = 0.25  # share of riders on a motorcycle instead of a bicycle
     oncoming_lead_gap_m: Range = (7.0, 22.0)  # least gap between two vehicles in a lane
 
@@ -189,5 +195,5 @@ def _check_weights(name: str, value: Any, names: tuple[str, ...]) -> None:
         raise InputError(f"World.{name} is {value!r}; it must map {', '.join(names)} to weights; use only these names")
     if not all(_is_number(v) and v >= 0 for v in value.values()) or sum(value.values()) <= 0:
         raise InputError(
-            f"World.{name} is {dict(value)!r}; weights must be numbers of at least 0 and one of them above 0; change them"
+            f"World.{name} is {dict(value)!r}; weights are numbers of at least 0, one of them above 0; change them"
         )

@@ -176,8 +176,8 @@ def test_texture_randomization_changes_foreground_only():
 
 @pytest.mark.parametrize(
     "arguments",
-    [("oil", 0, 0, 1, 64, 128), ("street", -1, 0, 1, 64, 128), ("street", 0, -1, 1, 64, 128), ("street", 0, 0, 0, 64, 128),
-     ("street", 0, 0, 1, 8, 128)],
+    [("oil", 0, 0, 1, 64, 128), ("street", -1, 0, 1, 64, 128), ("street", 0, -1, 1, 64, 128),
+     ("street", 0, 0, 0, 64, 128), ("street", 0, 0, 1, 8, 128)],
 )  # fmt: skip
 def test_bad_arguments_are_refused(arguments):
     with pytest.raises(InputError):
