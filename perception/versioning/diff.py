@@ -178,9 +178,13 @@ def _match(base: pa.Array, head: pa.Array) -> tuple[_Rows, _Rows, _Rows, _Rows]:
 
 def _codes(tables: Sequence[pa.Table], name: str) -> _Codes:
     """Replace a column of few values by small numbers, the same ones in both tables."""
-    values = pc.unique(pa.concat_arrays([pc.unique(table[name].combine_chunks()) for table in tables]))
-    base, head = (pc.index_in(table[name], value_set=values).to_numpy() for table in tables)
-    return _Codes((base, head), values.to_pylist())
+    encoded = [pc.dictionary_encode(table[name].combine_chunks()) for table in tables]
+    values = sorted({value for column in encoded for value in column.dictionary.to_pylist()})
+    base, head = (
+        np.array([values.index(value) for value in column.dictionary.to_pylist()], np.int32)[column.indices.to_numpy()]
+        for column in encoded
+    )
+    return _Codes((base, head), values)
 
 
 def _codes_differ(codes: _Codes, rows_base: _Rows, rows_head: _Rows) -> NDArray[np.bool_]:
