@@ -7,6 +7,7 @@ training, scoring and evaluation do not ask which kind they were given.
 import copy
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from perception.errors import InputError
 from perception.models.checkpoint import load_network, save_network
 from perception.models.registry import NETWORKS
+from perception.uncertainty.priors import parameter_priors
 
 ENSEMBLE_FILE = "ensemble.json"
 
@@ -146,18 +148,35 @@ def make_ensemble(build: Callable[[int], nn.Module], members: int, seed: int) ->
     """Build an ensemble whose members start from different weights.
 
     build: makes one network from the integer seed it is given; torch's global generator is seeded with the same
-    number around the call and given back untouched. The same seed always gives the same ensemble.
+    number around the call and given back untouched. Parameters that every network starts with the same value in
+    (normalisation scales and shifts, often biases) are drawn from their priors: members that are equal there have no
+    spread, and the first steps on the DPE penalty would be as good as infinite. The same seed always gives the same
+    ensemble; a single member is left as it was built.
     Raises InputError when members < 1 or when two members come out with equal weights.
     """
     if members < 1:
         raise InputError(f"members = {members}; an ensemble needs at least 1: set members to 8, as published")
+    seeds = [int(number) for number in np.random.SeedSequence(seed).generate_state(members)]
     networks = []
-    for member_seed in np.random.SeedSequence(seed).generate_state(members):
+    for member_seed in seeds:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(member_seed))
-            networks.append(build(int(member_seed)))
+            torch.manual_seed(member_seed)
+            networks.append(build(member_seed))
     _refuse_equal_members(networks)
+    if members > 1:
+        _draw_equal_parameters(networks, seeds)
     return Ensemble(networks)
+
+
+@torch.no_grad()
+def _draw_equal_parameters(networks: Sequence[nn.Module], seeds: Sequence[int]) -> None:
+    generators = [torch.Generator().manual_seed(member_seed) for member_seed in seeds]
+    for name, prior in parameter_priors(networks[0]).items():
+        tensors = [network.get_parameter(name) for network in networks]
+        if all(values.requires_grad and torch.equal(values, tensors[0]) for values in tensors):
+            for values, generator in zip(tensors, generators, strict=True):
+                noise = torch.randn(values.shape, generator=generator)
+                values.copy_(prior.mean + math.sqrt(prior.variance) * noise)
 
 
 def _refuse_equal_members(networks: Sequence[nn.Module]) -> None:

@@ -228,7 +228,7 @@ def _top_share_mean(values: Tensor, counted: Tensor, share: float) -> Tensor:
     means = []
     for row, mask in zip(values, counted, strict=True):
         kept = row[mask]
-        means.append(kept.topk(max(1, math.ceil(share * kept.numel()))).values.mean())
+        means.append(kept.topk(math.ceil(share * kept.numel() - 1e-9)).values.mean())
     return torch.stack(means)
 
 

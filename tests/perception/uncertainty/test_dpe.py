@@ -11,7 +11,6 @@ from torch.distributions import Normal, kl_divergence
 from perception.errors import InputError
 from perception.uncertainty.dpe import (
     EnsembleLoss,
-    Prior,
     dpe_loss,
     ensemble_loss,
     gaussian_kl,
@@ -19,9 +18,9 @@ from perception.uncertainty.dpe import (
     l2_loss,
     member_cross_entropy,
     omega,
-    parameter_priors,
 )
 from perception.uncertainty.ensemble import Ensemble, make_ensemble
+from perception.uncertainty.priors import Prior
 
 
 class Holder(nn.Module):
@@ -130,24 +129,6 @@ def test_linear_layer_equals_one_by_one_convolution():
         square.weight.data = flat.weight.data[:, :, None, None].clone()
         square.bias.data = flat.bias.data.clone()
     assert kl_penalty(linear).item() == pytest.approx(kl_penalty(convolutions).item(), rel=1e-6)
-
-
-def test_priors_by_kind_of_layer():
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, (3, 5)),
-        nn.BatchNorm2d(8),
-        nn.ConvTranspose2d(8, 4, 3),
-        nn.Conv2d(4, 4, 3, groups=4),
-        nn.GroupNorm(2, 4),
-        nn.Linear(4, 6),
-    )
-    priors = parameter_priors(network)
-    assert priors["0.weight"] == Prior(0.0, 2 / (8 * 15))
-    assert priors["1.weight"] == priors["4.weight"] == Prior(1.0, 0.01)
-    assert priors["2.weight"] == Prior(0.0, 2 / (4 * 9))
-    assert priors["3.weight"] == Prior(0.0, 2 / 9)  # one output for each input
-    assert priors["5.weight"] == Prior(0.0, 2 / 6)
-    assert {priors[f"{layer}.bias"] for layer in range(6)} == {Prior(0.0, 0.01)}
 
 
 def test_normalisation_scales_spread_around_one_cost_nothing():

@@ -58,6 +58,23 @@ def test_same_seed_same_ensemble_and_the_global_generator_is_left_alone():
     assert not torch.equal(next(iter(first.members[0].parameters())), next(iter(first.members[1].parameters())))
 
 
+def test_parameters_that_all_networks_start_equal_in_are_drawn_from_their_priors():
+    def norm_net(_seed):
+        return nn.Sequential(nn.Conv2d(3, 500, 1), nn.BatchNorm2d(500))
+
+    ensemble = make_ensemble(norm_net, 8, seed=0)
+    scales = torch.stack([member[1].weight.detach() for member in ensemble.members])
+    shifts = torch.stack([member[1].bias.detach() for member in ensemble.members])
+    assert scales.mean().item() == pytest.approx(1, abs=0.01)
+    assert shifts.mean().item() == pytest.approx(0, abs=0.01)
+    assert scales.var().item() == pytest.approx(0.01, rel=0.1)
+    assert (scales.var(0) > 0).all()
+    again = make_ensemble(norm_net, 8, seed=0)
+    assert torch.equal(again.members[3][1].weight, ensemble.members[3][1].weight)
+    single = make_ensemble(norm_net, 1, seed=0).members[0]
+    assert (single[1].weight == 1).all()
+
+
 def test_members_that_start_equal_are_refused():
     def constant(_seed):
         torch.manual_seed(0)
@@ -109,6 +126,15 @@ def test_missing_changed_and_strange_files_are_refused(tmp_path):
         load_ensemble(tmp_path)
     member.unlink()
     with pytest.raises(InputError, match="does not exist though"):
+        load_ensemble(tmp_path)
+
+
+def test_member_of_another_ensemble_is_refused(tmp_path):
+    save_ensemble(make_ensemble(build, 2, seed=0), tmp_path, {})
+    (tmp_path / "member_00.safetensors").replace(tmp_path / "member_01.safetensors")
+    save_ensemble(make_ensemble(build, 2, seed=1), tmp_path / "other", {})
+    (tmp_path / "other" / "member_00.safetensors").replace(tmp_path / "member_00.safetensors")
+    with pytest.raises(InputError, match=r"member_00\.safetensors has sha256"):
         load_ensemble(tmp_path)
 
 

@@ -222,6 +222,8 @@ def test_top_share_averages_the_most_uncertain_pixels():
     values = torch.arange(100.0).reshape(1, 10, 10)[:, torch.randperm(10)]
     assert reduced(found_with(values), reduction="top_share", top_share=0.05).item() == pytest.approx(97.0)
     assert reduced(found_with(values), reduction="top_share", top_share=0.001).item() == 99.0
+    assert reduced(found_with(values), reduction="top_share", top_share=0.011).item() == 98.5  # rounded up to two
+    assert reduced(found_with(values), reduction="top_share", top_share=0.07).item() == 96.0  # seven, not eight
     assert reduced(found_with(values), reduction="top_share", top_share=1.0).item() == pytest.approx(49.5)
 
 
