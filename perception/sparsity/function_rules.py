@@ -29,7 +29,7 @@ EXTREME_NAMES = ("maximum", "minimum")
 
 def visit_function(walk: ChannelWalk, node: fx.Node, values: list[Value], known: dict[fx.Node, Any]) -> Any:
     """Give the channels that come out of a function or method call; `values` are those that go in."""
-    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    name = _name(node)
     if node.op == "call_function" and name == "getitem":
         return _getitem(walk, node, values, known)
     if name in ("size", "dim") or (name == "getattr" and node.args[1] in ("shape", "ndim", "device", "dtype")):
@@ -43,6 +43,15 @@ def visit_function(walk: ChannelWalk, node: fx.Node, values: list[Value], known:
     if name in FUNCTION_VISITORS:
         return FUNCTION_VISITORS[name](walk, node, values)
     return not_followed(walk, node, values)
+
+
+def _name(node: fx.Node) -> str:
+    """Give the name by which a function or method is known; one that is not torch's or an operator has none."""
+    if node.op == "call_method":
+        return str(node.target)
+    origin = getattr(node.target, "__module__", None) or "torch"  # torch's built-in functions name no module
+    known = origin.split(".")[0] in ("torch", "_operator", "operator", "builtins")
+    return getattr(node.target, "__name__", "") if known else ""
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
@@ -90,10 +99,10 @@ def _quotient(walk: ChannelWalk, node: fx.Node, values: list[Value]) -> Any:
 def _with_constant(walk: ChannelWalk, node: fx.Node, value: Value, keeps_zero: bool) -> Any:
     """Pass through an operation with a number, or with a tensor that is the same for every channel."""
     for other in node.all_input_nodes:
-        meta = other.meta.get("tensor_meta")
-        size = 1 if meta is None or not hasattr(meta, "shape") else math.prod(meta.shape)
-        if other.op == "get_attr" and size > 1:
-            walk.fix(value.atoms, f"is combined with {other.target}, a tensor that no layer holds")
+        shape = map_shapes(other, tuple) or ()
+        untracked = other.op == "get_attr" or len(shape) == 1  # what is tracked has a frame and a channel dimension
+        if untracked and math.prod(shape) > 1:
+            walk.fix(value.atoms, f"is combined with {describe(other)}, a tensor that no layer holds")
     return value.with_zero(value.zero & keeps_zero)
 
 
@@ -136,14 +145,14 @@ def _reduction(walk: ChannelWalk, node: fx.Node, values: list[Value]) -> Any:
 
 def _permutation(node: fx.Node, value: Value) -> Value:
     rank = len(shape_of(node))
-    order = cast(Sequence[int], node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:])
+    first = _argument(node, 1, "dims", ())
+    order = first if isinstance(first, tuple | list) else cast(Sequence[int], node.args[1:])
     return value.with_dim([d % rank for d in order].index(value.dim))
 
 
 def _transposition(node: fx.Node, value: Value) -> Value:
     rank, dim = len(shape_of(node)), value.dim
-    first, second = cast(tuple[int, int], node.args[1:3])
-    a, b = first % rank, second % rank
+    a, b = _argument(node, 1, "dim0", 0) % rank, _argument(node, 2, "dim1", 1) % rank
     return value.with_dim({a: b, b: a}.get(dim, dim))
 
 
@@ -184,6 +193,8 @@ def _unsqueeze(node: fx.Node, value: Value) -> Value:
 def _getitem(walk: ChannelWalk, node: fx.Node, values: list[Value], known: dict[fx.Node, Any]) -> Any:
     source, index = cast(tuple[fx.Node, Any], node.args)
     held: Any = known.get(source)
+    if not isinstance(held, Value | list):
+        return not_followed(walk, node, values)
     if isinstance(held, list):
         return held[index] if isinstance(index, int) else not_followed(walk, node, values)
     cuts = index if isinstance(index, tuple) else (index,)

@@ -62,11 +62,25 @@ class Unprunable:
 
 @dataclass(frozen=True)
 class OwnTensor:
-    """One parameter with the neuron of each position along `dim`; a position of no neuron has the number of neurons."""
+    """One parameter, as a module holds it now, with the neuron of each position along `dim`.
 
-    parameter: nn.Parameter
+    neurons: (position,) int64; a position of no neuron has the number of neurons.
+    """
+
+    module: nn.Module
+    name: str
     dim: int
     neurons: Tensor
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        parameter = self.module._parameters[self.name]
+        if parameter is None or parameter.shape[self.dim] != len(self.neurons):
+            raise InputError(
+                f"groups are stale: {self.name} of {self.module} has changed its size; "
+                "use the groups that remove_zero_channels returned, or find_groups again"
+            )
+        return parameter
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class Groups:
     """All prunable neurons of `network`, numbered set after set, and what cannot be pruned.
 
     layer_neurons: for each layer (output channel,) int64 numbers of its neurons; unprunable channels have the number
-    of neurons. tensors: the parameters that neurons own, by reference. set_of_neuron: (neuron,) int64.
+    of neurons. tensors: the parameters that neurons own, by the modules that hold them. set_of_neuron: (neuron,) int64.
     """
 
     network: nn.Module
@@ -132,7 +146,10 @@ def assemble(
             numbers = held.setdefault((part.tensor, part.dim), empty)
             numbers[part.index] = torch.arange(group.neurons)[:, None] + int(start)
     device = next(network.parameters()).device
-    tensors = tuple(OwnTensor(parameters[name], dim, numbers.to(device)) for (name, dim), numbers in held.items())
+    tensors = tuple(
+        OwnTensor(network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], dim, numbers.to(device))
+        for (name, dim), numbers in held.items()
+    )
     set_of_neuron = torch.repeat_interleave(torch.arange(len(sets)), torch.tensor([group.neurons for group in sets]))
     return Groups(network, sets, unprunable, layer_neurons, tensors, set_of_neuron.to(device))
 

@@ -24,9 +24,8 @@ def proximal_step(groups: Groups, step_size: float, strength: Strength, alpha: f
     """
     if not 0 <= alpha <= 1 or step_size < 0:
         raise InputError(f"alpha {alpha} and step_size {step_size}: alpha lies in [0, 1] and step_size is at least 0")
-    absent = groups.tensors[0].parameter.new_zeros(1)  # positions of no neuron are neither thresholded nor shrunk
-    lambdas = _strengths(groups, strength)
-    flat = torch.cat([tensor.neurons for tensor in groups.tensors])
+    lambdas, flat = _strengths(groups, strength), _numbers(groups)
+    absent = lambdas.new_zeros(1)  # positions of no neuron are neither thresholded nor shrunk
     if alpha > 0:
         _soft_threshold(groups, torch.cat([step_size * alpha * lambdas, absent])[flat])
     thresholds = torch.cat([step_size * (1 - alpha) * lambdas * _root_sizes(groups), absent])
@@ -42,7 +41,7 @@ def neuron_norms(groups: Groups, flat: Tensor | None = None) -> Tensor:
 
     flat: the concatenated neuron numbers of `groups.tensors`, where the caller already has them.
     """
-    flat = torch.cat([tensor.neurons for tensor in groups.tensors]) if flat is None else flat
+    flat = _numbers(groups) if flat is None else flat
     rows = [_row_norms(tensor.parameter, tensor.dim) for tensor in groups.tensors]
     squares = torch.cat(rows).square_()
     return squares.new_zeros(groups.neurons + 1).index_add_(0, flat, squares)[:-1].sqrt_()
@@ -51,7 +50,7 @@ def neuron_norms(groups: Groups, flat: Tensor | None = None) -> Tensor:
 @torch.no_grad()
 def zero_neurons(groups: Groups) -> Tensor:
     """Tell which neurons own nothing but zeros: (neuron,) bool."""
-    numbers = torch.cat([tensor.neurons for tensor in groups.tensors])
+    numbers = _numbers(groups)
     alive = torch.cat([(_rows(t.parameter, t.dim) != 0).any(1) for t in groups.tensors])
     counts = numbers.new_zeros(groups.neurons + 1).index_add_(0, numbers, alive.long())
     return counts[:-1] == 0
@@ -60,9 +59,9 @@ def zero_neurons(groups: Groups) -> Tensor:
 @torch.no_grad()
 def scale_neurons(groups: Groups, factors: Tensor) -> None:
     """Multiply each neuron's own parameters in place by factors: (neuron,); a factor of 0 gives exact zeros."""
-    factors = factors.to(groups.tensors[0].parameter.dtype)
+    factors = factors.to(groups.tensors[0].parameter)
     padded = torch.cat([factors, factors.new_ones(1)])
-    _scale(groups, padded[torch.cat([tensor.neurons for tensor in groups.tensors])])
+    _scale(groups, padded[_numbers(groups)])
 
 
 def calibrate_strength(
@@ -89,11 +88,12 @@ def calibrate_strength(
             f"share {share}, learning_rate {learning_rate}, alpha {alpha}: share lies in (0, 1), learning_rate is "
             "positive, alpha lies in [0, 1)"
         )
-    norms = neuron_norms(groups).double()
+    norms = neuron_norms(groups).double().cpu()
+    set_of_neuron = groups.set_of_neuron.cpu()
     protected = set(list(groups.layer_neurons)[:first_layers])
     strengths = {}
     for k, group in enumerate(groups.sets):
-        median = float(norms[groups.set_of_neuron == k].median())
+        median = float(norms[set_of_neuron == k].median())
         factor = first_factor if protected.intersection(group.layers) else 1.0
         strengths[group.name] = (
             factor * share * median / (learning_rate * (1 - alpha) * sqrt(group.parameters_per_neuron))
@@ -118,12 +118,12 @@ class Sparsity:
 
 def measure_sparsity(groups: Groups) -> Sparsity:
     """Measure how much of the network the proximal steps have zeroed."""
-    dead = zero_neurons(groups)
+    dead = zero_neurons(groups).cpu()
     channels = [n for n in groups.layer_neurons.values() if bool((n < groups.neurons).any())]
-    padded = torch.cat([dead.cpu(), torch.zeros(1, dtype=torch.bool)])
+    padded = torch.cat([dead, torch.zeros(1, dtype=torch.bool)])
     zeroed = sum(int(padded[numbers].sum()) for numbers in channels)
-    sizes = torch.tensor([group.parameters_per_neuron for group in groups.sets], device=dead.device)
-    inside = int(sizes[groups.set_of_neuron[dead]].sum())
+    sizes = torch.tensor([group.parameters_per_neuron for group in groups.sets])
+    inside = int(sizes[groups.set_of_neuron.cpu()[dead]].sum())
     own = {id(tensor.parameter): tensor.parameter for tensor in groups.tensors}.values()
     total = sum(parameter.numel() for parameter in own)
     zeros = sum(int((parameter == 0).sum()) for parameter in own)
@@ -158,12 +158,23 @@ def _strengths(groups: Groups, strength: Strength) -> Tensor:
         values = [float(strength)] * len(groups.sets)
     if min(values) < 0:
         raise InputError(f"strength {min(values)} is negative: lambda is at least 0")
-    return groups.tensors[0].parameter.new_tensor(values)[groups.set_of_neuron]
+    return _of_neurons(groups, values)
+
+
+def _of_neurons(groups: Groups, of_sets: list[float]) -> Tensor:
+    """Spread one number a set over its neurons, on the device where the network is by now."""
+    parameter = groups.tensors[0].parameter
+    return parameter.new_tensor(of_sets)[groups.set_of_neuron.to(parameter.device)]
+
+
+def _numbers(groups: Groups) -> Tensor:
+    """Give the neuron of every position of every tensor, in one row: (position,) int64."""
+    return torch.cat([tensor.neurons for tensor in groups.tensors]).to(groups.tensors[0].parameter.device)
 
 
 def _root_sizes(groups: Groups) -> Tensor:
     sizes = [sqrt(group.parameters_per_neuron) for group in groups.sets]
-    return groups.tensors[0].parameter.new_tensor(sizes)[groups.set_of_neuron]
+    return _of_neurons(groups, sizes)
 
 
 def _rows(parameter: Tensor, dim: int) -> Tensor:

@@ -32,5 +32,5 @@ def zero_weakest(groups: Groups, share: float, *, minimum_share: float = 0.125) 
     dead = torch.zeros_like(safe)
     dead[order[fits]] = True
     dead &= ~safe
-    scale_neurons(groups, (~dead).to(groups.set_of_neuron.device))
+    scale_neurons(groups, ~dead)
     return dead

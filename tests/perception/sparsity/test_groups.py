@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from perception.errors import InputError
 from perception.models.erfnet import ERFNet
 from perception.sparsity.groups import find_groups
+from perception.sparsity.proximal import proximal_step
+from perception.sparsity.removal import remove_zero_channels
 
 
 def test_plain_network_owns_filter_bias_and_normalisation() -> None:
@@ -137,3 +139,32 @@ def test_training_mode_and_weights_are_left_alone() -> None:
     find_groups(network, torch.zeros(1, 3, 32, 32))
     assert modes == [module.training for module in network.modules()]
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_arguments_by_name_and_tensors_of_no_layer() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+            self.scale = nn.Parameter(torch.ones(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x.permute(dims=(0, 2, 1)).transpose(dim0=2, dim1=1)[:, :, 0])
+            return self.c(self.b(y) * self.scale.exp())
+
+    groups = find_groups(Odd(), torch.zeros(2, 6, 4))
+    assert [group.name for group in groups.sets] == ["a"]
+    assert "no layer holds" in {entry.layer: entry.reason for entry in groups.unprunable}["b"]
+
+
+def test_stale_groups_are_refused() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    groups = find_groups(network, torch.zeros(1, 3))
+    proximal_step(groups, 1.0, 0.1)
+    with torch.no_grad():
+        network[0].weight[0] = 0
+        network[0].bias[0] = 0
+    fresh = remove_zero_channels(network, groups).groups
+    with pytest.raises(InputError, match="stale"):
+        proximal_step(groups, 1.0, 0.1)
+    proximal_step(fresh, 1.0, 0.1)
