@@ -1,6 +1,7 @@
-"""Contact sheet of procedural street scenes: street image, label overlay, simulator image, a drive a row pair.
+"""Contact sheet of procedural street scenes: street image, label overlay, simulator image.
 
-Contact sheet of procedural street scenes: street image, label overlay, simulator image.
+    python benchmarks/scenes_gallery.py OUT.jpg [--seed 0] [--first-drive 0] [--frame 2] [--width 256]
+        [--wanted NAME ...]
 
 `--wanted` picks drives: each NAME is one or more conditions (say "night freeway") and the first drive not yet shown
 that has them is taken. Without it, the twelve conditions of the documentation are shown.

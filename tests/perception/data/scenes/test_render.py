@@ -112,17 +112,17 @@ def test_things_on_the_ground_rise_to_the_horizon_with_distance():
     assert rows[-1] == pytest.approx(view.center[1] - np.tan(0.05) * view.focal, abs=0.1)
 
 
-def test_only_faces_turned_to_the_camera_are_drawn():
-    world = World(boring_share=0.0, vehicles_per_100m=(5.0, 5.0))
-    prepared = prepare_drive(world, "street", 0, 2, 1, *SIZE)
+def test_vehicles_ahead_show_taillights_and_oncoming_ones_headlights():
+    world = World(boring_share=0.0, vehicles_per_100m=(5.0, 5.0), curved_share=0.0)
+    prepared = prepare_drive(world, "street", 0, 2, 1, 256, 512)
     things = prepared.layout.things
     x, z, heading = road_to_ego(prepared.layout.road, 0.0, things.s, things.d)
-    mesh = _mesh_polygons(prepared, (z > 5) & (z < 60) & (np.abs(x) < 15), x, z, heading)
-    middle = mesh.origin + np.array([0.0, -0.7, 0.0], np.float32)
-    cars = np.isin(prepared.library.classes[mesh.source], (textures.CAR, textures.BUS, textures.TRUCK))
-    nearer = np.linalg.norm(mesh.points.mean(axis=1), axis=1) < np.linalg.norm(middle, axis=1) + 0.3
-    assert cars.sum() > 20
-    assert nearer[cars].mean() > 0.85
+    mesh = _mesh_polygons(prepared, (z > 8) & (z < 60) & (np.abs(x) < 12), x, z, heading)
+    material, yaw = prepared.library.materials[mesh.source], things.yaw[mesh.owner]
+    front = yaw[material == textures.MATERIAL_ID["headlight"]]
+    back = yaw[material == textures.MATERIAL_ID["taillight"]]
+    assert len(front) > 3 and np.all(np.abs(front) > np.pi / 2)
+    assert len(back) > 3 and np.all(np.abs(back) < np.pi / 2)
 
 
 def test_frames_of_a_drive_are_nearer_to_each_other_than_to_other_drives():
