@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,8 +209,8 @@ def near_duplicates(
     rows_a = np.flatnonzero((side == first).to_numpy())
     rows_b = np.flatnonzero((side == second).to_numpy())
     hashes = table[hash_column]
-    a, where_a = np.unique(hash_values(hashes.iloc[rows_a]), return_index=True)
-    b, group_b = np.unique(hash_values(hashes.iloc[rows_b]), return_inverse=True)
+    a, where_a = np.unique(hash_values(hashes.iloc[rows_a].tolist()), return_index=True)
+    b, group_b = np.unique(hash_values(hashes.iloc[rows_b].tolist()), return_inverse=True)
     pairs = near_values(a, b, max_distance_bits)
     pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 2], pairs[:, 1]))]
     near_b, nearest = np.unique(pairs[:, 1], return_index=True)
@@ -236,7 +236,7 @@ def near_duplicates(
     )
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[..., Outcome]] = {
     "expect_values_to_be_present": values_present,
     "expect_values_to_be_finite": values_finite,
     "expect_group_to_stay_on_one_side": group_on_one_side,

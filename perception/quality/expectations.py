@@ -9,7 +9,7 @@ import json
 from typing import Any, ClassVar
 
 from great_expectations.core.metric_domain_types import MetricDomainTypes
-from great_expectations.execution_engine import PandasExecutionEngine
+from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
 from great_expectations.expectations.expectation import BatchExpectation
 from great_expectations.expectations.metrics.metric_provider import metric_value
 from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
@@ -30,10 +30,10 @@ class CheckMetric(TableMetricProvider):
     def _pandas(
         cls,  # noqa: N805 - the library calls it as a class method
         execution_engine: PandasExecutionEngine,
-        metric_domain_kwargs: dict,
-        metric_value_kwargs: dict,
+        metric_domain_kwargs: dict[str, Any],
+        metric_value_kwargs: dict[str, Any],
         metrics: dict[str, Any],  # noqa: ARG002
-        runtime_configuration: dict,  # noqa: ARG002
+        runtime_configuration: dict[str, Any],  # noqa: ARG002
     ) -> Outcome:
         table, _, _ = execution_engine.get_compute_domain(metric_domain_kwargs, domain_type=MetricDomainTypes.TABLE)
         return CHECKS[metric_value_kwargs["check"]](table, **json.loads(metric_value_kwargs["arguments"]))
@@ -61,8 +61,8 @@ class _Check(BatchExpectation):
 
     def _validate(
         self,
-        metrics: dict,
-        runtime_configuration: dict | None = None,  # noqa: ARG002
+        metrics: dict[str, Any],
+        runtime_configuration: dict[str, Any] | None = None,  # noqa: ARG002
         execution_engine: Any = None,  # noqa: ARG002
     ) -> dict[str, Any]:
         outcome: Outcome = metrics[_METRIC]
@@ -72,14 +72,14 @@ class _Check(BatchExpectation):
 class ExpectValuesToBePresent(_Check):
     """Every row has a value in every column of the list."""
 
-    column_list: list
+    column_list: list[Any]
     success_keys = arguments = ("column_list",)
 
 
 class ExpectValuesToBeFinite(_Check):
     """Every row has a finite number in every column of the list."""
 
-    column_list: list
+    column_list: list[Any]
     success_keys = arguments = ("column_list",)
 
 
@@ -88,7 +88,7 @@ class ExpectGroupToStayOnOneSide(_Check):
 
     group_column: str
     side_column: str
-    sides: dict
+    sides: dict[str, Any]
     success_keys = arguments = ("group_column", "side_column", "sides")
 
 
@@ -114,7 +114,7 @@ class ExpectClassSharesToStayNear(_Check):
     """Class shares of pixels stay near a reference."""
 
     prefix: str
-    reference: dict
+    reference: dict[str, Any]
     floor_share: float
     max_divergence_nats: float
     success_keys = arguments = ("prefix", "reference", "floor_share", "max_divergence_nats")
@@ -124,7 +124,7 @@ class ExpectClassPixelsToReach(_Check):
     """Every class has enough pixels."""
 
     prefix: str
-    classes: list
+    classes: list[Any]
     min_px: int
     success_keys = arguments = ("prefix", "classes", "min_px")
 
@@ -134,6 +134,6 @@ class ExpectNoNearDuplicatesAcrossSides(_Check):
 
     hash_column: str
     side_column: str
-    sides: dict
+    sides: dict[str, Any]
     max_distance_bits: int
     success_keys = arguments = ("hash_column", "side_column", "sides", "max_distance_bits")

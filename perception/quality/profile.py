@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -92,21 +93,19 @@ def _histogram(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     return np.bincount(label.ravel(), minlength=256)
 
 
-def _difference_hash(luma: npt.NDArray[np.uint8]) -> str:
+def _difference_hash(luma: npt.NDArray[Any]) -> str:
     small = cv2.resize(luma, (9, 8), interpolation=cv2.INTER_AREA)
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
 
 
 def hash_values(hashes: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """Read 16-digit hexadecimal hashes as (frame,) uint64."""
-    values = [str(text) for text in hashes]
-    joined = "".join(values)
+    """Read 16-digit hexadecimal hashes as (frame,) uint64; raise InputError for what is none."""
     try:
-        if len(joined) != len(values) * 16 or any(len(text) != 16 for text in values):
+        if any(len(text) != 16 for text in hashes):
             raise ValueError
-        return np.frombuffer(bytes.fromhex(joined), dtype=">u8").astype(np.uint64)
+        return np.frombuffer(bytes.fromhex("".join(hashes)), dtype=">u8").astype(np.uint64)
     except ValueError:
-        bad = next(text for text in values if len(text) != 16 or set(text) - set("0123456789abcdefABCDEF"))
+        bad = next(text for text in hashes if len(text) != 16 or set(text) - set("0123456789abcdefABCDEF"))
         raise InputError(
             f"image hash {bad!r} is not 16 hexadecimal digits; compute it with profile_frame (column dhash)"
         ) from None
