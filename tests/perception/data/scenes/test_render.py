@@ -121,8 +121,8 @@ def test_vehicles_ahead_show_taillights_and_oncoming_ones_headlights():
     material, yaw = prepared.library.materials[mesh.source], things.yaw[mesh.owner]
     front = yaw[material == textures.MATERIAL_ID["headlight"]]
     back = yaw[material == textures.MATERIAL_ID["taillight"]]
-    assert len(front) > 3 and np.all(np.abs(front) > np.pi / 2)
-    assert len(back) > 3 and np.all(np.abs(back) < np.pi / 2)
+    assert len(front) >= 2 and np.all(np.abs(front) > np.pi / 2)
+    assert len(back) >= 2 and np.all(np.abs(back) < np.pi / 2)
 
 
 def test_frames_of_a_drive_are_nearer_to_each_other_than_to_other_drives():
