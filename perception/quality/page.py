@@ -8,8 +8,10 @@ from perception.quality.suites import SUITE_NAMES, Parameter, Suite, load_suite
 from perception.quality.vocabulary import in_words
 
 _START, _END = "<!-- suites: made by perception.quality.page.write_page -->", "<!-- end of suites -->"
-_NAMES = ("column", "column_A", "column_B", "group_column", "side_column", "hash_column", "void_column")
-_NAMES += ("width_column", "height_column")
+_NAMES = (
+    *("column", "column_A", "column_B", "group_column", "side_column"),
+    *("hash_column", "void_column", "width_column", "height_column"),
+)
 
 
 def with_suites(text: str) -> str:

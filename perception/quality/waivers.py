@@ -84,7 +84,8 @@ def _waiver(entry: Any, where: str) -> Waiver:
                 raise InputError(f"{where}: {name} is {value!r}; write a date such as 2026-11-23")
         elif not isinstance(value, str) or not value.strip():
             raise InputError(f"{where}: {name} is {value!r}; write a text")
-    waiver = Waiver(**{name: " ".join(v.split()) if isinstance(v, str) else v for name, v in entry.items()})
+    content: dict[str, Any] = {name: " ".join(v.split()) if isinstance(v, str) else v for name, v in entry.items()}
+    waiver = Waiver(**content)
     if waiver.expires < waiver.granted:
         raise InputError(
             f"{where} expires on {waiver.expires}, before it is granted on {waiver.granted}; mend the dates"
