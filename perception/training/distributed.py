@@ -163,9 +163,10 @@ def _batch_norm_over_processes(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _update_running_statistics(layer: nn.BatchNorm2d, mean: Tensor, unbiased_variance: Tensor) -> None:
-    if not layer.track_running_stats:
+    running_mean, running_var, batches = layer.running_mean, layer.running_var, layer.num_batches_tracked
+    if running_mean is None or running_var is None or batches is None:
         return
-    layer.num_batches_tracked += 1
-    momentum = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
-    layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), momentum)
-    layer.running_var.lerp_(unbiased_variance.to(layer.running_var.dtype), momentum)
+    batches += 1
+    momentum = 1 / float(batches) if layer.momentum is None else layer.momentum
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    running_var.lerp_(unbiased_variance.to(running_var.dtype), momentum)

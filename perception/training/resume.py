@@ -149,7 +149,7 @@ def _load_network(network: nn.Module, leaves: list[list[Any]], state: dict[str, 
 
 def _optimiser_state(network: nn.Module, optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Split the state into tensors by parameter name and the scalars of the one parameter group."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     held = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     if len(optimiser.param_groups) != 1 or {id(p) for p in held} != {id(p) for p in names}:
         raise InputError("optimiser: must hold the network's parameters in one group to be resumed; give it those")
