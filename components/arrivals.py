@@ -22,19 +22,16 @@ def _from_files(source: Source) -> "tuple[Iterator[Arrival], int]":
     reader = open_reader(source.format)
     frames = list(reader.frames(Path(source.path), source.part or None, source.labels == "given"))
 
-    def read(path: Path | None) -> bytes | None:
-        return path.read_bytes() if path else None
-
     def each() -> "Iterator[Arrival]":
         for frame in frames:
             yield Arrival(
                 facts=frame,
-                image=frame.image_path.read_bytes(),
+                image=reader.image(frame),
                 image_path=str(frame.image_path),
-                label=read(frame.label_path),
+                label=reader.label(frame) if frame.label_path and source.labels != "none" else None,
                 label_path=str(frame.label_path),
                 label_taxonomy=reader.taxonomy,
-                instances=read(frame.instances_path),
+                instances=frame.instances_path.read_bytes() if frame.instances_path else None,
             )
 
     return each(), len(frames)

@@ -25,6 +25,8 @@ class EnsembleParameters(LearningParameters):
 
 def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     """Train a Deep Probabilistic Ensemble on what is labelled so far and write its members."""
+    import torch
+
     from perception.data.loading import pixel_counts
     from perception.models.erfnet import ERFNet
     from perception.training.loop import class_weights
@@ -37,7 +39,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     classes = len(parameters.class_names())
     ensemble = make_ensemble(lambda _: ERFNet(classes, width=parameters.network_width), parameters.members, parameters.seed)
     settings = EnsembleLoss(penalty="dpe" if parameters.beta else "l2", beta=parameters.beta, direction=parameters.direction)
-    loss = ensemble_loss(settings, class_weights(pixel_counts(labelled)))
+    loss = ensemble_loss(settings, torch.from_numpy(class_weights(pixel_counts(labelled))).float())
     parameters.train(ensemble, labelled, what="ensemble", loss=loss)
     save_ensemble(ensemble, outputs.one("ensemble"), {"beta": str(parameters.beta), "labelled_frames": str(len(labelled))})
 

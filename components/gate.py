@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from typing import TYPE_CHECKING
+
 from components.contract import Needs, Paths, Port, Refused, Stage, log
+
+if TYPE_CHECKING:
+    from perception.quality.gate import FailedExpectation
+
+SHOWN_ROWS = 2  # offending rows in a line of the log; the verdict lists more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +32,18 @@ def run(inputs: Paths, outputs: Paths, parameters: GateParameters) -> dict[str, 
     write_verdict(verdict, outputs.one("verdict"))
     log(f"gate {verdict.suite}: {verdict.decision}; {verdict.checked} expectations, {len(verdict.failed)} failed")
     for failure in verdict.failed:
-        log(f"  [{failure.severity}] {failure.id}: {failure.rule}; observed {failure.observed}{_waived(failure.waived_by)}")
+        log(f"  [{failure.severity}] {_in_words(failure)}")
     if verdict.decision == "refuse" and parameters.enforce:
         first = next(failure for failure in verdict.failed if failure.severity == "critical" and not failure.waived_by)
-        raise Refused(f"gate {verdict.suite} refused: {first.rule}; observed {first.observed}; {first.remedy}")
+        raise Refused(f"gate {verdict.suite} refused: {_in_words(first)}; {first.remedy}")
     return {"decision": verdict.decision}
 
 
-def _waived(waived_by: str | None) -> str:
-    return f" (waived: {waived_by})" if waived_by else ""
+def _in_words(failure: "FailedExpectation") -> str:
+    rows = "; ".join(", ".join(f"{name} {value}" for name, value in row.items()) for row in failure.frames[:SHOWN_ROWS])
+    first = f" (first: {rows})" if rows else ""
+    waived = f", waived: {failure.waived_by}" if failure.waived_by else ""
+    return f"{failure.id}: {failure.rule}; observed {failure.observed}{first}{waived}"
 
 
 STAGE = Stage(

@@ -201,7 +201,7 @@ def _model_panel(inputs: Paths) -> page.ModelPanel | None:
                 miou=figures.miou_compressed,
             ),
         ),
-        loss_curves=tuple(charts.Series(name, tuple(enumerate(values, start=1))) for name, values in losses.items()),
+        loss_curves=tuple(charts.Series(name=name, points=tuple(enumerate(values, start=1))) for name, values in losses.items()),
         layers=tuple(page.LayerNeurons(name=each["layer"], before=each["before"], after=each["after"]) for each in trained["layers"]),
         latency_note="onnxruntime on this machine's CPU, batch of 1; both networks measured in turns, medians",
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.kfp_face import container_component
+from components.kfp_face import FINAL_STATUS, container_component
 from components.stages import STAGES
 from pipelines.resources import apply_needs
 from pipelines.settings import stage_of, step_parameters
@@ -41,13 +41,10 @@ def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> An
         remote: str = settings["resolve"]["remote"],
         budget_frames: int = settings["select"]["budget_frames"],
     ) -> None:
-        farewell = apply_needs(
-            container_component(STAGES["report"], images[STAGES["report"].needs.image], exit_handler=True)(
-                task="farewell", **(step_parameters(settings, "report") | {"store": store})
-            ),
-            STAGES["report"].needs,
-            name="farewell",
-        )
+        last_words = container_component(STAGES["report"], images[STAGES["report"].needs.image], exit_handler=True)
+        known = {name: value for name, value in step_parameters(settings, "report").items() if name != FINAL_STATUS}
+        farewell = last_words(task="farewell", **(known | {"store": store, "registry": registry}))
+        apply_needs(farewell, STAGES["report"].needs, name="farewell")
         with dsl.ExitHandler(farewell, name="night"), ExitStack() as night:
             base = call("resolve", registry=registry, remote=remote, store=store).outputs["base"]
             with dsl.ParallelFor(list(settings["sources"])) as source:
@@ -101,6 +98,7 @@ def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> An
                 verdict_compress=verdict_compress,
                 verdict_evaluate=verdict_evaluate,
                 store=store,
+                registry=registry,
             )
 
     return nightly

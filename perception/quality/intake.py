@@ -92,6 +92,8 @@ def admit_frames(
         if progress:
             progress(done, count)
     _check_rejected(ledger.rejected, count, name, 0.0 if labels == "given" else max_rejected_fraction)
+    if not ledger.rows:
+        raise InputError(f"source {name!r}: not one of its {count} frames can be used; mend its files or leave the source out")
     if labels == "oracle":
         _reveal_first(ledger, initial_labelled_frames, seed, name)
     return Intake(
@@ -129,6 +131,29 @@ def gate_table(manifest: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
     """Join the manifest with the facts measured on pixels: one row a frame, the table that the ingest gate judges."""
     facts = profile.drop(columns=[column for column in profile if column in manifest and column != "frame_id"])
     return manifest.merge(facts, on="frame_id", how="left", validate="one_to_one")
+
+
+def profile_labels(frames: pd.DataFrame, profile: pd.DataFrame, store: Store) -> pd.DataFrame:
+    """Return the profile with the label facts of `frames` measured where they are missing: labels revealed since ingest.
+
+    Frames that the profile lacks, those of earlier versions, are measured whole.
+    """
+    known = profile.set_index("frame_id")
+    rows = []
+    for frame in frames.itertuples():
+        facts = known.loc[frame.frame_id].to_dict() if frame.frame_id in known.index else _measure_image(frame, store)
+        if pd.isna(facts.get("label_min")):
+            taxonomy = load_taxonomy(frame.label_taxonomy)
+            size = (int(frame.height_px), int(frame.width_px))
+            facts |= label_facts(decode_label(store.get(frame.label_uri), frame.label_uri, taxonomy, size), taxonomy)
+        rows.append({"frame_id": frame.frame_id} | facts)
+    others = profile[~profile.frame_id.isin(frames.frame_id)]
+    return pd.concat([pd.DataFrame(rows), others], ignore_index=True)
+
+
+def _measure_image(frame: Any, store: Store) -> dict[str, Any]:
+    image = decode_image(store.get(frame.image_uri), frame.image_uri)
+    return {"image_sha256_actual": frame.image_sha256, "decode_ok": True} | profile_frame(image, None, None)
 
 
 def reveal(oracle: pd.DataFrame, frame_ids: Sequence[str]) -> pd.DataFrame:

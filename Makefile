@@ -1,0 +1,50 @@
+# Nightdrive. `make help` lists every target; the text after ## is that list.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+RUN_PYTHON := $(VENV)/bin/python
+EXTRAS := gates,versioning,cluster,development
+
+PROFILE ?= demo
+DATA ?=
+RUN ?=
+SET ?=
+OUT ?= build/nightdrive.yaml
+NIGHT = --profile $(PROFILE) $(if $(DATA),--data $(DATA)) $(foreach item,$(SET),--set '$(item)')
+
+.PHONY: help setup run test lint test-containers pipeline-compile scenes clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready  ## create the virtual environment from the lock file (the other targets do it by themselves)
+
+$(VENV)/.ready: pyproject.toml requirements.in constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "nightdrive: $(PYTHON) not found; install Python 3.11 or say PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "setting up $(VENV) from constraints.txt: a few minutes, once"
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]' >$(VENV)/setup.log 2>&1 \
+		|| { tail -n 20 $(VENV)/setup.log >&2; echo "nightdrive: set-up failed; the whole log is $(VENV)/setup.log" >&2; exit 1; }
+	@touch $@
+
+run: setup  ## one whole night on this machine: PROFILE=demo|smoke|camvid DATA=DIR RUN=NAME SET="section.name=value ..."
+	@$(RUN_PYTHON) -m pipelines.local $(NIGHT) $(if $(RUN),--run $(RUN))
+
+test: setup lint  ## the checks and tests (no container engine and no server needed beforehand)
+	@$(RUN_PYTHON) -m pytest -n 2 --dist loadgroup
+
+lint: setup  ## style, types, import rules
+	@$(RUN_PYTHON) -m ruff check .
+	@$(RUN_PYTHON) -m ruff format --check .
+	@$(RUN_PYTHON) -m mypy
+	@$(VENV)/bin/lint-imports --no-cache >/dev/null || $(VENV)/bin/lint-imports --no-cache
+
+pipeline-compile: setup  ## the night as Kubeflow pipeline YAML: OUT=FILE PROFILE=nightly
+	@$(RUN_PYTHON) -m pipelines.compile $(subst --profile demo,--profile nightly,$(NIGHT)) --out $(OUT)
+
+scenes: setup  ## a contact sheet of procedural scenes: OUT=FILE.jpg
+	@$(RUN_PYTHON) benchmarks/scenes_gallery.py $(OUT)
+
+clean:  ## remove runs and build products; the virtual environment stays
+	@rm -rf runs build .pytest_cache .mypy_cache .ruff_cache

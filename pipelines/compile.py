@@ -1,0 +1,46 @@
+"""`make pipeline-compile`: write the night as Kubeflow pipeline YAML, the same bytes every time."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from perception.errors import InputError
+from pipelines.settings import load_settings
+
+
+def compile_pipeline(profile: str, target: Path, overrides: Sequence[str] = (), data: str = "") -> None:
+    """Compile the night of a profile into `target`; the file appears whole."""
+    from kfp import compiler
+
+    from pipelines.nightly import build_pipeline
+
+    settings = load_settings(profile, overrides, data, run="nightly")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.stem}.partial{target.suffix}")
+        compiler.Compiler().compile(build_pipeline(settings, settings["images"]), str(partial))
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}); choose another file with OUT=FILE") from None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compile as the command line asks and print where the file is."""
+    parser = argparse.ArgumentParser(prog="make pipeline-compile", description="Write the night as Kubeflow pipeline YAML.")
+    parser.add_argument("--profile", default="nightly", help="a profile of params.yaml")
+    parser.add_argument("--data", default="", help="folder of a data set, for profiles that read one")
+    parser.add_argument("--out", type=Path, default=Path("build/nightdrive.yaml"), help="the file to write")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a parameter")
+    given = parser.parse_args(arguments)
+    try:
+        compile_pipeline(given.profile, given.out, given.set, given.data)
+    except InputError as error:
+        print(f"nightdrive: {error}", file=sys.stderr)
+        return 2
+    print(f"compiled {given.profile} into {given.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,162 @@
+"""The contract: outputs appear whole, exit codes mean what they say, both faces run the same stage."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from components.contract import Needs, Paths, Port, Refused, Stage, local_path, main
+from perception.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyParameters:
+    text: str = "hello"
+    fail: str = ""
+
+
+def copy_run(inputs: Paths, outputs: Paths, parameters: CopyParameters) -> dict[str, str]:
+    (outputs.one("copied") / "first").write_text(parameters.text)
+    if parameters.fail == "input":
+        raise InputError("the thing: its value, the rule, what to do")
+    if parameters.fail == "bug":
+        raise ZeroDivisionError("a bug")
+    if parameters.fail == "refused":
+        raise Refused("not good enough")
+    sources = [folder.name for folder in inputs.many("sources")]
+    (outputs.one("copied") / "second").write_text(json.dumps(sources))
+    return {"decision": "pass"}
+
+
+COPY = Stage(
+    name="copy",
+    summary="Copy what it is told.",
+    inputs=(
+        Port(name="sources", kind="any", about="sources", many=True),
+        Port(name="extra", kind="any", about="extra", optional=True),
+    ),
+    outputs=(Port(name="copied", kind="any", about="copy"),),
+    values=("decision",),
+    parameters=CopyParameters,
+    needs=Needs(image="torch"),
+    run=copy_run,
+)
+
+
+def call(tmp_path: Path, *more: str) -> int:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    arguments = ["copy", "--sources", str(tmp_path / "a"), str(tmp_path / "b"), "--copied", str(tmp_path / "out"), *more]
+    return main({"copy": COPY}, arguments)
+
+
+def test_outputs_appear_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    assert call(tmp_path) == 0
+    assert json.loads((tmp_path / "out" / "second").read_text()) == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
+
+
+@pytest.mark.parametrize(("fail", "code"), [("input", 2), ("bug", 1)])
+def test_a_failed_stage_leaves_the_earlier_result_as_it_was(
+    tmp_path: Path, fail: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(tmp_path) == 0
+    assert call(tmp_path, "--set", f"fail={fail}", "--set", "text=other") == code
+    assert (tmp_path / "out" / "first").read_text() == "hello"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
+    assert ("Traceback" in capsys.readouterr().err) == (fail == "bug")
+
+
+def test_a_refusal_keeps_what_explains_it(tmp_path: Path) -> None:
+    assert call(tmp_path, "--set", "fail=refused") == 3
+    assert (tmp_path / "out" / "first").read_text() == "hello"
+
+
+def test_bad_usage_and_bad_parameters_end_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path, "--set", "txet=x") == 2
+    assert "did you mean 'text'" in capsys.readouterr().err
+    assert call(tmp_path, "--set", "text=3") == 2
+    assert "copy.text = 3: must be text" in capsys.readouterr().err
+    assert main({"copy": COPY}, ["copy", "--sources", str(tmp_path / "none"), "--copied", str(tmp_path / "out")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "file").write_text("")
+    code = main({"copy": COPY}, ["copy", "--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "file" / "out")])
+    assert code == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def executor_input(tmp_path: Path, **parameters: object) -> dict[str, object]:
+    def artifact(name: str) -> dict[str, str]:
+        return {"name": name, "uri": str(tmp_path / name)}
+
+    return {
+        "inputs": {
+            "parameterValues": {"task": "copy", **parameters},
+            "artifacts": {"sources": {"artifacts": [artifact("a"), artifact("b")]}},
+        },
+        "outputs": {
+            "artifacts": {"copied": {"artifacts": [artifact("copied")]}},
+            "outputFile": str(tmp_path / "deep" / "executor_output.json"),
+        },
+    }
+
+
+@pytest.mark.parametrize(("fail", "code"), [("", 0), ("refused", 3), ("bug", 1), ("input", 2)])
+def test_the_kfp_face_runs_the_same_stage_and_always_writes_its_output_file(tmp_path: Path, fail: str, code: int) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    given = executor_input(tmp_path, text="from KFP", fail=fail)
+    assert main({"copy": COPY}, ["copy", "--executor-input", json.dumps(given)]) == code
+    written = json.loads((tmp_path / "deep" / "executor_output.json").read_text())
+    assert written["artifacts"]["copied"]["artifacts"][0]["uri"] == str(tmp_path / "copied")
+    assert written["parameterValues"] == ({"decision": "pass"} if not fail else {})
+    assert (tmp_path / "copied").exists() == (code in (0, 3))
+
+
+def test_artifact_uris_become_the_launchers_mounts() -> None:
+    assert local_path({"uri": "s3://bucket/a/b"}) == Path("/s3/bucket/a/b")
+    assert local_path({"uri": "gs://bucket/a"}) == Path("/gcs/bucket/a")
+    assert local_path({"uri": "minio://bucket/a"}) == Path("/minio/bucket/a")
+    assert local_path({"uri": "/plain/path"}) == Path("/plain/path")
+    assert local_path({"uri": "s3://bucket/a", "customPath": "/mnt/x"}) == Path("/mnt/x")
+    with pytest.raises(InputError, match="unknown scheme"):
+        local_path({"uri": "ftp://host/a"})
+
+
+def test_records_tell_status_time_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTDRIVE_RECORDS", str(tmp_path / "records"))
+    assert call(tmp_path, "--set", "fail=input") == 2
+    record = json.loads((tmp_path / "records" / "copy.json").read_text())
+    assert record["status"] == "bad input"
+    assert "the rule" in record["message"]
+    assert record["seconds"] >= 0
+    assert record["peak_rss_mib"] > 1
+
+
+def test_a_killed_stage_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        from tests.components.test_contract import COPY
+        from dataclasses import replace
+        from components.contract import main
+        def run(inputs, outputs, parameters):
+            (outputs.one("copied") / "half").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        stage = replace(COPY, run=run)
+        sys.exit(main({{"copy": stage}}, ["copy", "--sources", {str(tmp_path)!r}, "--copied", {str(tmp_path / "out")!r}]))
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False, env=os.environ)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,54 @@
+"""Settings: every profile is sound, every mistake is named before anything runs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.stages import STAGES
+from perception.errors import InputError
+from pipelines.settings import PARAMS_FILE, load_settings, step_parameters
+
+PROFILES = list(yaml.safe_load(PARAMS_FILE.read_text())["profiles"])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_gives_sound_parameters_for_every_task(profile: str) -> None:
+    settings = load_settings(profile, data="somewhere")
+    for task in (name for name in settings if name not in ("profile", "sources", "shards", "images")):
+        assert step_parameters(settings, task)
+    assert {"demo", "smoke", "camvid", "nightly"} <= set(PROFILES)
+    assert set(STAGES) - {"gate"} <= set(settings)
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "data", "message"),
+    [
+        ("smok", [], "", "PROFILE=smok: no such profile, did you mean 'smoke'?"),
+        ("smoke", ["select.budget_frame=3"], "", "select: unknown parameter 'budget_frame', did you mean 'budget_frames'?"),
+        ("smoke", ["select.budget_frames=0"], "", "select: budget_frames = 0: must be at least 1"),
+        ("smoke", ["selekt.budget_frames=3"], "", "no section 'selekt', did you mean 'select'?"),
+        ("smoke", ["budget_frames"], "", "must be SECTION.NAME=VALUE"),
+        ("smoke", ["sources.fleet.split=hidden"], "", "sources.fleet: split = 'hidden': must be pool, train, val or test"),
+        ("smoke", ["ensemble.members=3"], "", "ensemble: members = 3: must be at least 4"),
+        ("smoke", ["common.height_px=70"], "", "height_px = 70: must be a positive multiple of 8"),
+        ("camvid", [], "", "say where the data are, DATA=DIR"),
+    ],
+)
+def test_mistakes_are_named(profile: str, overrides: list[str], data: str, message: str) -> None:
+    with pytest.raises(InputError, match=message.replace("?", "\\?")):
+        load_settings(profile, overrides, data)
+
+
+def test_an_unknown_section_is_named(tmp_path: Path) -> None:
+    content = yaml.safe_load(PARAMS_FILE.read_text()) | {"evaluat": {}}
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match="no such stage, did you mean 'evaluate'"):
+        load_settings("demo", file=file)
+
+
+def test_a_profiles_sources_replace_the_demos() -> None:
+    settings = load_settings("camvid", data="/data/camvid")
+    assert {source["format"] for source in settings["sources"].values()} == {"camvid", "scenes"}
+    assert settings["sources"]["fleet"]["path"] == "/data/camvid"
