@@ -270,7 +270,7 @@ def _light_up(
             z / np.float32(-90)
         )
         low = np.clip(1 + (ray_y + np.float32(np.tan(view.pitch_rad))) * np.float32(2.2), 0.25, 1.0)[:, None]
-        level += (np.float32(light.lamps * 0.5) * pools * low)[..., None] * np.array([1.0, 0.84, 0.6], np.float32)
+        level += (np.float32(light.lamps * 0.7) * pools * low)[..., None] * np.array([1.0, 0.84, 0.6], np.float32)
     level[label == tx.SKY] = 1.0
     if not glow.any():
         return image * level

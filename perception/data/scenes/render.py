@@ -40,6 +40,7 @@ MARKS_M = 90.0  # lane marks farther away are thinner than a sample
 BACKDROP_M = 350.0  # depth of hills and woods on the backdrop, for the air before them
 BACKDROP = len(GROUND)  # surface numbers: ground, then backdrop classes, then the frame's own surfaces
 BACKDROP_CLASSES = (tx.SKY, tx.VEGETATION, tx.TERRAIN, tx.BUILDING, tx.VOID)
+BONNET = BACKDROP + BACKDROP_CLASSES.index(tx.VOID)
 FIRST_FREE = BACKDROP + len(BACKDROP_CLASSES)
 
 cv2.setNumThreads(1)  # images are small: threads cost more than they give, and workers share the cores
@@ -167,7 +168,7 @@ def _make_ground(layout: Layout, view: View, look: Look, noise: FloatArray, rng:
     packed[:rows], surface[:rows] = colors[:rows], classes[:rows] + np.uint16(BACKDROP)
     surface[first:] = np.array(road.band_classes, np.uint16)[np.searchsorted(np.array(road.band_limits_m), d)]
     if layout.camera.bonnet:
-        _paint_bonnet(surface)
+        _paint_bonnet(surface, packed, look, rng)
     above = np.zeros((first, view.width), np.float32)
     return Ground(
         surface,
@@ -178,10 +179,18 @@ def _make_ground(layout: Layout, view: View, look: Look, noise: FloatArray, rng:
     )
 
 
-def _paint_bonnet(surface: npt.NDArray[np.uint16]) -> None:
+def _paint_bonnet(
+    surface: npt.NDArray[np.uint16], packed: npt.NDArray[np.uint32], look: Look, rng: np.random.Generator
+) -> None:
+    """Paint the ego car's bonnet along the lower edge, lighter towards its far rim where the sky is mirrored."""
     height, width = surface.shape
     center, axes = (width // 2, round(height * 1.08)), (round(width * 0.62), round(height * 0.17))
-    cv2.ellipse(surface, center, axes, 0, 180, 360, BACKDROP + BACKDROP_CLASSES.index(tx.VOID), -1)
+    cv2.ellipse(surface, center, axes, 0, 180, 360, BONNET, -1)
+    rows, columns = np.nonzero(surface == BONNET)
+    if len(rows):
+        sheen = np.linspace(1.25, 0.8, int(rows.max() - rows.min()) + 1)[rows - rows.min()]
+        level = 0.35 if look.dark else look.light.ambient[1] * 1.4  # headlights shine over it
+        packed[rows, columns] = pack((rng.uniform(25, 150) * level * sheen)[:, None].repeat(3, axis=1), 0.0)
 
 
 @dataclass(frozen=True)
@@ -230,7 +239,7 @@ def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
     """Draw everything far to near into the surface buffer."""
     view, road, things, library = drive.view, drive.layout.road, drive.layout.things, drive.library
     buffer = drive.ground.surface.copy()
-    bonnet = buffer == BACKDROP + BACKDROP_CLASSES.index(tx.VOID) if drive.layout.camera.bonnet else None
+    bonnet = buffer == BONNET if drive.layout.camera.bonnet else None
     _draw_decals(drive, buffer, ego_s)
     s = things.s + things.speed_s * time_s
     d = things.d + things.speed_d * time_s
@@ -266,7 +275,7 @@ def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
             j = i - count
             stamp(buffer, library.sprites[sprite[j]].parts, flip[j], boxes[j], first[j])
     if bonnet is not None:
-        buffer[bonnet] = BACKDROP + BACKDROP_CLASSES.index(tx.VOID)
+        buffer[bonnet] = BONNET
     return _collect(drive, buffer, shade, mesh, sprites)
 
 
@@ -587,7 +596,7 @@ def _texels(
     """Return packed texel and 1/z of samples given by their flat indices and surface numbers."""
     ground, tiles, surfaces = drive.ground, drive.tiles, painted.surfaces
     texel = np.full(index.shape, 0x00B4B4B4, np.uint32)  # NEUTRAL
-    inverse_z = np.full(index.shape, 1 / BACKDROP_M, np.float32)
+    inverse_z = np.where(number == BONNET, np.float32(1.0), np.float32(1 / BACKDROP_M))
     flat = np.flatnonzero(number < BACKDROP)
     here, at = np.take(number, flat), np.take(index, flat)
     z = np.take(ground.z, at)
