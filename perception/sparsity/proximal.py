@@ -210,4 +210,4 @@ def _scale(groups: Groups, scales: Tensor) -> None:
 def _soft_threshold(groups: Groups, thresholds: Tensor) -> None:
     for tensor, bound in zip(groups.tensors, _spread(groups, thresholds), strict=True):
         magnitude = tensor.parameter.abs().sub_(bound).clamp_min_(0)
-        tensor.parameter.copy_(magnitude.copysign_(tensor.parameter))
+        tensor.parameter.sign_().mul_(magnitude)
