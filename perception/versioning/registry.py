@@ -57,6 +57,7 @@ from perception.versioning.repository import (
 __all__ = ["Version", "create_registry", "fetch", "find_tag", "publish", "resolve"]
 
 _Files = Mapping[str, Mapping[str, Any]]
+_NAME_RULE = "^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 
 
 # --- resolving
@@ -142,10 +143,16 @@ def publish(
     summary = _manifest_summary(frames_folder / MANIFEST)
     parent, author = parent or _declared_parent(frames_folder), author or Author()
     with shallow_clone(registry, author, scratch=scratch) as clone:
+        if parent and (not re.fullmatch(TAG_RULE, parent) or not read_committed(clone, f"{run_folder(parent)}/{RUN}")):
+            raise InputError(
+                f"parent {parent} is not a version of registry {registry}; publish it first or name another"
+            )
         working_tree.prepare(clone)
         with DvcProcess(clone) as dvc:
             files = _stage_files(clone, tag, frames_folder, local)
-            files |= _inherited_files(clone, dvc, tag, frames_folder, local, parent)
+            _check_staged(files, frames_folder, manifest_sha256)
+            inherited = _inherited_files(clone, dvc, tag, frames_folder, local, parent)
+            files |= inherited
             content = json_bytes({"files": files})
             (clone.path / run_folder(tag) / "frames" / FILES).write_bytes(content)
             sizes = {name: facts["size_bytes"] for name, facts in files.items()} | {FILES: len(content)}
@@ -161,7 +168,7 @@ def publish(
             "facts": {str(name): str(value) for name, value in sorted((facts or {}).items())},
             **summary,
         }
-        commit = _commit_version(clone, record)
+        commit = _commit_version(clone, record, inherits=bool(inherited))
         return version_of(clone, tag, commit) if commit else _already_published(registry, tag, manifest_sha256)
 
 
@@ -174,11 +181,27 @@ def _folder_files(folder: Path) -> list[str]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise InputError(f"{path} is a link or a special file; a version holds plain files: copy it in")
-        if not re.fullmatch(r"[A-Za-z0-9_.\-/]+", name) or name in (FILES, RUN):
-            raise InputError(f"{path}: name not allowed; use letters, digits, _ . - and neither {FILES} nor {RUN}")
+        if not re.fullmatch(_NAME_RULE, path.name) or path.suffix == ".dvc" or name in (FILES, RUN):
+            raise InputError(f"{path}: name must match {_NAME_RULE}, not end in .dvc, and be neither {FILES} nor {RUN}")
         if path.is_file():
             names.append(name)
     return names
+
+
+def _listed_shards(folder: Path) -> dict[str, str]:
+    """Read which shards a version has, also those that its parent holds: {path: sha256}."""
+    listing = folder / SHARDS
+    shards = json.loads(listing.read_text())["shards"] if listing.is_file() else []
+    return {f"shards/{shard['name']}": shard["sha256"] for shard in shards}
+
+
+def _check_staged(files: _Files, folder: Path, manifest_sha256: str) -> None:
+    """Check that what was copied is what the folder's own tables say it is."""
+    if files[MANIFEST]["sha256"] != manifest_sha256:
+        raise InputError(f"{folder / MANIFEST} changed while it was being published; publish again when it is finished")
+    for name, sha256 in _listed_shards(folder).items():
+        if name in files and files[name]["sha256"] != sha256:
+            raise InputError(f"{folder / name} is not the shard that {SHARDS} lists (sha256 differs); build it again")
 
 
 def _declared_parent(folder: Path) -> str | None:
@@ -211,10 +234,7 @@ def _inherited_files(
     clone: Clone, dvc: DvcProcess, tag: str, folder: Path, local: Sequence[str], parent: str | None
 ) -> dict[str, Mapping[str, Any]]:
     """Find the shards that a version takes over from its parent, and start the version's pointer from the parent's."""
-    listing = folder / SHARDS
-    shards = json.loads(listing.read_text())["shards"] if listing.is_file() else []
-    present = set(local)
-    wanted = {f"shards/{shard['name']}": shard["sha256"] for shard in shards}
+    listing, wanted, present = folder / SHARDS, _listed_shards(folder), set(local)
     missing = {name: sha256 for name, sha256 in wanted.items() if name not in present}
     if not missing:
         return {}
@@ -234,9 +254,7 @@ def _inherited_files(
 
 
 def _take_over_pointer(clone: Clone, dvc: DvcProcess, tag: str, parent: str) -> _Files:
-    record = read_committed(clone, f"{run_folder(parent)}/{RUN}") if re.fullmatch(TAG_RULE, parent) else None
-    if record is None:
-        raise InputError(f"parent {parent} is not a version of registry {clone.url}; publish it first or name another")
+    record = read_committed(clone, f"{run_folder(parent)}/{RUN}") or b"{}"
     pointer = working_tree.lay_pointer(clone, parent, run_folder(tag))
     content = dvc.step("read", pointer=str(pointer), file=FILES)
     return _checked_listing((content or "").encode(), json.loads(record)["files_sha256"], parent)
@@ -261,7 +279,7 @@ def _stage_files(clone: Clone, tag: str, folder: Path, local: Iterable[str]) -> 
     return files
 
 
-def _commit_version(clone: Clone, record: Mapping[str, Any]) -> str | None:
+def _commit_version(clone: Clone, record: Mapping[str, Any], *, inherits: bool) -> str | None:
     """Commit a version's folder and tag it; None when another process has just published the same version."""
     tag, folder = record["tag"], run_folder(record["tag"])
     files = {
@@ -281,7 +299,7 @@ def _commit_version(clone: Clone, record: Mapping[str, Any]) -> str | None:
         if read_committed(clone, f"{folder}/{RUN}", base) is not None:
             return None
         parent = record["parent"]
-        if parent and read_committed(clone, f"{run_folder(parent)}/frames.dvc", base) is None:
+        if inherits and read_committed(clone, f"{run_folder(parent)}/frames.dvc", base) is None:
             raise InputError(f"parent {parent} was retired meanwhile; build the version on another one")
         return files, message
 

@@ -29,7 +29,7 @@ from perception.versioning.processes import (
 _PUSH_ATTEMPTS = 60
 _LOST_RACE = re.compile(
     rb"fetch first|non-fast-forward|cannot lock ref|incorrect old value|failed to update ref|reference already exists|"
-    rb"stale info|Unable to create .*\.lock|atomic push fail"
+    rb"stale info|Unable to create .*\.lock"
 )
 _UPDATE_HOOK = """#!/bin/sh
 # Data tags are write-once: no run's data may become another's, or vanish.
@@ -195,7 +195,6 @@ def push_commit(
     for attempt in range(_PUSH_ATTEMPTS):
         if attempt:
             time.sleep(jitter.uniform(0, min(1.0, 0.05 * 2**attempt)))
-        if attempt or tag is None or git_text(clone, "rev-parse", "--abbrev-ref", "HEAD") != "main":
             run_git(clone, "fetch", "--quiet", "--depth", "1", "--no-tags", "origin", "refs/heads/main")
             base = git_text(clone, "rev-parse", "FETCH_HEAD")
         change = changes(base)

@@ -185,6 +185,15 @@ def test_content_that_a_version_cannot_hold_is_refused(registry, tools, tmp_path
     pd.DataFrame({"frame_id": ["x"]}).to_parquet(folder / "manifest.parquet")
     with pytest.raises(InputError, match="column"):
         publish(registry, "r", folder)
+    folder = tools.make_folder(tmp_path / "torn", tools.make_frames(["d0_0"]), {"s.tar": b"whole"})
+    (folder / "shards" / "s.tar").write_bytes(b"who")
+    with pytest.raises(InputError, match=r"s\.tar is not the shard"):
+        publish(registry, "r", folder)
+    for name in (".dvcignore", "other.dvc", "a b.txt"):
+        folder = tools.make_folder(tmp_path / f"name{name}", tools.make_frames(["d0_0"]), {})
+        (folder / name).write_text("")
+        with pytest.raises(InputError, match="name must match"):
+            publish(registry, "r", folder)
     assert tools.git(registry, "tag", "--list") == ""
 
 
