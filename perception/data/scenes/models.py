@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -15,7 +16,6 @@ from perception.data.scenes.textures import MATERIAL_ID
 
 FloatArray = npt.NDArray[np.float32]
 CORNERS = 8  # vertices a polygon; shorter ones repeat their last vertex
-DETAIL_M2 = 0.35  # polygons smaller than this are left out far away
 
 Point3 = tuple[float, float, float]
 
@@ -73,59 +73,41 @@ def _wheel(mesh: MeshBuilder, x: float, z: float, radius: float) -> None:
         mesh.face(ring, material, 2)
 
 
+# Saloon, hatchback, estate, SUV, van, pick-up: length, width, height of the waist and of the roof, in metres.
+_CAR_SIZES = (
+    (4.5, 1.78, 0.93, 1.44), (3.9, 1.7, 0.95, 1.5), (4.6, 1.8, 0.95, 1.5),
+    (4.6, 1.9, 1.08, 1.74), (5.1, 1.95, 1.15, 2.05), (5.2, 1.9, 1.05, 1.78),
+)  # fmt: skip
+# Of the same: length of the hood, run of the windscreen, run of the rear window, what lies behind it, in metres.
+_CAR_CABINS = (
+    (1.15, 0.85, 0.65, 0.85), (0.8, 0.75, 0.35, 0.08), (1.1, 0.8, 0.35, 0.05),
+    (1.05, 0.7, 0.35, 0.06), (0.55, 0.75, 0.1, 0.03), (1.1, 0.7, 0.3, 1.9),
+)  # fmt: skip
+
+
 def car_mesh(style: int) -> MeshBuilder:
     """Build a saloon (0), hatchback (1), estate (2), SUV (3), van (4) or pick-up (5), nose towards +z."""
-    length, width, waist, height = (
-        (4.5, 1.78, 0.93, 1.44),
-        (3.9, 1.7, 0.95, 1.5),
-        (4.6, 1.8, 0.95, 1.5),
-        (4.6, 1.9, 1.08, 1.74),
-        (5.1, 1.95, 1.15, 2.05),
-        (5.2, 1.9, 1.05, 1.78),
-    )[style]
-    hood, front, rear, back = (
-        (1.15, 0.85, 0.65, 0.85),
-        (0.8, 0.75, 0.35, 0.08),
-        (1.1, 0.8, 0.35, 0.05),
-        (1.05, 0.7, 0.35, 0.06),
-        (0.55, 0.75, 0.1, 0.03),
-        (1.1, 0.7, 0.3, 1.9),
-    )[style]
+    length, width, waist, height = _CAR_SIZES[style]
+    hood, front, rear, back = _CAR_CABINS[style]
     mesh = MeshBuilder(tx.CAR, center=(0.0, 0.7, 0.0))
     half, end, low, inset = width / 2, length / 2, 0.22, 0.14
+    nose, tail = (waist - 0.3, end), (waist - 0.12, -end)
+    deck = ((waist, end - hood), (waist, -end + 0.2))
     for x in (-half, half):
-        mesh.face(
-            [
-                (x, low + 0.1, -end),
-                (x, waist - 0.12, -end),
-                (x, waist, -end + 0.2),
-                (x, waist, end - hood),
-                (x, waist - 0.14, end - 0.15),
-                (x, waist - 0.3, end),
-                (x, low + 0.1, end),
-                (x, low, 0.0),
-            ],
-            "body",
-        )
-    mesh.face([(-half, low, end), (half, low, end), (half, waist - 0.3, end), (-half, waist - 0.3, end)], "body")
-    mesh.face([(-half, low, -end), (half, low, -end), (half, waist - 0.12, -end), (-half, waist - 0.12, -end)], "body")
-    mesh.face(
-        [(-half, waist - 0.3, end), (half, waist - 0.3, end), (half, waist, end - hood), (-half, waist, end - hood)],
-        "body",
-    )
-    mesh.face(
-        [
-            (-half, waist - 0.12, -end),
-            (half, waist - 0.12, -end),
-            (half, waist, -end + 0.2),
-            (-half, waist, -end + 0.2),
-        ],
-        "body",
-    )
-    mesh.face(
-        [(-half, waist, -end + 0.2), (half, waist, -end + 0.2), (half, waist, end - hood), (-half, waist, end - hood)],
-        "body",
-    )
+        side = [
+            (low + 0.1, -end),
+            tail,
+            deck[1],
+            deck[0],
+            (waist - 0.14, end - 0.15),
+            nose,
+            (low + 0.1, end),
+            (low, 0.0),
+        ]
+        mesh.face([(x, y, z) for y, z in side], "body")
+    outline = ((low, end), nose, *deck, tail, (low, -end))  # from the front bumper over the deck to the rear one
+    for (y0, z0), (y1, z1) in pairwise(outline):
+        mesh.face([(-half, y0, z0), (half, y0, z0), (half, y1, z1), (-half, y1, z1)], "body")
     for x in (-half, half):
         for z in (-end + 0.85, end - 0.85):
             _wheel(mesh, x, z, 0.33 if style < 3 else 0.37)

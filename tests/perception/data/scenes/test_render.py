@@ -11,6 +11,7 @@ from perception.data.scenes.models import build_library
 from perception.data.scenes.raster import make_view, project, road_to_ego, to_camera
 from perception.data.scenes.render import _mesh_polygons, prepare_drive, render_drive
 from perception.data.scenes.world import World
+from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 
 SIZE = (64, 128)
@@ -182,3 +183,10 @@ def test_texture_randomization_changes_foreground_only():
 def test_bad_arguments_are_refused(arguments):
     with pytest.raises(InputError):
         next(render_drive(World(), *arguments))
+
+
+def test_class_ids_are_those_of_the_taxonomy():
+    taxonomy = load_taxonomy("cityscapes19")
+    for number, name in enumerate(taxonomy.classes):
+        assert getattr(textures, name.upper()) == number
+    assert tuple(np.flatnonzero(taxonomy.foreground)) == textures.FOREGROUND
