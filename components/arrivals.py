@@ -39,10 +39,10 @@ def _from_files(source: Source) -> "tuple[Iterator[Arrival], int]":
 
 def _rendered(source: Source, parameters: IngestParameters) -> "tuple[Iterator[Arrival], int]":
     from perception.data.scenes.folder import encode_scene, scene_frames
-    from perception.data.scenes.world import World
+    from perception.data.scenes.world import world_from_dict
     from perception.quality.intake import Arrival
 
-    world = World(**source.world)  # type: ignore[arg-type]
+    world = world_from_dict(source.world)
     size = {"height_px": parameters.height_px, "width_px": parameters.width_px}
 
     def each() -> "Iterator[Arrival]":

@@ -12,6 +12,7 @@ class CurateParameters:
     """Say where blobs are and how the version is packed."""
 
     store: str  # blob store: a folder or s3://bucket/prefix
+    taxonomy: str  # pixels of labels are counted by its classes
     frames_per_shard: int = 200  # frames in one tar; a version adds shards and never rewrites one
 
     def __post_init__(self) -> None:
@@ -37,7 +38,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
     version = pd.concat([known, labelled], ignore_index=True)
     base = inputs.one("base") if (inputs.one("base") / "run.json").exists() else None
     build_version(version, store, base, folder / "version", parameters.frames_per_shard, progress=progress_line("curate"))
-    facts = profile_labels(version, pd.read_parquet(inputs.one("frames") / "profile.parquet"), store)
+    facts = profile_labels(version, pd.read_parquet(inputs.one("frames") / "profile.parquet"), store, parameters.taxonomy)
     held_out = frames[frames.split.isin(["val", "test"])]
     gate_table(pd.concat([version, held_out], ignore_index=True), facts).to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"expected_train_frames": len(known) + len(selected)})

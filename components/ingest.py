@@ -44,6 +44,7 @@ class IngestParameters:
     source: str  # name of one entry of `sources`
     sources: dict[str, dict[str, object]]  # every source of the night by name
     store: str  # blob store: a folder or s3://bucket/prefix
+    taxonomy: str  # pixels of labels are counted by its classes
     height_px: int  # scenes are rendered at this size; data sets keep their own
     width_px: int
     seed: int  # of the rendered world and of the initial random draw
@@ -74,6 +75,7 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
         initial_labelled_frames=source.initial_labelled_frames,
         max_rejected_fraction=source.max_rejected_fraction,
         seed=parameters.seed,
+        taxonomy=parameters.taxonomy,
         progress=progress_line(f"ingest {parameters.source}"),
     )
     write_frames_folder(intake, outputs.one("arrived"))

@@ -20,6 +20,7 @@ class TrainPruneParameters(LearningParameters):
     press_share: float = 0.08  # of the median neuron norm that one proximal step takes
     sparse_share: float = 0.0  # alpha: 0 presses on whole neurons, 1 on single weights
     minimum_channels: int = 4  # every layer keeps at least so many
+    max_loss_ratio: float = 2.0  # to the dense network's training loss; the gate refuses a pruned one that learned less
     max_miou_loss: float = 0.1  # against the dense network; the gate refuses a pruned one that loses more
 
     def __post_init__(self) -> None:
@@ -114,16 +115,15 @@ def _gate_rows(figures: dict[str, Any], losses: dict[str, list[float]], paramete
     """Return the figures that the gate judges: training converged, and pruning removed neurons without ruining the network."""
     from perception.quality.metrics_table import metric_rows
 
-    least_miou = figures["miou_dense"] - parameters.max_miou_loss
-    first, last = losses["pruned"][0], losses["pruned"][-1]
+    rows: list[tuple[str, float, float, float]] = [
+        ("nonfinite_weights", figures["nonfinite_weights_pruned"], 0, 0),
+        ("loss_pruned", losses["pruned"][-1], 0, parameters.max_loss_ratio * losses["dense"][-1]),
+        ("parameters_pruned", figures["parameters_pruned"], 1, figures["parameters_dense"]),
+        ("miou_pruned", figures["miou_pruned"], max(0.0, figures["miou_dense"] - parameters.max_miou_loss), 1),
+    ]
     return metric_rows(
-        [
-            {"stage": "train_prune", "metric": "nonfinite_weights", "value": float(figures["nonfinite_weights_pruned"]), "lower": 0.0, "upper": 0.0},
-            {"stage": "train_prune", "metric": "loss_pruned", "value": last, "lower": 0.0, "upper": first},
-            {"stage": "train_prune", "metric": "parameters_pruned", "value": float(figures["parameters_pruned"]), "lower": 1.0,
-                   "upper": float(figures["parameters_dense"])},
-            {"stage": "train_prune", "metric": "miou_pruned", "value": figures["miou_pruned"], "lower": max(0.0, least_miou), "upper": 1.0},
-        ]
+        {"stage": "train_prune", "metric": name, "value": float(value), "lower": float(lower), "upper": float(upper)}
+        for name, value, lower, upper in rows
     )
 
 

@@ -102,6 +102,9 @@ def _environment(run: Path) -> dict[str, str]:
         RECORDS_VARIABLE: str(run / "records"),
         "DVC_NO_ANALYTICS": "1",
         "CI": "1",  # DVC then looks for no update
+        # Large tensors come and go in training; keeping their memory saves a tenth to a third of the time of a step.
+        "MALLOC_MMAP_THRESHOLD_": str(2**32),
+        "MALLOC_TRIM_THRESHOLD_": str(2**36),
     }
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from perception.data.decoding import BadFrame, decode_image, decode_label
 from perception.data.manifest import read_manifests, write_manifest
 from perception.data.store import Store
-from perception.data.taxonomies import load_taxonomy
+from perception.data.taxonomies import Taxonomy, load_taxonomy
 from perception.errors import InputError
 from perception.quality.profile import label_facts, profile_frame
 
@@ -71,12 +71,14 @@ def admit_frames(
     initial_labelled_frames: int,
     max_rejected_fraction: float,
     seed: int,
+    taxonomy: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> Intake:
     """Check every arriving frame, put its files into the store and describe it in a manifest.
 
     labels: `given`, every frame keeps its label; `oracle`, labels are stored but hidden, except those of
     `initial_labelled_frames` frames drawn at random by `seed`, which become the first training frames; `none`.
+    taxonomy: pixels are counted by its classes, whatever a label file's own are, so that sources compare.
     Whether a hidden label file is sound is checked, since that depends on the file and not on what it shows.
     Raises InputError when more than `max_rejected_fraction` of the frames are broken, or one of a test or labelled set:
     a test set with a frame missing is another test set.
@@ -85,7 +87,7 @@ def admit_frames(
     arrivals, count = arriving
     for done, arrival in enumerate(arrivals, start=1):
         try:
-            _admit(arrival, store, ledger, source=name, split=split, domain=domain, labels=labels)
+            _admit(arrival, store, ledger, source=name, split=split, domain=domain, labels=labels, counted=load_taxonomy(taxonomy))
         except BadFrame as bad:
             row = {"source": name, "path": str(bad.path), "frame_id": arrival.facts.frame_id, "rule": bad.rule, "remedy": bad.remedy}
             ledger.rejected.append(row)
@@ -133,19 +135,20 @@ def gate_table(manifest: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
     return manifest.merge(facts, on="frame_id", how="left", validate="one_to_one")
 
 
-def profile_labels(frames: pd.DataFrame, profile: pd.DataFrame, store: Store) -> pd.DataFrame:
+def profile_labels(frames: pd.DataFrame, profile: pd.DataFrame, store: Store, taxonomy: str) -> pd.DataFrame:
     """Return the profile with the label facts of `frames` measured where they are missing: labels revealed since ingest.
 
-    Frames that the profile lacks, those of earlier versions, are measured whole.
+    Frames that the profile lacks, those of earlier versions, are measured whole. Pixels are counted by the classes of
+    `taxonomy`.
     """
+    counted = load_taxonomy(taxonomy)
     known = profile.set_index("frame_id")
     rows = []
     for frame in frames.itertuples():
         facts = known.loc[frame.frame_id].to_dict() if frame.frame_id in known.index else _measure_image(frame, store)
         if pd.isna(facts.get("label_min")):
-            taxonomy = load_taxonomy(frame.label_taxonomy)
-            size = (int(frame.height_px), int(frame.width_px))
-            facts |= label_facts(decode_label(store.get(frame.label_uri), frame.label_uri, taxonomy, size), taxonomy)
+            own, size = load_taxonomy(frame.label_taxonomy), (int(frame.height_px), int(frame.width_px))
+            facts |= label_facts(decode_label(store.get(frame.label_uri), frame.label_uri, own, size), own, counted)
         rows.append({"frame_id": frame.frame_id} | facts)
     others = profile[~profile.frame_id.isin(frames.frame_id)]
     return pd.concat([pd.DataFrame(rows), others], ignore_index=True)
@@ -171,14 +174,14 @@ def reveal(oracle: pd.DataFrame, frame_ids: Sequence[str]) -> pd.DataFrame:
 # ---------------------------------------------------------------- one frame
 
 
-def _admit(arrival: Arrival, store: Store, ledger: _Ledger, *, source: str, split: str, domain: str, labels: str) -> None:
+def _admit(arrival: Arrival, store: Store, ledger: _Ledger, *, source: str, split: str, domain: str, labels: str, counted: Taxonomy) -> None:
     taxonomy = load_taxonomy(arrival.label_taxonomy)
     image = decode_image(arrival.image, arrival.image_path)
     label = None
     if arrival.label is not None and labels != "none":
         label = decode_label(arrival.label, arrival.label_path, taxonomy, image.shape[:2])
     shown = label if labels == "given" else None
-    facts = profile_frame(image, shown, taxonomy if shown is not None else None)
+    facts = profile_frame(image, shown, taxonomy if shown is not None else None, counted)
     image_blob = store.put(arrival.image, Path(arrival.image_path).suffix.lstrip(".").lower())
     known = {name: getattr(arrival.facts, name, None) for name in _KNOWN}
     row = known | {
@@ -197,7 +200,7 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, *, source: str, spli
         row |= {"label_uri": None, "label_sha256": None, "label_source": "none", "label_taxonomy": None, "instances_uri": None}
         if reference is not None and label is not None:
             ledger.hidden[row["frame_id"]] = {"frame_id": row["frame_id"], **reference}
-            ledger.label_facts[row["frame_id"]] = label_facts(label, taxonomy)  # written only for a frame that is revealed
+            ledger.label_facts[row["frame_id"]] = label_facts(label, taxonomy, counted)  # written only for a frame that is revealed
     ledger.rows.append(row)
     ledger.facts.append({"frame_id": row["frame_id"], "image_sha256_actual": image_blob.sha256, "decode_ok": True} | facts)
 

@@ -1,0 +1,157 @@
+"""A whole night: it ends, says so in every key, does nothing twice, survives kills, and never peeks at hidden labels."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+from PIL import Image
+
+from perception.reporting.summary import SUMMARY_KEYS
+from tests.end_to_end.conftest import FAST, ROOT, run_night
+
+pytestmark = pytest.mark.xdist_group("night")
+
+
+def figures(run: Path) -> dict[str, Any]:
+    """Return summary.json without what may differ from run to run: times, memory and names."""
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    for name in ("seconds", "stages", "run"):
+        del summary[name]
+    for name in ("latency_ms_dense", "latency_ms_compressed"):
+        del summary["model"][name]
+    return summary
+
+
+def test_the_summary_has_every_key_with_a_measured_figure(night: Path) -> None:
+    summary = json.loads((night / "summary.json").read_text())
+    assert list(summary) == list(SUMMARY_KEYS)
+    assert summary["status"] == "done"
+    for section in ("selection", "model", "evaluation"):
+        assert set(summary[section]) == set(SUMMARY_KEYS[section])
+        assert not [name for name, value in summary[section].items() if value is None], section
+    assert {stage["status"] for stage in summary["stages"]} == {"done"}
+    assert [gate["name"] for gate in summary["gates"]] == [
+        "ingest", "select", "curate", "adapt", "train_prune", "compress", "evaluate",
+    ]  # fmt: skip
+    assert summary["data"]["added"] == summary["data"]["frames"] > 0
+
+
+def test_the_report_needs_nothing_but_itself(night: Path) -> None:
+    html = (night / "report.html").read_text()
+    assert "data:image/" in html
+    for outside in ("src=\"http", "href=\"http", "url(http", "<link", "<script src"):
+        assert outside not in html
+    assert (night.parent / "latest").resolve() == night
+
+
+def test_a_second_run_does_no_work_again(night: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")}
+    done = run_night(night.parent)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")} == before
+
+
+def test_the_evaluation_agrees_with_an_independent_count(night: Path) -> None:
+    """Run the exported network on the test frames and count with plain numpy."""
+    manifest = pd.read_parquet(night / "frames" / "manifest.parquet")
+    test, store = manifest[manifest.split == "test"], night.parent / "store"
+    session = onnxruntime.InferenceSession(str(night / "compressed" / "model.onnx"), providers=["CPUExecutionProvider"])
+    confusion = np.zeros((19, 19), dtype=np.int64)
+    for row in test.itertuples():
+        label = np.asarray(Image.open(store / row.label_uri))
+        shown = np.asarray(Image.open(night / "evaluation" / "predictions" / f"{row.frame_id}.png"))
+        image = np.asarray(Image.open(store / row.image_uri).convert("RGB"), dtype=np.float32) / 255
+        logits = session.run(None, {session.get_inputs()[0].name: image.transpose(2, 0, 1)[None]})[0]
+        assert (logits[0].argmax(0) == shown).mean() > 0.999  # ties aside, the prediction that was kept
+        known = label != 255
+        np.add.at(confusion, (label[known], shown[known]), 1)
+    truth, guess, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
+    union = truth + guess - right
+    miou = (right[union > 0] / union[union > 0]).mean()
+    assert abs(json.loads((night / "summary.json").read_text())["evaluation"]["miou"] - miou) < 1e-9
+
+
+def test_the_shipped_network_is_what_its_weights_say(night: Path) -> None:
+    import torch
+
+    from perception.models.checkpoint import load_network
+
+    network = load_network(night / "compressed" / "model.safetensors")
+    session = onnxruntime.InferenceSession(str(night / "compressed" / "model.onnx"), providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).random((2, 3, 64, 128), dtype=np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).numpy()
+    got = session.run(None, {session.get_inputs()[0].name: images})[0]
+    assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_pruned_channels_are_really_gone(night: Path) -> None:
+    model = json.loads((night / "summary.json").read_text())["model"]
+    assert model["parameters_pruned"] < model["parameters_dense"]
+    assert (night / "network" / "pruned.safetensors").stat().st_size < (night / "network" / "dense.safetensors").stat().st_size
+
+
+def test_labels_of_unselected_frames_change_nothing(night: Path, tmp_path: Path) -> None:
+    """Delete every hidden label that was not selected, run the night again from its ingest, and compare."""
+    runs = tmp_path / "runs"
+    shutil.copytree(night.parent, runs, symlinks=True, ignore=shutil.ignore_patterns("latest"))
+    run = runs / "smoke"
+    oracle = pd.read_parquet(run / "frames" / "oracle.parquet")
+    selected = pd.read_parquet(run / "selection" / "selected.parquet", columns=["frame_id"])
+    used = set(pd.read_parquet(run / "frames" / "manifest.parquet").label_uri.dropna())
+    hidden = oracle[~oracle.frame_id.isin(selected.frame_id) & ~oracle.label_uri.isin(used)]
+    assert len(hidden) > 10
+    for uri in hidden.label_uri:
+        (runs / "store" / uri).unlink(missing_ok=True)
+    before = figures(run)
+    for name in ("base", "ensemble", "scores", "selection", "curated", "version", "comparison", "adaptation", "network", "compressed"):
+        shutil.rmtree(run / name)
+    (run / "dvc.lock").write_text(only_done(run, ("resolve", "ingest", "gather", "gate_ingest")))
+    done = run_night(runs)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    after = figures(run)
+    assert before["selection"].pop("miou_random") is not None
+    assert after["selection"].pop("miou_random") is None  # the control group has no labels: not measured
+    assert after == before
+
+
+def only_done(run: Path, tasks: tuple[str, ...]) -> str:
+    """Return dvc.lock with the given tasks alone, so that every other one runs again."""
+    import yaml
+
+    lock = yaml.safe_load((run / "dvc.lock").read_text())
+    kept = {name: stage for name, stage in lock["stages"].items() if name.partition("@")[0] in tasks}
+    return str(yaml.safe_dump(lock | {"stages": kept}))
+
+
+def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(7)
+    command = [sys.executable, "-m", "pipelines.local", "--runs", str(tmp_path), "--profile", "smoke"]
+    command += [word for override in FAST for word in ("--set", override)]
+    for kill in range(6):
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ), start_new_session=True
+        )
+        time.sleep(float(generator.uniform(2, 14)))
+        if process.poll() is not None:
+            break
+        if kill % 2:
+            os.killpg(process.pid, signal.SIGKILL)  # everything at once
+        else:
+            subprocess.run(["pkill", "-9", "-f", f"-P {process.pid}"], check=False)
+            process.kill()  # the head alone: its children must not go on writing
+        process.wait()
+    done = run_night(tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert figures(tmp_path / "smoke") == figures(night)
+    assert not [path for path in (tmp_path / "smoke").iterdir() if path.name.startswith(".") and path.name not in (".dvc", ".lock", ".dvcignore")]
