@@ -51,6 +51,13 @@ def test_page_needs_nothing_else_and_is_small(night):
     assert len(text.encode()) < page.MAX_PAGE_BYTES
 
 
+def test_a_long_list_of_layers_is_folded_under_its_sum(night):
+    many = tuple(page.LayerNeurons(name=f"layer{i}", before=10, after=7) for i in range(70))
+    text = page.render_report(dataclasses.replace(night, model=dataclasses.replace(night.model, layers=many)))
+    assert "<details><summary>210 of 700 neurons removed" in text
+    assert "layer59<" in text and "layer60<" not in text and "The first 60 of 70 layers" in text
+
+
 def test_links_on_the_page_lead_somewhere(night, refused_night):
     for each in (night, refused_night):
         reader = Reader(page.render_report(each))
