@@ -51,11 +51,15 @@ def run(inputs: Paths, outputs: Paths, parameters: AdaptParameters) -> None:
     figures |= _quality(network, pseudo, inputs, parameters)
 
     together = parameters.frame_set(pd.concat([simulator, pseudo.manifest], ignore_index=True))
-    history += parameters.train(network, together, epochs=parameters.student_epochs, seed_offset=1, what="adapt: with pseudo-labels")
+    history += parameters.train(
+        network, together, epochs=parameters.student_epochs, seed_offset=1, what="adapt: with pseudo-labels"
+    )
     save_network(network, folder / "student.safetensors", {"trained_on": "simulator and pseudo-labels"})
     figures |= {"miou_pseudo": parameters.miou(network, test), "loss": [record.loss for record in history]}
     write_json(folder / "adaptation.json", figures)
-    log(f"mIoU on the test set: simulator alone {figures['miou_source_only']:.3f}, with pseudo-labels {figures['miou_pseudo']:.3f}")
+    log(
+        f"mIoU on the test set: simulator alone {figures['miou_source_only']:.3f}, with pseudo-labels {figures['miou_pseudo']:.3f}"
+    )
 
 
 def _pseudo_label(network: Any, frames: "pd.DataFrame", folder: Path, parameters: AdaptParameters) -> "PseudoLabelled":
@@ -65,7 +69,9 @@ def _pseudo_label(network: Any, frames: "pd.DataFrame", folder: Path, parameters
     from perception.data.store import open_store
 
     pool = frames[frames.split == "pool"]
-    rows = pool.sample(min(parameters.pseudo_frames, len(pool)), random_state=parameters.seed).sort_values("frame_id", ignore_index=True)
+    rows = pool.sample(min(parameters.pseudo_frames, len(pool)), random_state=parameters.seed).sort_values(
+        "frame_id", ignore_index=True
+    )
     pseudo = label_frames(
         network,
         parameters.frame_set(rows, labels_required=False),
@@ -118,7 +124,9 @@ STAGE = Stage(
         Port(name="frames", kind="frames", about="the night's frames: simulator, pool and test set"),
         Port(name="curated", kind="version", about="the curated frames: known labels to measure pseudo-labels against"),
     ),
-    outputs=(Port(name="adaptation", kind="network", about="both networks, the pseudo-labelled frames and their quality"),),
+    outputs=(
+        Port(name="adaptation", kind="network", about="both networks, the pseudo-labelled frames and their quality"),
+    ),
     parameters=AdaptParameters,
     needs=Needs(image="torch", cpu_cores=2, memory_gib=8, gpu_count=1, timeout_minutes=480),
     run=run,

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from components.ingest import IngestParameters, Source
 
 if TYPE_CHECKING:
+    from perception.data.scenes.world import Rendering
     from perception.quality.intake import Arrival
 
 
@@ -48,7 +49,7 @@ def _rendered(source: Source, parameters: IngestParameters) -> "tuple[Iterator[A
     def each() -> "Iterator[Arrival]":
         for facts, scene in scene_frames(
             world,
-            source.rendering,
+            cast("Rendering", source.rendering),
             seed=parameters.seed,
             drives=source.drives,
             frames_per_drive=source.frames_per_drive,

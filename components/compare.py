@@ -34,9 +34,13 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
         chosen = pd.read_parquet(inputs.one("selection") / file)
         labelled, missing = _with_labels(inputs, frames[frames.frame_id.isin(chosen.frame_id)], parameters.store)
         results["missing_labels"][arm] = missing
-        results[f"miou_{arm}"] = None if missing else _train_and_score(pd.concat([known, labelled]), test, arm, parameters)
+        results[f"miou_{arm}"] = (
+            None if missing else _train_and_score(pd.concat([known, labelled]), test, arm, parameters)
+        )
     write_json(outputs.one("comparison") / "comparison.json", results)
-    log(f"mIoU with selected frames {_mean(results['miou_selected'])}, with random ones {_mean(results['miou_random'])}")
+    log(
+        f"mIoU with selected frames {_mean(results['miou_selected'])}, with random ones {_mean(results['miou_random'])}"
+    )
 
 
 def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tuple[pd.DataFrame, int]":
@@ -51,7 +55,9 @@ def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tupl
     return labelled.assign(split="train", label_source="human"), missing
 
 
-def _train_and_score(labelled: "pd.DataFrame", test: "pd.DataFrame", arm: str, parameters: CompareParameters) -> list[float]:
+def _train_and_score(
+    labelled: "pd.DataFrame", test: "pd.DataFrame", arm: str, parameters: CompareParameters
+) -> list[float]:
     from perception.models.erfnet import ERFNet
 
     classes, width = len(parameters.class_names()), parameters.network_width

@@ -17,7 +17,9 @@ class CompressParameters(FrameParameters):
     """Say how far the network may be compressed and how its latency is measured."""
 
     energy: float = 0.98  # share of the sum of singular values that a factorised layer keeps
-    choose_by: str = "parameters"  # which layers become pairs: where it saves parameters, or where it is measured to save latency
+    choose_by: str = (
+        "parameters"  # which layers become pairs: where it saves parameters, or where it is measured to save latency
+    )
     latency_repeats: int = 30  # measurements of each network, interleaved; the median counts
     latency_threads: int = 1  # of onnxruntime while it is measured
     max_miou_loss: float = 0.05  # against the pruned network; the gate refuses a compressed one that loses more
@@ -26,7 +28,9 @@ class CompressParameters(FrameParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.energy <= 1, "energy", self.energy, "must lie in (0, 1]")
-        require(self.choose_by in ("parameters", "latency"), "choose_by", self.choose_by, "must be parameters or latency")
+        require(
+            self.choose_by in ("parameters", "latency"), "choose_by", self.choose_by, "must be parameters or latency"
+        )
         require(self.latency_repeats >= 3, "latency_repeats", self.latency_repeats, "must be at least 3")
         require(self.latency_threads >= 1, "latency_threads", self.latency_threads, "must be at least 1")
 
@@ -50,13 +54,23 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     latency = measure_latency_ms(paths, repeats=parameters.latency_repeats, threads=parameters.latency_threads)
     frames = read_frames(inputs)
     miou = parameters.miou(network, frames[frames.split == "test"].reset_index(drop=True))
-    card = _model_card(network, dense, exports, parameters) | {"layers": choices, "weights_sha256": sha256, "miou": miou}
+    card = _model_card(network, dense, exports, parameters) | {
+        "layers": choices,
+        "weights_sha256": sha256,
+        "miou": miou,
+    }
     write_json(folder / "card.json", card)
     latency_ms = {item.model: item.median_ms for item in latency}
-    write_json(folder / "latency.json", {item.model: {"median_ms": item.median_ms, "spread_ms": item.spread_ms} for item in latency})
+    write_json(
+        folder / "latency.json",
+        {item.model: {"median_ms": item.median_ms, "spread_ms": item.spread_ms} for item in latency},
+    )
     trained = json.loads((inputs.one("network") / "network.json").read_text())
     _gate_rows(card, latency_ms, trained["miou_pruned"], parameters).to_parquet(folder / "gate.parquet", index=False)
-    log(f"{card['parameters']:,} parameters, mIoU {miou:.3f}; " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in latency_ms.items()))
+    log(
+        f"{card['parameters']:,} parameters, mIoU {miou:.3f}; "
+        + ", ".join(f"{name} {ms:.1f} ms" for name, ms in latency_ms.items())
+    )
 
 
 def _factorise(network: Any, parameters: CompressParameters) -> tuple[Any, list[dict[str, Any]]]:
@@ -94,7 +108,9 @@ def _model_card(network: Any, dense: Any, exports: dict[str, Any], parameters: C
     }
 
 
-def _gate_rows(card: dict[str, Any], latency_ms: dict[str, float], miou_pruned: float, parameters: CompressParameters) -> "pd.DataFrame":
+def _gate_rows(
+    card: dict[str, Any], latency_ms: dict[str, float], miou_pruned: float, parameters: CompressParameters
+) -> "pd.DataFrame":
     """Return the figures that the gate judges: the export says what the network says, and compression cost little."""
     from perception.quality.metrics_table import metric_rows
 
@@ -103,10 +119,34 @@ def _gate_rows(card: dict[str, Any], latency_ms: dict[str, float], miou_pruned: 
     least_miou = max(0.0, miou_pruned - parameters.max_miou_loss)
     return metric_rows(
         [
-            {"stage": "compress", "metric": "export_error", "value": card["export_relative_error"], "lower": 0.0, "upper": 1e-4},
-            {"stage": "compress", "metric": "parameters_compressed", "value": float(card["parameters"]), "lower": 1.0, "upper": dense},
-            {"stage": "compress", "metric": "latency_ms_compressed", "value": latency_ms["model"], "lower": 0.0, "upper": slowest_ms},
-            {"stage": "compress", "metric": "miou_compressed", "value": card["miou"], "lower": least_miou, "upper": 1.0},
+            {
+                "stage": "compress",
+                "metric": "export_error",
+                "value": card["export_relative_error"],
+                "lower": 0.0,
+                "upper": 1e-4,
+            },
+            {
+                "stage": "compress",
+                "metric": "parameters_compressed",
+                "value": float(card["parameters"]),
+                "lower": 1.0,
+                "upper": dense,
+            },
+            {
+                "stage": "compress",
+                "metric": "latency_ms_compressed",
+                "value": latency_ms["model"],
+                "lower": 0.0,
+                "upper": slowest_ms,
+            },
+            {
+                "stage": "compress",
+                "metric": "miou_compressed",
+                "value": card["miou"],
+                "lower": least_miou,
+                "upper": 1.0,
+            },
         ]
     )
 

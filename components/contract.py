@@ -3,7 +3,7 @@
 A stage is declared once, in its own file: the artifacts it takes and gives, its parameters, what it needs to run, and a `run` function.
 From that declaration come
 - the command line, `python -m components STAGE --INPUT PATH --OUTPUT PATH --params FILE` (this file), which is also what dvc.yaml calls;
-- the container step of a Kubeflow pipeline, the same program with `--executor-input JSON` (this file), declared to KFP in components/kfp_face.py.
+- the container step of a Kubeflow pipeline, the same program with `--executor-input JSON` (this file; declared in kfp_face.py).
 
 Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 refused by a gate.
 """
@@ -39,7 +39,9 @@ class Port:
     """Name one artifact that a stage takes or gives; every artifact is a folder."""
 
     name: str
-    kind: str  # what lies in the folder: frames, ensemble, scores, selection, version, network, metrics, verdict, report
+    kind: (
+        str  # what lies in the folder: frames, ensemble, scores, selection, version, network, metrics, verdict, report
+    )
     about: str  # one line for --help and for the reference in docs/
     many: bool = False  # one artifact a source or a shard, gathered into a list
     optional: bool = False  # the stage has something sensible to do without it
@@ -129,7 +131,7 @@ def execute(call: Call) -> tuple[int, dict[str, str]]:
     try:
         working = {name: _working_folder(path) for name, path in call.outputs.items()}
         _check_inputs(call)
-        parameters = build_parameters(call.stage.parameters, call.parameters, where=call.task)
+        parameters: Any = build_parameters(call.stage.parameters, call.parameters, where=call.task)
         outputs = Paths({name: (folder,) for name, folder in working.items()})
         values = dict(call.stage.run(Paths(call.inputs), outputs, parameters) or {})
     except InputError as error:
@@ -209,12 +211,22 @@ def _parse(stages: Mapping[str, Stage], arguments: Sequence[str]) -> Call:
         command = commands.add_parser(stage.name, help=stage.summary, description=stage.summary)
         for port in stage.inputs:
             required, count = not port.optional, "+" if port.many else None
-            command.add_argument(_option(port.name), dest=port.name, nargs=count, required=required, metavar="FOLDER", help=port.about)
+            command.add_argument(
+                _option(port.name), dest=port.name, nargs=count, required=required, metavar="FOLDER", help=port.about
+            )
         for port in stage.outputs:
-            command.add_argument(_option(port.name), dest=port.name, required=True, metavar="FOLDER", help=f"written: {port.about}")
-        command.add_argument("--params", type=Path, metavar="FILE", help="YAML file with a section for this task; defaults otherwise")
-        command.add_argument("--task", default=stage.name, help="name of this call in the night; names its section of --params")
-        command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one parameter (YAML value)")
+            command.add_argument(
+                _option(port.name), dest=port.name, required=True, metavar="FOLDER", help=f"written: {port.about}"
+            )
+        command.add_argument(
+            "--params", type=Path, metavar="FILE", help="YAML file with a section for this task; defaults otherwise"
+        )
+        command.add_argument(
+            "--task", default=stage.name, help="name of this call in the night; names its section of --params"
+        )
+        command.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="override one parameter (YAML value)"
+        )
     given = parser.parse_args(list(arguments))
     stage = stages[given.stage]
     return Call(
@@ -251,14 +263,18 @@ def _working_folder(target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror}); choose a folder that this user may write") from None
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror}); choose a folder that this user may write"
+        ) from None
 
 
 def _place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
     for name, folder in working.items():
         target = targets[name]
         folder.chmod(0o755)
-        if target.exists():  # an earlier result: renamed away first, since a folder cannot replace a filled one in one step
+        if (
+            target.exists()
+        ):  # an earlier result: renamed away first, since a folder cannot replace a filled one in one step
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
             target.replace(old / "old")
             folder.replace(target)
@@ -278,7 +294,9 @@ def _discard(working: Mapping[str, Path]) -> None:
 def _run_for_kfp(stages: Mapping[str, Stage], arguments: Sequence[str]) -> int:
     name, position = arguments[0], list(arguments).index("--executor-input")
     if name not in stages or position + 1 >= len(arguments):
-        raise InputError(f"usage: python -m components STAGE --executor-input JSON; got {list(arguments)[:2]}; stages: {', '.join(stages)}")
+        raise InputError(
+            f"usage: python -m components STAGE --executor-input JSON; got {list(arguments)[:2]}; stages: {', '.join(stages)}"
+        )
     try:
         executor = json.loads(arguments[position + 1])
     except json.JSONDecodeError as error:
@@ -301,7 +319,9 @@ def call_from_executor_input(stage: Stage, executor: Mapping[str, Any]) -> tuple
     parameters = dict(given.get("parameterValues", {}))
     task = str(parameters.pop("task", stage.name))
     inputs = {
-        port.name: tuple(local_path(item) for item in given.get("artifacts", {}).get(port.name, {}).get("artifacts", []))
+        port.name: tuple(
+            local_path(item) for item in given.get("artifacts", {}).get(port.name, {}).get("artifacts", [])
+        )
         for port in stage.inputs
     }
     described = {name: listed["artifacts"][0] for name, listed in executor["outputs"].get("artifacts", {}).items()}
@@ -324,7 +344,10 @@ def local_path(artifact: Mapping[str, Any]) -> Path:
 
 def _write_executor_output(file: str, values: Mapping[str, str], artifacts: Mapping[str, Any]) -> None:
     # Always written, also by a failed step: under kfp.local it is the only way that artifacts of a container step are seen.
-    listed = {name: {"artifacts": [{"name": item.get("name", ""), "uri": item["uri"], "metadata": {}}]} for name, item in artifacts.items()}
+    listed = {
+        name: {"artifacts": [{"name": item.get("name", ""), "uri": item["uri"], "metadata": {}}]}
+        for name, item in artifacts.items()
+    }
     target = Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")

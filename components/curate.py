@@ -37,10 +37,16 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
     known = labelled_so_far(inputs)
     version = pd.concat([known, labelled], ignore_index=True)
     base = inputs.one("base") if (inputs.one("base") / "run.json").exists() else None
-    build_version(version, store, base, folder / "version", parameters.frames_per_shard, progress=progress_line("curate"))
-    facts = profile_labels(version, pd.read_parquet(inputs.one("frames") / "profile.parquet"), store, parameters.taxonomy)
+    build_version(
+        version, store, base, folder / "version", parameters.frames_per_shard, progress=progress_line("curate")
+    )
+    facts = profile_labels(
+        version, pd.read_parquet(inputs.one("frames") / "profile.parquet"), store, parameters.taxonomy
+    )
     held_out = frames[frames.split.isin(["val", "test"])]
-    gate_table(pd.concat([version, held_out], ignore_index=True), facts).to_parquet(folder / "gate.parquet", index=False)
+    gate_table(pd.concat([version, held_out], ignore_index=True), facts).to_parquet(
+        folder / "gate.parquet", index=False
+    )
     write_json(folder / "gate_parameters.json", {"expected_train_frames": len(known) + len(selected)})
     log(f"data version of {len(version)} frames, {len(labelled)} of them new")
 
@@ -53,7 +59,11 @@ STAGE = Stage(
         Port(name="base", kind="version", about="the data version that the night starts from"),
         Port(name="selection", kind="selection", about="the frames chosen for labelling"),
     ),
-    outputs=(Port(name="curated", kind="version", about="version/ as it will be published, and the table that its gate judges"),),
+    outputs=(
+        Port(
+            name="curated", kind="version", about="version/ as it will be published, and the table that its gate judges"
+        ),
+    ),
     parameters=CurateParameters,
     needs=Needs(image="torch", cpu_cores=2, memory_gib=4),
     run=run,

@@ -20,7 +20,12 @@ class EnsembleParameters(LearningParameters):
         super().__post_init__()
         require(self.members >= 1, "members", self.members, "must be at least 1")
         require(self.beta >= 0, "beta", self.beta, "must not be negative")
-        require(self.beta == 0 or self.members >= 4, "members", self.members, "must be at least 4 with the KL penalty (beta > 0)")
+        require(
+            self.beta == 0 or self.members >= 4,
+            "members",
+            self.members,
+            "must be at least 4 with the KL penalty (beta > 0)",
+        )
 
 
 def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
@@ -37,11 +42,17 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     labelled = parameters.frame_set(labelled_so_far(inputs))
     log(f"{parameters.members} members learn from {len(labelled)} labelled frames")
     classes = len(parameters.class_names())
-    ensemble = make_ensemble(lambda _: ERFNet(classes, width=parameters.network_width), parameters.members, parameters.seed)
-    settings = EnsembleLoss(penalty="dpe" if parameters.beta else "l2", beta=parameters.beta, direction=parameters.direction)
+    ensemble = make_ensemble(
+        lambda _: ERFNet(classes, width=parameters.network_width), parameters.members, parameters.seed
+    )
+    settings = EnsembleLoss(
+        penalty="dpe" if parameters.beta else "l2", beta=parameters.beta, direction=parameters.direction
+    )
     loss = ensemble_loss(settings, torch.from_numpy(class_weights(pixel_counts(labelled))).float())
     parameters.train(ensemble, labelled, what="ensemble", loss=loss)
-    save_ensemble(ensemble, outputs.one("ensemble"), {"beta": str(parameters.beta), "labelled_frames": str(len(labelled))})
+    save_ensemble(
+        ensemble, outputs.one("ensemble"), {"beta": str(parameters.beta), "labelled_frames": str(len(labelled))}
+    )
 
 
 STAGE = Stage(

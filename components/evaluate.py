@@ -20,7 +20,9 @@ class EvaluateParameters(FrameParameters):
 
     batch_frames: int = 8  # frames in memory at once
     failure_pixel_accuracy: float = 0.5  # a frame with a smaller share of right pixels counts as failed
-    regression_margin: float = 0.02  # mIoU by which the network may fall behind the champion, overall and in any condition
+    regression_margin: float = (
+        0.02  # mIoU by which the network may fall behind the champion, overall and in any condition
+    )
     least_miou: float = 0.05  # below this, overall or in a condition, the gate refuses
     minimum_frames: int = 10  # conditions with fewer test frames are unknown, and judged neither way
 
@@ -38,13 +40,28 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> None:
     parameters.prepare()
     folder, frames = outputs.one("evaluation"), read_frames(inputs)
     test = frames[frames.split == "test"].reset_index(drop=True)
-    shipped = _score(test, onnx_predictor(inputs.one("compressed") / "model.onnx", parameters.threads), parameters, "evaluate", folder)
+    shipped = _score(
+        test,
+        onnx_predictor(inputs.one("compressed") / "model.onnx", parameters.threads),
+        parameters,
+        "evaluate",
+        folder,
+    )
     champion_file = inputs.one("base") / "champion.onnx"
-    champion = _score(test, onnx_predictor(champion_file, parameters.threads), parameters, "champion") if champion_file.exists() else None
-    figures = _figures(shipped, parameters) | {"miou_champion": champion.miou() if champion else None, "promotion": decide(shipped, champion, parameters)}
+    champion = (
+        _score(test, onnx_predictor(champion_file, parameters.threads), parameters, "champion")
+        if champion_file.exists()
+        else None
+    )
+    figures = _figures(shipped, parameters) | {
+        "miou_champion": champion.miou() if champion else None,
+        "promotion": decide(shipped, champion, parameters),
+    }
     write_json(folder / "evaluation.json", figures)
     _gate_rows(figures, parameters).to_parquet(folder / "gate.parquet", index=False)
-    log(f"mIoU {figures['miou']:.3f} on {figures['frames']} frames; {figures['promotion']['decision']}: {figures['promotion']['reason']}")
+    log(
+        f"mIoU {figures['miou']:.3f} on {figures['frames']} frames; {figures['promotion']['decision']}: {figures['promotion']['reason']}"
+    )
 
 
 def onnx_predictor(model: Path, threads: int) -> Any:
@@ -56,44 +73,59 @@ def onnx_predictor(model: Path, threads: int) -> Any:
     return lambda images: session.run(None, {name: images})[0]
 
 
-def decide(shipped: "SegmentationScore", champion: "SegmentationScore | None", parameters: EvaluateParameters) -> dict[str, str]:
+def decide(
+    shipped: "SegmentationScore", champion: "SegmentationScore | None", parameters: EvaluateParameters
+) -> dict[str, str]:
     """Compare with the champion, overall and in every condition that has enough frames: promote, or refuse with the reason."""
     if champion is None:
         return {"decision": "promote", "reason": "there is no champion yet"}
     known = [name for name, count in shipped.frames_by_slice.items() if count >= parameters.minimum_frames]
-    ours, theirs = shipped.miou_by_slice() | {"overall": shipped.miou()}, champion.miou_by_slice() | {"overall": champion.miou()}
+    ours, theirs = (
+        shipped.miou_by_slice() | {"overall": shipped.miou()},
+        champion.miou_by_slice() | {"overall": champion.miou()},
+    )
     losses = {name: theirs[name] - ours[name] for name in ["overall", *sorted(known)]}
     worst = max(losses, key=lambda name: losses[name])
     if losses[worst] > parameters.regression_margin:
-        return {"decision": "refuse", "reason": f"{worst}: mIoU {ours[worst]:.3f}, champion {theirs[worst]:.3f}, margin {parameters.regression_margin}"}
-    return {"decision": "promote", "reason": f"no condition is worse than the champion by more than {parameters.regression_margin}"}
+        return {
+            "decision": "refuse",
+            "reason": f"{worst}: mIoU {ours[worst]:.3f}, champion {theirs[worst]:.3f}, margin {parameters.regression_margin}",
+        }
+    return {
+        "decision": "promote",
+        "reason": f"no condition is worse than the champion by more than {parameters.regression_margin}",
+    }
 
 
-def _score(test: "pd.DataFrame", predict: Any, parameters: EvaluateParameters, what: str, folder: Path | None = None) -> "SegmentationScore":
+def _score(
+    test: "pd.DataFrame", predict: Any, parameters: EvaluateParameters, what: str, folder: Path | None = None
+) -> "SegmentationScore":
     import numpy as np
-    from PIL import Image
 
     from perception.metrics.segmentation import evaluate_frames
 
-    if folder:
-        (folder / "predictions").mkdir()
-
-    def keep(frame_id: str, prediction: Any) -> None:
-        Image.fromarray(prediction).save(folder / "predictions" / f"{frame_id}.png")
-
+    on_prediction = _keeper(folder / "predictions") if folder else None
     score = evaluate_frames(
         parameters.frame_set(test),
         test,
         predict,
         len(parameters.class_names()),
         batch_frames=parameters.batch_frames,
-        on_prediction=keep if folder else None,
+        on_prediction=on_prediction,
         progress=progress_line(what),
     )
     if folder:
         np.save(folder / "confusion.npy", score.confusion)
         score.frames.to_parquet(folder / "frames.parquet", index=False)
     return score
+
+
+def _keeper(folder: Path) -> Any:
+    """Return the function that writes a frame's prediction into `folder`, for whoever wants to count again."""
+    from PIL import Image
+
+    folder.mkdir()
+    return lambda frame_id, prediction: Image.fromarray(prediction).save(folder / f"{frame_id}.png")
 
 
 def _figures(score: "SegmentationScore", parameters: EvaluateParameters) -> dict[str, Any]:
@@ -119,12 +151,25 @@ def _gate_rows(figures: dict[str, Any], parameters: EvaluateParameters) -> "pd.D
     least = parameters.least_miou
     rows = [
         {"stage": "evaluate", "metric": "miou", "value": figures["miou"], "lower": least, "upper": 1.0},
-        {"stage": "evaluate", "metric": "frames", "value": float(figures["frames"]), "lower": float(parameters.minimum_frames)},
-        {"stage": "evaluate", "metric": "failure_rate_upper_95", "value": figures["failure_rate_upper_95"], "lower": 0.0, "upper": 1.0},
+        {
+            "stage": "evaluate",
+            "metric": "frames",
+            "value": float(figures["frames"]),
+            "lower": float(parameters.minimum_frames),
+        },
+        {
+            "stage": "evaluate",
+            "metric": "failure_rate_upper_95",
+            "value": figures["failure_rate_upper_95"],
+            "lower": 0.0,
+            "upper": 1.0,
+        },
     ]
     for name, value in figures["miou_by_condition"].items():
         if figures["frames_by_condition"][name] >= parameters.minimum_frames:
-            rows.append({"stage": "evaluate", "metric": "miou", "slice": name, "value": value, "lower": least, "upper": 1.0})
+            rows.append(
+                {"stage": "evaluate", "metric": "miou", "slice": name, "value": value, "lower": least, "upper": 1.0}
+            )
     return metric_rows(rows)
 
 

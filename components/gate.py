@@ -1,7 +1,6 @@
 """gate: judge the table that a stage wrote, and stop the night where it is not good enough."""
 
 from dataclasses import dataclass, field
-
 from typing import TYPE_CHECKING
 
 from components.contract import Needs, Paths, Port, Refused, Stage, log
@@ -18,7 +17,9 @@ class GateParameters:
 
     suite: str  # name of a suite in perception/quality/suites
     profile: str  # profile of the night; a waiver may apply to one profile only
-    bounds: dict[str, object] = field(default_factory=dict)  # values of the suite's $PARAMETERs; stages give measured ones
+    bounds: dict[str, object] = field(
+        default_factory=dict
+    )  # values of the suite's $PARAMETERs; stages give measured ones
     today: str = ""  # day by which waivers expire, as YYYY-MM-DD; empty: the day on which the gate runs
     enforce: bool = True  # end with exit code 3 on a refusal; a pipeline that branches on the decision says false
 

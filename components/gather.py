@@ -10,7 +10,7 @@ class GatherParameters:
     """Take no parameters."""
 
 
-def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> None:  # noqa: ARG001 (every stage has the same signature)
+def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> None:
     """Write one frames folder out of all that arrived; an id that two sources share is an error."""
     from perception.quality.intake import gather_frames
 
@@ -22,7 +22,11 @@ STAGE = Stage(
     name="gather",
     summary="Put the manifests of all sources together into the night's one manifest.",
     inputs=(Port(name="arrived", kind="frames", about="frames folders, one a source", many=True),),
-    outputs=(Port(name="frames", kind="frames", about="the night's frames: manifest, profile, rejected files, hidden labels"),),
+    outputs=(
+        Port(
+            name="frames", kind="frames", about="the night's frames: manifest, profile, rejected files, hidden labels"
+        ),
+    ),
     parameters=GatherParameters,
     needs=Needs(image="torch", memory_gib=4),
     run=run,

@@ -23,18 +23,31 @@ class Source:
     drives: int = 0  # scenes: number of drives
     frames_per_drive: int = 0  # scenes: near-duplicate frames in a drive
     first_drive: int = 0  # scenes: number of the first drive; sources with other drives share none
-    world: dict[str, object] = field(default_factory=dict)  # scenes: parameters of the world, see perception/data/scenes
+    world: dict[str, object] = field(
+        default_factory=dict
+    )  # scenes: parameters of the world, see perception/data/scenes
 
     def __post_init__(self) -> None:
         require(self.split in ("pool", "train", "val", "test"), "split", self.split, "must be pool, train, val or test")
         require(self.domain in ("real", "synthetic"), "domain", self.domain, "must be real or synthetic")
         require(self.labels in ("given", "oracle", "none"), "labels", self.labels, "must be given, oracle or none")
+        require(self.rendering in ("simulator", "street"), "rendering", self.rendering, "must be simulator or street")
         share = self.max_rejected_fraction
         require(0 <= share < 1, "max_rejected_fraction", share, "must lie in [0, 1)")
         if self.format != "scenes":
-            require(bool(self.path), "path", self.path, "names the folder of the data set, DATA=DIR gives it on the command line")
+            require(
+                bool(self.path),
+                "path",
+                self.path,
+                "names the folder of the data set, DATA=DIR gives it on the command line",
+            )
         if self.format == "scenes":
-            require(self.drives > 0 and self.frames_per_drive > 0, "drives", self.drives, "scenes need drives and frames_per_drive above 0")
+            require(
+                self.drives > 0 and self.frames_per_drive > 0,
+                "drives",
+                self.drives,
+                "scenes need drives and frames_per_drive above 0",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

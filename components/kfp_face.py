@@ -22,7 +22,9 @@ def container_component(stage: Stage, image: str, *, exit_handler: bool = False)
     """
     taken = () if exit_handler else stage.inputs
 
-    def step(*_: Any) -> dsl.ContainerSpec:  # KFP calls it by position, with placeholders that the executor input replaces
+    def step(
+        *_: Any,
+    ) -> dsl.ContainerSpec:  # KFP calls it by position, with placeholders that the executor input replaces
         return dsl.ContainerSpec(
             image=image,
             command=["python", "-m", "components", stage.name],
@@ -47,7 +49,9 @@ def kfp_type(hint: Any) -> type:
 
 
 def _artifacts(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> list[inspect.Parameter]:
-    taken = [_keyword(port.name, dsl.Input[list[dsl.Artifact]] if port.many else dsl.Input[dsl.Artifact]) for port in inputs]
+    taken = [
+        _keyword(port.name, dsl.Input[list[dsl.Artifact]] if port.many else dsl.Input[dsl.Artifact]) for port in inputs
+    ]
     return taken + [_keyword(port.name, dsl.Output[dsl.Artifact]) for port in outputs]
 
 

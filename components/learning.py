@@ -26,7 +26,9 @@ class FrameParameters:
     height_px: int  # frames are resized to this before a network sees them; a multiple of 8
     width_px: int
     seed: int  # of everything random in the stage
-    threads: int = 2  # of the numerical libraries; another number rounds sums differently
+    # One, because a second thread that shares its core with another program costs more than it gives; sums round the same only
+    # with the same number.
+    threads: int = 1  # of the numerical libraries
 
     def __post_init__(self) -> None:
         for name in ("height_px", "width_px"):
@@ -77,7 +79,9 @@ class LearningParameters(FrameParameters):
         super().__post_init__()
         for name in ("network_width", "epochs", "epoch_frames", "learning_rate"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
-        require(self.batch_frames >= 2, "batch_frames", self.batch_frames, "must be at least 2: normalisation needs a batch")
+        require(
+            self.batch_frames >= 2, "batch_frames", self.batch_frames, "must be at least 2: normalisation needs a batch"
+        )
 
     def train_settings(self, seed_offset: int = 0) -> "TrainSettings":
         """Return the training loop's settings; an offset gives an independent repetition."""
@@ -109,7 +113,12 @@ class LearningParameters(FrameParameters):
 
         def batches(epoch: int) -> Any:
             return shuffled_batches(
-                frames, self.batch_frames, seed=settings.seed, epoch=epoch, augment=Augment(), epoch_frames=self.epoch_frames
+                frames,
+                self.batch_frames,
+                seed=settings.seed,
+                epoch=epoch,
+                augment=Augment(),
+                epoch_frames=self.epoch_frames,
             )
 
         if "loss" not in options:
@@ -147,7 +156,9 @@ def labelled_so_far(inputs: Paths) -> "pd.DataFrame":
     frames = read_frames(inputs)
     arrived = frames[(frames.split == "train") & (frames.domain == "real") & (frames.label_source == "human")]
     base = read_manifest(inputs.one("base") / "manifest.parquet")
-    return pd.concat([base, arrived[~arrived.frame_id.isin(base.frame_id)]], ignore_index=True) if len(base) else arrived
+    return (
+        pd.concat([base, arrived[~arrived.frame_id.isin(base.frame_id)]], ignore_index=True) if len(base) else arrived
+    )
 
 
 def open_pool(inputs: Paths) -> "pd.DataFrame":

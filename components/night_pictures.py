@@ -67,8 +67,11 @@ class Pictures:
         folder = self._inputs.one("adaptation")
         rows = self._spread(self._frames[self._frames.split == "test"], count)
         frames = self._parameters.frame_set(rows)
-        images = np.stack([frames.load(index)[0] for index in range(len(frames))]).astype(np.float32) / 255
-        seen = {name: torch_predictor(load_network(folder / f"{name}.safetensors"))(images) for name in ("source_only", "student")}
+        images = np.stack([frames.load(index)[0] for index in range(len(frames))]).astype(np.float32) / np.float32(255)
+        seen = {
+            name: torch_predictor(load_network(folder / f"{name}.safetensors"))(images)
+            for name in ("source_only", "student")
+        }
         shown = []
         for index, row in enumerate(rows.itertuples()):
             label = frames.full_label(index)
@@ -76,7 +79,13 @@ class Pictures:
             image = self.image(row.frame_id)
             assert image is not None
             shown.append(
-                page.AdaptedFrame(frame_id=row.frame_id, image=image, source_only=views["source_only"], pseudo=views["student"], label=label)
+                page.AdaptedFrame(
+                    frame_id=row.frame_id,
+                    image=image,
+                    source_only=views["source_only"],
+                    pseudo=views["student"],
+                    label=label,
+                )
             )
         return tuple(shown)
 

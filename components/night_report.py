@@ -34,7 +34,7 @@ Json = dict[str, Any]
 def gather_night(inputs: Paths, parameters: ReportParameters) -> page.NightReport:
     """Return everything that the report shows of the night."""
     pictures = Pictures(inputs, parameters)
-    records, verdicts = read_records(parameters), _verdicts(inputs)
+    records, verdicts = read_records(), _verdicts(inputs)
     status, culprit, message = _outcome(records, parameters.final_status)
     return page.NightReport(
         summary=_summary(inputs, parameters, records, verdicts, status),
@@ -55,7 +55,7 @@ def gather_night(inputs: Paths, parameters: ReportParameters) -> page.NightRepor
     )
 
 
-def read_records(parameters: ReportParameters) -> list[Json]:
+def read_records() -> list[Json]:
     """Return the record of every task that ran, in the order in which they started; none where no engine keeps them."""
     folder = os.environ.get(RECORDS_VARIABLE)
     records = [_read(path) for path in Path(folder).glob("*.json")] if folder else []
@@ -65,14 +65,18 @@ def read_records(parameters: ReportParameters) -> list[Json]:
 # ---------------------------------------------------------------- figures
 
 
-def _summary(inputs: Paths, parameters: ReportParameters, records: list[Json], verdicts: Mapping[str, Json], status: str) -> NightSummary:
+def _summary(
+    inputs: Paths, parameters: ReportParameters, records: list[Json], verdicts: Mapping[str, Json], status: str
+) -> NightSummary:
     return NightSummary(
         run=parameters.run,
         status=status,
         profile=parameters.profile,
         seconds=round(sum(record["seconds"] for record in records), 1) if records else None,
         stages=tuple(
-            StageFigures(name=each["name"], status=each["status"], seconds=each["seconds"], peak_rss_mib=each["peak_rss_mib"])
+            StageFigures(
+                name=each["name"], status=each["status"], seconds=each["seconds"], peak_rss_mib=each["peak_rss_mib"]
+            )
             for each in records
         ),
         selection=_selection_figures(inputs),
@@ -81,7 +85,11 @@ def _summary(inputs: Paths, parameters: ReportParameters, records: list[Json], v
         model=_model_figures(inputs),
         evaluation=_pick(EvaluationFigures, _figures(inputs, "evaluation", "evaluation.json")),
         gates=tuple(
-            GateFigures(name=name, verdict=_verdict_word(verdict), failed_expectations=tuple(each["id"] for each in verdict["failed"]))
+            GateFigures(
+                name=name,
+                verdict=_verdict_word(verdict),
+                failed_expectations=tuple(each["id"] for each in verdict["failed"]),
+            )
             for name, verdict in verdicts.items()
         ),
         promotion=_pick(PromotionFigures, _figures(inputs, "evaluation", "evaluation.json").get("promotion", {})),
@@ -98,7 +106,11 @@ def _outcome(records: list[Json], final_status: Mapping[str, Any]) -> tuple[str,
             return "failed", record["name"], killed
     if final_status and final_status.get("state") != "SUCCEEDED":
         error = final_status.get("error") or {}
-        return "failed", str(final_status.get("pipelineTaskName", "a step")), str(error.get("message", "see the run's page"))
+        return (
+            "failed",
+            str(final_status.get("pipelineTaskName", "a step")),
+            str(error.get("message", "see the run's page")),
+        )
     return "done", None, None
 
 
@@ -109,7 +121,9 @@ def _selection_figures(inputs: Paths) -> SelectionFigures:
     comparison = _figures(inputs, "comparison", "comparison.json")
     story = _pick_dict(SelectionFigures, _read(folder / "selection.json"))
     means = {f"miou_{arm}": _mean(comparison.get(f"miou_{arm}")) for arm in ("selected", "random")}
-    return SelectionFigures(**story | means | {"selected_frames": len(pd.read_parquet(folder / "selected.parquet", columns=["frame_id"]))})
+    return SelectionFigures(
+        **story | means | {"selected_frames": len(pd.read_parquet(folder / "selected.parquet", columns=["frame_id"]))}
+    )
 
 
 def _data_figures(inputs: Paths) -> DataFigures:
@@ -132,7 +146,10 @@ def _model_figures(inputs: Paths) -> ModelFigures:
     trained, card = _figures(inputs, "network", "network.json"), _figures(inputs, "compressed", "card.json")
     latency = _figures(inputs, "compressed", "latency.json")
     compressed = {f"{name}_compressed": card.get(name) for name in ("parameters", "macs", "miou")}
-    times = {f"latency_ms_{ours}": latency.get(name, {}).get("median_ms") for ours, name in (("dense", "dense"), ("compressed", "model"))}
+    times = {
+        f"latency_ms_{ours}": latency.get(name, {}).get("median_ms")
+        for ours, name in (("dense", "dense"), ("compressed", "model"))
+    }
     return ModelFigures(**_pick_dict(ModelFigures, trained) | compressed | times)
 
 
@@ -190,7 +207,10 @@ def _model_panel(inputs: Paths) -> page.ModelPanel | None:
                 miou=figures.miou_dense,
             ),
             page.ModelVariant(
-                name="pruned", parameters=figures.parameters_pruned, macs=trained["macs_pruned"], miou=figures.miou_pruned
+                name="pruned",
+                parameters=figures.parameters_pruned,
+                macs=trained["macs_pruned"],
+                miou=figures.miou_pruned,
             ),
             page.ModelVariant(
                 name="compressed",
@@ -201,8 +221,13 @@ def _model_panel(inputs: Paths) -> page.ModelPanel | None:
                 miou=figures.miou_compressed,
             ),
         ),
-        loss_curves=tuple(charts.Series(name=name, points=tuple(enumerate(values, start=1))) for name, values in losses.items()),
-        layers=tuple(page.LayerNeurons(name=each["layer"], before=each["before"], after=each["after"]) for each in trained["layers"]),
+        loss_curves=tuple(
+            charts.Series(name=name, points=tuple(enumerate(values, start=1))) for name, values in losses.items()
+        ),
+        layers=tuple(
+            page.LayerNeurons(name=each["layer"], before=each["before"], after=each["after"])
+            for each in trained["layers"]
+        ),
         latency_note="onnxruntime on this machine's CPU, batch of 1; both networks measured in turns, medians",
     )
 
@@ -232,8 +257,12 @@ def _gate_panel(name: str, verdict: Json, pictures: Pictures) -> page.GatePanel:
 
 def _waivers(verdict: Json) -> tuple[page.Waiver, ...]:
     given = {(waiver.suite, waiver.id, waiver.in_words()): waiver for waiver in load_waivers()}
-    used = [given[key] for each in verdict["failed"] if (key := (verdict["suite"], each["id"], each["waived_by"])) in given]
-    return tuple(page.Waiver(expectation=each.id, reason=each.reason, who=each.who, expires=str(each.expires)) for each in used)
+    used = [
+        given[key] for each in verdict["failed"] if (key := (verdict["suite"], each["id"], each["waived_by"])) in given
+    ]
+    return tuple(
+        page.Waiver(expectation=each.id, reason=each.reason, who=each.who, expires=str(each.expires)) for each in used
+    )
 
 
 def _failed_expectation(failure: Json, pictures: Pictures) -> page.FailedExpectation:
@@ -258,7 +287,8 @@ def _rejected(inputs: Paths) -> tuple[page.RejectedFrame, ...]:
     folder = inputs.maybe("frames")
     rows = pd.read_parquet(folder / "rejected.parquet") if folder else pd.DataFrame()
     return tuple(
-        page.RejectedFrame(path=row.path, rule=row.rule, remedy=row.remedy, frame_id=row.frame_id) for row in rows.itertuples()
+        page.RejectedFrame(path=row.path, rule=row.rule, remedy=row.remedy, frame_id=row.frame_id)
+        for row in rows.itertuples()
     )
 
 
@@ -289,7 +319,9 @@ def _figures(inputs: Paths, port: str, file: str) -> Json:
 
 
 def _verdicts(inputs: Paths) -> dict[str, Json]:
-    return {gate: _figures(inputs, f"verdict_{gate}", "verdict.json") for gate in GATES if inputs.maybe(f"verdict_{gate}")}
+    return {
+        gate: _figures(inputs, f"verdict_{gate}", "verdict.json") for gate in GATES if inputs.maybe(f"verdict_{gate}")
+    }
 
 
 def _verdict_word(verdict: Json) -> str:

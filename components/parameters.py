@@ -23,7 +23,9 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any], where: st
     fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in given:
         if name not in fields:
-            raise InputError(f"{where}: unknown parameter {name!r}{did_you_mean(name, list(fields))}; see params.yaml for the ones there are")
+            raise InputError(
+                f"{where}: unknown parameter {name!r}{did_you_mean(name, list(fields))}; see params.yaml for the ones there are"
+            )
     hints = typing.get_type_hints(kind)
     values = {name: _convert(value, hints[name], f"{where}.{name}") for name, value in given.items()}
     missing = [name for name, item in fields.items() if name not in values and _has_no_default(item)]
@@ -39,6 +41,11 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
     """Raise InputError unless `condition` holds: the parameter, its value and the rule."""
     if not condition:
         raise InputError(f"{name} = {value!r}: {rule}; change it in params.yaml or with SET={name}=VALUE")
+
+
+def absolute(location: str) -> str:
+    """Return a folder's absolute path; leave a URL as it is."""
+    return location if "://" in location else str(Path(location).resolve())
 
 
 def read_section(file: Path | None, section: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -113,6 +120,8 @@ def _convert_scalar(value: Any, hint: type, where: str) -> Any:
     if hint is int and isinstance(value, bool):
         raise InputError(f"{where} = {value!r}: must be a whole number; mend params.yaml")
     if not isinstance(value, hint):
-        wanted = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}.get(hint.__name__, hint.__name__)
+        wanted = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}.get(
+            hint.__name__, hint.__name__
+        )
         raise InputError(f"{where} = {value!r}: must be {wanted}; mend params.yaml")
     return value

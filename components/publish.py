@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from components.contract import Needs, Paths, Port, Stage, log
 from components.learning import write_json
+from components.parameters import absolute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,9 @@ def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> None:
 
     from perception.versioning.registry import create_registry, publish
 
-    create_registry(parameters.registry, parameters.remote)
-    version = publish(parameters.registry, parameters.run, inputs.one("curated") / "version")
+    registry = absolute(parameters.registry)
+    create_registry(registry, absolute(parameters.remote))
+    version = publish(registry, parameters.run, inputs.one("curated") / "version")
     write_json(outputs.one("version") / "version.json", asdict(version))
     log(f"published {version.tag}: {version.frames} frames, {version.new_bytes / 1e6:.1f} MB new")
 

@@ -50,7 +50,10 @@ STAGE = Stage(
     summary="Put the whole night on one page and its figures into summary.json.",
     inputs=(
         *(Port(name=name, kind="any", about=about, optional=True) for name, about in _ABOUT.items()),
-        *(Port(name=f"verdict_{gate}", kind="verdict", about=f"verdict of the {gate} gate", optional=True) for gate in GATES),
+        *(
+            Port(name=f"verdict_{gate}", kind="verdict", about=f"verdict of the {gate} gate", optional=True)
+            for gate in GATES
+        ),
     ),
     outputs=(Port(name="report", kind="report", about="report.html and summary.json"),),
     parameters=ReportParameters,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from components.contract import Needs, Paths, Port, Stage, log
+from components.parameters import absolute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,8 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> None:
     from perception.data.store import open_store
     from perception.versioning.base import write_base
 
-    base = write_base(
-        outputs.one("base"), parameters.registry, parameters.remote, open_store(parameters.store), parameters.revision
-    )
+    registry, remote = absolute(parameters.registry), absolute(parameters.remote)
+    base = write_base(outputs.one("base"), registry, remote, open_store(parameters.store), parameters.revision)
     log(f"data version: {base.tag or 'none yet'}, {base.frames} frames")
 
 

@@ -59,7 +59,9 @@ STAGE = Stage(
         Port(name="base", kind="version", about="the data version that the night starts from"),
         Port(name="ensemble", kind="ensemble", about="the trained ensemble"),
     ),
-    outputs=(Port(name="scores", kind="scores", about="scores.parquet: score and embedding of every frame of the shard"),),
+    outputs=(
+        Port(name="scores", kind="scores", about="scores.parquet: score and embedding of every frame of the shard"),
+    ),
     parameters=ScoreParameters,
     needs=Needs(image="torch", cpu_cores=2, memory_gib=8, gpu_count=1, timeout_minutes=240),
     run=run,

@@ -18,11 +18,18 @@ class SelectParameters:
     budget_frames: int  # frames to label tonight
     strategy: str = "k_centre"  # see perception/selection/settings.py
     shortlist_frames: int = 20_000  # most uncertain frames of the whole pool that the strategy looks at
-    duplicate_gap_s: float = 0.0  # frames of one drive closer than this in time count as near-duplicates; 0: no such rule
+    duplicate_gap_s: float = (
+        0.0  # frames of one drive closer than this in time count as near-duplicates; 0: no such rule
+    )
 
     def __post_init__(self) -> None:
         require(self.budget_frames >= 1, "budget_frames", self.budget_frames, "must be at least 1")
-        require(self.shortlist_frames >= self.budget_frames, "shortlist_frames", self.shortlist_frames, "must hold the budget")
+        require(
+            self.shortlist_frames >= self.budget_frames,
+            "shortlist_frames",
+            self.shortlist_frames,
+            "must hold the budget",
+        )
 
 
 def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
@@ -34,7 +41,9 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
 
     pool, folder = open_pool(inputs), outputs.one("selection")
     scores = pd.concat([pd.read_parquet(path / "scores.parquet") for path in inputs.many("scores")], ignore_index=True)
-    candidates = pool.drop(columns=["score"], errors="ignore").merge(scores, on="frame_id", how="inner", validate="one_to_one")
+    candidates = pool.drop(columns=["score"], errors="ignore").merge(
+        scores, on="frame_id", how="inner", validate="one_to_one"
+    )
     known = scores[scores.frame_id.isin(labelled_so_far(inputs).frame_id)]
     settings = SelectionSettings(
         budget_frames=parameters.budget_frames,
@@ -49,7 +58,9 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     control.to_parquet(folder / "control.parquet", index=False)
     story = {"strategy": parameters.strategy, "budget_frames": parameters.budget_frames, "pool_frames": len(pool)}
     write_json(folder / "selection.json", story | {"model_sha256": scores.model_sha256.iloc[0]})
-    judged = selected.assign(in_pool=selected.frame_id.isin(pool.frame_id), in_labelled=selected.frame_id.isin(known.frame_id))
+    judged = selected.assign(
+        in_pool=selected.frame_id.isin(pool.frame_id), in_labelled=selected.frame_id.isin(known.frame_id)
+    )
     judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"budget_frames": parameters.budget_frames})
     log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}")
@@ -61,9 +72,17 @@ STAGE = Stage(
     inputs=(
         Port(name="frames", kind="frames", about="the night's frames"),
         Port(name="base", kind="version", about="the data version that the night starts from"),
-        Port(name="scores", kind="scores", about="score and embedding of every pool frame, one folder a shard", many=True),
+        Port(
+            name="scores", kind="scores", about="score and embedding of every pool frame, one folder a shard", many=True
+        ),
     ),
-    outputs=(Port(name="selection", kind="selection", about="the chosen frames with rank and reason, and a random control group"),),
+    outputs=(
+        Port(
+            name="selection",
+            kind="selection",
+            about="the chosen frames with rank and reason, and a random control group",
+        ),
+    ),
     parameters=SelectParameters,
     needs=Needs(image="torch", cpu_cores=2, memory_gib=4),
     run=run,

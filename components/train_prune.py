@@ -26,7 +26,12 @@ class TrainPruneParameters(LearningParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.human_share < 1, "human_share", self.human_share, "must lie in (0, 1)")
-        require(0 < self.press_epochs < self.epochs, "press_epochs", self.press_epochs, f"must lie in 1..{self.epochs - 1}, below epochs")
+        require(
+            0 < self.press_epochs < self.epochs,
+            "press_epochs",
+            self.press_epochs,
+            f"must lie in 1..{self.epochs - 1}, below epochs",
+        )
         require(self.press_share > 0, "press_share", self.press_share, "must be above 0")
         require(0 <= self.sparse_share <= 1, "sparse_share", self.sparse_share, "must lie in [0, 1]")
         require(self.minimum_channels >= 1, "minimum_channels", self.minimum_channels, "must be at least 1")
@@ -73,7 +78,9 @@ def training_frames(inputs: Paths, parameters: TrainPruneParameters) -> "pd.Data
     return pd.concat([simulator, pseudo, *[human] * repeats], ignore_index=True)
 
 
-def _train_pruned(network: Any, frames: Any, parameters: TrainPruneParameters) -> tuple[list[Any], list[dict[str, Any]]]:
+def _train_pruned(
+    network: Any, frames: Any, parameters: TrainPruneParameters
+) -> tuple[list[Any], list[dict[str, Any]]]:
     """Train with a proximal step after every pressed epoch; after the last one the zeroed neurons leave for good."""
     import torch
 
@@ -90,8 +97,13 @@ def _train_pruned(network: Any, frames: Any, parameters: TrainPruneParameters) -
         if epoch < parameters.press_epochs:
             proximal_step(groups, rate, strength, alpha)
         if epoch == parameters.press_epochs - 1:
-            removal = remove_zero_channels(network, groups, minimum_channels=parameters.minimum_channels, optimizer=optimizer)
-            layers.extend({"layer": item.layer, "before": item.channels_before, "after": item.channels_after} for item in removal.layers)
+            removal = remove_zero_channels(
+                network, groups, minimum_channels=parameters.minimum_channels, optimizer=optimizer
+            )
+            layers.extend(
+                {"layer": item.layer, "before": item.channels_before, "after": item.channels_after}
+                for item in removal.layers
+            )
 
     return parameters.train(network, frames, what="train and prune", after_epoch=press), layers
 
@@ -107,11 +119,15 @@ def _figures_of(network: Any, name: str, test: "pd.DataFrame", parameters: Train
         f"parameters_{name}": count_parameters(network),
         f"macs_{name}": count_macs(network, shape),
         f"miou_{name}": parameters.miou(network, test),
-        f"nonfinite_weights_{name}": sum(int((~torch.isfinite(weight)).sum()) for weight in network.state_dict().values()),
+        f"nonfinite_weights_{name}": sum(
+            int((~torch.isfinite(weight)).sum()) for weight in network.state_dict().values()
+        ),
     }
 
 
-def _gate_rows(figures: dict[str, Any], losses: dict[str, list[float]], parameters: TrainPruneParameters) -> "pd.DataFrame":
+def _gate_rows(
+    figures: dict[str, Any], losses: dict[str, list[float]], parameters: TrainPruneParameters
+) -> "pd.DataFrame":
     """Return the figures that the gate judges: training converged, and pruning removed neurons without ruining the network."""
     from perception.quality.metrics_table import metric_rows
 

@@ -27,7 +27,9 @@ def compile_pipeline(profile: str, target: Path, overrides: Sequence[str] = (), 
 
 def main(arguments: Sequence[str]) -> int:
     """Compile as the command line asks and print where the file is."""
-    parser = argparse.ArgumentParser(prog="make pipeline-compile", description="Write the night as Kubeflow pipeline YAML.")
+    parser = argparse.ArgumentParser(
+        prog="make pipeline-compile", description="Write the night as Kubeflow pipeline YAML."
+    )
     parser.add_argument("--profile", default="nightly", help="a profile of params.yaml")
     parser.add_argument("--data", default="", help="folder of a data set, for profiles that read one")
     parser.add_argument("--out", type=Path, default=Path("build/nightdrive.yaml"), help="the file to write")

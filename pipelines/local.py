@@ -19,7 +19,14 @@ from typing import Any
 
 import yaml
 
-from components.contract import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, RECORDS_VARIABLE, STATUS_OF_EXIT, die_with_parent
+from components.contract import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    RECORDS_VARIABLE,
+    STATUS_OF_EXIT,
+    die_with_parent,
+)
 from components.stages import STAGES
 from perception.errors import InputError
 from pipelines.settings import load_settings
@@ -119,7 +126,9 @@ def _only_one(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{run}: another night is running there; wait for it, or name this one with RUN=NAME") from None
+            raise InputError(
+                f"{run}: another night is running there; wait for it, or name this one with RUN=NAME"
+            ) from None
         yield
 
 

@@ -54,27 +54,40 @@ def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> An
 
             ensemble = call("ensemble", frames=frames, base=base, store=store).outputs["ensemble"]
             with dsl.ParallelFor(list(settings["shards"])) as shard:
-                scores = call("score", frames=frames, base=base, ensemble=ensemble, shard=shard, store=store).outputs["scores"]
+                scores = call("score", frames=frames, base=base, ensemble=ensemble, shard=shard, store=store).outputs[
+                    "scores"
+                ]
             selection = call(
-                "select", frames=frames, base=base, scores=dsl.Collected(scores), budget_frames=budget_frames, store=store
+                "select",
+                frames=frames,
+                base=base,
+                scores=dsl.Collected(scores),
+                budget_frames=budget_frames,
+                store=store,
             ).outputs["selection"]
             verdict_select = night.enter_context(accepted("gate_select", selection))
 
             curated = call("curate", frames=frames, base=base, selection=selection, store=store).outputs["curated"]
             verdict_curate = night.enter_context(accepted("gate_curate", curated))
             version = call("publish", base=base, curated=curated, registry=registry, remote=remote).outputs["version"]
-            comparison = call("compare", frames=frames, base=base, selection=selection, store=store).outputs["comparison"]
+            comparison = call("compare", frames=frames, base=base, selection=selection, store=store).outputs[
+                "comparison"
+            ]
 
             adaptation = call("adapt", frames=frames, curated=curated, store=store).outputs["adaptation"]
             verdict_adapt = night.enter_context(accepted("gate_adapt", adaptation))
 
-            network = call("train_prune", frames=frames, curated=curated, adaptation=adaptation, store=store).outputs["network"]
+            network = call("train_prune", frames=frames, curated=curated, adaptation=adaptation, store=store).outputs[
+                "network"
+            ]
             verdict_train_prune = night.enter_context(accepted("gate_train_prune", network))
 
             compressed = call("compress", frames=frames, network=network, store=store).outputs["compressed"]
             verdict_compress = night.enter_context(accepted("gate_compress", compressed))
 
-            evaluation = call("evaluate", frames=frames, base=base, compressed=compressed, store=store).outputs["evaluation"]
+            evaluation = call("evaluate", frames=frames, base=base, compressed=compressed, store=store).outputs[
+                "evaluation"
+            ]
             verdict_evaluate = night.enter_context(accepted("gate_evaluate", evaluation))
 
             call(

@@ -12,7 +12,9 @@ def apply_needs(step: Any, needs: Needs, name: str) -> Any:
     from kfp import kubernetes
 
     step.set_display_name(name)
-    step.set_cpu_request(f"{needs.cpu_cores:g}").set_memory_request(f"{needs.memory_gib:g}Gi").set_memory_limit(f"{needs.memory_gib:g}Gi")
+    step.set_cpu_request(f"{needs.cpu_cores:g}").set_memory_request(f"{needs.memory_gib:g}Gi").set_memory_limit(
+        f"{needs.memory_gib:g}Gi"
+    )
     if needs.gpu_count:
         step.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(needs.gpu_count)
     step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="10m")

@@ -16,7 +16,9 @@ PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
 SHARED = ("common", "sources", "shards", "images", "profiles", "profile")  # top-level sections that are not tasks
 
 
-def load_settings(profile: str, overrides: Sequence[str] = (), data: str = "", run: str = "", file: Path = PARAMS_FILE) -> dict[str, Any]:
+def load_settings(
+    profile: str, overrides: Sequence[str] = (), data: str = "", run: str = "", file: Path = PARAMS_FILE
+) -> dict[str, Any]:
     """Return the settings of one night: a checked section for every task, with `profile`, `sources`, `shards` and `images`.
 
     `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile).
@@ -25,15 +27,23 @@ def load_settings(profile: str, overrides: Sequence[str] = (), data: str = "", r
     written = read_yaml(file)
     profiles = written.get("profiles") or {}
     if profile not in profiles:
-        raise InputError(f"PROFILE={profile}: no such profile{did_you_mean(profile, list(profiles))}; {file.name} has {', '.join(profiles)}")
+        raise InputError(
+            f"PROFILE={profile}: no such profile{did_you_mean(profile, list(profiles))}; {file.name} has {', '.join(profiles)}"
+        )
     settings = _layered(written, profiles[profile] or {})
     for override in overrides:
         _override(settings, override)
     settings["sources"] = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
     night = {name: settings[name] for name in ("sources", "shards", "images")} | {"profile": profile}
-    shared = settings["common"] | {"sources": settings["sources"], "shard_count": len(settings["shards"]), "run": run or profile}
+    shared = settings["common"] | {
+        "sources": settings["sources"],
+        "shard_count": len(settings["shards"]),
+        "run": run or profile,
+    }
     shared |= {"profile": profile, "waivers": [profile, *settings["sources"]]}
-    return night | {task: _section(task, settings[task] or {}, shared, settings) for task in settings if task not in SHARED}
+    return night | {
+        task: _section(task, settings[task] or {}, shared, settings) for task in settings if task not in SHARED
+    }
 
 
 def stage_of(task: str) -> Stage:
@@ -47,7 +57,7 @@ def stage_of(task: str) -> Stage:
 def step_parameters(settings: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Return a plain value for every parameter of the task's stage, as a pipeline step wants them."""
     given = _of_first_call(task, settings) | settings[task]
-    complete = build_parameters(stage_of(task).parameters, given, where=task)
+    complete: Any = build_parameters(stage_of(task).parameters, given, where=task)
     values = {item.name: getattr(complete, item.name) for item in dataclasses.fields(complete)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -79,12 +89,14 @@ def _with_data(name: str, source: Mapping[str, Any], data: str) -> dict[str, Any
     return dict(source) | ({"path": path.replace("{data}", data)} if path else {})
 
 
-def _section(task: str, own: Mapping[str, Any], shared: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _section(
+    task: str, own: Mapping[str, Any], shared: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the task's section with what it shares with others filled in, after building its parameters once to check them."""
     parameters = stage_of(task).parameters
     names = {item.name for item in dataclasses.fields(parameters)}
     section = {name: value for name, value in shared.items() if name in names} | dict(own)
-    checked = build_parameters(parameters, _of_first_call(task, settings) | section, where=task)
+    checked: Any = build_parameters(parameters, _of_first_call(task, settings) | section, where=task)
     if task == "ingest":
         for source in settings["sources"]:
             dataclasses.replace(checked, source=source).chosen()
@@ -93,4 +105,6 @@ def _section(task: str, own: Mapping[str, Any], shared: Mapping[str, Any], setti
 
 def _of_first_call(task: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that differ from call to call of a task that is called once a source or once a shard."""
-    return {"ingest": {"source": next(iter(settings["sources"]))}, "score": {"shard": settings["shards"][0]}}.get(task, {})
+    return {"ingest": {"source": next(iter(settings["sources"]))}, "score": {"shard": settings["shards"][0]}}.get(
+        task, {}
+    )

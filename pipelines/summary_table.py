@@ -8,7 +8,9 @@ from typing import Any
 def night_table(run: Path, seconds: float) -> str:
     """Return the night in a dozen lines: what was chosen, learned, shrunk and decided, and where the report is."""
     summary = json.loads((run / "summary.json").read_text())
-    selection, model, evaluation, adaptation = (summary[name] for name in ("selection", "model", "evaluation", "adaptation"))
+    selection, model, evaluation, adaptation = (
+        summary[name] for name in ("selection", "model", "evaluation", "adaptation")
+    )
     rows = [
         ("night", f"{summary['run']} ({summary['profile']}): {summary['status']} in {seconds:.0f} s"),
         ("selected", f"{_or_dash(selection['selected_frames'])} of {_or_dash(selection['pool_frames'])} frames"),

@@ -7,7 +7,6 @@ from io import BytesIO
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
@@ -20,9 +19,10 @@ from perception.adaptation.pseudo import (
     pseudo_labels,
     pseudo_quality,
 )
-from perception.data.loading import FrameSet
+from perception.data.loading import FrameSet, ordered_batches
 from perception.data.store import Store
-from perception.data.taxonomies import load_taxonomy
+from perception.data.taxonomies import Taxonomy, load_taxonomy
+from perception.training.loop import evaluation_mode
 
 Probabilities = NDArray[np.float32]
 
@@ -65,12 +65,14 @@ def label_frames(
     for index, probabilities in enumerate(predictions()):
         label, confidence = pseudo_labels(probabilities, thresholds)
         row = rows.iloc[index]
-        blob = store.put(_png(label, (int(row.height_px), int(row.width_px))), "png")
+        blob = store.put(_png(label, (int(row.height_px), int(row.width_px)), taxonomy), "png")
         labelled.append({"frame_id": row.frame_id, "label_uri": blob.uri, "label_sha256": blob.sha256})
         table.append({"frame_id": row.frame_id} | _facts(label, confidence, taxonomy.classes))
         if progress:
             progress(index + 1, len(frames))
-    changed = rows.drop(columns=["label_uri", "label_sha256"]).merge(pd.DataFrame(labelled), on="frame_id", validate="one_to_one")
+    changed = rows.drop(columns=["label_uri", "label_sha256"]).merge(
+        pd.DataFrame(labelled), on="frame_id", validate="one_to_one"
+    )
     manifest = changed.assign(label_source="pseudo", label_taxonomy=taxonomy.name, split="train", instances_uri=None)
     return PseudoLabelled(manifest, thresholds, pd.DataFrame(table))
 
@@ -85,22 +87,26 @@ def measure_quality(
 
 
 def class_probabilities(network: nn.Module, frames: FrameSet, batch_frames: int) -> Iterator[Probabilities]:
-    """Yield (class, height, width) float32 probabilities, frame after frame, with the network in eval mode."""
-    network.eval()
-    for start in range(0, len(frames), batch_frames):
-        images = [frames.load(index)[0] for index in range(start, min(start + batch_frames, len(frames)))]
-        batch = torch.from_numpy(np.stack(images)).float() / 255
-        with torch.inference_mode():
-            yield from network(batch).softmax(1).numpy()
+    """Yield (class, height, width) float32 probabilities, frame after frame; the network answers in eval mode."""
+    for batch in ordered_batches(frames, batch_frames):
+        with evaluation_mode(network):  # not around the loop: it would last while the caller works
+            probabilities = network(batch.images).softmax(1).numpy()
+        yield from probabilities
 
 
-def _png(label: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
+def _png(label: NDArray[np.uint8], size: tuple[int, int], taxonomy: Taxonomy) -> bytes:
+    """Encode class ids as a label file of the taxonomy, whose raw values may differ from its class ids."""
+    raw_of_class = np.full(256, IGNORE, np.uint8)
+    for class_id in range(len(taxonomy.classes)):
+        raw_of_class[class_id] = np.flatnonzero(taxonomy.raw == class_id)[0]
     buffer = BytesIO()
-    Image.fromarray(label).resize((size[1], size[0]), Image.Resampling.NEAREST).save(buffer, "PNG")
+    Image.fromarray(raw_of_class[label]).resize((size[1], size[0]), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _facts(label: NDArray[np.uint8], confidence: NDArray[np.float32], classes: tuple[str, ...]) -> dict[str, float | int]:
+def _facts(
+    label: NDArray[np.uint8], confidence: NDArray[np.float32], classes: tuple[str, ...]
+) -> dict[str, float | int]:
     known = label != IGNORE
     counts = np.bincount(label[known], minlength=len(classes))
     facts: dict[str, float | int] = {

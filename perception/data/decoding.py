@@ -17,7 +17,7 @@ _PNG_END = b"IEND\xae\x42\x60\x82"
 _IMAGE_MODES = ("RGB", "L", "P", "RGBA", "CMYK")
 
 
-class BadFrame(InputError):  # noqa: N818 (its name in the interface)
+class BadFrame(InputError):
     """Report a file that cannot be used as image or label: its path, the rule it breaks and the remedy, in one line."""
 
     def __init__(self, path: Path | str, rule: str, remedy: str) -> None:

@@ -66,7 +66,7 @@ def evaluate_frames(
     rows: list[dict[str, Any]] = []
     for start in range(0, len(frames), batch_frames):
         indices = range(start, min(start + batch_frames, len(frames)))
-        images = np.stack([frames.load(index)[0] for index in indices]).astype(np.float32) / 255
+        images = np.stack([frames.load(index)[0] for index in indices]).astype(np.float32) / np.float32(255)
         for index, logits in zip(indices, predict(images), strict=True):
             label = frames.full_label(index)
             shown = predicted_classes(logits, label.shape)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-
 import pandas as pd
 
 from perception.data.decoding import BadFrame, decode_image, decode_label
@@ -24,8 +23,10 @@ _KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "wea
 class FrameFacts(Protocol):
     """What is known about a frame before its image is opened."""
 
-    frame_id: str
-    drive_id: str
+    @property
+    def frame_id(self) -> str: ...
+    @property
+    def drive_id(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +88,32 @@ def admit_frames(
     arrivals, count = arriving
     for done, arrival in enumerate(arrivals, start=1):
         try:
-            _admit(arrival, store, ledger, source=name, split=split, domain=domain, labels=labels, counted=load_taxonomy(taxonomy))
+            _admit(
+                arrival,
+                store,
+                ledger,
+                source=name,
+                split=split,
+                domain=domain,
+                labels=labels,
+                counted=load_taxonomy(taxonomy),
+            )
         except BadFrame as bad:
-            row = {"source": name, "path": str(bad.path), "frame_id": arrival.facts.frame_id, "rule": bad.rule, "remedy": bad.remedy}
+            row = {
+                "source": name,
+                "path": str(bad.path),
+                "frame_id": arrival.facts.frame_id,
+                "rule": bad.rule,
+                "remedy": bad.remedy,
+            }
             ledger.rejected.append(row)
         if progress:
             progress(done, count)
     _check_rejected(ledger.rejected, count, name, 0.0 if labels == "given" else max_rejected_fraction)
     if not ledger.rows:
-        raise InputError(f"source {name!r}: not one of its {count} frames can be used; mend its files or leave the source out")
+        raise InputError(
+            f"source {name!r}: not one of its {count} frames can be used; mend its files or leave the source out"
+        )
     if labels == "oracle":
         _reveal_first(ledger, initial_labelled_frames, seed, name)
     return Intake(
@@ -174,7 +192,17 @@ def reveal(oracle: pd.DataFrame, frame_ids: Sequence[str]) -> pd.DataFrame:
 # ---------------------------------------------------------------- one frame
 
 
-def _admit(arrival: Arrival, store: Store, ledger: _Ledger, *, source: str, split: str, domain: str, labels: str, counted: Taxonomy) -> None:
+def _admit(
+    arrival: Arrival,
+    store: Store,
+    ledger: _Ledger,
+    *,
+    source: str,
+    split: str,
+    domain: str,
+    labels: str,
+    counted: Taxonomy,
+) -> None:
     taxonomy = load_taxonomy(arrival.label_taxonomy)
     image = decode_image(arrival.image, arrival.image_path)
     label = None
@@ -183,8 +211,8 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, *, source: str, spli
     shown = label if labels == "given" else None
     facts = profile_frame(image, shown, taxonomy if shown is not None else None, counted)
     image_blob = store.put(arrival.image, Path(arrival.image_path).suffix.lstrip(".").lower())
-    known = {name: getattr(arrival.facts, name, None) for name in _KNOWN}
-    row = known | {
+    known: dict[str, Any] = {name: getattr(arrival.facts, name, None) for name in _KNOWN}
+    row: dict[str, Any] = known | {
         "domain": domain,
         "split": split,
         "width_px": image.shape[1],
@@ -197,12 +225,22 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, *, source: str, spli
     if labels == "given":
         row |= _labelled(reference, domain)
     else:
-        row |= {"label_uri": None, "label_sha256": None, "label_source": "none", "label_taxonomy": None, "instances_uri": None}
+        row |= {
+            "label_uri": None,
+            "label_sha256": None,
+            "label_source": "none",
+            "label_taxonomy": None,
+            "instances_uri": None,
+        }
         if reference is not None and label is not None:
             ledger.hidden[row["frame_id"]] = {"frame_id": row["frame_id"], **reference}
-            ledger.label_facts[row["frame_id"]] = label_facts(label, taxonomy, counted)  # written only for a frame that is revealed
+            ledger.label_facts[row["frame_id"]] = label_facts(
+                label, taxonomy, counted
+            )  # written only for a frame that is revealed
     ledger.rows.append(row)
-    ledger.facts.append({"frame_id": row["frame_id"], "image_sha256_actual": image_blob.sha256, "decode_ok": True} | facts)
+    ledger.facts.append(
+        {"frame_id": row["frame_id"], "image_sha256_actual": image_blob.sha256, "decode_ok": True} | facts
+    )
 
 
 def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
@@ -230,24 +268,30 @@ def _check_rejected(rejected: Sequence[dict[str, Any]], count: int, name: str, t
         return
     first = rejected[0]
     rule = "none may be" if tolerated_fraction == 0 else f"at most {tolerated_fraction:.0%} may be"
-    raise InputError(f"{first['path']}: {first['rule']}; {first['remedy']} ({len(rejected)} of {count} files of source {name!r} are broken, {rule})")
+    raise InputError(
+        f"{first['path']}: {first['rule']}; {first['remedy']} ({len(rejected)} of {count} files of source {name!r} are broken, {rule})"
+    )
 
 
 def _reveal_first(ledger: _Ledger, count: int, seed: int, name: str) -> None:
     """Label `count` frames from the start, drawn at random without regard to what their labels show."""
     order = sorted(ledger.rows, key=lambda row: hashlib.sha256(f"{seed}:{row['frame_id']}".encode()).digest())
     if count > len(order):
-        raise InputError(f"source {name!r}: initial_labelled_frames = {count}, but it has {len(order)} frames; ask for fewer")
+        raise InputError(
+            f"source {name!r}: initial_labelled_frames = {count}, but it has {len(order)} frames; ask for fewer"
+        )
     for row in order[:count]:
         reference = ledger.hidden.pop(row["frame_id"], None)
         if reference is None:
-            raise InputError(f"frame {row['frame_id']!r} of source {name!r}: drawn for the initial labelled set but has no label; add its label file")
+            raise InputError(
+                f"frame {row['frame_id']!r} of source {name!r}: drawn for the initial labelled set but has no label; add its label file"
+            )
         row |= reference | {"split": "train", "label_source": "human"}
-        next(facts for facts in ledger.facts if facts["frame_id"] == row["frame_id"]).update(ledger.label_facts[row["frame_id"]])
+        next(facts for facts in ledger.facts if facts["frame_id"] == row["frame_id"]).update(
+            ledger.label_facts[row["frame_id"]]
+        )
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     keys = [column for column in ("frame_id", "path") if column in table]
     return table.sort_values(keys, ignore_index=True) if len(table) else table
-
-

@@ -1,7 +1,7 @@
 """Say how unsure a committee of networks is about each pixel, each image and each frame of a pool."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -92,7 +92,7 @@ def uncertainty(member_logits: Iterable[Tensor], measures: Collection[str] = MEA
     (1/E) sum_e H(p_e); mutual_information, their difference (BALD); variance sum_c (1/E) sum_e (p_ec - p_c)^2;
     variation_ratio 1 - (votes of the modal class) / E. Source: Chitta et al., arXiv 1811.03575.
     """
-    return _summarise((_probabilities_and_entropy(logits) for logits in member_logits), measures)
+    return _summarise(member_logits, _from_logits, measures)
 
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def uncertainty_from_probabilities(
 
     member_probabilities: one tensor a member, (frame, class, *space), sums to 1 over class; left as they are.
     """
-    return _summarise(((values, _entropy(values)) for values in member_probabilities), measures)
+    return _summarise(member_probabilities, _from_probabilities, measures)
 
 
 @torch.no_grad()
@@ -126,52 +126,126 @@ def detection_uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
     return Uncertainty(maps, binary.mean_probabilities[:, 0].reshape(first.shape), binary.bounds)
 
 
-def _probabilities_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
+# On a processor, pixels are taken in blocks whose buffers stay in its cache and are made once a batch: main memory and
+# the making of large tensors cost as much as the logarithms.
+BLOCK_PIXELS = 8192
+
+Buffers = tuple[Tensor, Tensor]
+Convert = Callable[[Tensor, Buffers], tuple[Tensor, Tensor]]
+
+
+def _from_logits(logits: Tensor, buffers: Buffers) -> tuple[Tensor, Tensor]:
     """Return softmax and its entropy, log S - sum_c p_c z_c: both terms at least 0, one logarithm a pixel."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    shifted = logits - logits.amax(1, keepdim=True)
+    shifted = torch.sub(logits, logits.amax(1, keepdim=True), out=buffers[0])
     # exp(-inf) is 0, but 0 * -inf would be NaN.
     shifted.clamp_min_(math.log(torch.finfo(logits.dtype).tiny))
-    probabilities = shifted.exp()
+    probabilities = torch.exp(shifted, out=buffers[1])
     total = probabilities.sum(1, keepdim=True)
     probabilities /= total
     return probabilities, total.log_().squeeze(1) - shifted.mul_(probabilities).sum(1)
 
 
-def _entropy(probabilities: Tensor) -> Tensor:
+def _from_probabilities(probabilities: Tensor, buffers: Buffers) -> tuple[Tensor, Tensor]:
+    return probabilities, _entropy(probabilities, buffers[0])
+
+
+def _entropy(probabilities: Tensor, buffer: Tensor) -> Tensor:
     """Return -sum_c p_c log p_c; p log p is 0 at p = 0."""
-    entropy = probabilities.log().mul_(probabilities).sum(1).neg_()
+    entropy = torch.log(probabilities, out=buffer).mul_(probabilities).sum(1).neg_()
     # Zeros are rare, and looking for their NaN in the sums costs less than guarding every logarithm.
     if entropy.isnan().any():
-        guarded = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny)
+        guarded = torch.clamp_min(probabilities, torch.finfo(probabilities.dtype).tiny, out=buffer)
         entropy = guarded.log_().mul_(probabilities).sum(1).neg_()
     return entropy
 
 
-def _summarise(members: Iterable[tuple[Tensor, Tensor]], measures: Collection[str]) -> Uncertainty:
-    """Accumulate (probabilities, entropy) over members by Welford's update, which is exact for equal members."""
-    count = 0
-    for probabilities, entropy in members:
-        count += 1
-        if count == 1:
-            mean, mean_entropy, spread = probabilities.clone(), entropy.clone(), torch.zeros_like(entropy)
-            votes = torch.zeros_like(probabilities, dtype=torch.int16) if "variation_ratio" in measures else None
-        else:
-            if "variance" in measures:
-                spread.add_((probabilities - mean).square_().sum(1), alpha=(count - 1) / count)
-            mean.lerp_(probabilities, 1 / count)
-            mean_entropy.lerp_(entropy, 1 / count)
-        if votes is not None:
+@dataclass(frozen=True)
+class _Totals:
+    """Hold what is accumulated over members, for a batch or, as views of it, for a block of it.
+
+    mean: (frame, class, pixel). entropy, spread: (frame, pixel). votes: (frame, class, pixel) int16, or None.
+    """
+
+    mean: Tensor
+    entropy: Tensor
+    spread: Tensor
+    votes: Tensor | None
+
+    def block(self, part: tuple[slice, slice, slice]) -> "_Totals":
+        pixels = (part[0], part[2])
+        votes = None if self.votes is None else self.votes[part]
+        return _Totals(self.mean[part], self.entropy[pixels], self.spread[pixels], votes)
+
+    def add(
+        self, probabilities: Tensor, entropy: Tensor, count: int, buffer: Tensor, measures: Collection[str]
+    ) -> None:
+        """Add the member number `count` by Welford's update, which is exact for equal members."""
+        if "variance" in measures:
+            squares = torch.sub(probabilities, self.mean, out=buffer).square_().sum(1)
+            self.spread.add_(squares, alpha=(count - 1) / count)
+        self.mean.lerp_(probabilities, 1 / count)
+        self.entropy.lerp_(entropy, 1 / count)
+        if self.votes is not None:
             winners = probabilities.argmax(1, keepdim=True)
-            votes.scatter_add_(1, winners, torch.ones_like(winners, dtype=torch.int16))
+            self.votes.scatter_add_(1, winners, torch.ones_like(winners, dtype=torch.int16))
+
+
+def _parts(values: Tensor) -> list[tuple[slice, slice, slice]]:
+    """Divide (frame, class, pixel) into blocks of one frame and BLOCK_PIXELS; an accelerator gets all in one."""
+    frames, _, pixels = values.shape
+    if values.device.type != "cpu" or frames * pixels <= BLOCK_PIXELS:
+        return [(slice(None), slice(None), slice(None))]
+    starts = range(0, pixels, BLOCK_PIXELS)
+    whole = slice(None)
+    return [(slice(i, i + 1), whole, slice(start, start + BLOCK_PIXELS)) for i in range(frames) for start in starts]
+
+
+def _buffers(blocks: Sequence[_Totals]) -> list[Buffers]:
+    """Return two buffers of each block's shape; blocks of one shape share theirs."""
+    one_of_each = {block.mean.shape: block.mean for block in blocks}
+    made = {shape: (torch.empty_like(mean), torch.empty_like(mean)) for shape, mean in one_of_each.items()}
+    return [made[block.mean.shape] for block in blocks]
+
+
+def _summarise(members: Iterable[Tensor], convert: Convert, measures: Collection[str]) -> Uncertainty:
+    count, shape = 0, torch.Size()
+    for count, values in enumerate(members, 1):
+        shape = values.shape
+        values = (values if values.dtype == torch.float64 else values.float()).reshape(*shape[:2], -1)
+        if count == 1:
+            totals = _no_totals(values, measures)
+            parts = _parts(values)
+            blocks = [totals.block(part) for part in parts]
+            buffers = _buffers(blocks)
+        for part, block, pair in zip(parts, blocks, buffers, strict=True):
+            block.add(*convert(values[part], pair), count, pair[0], measures)
     if count == 0:
         raise InputError("no member gave logits; uncertainty needs at least 1 member: pass a tensor for each")
-    maps = {"ensemble_entropy": _entropy(mean), "mean_entropy": mean_entropy, "variance": spread / count}
-    # Jensen's inequality makes the difference at least 0; rounding alone can take it below.
-    maps["mutual_information"] = (maps["ensemble_entropy"] - mean_entropy).clamp_min_(0)
-    if votes is not None:
-        maps["variation_ratio"] = 1 - votes.amax(1).to(mean) / count
-    return Uncertainty({name: maps[name] for name in measures}, mean, measure_bounds(count, mean.shape[1]))
+    ensemble_entropy = torch.empty_like(totals.entropy)
+    for part, block, pair in zip(parts, blocks, buffers, strict=True):
+        ensemble_entropy[part[0], part[2]] = _entropy(block.mean, pair[0])
+    maps = _maps_of(totals, ensemble_entropy, count)
+    maps = {name: maps[name].reshape(shape[0], *shape[2:]) for name in measures}
+    return Uncertainty(maps, totals.mean.reshape(shape), measure_bounds(count, shape[1]))
+
+
+def _no_totals(values: Tensor, measures: Collection[str]) -> _Totals:
+    entropy = torch.zeros_like(values[:, 0])
+    votes = torch.zeros_like(values, dtype=torch.int16) if "variation_ratio" in measures else None
+    return _Totals(torch.zeros_like(values), entropy, torch.zeros_like(entropy), votes)
+
+
+def _maps_of(totals: _Totals, ensemble_entropy: Tensor, count: int) -> dict[str, Tensor]:
+    maps = {
+        "ensemble_entropy": ensemble_entropy,
+        "mean_entropy": totals.entropy,
+        # Jensen's inequality makes the difference at least 0; rounding alone can take it below.
+        "mutual_information": (ensemble_entropy - totals.entropy).clamp_min_(0),
+        "variance": totals.spread / count,
+    }
+    if totals.votes is not None:
+        maps["variation_ratio"] = 1 - totals.votes.amax(1).to(totals.mean) / count
+    return maps
 
 
 def measure_bounds(members: int, classes: int) -> dict[str, float]:

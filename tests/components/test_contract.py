@@ -52,7 +52,15 @@ COPY = Stage(
 def call(tmp_path: Path, *more: str) -> int:
     for name in ("a", "b"):
         (tmp_path / name).mkdir(exist_ok=True)
-    arguments = ["copy", "--sources", str(tmp_path / "a"), str(tmp_path / "b"), "--copied", str(tmp_path / "out"), *more]
+    arguments = [
+        "copy",
+        "--sources",
+        str(tmp_path / "a"),
+        str(tmp_path / "b"),
+        "--copied",
+        str(tmp_path / "out"),
+        *more,
+    ]
     return main({"copy": COPY}, arguments)
 
 
@@ -112,7 +120,9 @@ def executor_input(tmp_path: Path, **parameters: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("fail", "code"), [("", 0), ("refused", 3), ("bug", 1), ("input", 2)])
-def test_the_kfp_face_runs_the_same_stage_and_always_writes_its_output_file(tmp_path: Path, fail: str, code: int) -> None:
+def test_the_kfp_face_runs_the_same_stage_and_always_writes_its_output_file(
+    tmp_path: Path, fail: str, code: int
+) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     given = executor_input(tmp_path, text="from KFP", fail=fail)

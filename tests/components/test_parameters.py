@@ -24,7 +24,9 @@ class Example:
 
 
 def test_values_take_the_types_of_their_fields() -> None:
-    built = build_parameters(Example, {"count": 3.0, "share": 1, "many": [1, 2], "mapping": {"a": 1}, "maybe": None}, "here")
+    built = build_parameters(
+        Example, {"count": 3.0, "share": 1, "many": [1, 2], "mapping": {"a": 1}, "maybe": None}, "here"
+    )
     assert built == Example(count=3, share=1.0, many=(1, 2), mapping={"a": 1})
     assert isinstance(built.count, int)
 
@@ -65,7 +67,9 @@ def test_sections_and_overrides_are_read(tmp_path: Path) -> None:
         read_section(file, "select", ["budget_frames"])
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must hold a mapping"), (None, "no such file")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must hold a mapping"), (None, "no such file")]
+)
 def test_broken_files_are_named(tmp_path: Path, text: str | None, message: str) -> None:
     file = tmp_path / "params.yaml"
     if text is not None:

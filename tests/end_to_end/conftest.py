@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# One thread: the test processes share the machine.
-FAST = ("common.threads=1",)
+FAST: tuple[str, ...] = ()
 
 
-def run_night(runs: Path, *arguments: str, profile: str = "smoke", overrides: Sequence[str] = FAST) -> "subprocess.CompletedProcess[str]":
+def run_night(
+    runs: Path, *arguments: str, profile: str = "smoke", overrides: Sequence[str] = FAST
+) -> "subprocess.CompletedProcess[str]":
     """Run a night as `make run` does, in a folder of runs of its own."""
     sets = [word for override in overrides for word in ("--set", override)]
     command = [sys.executable, "-m", "pipelines.local", "--runs", str(runs), "--profile", profile, *sets, *arguments]

@@ -44,10 +44,20 @@ def ingest(data: Path, tmp_path: Path, source: str = "fleet", **changes: object)
     """Ingest one source as the night does."""
     described = {"format": "camvid", "path": str(data), "domain": "real"}
     sources = {
-        "fleet": described | {"part": "train", "split": "pool", "labels": "oracle", "initial_labelled_frames": 2} | changes,
+        "fleet": described
+        | {"part": "train", "split": "pool", "labels": "oracle", "initial_labelled_frames": 2}
+        | changes,
         "test": described | {"part": "val", "split": "test", "labels": "given"} | changes,
     }
-    values = {"source": source, "sources": sources, "store": str(tmp_path / "store"), "taxonomy": "camvid11", "height_px": 48, "width_px": 64, "seed": 0}
+    values = {
+        "source": source,
+        "sources": sources,
+        "store": str(tmp_path / "store"),
+        "taxonomy": "camvid11",
+        "height_px": 48,
+        "width_px": 64,
+        "seed": 0,
+    }
     sets = [word for name, value in values.items() for word in ("--set", f"{name}={json.dumps(value)}")]
     return main(STAGES, ["ingest", *sets, "--arrived", str(tmp_path / "arrived")])
 
@@ -92,7 +102,9 @@ def test_a_broken_data_set_ends_with_code_2_and_one_line(
     assert not (tmp_path / "arrived").exists()
 
 
-def test_many_broken_frames_of_a_pool_are_an_error_too(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_many_broken_frames_of_a_pool_are_an_error_too(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for path in sorted((data / "train").iterdir())[:3]:
         truncate(path)
     assert ingest(data, tmp_path) == 2
@@ -127,7 +139,9 @@ def test_a_manifest_with_a_duplicate_or_a_missing_column_is_named(
     assert "drive_id" in capsys.readouterr().err
 
 
-def test_a_store_that_cannot_be_written_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_cannot_be_written_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "store").write_text("a file where the store should be")
     assert ingest(data, tmp_path) == 2
     error = capsys.readouterr().err.strip()
@@ -145,7 +159,9 @@ def test_a_store_that_cannot_be_written_is_named(data: Path, tmp_path: Path, cap
         (("--profile", "camvid", "--data", "/nowhere/at/all"), "/nowhere/at/all"),
     ],
 )
-def test_make_run_names_what_is_wrong_with_its_arguments(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_make_run_names_what_is_wrong_with_its_arguments(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
     done = run_night(tmp_path, *arguments)
     assert done.returncode == 2
     assert words in done.stderr

@@ -49,7 +49,7 @@ def test_the_summary_has_every_key_with_a_measured_figure(night: Path) -> None:
 def test_the_report_needs_nothing_but_itself(night: Path) -> None:
     html = (night / "report.html").read_text()
     assert "data:image/" in html
-    for outside in ("src=\"http", "href=\"http", "url(http", "<link", "<script src"):
+    for outside in ('src="http', 'href="http', "url(http", "<link", "<script src"):
         assert outside not in html
     assert (night.parent / "latest").resolve() == night
 
@@ -98,7 +98,9 @@ def test_the_shipped_network_is_what_its_weights_say(night: Path) -> None:
 def test_pruned_channels_are_really_gone(night: Path) -> None:
     model = json.loads((night / "summary.json").read_text())["model"]
     assert model["parameters_pruned"] < model["parameters_dense"]
-    assert (night / "network" / "pruned.safetensors").stat().st_size < (night / "network" / "dense.safetensors").stat().st_size
+    assert (night / "network" / "pruned.safetensors").stat().st_size < (
+        night / "network" / "dense.safetensors"
+    ).stat().st_size
 
 
 def test_labels_of_unselected_frames_change_nothing(night: Path, tmp_path: Path) -> None:
@@ -114,7 +116,18 @@ def test_labels_of_unselected_frames_change_nothing(night: Path, tmp_path: Path)
     for uri in hidden.label_uri:
         (runs / "store" / uri).unlink(missing_ok=True)
     before = figures(run)
-    for name in ("base", "ensemble", "scores", "selection", "curated", "version", "comparison", "adaptation", "network", "compressed"):
+    for name in (
+        "base",
+        "ensemble",
+        "scores",
+        "selection",
+        "curated",
+        "version",
+        "comparison",
+        "adaptation",
+        "network",
+        "compressed",
+    ):
         shutil.rmtree(run / name)
     (run / "dvc.lock").write_text(only_done(run, ("resolve", "ingest", "gather", "gate_ingest")))
     done = run_night(runs)
@@ -140,7 +153,12 @@ def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Path, 
     command += [word for override in FAST for word in ("--set", override)]
     for kill in range(6):
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ), start_new_session=True
+            command,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=dict(os.environ),
+            start_new_session=True,
         )
         time.sleep(float(generator.uniform(2, 14)))
         if process.poll() is not None:
@@ -154,4 +172,8 @@ def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Path, 
     done = run_night(tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert figures(tmp_path / "smoke") == figures(night)
-    assert not [path for path in (tmp_path / "smoke").iterdir() if path.name.startswith(".") and path.name not in (".dvc", ".lock", ".dvcignore")]
+    assert not [
+        path
+        for path in (tmp_path / "smoke").iterdir()
+        if path.name.startswith(".") and path.name not in (".dvc", ".lock", ".dvcignore")
+    ]

@@ -50,7 +50,10 @@ def dvc_edges() -> set[Edge]:
     producers = {}
     for task, stage in stages.items():
         for port in stage_of(task).outputs:
-            producers[options(stage["cmd"])[port.name][0].replace("${key}", "*").replace("${item}", "*")] = (task, port.name)
+            producers[options(stage["cmd"])[port.name][0].replace("${key}", "*").replace("${item}", "*")] = (
+                task,
+                port.name,
+            )
     edges = set()
     for task, stage in stages.items():
         for port in stage_of(task).inputs:
@@ -106,7 +109,9 @@ def test_the_kubeflow_pipeline_and_dvc_yaml_have_the_same_edges(spec: dict[str, 
 def test_a_gates_acceptance_comes_before_the_same_tasks_in_both(spec: dict[str, Any]) -> None:
     _, inside = kfp_edges(spec)
     for task, stage in dvc_stages().items():
-        waits_for = {"gate_" + path.removeprefix("gates/") for path in stage.get("deps", []) if path.startswith("gates/")}
+        waits_for = {
+            "gate_" + path.removeprefix("gates/") for path in stage.get("deps", []) if path.startswith("gates/")
+        }
         if not task.startswith("gate_") and task != "report":
             innermost = set(inside[task][-1:])
             assert waits_for == innermost, task

@@ -25,11 +25,21 @@ def test_every_profile_gives_sound_parameters_for_every_task(profile: str) -> No
     ("profile", "overrides", "data", "message"),
     [
         ("smok", [], "", "PROFILE=smok: no such profile, did you mean 'smoke'?"),
-        ("smoke", ["select.budget_frame=3"], "", "select: unknown parameter 'budget_frame', did you mean 'budget_frames'?"),
+        (
+            "smoke",
+            ["select.budget_frame=3"],
+            "",
+            "select: unknown parameter 'budget_frame', did you mean 'budget_frames'?",
+        ),
         ("smoke", ["select.budget_frames=0"], "", "select: budget_frames = 0: must be at least 1"),
         ("smoke", ["selekt.budget_frames=3"], "", "no section 'selekt', did you mean 'select'?"),
         ("smoke", ["budget_frames"], "", "must be SECTION.NAME=VALUE"),
-        ("smoke", ["sources.fleet.split=hidden"], "", "sources.fleet: split = 'hidden': must be pool, train, val or test"),
+        (
+            "smoke",
+            ["sources.fleet.split=hidden"],
+            "",
+            "sources.fleet: split = 'hidden': must be pool, train, val or test",
+        ),
         ("smoke", ["ensemble.members=3"], "", "ensemble: members = 3: must be at least 4"),
         ("smoke", ["common.height_px=70"], "", "height_px = 70: must be a positive multiple of 8"),
         ("camvid", [], "", "say where the data are, DATA=DIR"),

@@ -140,7 +140,7 @@ def put(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.Dat
     return change
 
 
-# ruff: noqa: E501 (one broken rule a line)
+
 BROKEN: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "missing column": (lambda f: f.drop(columns="split"), "column split is missing; a manifest has the columns frame_id"),
     "unknown column": (lambda f: f.assign(colour=1), "column 'colour' is unknown; remove it"),

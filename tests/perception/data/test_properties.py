@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Properties over generated input: what is good comes back whole, and nothing bad gets through or fails unexplained."""
 
 import hashlib
