@@ -128,7 +128,7 @@ def detection_uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
 
 # On a processor, pixels are taken in blocks whose buffers stay in its cache and are made once a batch: main memory and
 # the making of large tensors cost as much as the logarithms.
-BLOCK_PIXELS = 8192
+BLOCK_PIXELS = 32_768
 
 Buffers = tuple[Tensor, Tensor]
 Convert = Callable[[Tensor, Buffers], tuple[Tensor, Tensor]]

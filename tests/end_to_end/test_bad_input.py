@@ -11,7 +11,7 @@ from PIL import Image
 
 from components.contract import main
 from components.stages import STAGES
-from tests.end_to_end.conftest import run_night
+from tests.end_to_end.nights import run_night
 
 DRIVES = ("0001TP", "0006R0")
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from perception.reporting.summary import SUMMARY_KEYS
-from tests.end_to_end.conftest import FAST, ROOT, run_night
+from tests.end_to_end.nights import ROOT, run_night
 
 pytestmark = pytest.mark.xdist_group("night")
 
@@ -116,19 +116,7 @@ def test_labels_of_unselected_frames_change_nothing(night: Path, tmp_path: Path)
     for uri in hidden.label_uri:
         (runs / "store" / uri).unlink(missing_ok=True)
     before = figures(run)
-    for name in (
-        "base",
-        "ensemble",
-        "scores",
-        "selection",
-        "curated",
-        "version",
-        "comparison",
-        "adaptation",
-        "network",
-        "compressed",
-    ):
-        shutil.rmtree(run / name)
+    shutil.rmtree(runs / "registry")  # it holds absolute paths; the copy of the night makes its own
     (run / "dvc.lock").write_text(only_done(run, ("resolve", "ingest", "gather", "gate_ingest")))
     done = run_night(runs)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -150,7 +138,6 @@ def only_done(run: Path, tasks: tuple[str, ...]) -> str:
 def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Path, tmp_path: Path) -> None:
     generator = np.random.default_rng(7)
     command = [sys.executable, "-m", "pipelines.local", "--runs", str(tmp_path), "--profile", "smoke"]
-    command += [word for override in FAST for word in ("--set", override)]
     for kill in range(6):
         process = subprocess.Popen(
             command,

@@ -7,7 +7,7 @@ import yaml
 
 from components.stages import STAGES
 from perception.errors import InputError
-from pipelines.settings import PARAMS_FILE, load_settings, step_parameters
+from pipelines.settings import PARAMS_FILE, load_settings, stage_of, step_parameters
 
 PROFILES = list(yaml.safe_load(PARAMS_FILE.read_text())["profiles"])
 
@@ -16,7 +16,8 @@ PROFILES = list(yaml.safe_load(PARAMS_FILE.read_text())["profiles"])
 def test_every_profile_gives_sound_parameters_for_every_task(profile: str) -> None:
     settings = load_settings(profile, data="somewhere")
     for task in (name for name in settings if name not in ("profile", "sources", "shards", "images")):
-        assert step_parameters(settings, task)
+        given = step_parameters(settings, task)
+        assert set(given) == set(stage_of(task).parameters.__dataclass_fields__)
     assert {"demo", "smoke", "camvid", "nightly"} <= set(PROFILES)
     assert set(STAGES) - {"gate"} <= set(settings)
 

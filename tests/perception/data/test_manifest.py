@@ -140,7 +140,6 @@ def put(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.Dat
     return change
 
 
-
 BROKEN: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "missing column": (lambda f: f.drop(columns="split"), "column split is missing; a manifest has the columns frame_id"),
     "unknown column": (lambda f: f.assign(colour=1), "column 'colour' is unknown; remove it"),
