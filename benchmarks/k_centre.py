@@ -113,7 +113,11 @@ def _report(large: dict, small: dict | None) -> dict:
             "scikit_activeml_equal_picks": small["same"],
         }
         report["pass"] = ratio >= NUMPY_BAR and small["peer"] / small["ours"] >= ACTIVEML_BAR
-    return report | {"load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}
+    return report | {
+        "load": round(os.getloadavg()[0], 1),
+        "quiet": os.getloadavg()[0] <= (os.cpu_count() or 1),
+        "cores": os.cpu_count(),
+    }
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def main() -> int:
         "tenth_peak_mib": tenth["peak_mib"],
         "growth": round(growth, 2),
         "load": round(os.getloadavg()[0], 1),
+        "quiet": os.getloadavg()[0] <= (os.cpu_count() or 1),
         "cores": os.cpu_count(),
     }
     print(json.dumps(report))

@@ -140,6 +140,7 @@ def _report(seconds: dict[str, float], extra: dict[str, float], difference: floa
         "greatest_difference": difference,
         "threads": options.threads,
         "load": round(os.getloadavg()[0], 1),
+        "quiet": os.getloadavg()[0] <= (os.cpu_count() or 1),
         "cores": os.cpu_count(),
     }
 
