@@ -53,20 +53,16 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     paths = {name: export.path for name, export in exports.items()}
     latency = measure_latency_ms(paths, repeats=parameters.latency_repeats, threads=parameters.latency_threads)
     frames = read_frames(inputs)
-    miou = parameters.miou(network, frames[frames.split == "test"].reset_index(drop=True))
-    card = _model_card(network, dense, exports, parameters) | {
-        "layers": choices,
-        "weights_sha256": sha256,
-        "miou": miou,
-    }
-    write_json(folder / "card.json", card)
-    latency_ms = {item.model: item.median_ms for item in latency}
-    write_json(
-        folder / "latency.json",
-        {item.model: {"median_ms": item.median_ms, "spread_ms": item.spread_ms} for item in latency},
-    )
     trained = json.loads((inputs.one("network") / "network.json").read_text())
-    _gate_rows(card, latency_ms, trained["miou_pruned"], parameters).to_parquet(folder / "gate.parquet", index=False)
+    origin = {name: trained[name] for name in ("data_manifest_sha256", "code_commit", "image")}
+    miou = parameters.miou(network, frames[frames.split == "test"].reset_index(drop=True))
+    card = _model_card(network, dense, exports, parameters) | origin
+    write_json(folder / "card.json", card | {"layers": choices, "weights_sha256": sha256, "miou": miou})
+    times = {item.model: {"median_ms": item.median_ms, "spread_ms": item.spread_ms} for item in latency}
+    write_json(folder / "latency.json", times)
+    latency_ms = {item.model: item.median_ms for item in latency}
+    rows = _gate_rows(card | {"miou": miou}, latency_ms, trained["miou_pruned"], parameters)
+    rows.to_parquet(folder / "gate.parquet", index=False)
     log(
         f"{card['parameters']:,} parameters, mIoU {miou:.3f}; "
         + ", ".join(f"{name} {ms:.1f} ms" for name, ms in latency_ms.items())

@@ -9,6 +9,7 @@ from components.contract import Paths
 from components.parameters import require
 
 Network = TypeVar("Network")
+COMMIT_VARIABLE, IMAGE_VARIABLE = "NIGHTDRIVE_COMMIT", "NIGHTDRIVE_IMAGE"  # set by the local engine, or by the image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,6 +178,18 @@ def image_batches(frames: "FrameSet", batch_frames: int) -> Iterator[tuple[list[
     for number, batch in enumerate(ordered_batches(frames, batch_frames)):
         start = number * batch_frames
         yield list(frames.frame_ids[start : start + len(batch.images)]), batch.images
+
+
+def provenance(data_manifest: Path) -> dict[str, str | None]:
+    """Return what a network came from: the data version's identity, the code commit and the image, as far as they are known."""
+    import hashlib
+    import os
+
+    return {
+        "data_manifest_sha256": hashlib.sha256(data_manifest.read_bytes()).hexdigest(),
+        "code_commit": os.environ.get(COMMIT_VARIABLE),
+        "image": os.environ.get(IMAGE_VARIABLE),
+    }
 
 
 def write_json(path: Path, content: Any) -> None:

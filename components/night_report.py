@@ -50,7 +50,7 @@ def gather_night(inputs: Paths, parameters: ReportParameters) -> page.NightRepor
         gates=tuple(_gate_panel(name, verdict, pictures) for name, verdict in verdicts.items()),
         rejected=_rejected(inputs),
         rejected_total=len(_rejected(inputs)),
-        parameters={},
+        parameters=parameters.settings,
         lineage=_lineage(inputs),
     )
 
@@ -298,10 +298,14 @@ def _reproduce_command(inputs: Paths, parameters: ReportParameters) -> str | Non
 
 
 def _lineage(inputs: Paths) -> dict[str, str | None]:
+    version, card = _figures(inputs, "version", "version.json"), _figures(inputs, "compressed", "card.json")
     return {
-        "data version": _figures(inputs, "version", "version.json").get("tag"),
-        "manifest sha256": _figures(inputs, "version", "version.json").get("manifest_sha256"),
-        "shipped network sha256": _figures(inputs, "compressed", "card.json").get("onnx_sha256"),
+        "data version": version.get("tag"),
+        "manifest sha256": version.get("manifest_sha256"),
+        "shipped network sha256": card.get("onnx_sha256"),
+        "trained on manifest sha256": card.get("data_manifest_sha256"),
+        "code commit": card.get("code_commit"),
+        "image": card.get("image"),
     }
 
 

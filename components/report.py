@@ -15,6 +15,9 @@ class ReportParameters(FrameParameters):
     run: str  # name of the run
     profile: str
     registry: str  # git repository of the data registry, for the command that reproduces the version
+    settings: dict[str, object] = field(
+        default_factory=dict
+    )  # every parameter of the night, for the page's last section
     final_status: dict[str, object] = field(default_factory=dict)  # what a pipeline says of a run that ended early
 
 

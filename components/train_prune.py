@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import LearningParameters, read_frames, write_json
+from components.learning import LearningParameters, provenance, read_frames, write_json
 from components.parameters import require
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
     test = everything[everything.split == "test"].reset_index(drop=True)
     figures = _figures_of(dense, "dense", test, parameters) | _figures_of(pruned, "pruned", test, parameters)
     losses = {name: [record.loss for record in records] for name, records in history.items()}
-    write_json(folder / "network.json", figures | {"loss": losses, "layers": layers})
+    origin = provenance(inputs.one("curated") / "version" / "manifest.parquet")
+    write_json(folder / "network.json", figures | origin | {"loss": losses, "layers": layers})
     _gate_rows(figures, losses, parameters).to_parquet(folder / "gate.parquet", index=False)
     log(f"parameters {figures['parameters_dense']:,} dense, {figures['parameters_pruned']:,} pruned")
 

@@ -27,6 +27,7 @@ from components.contract import (
     STATUS_OF_EXIT,
     die_with_parent,
 )
+from components.learning import COMMIT_VARIABLE
 from components.stages import STAGES
 from perception.errors import InputError
 from pipelines.settings import load_settings
@@ -107,12 +108,19 @@ def _environment(run: Path) -> dict[str, str]:
         "PATH": here + os.pathsep + os.environ.get("PATH", ""),  # dvc.yaml says `python`: the one that runs us
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         RECORDS_VARIABLE: str(run / "records"),
+        COMMIT_VARIABLE: _code_commit(),
         "DVC_NO_ANALYTICS": "1",
         "CI": "1",  # DVC then looks for no update
         # Large tensors come and go in training; keeping their memory saves a tenth to a third of the time of a step.
         "MALLOC_MMAP_THRESHOLD_": str(2**32),
         "MALLOC_TRIM_THRESHOLD_": str(2**36),
     }
+
+
+def _code_commit() -> str:
+    """Return the commit of the code, marked where files differ from it; empty outside a git checkout."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=-changed", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 @contextlib.contextmanager

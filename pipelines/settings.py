@@ -41,9 +41,10 @@ def load_settings(
         "run": run or profile,
     }
     shared |= {"profile": profile, "waivers": [profile, *settings["sources"]]}
-    return night | {
-        task: _section(task, settings[task] or {}, shared, settings) for task in settings if task not in SHARED
-    }
+    sections = {task: _section(task, settings[task] or {}, shared, settings) for task in settings if task not in SHARED}
+    if "report" in sections:
+        sections["report"]["settings"] = _flat(sections)
+    return night | sections
 
 
 def stage_of(task: str) -> Stage:
@@ -60,6 +61,12 @@ def step_parameters(settings: Mapping[str, Any], task: str) -> dict[str, Any]:
     complete: Any = build_parameters(stage_of(task).parameters, given, where=task)
     values = {item.name: getattr(complete, item.name) for item in dataclasses.fields(complete)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return every parameter of the night as text, by its dotted name."""
+    named = {f"{task}.{name}": value for task, section in sections.items() for name, value in section.items()}
+    return {name: str(value) for name, value in sorted(named.items()) if not name.endswith(".sources")}
 
 
 def _layered(written: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, Any]:
