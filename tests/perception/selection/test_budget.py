@@ -177,6 +177,22 @@ def test_no_two_chosen_frames_of_a_drive_are_near_duplicates(strategy, limits):
             assert any(apart) if limits == "all" else all(apart)
 
 
+@pytest.mark.parametrize("rule, chosen", [("any", ["a"]), ("all", ["a", "b", "c"])])
+def test_rule_all_spares_frames_that_are_close_in_one_way_only(rule, chosen):
+    frames = pd.DataFrame(
+        {
+            "frame_id": ["a", "b", "c", "d"],
+            "score": [0.9, 0.8, 0.7, 0.6],
+            "embedding": [[0.0], [9.0], [0.1], [0.1]],
+            "timestamp_utc": pd.to_datetime([0, 1, 60, 1], unit="s", utc=True),
+            "drive_id": "one",
+        }
+    )
+    limits = {"duplicate_distance": 1.0, "duplicate_gap_s": 5.0, "duplicate_rule": rule}
+    found = choose_frames(frames, settings_of("top_n", budget_frames=4, **limits))
+    assert ids(found) == chosen
+
+
 def test_near_duplicates_leave_fewer_frames_than_the_budget_when_nothing_else_is_there():
     frames = pool(frames=40)
     found = choose_frames(frames, settings_of("top_n", budget_frames=30, duplicate_gap_s=100.0))

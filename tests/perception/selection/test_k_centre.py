@@ -103,11 +103,12 @@ def test_frames_far_from_the_origin_are_told_apart():
     assert rows.tolist() == slow_greedy(points, 10)
 
 
-def test_many_labelled_frames_are_covered_in_blocks():
-    generator = np.random.default_rng(4)
-    points, labelled = generator.normal(size=(40, 3)), generator.normal(size=(700, 3))
-    rows, _ = k_centre(points, 5, labelled=labelled)
-    assert rows.tolist() == slow_greedy(points, 5, labelled=labelled)
+def test_every_one_of_many_labelled_frames_is_kept_away_from():
+    labelled = np.random.default_rng(4).normal(size=(700, 3))
+    points = labelled + [0.001, 0, 0]
+    spread = Spread(points)
+    spread.cover(labelled)
+    np.testing.assert_allclose(spread.distances, 0.001, rtol=1e-6)
 
 
 @pytest.mark.parametrize("count", [0, 11])
