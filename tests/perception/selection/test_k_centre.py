@@ -105,7 +105,7 @@ def test_frames_far_from_the_origin_are_told_apart():
 
 def test_every_one_of_many_labelled_frames_is_kept_away_from():
     labelled = np.random.default_rng(4).normal(size=(700, 3))
-    points = labelled + [0.001, 0, 0]
+    points = labelled + np.array([0.001, 0, 0])
     spread = Spread(points)
     spread.cover(labelled)
     np.testing.assert_allclose(spread.distances, 0.001, rtol=1e-6)
