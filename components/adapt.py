@@ -36,13 +36,12 @@ def run(inputs: Paths, outputs: Paths, parameters: AdaptParameters) -> None:
     import pandas as pd
 
     from perception.models.checkpoint import save_network
-    from perception.models.erfnet import ERFNet
 
     parameters.prepare()
     folder, frames = outputs.one("adaptation"), read_frames(inputs)
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
     test = frames[frames.split == "test"].reset_index(drop=True)
-    network = seeded(lambda: ERFNet(len(parameters.class_names()), width=parameters.network_width), parameters.seed)
+    network = seeded(parameters.new_network, parameters.seed)
     history = parameters.train(network, parameters.frame_set(simulator), what="adapt: simulator alone")
     save_network(network, folder / "source_only.safetensors", {"trained_on": "simulator"})
     figures: dict[str, Any] = {"miou_source_only": parameters.miou(network, test), "miou_fused": None}

@@ -58,12 +58,9 @@ def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tupl
 def _train_and_score(
     labelled: "pd.DataFrame", test: "pd.DataFrame", arm: str, parameters: CompareParameters
 ) -> list[float]:
-    from perception.models.erfnet import ERFNet
-
-    classes, width = len(parameters.class_names()), parameters.network_width
     scores = []
     for repetition in range(parameters.repetitions):
-        network = seeded(lambda: ERFNet(classes, width=width), parameters.seed + repetition)
+        network = seeded(parameters.new_network, parameters.seed + repetition)
         parameters.train(network, parameters.frame_set(labelled), seed_offset=repetition, what=f"compare {arm}")
         scores.append(parameters.miou(network, test))
     return scores

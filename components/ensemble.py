@@ -33,7 +33,6 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     import torch
 
     from perception.data.loading import pixel_counts
-    from perception.models.erfnet import ERFNet
     from perception.training.loop import class_weights
     from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
     from perception.uncertainty.ensemble import make_ensemble, save_ensemble
@@ -41,10 +40,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     parameters.prepare()
     labelled = parameters.frame_set(labelled_so_far(inputs))
     log(f"{parameters.members} members learn from {len(labelled)} labelled frames")
-    classes = len(parameters.class_names())
-    ensemble = make_ensemble(
-        lambda _: ERFNet(classes, width=parameters.network_width), parameters.members, parameters.seed
-    )
+    ensemble = make_ensemble(lambda _: parameters.new_network(), parameters.members, parameters.seed)
     settings = EnsembleLoss(
         penalty="dpe" if parameters.beta else "l2", beta=parameters.beta, direction=parameters.direction
     )

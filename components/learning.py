@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from perception.data.loading import FrameSet
+    from perception.models.erfnet import ERFNet
     from perception.training.loop import EpochRecord, TrainSettings
 
 
@@ -70,6 +71,7 @@ class LearningParameters(FrameParameters):
     """Say how a network is trained."""
 
     network_width: float  # ERFNet's channels times this; 1.0 is the published network
+    dropout: float = 0.3  # ERFNet's in its deep blocks, a tenth of it in its shallow ones; a short training wants none
     epochs: int  # passes of epoch_frames frames
     epoch_frames: int  # frames drawn in an epoch, in turn from a shuffled list
     batch_frames: int  # frames in one step
@@ -83,6 +85,13 @@ class LearningParameters(FrameParameters):
         require(
             self.batch_frames >= 2, "batch_frames", self.batch_frames, "must be at least 2: normalisation needs a batch"
         )
+
+    def new_network(self) -> "ERFNet":
+        """Build an untrained network for this stage's classes."""
+        from perception.models.erfnet import ERFNet
+
+        classes, dropout = len(self.class_names()), self.dropout
+        return ERFNet(classes, width=self.network_width, dropout_quarter=dropout / 10, dropout_eighth=dropout)
 
     def train_settings(self, seed_offset: int = 0) -> "TrainSettings":
         """Return the training loop's settings; an offset gives an independent repetition."""
