@@ -11,7 +11,8 @@ DATA ?=
 RUN ?=
 SET ?=
 OUT ?= build/nightdrive.yaml
-NIGHT = --profile $(PROFILE) $(if $(DATA),--data $(DATA)) $(foreach item,$(SET),--set '$(item)')
+quote = '$(subst ','\'',$(1))'
+NIGHT = --profile $(call quote,$(PROFILE)) $(if $(DATA),--data $(call quote,$(DATA))) $(foreach item,$(SET),--set $(call quote,$(item)))
 
 .PHONY: help setup run test lint test-containers pipeline-compile scenes clean
 
@@ -29,7 +30,7 @@ $(VENV)/.ready: pyproject.toml requirements.in constraints.txt
 	@touch $@
 
 run: setup  ## one whole night on this machine: PROFILE=demo|smoke|camvid DATA=DIR RUN=NAME SET="section.name=value ..."
-	@$(RUN_PYTHON) -m pipelines.local $(NIGHT) $(if $(RUN),--run $(RUN))
+	@$(RUN_PYTHON) -m pipelines.local $(NIGHT) $(if $(RUN),--run $(call quote,$(RUN)))
 
 test: setup lint  ## the checks and tests (no container engine and no server needed beforehand)
 	@$(RUN_PYTHON) -m pytest -n 2 --dist loadgroup
@@ -41,7 +42,7 @@ lint: setup  ## style, types, import rules
 	@$(VENV)/bin/lint-imports --no-cache >/dev/null || $(VENV)/bin/lint-imports --no-cache
 
 pipeline-compile: setup  ## the night as Kubeflow pipeline YAML: OUT=FILE PROFILE=nightly
-	@$(RUN_PYTHON) -m pipelines.compile $(subst --profile demo,--profile nightly,$(NIGHT)) --out $(OUT)
+	@$(RUN_PYTHON) -m pipelines.compile $(subst --profile 'demo',--profile 'nightly',$(NIGHT)) --out $(call quote,$(OUT))
 
 scenes: setup  ## a contact sheet of procedural scenes: OUT=FILE.jpg
 	@$(RUN_PYTHON) benchmarks/scenes_gallery.py $(OUT)

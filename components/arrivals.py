@@ -17,22 +17,31 @@ def arrivals(source: Source, parameters: IngestParameters) -> "tuple[Iterator[Ar
 
 
 def _from_files(source: Source) -> "tuple[Iterator[Arrival], int]":
+    from perception.data.decoding import BadFrame
     from perception.data.readers import open_reader
     from perception.quality.intake import Arrival
 
     reader = open_reader(source.format)
+    wants_labels = source.labels != "none"
     frames = list(reader.frames(Path(source.path), source.part or None, source.labels == "given"))
 
     def each() -> "Iterator[Arrival]":
         for frame in frames:
+            try:
+                image = reader.image(frame)
+                label = reader.label(frame) if frame.label_path and wants_labels else None
+                problem = None
+            except BadFrame as bad:
+                image, label, problem = b"", None, bad
             yield Arrival(
                 facts=frame,
-                image=reader.image(frame),
+                image=image,
                 image_path=str(frame.image_path),
-                label=reader.label(frame) if frame.label_path and source.labels != "none" else None,
+                label=label,
                 label_path=str(frame.label_path),
                 label_taxonomy=reader.taxonomy,
                 instances=frame.instances_path.read_bytes() if frame.instances_path else None,
+                problem=problem,
             )
 
     return each(), len(frames)

@@ -10,6 +10,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 refused by a gate.
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -27,6 +28,7 @@ from perception.errors import InputError
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
 STATUS_OF_EXIT = {EXIT_DONE: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input", EXIT_REFUSED: "refused"}
+TASK_RULE = "[A-Za-z0-9_-]+(@[A-Za-z0-9_-]+)?"  # a task's name; behind the @ the source or shard
 RECORDS_VARIABLE = "NIGHTDRIVE_RECORDS"  # folder for one JSON record a task: status, seconds, peak memory
 
 
@@ -184,6 +186,8 @@ def write_record(task: str, *, status: str, started: float, message: str) -> Non
     folder = os.environ.get(RECORDS_VARIABLE)
     if not folder:
         return
+    if not re.fullmatch(TASK_RULE, task):
+        raise InputError(f"--task {task!r}: must match {TASK_RULE}; rename it")
     record = {
         "name": task,
         "status": status,
@@ -249,6 +253,9 @@ def _as_paths(given: str | list[str] | None) -> tuple[Path, ...]:
 
 def _check_inputs(call: Call) -> None:
     optional = {port.name for port in call.stage.inputs if port.optional}
+    for name in (port.name for port in call.stage.inputs if port.name not in optional):
+        if not call.inputs.get(name):
+            raise InputError(f"{_option(name)}: no folder given; name at least one")
     for name, folders in call.inputs.items():
         for folder in folders:
             if name not in optional and not folder.is_dir():
@@ -259,13 +266,16 @@ def _check_inputs(call: Call) -> None:
 
 
 def _working_folder(target: Path) -> Path:
+    if not target.name or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise InputError(
+            f"{target}: is no new or empty folder, and a stage overwrites nothing; remove it or name another"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise InputError(
-            f"{target}: cannot be written ({error.strerror}); choose a folder that this user may write"
-        ) from None
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{target}: cannot be written ({said}); choose a folder that this user may write") from None
 
 
 def _place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
@@ -299,14 +309,17 @@ def _run_for_kfp(stages: Mapping[str, Stage], arguments: Sequence[str]) -> int:
         )
     try:
         executor = json.loads(arguments[position + 1])
+        output_file = str(executor["outputs"]["outputFile"])
+        call, artifacts = call_from_executor_input(stages[name], executor)
     except json.JSONDecodeError as error:
         raise InputError(f"--executor-input is not JSON ({error}); pass KFP's executor input placeholder") from None
-    call, artifacts = call_from_executor_input(stages[name], executor)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise InputError(f"--executor-input lacks {error}; pass what KFP's executor input placeholder gives") from None
     values: dict[str, str] = {}
     try:
         code, values = execute(call)
     finally:
-        _write_executor_output(executor["outputs"]["outputFile"], values, artifacts)
+        _write_executor_output(output_file, values, artifacts)
     return code
 
 

@@ -34,6 +34,9 @@ class Source:
         require(self.rendering in ("simulator", "street"), "rendering", self.rendering, "must be simulator or street")
         share = self.max_rejected_fraction
         require(0 <= share < 1, "max_rejected_fraction", share, "must lie in [0, 1)")
+        first = self.initial_labelled_frames
+        require(first >= 0, "initial_labelled_frames", first, "must not be negative")
+        require(0 <= self.first_drive < 10**9, "first_drive", self.first_drive, "must lie in 0..10^9 - 1")
         if self.format != "scenes":
             require(
                 bool(self.path),
@@ -61,6 +64,11 @@ class IngestParameters:
     height_px: int  # scenes are rendered at this size; data sets keep their own
     width_px: int
     seed: int  # of the rendered world and of the initial random draw
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must lie in 0..2^63 - 1")
+        for name in ("height_px", "width_px"):
+            require(0 < getattr(self, name) <= 16384, name, getattr(self, name), "must lie in 1..16384")
 
     def chosen(self) -> Source:
         """Return the chosen source, its fields checked."""

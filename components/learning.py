@@ -35,7 +35,10 @@ class FrameParameters:
     def __post_init__(self) -> None:
         for name in ("height_px", "width_px"):
             value = getattr(self, name)
-            require(value > 0 and value % 8 == 0, name, value, "must be a positive multiple of 8")
+            require(
+                0 < value <= 16384 and value % 8 == 0, name, value, "must be a positive multiple of 8, at most 16384"
+            )
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must lie in 0..2^63 - 1")
         require(self.threads > 0, "threads", self.threads, "must be at least 1")
 
     def frame_set(self, frames: "pd.DataFrame", *, labels_required: bool = True) -> "FrameSet":

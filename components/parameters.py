@@ -1,7 +1,9 @@
 """Parameters: from params.yaml, a profile and overrides to the frozen dataclass of a stage, with every mistake named."""
 
+import contextlib
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -40,7 +42,7 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any], where: st
 def require(condition: bool, name: str, value: object, rule: str) -> None:
     """Raise InputError unless `condition` holds: the parameter, its value and the rule."""
     if not condition:
-        raise InputError(f"{name} = {value!r}: {rule}; change it in params.yaml or with SET={name}=VALUE")
+        raise InputError(f"{name} = {value!r}: {rule}; change it in params.yaml or with SET")
 
 
 def absolute(location: str) -> str:
@@ -52,13 +54,26 @@ def read_section(file: Path | None, section: str, overrides: Sequence[str] = ())
     """Return one section of a YAML parameter file with NAME=VALUE overrides applied."""
     values: dict[str, Any] = {}
     if file is not None:
-        values = dict(read_yaml(file).get(section) or {})
+        given = read_yaml(file).get(section) or {}
+        if not isinstance(given, dict):
+            raise InputError(f"{file}: section {section!r} must be a mapping, is {given!r}; mend it")
+        values = dict(given)
     for override in overrides:
         name, separator, value = override.partition("=")
         if not separator:
             raise InputError(f"override {override!r}: must be NAME=VALUE")
-        values[name] = yaml.safe_load(value)
+        values[name] = parse_value(value, override)
     return values
+
+
+def parse_value(text: str, where: str) -> Any:
+    """Read one YAML value of an override, naming the override in the error."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(
+            f"override {where!r}: is not a YAML value ({' '.join(str(error).split())}); quote it"
+        ) from None
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -67,7 +82,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text())
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; pass the path of a parameter file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); pass the path of a parameter file") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{file}: is not valid YAML ({' '.join(str(error).split())}); mend it") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: must hold a mapping of sections, holds {type(content).__name__}; mend it")
@@ -112,6 +129,11 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 def _convert_scalar(value: Any, hint: type, where: str) -> Any:
+    if hint is float and isinstance(value, str):  # YAML takes 1e-3, which has no dot, for text
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where} = {value!r}: must be finite; mend params.yaml")
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     # KFP hands every number over as a float: 3.0 is the whole number 3.

@@ -15,6 +15,8 @@ def compile_pipeline(profile: str, target: Path, overrides: Sequence[str] = (), 
 
     from pipelines.nightly import build_pipeline
 
+    if target.suffix not in (".yaml", ".yml") or target.is_dir():
+        raise InputError(f"OUT={target}: must be a file that ends in .yaml; name another")
     settings = load_settings(profile, overrides, data, run="nightly")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from pipelines.source_hash import source_hashes
 from pipelines.summary_table import night_table
 
 ROOT = Path(__file__).parent.parent
+RESERVED = ("latest", "registry", "store")  # what else lies in the folder of runs
 EXIT_OF_STATUS = {status: code for code, status in STATUS_OF_EXIT.items()}
 
 
@@ -129,7 +131,7 @@ def _only_one(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
         lock = (run / ".lock").open("w")
     except OSError as error:
-        raise InputError(f"{run}: cannot be written ({error.strerror}); choose another folder with RUNS=DIR") from None
+        raise InputError(f"{run}: cannot be written ({error.strerror}); choose another folder with --runs") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,9 +159,14 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     started = time.monotonic()
     try:
+        name = given.run or given.profile
+        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in RESERVED:
+            raise InputError(
+                f"RUN={name}: must be letters, digits, _ and -, and none of {', '.join(RESERVED)}; rename it"
+            )
         data = str(Path(given.data).resolve()) if given.data else ""
-        run = (given.runs / (given.run or given.profile)).resolve()
-        code = run_night(run, load_settings(given.profile, given.set, data))
+        run = (given.runs / name).resolve()
+        code = run_night(run, load_settings(given.profile, given.set, data, run=name))
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -1,14 +1,14 @@
 """The parameters of a night: params.yaml, one of its profiles and overrides, checked against the stage declarations."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.contract import Stage
-from components.parameters import build_parameters, did_you_mean, overlay, read_yaml
+from components.parameters import build_parameters, did_you_mean, overlay, parse_value, read_yaml
+from components.report import GATES
 from components.stages import STAGES
 from perception.errors import InputError
 
@@ -25,7 +25,7 @@ def load_settings(
     Raises InputError for an unknown profile, section or parameter, a value out of range, and DATA missing where it is needed.
     """
     written = read_yaml(file)
-    profiles = written.get("profiles") or {}
+    profiles = _profiles(written, file.name)
     if profile not in profiles:
         raise InputError(
             f"PROFILE={profile}: no such profile{did_you_mean(profile, list(profiles))}; {file.name} has {', '.join(profiles)}"
@@ -33,6 +33,7 @@ def load_settings(
     settings = _layered(written, profiles[profile] or {})
     for override in overrides:
         _override(settings, override)
+    _check_sections(settings, file.name)
     settings["sources"] = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
     night = {name: settings[name] for name in ("sources", "shards", "images")} | {"profile": profile}
     shared = settings["common"] | {
@@ -63,6 +64,33 @@ def step_parameters(settings: Mapping[str, Any], task: str) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+def _profiles(written: Mapping[str, Any], file: str) -> dict[str, Any]:
+    profiles = written.get("profiles")
+    if not isinstance(profiles, dict) or not all(isinstance(each or {}, dict) for each in profiles.values()):
+        raise InputError(f"{file}: `profiles` must be a mapping of mappings; mend it")
+    return profiles
+
+
+def _check_sections(settings: Mapping[str, Any], file: str) -> None:
+    """Refuse a night with a section missing or of the wrong shape, or a shared parameter that no stage has."""
+    stages = [name for name in STAGES if name != "gate"] + [f"gate_{suite}" for suite in GATES]
+    for name in ("common", "sources", "images", *stages):
+        if not isinstance(settings.get(name), dict):
+            raise InputError(f"{file}: section {name!r} must be a mapping, is {settings.get(name)!r}; mend it")
+    shards = settings.get("shards")
+    if not isinstance(shards, list) or not shards or shards != list(range(len(shards))):
+        raise InputError(f"{file}: shards = {shards!r}: must count from 0, such as [0, 1]; mend it")
+    for name, source in settings["sources"].items():
+        if not isinstance(source, dict) or not re.fullmatch("[A-Za-z0-9_-]+", str(name)):
+            raise InputError(f"{file}: source {name!r}: must be a mapping, its name letters, digits, _ and -; mend it")
+    known = sorted({item.name for stage in STAGES.values() for item in dataclasses.fields(stage.parameters)})
+    for name in settings["common"]:
+        if name not in known:
+            raise InputError(
+                f"{file}: common.{name}: no stage has such a parameter{did_you_mean(name, known)}; mend it"
+            )
+
+
 def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return every parameter of the night as text, by its dotted name."""
     named = {f"{task}.{name}": value for task, section in sections.items() for name, value in section.items()}
@@ -86,13 +114,15 @@ def _override(settings: dict[str, Any], override: str) -> None:
         if not isinstance(place.get(section), dict):
             raise InputError(f"SET={override}: no section {section!r}{did_you_mean(section, list(place))}")
         place = place[section]
-    place[name] = yaml.safe_load(value)
+    place[name] = parse_value(value, override)
 
 
 def _with_data(name: str, source: Mapping[str, Any], data: str) -> dict[str, Any]:
     path = str(source.get("path", ""))
     if "{data}" in path and not data:
         raise InputError(f"source {name!r} reads {path}: say where the data are, DATA=DIR")
+    if "{data}" in path and not Path(data).is_dir():
+        raise InputError(f"DATA={data}: no such folder; give the folder that holds the data set")
     return dict(source) | ({"path": path.replace("{data}", data)} if path else {})
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from perception.data.taxonomies import UNKNOWN, Taxonomy, apply_lookup
 from perception.errors import InputError
@@ -86,6 +86,8 @@ def _open(data: bytes, path: Path | str) -> ImageFile.ImageFile:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
     except Image.DecompressionBombError:
         raise BadFrame(path, f"image has more than {PIXELS_LIMIT} pixels", "give frames of a camera") from None
+    except UnidentifiedImageError:  # its message names an address in memory
+        raise BadFrame(path, "not a readable JPEG or PNG", "copy it again or remove it") from None
     except Exception as error:  # Pillow's parsers raise many types on broken headers
         raise BadFrame(path, f"not a readable JPEG or PNG ({_short(error)})", "copy it again or remove it") from None
     if image.width * image.height > PIXELS_LIMIT:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from perception.data.decoding import BadFrame
 from perception.data.manifest import FRAME_ID_RULE, SCENES, TIMES_OF_DAY, WEATHERS
 from perception.errors import InputError
 
@@ -334,12 +335,12 @@ def _frame_id(text: str, path: Path) -> str:
 
 
 def _read(path: Path) -> bytes:
+    if not path.is_file():  # a pipe, for example, would keep the night waiting
+        raise BadFrame(path, "is not a readable file", "copy it again or remove it")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); correct its permissions or copy it again"
-        ) from None
+        raise BadFrame(path, f"cannot be read ({error.strerror})", "correct its permissions or copy it again") from None
 
 
 READERS: Mapping[str, Reader] = {

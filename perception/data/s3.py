@@ -80,6 +80,12 @@ def connect(environment: Mapping[str, str], where: str, timeout: urllib3.Timeout
         raise InputError(
             f"store {where}: NIGHTDRIVE_S3_ENDPOINT {shown}, must be http://host:port or https://host:port; set it"
         )
+    try:
+        parts.port  # noqa: B018 (reading it checks it)
+    except ValueError:
+        raise InputError(
+            f"store {where}: NIGHTDRIVE_S3_ENDPOINT is {endpoint!r}, its port is no number; set it"
+        ) from None
     for name in _KEYS:
         if not environment.get(name):
             raise InputError(

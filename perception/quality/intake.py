@@ -40,6 +40,7 @@ class Arrival:
     label_path: str
     label_taxonomy: str  # how the label file's values are to be read
     instances: bytes | None = None
+    problem: BadFrame | None = None  # why its files could not be read
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,32 @@ def gather_frames(arrived: Sequence[Path], folder: Path) -> int:
     Raises InputError when two sources share a frame_id.
     """
     manifest = read_manifests([path / "manifest.parquet" for path in arrived])
+    columns = {"profile": ("frame_id",), "rejected": REJECTED_COLUMNS, "oracle": ORACLE_COLUMNS}
     tables = {
-        name: pd.concat([pd.read_parquet(path / f"{name}.parquet") for path in arrived], ignore_index=True)
-        for name in ("profile", "rejected", "oracle")
+        name: pd.concat([_read_table(path / f"{name}.parquet", needed) for path in arrived], ignore_index=True)
+        for name, needed in columns.items()
     }
+    profiled = tables["profile"].frame_id
+    if profiled.duplicated().any() or not manifest.frame_id.isin(profiled).all():
+        raise InputError(
+            f"{arrived[0].parent}: profile.parquet must have one row a frame of the manifest; ingest again"
+        )
     write_frames_folder(Intake(manifest=manifest, **tables), folder)
     gate_table(manifest, tables["profile"]).to_parquet(folder / "gate.parquet", index=False)
     return len(manifest)
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read as Parquet ({type(error).__name__}); ingest the source again"
+        ) from None
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise InputError(f"{path}: has no column {missing[0]!r}; ingest the source again")
+    return table
 
 
 def gate_table(manifest: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
@@ -203,6 +223,8 @@ def _admit(
     labels: str,
     counted: Taxonomy,
 ) -> None:
+    if arrival.problem:
+        raise arrival.problem
     taxonomy = load_taxonomy(arrival.label_taxonomy)
     image = decode_image(arrival.image, arrival.image_path)
     label = None

@@ -71,14 +71,30 @@ def test_outputs_appear_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fail", "code"), [("input", 2), ("bug", 1)])
-def test_a_failed_stage_leaves_the_earlier_result_as_it_was(
+def test_a_failed_stage_leaves_nothing_behind(
     tmp_path: Path, fail: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(tmp_path) == 0
-    assert call(tmp_path, "--set", f"fail={fail}", "--set", "text=other") == code
-    assert (tmp_path / "out" / "first").read_text() == "hello"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
+    assert call(tmp_path, "--set", f"fail={fail}") == code
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     assert ("Traceback" in capsys.readouterr().err) == (fail == "bug")
+
+
+def test_a_stage_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path) == 0
+    assert call(tmp_path, "--set", "text=other") == 2
+    assert "overwrites nothing" in capsys.readouterr().err
+    assert (tmp_path / "out" / "first").read_text() == "hello"
+    (tmp_path / "file").write_text("precious")
+    assert main({"copy": COPY}, ["copy", "--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "file")]) == 2
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "given", ["[]", "null", "5", "{}", '{"outputs": {}}', '{"outputs": {"outputFile": "x"}, "inputs": {}}', "{"]
+)
+def test_a_malformed_executor_input_is_named(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main({"copy": COPY}, ["copy", "--executor-input", given]) == 2
+    assert "--executor-input" in capsys.readouterr().err
 
 
 def test_a_refusal_keeps_what_explains_it(tmp_path: Path) -> None:

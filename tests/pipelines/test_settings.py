@@ -12,9 +12,14 @@ from pipelines.settings import PARAMS_FILE, load_settings, stage_of, step_parame
 PROFILES = list(yaml.safe_load(PARAMS_FILE.read_text())["profiles"])
 
 
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return str(tmp_path)
+
+
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_profile_gives_sound_parameters_for_every_task(profile: str) -> None:
-    settings = load_settings(profile, data="somewhere")
+def test_every_profile_gives_sound_parameters_for_every_task(profile: str, data: str) -> None:
+    settings = load_settings(profile, data=data)
     for task in (name for name in settings if name not in ("profile", "sources", "shards", "images")):
         given = step_parameters(settings, task)
         assert set(given) == set(stage_of(task).parameters.__dataclass_fields__)
@@ -43,6 +48,14 @@ def test_every_profile_gives_sound_parameters_for_every_task(profile: str) -> No
         ),
         ("smoke", ["ensemble.members=3"], "", "ensemble: members = 3: must be at least 4"),
         ("smoke", ["common.height_px=70"], "", "height_px = 70: must be a positive multiple of 8"),
+        ("smoke", ["common.sede=1"], "", "common.sede: no stage has such a parameter, did you mean 'seed'?"),
+        ("smoke", ["common.learning_rate=.inf"], "", "must be finite"),
+        ("smoke", ["select.budget_frames=["], "", "is not a YAML value"),
+        ("smoke", ["select.budget_frames=!!python/object:x"], "", "is not a YAML value"),
+        ("smoke", ["sources.fleet=1"], "", "source 'fleet': must be a mapping"),
+        ("smoke", ["sources.fleet.initial_labelled_frames=-1"], "", "must not be negative"),
+        ("smoke", ["shards.x=1"], "", "no section 'shards'"),
+        ("camvid", [], "/nowhere", "DATA=/nowhere: no such folder"),
         ("camvid", [], "", "say where the data are, DATA=DIR"),
     ],
 )
@@ -59,7 +72,17 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
         load_settings("demo", file=file)
 
 
-def test_a_profiles_sources_replace_the_demos() -> None:
-    settings = load_settings("camvid", data="/data/camvid")
+@pytest.mark.parametrize("missing", ["select", "gate_select", "report", "common"])
+def test_a_missing_section_is_named(tmp_path: Path, missing: str) -> None:
+    content = yaml.safe_load(PARAMS_FILE.read_text())
+    del content[missing]
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match=f"section '{missing}' must be a mapping"):
+        load_settings("demo", file=file)
+
+
+def test_a_profiles_sources_replace_the_demos(data: str) -> None:
+    settings = load_settings("camvid", data=data)
     assert {source["format"] for source in settings["sources"].values()} == {"camvid", "scenes"}
-    assert settings["sources"]["fleet"]["path"] == "/data/camvid"
+    assert settings["sources"]["fleet"]["path"] == data
