@@ -60,6 +60,9 @@ def prepare(run: Path, settings: Mapping[str, Any]) -> None:
         _dvc(run, "init", "--no-scm", "--quiet").check_returncode()
     # A night killed with -9 leaves DVC's record of who reads and writes what; nobody else is here, so it says nothing.
     (run / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
+    for place in (run, run / "arrived", run / "scores", run / "gates"):
+        for half_written in place.glob(".*.*"):  # folders of stages that were killed
+            shutil.rmtree(half_written)
     for folder, names in (("arrived", settings["sources"]), ("scores", settings["shards"])):
         for stale in (path for path in (run / folder).glob("*") if path.name not in {str(name) for name in names}):
             shutil.rmtree(stale)

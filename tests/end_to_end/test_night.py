@@ -153,7 +153,6 @@ def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Path, 
         if kill % 2:
             os.killpg(process.pid, signal.SIGKILL)  # everything at once
         else:
-            subprocess.run(["pkill", "-9", "-f", f"-P {process.pid}"], check=False)
             process.kill()  # the head alone: its children must not go on writing
         process.wait()
     done = run_night(tmp_path)
