@@ -20,10 +20,11 @@ class CompressParameters(FrameParameters):
     choose_by: str = (
         "parameters"  # which layers become pairs: where it saves parameters, or where it is measured to save latency
     )
+    least_saving: float = 0.5  # by parameters: share of a layer's parameters that its pair must save
     latency_repeats: int = 30  # measurements of each network, interleaved; the median counts
     latency_threads: int = 1  # of onnxruntime while it is measured
     max_miou_loss: float = 0.05  # against the pruned network; the gate refuses a compressed one that loses more
-    max_latency_ratio: float = 1.2  # to the dense network's; the gate refuses a compressed one that is slower
+    max_latency_ratio: float = 1.5  # to the dense network's; the gate refuses a compressed one that is slower
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,6 +32,7 @@ class CompressParameters(FrameParameters):
         require(
             self.choose_by in ("parameters", "latency"), "choose_by", self.choose_by, "must be parameters or latency"
         )
+        require(0 <= self.least_saving < 1, "least_saving", self.least_saving, "must lie in [0, 1)")
         require(self.latency_repeats >= 3, "latency_repeats", self.latency_repeats, "must be at least 3")
         require(self.latency_threads >= 1, "latency_threads", self.latency_threads, "must be at least 1")
 
@@ -81,7 +83,7 @@ def _factorise(network: Any, parameters: CompressParameters) -> tuple[Any, list[
     if parameters.choose_by == "latency":
         found = factorise_by_latency(network, example, parameters.energy)
     else:
-        found = factorise_by_energy(network, parameters.energy)
+        found = factorise_by_energy(network, parameters.energy, least_saving=parameters.least_saving)
     return found.network.eval(), [dataclasses.asdict(choice) for choice in found.layers]
 
 

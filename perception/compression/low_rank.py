@@ -162,15 +162,23 @@ def candidates(layer: Layer, energy: float) -> list[Candidate]:
     return found
 
 
-def factorise_by_energy(network: nn.Module, energy: float, *, optimizer: Optimizer | None = None) -> Factorisation:
+def factorise_by_energy(
+    network: nn.Module, energy: float, *, least_saving: float = 0.0, optimizer: Optimizer | None = None
+) -> Factorisation:
     """Replace in place every layer whose low-rank pair at `energy` has fewer parameters.
 
-    optimizer: takes over the new parameters in the groups of the old ones, with fresh moments. Use the network that
-    is returned (it differs only where the network is a single layer). Raises InputError for energy outside (0, 1].
+    least_saving: share of the layer's parameters that its pair must save; two calls cost more than one, so a pair that
+    saves little is slower. optimizer: takes over the new parameters in the groups of the old ones, with fresh moments.
+    Use the network that is returned (it differs only where the network is a single layer). Raises InputError for energy
+    outside (0, 1] or least_saving outside [0, 1).
     """
+    if not 0 <= least_saving < 1:
+        raise InputError(f"least_saving {least_saving}: the share of parameters to save lies in [0, 1)")
     rows = []
     for name, layer in _layers(network):
-        chosen = next((candidate for candidate in candidates(layer, energy) if candidate.shape == "low_rank"), None)
+        most = (1 - least_saving) * sum(parameter.numel() for parameter in layer.parameters())
+        pairs = (each for each in candidates(layer, energy) if each.shape == "low_rank" and each.parameters <= most)
+        chosen = next(pairs, None)
         rows.append(_choice(name, layer, chosen, {}))
         if chosen is not None:
             network = _replace(network, name, layer, chosen, optimizer)

@@ -335,7 +335,7 @@ def _frame_id(text: str, path: Path) -> str:
 
 
 def _read(path: Path) -> bytes:
-    if not path.is_file():  # a pipe, for example, would keep the night waiting
+    if path.exists() and not path.is_file():  # a pipe, for example, would keep the night waiting
         raise BadFrame(path, "is not a readable file", "copy it again or remove it")
     try:
         return path.read_bytes()

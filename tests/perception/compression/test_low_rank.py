@@ -196,3 +196,12 @@ def test_layers_that_cannot_be_factorised_are_refused() -> None:
     assert not can_separate(nn.Conv2d(4, 4, (3, 1))) and not can_separate(nn.Conv1d(4, 4, 3))
     with pytest.raises(InputError):
         factorise_layer(nn.Conv2d(4, 4, (3, 1)), 1, "separable")
+
+
+def test_a_pair_that_saves_little_is_left_out() -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3))
+    with torch.no_grad():  # the first layer has rank 1 and its pair saves most of it; the second has full rank
+        layer[0].weight.copy_((torch.randn(16, 1) @ torch.randn(1, 144)).view(16, 16, 3, 3))
+    choices = {each.layer: each.choice for each in factorise_by_energy(layer, 0.9, least_saving=0.5).layers}
+    assert choices == {"0": "low_rank", "1": "dense"}
