@@ -14,7 +14,7 @@ OUT ?= build/nightdrive.yaml
 quote = '$(subst ','\'',$(1))'
 NIGHT = --profile $(call quote,$(PROFILE)) $(if $(DATA),--data $(call quote,$(DATA))) $(foreach item,$(SET),--set $(call quote,$(item)))
 
-.PHONY: help setup run test lint test-containers pipeline-compile scenes clean
+.PHONY: help setup run test lint pipeline-compile scenes clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
