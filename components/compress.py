@@ -48,9 +48,10 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     dense, pruned = (load_network(inputs.one("network") / f"{name}.safetensors") for name in ("dense", "pruned"))
     network, choices = _factorise(pruned, parameters)
     sha256 = save_network(network, folder / "model.safetensors", {"shrunk_by": "pruning and low rank"})
+    told = parameters.onnx_metadata()
     exports = {
-        "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size),
-        "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size),
+        "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size, metadata=told),
+        "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size, metadata=told),
     }
     paths = {name: export.path for name, export in exports.items()}
     latency = measure_latency_ms(paths, repeats=parameters.latency_repeats, threads=parameters.latency_threads)

@@ -55,6 +55,13 @@ class FrameParameters:
 
         return load_taxonomy(self.taxonomy).classes
 
+    def onnx_metadata(self) -> dict[str, str]:
+        """Return what an exported network tells whoever runs it: its taxonomy, its classes and its input."""
+        import json
+
+        classes = json.dumps(self.class_names())
+        return {"taxonomy": self.taxonomy, "classes": classes, "input": "RGB, float32 in [0, 1], frame x 3 x h x w"}
+
     def miou(self, network: Any, frames: "pd.DataFrame") -> float:
         """Return the network's mIoU on labelled manifest rows, at the labels' own resolution."""
         from perception.metrics.segmentation import evaluate_frames, torch_predictor

@@ -1,10 +1,15 @@
 """select: choose the frames to label tonight."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.contract import Needs, Paths, Port, Stage, log
 from components.learning import labelled_so_far, open_pool, write_json
 from components.parameters import require
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 JUDGED = ("frame_id", "score", "rank", "drive_id", "split", "in_pool", "in_labelled")  # columns that the gate looks at
 
@@ -20,6 +25,9 @@ class SelectParameters:
     shortlist_frames: int = 20_000  # most uncertain frames of the whole pool that the strategy looks at
     duplicate_gap_s: float = (
         0.0  # frames of one drive closer than this in time count as near-duplicates; 0: no such rule
+    )
+    failure_query: str = (
+        ""  # an earlier night's evaluation/query.json: frames like its failures score higher; "": base's
     )
 
     def __post_init__(self) -> None:
@@ -44,6 +52,7 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     candidates = pool.drop(columns=["score"], errors="ignore").merge(
         scores, on="frame_id", how="inner", validate="one_to_one"
     )
+    candidates, boosted = _boosted(candidates, inputs.one("base") / "query.json", parameters.failure_query)
     known = scores[scores.frame_id.isin(labelled_so_far(inputs).frame_id)]
     settings = SelectionSettings(
         budget_frames=parameters.budget_frames,
@@ -57,6 +66,7 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     selected.to_parquet(folder / "selected.parquet", index=False)
     control.to_parquet(folder / "control.parquet", index=False)
     story = {"strategy": parameters.strategy, "budget_frames": parameters.budget_frames, "pool_frames": len(pool)}
+    story |= {"boosted_frames": boosted}
     write_json(folder / "selection.json", story | {"model_sha256": scores.model_sha256.iloc[0]})
     judged = selected.assign(
         in_pool=selected.frame_id.isin(pool.frame_id), in_labelled=selected.frame_id.isin(known.frame_id)
@@ -64,6 +74,17 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"budget_frames": parameters.budget_frames})
     log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}")
+
+
+def _boosted(candidates: "pd.DataFrame", of_base: Path, named: str) -> "tuple[pd.DataFrame, int]":
+    """Raise the scores of frames like an earlier night's failures; return the candidates and how many were raised."""
+    from perception.selection.boost import boost_factors, read_queries
+
+    path = Path(named) if named else of_base
+    if not named and not path.exists():
+        return candidates, 0
+    factors = boost_factors(candidates, read_queries(path))
+    return candidates.assign(score=candidates.score * factors), int((factors > 1).sum())
 
 
 STAGE = Stage(

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,9 +105,11 @@ def export_onnx(
     channels: int = 3,
     seed: int = 0,
     tolerance: float = 1e-4,
+    metadata: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Write `network` as ONNX (input `image`: (frame, channel, height, width) float32, any number of frames).
 
+    metadata: goes into the file's metadata_props, such as the taxonomy of the classes; see read_metadata.
     The file is checked by onnx.checker and run by onnxruntime on seeded random frames in batches of 1 and 3 against
     torch. Equal networks give equal bytes. Raises InputError for a network in training mode, a folder that does not
     exist, a graph that cannot be exported, and outputs whose error exceeds `tolerance` of the largest output.
@@ -118,6 +121,8 @@ def export_onnx(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write_onnx(network, temporary, torch.zeros(1, channels, height_px, width_px))
+        if metadata:
+            _write_metadata(temporary, metadata)
         frames = np.random.default_rng(seed).random((3, channels, height_px, width_px), dtype=np.float32)
         error, largest = _compare(network, temporary, frames)
         if not error <= tolerance * max(largest, 1e-12):
@@ -158,6 +163,17 @@ def write_onnx(network: nn.Module, path: Path, example: Tensor) -> None:
                 f"network {type(network).__name__} cannot be written as ONNX opset {OPSET}: {line}"
             ) from error
     onnx.checker.check_model(str(path), full_check=True)
+
+
+def _write_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+    onnx.save(model, str(path))
+
+
+def read_metadata(session: onnxruntime.InferenceSession) -> dict[str, str]:
+    """Give what export_onnx wrote into the file beside the network; empty for a file of another tool."""
+    return dict(session.get_modelmeta().custom_metadata_map)
 
 
 def open_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:

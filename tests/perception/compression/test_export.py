@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception.compression.export import OPSET, export_onnx, fold_batchnorm, open_session
+from perception.compression.export import OPSET, export_onnx, fold_batchnorm, open_session, read_metadata
 from perception.errors import InputError
 from perception.models.erfnet import ERFNet
 
@@ -109,3 +109,13 @@ def test_an_export_that_computes_something_else_is_refused(tmp_path: Path) -> No
     with pytest.raises(InputError, match="does not exist"):
         export_onnx(nn.Conv2d(3, 1, 1).eval(), tmp_path / "absent" / "net.onnx", 8, 8)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_tells_what_its_classes_are(tmp_path):
+    network = nn.Conv2d(3, 2, 1).eval()
+    told = {"taxonomy": "camvid11", "classes": '["sky", "road"]'}
+    first = export_onnx(network, tmp_path / "a.onnx", 8, 8, metadata=told)
+    second = export_onnx(network, tmp_path / "b.onnx", 8, 8, metadata=dict(reversed(told.items())))
+    assert first.sha256 == second.sha256
+    assert read_metadata(open_session(first.path)) == told
+    assert read_metadata(open_session(export_onnx(network, tmp_path / "c.onnx", 8, 8).path)) == {}
