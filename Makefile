@@ -11,10 +11,15 @@ DATA ?=
 RUN ?=
 SET ?=
 OUT ?= build/nightdrive.yaml
+TABLE ?=
+SIZE ?= small
+SEEDS ?= 3
+MINUTES ?= 0
+DEVICE ?= cpu
 quote = '$(subst ','\'',$(1))'
 NIGHT = --profile $(call quote,$(PROFILE)) $(if $(DATA),--data $(call quote,$(DATA))) $(foreach item,$(SET),--set $(call quote,$(item)))
 
-.PHONY: help setup run test lint pipeline-compile scenes clean
+.PHONY: help setup run test lint pipeline-compile scenes table clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -46,6 +51,10 @@ pipeline-compile: setup  ## the night as Kubeflow pipeline YAML: OUT=FILE PROFIL
 
 scenes: setup  ## a contact sheet of procedural scenes: OUT=FILE.jpg
 	@$(RUN_PYTHON) benchmarks/scenes_gallery.py $(OUT)
+
+table: setup  ## a published table at this machine's size, into docs/results: TABLE=NAME DATA=PATH SIZE=small|full SEEDS=3 MINUTES=9 DEVICE=cuda
+	@$(RUN_PYTHON) -m benchmarks.tables $(call quote,$(TABLE)) $(if $(DATA),--data $(call quote,$(DATA))) --size $(SIZE) --seeds $(SEEDS) \
+		--minutes $(MINUTES) --device $(DEVICE)
 
 clean:  ## remove runs and build products; the virtual environment stays
 	@rm -rf runs build .pytest_cache .mypy_cache .ruff_cache

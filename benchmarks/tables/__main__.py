@@ -1,0 +1,74 @@
+"""Run a table: python -m benchmarks.tables TABLE --data PATH [--size small|full] [--minutes M].
+
+Every finished cell is kept: a run that is stopped, or whose minutes are spent, goes on with the same command.
+Exit codes: 0 the table is complete and written, 4 the minutes are spent and cells remain, 2 bad input.
+"""
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+
+import benchmarks.tables
+from benchmarks.tables.data import data_kind
+from benchmarks.tables.results import write_results
+from benchmarks.tables.runner import SIZES, Request, run_cells
+from perception.errors import InputError
+
+HELPERS = {"__main__", "data", "results", "runner", "statistics"}
+RUN_OUT = 4
+
+
+def main(arguments: list[str]) -> int:
+    options = _options(arguments)
+    try:
+        module = importlib.import_module(f"benchmarks.tables.{options.table}")
+        request = Request(
+            table=options.table,
+            data=options.data,
+            data_kind=data_kind(options.data),
+            size=options.size,
+            seeds=options.seeds,
+            device=options.device,
+        )
+        cells = module.cells(request)
+        done, seconds = run_cells(cells, request, options.work, options.minutes)
+        if len(done) < len(cells):
+            print(f"{len(done)} of {len(cells)} cells are done; the same command goes on", flush=True)
+            return RUN_OUT
+        shown = f"make table TABLE={request.table} SIZE={request.size} SEEDS={request.seeds}"
+        shown += f" DATA=/path/to/{request.data_kind}" if options.data else ""
+        page = write_results(options.out, request, module.report(request, done), shown, seconds)
+    except InputError as error:
+        print(f"nightdrive: {error}", file=sys.stderr)
+        return 2
+    print(page)
+    return 0
+
+
+def _names() -> list[str]:
+    found = (each.name for each in pkgutil.iter_modules(benchmarks.tables.__path__))
+    return sorted(name for name in found if name not in HELPERS)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=_names())
+    parser.add_argument("--data", type=Path, help="data set, known by what is in it; without: procedural scenes")
+    parser.add_argument("--size", choices=SIZES, default="small", help="small: two cores; full: a GPU")
+    parser.add_argument("--seeds", type=int, default=3, help="independent repetitions")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--minutes", type=float, default=0.0, help="start no cell after so many minutes; 0: no limit")
+    parser.add_argument("--work", type=Path, default=Path("build/tables"), help="where finished cells are kept")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="where the table is written")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"argument --seeds: {options.seeds} must be at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""The data sets that tables are run on, held in memory as uint8."""
+
+import gzip
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from perception.data.decoding import decode_image, decode_label
+from perception.data.readers import open_reader
+from perception.data.taxonomies import load_taxonomy
+from perception.errors import InputError
+
+DATA_KINDS = ("cifar10", "fashion_mnist", "camvid", "scenes")
+CLASSIFICATION = ("cifar10", "fashion_mnist")
+SEGMENTATION = ("camvid", "scenes")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with their labels.
+
+    images: (frame, channel, height, width) uint8. labels: int64, (frame,) or, per pixel with 255 = ignored,
+    (frame, height, width).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: Any) -> "Labelled":
+        """Return some of the frames."""
+        return Labelled(self.images[rows], self.labels[rows])
+
+
+def data_kind(path: Path | None) -> str:
+    """Tell which data set a path holds: one of DATA_KINDS; no path stands for procedural scenes.
+
+    Raises InputError when nothing known is there.
+    """
+    if path is None:
+        return "scenes"
+    if path.is_file() and path.suffix == ".npz":
+        return "cifar10"
+    if (path / "train-images-idx3-ubyte.gz").exists():
+        return "fashion_mnist"
+    if (path / "train").is_dir() and (path / "trainannot").is_dir():
+        return "camvid"
+    raise InputError(
+        f"DATA = {path}: no data set that tables know; give CIFAR-10 as .npz, a folder with "
+        "train-images-idx3-ubyte.gz (Fashion-MNIST) or one with train/ and trainannot/ (CamVid)"
+    )
+
+
+def classification(path: Path, kind: str) -> tuple[Labelled, Labelled]:
+    """Return train and test images of a classification data set. Raises InputError for another kind."""
+    if kind == "cifar10":
+        with np.load(path, allow_pickle=False) as stored:
+            return _cifar10_part(stored, path, "train"), _cifar10_part(stored, path, "test")
+    if kind == "fashion_mnist":
+        return _fashion_part(path, "train"), _fashion_part(path, "t10k")
+    raise InputError(f"DATA = {path} holds {kind}; this table wants one of {', '.join(CLASSIFICATION)}")
+
+
+def _cifar10_part(stored: Any, path: Path, part: str) -> Labelled:
+    buffer, offsets = stored[f"{part}_jpeg"].tobytes(), stored[f"{part}_offset"].tolist()
+    images = np.stack([decode_image(buffer[start:end], path) for start, end in pairwise(offsets)])
+    return Labelled(
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(stored[f"{part}_label"].astype(np.int64)),
+    )
+
+
+def _fashion_part(folder: Path, part: str) -> Labelled:
+    images = _idx(folder / f"{part}-images-idx3-ubyte.gz", header_bytes=16).reshape(-1, 1, 28, 28)
+    labels = _idx(folder / f"{part}-labels-idx1-ubyte.gz", header_bytes=8).astype(np.int64)
+    return Labelled(torch.from_numpy(images.copy()), torch.from_numpy(labels))
+
+
+def _idx(path: Path, header_bytes: int) -> np.ndarray:
+    try:
+        return np.frombuffer(gzip.decompress(path.read_bytes()), dtype=np.uint8, offset=header_bytes)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); install the data set again") from None
+
+
+def camvid(path: Path, height_px: int, width_px: int) -> tuple[Labelled, Labelled, list[str]]:
+    """Return CamVid's train and val frames at a lower resolution, and the drive of each train frame.
+
+    Images are reduced by area, labels by nearest pixel. Labels: 0..10, 255 = unlabelled. Frames of a drive are
+    in the order in which they were filmed.
+    """
+    train, drives = _camvid_part(path, "train", height_px, width_px)
+    val, _ = _camvid_part(path, "val", height_px, width_px)
+    return train, val, drives
+
+
+def _camvid_part(path: Path, part: str, height_px: int, width_px: int) -> tuple[Labelled, list[str]]:
+    reader = open_reader("camvid")
+    taxonomy = load_taxonomy(reader.taxonomy)
+    images, labels, drives = [], [], []
+    for frame in reader.frames(path, part, True):
+        image = decode_image(reader.image(frame), frame.image_path)
+        raw = decode_label(reader.label(frame) or b"", str(frame.label_path), taxonomy, image.shape[:2])
+        size = (width_px, height_px)
+        images.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+        labels.append(cv2.resize(taxonomy.raw[raw], size, interpolation=cv2.INTER_NEAREST_EXACT))
+        drives.append(frame.drive_id)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return Labelled(pixels, torch.from_numpy(np.stack(labels)).long()), drives

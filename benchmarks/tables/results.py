@@ -1,0 +1,92 @@
+"""Write docs/results/TABLE.md, TABLE.json and its plots: a table's sections, one a data set and size."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")  # no display, and pictures that a diff can read
+
+from matplotlib.figure import Figure
+
+from benchmarks.tables.runner import Request
+from perception.data.files import replace_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a table's finished cells say."""
+
+    title: str  # of the page: the same for every section of a table
+    body: str  # Markdown: set-up, table, what holds and what does not
+    figures: dict[str, Any]  # the same for machines
+    plot: Figure | None = None
+
+
+def write_results(out: Path, request: Request, report: Report, command: str, seconds: float) -> Path:
+    """Replace this section of the table's page and leave its other sections; return the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    store = out / f"{request.table}.json"
+    known: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {"sections": {}}
+    section = {
+        "command": command,
+        "hardware": hardware(request.device),
+        "seconds": round(seconds),
+        "body": report.body,
+        "figures": report.figures,
+        "plot": None,
+    }
+    if report.plot is not None:
+        section["plot"] = f"{request.table}_{request.section}.svg"
+        # The salt makes ids, and the missing date makes the file, the same every time.
+        with matplotlib.rc_context({"svg.hashsalt": "nightdrive", "svg.fonttype": "none"}):
+            report.plot.savefig(out / section["plot"], metadata={"Date": None}, bbox_inches="tight")
+    known |= {"title": report.title, "sections": dict(sorted({**known["sections"], request.section: section}.items()))}
+    replace_file(store, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
+    page = out / f"{request.table}.md"
+    replace_file(page, _page(known).encode())
+    return page
+
+
+def _page(known: dict[str, Any]) -> str:
+    parts = [f"# {known['title']}", "Written by the commands below; the figures for machines are beside this page."]
+    for name, section in known["sections"].items():
+        parts.append(f"## {name.replace('_', ' ').replace('-', ', ')}")
+        parts.append(f"    {section['command']}")
+        parts.append(f"{section['hardware']}; {_duration(section['seconds'])} in all cells.")
+        parts.append(section["body"].strip())
+        if section["plot"]:
+            parts.append(f"![{known['title']}, {name}]({section['plot']})")
+    return "\n\n".join(parts) + "\n"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def hardware(device: str) -> str:
+    """Describe the machine in words."""
+    cores = f"{_processor()}, {os.cpu_count()} cores"
+    if device.startswith("cuda"):
+        import torch
+
+        return f"{torch.cuda.get_device_name(device)}; {cores}"
+    return cores
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table; every column but the first is aligned to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,105 @@
+"""The dispatcher of tables: cells are kept, minutes are heeded, sections stand side by side."""
+
+import gzip
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.tables import __main__ as tables
+from benchmarks.tables.data import classification, data_kind
+from benchmarks.tables.results import Report
+from benchmarks.tables.runner import Cell, Request, run_cells
+from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from perception.errors import InputError
+
+
+def request_for(kind: str = "scenes") -> Request:
+    return Request(table="toy", data=None, data_kind=kind)
+
+
+def counting_cells(calls: list[str], **settings: int) -> list[Cell]:
+    def cell(name: str) -> Cell:
+        def compute(before: dict) -> dict:
+            calls.append(name)
+            return {"value": 1 + sum(each["value"] for each in before.values())}
+
+        return Cell(name=name, compute=compute, settings=settings)
+
+    return [cell(name) for name in ("a", "b", "c")]
+
+
+def test_a_finished_cell_is_not_run_again_and_later_cells_see_it(tmp_path: Path) -> None:
+    calls: list[str] = []
+    first, _ = run_cells(counting_cells(calls), request_for(), tmp_path)
+    second, _ = run_cells(counting_cells(calls), request_for(), tmp_path)
+    assert first == second == {"a": {"value": 1}, "b": {"value": 2}, "c": {"value": 4}}
+    assert calls == ["a", "b", "c"]
+
+
+def test_a_cell_whose_settings_changed_is_run_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    run_cells(counting_cells(calls, epochs=1), request_for(), tmp_path)
+    run_cells(counting_cells(calls, epochs=2), request_for(), tmp_path)
+    assert calls == ["a", "b", "c"] * 2
+
+
+def test_spent_minutes_stop_before_the_next_cell(tmp_path: Path) -> None:
+    calls: list[str] = []
+    done, _ = run_cells(counting_cells(calls), request_for(), tmp_path, minutes=1e-12)
+    assert len(done) < 3
+    done, _ = run_cells(counting_cells(calls), request_for(), tmp_path)
+    assert list(done) == ["a", "b", "c"]
+
+
+def test_paired_difference_is_students_interval() -> None:
+    found = paired_difference([3.0, 5.0, 4.0], [1.0, 2.0, 3.0])
+    expected = stats.ttest_1samp([2.0, 3.0, 1.0], 0).confidence_interval(0.95)
+    assert (found.mean, found.low, found.high) == pytest.approx((2.0, expected.low, expected.high))
+    assert math.isnan(paired_difference([1.0], [0.0]).low)
+    assert mean_and_spread([1.0, 3.0]) == "2.00 ± 1.41"
+
+
+def write_idx(path: Path, values: np.ndarray, header_bytes: int) -> None:
+    path.write_bytes(gzip.compress(bytes(header_bytes) + values.tobytes()))
+
+
+def test_fashion_mnist_is_read_from_its_files(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    for part in ("train", "t10k"):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", images, 16)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", np.array([7, 0, 9], np.uint8), 8)
+    assert data_kind(tmp_path) == "fashion_mnist"
+    train, _ = classification(tmp_path, "fashion_mnist")
+    assert (train.images.numpy()[:, 0] == images).all()
+    assert train.labels.tolist() == [7, 0, 9]
+
+
+def test_an_unknown_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no data set that tables know"):
+        data_kind(tmp_path)
+
+
+def test_the_command_writes_a_page_with_one_section_a_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = ModuleType("benchmarks.tables.toy")
+    toy.cells = lambda _: counting_cells([])  # type: ignore[attr-defined]
+    toy.report = lambda _, results: Report(  # type: ignore[attr-defined]
+        title="A toy", body=f"c = {results['c']['value']}", figures={"c": results["c"]["value"]}
+    )
+    monkeypatch.setitem(sys.modules, "benchmarks.tables.toy", toy)
+    monkeypatch.setattr(tables, "_names", lambda: ["toy"])
+    arguments = ["toy", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    assert tables.main([*arguments, "--minutes", "1e-12"]) == tables.RUN_OUT
+    assert tables.main(arguments) == 0
+    assert tables.main([*arguments, "--size", "full"]) == 0
+    page = (tmp_path / "out" / "toy.md").read_text()
+    assert "## scenes, small" in page and "## scenes, full" in page and page.count("c = 4") == 2
+    assert json.loads((tmp_path / "out" / "toy.json").read_text())["sections"]["scenes-small"]["figures"] == {"c": 4}
+    assert "toy.md" in capsys.readouterr().out
