@@ -4,7 +4,8 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
@@ -22,6 +23,8 @@ _RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502
 _BUCKET = re.compile("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ABSENT = {"NoSuchKey", "ResourceNotFound"}
+_LARGEST_PUT_BYTES = 5 * 2**30  # by the protocol; an object that comes in one piece has the md5 of its bytes as ETag
+_BLOCK_BYTES = 1 << 20
 
 Result = TypeVar("Result")
 
@@ -136,6 +139,58 @@ def download(client: Minio, bucket: str, key: str, where: str) -> bytes | None:
             response.release_conn()
 
     return _ask(read, bucket, where)
+
+
+def upload_file(client: Minio, bucket: str, key: str, path: Path, where: str) -> None:
+    """Write one object from a file."""
+    with path.open("rb") as stream:
+        size = path.stat().st_size
+        _ask(lambda: client.put_object(bucket, key, stream, size, part_size=_LARGEST_PUT_BYTES), bucket, where)
+
+
+def download_blocks(client: Minio, bucket: str, key: str, take: Callable[[bytes], Any], where: str) -> bool:
+    """Give an object's bytes block by block to `take`; False when there is none."""
+
+    def read() -> bool:
+        response = client.get_object(bucket, key)
+        try:
+            for block in response.stream(_BLOCK_BYTES):
+                take(block)
+            return True
+        finally:
+            response.close()
+            response.release_conn()
+
+    return bool(_ask(read, bucket, where))
+
+
+def object_facts(client: Minio, bucket: str, key: str, where: str) -> tuple[int, str, float] | None:
+    """Return size in bytes, ETag and time of the last change (seconds since the epoch); None when there is none."""
+
+    def ask() -> tuple[int, str, float]:
+        found = client.stat_object(bucket, key)
+        changed = found.last_modified.timestamp() if found.last_modified else 0.0
+        return int(found.size or 0), str(found.etag or "").strip('"'), changed
+
+    return _ask(ask, bucket, where)
+
+
+def list_objects(client: Minio, bucket: str, prefix: str, where: str) -> list[tuple[str, int, float]]:
+    """Return key, size in bytes and time of the last change of every object below a prefix."""
+
+    def ask() -> list[tuple[str, int, float]]:
+        listed = client.list_objects(bucket, prefix=prefix, recursive=True)
+        return [
+            (str(each.object_name), int(each.size or 0), each.last_modified.timestamp() if each.last_modified else 0.0)
+            for each in listed
+        ]
+
+    return _ask(ask, bucket, where) or []
+
+
+def remove(client: Minio, bucket: str, key: str, where: str) -> None:
+    """Remove one object."""
+    _ask(lambda: client.remove_object(bucket, key), bucket, where)
 
 
 def _ask(request: Callable[[], Result], bucket: str, where: str) -> Result | None:

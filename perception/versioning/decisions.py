@@ -5,30 +5,46 @@ champion.json) and adds one file under decisions/, in one commit; the versions t
 runs nothing again.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from perception.errors import InputError
-from perception.versioning import working_tree
-from perception.versioning.processes import (
-    Author,
-    Clone,
-    DvcProcess,
-    git_text,
-    read_committed,
-    shallow_clone,
+from perception.versioning.models import (
+    CHAMPION,
+    Champion,
+    StoredModel,
+    champion,
+    champion_at,
+    fetch_champion,
+    proposal_at,
+    resolved,
+    store_model,
+    stored_model_at,
 )
-from perception.versioning.records import Version, file_sha256, json_bytes
-from perception.versioning.registry import resolve
+from perception.versioning.processes import Author, Clone, git_text, read_committed, shallow_clone
+from perception.versioning.records import Version, json_bytes
 from perception.versioning.repository import push_commit, read_pointer, trailers
 
-CURRENT, CHAMPION = "current.json", "champion.json"
+__all__ = [
+    "CHAMPION",
+    "CURRENT",
+    "Champion",
+    "Decision",
+    "champion",
+    "decisions",
+    "fetch_champion",
+    "promote",
+    "reject",
+    "release_champion",
+    "rollback",
+]
+
+CURRENT = "current.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +58,7 @@ class Decision:
     reason: str  # why
     previous: str | None  # tag that was current before
     decided_utc: str  # when, ISO 8601
-
-
-@dataclass(frozen=True, kw_only=True)
-class Champion:
-    """The released model: a pointer beside the released data."""
-
-    model_sha256: str  # hash over names and hashes of the model's files
-    files: Mapping[str, str]  # sha256 of each file by name
-    tag: str  # data version that the model was trained on
-    manifest_sha256: str  # identity of that version
-    names: tuple[str, ...]  # who released it
-    reason: str  # why
-    facts: Mapping[str, str]  # what the release recorded: run, code commit, parameters, metrics
+    model_sha256: str | None = None  # network that is the champion since; None: the decision left it alone
 
 
 def promote(
@@ -65,12 +69,14 @@ def promote(
     names: Sequence[str],
     reason: str,
     base: str | None = None,
+    release: bool = False,
 ) -> Decision | None:
     """Make a version the current one; None when it is already.
 
     manifest_sha256: hash, or its first 8 or more digits, of the manifest that was reviewed.  base: tag that the review
     compared with; when given it must still be current.  A version whose test set differs from the current one's needs
-    two different names, because every figure measured on the test set changes its meaning.
+    two different names, because every figure measured on the test set changes its meaning.  release: the network that
+    was proposed with the version becomes the champion in the same commit.
     Raises InputError when a rule is broken; nothing changes then.
     """
     version, people, why = _reviewed(registry, revision, manifest_sha256), _people(names), _reason(reason)
@@ -93,7 +99,17 @@ def promote(
                 )
         if current and current["test_set_sha256"] != version.test_set_sha256 and len(people) < 2:
             raise InputError(f"{version.tag} changes the test set of {previous}; name two people who agree")
-        return _decision("promote", version, people, why, previous)
+        return replace(
+            _decision("promote", version, people, why, previous), model_sha256=_proposed(clone, version, head)
+        )
+
+    def _proposed(clone: Clone, version: Version, head: str) -> str | None:
+        if not release:
+            return None
+        proposal = proposal_at(clone, version.tag, head)
+        if proposal is None or proposal.model_sha256 is None:
+            raise InputError(f"no network was proposed with {version.tag}; promote it without one (MODEL=keep)")
+        return proposal.model_sha256
 
     return _decide(registry, version, decide)
 
@@ -101,8 +117,9 @@ def promote(
 def rollback(registry: str | Path, *, name: str, reason: str, revision: str | None = None) -> Decision:
     """Make a version current again that was current before: the one before the current one, or the one that is named.
 
-    Nothing is computed again and nothing is removed.  Raises InputError when there is none, or the named version never
-    was current.
+    The network that was the champion beside it is so again; where there was none, the champion stays.  Nothing is
+    computed again and nothing is removed.  Raises InputError when there is none, or the named version never was
+    current.
     """
     people, why = _people([name]), _reason(reason)
     with shallow_clone(registry, Author()) as clone:
@@ -112,7 +129,7 @@ def rollback(registry: str | Path, *, name: str, reason: str, revision: str | No
     wanted = revision or _before(history, current["tag"])
     if wanted is None:
         raise InputError(f"{current['tag']} is the first version that was current; there is nothing to roll back to")
-    version = _resolved(registry, wanted)
+    version = resolved(registry, wanted)
     if version.tag == current["tag"]:
         raise InputError(f"{version.tag} is current already")
     if version.tag not in {old.tag for old in history if old.action in ("promote", "rollback")}:
@@ -121,7 +138,8 @@ def rollback(registry: str | Path, *, name: str, reason: str, revision: str | No
     def decide(clone: Clone, head: str) -> Decision:
         if (found := read_pointer(clone, CURRENT, head)) != current:
             raise InputError(f"{found['tag'] if found else None} became current meanwhile; look again")
-        return _decision("rollback", version, people, why, current["tag"])
+        before = champions_beside(decisions_at(clone, head)).get(version.tag)
+        return replace(_decision("rollback", version, people, why, current["tag"]), model_sha256=before)
 
     done = _decide(registry, version, decide)
     assert done is not None
@@ -162,105 +180,29 @@ def release_champion(
     facts: Mapping[str, str] | None = None,
     author: Author | None = None,
 ) -> Champion:
-    """Release a model: keep its files on the registry's remote and point champion.json at them.
+    """Release a network that no night proposed: keep its files on the remote and point champion.json at them.
 
     model: a file, or a folder of files.  revision: the data version that it was trained on.
     Raises InputError for a model without files or an unknown version.
     """
-    version, people, why = _resolved(registry, revision), _people([name]), _reason(reason)
-    sources = [model] if model.is_file() else sorted(path for path in model.rglob("*") if path.is_file())
-    if not sources or any(not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", path.name) for path in sources):
-        raise InputError(f"model {model} must be a file or a folder of files with plain names")
-    hashes = {path.name: file_sha256(path) for path in sources}
-    if len(hashes) != len(sources):
-        raise InputError(f"model {model} holds two files of one name; give a flat folder")
-    champion = Champion(
-        model_sha256=hashlib.sha256(json_bytes(hashes)).hexdigest(),
-        files=hashes,
-        tag=version.tag,
-        manifest_sha256=version.manifest_sha256,
-        names=people,
-        reason=why,
-        facts={str(key): str(value) for key, value in sorted((facts or {}).items())},
-    )
-    folder = champion_folder(champion)
+    version, people, why = resolved(registry, revision), _people([name]), _reason(reason)
     with shallow_clone(registry, author or Author()) as clone:
-        working_tree.prepare(clone)
-        with DvcProcess(clone) as dvc:
-            for source in sources:
-                target = clone.path / folder / source.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(source.read_bytes())
-            sizes = {source.name: source.stat().st_size for source in sources}
-            working_tree.upload(clone, dvc, folder, sizes, list(sizes))
-        pointer = (clone.path / f"{folder}.dvc").read_bytes()
+        stored, stored_files = store_model(clone, model, version, facts)
+        released = Champion(**asdict(stored), names=people, reason=why)
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
-            if read_pointer(clone, CHAMPION, head) == json.loads(json_bytes(asdict(champion))):
+            if champion_at(clone, head) == released:
                 return None
             current = read_pointer(clone, CURRENT, head)
             done = _decision("release", version, people, why, current["tag"] if current else None)
-            files = {f"{folder}.dvc": pointer, CHAMPION: json_bytes(asdict(champion)), **_decision_file(done)}
-            return files, _message(done, model_sha256=champion.model_sha256)
+            done = replace(done, model_sha256=stored.model_sha256)
+            return {**stored_files, CHAMPION: json_bytes(asdict(released)), **_decision_file(done)}, _message(done)
 
         push_commit(clone, changes)
-    return champion
-
-
-def champion_folder(champion: Champion) -> str:
-    """Give the folder of a released model in the registry."""
-    return f"champions/{champion.model_sha256[:16]}"
-
-
-def champion(registry: str | Path) -> Champion | None:
-    """Read which model is released; None while none is."""
-    with shallow_clone(registry, Author()) as clone:
-        return _champion_at(clone)
-
-
-def _champion_at(clone: Clone) -> Champion | None:
-    pointer = read_pointer(clone, CHAMPION)
-    return Champion(**pointer | {"names": tuple(pointer["names"])}) if pointer else None
-
-
-def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
-    """Fetch the released model's files into a folder that appears whole, checked by sha256; None while there is none.
-
-    Raises InputError when the remote lacks a file or holds other bytes, or the destination holds something.
-    """
-    if destination.exists() and any(destination.iterdir()):
-        raise InputError(f"{destination} is not empty; remove it or fetch into another folder")
-    with shallow_clone(registry, Author(), scratch=destination.absolute().parent) as clone:
-        found = _champion_at(clone)
-        if found is None:
-            return None
-        folder = champion_folder(found)
-        working_tree.prepare(clone, verify=False)
-        target = clone.path / f"{folder}.dvc"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(read_committed(clone, f"{folder}.dvc") or b"")
-        with DvcProcess(clone) as dvc:
-            working_tree.pull(dvc, [folder])
-        for name, sha256 in found.files.items():
-            path = clone.path / folder / name
-            if not path.is_file() or file_sha256(path) != sha256:
-                raise InputError(
-                    f"{name} of the champion is missing on the remote or not what was released; restore it"
-                )
-        if destination.exists():
-            destination.rmdir()
-        (clone.path / folder).replace(destination)
-    return found
+    return released
 
 
 # --- recording
-
-
-def _resolved(registry: str | Path, revision: str) -> Version:
-    version = resolve(registry, revision)
-    if version is None:
-        raise InputError(f"registry {registry} has no current version; name a tag or a run")
-    return version
 
 
 def _reviewed(registry: str | Path, revision: str, manifest_sha256: str) -> Version:
@@ -268,7 +210,7 @@ def _reviewed(registry: str | Path, revision: str, manifest_sha256: str) -> Vers
         raise InputError(
             f"manifest hash {manifest_sha256!r} must be at least its first 8 hex digits; copy it from the review"
         )
-    version = _resolved(registry, revision)
+    version = resolved(registry, revision)
     if not version.manifest_sha256.startswith(manifest_sha256):
         raise InputError(
             f"{version.tag} has manifest {version.manifest_sha256[:16]}; {manifest_sha256[:16]} was reviewed"
@@ -309,7 +251,7 @@ def _decision_file(decision: Decision) -> dict[str, bytes]:
     return {f"decisions/{moment}-{decision.action}-{decision.manifest_sha256[:8]}.json": json_bytes(asdict(decision))}
 
 
-def _message(decision: Decision, **more: str) -> str:
+def _message(decision: Decision) -> str:
     subject = f"{decision.action.capitalize()} {decision.tag}"
     return trailers(
         subject,
@@ -318,7 +260,7 @@ def _message(decision: Decision, **more: str) -> str:
         decided_by=", ".join(decision.names),
         manifest_sha256=decision.manifest_sha256,
         previous=decision.previous,
-        **more,
+        model_sha256=decision.model_sha256,
     )
 
 
@@ -335,6 +277,9 @@ def _decide(registry: str | Path, version: Version, decide: Callable[[Clone, str
             files: dict[str, bytes | None] = dict(_decision_file(decision))
             if decision.action in ("promote", "rollback"):
                 files[CURRENT] = json_bytes(_pointer(version, decision))
+                if decision.model_sha256:
+                    model = stored_model_at(clone, decision.model_sha256, head)
+                    files[CHAMPION] = json_bytes(asdict(_champion(model, decision)))
             return files, _message(decision)
 
         return made[0] if push_commit(clone, changes) else None
@@ -350,6 +295,24 @@ def _pointer(version: Version, decision: Decision) -> dict[str, Any]:
         "decided_utc": decision.decided_utc,
         "reason": decision.reason,
     }
+
+
+def _champion(model: StoredModel, decision: Decision) -> Champion:
+    return Champion(**asdict(model), names=decision.names, reason=decision.reason)
+
+
+def champions_beside(history: Sequence[Decision]) -> dict[str, str]:
+    """Give the network that was the champion when each version was current last: {tag: model_sha256}."""
+    found: dict[str, str] = {}
+    current: str | None = None
+    released: str | None = None
+    for decision in history:
+        if decision.action in ("promote", "rollback"):
+            current = decision.tag
+        released = decision.model_sha256 or released
+        if current and released:
+            found[current] = released
+    return found
 
 
 def decisions_at(clone: Clone, commit: str) -> list[Decision]:

@@ -1,5 +1,7 @@
 """Lineage both ways: what a model came from, which versions and models used a frame; and proof of a reproduced run."""
 
+import hashlib
+import io
 import json
 import shlex
 from collections.abc import Collection, Mapping
@@ -12,12 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from perception.errors import InputError
-from perception.versioning import working_tree
 from perception.versioning.decisions import CURRENT, champion
-from perception.versioning.processes import Author, DvcProcess, git_url, shallow_clone
+from perception.versioning.processes import Author, git_url, read_committed, shallow_clone
 from perception.versioning.records import FILES, MANIFEST, Version, file_sha256, json_bytes
 from perception.versioning.registry import fetch, resolve
-from perception.versioning.repository import read_pointer
+from perception.versioning.remote import ask_each, open_remote, pointed_at, read_folder
+from perception.versioning.repository import configured_remote, read_pointer
 from perception.versioning.upkeep import versions
 
 
@@ -131,15 +133,18 @@ def frame_history(
     parts = []
     with shallow_clone(registry, Author()) as clone:
         current = (read_pointer(clone, CURRENT) or {}).get("tag")
-        working_tree.prepare(clone, [version.tag for version in listed])
-        if listed:
-            with DvcProcess(clone) as dvc:
-                working_tree.pull(dvc, [f"{version.folder}/frames/{MANIFEST}" for version in listed])
-        for version in listed:
-            path = clone.path / version.folder / "frames" / MANIFEST
-            if file_sha256(path) != version.manifest_sha256:
+        remote = open_remote(configured_remote(clone))
+
+        def manifest(version: Version) -> bytes:
+            pointer = read_committed(clone, f"{version.folder}/frames.dvc")
+            objects = read_folder(remote, pointed_at(pointer)) if pointer else None
+            content = remote.read(objects[MANIFEST]) if objects and MANIFEST in objects else None
+            if content is None or hashlib.sha256(content).hexdigest() != version.manifest_sha256:
                 raise InputError(f"manifest of {version.tag} on the remote is not what was published; run a scrub")
-            rows = pq.read_table(path, columns=columns, filters=wanted).to_pandas()
+            return content
+
+        for version, content in zip(listed, ask_each(manifest, listed), strict=True):
+            rows = pq.read_table(io.BytesIO(content), columns=columns, filters=wanted).to_pandas()
             rows.insert(0, "run", version.run)
             rows.insert(0, "tag", version.tag)
             parts.append(

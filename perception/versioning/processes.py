@@ -1,21 +1,18 @@
-"""Run git and DVC as child processes in throw-away clones, whatever the home folder, user name or working directory."""
+"""Run git in throw-away clones, whatever the home folder, user name or working directory."""
 
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from perception.errors import InputError
 
 REMOTE_NAME = "store"
-_CHILD = Path(__file__).with_name("dvc_process.py")
 # Set by git around hooks; inherited, they would point our commands at somebody else's repository.
 _GIT_LOCATION_VARIABLES = (
     "GIT_DIR",
@@ -30,7 +27,7 @@ _GIT_LOCATION_VARIABLES = (
 
 
 class RegistryError(Exception):
-    """Report that git, DVC or the remote failed for a reason that may pass: the same call may be made again."""
+    """Report that git or the remote failed for a reason that may pass: the same call may be made again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,7 @@ def git_url(registry: str | Path) -> str:
 
 
 def child_environment(scratch: Path, author: Author, safe_directory: str | None = None) -> dict[str, str]:
-    """Give the environment of git and DVC children: no telemetry, no prompt, nothing written outside `scratch`.
+    """Give the environment of git children: no prompt, nothing written outside `scratch`.
 
     Credentials stay where the surroundings put them (AWS_*, GIT_ASKPASS, the user's own git configuration).
     """
@@ -78,10 +75,7 @@ def child_environment(scratch: Path, author: Author, safe_directory: str | None 
         lines.append(f"[safe]\n\tdirectory = {json.dumps(safe_directory)}\n")
     configuration = scratch / "gitconfig"
     configuration.write_text("".join(lines))
-    own.setdefault("USER", "nightdrive")  # DVC asks the password file otherwise, where a pod's user id is missing
     own.setdefault("HOME", str(scratch))
-    own.setdefault("AWS_DEFAULT_REGION", "us-east-1")
-    own.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # without keys: fail, do not ask the link-local address
     own |= {
         "GIT_CONFIG_GLOBAL": str(configuration),
         "GIT_TERMINAL_PROMPT": "0",
@@ -89,11 +83,6 @@ def child_environment(scratch: Path, author: Author, safe_directory: str | None 
         "GIT_AUTHOR_EMAIL": author.email,
         "GIT_COMMITTER_NAME": author.name,
         "GIT_COMMITTER_EMAIL": author.email,
-        "DVC_NO_ANALYTICS": "1",
-        "CI": "1",  # switches the update check off
-        "DVC_SITE_CACHE_DIR": str(scratch / "site"),
-        "DVC_GLOBAL_CONFIG_DIR": str(scratch / "dvc_global"),
-        "DVC_SYSTEM_CONFIG_DIR": str(scratch / "dvc_system"),
         "LC_ALL": "C",
     }
     return own
@@ -163,53 +152,3 @@ def read_committed(clone: Clone, path: str, revision: str = "HEAD") -> bytes | N
     """Read a file as committed at a revision; None where it does not exist."""
     done = run_git(clone, "cat-file", "blob", f"{revision}:{path}", check=False)
     return done.stdout if done.returncode == 0 else None
-
-
-class DvcProcess:
-    """One DVC child process that serves a clone: importing DVC costs more than most of its commands.
-
-    It starts at once and imports DVC while the caller goes on; leaving the `with` block ends it.
-    """
-
-    def __init__(self, clone: Clone) -> None:
-        self._clone = clone
-        self._errors = (clone.path.parent / "dvc_errors.txt").open("w+b")
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", str(_CHILD)],
-            cwd=clone.path,
-            env=dict(clone.environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-        )
-
-    def __enter__(self) -> "DvcProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for pipe in (self._child.stdin, self._child.stdout):
-            if pipe:
-                with suppress(BrokenPipeError):
-                    pipe.close()
-        self._child.wait()
-        self._errors.close()
-
-    def step(self, name: str, **arguments: Any) -> Any:
-        """Run one step of dvc_process.py and give its result; raises RegistryError with DVC's own words."""
-        assert self._child.stdin and self._child.stdout
-        try:
-            self._child.stdin.write(json.dumps({"step": name, **arguments}).encode() + b"\n")
-            self._child.stdin.flush()
-            line = self._child.stdout.readline()
-        except BrokenPipeError:
-            line = b""
-        answer = json.loads(line) if line else {"error": f"{name}: the DVC process ended"}
-        if "error" in answer:
-            self._errors.seek(0)
-            said = last_words(self._errors.read(), 4)
-            raise RegistryError(f"DVC failed on registry {self._clone.url}: {answer['error']}; it said: {said}")
-        return answer["result"]
-
-    def command(self, *argv: str) -> None:
-        """Run one DVC command line; raises RegistryError when it fails."""
-        self.step("command", argv=list(argv))

@@ -14,21 +14,20 @@ the sha256 of files.json, which lists the sha256 of every file; so one commit ha
 import hashlib
 import json
 import re
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from perception.data.manifest import read_manifest
 from perception.errors import InputError
-from perception.versioning import working_tree
 from perception.versioning.processes import (
     Author,
     Clone,
-    DvcProcess,
+    RegistryError,
     git_text,
     read_committed,
     run_git,
+    scratch_folder,
     shallow_clone,
 )
 from perception.versioning.records import (
@@ -46,7 +45,22 @@ from perception.versioning.records import (
     split_sha256,
     version_of,
 )
+from perception.versioning.remote import (
+    FileFacts,
+    Remote,
+    ask_each,
+    each_file,
+    file_facts,
+    get_files,
+    open_remote,
+    pointed_at,
+    pointer_text,
+    put_files,
+    put_folder,
+    read_folder,
+)
 from perception.versioning.repository import (
+    configured_remote,
     create_registry,
     push_commit,
     read_pointer,
@@ -125,17 +139,17 @@ def publish(
 ) -> Version:
     """Publish a frames folder as a data version; the same call again returns the same version and uploads nothing.
 
-    Order: add, push, check the remote, commit, tag; the tag appears last, so no version is visible before it is whole,
+    Order: push, check the remote, commit, tag; the tag appears last, so no version is visible before it is whole,
     and a killed call is finished by the same call.  Shards that shards.json lists and the folder lacks are taken from
     the parent, whose bytes are neither fetched nor uploaded.
 
     parent: tag; by default what the folder's version.json names.  facts: recorded with the version (code commit, ...).
-    scratch: folder for the throw-away clone; needs room for the new files.
+    scratch: folder for the throw-away clone, which is small.
     Raises InputError for bad content or another manifest under the same tag, RegistryError when git or a server failed.
     """
     if not re.fullmatch(RUN_RULE, run):
         raise InputError(f"run {run!r} must match {RUN_RULE}; rename the run")
-    local = _folder_files(frames_folder)
+    names = _folder_files(frames_folder)
     manifest_sha256 = file_sha256(frames_folder / MANIFEST)
     tag = f"data/{run}-{manifest_sha256[:8]}"
     if remote_tags(registry, tag):
@@ -147,29 +161,39 @@ def publish(
             raise InputError(
                 f"parent {parent} is not a version of registry {registry}; publish it first or name another"
             )
-        working_tree.prepare(clone)
-        with DvcProcess(clone) as dvc:
-            files = _stage_files(clone, tag, frames_folder, local)
-            _check_staged(files, frames_folder, manifest_sha256)
-            inherited = _inherited_files(clone, dvc, tag, frames_folder, local, parent)
-            files |= inherited
-            content = json_bytes({"files": files})
-            (clone.path / run_folder(tag) / "frames" / FILES).write_bytes(content)
-            sizes = {name: facts["size_bytes"] for name, facts in files.items()} | {FILES: len(content)}
-            working_tree.upload(clone, dvc, f"{run_folder(tag)}/frames", sizes, [*local, FILES])
+        remote = open_remote(configured_remote(clone))
+        local = dict(zip(names, each_file(lambda name: file_facts(frames_folder / name), names), strict=True))
+        _check_local(local, frames_folder, manifest_sha256)
+        inherited = _inherited_files(clone, remote, frames_folder, set(names), parent)
+        pointer, files_sha256 = _push_files(remote, frames_folder, local, inherited)
         record = {
             "tag": tag,
             "run": run,
             "published_by": author.name,
             "manifest_sha256": manifest_sha256,
-            "files_sha256": hashlib.sha256(content).hexdigest(),
+            "files_sha256": files_sha256,
             "parent": parent,
-            "new_bytes": sum(files[name]["size_bytes"] for name in local),
+            "new_bytes": sum(facts.size_bytes for facts in local.values()),
             "facts": {str(name): str(value) for name, value in sorted((facts or {}).items())},
             **summary,
         }
-        commit = _commit_version(clone, record, inherits=bool(inherited))
+        commit = _commit_version(clone, record, pointer, inherits=bool(inherited))
         return version_of(clone, tag, commit) if commit else _already_published(registry, tag, manifest_sha256)
+
+
+def _push_files(
+    remote: Remote, folder: Path, local: Mapping[str, FileFacts], inherited: Mapping[str, FileFacts]
+) -> tuple[bytes, str]:
+    """Bring new files, files.json and the folder object to the remote, checked there; return pointer and sha256."""
+    files = dict(local) | dict(inherited)
+    listing = {name: {"sha256": facts.sha256, "size_bytes": facts.size_bytes} for name, facts in files.items()}
+    with scratch_folder() as scratch:
+        (scratch / FILES).write_bytes(json_bytes({"files": listing}))
+        files[FILES] = file_facts(scratch / FILES)
+        put_files(remote, {folder / name: facts for name, facts in local.items()} | {scratch / FILES: files[FILES]})
+    name = put_folder(remote, {path: facts.md5 for path, facts in files.items()})
+    size_bytes = sum(facts.size_bytes for facts in files.values())
+    return pointer_text("frames", name, len(files), size_bytes), files[FILES].sha256
 
 
 def _folder_files(folder: Path) -> list[str]:
@@ -195,12 +219,12 @@ def _listed_shards(folder: Path) -> dict[str, str]:
     return {f"shards/{shard['name']}": shard["sha256"] for shard in shards}
 
 
-def _check_staged(files: _Files, folder: Path, manifest_sha256: str) -> None:
-    """Check that what was copied is what the folder's own tables say it is."""
-    if files[MANIFEST]["sha256"] != manifest_sha256:
+def _check_local(files: Mapping[str, FileFacts], folder: Path, manifest_sha256: str) -> None:
+    """Check that the folder's files are what its own tables say they are."""
+    if files[MANIFEST].sha256 != manifest_sha256:
         raise InputError(f"{folder / MANIFEST} changed while it was being published; publish again when it is finished")
     for name, sha256 in _listed_shards(folder).items():
-        if name in files and files[name]["sha256"] != sha256:
+        if name in files and files[name].sha256 != sha256:
             raise InputError(f"{folder / name} is not the shard that {SHARDS} lists (sha256 differs); build it again")
 
 
@@ -231,10 +255,10 @@ def _already_published(registry: str | Path, tag: str, manifest_sha256: str) -> 
 
 
 def _inherited_files(
-    clone: Clone, dvc: DvcProcess, tag: str, folder: Path, local: Sequence[str], parent: str | None
-) -> dict[str, Mapping[str, Any]]:
-    """Find the shards that a version takes over from its parent, and start the version's pointer from the parent's."""
-    listing, wanted, present = folder / SHARDS, _listed_shards(folder), set(local)
+    clone: Clone, remote: Remote, folder: Path, present: set[str], parent: str | None
+) -> dict[str, FileFacts]:
+    """Find the shards that a version takes over from its parent; raises RegistryError where the remote lost one."""
+    listing, wanted = folder / SHARDS, _listed_shards(folder)
     missing = {name: sha256 for name, sha256 in wanted.items() if name not in present}
     if not missing:
         return {}
@@ -242,22 +266,32 @@ def _inherited_files(
         raise InputError(
             f"{listing} lists {min(missing)}, which is not in the folder, and no parent is named; build it again"
         )
-    held = _take_over_pointer(clone, dvc, tag, parent)
+    objects, held = _version_files(clone, remote, parent)
     for name, sha256 in missing.items():
-        if held.get(name, {}).get("sha256") != sha256:
+        if held.get(name, {}).get("sha256") != sha256 or name not in objects:
             raise InputError(f"{listing} takes {name} from {parent}, which does not hold these bytes; build it again")
-    # Everything else that the parent holds leaves the new version: DVC drops a path that is added while absent.
-    dropped = [f"{run_folder(tag)}/frames/{name}" for name in held if name not in missing and name not in present]
-    if dropped:
-        dvc.command("add", "--quiet", *dropped)
-    return {name: held[name] for name in missing}
+    found = {name: FileFacts(objects[name], held[name]["sha256"], held[name]["size_bytes"]) for name in sorted(missing)}
+    stored = ask_each(lambda facts: remote.stat(facts.md5), found.values())
+    for (name, facts), there in zip(found.items(), stored, strict=True):
+        if there is None or there.size_bytes != facts.size_bytes:
+            raise RegistryError(f"the remote lacks or damaged {name} of {parent}; restore it from a backup")
+    return found
 
 
-def _take_over_pointer(clone: Clone, dvc: DvcProcess, tag: str, parent: str) -> _Files:
-    record = read_committed(clone, f"{run_folder(parent)}/{RUN}") or b"{}"
-    pointer = working_tree.lay_pointer(clone, parent, run_folder(tag))
-    content = dvc.step("read", pointer=str(pointer), file=FILES)
-    return _checked_listing((content or "").encode(), json.loads(record)["files_sha256"], parent)
+def _version_files(clone: Clone, remote: Remote, tag: str, revision: str = "HEAD") -> tuple[dict[str, str], _Files]:
+    """Read a version's files from the remote: {path: object} and the content of its files.json, both checked."""
+    record = json.loads(read_committed(clone, f"{run_folder(tag)}/{RUN}", revision) or b"{}")
+    objects = read_folder(remote, pointed_at(_pointer(clone, tag, revision)))
+    if objects is None or FILES not in objects:
+        raise InputError(f"the remote lost the list of files of {tag}; restore it from its backup")
+    return objects, _checked_listing(remote.read(objects[FILES]) or b"", record["files_sha256"], tag)
+
+
+def _pointer(clone: Clone, tag: str, revision: str) -> bytes:
+    content = read_committed(clone, f"{run_folder(tag)}/frames.dvc", revision)
+    if content is None:
+        raise InputError(f"version {tag} has no frames.dvc in registry {clone.url}: name a version that was published")
+    return content
 
 
 def _checked_listing(content: bytes, expected_sha256: str, tag: str) -> _Files:
@@ -267,23 +301,11 @@ def _checked_listing(content: bytes, expected_sha256: str, tag: str) -> _Files:
     return files
 
 
-def _stage_files(clone: Clone, tag: str, folder: Path, local: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-    """Copy the new files into the clone and hash the copies, so that no later edit of the source can slip in."""
-    target = clone.path / run_folder(tag) / "frames"
-    files: dict[str, Mapping[str, Any]] = {}
-    for name in local:
-        copy = target / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / name, copy)
-        files[name] = {"sha256": file_sha256(copy), "size_bytes": copy.stat().st_size}
-    return files
-
-
-def _commit_version(clone: Clone, record: Mapping[str, Any], *, inherits: bool) -> str | None:
+def _commit_version(clone: Clone, record: Mapping[str, Any], pointer: bytes, *, inherits: bool) -> str | None:
     """Commit a version's folder and tag it; None when another process has just published the same version."""
     tag, folder = record["tag"], run_folder(record["tag"])
     files = {
-        f"{folder}/frames.dvc": (clone.path / folder / "frames.dvc").read_bytes(),
+        f"{folder}/frames.dvc": pointer,
         f"{folder}/{RUN}": json_bytes(record),
         f"{folder}/.gitignore": b"/frames\n",
     }
@@ -334,16 +356,16 @@ def fetch(
             raise InputError(
                 f"tag {wanted.tag} no longer leads to commit {wanted.commit[:8]}: it was moved; restore it"
             )
-        # DVC's own md5 check would read every byte twice; the sha256 check below is the stronger one.
-        working_tree.prepare(clone, verify=False)
-        working_tree.lay_pointer(clone, wanted.tag, wanted.folder, commit)
-        frames = f"{wanted.folder}/frames"
-        targets = [f"{frames}/{name}" for name in [FILES, *files]] if files else [frames]
-        with DvcProcess(clone) as dvc:
-            working_tree.pull(dvc, targets)
-        folder = clone.path / frames
+        remote = open_remote(configured_remote(clone))
+        objects, listing = _version_files(clone, remote, wanted.tag, commit)
+        names = _wanted_files(wanted, listing, files)
+        folder = clone.path / "fetched"
+        folder.mkdir()
+        bad = get_files(remote, objects, {name: listing[name]["sha256"] for name in names}, folder)
+        if bad:
+            raise _not_as_published(wanted.tag, bad[0])
+        (folder / FILES).write_bytes(json_bytes({"files": listing}))
         (folder / RUN).write_bytes(json_bytes(_run_facts(wanted)))
-        _check_files(wanted, folder, files)
         if destination.exists():
             destination.rmdir()
         folder.replace(destination)
@@ -374,16 +396,24 @@ def _check_fetched(version: Version, folder: Path, files: Sequence[str] | None) 
 def _check_files(version: Version, folder: Path, only: Sequence[str] | None) -> None:
     """Hash every file that was asked for against files.json, and files.json against the version."""
     listing = _checked_listing((folder / FILES).read_bytes(), version.files_sha256, version.tag)
+    for name in _wanted_files(version, listing, only):
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != listing[name]["sha256"]:
+            raise _not_as_published(version.tag, name)
+
+
+def _wanted_files(version: Version, listing: _Files, only: Sequence[str] | None) -> list[str]:
     if listing[MANIFEST]["sha256"] != version.manifest_sha256:
         raise InputError(f"{FILES} of {version.tag} lists another manifest than the version's; do not use this version")
     names = [name for name in listing if only is None or any(name == o or name.startswith(f"{o}/") for o in only)]
     for asked in only or ():
         if not any(name == asked or name.startswith(f"{asked}/") for name in names):
             raise InputError(f"version {version.tag} has no {asked}; it holds {', '.join(sorted(listing)[:8])}, ...")
-    for name in names:
-        path = folder / name
-        if not path.is_file() or file_sha256(path) != listing[name]["sha256"]:
-            raise InputError(
-                f"{name} of {version.tag} is missing on the remote or not what was published (by its sha256); "
-                "restore it from a backup, or publish the same folder again from where it still exists"
-            )
+    return names
+
+
+def _not_as_published(tag: str, name: str) -> InputError:
+    return InputError(
+        f"{name} of {tag} is missing on the remote or not what was published (by its sha256); "
+        "restore it from its backup, or publish the same folder again from where it still exists"
+    )

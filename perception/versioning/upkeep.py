@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from perception.errors import InputError
-from perception.versioning import working_tree
 from perception.versioning.decisions import CHAMPION, CURRENT, decisions_at
-from perception.versioning.processes import Author, Clone, DvcProcess, git_text, shallow_clone
+from perception.versioning.processes import Author, Clone, git_text, read_committed, shallow_clone
 from perception.versioning.records import RETIRED, Version, json_bytes, run_folder, version_of
-from perception.versioning.repository import push_commit, read_pointer, remote_tags, trailers
+from perception.versioning.remote import Remote, ask_each, each_file, open_remote, pointed_at, read_folder
+from perception.versioning.repository import configured_remote, push_commit, read_pointer, remote_tags, trailers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,22 +88,22 @@ def scrub(registry: str | Path, *, sample: int | None, seed: int) -> ScrubReport
     tags = remote_tags(registry)
     with shallow_clone(registry, Author(), depth=None) as clone:
         listed = _versions_at(clone, tags)
-        with _serving(clone, listed) as dvc:
-            users = _objects_of(dvc, listed)
-            there = dvc.step("objects")
-            ordered = sorted(name for name in users if name in there)
-            chosen = _chosen(ordered, sample, seed)
-            hashes = dvc.step("hashes", names=chosen)
-    unknown = [size for name, (size, _) in there.items() if name not in users]
+        remote = open_remote(configured_remote(clone))
+        users = _objects_of(clone, remote, listed) | _model_objects(clone, remote)
+    there = remote.objects()
+    ordered = sorted(name for name in users if name in there)
+    chosen = _chosen(ordered, sample, seed)
+    hashes = dict(zip(chosen, each_file(remote.hash, chosen), strict=True))
+    unknown = [stored.size_bytes for name, stored in there.items() if name not in users]
     return ScrubReport(
         versions=len(listed),
         objects=len(users),
-        bytes=int(sum(there[name][0] for name in ordered)),
+        bytes=sum(there[name].size_bytes for name in ordered),
         checked=tuple(chosen),
         missing={name: file for name, file in sorted(users.items()) if name not in there},
         damaged={name: users[name] for name, found in sorted(hashes.items()) if found != name.removesuffix(".dir")},
         unknown_objects=len(unknown),
-        unknown_bytes=int(sum(unknown)),
+        unknown_bytes=sum(unknown),
     )
 
 
@@ -115,27 +115,36 @@ def _chosen(ordered: list[str], sample: int | None, seed: int) -> list[str]:
     return sorted([*lists, *drawn])
 
 
-def _serving(clone: Clone, listed: Collection[Version]) -> DvcProcess:
-    working_tree.prepare(clone, [version.tag for version in listed])
-    return DvcProcess(clone)
-
-
-def _objects_of(dvc: DvcProcess, listed: Collection[Version], *, whole: bool = False) -> dict[str, str]:
+def _objects_of(clone: Clone, remote: Remote, listed: Collection[Version], *, whole: bool = False) -> dict[str, str]:
     """Give every object that some versions need, with one file of one version that needs it.
 
     A version whose list of files is lost counts by that list alone; with `whole` it raises InputError.
     """
     users: dict[str, str] = {}
-    found = dvc.step("listings", pointers=[f"{version.folder}/frames.dvc" for version in listed])
-    for version in listed:
-        objects = found[f"{version.folder}/frames.dvc"]
-        users.setdefault(objects["name"], f"{version.tag} (list of files)")
-        if objects["files"] is None and whole:
+    names = [pointed_at(read_committed(clone, f"{version.folder}/frames.dvc") or b"") for version in listed]
+    folders = ask_each(lambda name: read_folder(remote, name), names)
+    for version, name, files in zip(listed, names, folders, strict=True):
+        users.setdefault(name, f"{version.tag} (list of files)")
+        if files is None and whole:
             raise InputError(
                 f"the remote lost the list of files of {version.tag}; scrub and mend before retiring anything"
             )
-        for path, name in (objects["files"] or {}).items():
-            users.setdefault(name, f"{version.tag} {path}")
+        for path, held in (files or {}).items():
+            users.setdefault(held, f"{version.tag} {path}")
+    return users
+
+
+def _model_objects(clone: Clone, remote: Remote) -> dict[str, str]:
+    """Give every object that a proposed or released network needs, with the file that it is."""
+    users: dict[str, str] = {}
+    for pointer in git_text(clone, "ls-tree", "--name-only", "HEAD", "models/").splitlines():
+        if pointer.endswith(".dvc"):
+            name = pointed_at(read_committed(clone, pointer) or b"")
+            users[name] = f"{pointer.removesuffix('.dvc')} (list of files)"
+            users |= {
+                held: f"{pointer.removesuffix('.dvc')} {path}"
+                for path, held in (read_folder(remote, name) or {}).items()
+            }
     return users
 
 
@@ -156,17 +165,18 @@ def _plan(clone: Clone, tags: Mapping[str, str], policy: RetentionPolicy, now: d
     listed = _versions_at(clone, tags)
     kept = _kept(clone, listed, policy, now)
     retired = [version for version in listed if version.tag not in kept]
-    with _serving(clone, listed) as dvc:
-        needed = _objects_of(dvc, [version for version in listed if version.tag in kept], whole=True)
-        held = _objects_of(dvc, retired, whole=True)
-        there = dvc.step("objects") if retired else {}
+    remote = open_remote(configured_remote(clone))
+    needed = _objects_of(clone, remote, [version for version in listed if version.tag in kept], whole=True)
+    needed |= _model_objects(clone, remote)
+    held = _objects_of(clone, remote, retired, whole=True)
+    there = remote.objects() if retired else {}
     youngest = (now - timedelta(hours=policy.grace_hours)).timestamp()
-    free = [name for name in sorted(held) if name not in needed and name in there and there[name][1] < youngest]
+    free = [name for name in sorted(held) if name not in needed and name in there and there[name].changed < youngest]
     return RetentionPlan(
         retired=tuple(version.tag for version in retired),
         kept=kept,
         objects=tuple(free),
-        bytes=int(sum(there[name][0] for name in free)),
+        bytes=sum(there[name].size_bytes for name in free),
     )
 
 
@@ -215,8 +225,7 @@ def apply_retention(
             # Marked first: a child published from now on cannot take over what is about to go.
             _mark_retired(clone, plan, name, reason)
         if plan.objects:
-            with DvcProcess(clone) as dvc:
-                dvc.step("delete", names=list(plan.objects))
+            ask_each(open_remote(configured_remote(clone)).remove, plan.objects)
     return plan
 
 

@@ -272,14 +272,18 @@ def test_a_child_of_a_damaged_parent_is_not_published(registry, tools, tmp_path)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from perception.versioning import processes, registry
+from perception.versioning import registry
 
 place, folder, point = sys.argv[1:]
 def die(*_, **__):
     os.killpg(0, signal.SIGKILL)
 if point == "before the data is pushed":
-    real = processes.DvcProcess.command
-    processes.DvcProcess.command = lambda self, *argv: die() if argv[0] == "push" else real(self, *argv)
+    registry._push_files = die
+elif point == "while the data is pushed":
+    real = registry.put_files
+    registry.put_files = lambda remote, files: (real(remote, dict(list(files.items())[:1])), die())
+elif point == "before the list of files is pushed":
+    registry.put_folder = die
 elif point == "before the commit is pushed":
     registry._commit_version = die
 elif point == "after the commit is pushed":
@@ -295,7 +299,12 @@ registry.publish(place, "night", Path(folder))
 def test_kill_at_any_point_then_the_same_call_completes(registry, tools, tmp_path):
     folder = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), {"s.tar": b"shard" * 9000})
     head = tools.git(registry, "rev-parse", "main")
-    for point in ("before the data is pushed", "before the commit is pushed"):
+    for point in (
+        "before the data is pushed",
+        "while the data is pushed",
+        "before the list of files is pushed",
+        "before the commit is pushed",
+    ):
         killed = subprocess.run(
             [sys.executable, "-c", KILLED, registry, folder, point], start_new_session=True, check=False
         )
@@ -375,7 +384,7 @@ def test_nothing_stays_behind_in_the_scratch_folder(registry, tools, tmp_path):
     shutil.rmtree(tmp_path / "remote")
     (tmp_path / "remote").write_text("not a folder")
     folder = tools.make_folder(tmp_path / "more", tools.make_frames(["d0_1"]), {"t.tar": b"y"})
-    with pytest.raises(RegistryError, match="DVC failed"):
+    with pytest.raises(RegistryError, match="cannot be written"):
         publish(registry, "night", folder, scratch=scratch)
     assert list(scratch.iterdir()) == []
     assert len(tools.git(registry, "tag", "--list").split()) == 1

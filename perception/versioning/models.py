@@ -1,0 +1,198 @@
+"""Networks beside the data that taught them: proposed by a night, released by people, fetched by the next night.
+
+models/<sha16>.dvc, .json                a network's files on the remote, and where it came from
+datasets/runs/<run>-<sha8>/proposal.json what a night measured about its version, and the network it trained on it
+champion.json                            the released network; decisions.py moves it
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perception.errors import InputError
+from perception.versioning.processes import Author, Clone, read_committed, shallow_clone
+from perception.versioning.records import Version, json_bytes, run_folder
+from perception.versioning.registry import resolve
+from perception.versioning.remote import (
+    file_facts,
+    get_files,
+    open_remote,
+    pointed_at,
+    pointer_text,
+    put_files,
+    put_folder,
+    read_folder,
+)
+from perception.versioning.repository import configured_remote, push_commit, read_pointer, trailers
+
+CHAMPION, PROPOSAL = "champion.json", "proposal.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """A network that lies on a registry's remote."""
+
+    model_sha256: str  # hash over names and hashes of the network's files
+    files: Mapping[str, str]  # sha256 of each file by name
+    tag: str  # data version that the network was trained on
+    manifest_sha256: str  # identity of that version
+    facts: Mapping[str, str] = field(default_factory=dict)  # run, code commit, parameters, figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion(StoredModel):
+    """The released network: a pointer beside the released data."""
+
+    names: tuple[str, ...]  # who released it
+    reason: str  # why
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What a night says for its version: figures that reviews show, and the network trained on it."""
+
+    tag: str  # the version
+    manifest_sha256: str  # and its identity
+    model_sha256: str | None  # network trained on it; None when the night made none
+    evidence: Mapping[str, Any]  # gates, metrics, selection story, label quality, cost
+
+
+def propose(
+    registry: str | Path,
+    revision: str,
+    evidence: Mapping[str, Any],
+    *,
+    model: Path | None = None,
+    facts: Mapping[str, str] | None = None,
+    author: Author | None = None,
+) -> Proposal:
+    """Record what a night found out about its version, and keep the network that it trained; releases nothing.
+
+    model: a file, or a flat folder of files.  The same call again changes nothing.
+    Raises InputError for an unknown version or a network without files.
+    """
+    version = resolved(registry, revision)
+    with shallow_clone(registry, author or Author()) as clone:
+        stored, files = store_model(clone, model, version, facts) if model else (None, {})
+        proposal = Proposal(
+            tag=version.tag,
+            manifest_sha256=version.manifest_sha256,
+            model_sha256=stored.model_sha256 if stored else None,
+            evidence=json.loads(json_bytes(evidence)),
+        )
+        path, content = f"{version.folder}/{PROPOSAL}", json_bytes(asdict(proposal))
+        message = trailers(
+            f"Propose {version.tag}",
+            "",
+            run_id=version.run,
+            manifest_sha256=version.manifest_sha256,
+            model_sha256=proposal.model_sha256,
+        )
+
+        def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
+            if read_committed(clone, path, head) == content:
+                return None
+            return {path: content, **files}, message
+
+        push_commit(clone, changes)
+    return proposal
+
+
+def read_proposal(registry: str | Path, tag: str) -> Proposal | None:
+    """Read what was proposed with a version; None where its night did not get that far."""
+    with shallow_clone(registry, Author()) as clone:
+        return proposal_at(clone, tag)
+
+
+def proposal_at(clone: Clone, tag: str, revision: str = "HEAD") -> Proposal | None:
+    """Read a version's proposal at a commit of the clone."""
+    content = read_committed(clone, f"{run_folder(tag)}/{PROPOSAL}", revision)
+    return Proposal(**json.loads(content)) if content else None
+
+
+def resolved(registry: str | Path, revision: str) -> Version:
+    """Resolve a version that must exist."""
+    version = resolve(registry, revision)
+    if version is None:
+        raise InputError(f"registry {registry} has no current version; name a tag or a run")
+    return version
+
+
+def store_model(
+    clone: Clone, model: Path, version: Version, facts: Mapping[str, str] | None
+) -> tuple[StoredModel, dict[str, bytes | None]]:
+    """Bring a network's files to the remote; return its record and the files to commit."""
+    sources = [model] if model.is_file() else sorted(path for path in model.rglob("*") if path.is_file())
+    if not sources or any(not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", path.name) for path in sources):
+        raise InputError(f"model {model} must be a file or a folder of files with plain names")
+    found = {path: file_facts(path) for path in sources}
+    hashes = {path.name: facts.sha256 for path, facts in found.items()}
+    if len(hashes) != len(sources):
+        raise InputError(f"model {model} holds two files of one name; give a flat folder")
+    stored = StoredModel(
+        model_sha256=hashlib.sha256(json_bytes(hashes)).hexdigest(),
+        files=hashes,
+        tag=version.tag,
+        manifest_sha256=version.manifest_sha256,
+        facts={str(key): str(value) for key, value in sorted((facts or {}).items())},
+    )
+    remote, place = open_remote(configured_remote(clone)), model_place(stored.model_sha256)
+    put_files(remote, found)
+    name = put_folder(remote, {path.name: facts.md5 for path, facts in found.items()})
+    size_bytes = sum(facts.size_bytes for facts in found.values())
+    pointer = pointer_text(place.rpartition("/")[2], name, len(found), size_bytes)
+    return stored, {f"{place}.dvc": pointer, f"{place}.json": json_bytes(asdict(stored))}
+
+
+def model_place(model_sha256: str) -> str:
+    """Give the path of a network in the registry, without its suffix."""
+    return f"models/{model_sha256[:16]}"
+
+
+def stored_model_at(clone: Clone, model_sha256: str, revision: str = "HEAD") -> StoredModel:
+    """Read the record of a network; raises InputError when the registry has none of that hash."""
+    content = read_committed(clone, f"{model_place(model_sha256)}.json", revision)
+    if content is None:
+        raise InputError(f"registry {clone.url} has no model {model_sha256[:16]}; propose it first")
+    return StoredModel(**json.loads(content))
+
+
+def champion(registry: str | Path) -> Champion | None:
+    """Read which network is released; None while none is."""
+    with shallow_clone(registry, Author()) as clone:
+        return champion_at(clone)
+
+
+def champion_at(clone: Clone, revision: str = "HEAD") -> Champion | None:
+    """Read the released network's pointer at a commit of the clone."""
+    pointer = read_pointer(clone, CHAMPION, revision)
+    return Champion(**pointer | {"names": tuple(pointer["names"])}) if pointer else None
+
+
+def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
+    """Fetch the released network's files into a folder that appears whole, checked by sha256; None while there is none.
+
+    Raises InputError when the remote lacks a file or holds other bytes, or the destination holds something.
+    """
+    if destination.exists() and any(destination.iterdir()):
+        raise InputError(f"{destination} is not empty; remove it or fetch into another folder")
+    with shallow_clone(registry, Author(), scratch=destination.absolute().parent) as clone:
+        found = champion_at(clone)
+        if found is None:
+            return None
+        remote = open_remote(configured_remote(clone))
+        pointer = read_committed(clone, f"{model_place(found.model_sha256)}.dvc")
+        objects = read_folder(remote, pointed_at(pointer)) if pointer else None
+        folder = clone.path / "fetched"
+        folder.mkdir()
+        bad = get_files(remote, objects or {}, found.files, folder)
+        if bad:
+            raise InputError(f"{bad[0]} of the champion is missing on the remote or not what was released; restore it")
+        if destination.exists():
+            destination.rmdir()
+        folder.replace(destination)
+    return found

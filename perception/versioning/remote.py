@@ -1,0 +1,394 @@
+"""The data of a registry on its remote, in the layout of DVC 3, written and read here without starting DVC.
+
+    files/md5/ab/cdef...        an object: the bytes of a file, named by their md5
+    files/md5/ab/cdef....dir    a folder object: JSON list of {"md5", "relpath"}, named by the md5 of that list plus .dir
+
+A pointer (X.dvc) names a folder object.  The formats are stable since DVC 3.0 and a test holds that a stock `dvc pull`
+reads what is written here.  What is done differently: an object's bytes are checked after they were written, a damaged
+object is replaced instead of being taken for present, and every file that is fetched is checked by its sha256.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from perception.errors import InputError
+from perception.versioning.processes import RegistryError
+
+_BLOCK_BYTES = 1 << 20
+_FILES_AT_ONCE = 2  # large files: hashing and copying keep a core busy each
+_REQUESTS_AT_ONCE = 16  # a server answers many small questions at once
+_OBJECT_RULE = re.compile(r"[0-9a-f]{32}(\.dir)?")
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What is known of a file's bytes."""
+
+    md5: str  # DVC's name for them
+    sha256: str  # what vouches for them
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a remote says of an object without reading it."""
+
+    size_bytes: int
+    changed: float  # seconds since the epoch
+    md5: str | None = None  # of the bytes as they lie there, where the server computed it
+
+
+class Remote(Protocol):
+    """Where objects lie."""
+
+    @property
+    def url(self) -> str:
+        """Say where."""
+
+    def stat(self, name: str) -> Stored | None:
+        """Return what is known of an object; None where there is none."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return the bytes of a small object; None where there is none."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small object, whole or not at all."""
+
+    def upload(self, name: str, source: Path) -> None:
+        """Write an object from a file, whole or not at all."""
+
+    def download(self, name: str, target: Path) -> str | None:
+        """Write an object's bytes to a new file and return their sha256; None where there is no object."""
+
+    def hash(self, name: str) -> str | None:
+        """Read an object back and return the md5 of its bytes; None where there is none."""
+
+    def objects(self) -> dict[str, Stored]:
+        """Return every object by name."""
+
+    def remove(self, name: str) -> None:
+        """Remove an object that is there."""
+
+
+def open_remote(url: str) -> Remote:
+    """Open a registry's remote: a folder, or s3://bucket/prefix (endpoint and keys come from the environment)."""
+    if not url.startswith("s3://"):
+        return FolderRemote(url)
+    from perception.data.s3 import connect  # the client costs half a second that folders need not pay
+
+    parts = urlsplit(url)
+    return S3Remote(url, parts.netloc, parts.path.strip("/"), connect(os.environ, url))
+
+
+def _object_path(name: str) -> str:
+    if not _OBJECT_RULE.fullmatch(name):
+        raise InputError(f"object {name!r} on the remote is no md5; the registry's pointer was edited: restore it")
+    return f"files/md5/{name[:2]}/{name[2:]}"
+
+
+@dataclass(frozen=True)
+class FolderRemote:
+    """Keep objects as files below a folder."""
+
+    url: str
+
+    def _path(self, name: str) -> Path:
+        return Path(self.url) / _object_path(name)
+
+    def stat(self, name: str) -> Stored | None:
+        """Ask the file system."""
+        try:
+            facts = self._path(name).stat()
+        except OSError:
+            return None
+        return Stored(facts.st_size, facts.st_mtime)
+
+    def read(self, name: str) -> bytes | None:
+        """Read the file."""
+        try:
+            return self._path(name).read_bytes()
+        except OSError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write under a temporary name and move into place."""
+        self._place(name, lambda stream: stream.write(content))
+
+    def upload(self, name: str, source: Path) -> None:
+        """Copy under a temporary name and move into place."""
+
+        def copy(stream: Any) -> None:
+            with source.open("rb") as file:
+                shutil.copyfileobj(file, stream, _BLOCK_BYTES)
+
+        self._place(name, copy)
+
+    def _place(self, name: str, fill: Callable[[Any], Any]) -> None:
+        path = self._path(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as stream:
+                temporary = Path(stream.name)
+                try:
+                    fill(stream)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                    temporary.chmod(0o444)  # as DVC leaves it: an edit in place needs an effort
+                    temporary.replace(path)
+                except BaseException:
+                    temporary.unlink(missing_ok=True)
+                    raise
+        except OSError as error:
+            raise RegistryError(
+                f"remote {self.url} cannot be written ({error.strerror}); give it space and the right to write"
+            ) from None
+
+    def download(self, name: str, target: Path) -> str | None:
+        """Copy the file block by block, hashing what is copied."""
+        digest = hashlib.sha256()
+        try:
+            with self._path(name).open("rb") as stream, target.open("xb") as copy:
+                while block := stream.read(_BLOCK_BYTES):
+                    copy.write(block)
+                    digest.update(block)
+        except FileNotFoundError:
+            return None
+        return digest.hexdigest()
+
+    def hash(self, name: str) -> str | None:
+        """Read the file."""
+        try:
+            with self._path(name).open("rb") as stream:
+                return hashlib.file_digest(stream, _md5).hexdigest()
+        except OSError:
+            return None
+
+    def objects(self) -> dict[str, Stored]:
+        """Walk the folder; files of a kill (.new-*) are left to whoever cleans up."""
+        found = {}
+        for path in (Path(self.url) / "files" / "md5").glob("??/*"):
+            if _OBJECT_RULE.fullmatch(path.parent.name + path.name):
+                facts = path.stat()
+                found[path.parent.name + path.name] = Stored(facts.st_size, facts.st_mtime)
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove the file."""
+        self._path(name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class S3Remote:
+    """Keep objects below a prefix of a bucket."""
+
+    url: str
+    bucket: str
+    prefix: str
+    client: Any = field(repr=False, compare=False)
+
+    def _key(self, name: str) -> str:
+        path = _object_path(name)
+        return f"{self.prefix}/{path}" if self.prefix else path
+
+    def _ask(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        try:
+            return function(self.client, self.bucket, *arguments, self.url)
+        except InputError as error:  # a server that is gone may come back
+            raise RegistryError(f"remote {error}") from None
+
+    def stat(self, name: str) -> Stored | None:
+        """Ask for the object's head; its ETag is the md5 of the bytes unless they came in parts or are encrypted."""
+        from perception.data.s3 import object_facts
+
+        facts = self._ask(object_facts, self._key(name))
+        if facts is None:
+            return None
+        size_bytes, etag, changed = facts
+        return Stored(size_bytes, changed, etag if re.fullmatch("[0-9a-f]{32}", etag) else None)
+
+    def read(self, name: str) -> bytes | None:
+        """Download the object."""
+        from perception.data.s3 import download
+
+        return self._ask(download, self._key(name))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Upload the object."""
+        from perception.data.s3 import upload
+
+        self._ask(upload, self._key(name), content)
+
+    def upload(self, name: str, source: Path) -> None:
+        """Upload the file."""
+        from perception.data.s3 import upload_file
+
+        self._ask(upload_file, self._key(name), source)
+
+    def download(self, name: str, target: Path) -> str | None:
+        """Download to the file, hashing what arrives."""
+        from perception.data.s3 import download_blocks
+
+        digest = hashlib.sha256()
+        with target.open("xb") as copy:
+
+            def take(block: bytes) -> None:
+                copy.write(block)
+                digest.update(block)
+
+            found = self._ask(lambda c, b, k, w: download_blocks(c, b, k, take, w), self._key(name))
+        if not found:
+            target.unlink()
+        return digest.hexdigest() if found else None
+
+    def hash(self, name: str) -> str | None:
+        """Download the object and hash what arrives."""
+        from perception.data.s3 import download_blocks
+
+        digest = _md5()
+        found = self._ask(lambda c, b, k, w: download_blocks(c, b, k, digest.update, w), self._key(name))
+        return digest.hexdigest() if found else None
+
+    def objects(self) -> dict[str, Stored]:
+        """List the bucket below the prefix."""
+        from perception.data.s3 import list_objects
+
+        prefix = f"{self.prefix}/files/md5/" if self.prefix else "files/md5/"
+        listed = self._ask(list_objects, prefix)
+        found = {key.removeprefix(prefix).replace("/", ""): Stored(size, changed) for key, size, changed in listed}
+        return {name: facts for name, facts in found.items() if _OBJECT_RULE.fullmatch(name)}
+
+    def remove(self, name: str) -> None:
+        """Remove the object."""
+        from perception.data.s3 import remove
+
+        self._ask(remove, self._key(name))
+
+
+# ---------------------------------------------------------------- files and folders
+
+
+def _md5(data: bytes = b"") -> Any:
+    return hashlib.md5(data, usedforsecurity=False)
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Hash a file's bytes both ways, reading them once."""
+    md5, sha256, size = _md5(), hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            md5.update(block)
+            sha256.update(block)
+            size += len(block)
+    return FileFacts(md5.hexdigest(), sha256.hexdigest(), size)
+
+
+def each_file(function: Callable[[Any], Answer], items: Iterable[Any]) -> list[Answer]:
+    """Apply a function that reads or writes large files to each item, a few at once; results in order."""
+    return _in_threads(_FILES_AT_ONCE, function, items)
+
+
+def ask_each(function: Callable[[Any], Answer], items: Iterable[Any]) -> list[Answer]:
+    """Apply a function that asks the remote for little to each item, many at once; results in order."""
+    return _in_threads(_REQUESTS_AT_ONCE, function, items)
+
+
+def _in_threads(threads: int, function: Callable[[Any], Answer], items: Iterable[Any]) -> list[Answer]:
+    waiting = list(items)
+    if len(waiting) < 2:
+        return [function(item) for item in waiting]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, waiting))
+
+
+def folder_object(objects: Mapping[str, str]) -> tuple[str, bytes]:
+    """Return name and content of the folder object that lists these files: {path: object}."""
+    listed = [{"md5": objects[path], "relpath": path} for path in sorted(objects)]
+    content = json.dumps(listed, sort_keys=True).encode()
+    return _md5(content).hexdigest() + ".dir", content
+
+
+def read_folder(remote: Remote, name: str) -> dict[str, str] | None:
+    """Return which object holds each file of a folder object; None where it is missing or damaged."""
+    content = remote.read(name)
+    if content is None or _md5(content).hexdigest() + ".dir" != name:
+        return None
+    return {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
+
+
+def pointer_text(folder: str, name: str, objects: int, size_bytes: int) -> bytes:
+    """Write the .dvc file of a folder, as `dvc add` does."""
+    return f"outs:\n- md5: {name}\n  size: {size_bytes}\n  nfiles: {objects}\n  hash: md5\n  path: {folder}\n".encode()
+
+
+def pointed_at(pointer: bytes) -> str:
+    """Return the name of the folder object that a .dvc file points at."""
+    import yaml
+
+    return str(yaml.safe_load(pointer)["outs"][0]["md5"])
+
+
+def put_files(remote: Remote, files: Mapping[Path, FileFacts]) -> None:
+    """Bring files to the remote and check them there; objects that lie there whole are left alone.
+
+    Raises InputError for a file that changed since it was hashed, RegistryError when the remote did not keep it whole.
+    """
+    each_file(lambda item: _put_file(remote, *item), files.items())
+
+
+def _put_file(remote: Remote, source: Path, facts: FileFacts) -> None:
+    if is_whole(remote, facts.md5, facts.size_bytes):
+        return
+    remote.upload(facts.md5, source)
+    if is_whole(remote, facts.md5, facts.size_bytes):
+        return
+    if file_facts(source) != facts:
+        with suppress(OSError):  # its bytes lie under a name that is not theirs
+            remote.remove(facts.md5)
+        raise InputError(f"{source} changed while it was being published; publish again when it is finished")
+    raise RegistryError(f"remote {remote.url} did not keep {source.name} whole; check the server and its disk")
+
+
+def is_whole(remote: Remote, name: str, size_bytes: int) -> bool:
+    """Say whether an object lies on the remote with exactly the bytes of its name; reads them where need be."""
+    stored, digest = remote.stat(name), name.removesuffix(".dir")
+    if stored is None or stored.size_bytes != size_bytes:
+        return False
+    return stored.md5 == digest or remote.hash(name) == digest
+
+
+def put_folder(remote: Remote, objects: Mapping[str, str]) -> str:
+    """Bring the folder object of these files to the remote; return its name."""
+    name, content = folder_object(objects)
+    if remote.read(name) != content:
+        remote.write(name, content)
+        if remote.read(name) != content:
+            raise RegistryError(f"remote {remote.url} did not keep a list of files whole; check the server")
+    return name
+
+
+def get_files(remote: Remote, objects: Mapping[str, str], expected: Mapping[str, str], destination: Path) -> list[str]:
+    """Fetch files into a folder, each checked by its sha256; return those that are missing or hold other bytes.
+
+    objects, expected: {path: object} and {path: sha256} of the files that are wanted.
+    """
+
+    def fetch(path: str) -> bool:
+        target = destination / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return path in objects and remote.download(objects[path], target) == expected[path]
+
+    wanted: Sequence[str] = sorted(expected)
+    return [path for path, good in zip(wanted, each_file(fetch, wanted), strict=True) if not good]
