@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from perception.compression.latency_budget import CostModel, block_costs, measured_costs, set_costs, zero_to_cost
 from perception.compression.low_rank import LayerChoice, factorise_by_energy
 from perception.compression.nuclear import calibrate_nuclear_strength, nuclear_step
 from perception.errors import InputError
@@ -31,6 +32,9 @@ class ShrinkSettings:
     reload_epochs: tuple[int, ...] = ()  # after these epochs (from 0) zero channels leave the network
     factorise_energy: float | None = None  # at the last reload layers become low-rank pairs that keep this energy
     target_share: float | None = None  # of the neurons' parameters that must be gone after the last reload
+    target_cost_share: float | None = None  # of the network's latency, by the cost model, that may be left then
+    costs: Literal["blocks", "measured"] = "blocks"  # the model: block_costs (repeatable) or measured_costs
+    strength_by_cost: float = 0.0  # power of a neuron's share in the latency by which it is pressed harder; 0: alike
     first_layers: int = 3  # layers that are protected
     first_factor: float = 0.4  # of the strength that protected layers get
     minimum_channels: int = 4  # output channels that every layer keeps
@@ -44,6 +48,9 @@ class ShrinkSettings:
             "reload_epochs": all(epoch >= 0 for epoch in self.reload_epochs),
             "factorise_energy": self.factorise_energy is None or 0 < self.factorise_energy <= 1,
             "target_share": self.target_share is None or 0 <= self.target_share < 1,
+            "target_cost_share": self.target_cost_share is None or 0 < self.target_cost_share <= 1,
+            "costs": self.costs in ("blocks", "measured"),
+            "strength_by_cost": 0 <= self.strength_by_cost <= 1,
             "first_factor": self.first_factor >= 0,
             "minimum_channels": self.minimum_channels >= 1,
             "multiple_of": self.multiple_of >= 1,
@@ -51,9 +58,11 @@ class ShrinkSettings:
         for name, holds in rules.items():
             if not holds:
                 raise InputError(f"{name} {getattr(self, name)!r} is out of range: correct the shrink settings")
-        needs_reload = self.factorise_energy is not None or self.target_share is not None
-        if needs_reload and not self.reload_epochs:
-            raise InputError("factorise_energy and target_share act at a reload: give at least one of reload_epochs")
+        targets = (self.factorise_energy, self.target_share, self.target_cost_share)
+        if any(target is not None for target in targets) and not self.reload_epochs:
+            raise InputError("factorise_energy and targets act at a reload: give at least one of reload_epochs")
+        if self.target_share is not None and self.target_cost_share is not None:
+            raise InputError("target_share and target_cost_share: give one of the two")
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,10 @@ class ShrinkRecord:
 class CompressionAwareTraining:
     """Hooks for a training loop: proximal steps, and the reload of a smaller network, in place.
 
-    Give `after_epoch` (or `after_step` for a step each iteration) to perception.training.loop.fit. `groups` and
-    `records` tell the present state. A network that is resumed must have the shape that it had when it was saved.
+    After the last reload the steps end and the smaller network learns undisturbed; without reloads they never end.
+    With several reloads a target is approached in equal ratios, as HALP does it. Give `after_epoch` (or `after_step`
+    for a step each iteration) to perception.training.loop.fit. `groups` and `records` tell the present state. A network
+    that is resumed must have the shape that it had when it was saved.
     """
 
     def __init__(
@@ -88,21 +99,37 @@ class CompressionAwareTraining:
         self.averaged = tuple(averaged)
         self.groups: Groups = find_groups(network, example_input)
         self._parameters_at_start = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
-        self.strength = {group.name: 0.0 for group in self.groups.sets}
-        if settings.strength_share > 0:
-            self.strength = calibrate_strength(
-                self.groups,
-                network,
-                learning_rate,
-                settings.strength_share,
-                first_layers=settings.first_layers,
-                first_factor=settings.first_factor,
-                alpha=settings.alpha,
-            )
+        self._cost_at_start = 0.0
+        if settings.target_cost_share is not None or settings.strength_by_cost > 0:
+            self._cost_at_start = self._costs(network).cost()
+        self.strength = self._calibrated(network, learning_rate)
         self.nuclear_strength = 0.0
         if settings.nuclear_share > 0:
             self.nuclear_strength = calibrate_nuclear_strength(network, learning_rate, settings.nuclear_share)
         self.records: list[ShrinkRecord] = []
+
+    def _costs(self, network: nn.Module) -> CostModel:
+        model = block_costs if self.settings.costs == "blocks" else measured_costs
+        return model(network, self.groups, self.example_input)
+
+    def _calibrated(self, network: nn.Module, learning_rate: float) -> dict[str, float]:
+        settings = self.settings
+        if settings.strength_share == 0:
+            return {group.name: 0.0 for group in self.groups.sets}
+        strength = calibrate_strength(
+            self.groups,
+            network,
+            learning_rate,
+            settings.strength_share,
+            first_layers=settings.first_layers,
+            first_factor=settings.first_factor,
+            alpha=settings.alpha,
+        )
+        if settings.strength_by_cost == 0:
+            return strength
+        costs = set_costs(self.groups, self._costs(network), max(settings.multiple_of, 1))
+        mean = sum(costs[group.name] * group.neurons for group in self.groups.sets) / self.groups.neurons
+        return {name: value * (costs[name] / mean) ** settings.strength_by_cost for name, value in strength.items()}
 
     def after_step(self, _: int, network: nn.Module, optimizer: Optimizer) -> None:
         """Apply the proximal steps at the present learning rate (nuclear first: it must not undo exact zero rows)."""
@@ -114,7 +141,8 @@ class CompressionAwareTraining:
 
     def after_epoch(self, epoch: int, network: nn.Module, optimizer: Optimizer) -> None:
         """Apply the proximal steps once, record the sparsity, and reload where the settings say so."""
-        self.after_step(epoch, network, optimizer)
+        if epoch <= max(self.settings.reload_epochs, default=epoch):
+            self.after_step(epoch, network, optimizer)
         self.observe(epoch, network, optimizer)
 
     def observe(self, epoch: int, network: nn.Module, optimizer: Optimizer) -> None:
@@ -124,6 +152,8 @@ class CompressionAwareTraining:
         last = epoch == max(self.settings.reload_epochs, default=-1)
         if last and self.settings.target_share is not None:
             zero_weakest(self.groups, self._share_still_due())
+        if epoch in self.settings.reload_epochs and self.settings.target_cost_share is not None:
+            self._spend(epoch, network)
         measured = measure_sparsity(self.groups)
         if epoch in self.settings.reload_epochs:
             removed = self._remove(network, optimizer)
@@ -139,6 +169,19 @@ class CompressionAwareTraining:
         assert self.settings.target_share is not None
         now = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
         return max(0.0, 1 - (1 - self.settings.target_share) * self._parameters_at_start / now)
+
+    def _spend(self, epoch: int, network: nn.Module) -> None:
+        """Zero neurons until the network costs what it may cost after this reload."""
+        assert self.settings.target_cost_share is not None
+        reloads = sorted(set(self.settings.reload_epochs))
+        share = self.settings.target_cost_share ** ((reloads.index(epoch) + 1) / len(reloads))
+        zero_to_cost(
+            self.groups,
+            self._costs(network),
+            share * self._cost_at_start,
+            bundle=self.settings.multiple_of,
+            minimum_channels=max(self.settings.multiple_of, self.settings.minimum_channels),
+        )
 
     def _remove(self, network: nn.Module, optimizer: Optimizer) -> tuple[LayerRemoval, ...]:
         removal = remove_zero_channels(

@@ -1,0 +1,268 @@
+"""Let neurons go where they cost time: a model of a network's latency by its widths, and a shrink to a share of it.
+
+Kernels compute channels in blocks (8 in onnxruntime on a CPU with AVX2), so a layer costs
+    call + pair * ceil(inputs / block) * ceil(outputs / block)
+and an odd width costs as much as the next multiple. `block_costs` counts that in multiplications, the same on every
+machine; `measured_costs` fits call and pair of each layer to what onnxruntime takes here. `zero_to_cost` then gives up,
+bundle by bundle, the neurons that are worth least for the time that they take.
+Source: the latency look-up and the precedence of HALP (Shen, Yin, Molchanov, Mao, Liu, Alvarez, "Structural pruning via
+latency-saliency knapsack", NeurIPS 2022), greedy instead of by dynamic programming, since what a neuron costs depends
+on how many its layer still reads.
+"""
+
+import copy
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from perception.compression.cost import measure_latency_ms
+from perception.compression.export import write_onnx
+from perception.compression.modules import Layer
+from perception.errors import InputError
+from perception.sparsity.groups import Groups
+from perception.sparsity.proximal import neuron_norms, scale_neurons
+
+BLOCK_CHANNELS = 8
+# What a call costs beside its multiplications, with the additions, rectifiers and reorderings around it, as so many
+# multiplications: fitted to ERFNets of five widths on a two-core AVX2 machine (1.1 ms for 60 layers at 57 MAC/ns).
+CALL_MACS = 1.0e6
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """What a network costs by the number of neurons that each of its group sets has lost.
+
+    unit: of all costs; block: channels that are computed at once; layers: names; call, pair: (layer,) float64;
+    widths: (layer, 2) int64, the channels along the first two dimensions of its weight; cuts: (layer, 2, set) int64,
+    the channels that it loses there for a neuron of the set.
+    """
+
+    unit: Literal["MACs", "ms"]
+    block: int
+    layers: tuple[str, ...]
+    call: NDArray[np.float64]
+    pair: NDArray[np.float64]
+    widths: NDArray[np.int64]
+    cuts: NDArray[np.int64]
+
+    def cost(self, gone: NDArray[np.int64] | None = None) -> float:
+        """Give the cost when gone: (set,) neurons of each set have left (none: the network as it is)."""
+        widths = self.widths if gone is None else self.widths - self.cuts @ gone
+        blocks = -(-widths // self.block)
+        return float(self.call.sum() + (self.pair * blocks.prod(1)).sum())
+
+
+def block_costs(
+    network: nn.Module,
+    groups: Groups,
+    example: Tensor,
+    *,
+    block: int = BLOCK_CHANNELS,
+    call_macs: float = CALL_MACS,
+) -> CostModel:
+    """Count each layer's multiplications for one frame with its channels rounded up to whole blocks, plus `call_macs`.
+
+    example: (frame, channel, height, width); the result depends on shapes alone, so it is the same everywhere.
+    """
+    shapes = _layer_shapes(network, example)
+    modules = {name: network.get_submodule(name) for name in shapes}
+    pair = [block * block * _applications(modules[name], *shapes[name]) for name in shapes]
+    return _model("MACs", groups, modules, [call_macs] * len(modules), [float(value) for value in pair], block)
+
+
+def measured_costs(
+    network: nn.Module, groups: Groups, example: Tensor, *, block: int = BLOCK_CHANNELS, repeats: int = 15
+) -> CostModel:
+    """Fit each layer's call and pair to its onnxruntime time here, at full width and at one block.
+
+    example: (frame, channel, height, width). One thread; layers of one shape are measured once. What lies between the
+    layers (additions, pools) is left out, so shares of this cost overstate what a network gains.
+    """
+    shapes = _layer_shapes(network, example)
+    modules = {name: network.get_submodule(name) for name in shapes}
+    known: dict[tuple[str, torch.Size], tuple[float, float]] = {}
+    for name, layer in modules.items():
+        key = (str(layer), shapes[name][0])
+        if key not in known:
+            known[key] = _fit(layer, shapes[name][0], block, repeats)
+    fitted = [known[str(layer), shapes[name][0]] for name, layer in modules.items()]
+    return _model("ms", groups, modules, [call for call, _ in fitted], [pair for _, pair in fitted], block)
+
+
+def set_costs(groups: Groups, model: CostModel, bundle: int = BLOCK_CHANNELS) -> dict[str, float]:
+    """Give what one neuron of each group set costs in the network as it is: by its first `bundle` neurons."""
+    whole = model.cost()
+    costs = {}
+    for k, group in enumerate(groups.sets):
+        gone = np.zeros(len(groups.sets), np.int64)
+        gone[k] = min(bundle, group.neurons)
+        costs[group.name] = (whole - model.cost(gone)) / gone[k]
+    return costs
+
+
+@torch.no_grad()
+def zero_to_cost(
+    groups: Groups,
+    model: CostModel,
+    budget: float,
+    *,
+    bundle: int = BLOCK_CHANNELS,
+    minimum_channels: int = BLOCK_CHANNELS,
+    importance: Tensor | None = None,
+) -> Tensor:
+    """Zero neurons in place, `bundle` of one set at a time, until the model's cost is at most `budget`.
+
+    Each time the bundle goes that loses least importance for the cost it saves; within a set the least important
+    neurons go first. importance: (neuron,), at least 0; by default the square of the neuron's norm as a multiple of its
+    set's median, so that neurons that the proximal steps have zeroed go first and free. Every set keeps
+    `minimum_channels` neurons. Returns (neuron,) bool, the neurons zeroed. Raises InputError when the budget cannot be
+    reached or an importance is negative.
+    """
+    worth = (_relative_squares(groups) if importance is None else importance.double().cpu()).numpy()
+    if bundle < 1 or minimum_channels < 1 or not (worth >= 0).all():
+        raise InputError(f"bundle {bundle}, minimum_channels {minimum_channels}: at least 1; importance: at least 0")
+    members = [np.flatnonzero(groups.set_of_neuron.cpu().numpy() == k) for k in range(len(groups.sets))]
+    order = [ids[np.argsort(worth[ids], kind="stable")] for ids in members]
+    gone = np.zeros(len(order), np.int64)
+    cost = model.cost()
+    while cost > budget:
+        best = _cheapest_bundle(model, order, worth, gone, cost, bundle, minimum_channels)
+        if best is None:
+            raise InputError(
+                f"budget {budget:.4g} {model.unit} cannot be reached: with {minimum_channels} neurons left in every set "
+                f"the network costs {cost:.4g}; ask for less or lower minimum_channels"
+            )
+        gone[best] += bundle
+        cost = model.cost(gone)
+    dead = np.zeros(groups.neurons, bool)
+    for ids, count in zip(order, gone, strict=True):
+        dead[ids[:count]] = True
+    result = torch.from_numpy(dead)
+    scale_neurons(groups, ~result)
+    return result
+
+
+def _cheapest_bundle(
+    model: CostModel,
+    order: list[NDArray[np.int64]],
+    worth: NDArray[np.float64],
+    gone: NDArray[np.int64],
+    cost: float,
+    bundle: int,
+    minimum_channels: int,
+) -> int | None:
+    best, lowest = None, np.inf
+    for k, ids in enumerate(order):
+        if len(ids) - gone[k] - bundle < minimum_channels:
+            continue
+        after = gone.copy()
+        after[k] += bundle
+        saved = cost - model.cost(after)
+        lost = float(worth[ids[gone[k] : after[k]]].sum())
+        price = lost / saved if saved > 0 else np.inf
+        if best is None or price < lowest:
+            best, lowest = k, price
+    return best
+
+
+def _relative_squares(groups: Groups) -> Tensor:
+    norms, sets = neuron_norms(groups).double().cpu(), groups.set_of_neuron.cpu()
+    tiny = torch.finfo(torch.float64).tiny
+    medians = torch.stack([norms[sets == k].median() for k in range(len(groups.sets))]).clamp_min(tiny)
+    return (norms / medians[sets]).square()
+
+
+def _model(
+    unit: Literal["MACs", "ms"],
+    groups: Groups,
+    modules: Mapping[str, nn.Module],
+    call: list[float],
+    pair: list[float],
+    block: int,
+) -> CostModel:
+    index = {f"{name}.weight": k for k, name in enumerate(modules)}
+    cuts = np.zeros((len(modules), 2, len(groups.sets)), np.int64)
+    for number, group in enumerate(groups.sets):
+        for part in group.own + group.induced:
+            if part.tensor in index and part.dim < 2:
+                cuts[index[part.tensor], part.dim, number] += part.index.shape[1]
+    widths = np.array([layer.weight.shape[:2] for layer in modules.values()], np.int64)  # type: ignore[index]
+    return CostModel(unit, block, tuple(modules), np.array(call), np.array(pair), widths, cuts)
+
+
+def _applications(layer: Layer, given: torch.Size, made: torch.Size) -> int:
+    """Count how often one weight of a layer is applied to one frame, over all taps of its kernel."""
+    if isinstance(layer, nn.Linear):
+        return int(np.prod(made[1:-1], dtype=np.int64))
+    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+    pixels = (given if transposed else made)[2:]
+    return int(np.prod(pixels, dtype=np.int64) * np.prod(layer.kernel_size, dtype=np.int64))
+
+
+def _layer_shapes(network: nn.Module, example: Tensor) -> dict[str, tuple[torch.Size, torch.Size]]:
+    """Give the shapes that every layer gets and makes of the example, in the order of the modules."""
+    shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
+    handles = []
+    for name, layer in network.named_modules():
+        if isinstance(layer, _LAYERS) and "weight" in layer._parameters:
+
+            def keep(_: nn.Module, given: tuple[Tensor, ...], made: Tensor, name: str = name) -> None:
+                shapes.setdefault(name, (given[0].shape, made.shape))
+
+            handles.append(layer.register_forward_hook(keep))
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return shapes
+
+
+def _fit(layer: Layer, given: torch.Size, block: int, repeats: int) -> tuple[float, float]:
+    """Solve call + pair * blocks = milliseconds at the layer's width and at one block of everything."""
+    wide = copy.deepcopy(layer).cpu().float().eval()
+    narrow, narrow_given = _narrowed(wide, given, block)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: Path(folder) / f"{name}.onnx" for name in ("wide", "narrow")}
+        write_onnx(wide, paths["wide"], torch.zeros(given))
+        write_onnx(narrow, paths["narrow"], torch.zeros(narrow_given))
+        times = {row.model: row.minimum_ms for row in measure_latency_ms(paths, repeats=repeats)}
+    layers: dict[str, Layer] = {"wide": wide, "narrow": narrow}
+    blocks = {name: math.prod(-(-size // block) for size in each.weight.shape[:2]) for name, each in layers.items()}
+    if blocks["wide"] == blocks["narrow"]:
+        return 0.0, times["wide"] / blocks["wide"]
+    pair = max(0.0, (times["wide"] - times["narrow"]) / (blocks["wide"] - blocks["narrow"]))
+    return max(0.0, times["wide"] - pair * blocks["wide"]), pair
+
+
+def _narrowed(layer: Layer, given: torch.Size, block: int) -> tuple[nn.Module, torch.Size]:
+    """Build a layer of the same kind with at most one block of channels, and the shape that it takes."""
+    shape = list(given)
+    if isinstance(layer, nn.Linear):
+        shape[-1] = min(block, layer.in_features)
+        return nn.Linear(shape[-1], min(block, layer.out_features), layer.bias is not None).eval(), torch.Size(shape)
+    groups = layer.groups if layer.groups == 1 else min(block, layer.groups)
+    inputs, outputs = (
+        groups * min(block if groups == 1 else 1, channels // layer.groups)
+        for channels in (layer.in_channels, layer.out_channels)
+    )
+    shape[1] = inputs
+    options = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": groups}
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        options["output_padding"] = layer.output_padding
+    narrow = type(layer)(inputs, outputs, layer.kernel_size, bias=layer.bias is not None, **options)
+    return narrow.eval(), torch.Size(shape)
