@@ -127,6 +127,14 @@ STAGE = Stage(
         Port(name="adaptation", kind="network", about="both networks, the pseudo-labelled frames and their quality"),
     ),
     parameters=AdaptParameters,
-    needs=Needs(image="torch", cpu_cores=2, memory_gib=8, gpu_count=1, timeout_minutes=480),
+    needs=Needs(
+        image="torch",
+        cpu_cores=2,
+        memory_gib=8,
+        gpu_count=1,
+        timeout_minutes=480,
+        shared_memory_gib=8,
+        distributed=True,
+    ),
     run=run,
 )

@@ -3,7 +3,7 @@
 A stage is declared once, in its own file: the artifacts it takes and gives, its parameters, what it needs to run, and a `run` function.
 From that declaration come
 - the command line, `python -m components STAGE --INPUT PATH --OUTPUT PATH --params FILE` (this file), which is also what dvc.yaml calls;
-- the container step of a Kubeflow pipeline, the same program with `--executor-input JSON` (this file; declared in kfp_face.py).
+- the container step of a Kubeflow pipeline, the same program with `--executor-input JSON` (kfp_step.py; declared in kfp_face.py).
 
 Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 refused by a gate.
 """
@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from components.parameters import build_parameters, read_section
-from perception.errors import InputError
+from perception.errors import InputError, Unreachable
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
 STATUS_OF_EXIT = {EXIT_DONE: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input", EXIT_REFUSED: "refused"}
 TASK_RULE = "[A-Za-z0-9_-]+(@[A-Za-z0-9_-]+)?"  # a task's name; behind the @ the source or shard
 RECORDS_VARIABLE = "NIGHTDRIVE_RECORDS"  # folder for one JSON record a task: status, seconds, peak memory
+
+TRAINING_STATE_VARIABLE = "NIGHTDRIVE_TRAINING_STATE"  # folder where trainings keep what they need to go on once killed
 
 
 class Refused(Exception):
@@ -57,8 +59,10 @@ class Needs:
     cpu_cores: float = 1.0
     memory_gib: float = 2.0
     gpu_count: int = 0  # wanted where the cluster has GPUs; every stage also runs without
-    retries: int = 2  # for infrastructure errors; a refused gate is not one
+    retries: int = 2  # for infrastructure errors; bad input and a refused gate are none
     timeout_minutes: int = 60
+    shared_memory_gib: float = 0.0  # of /dev/shm, for data-loading processes; 0: the container engine's default
+    distributed: bool = False  # trains over all GPUs of its pod, one process a GPU
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class Stage:
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
     values: tuple[str, ...] = ()  # short strings given beside the artifacts, which a pipeline can branch on
+    values_on_problem: Mapping[str, str] = field(default_factory=dict)  # those values where an input holds a problem
     parameters: type  # a frozen dataclass
     needs: Needs
     run: Run = field(repr=False)
@@ -110,24 +115,36 @@ class Call:
     parameters: Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Say how a call ended."""
+
+    code: int  # one of the exit codes
+    values: Mapping[str, str]  # what the stage gave beside its artifacts
+    message: str = ""  # one line; empty when it is done
+    passing: bool = False  # a server did not answer: the same call may succeed later
+
+
 def main(stages: Mapping[str, Stage], arguments: Sequence[str]) -> int:
     """Run the stage that `arguments` name and return the exit code."""
     try:
         if "--executor-input" in arguments:
-            return _run_for_kfp(stages, arguments)
-        return execute(_parse(stages, arguments))[0]
+            from components.kfp_step import run_step
+
+            return run_step(stages, arguments)
+        return execute(_parse(stages, arguments)).code
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
 
-def execute(call: Call) -> tuple[int, dict[str, str]]:
-    """Run a call and place its outputs whole; return the exit code and the values that the stage gave.
+def execute(call: Call) -> Outcome:
+    """Run a call, place its outputs whole, and say how it ended.
 
     The stage writes into temporary folders beside the outputs; they are renamed when it is done, so that a killed stage leaves
-    nothing that looks finished.
+    nothing that looks finished. Of the processes that torchrun started, each runs the stage and the first one's outputs count.
     """
-    started, values, message, code = time.time(), {}, "", EXIT_DONE
+    started, values, message, code, passing = time.time(), {}, "", EXIT_DONE, False
     write_record(call.task, status="running", started=started, message="")
     working: dict[str, Path] = {}
     try:
@@ -137,24 +154,30 @@ def execute(call: Call) -> tuple[int, dict[str, str]]:
         outputs = Paths({name: (folder,) for name, folder in working.items()})
         values = dict(call.stage.run(Paths(call.inputs), outputs, parameters) or {})
     except InputError as error:
-        code, message = EXIT_BAD_INPUT, str(error)
+        code, message, passing = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
     except Refused as refusal:
         code, message = EXIT_REFUSED, str(refusal)
     except Exception as error:
         traceback.print_exc()
         code, message = EXIT_FAILED, f"{type(error).__name__}: {error}"
-    if code in (EXIT_DONE, EXIT_REFUSED):
+    if code in (EXIT_DONE, EXIT_REFUSED) and is_first_process():
         _place(working, call.outputs)
     _discard(working)
     if message:
         print(f"nightdrive {call.task}: {message}", file=sys.stderr)
     write_record(call.task, status=STATUS_OF_EXIT[code], started=started, message=message)
-    return code, values
+    return Outcome(code=code, values=values, message=message, passing=passing)
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the only process of its call, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def log(message: str) -> None:
-    """Print one plain line of progress, at once."""
-    print(message, flush=True)
+    """Print one plain line of progress, at once; of several processes only the first one speaks."""
+    if is_first_process():
+        print(message, flush=True)
 
 
 def progress_line(what: str, every_seconds: float = 5.0) -> Callable[[int, int], None]:
@@ -184,7 +207,7 @@ def die_with_parent() -> None:
 def write_record(task: str, *, status: str, started: float, message: str) -> None:
     """Write the task's record (status, seconds since `started`, peak memory in MiB) where NIGHTDRIVE_RECORDS asks for it."""
     folder = os.environ.get(RECORDS_VARIABLE)
-    if not folder:
+    if not folder or not is_first_process():
         return
     if not re.fullmatch(TASK_RULE, task):
         raise InputError(f"--task {task!r}: must match {TASK_RULE}; rename it")
@@ -296,73 +319,3 @@ def _place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
 def _discard(working: Mapping[str, Path]) -> None:
     for folder in working.values():
         shutil.rmtree(folder, ignore_errors=True)
-
-
-# ---------------------------------------------------------------- the container step of a Kubeflow pipeline
-
-
-def _run_for_kfp(stages: Mapping[str, Stage], arguments: Sequence[str]) -> int:
-    name, position = arguments[0], list(arguments).index("--executor-input")
-    if name not in stages or position + 1 >= len(arguments):
-        raise InputError(
-            f"usage: python -m components STAGE --executor-input JSON; got {list(arguments)[:2]}; stages: {', '.join(stages)}"
-        )
-    try:
-        executor = json.loads(arguments[position + 1])
-        output_file = str(executor["outputs"]["outputFile"])
-        call, artifacts = call_from_executor_input(stages[name], executor)
-    except json.JSONDecodeError as error:
-        raise InputError(f"--executor-input is not JSON ({error}); pass KFP's executor input placeholder") from None
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise InputError(f"--executor-input lacks {error}; pass what KFP's executor input placeholder gives") from None
-    values: dict[str, str] = {}
-    try:
-        code, values = execute(call)
-    finally:
-        _write_executor_output(output_file, values, artifacts)
-    return code
-
-
-def call_from_executor_input(stage: Stage, executor: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
-    """Translate KFP's executor input into a call; return it with the output artifacts as KFP described them.
-
-    The step's parameter `task` names the call; every other parameter is one of the stage's own.
-    """
-    given = executor.get("inputs", {})
-    parameters = dict(given.get("parameterValues", {}))
-    task = str(parameters.pop("task", stage.name))
-    inputs = {
-        port.name: tuple(
-            local_path(item) for item in given.get("artifacts", {}).get(port.name, {}).get("artifacts", [])
-        )
-        for port in stage.inputs
-    }
-    described = {name: listed["artifacts"][0] for name, listed in executor["outputs"].get("artifacts", {}).items()}
-    outputs = {port.name: local_path(described[port.name]) for port in stage.outputs}
-    return Call(stage=stage, task=task, inputs=inputs, outputs=outputs, parameters=parameters), described
-
-
-def local_path(artifact: Mapping[str, Any]) -> Path:
-    """Return where KFP's launcher mounts an artifact: its custom path, or its URI's scheme as a root folder."""
-    if artifact.get("customPath"):
-        return Path(artifact["customPath"])
-    uri = str(artifact["uri"])
-    for scheme, root in (("gs://", "/gcs/"), ("s3://", "/s3/"), ("minio://", "/minio/")):
-        if uri.startswith(scheme):
-            return Path(root + uri.removeprefix(scheme))
-    if "://" in uri:
-        raise InputError(f"artifact URI {uri}: unknown scheme; use gs://, s3://, minio:// or a path")
-    return Path(uri)
-
-
-def _write_executor_output(file: str, values: Mapping[str, str], artifacts: Mapping[str, Any]) -> None:
-    # Always written, also by a failed step: under kfp.local it is the only way that artifacts of a container step are seen.
-    listed = {
-        name: {"artifacts": [{"name": item.get("name", ""), "uri": item["uri"], "metadata": {}}]}
-        for name, item in artifacts.items()
-    }
-    target = Path(file)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(json.dumps({"parameterValues": dict(values), "artifacts": listed}))
-    partial.replace(target)

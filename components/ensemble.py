@@ -60,6 +60,14 @@ STAGE = Stage(
     ),
     outputs=(Port(name="ensemble", kind="ensemble", about="weights of every member"),),
     parameters=EnsembleParameters,
-    needs=Needs(image="torch", cpu_cores=2, memory_gib=8, gpu_count=1, timeout_minutes=240),
+    needs=Needs(
+        image="torch",
+        cpu_cores=2,
+        memory_gib=8,
+        gpu_count=1,
+        timeout_minutes=240,
+        shared_memory_gib=8,
+        distributed=True,
+    ),
     run=run,
 )

@@ -53,6 +53,7 @@ STAGE = Stage(
     inputs=(Port(name="subject", kind="any", about="folder that holds a gate.parquet table"),),
     outputs=(Port(name="verdict", kind="verdict", about="verdict.json and verdict.md, with the offending frames"),),
     values=("decision",),
+    values_on_problem={"decision": "refuse"},
     parameters=GateParameters,
     needs=Needs(image="gates", memory_gib=3, retries=1, timeout_minutes=20),
     run=run,

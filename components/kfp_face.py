@@ -9,18 +9,21 @@ from typing import Any
 from kfp import dsl
 
 from components.contract import Port, Stage
+from components.kfp_step import NEVER_RETRIED
 
 FINAL_STATUS = "final_status"  # the parameter that an exit handler's run status arrives in
 KFP_TYPES = {int: int, float: float, str: str, bool: bool, dict: dict, tuple: list}
 
 
-def container_component(stage: Stage, image: str, *, exit_handler: bool = False) -> Any:
+def container_component(stage: Stage, image: str, *, exit_handler: bool = False, never_retried: bool = False) -> Any:
     """Return the KFP container component of `stage`, run from `image` by the stage's own command line.
 
     The component has one parameter for each of the stage's parameters, and `task`, the name of this call in the night.
     As an exit handler it takes no artifact, since KFP lets none reach one, but the final status of the run.
+    A step that is never retried ends with exit codes 2 and 3 itself; every other one leaves them to the next gate.
     """
     taken = () if exit_handler else stage.inputs
+    flags = [NEVER_RETRIED] if never_retried else []
 
     def step(
         *_: Any,
@@ -28,7 +31,7 @@ def container_component(stage: Stage, image: str, *, exit_handler: bool = False)
         return dsl.ContainerSpec(
             image=image,
             command=["python", "-m", "components", stage.name],
-            args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
+            args=[*flags, "--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
         )
 
     parameters = [*_artifacts(taken, stage.outputs), *_parameters(stage, exit_handler), *_values(stage)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from components.contract import Paths
+from components.contract import TRAINING_STATE_VARIABLE, Paths
 from components.parameters import require
 
 Network = TypeVar("Network")
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from perception.data.loading import FrameSet
     from perception.models.erfnet import ERFNet
-    from perception.training.loop import EpochRecord, TrainSettings
+    from perception.training.loop import EpochRecord, Resume, TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +114,7 @@ class LearningParameters(FrameParameters):
             weight_decay=self.weight_decay,
             schedule="poly",
             seed=self.seed + seed_offset,
+            device=best_device(),
         )
 
     def train(
@@ -126,6 +127,7 @@ class LearningParameters(FrameParameters):
         """
         from components.contract import progress_line
         from perception.data.loading import Augment, pixel_counts, shuffled_batches
+        from perception.training.distributed import process_group
         from perception.training.loop import class_weights, fit
 
         settings = self.train_settings(seed_offset)
@@ -143,7 +145,38 @@ class LearningParameters(FrameParameters):
 
         if "loss" not in options:
             options["class_weights"] = class_weights(pixel_counts(frames))
-        return fit(network, batches, settings, progress=progress_line(what), **options)
+        if (
+            "after_epoch" not in options and "after_step" not in options
+        ):  # what such a function keeps is in no state file
+            options.setdefault("resume", training_state(what, settings, frames.frame_ids))
+        with process_group(settings.device):
+            records = fit(network, batches, settings, progress=progress_line(what), **options)
+        network.to("cpu")
+        return records
+
+
+def best_device() -> str:
+    """Return the device that networks train on: this process's GPU where there is one."""
+    import os
+
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def training_state(what: str, settings: "TrainSettings", frame_ids: Sequence[str]) -> "Resume | None":
+    """Return where a training keeps its state, in the folder that a cluster's step is given; None elsewhere."""
+    import hashlib
+    import os
+
+    from perception.training.loop import Resume
+
+    folder = os.environ.get(TRAINING_STATE_VARIABLE)
+    if not folder:
+        return None
+    same_anywhere = replace(settings, device="cpu")
+    identity = hashlib.sha256("\n".join([what, repr(same_anywhere), *frame_ids]).encode()).hexdigest()
+    return Resume(path=Path(folder) / f"{identity[:24]}.state", every_minutes=5, identity=identity)
 
 
 def by_name(names: Sequence[str], values: Iterable[float]) -> dict[str, float | None]:

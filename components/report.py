@@ -21,7 +21,7 @@ class ReportParameters(FrameParameters):
     final_status: dict[str, object] = field(default_factory=dict)  # what a pipeline says of a run that ended early
 
 
-def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> None:
+def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str, str]:
     """Write report.html and summary.json from whatever the night got done."""
     from components.night_report import gather_night
     from perception.reporting.page import render_report
@@ -32,6 +32,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> None:
     write_summary(night.summary, folder / "summary.json")
     (folder / "report.html").write_text(render_report(night), encoding="utf-8")
     log(f"night {night.summary.status}: report of {(folder / 'report.html').stat().st_size / 1e6:.1f} MB")
+    return {"night": "whole"}
 
 
 _ABOUT = {
@@ -59,6 +60,8 @@ STAGE = Stage(
         ),
     ),
     outputs=(Port(name="report", kind="report", about="report.html and summary.json"),),
+    values=("night",),
+    values_on_problem={"night": "broken"},
     parameters=ReportParameters,
     needs=Needs(image="torch", cpu_cores=1, memory_gib=4),
     run=run,

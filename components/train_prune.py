@@ -154,6 +154,14 @@ STAGE = Stage(
     ),
     outputs=(Port(name="network", kind="network", about="dense and pruned weights, and how they were trained"),),
     parameters=TrainPruneParameters,
-    needs=Needs(image="torch", cpu_cores=2, memory_gib=8, gpu_count=1, timeout_minutes=480),
+    needs=Needs(
+        image="torch",
+        cpu_cores=2,
+        memory_gib=8,
+        gpu_count=1,
+        timeout_minutes=480,
+        shared_memory_gib=8,
+        distributed=True,
+    ),
     run=run,
 )

@@ -1,4 +1,4 @@
-"""The one exception that people cause and people can mend."""
+"""Errors that people can mend: bad input, and servers that do not answer."""
 
 
 class InputError(Exception):
@@ -6,3 +6,7 @@ class InputError(Exception):
 
     The command line turns it into exit code 2 without a traceback.
     """
+
+
+class Unreachable(InputError):
+    """Report that a server cannot be reached or failed: the same request may well succeed later, so a cluster retries it."""

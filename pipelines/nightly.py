@@ -4,6 +4,7 @@ Read it from top to bottom: every call is one stage, declared in components/STAG
 argument. dvc.yaml is the same graph for one machine; a test holds the two and the stage declarations equal.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,19 +12,29 @@ from typing import Any
 from kfp import dsl
 
 from components.kfp_face import FINAL_STATUS, container_component
-from components.stages import STAGES
-from pipelines.resources import apply_needs
+from components.parameters import build_parameters
+from perception.errors import InputError
+from pipelines.resources import MAX_ITERATIONS, Cluster, equip, image_of, iterations, resource_parameters
 from pipelines.settings import stage_of, step_parameters
 
 
 def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> Any:
     """Return the night as a KFP pipeline with the parameters of `settings`, its steps run from `images` by dependency set."""
+    cluster = build_parameters(Cluster, settings["cluster"], where="cluster")
+    shards = iterations(settings["shards"])
+    defaults = resource_parameters(cluster)
+    at_once = {"parallelism": cluster.parallel_steps} if cluster.parallel_steps else {}
+    chosen: dict[str, Any] = {}  # what this run wants of each: a pipeline parameter, as soon as there is a pipeline
 
-    def call(task: str, **given: Any) -> Any:
-        stage = stage_of(task)
-        component = container_component(stage, images[stage.needs.image])
-        step = component(task=task, **(step_parameters(settings, task) | given))
-        return apply_needs(step, stage.needs, name=task)
+    def call(task: str, *, last_word: str = "", **given: Any) -> Any:
+        """Make a step of the task's stage; one that has the last word, under a name of its own, is never retried."""
+        stage, is_farewell = stage_of(task), last_word == "farewell"
+        known = _without_status(step_parameters(settings, task)) if is_farewell else step_parameters(settings, task)
+        image = image_of(cluster.needs(stage.name), images)
+        component = container_component(stage, image, exit_handler=is_farewell, never_retried=bool(last_word))
+        name = last_word or task
+        step = equip(component(task=name, **(known | given)), stage.name, name, image, cluster, chosen)
+        return step.set_retry(0) if last_word else step
 
     @contextmanager
     def accepted(task: str, subject: Any) -> Iterator[Any]:
@@ -32,31 +43,36 @@ def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> An
         with dsl.If(gate.outputs["decision"] != "refuse", name=f"{task}-accepted"):
             yield gate.outputs["verdict"]
         with dsl.Else(name=f"{task}-refused"):
-            call(task, subject=subject, enforce=True).set_retry(0)
+            call(task, last_word=task, subject=subject, enforce=True)
 
-    @dsl.pipeline(name="nightdrive", description="Select, adapt, train and prune, compress, evaluate: one night.")
     def nightly(
         store: str = settings["ingest"]["store"],
         registry: str = settings["resolve"]["registry"],
         remote: str = settings["resolve"]["remote"],
         budget_frames: int = settings["select"]["budget_frames"],
+        *wanted: Any,
     ) -> None:
-        last_words = container_component(STAGES["report"], images[STAGES["report"].needs.image], exit_handler=True)
-        known = {name: value for name, value in step_parameters(settings, "report").items() if name != FINAL_STATUS}
-        farewell = last_words(task="farewell", **(known | {"store": store, "registry": registry}))
-        apply_needs(farewell, STAGES["report"].needs, name="farewell")
+        chosen.update(zip(defaults, wanted, strict=True))
+        farewell = call("report", last_word="farewell", store=store, registry=registry)
         with dsl.ExitHandler(farewell, name="night"), ExitStack() as night:
             base = call("resolve", registry=registry, remote=remote, store=store).outputs["base"]
-            with dsl.ParallelFor(list(settings["sources"])) as source:
+            with dsl.ParallelFor(_bounded(list(settings["sources"])), **at_once) as source:
                 arrived = call("ingest", source=source, store=store).outputs["arrived"]
             frames = call("gather", arrived=dsl.Collected(arrived)).outputs["frames"]
             verdict_ingest = night.enter_context(accepted("gate_ingest", frames))
 
             ensemble = call("ensemble", frames=frames, base=base, store=store).outputs["ensemble"]
-            with dsl.ParallelFor(list(settings["shards"])) as shard:
-                scores = call("score", frames=frames, base=base, ensemble=ensemble, shard=shard, store=store).outputs[
-                    "scores"
-                ]
+            with dsl.ParallelFor(shards, **at_once) as shard:
+                scored = call(
+                    "score",
+                    frames=frames,
+                    base=base,
+                    ensemble=ensemble,
+                    shard=shard,
+                    shard_count=len(shards),
+                    store=store,
+                )
+                scores = scored.outputs["scores"]
             selection = call(
                 "select",
                 frames=frames,
@@ -90,7 +106,7 @@ def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> An
             ]
             verdict_evaluate = night.enter_context(accepted("gate_evaluate", evaluation))
 
-            call(
+            report = call(
                 "report",
                 frames=frames,
                 base=base,
@@ -113,5 +129,38 @@ def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> An
                 store=store,
                 registry=registry,
             )
+            with dsl.If(
+                report.outputs["night"] == "broken", name="night-broken"
+            ):  # a stage that no gate follows had a problem
+                call("gate_evaluate", last_word="problem", subject=report.outputs["report"], enforce=True)
 
-    return nightly
+    _accept(nightly, defaults)
+    limits = dsl.PipelineConfig(active_deadline_seconds=round(cluster.night_hours * 3600))
+    pipeline: Any = dsl.pipeline(
+        name="nightdrive",
+        description="Select, adapt, train and prune, compress, evaluate: one night.",
+        pipeline_config=limits,
+    )
+    return pipeline(nightly)
+
+
+def _accept(pipeline: Any, parameters: Mapping[str, Any]) -> None:
+    """Let a pipeline function take further parameters, by position, with these defaults."""
+    own = [item for item in inspect.signature(pipeline).parameters.values() if item.kind is item.POSITIONAL_OR_KEYWORD]
+    more = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=value, annotation=type(value))
+        for name, value in parameters.items()
+    ]
+    pipeline.__signature__ = inspect.Signature([*own, *more])
+
+
+def _without_status(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name != FINAL_STATUS}
+
+
+def _bounded(items: list[str]) -> list[str]:
+    if len(items) > MAX_ITERATIONS:
+        raise InputError(
+            f"sources: {len(items)}, and a loop has at most {MAX_ITERATIONS} iterations; put some together"
+        )
+    return items

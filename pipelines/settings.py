@@ -11,15 +11,24 @@ from components.parameters import build_parameters, did_you_mean, overlay, parse
 from components.report import GATES
 from components.stages import STAGES
 from perception.errors import InputError
+from pipelines.resources import Cluster
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
-SHARED = ("common", "sources", "shards", "images", "profiles", "profile")  # top-level sections that are not tasks
+SHARED = (
+    "common",
+    "sources",
+    "shards",
+    "images",
+    "cluster",
+    "profiles",
+    "profile",
+)  # top-level sections that are not tasks
 
 
 def load_settings(
     profile: str, overrides: Sequence[str] = (), data: str = "", run: str = "", file: Path = PARAMS_FILE
 ) -> dict[str, Any]:
-    """Return the settings of one night: a checked section for every task, with `profile`, `sources`, `shards` and `images`.
+    """Return the settings of one night: a checked section for every task, with `profile`, `sources`, `shards`, `images` and `cluster`.
 
     `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile).
     Raises InputError for an unknown profile, section or parameter, a value out of range, and DATA missing where it is needed.
@@ -35,7 +44,8 @@ def load_settings(
         _override(settings, override)
     _check_sections(settings, file.name)
     settings["sources"] = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
-    night = {name: settings[name] for name in ("sources", "shards", "images")} | {"profile": profile}
+    build_parameters(Cluster, settings["cluster"], where="cluster")
+    night = {name: settings[name] for name in ("sources", "shards", "images", "cluster")} | {"profile": profile}
     shared = settings["common"] | {
         "sources": settings["sources"],
         "shard_count": len(settings["shards"]),
@@ -74,7 +84,7 @@ def _profiles(written: Mapping[str, Any], file: str) -> dict[str, Any]:
 def _check_sections(settings: Mapping[str, Any], file: str) -> None:
     """Refuse a night with a section missing or of the wrong shape, or a shared parameter that no stage has."""
     stages = [name for name in STAGES if name != "gate"] + [f"gate_{suite}" for suite in GATES]
-    for name in ("common", "sources", "images", *stages):
+    for name in ("common", "sources", "images", "cluster", *stages):
         if not isinstance(settings.get(name), dict):
             raise InputError(f"{file}: section {name!r} must be a mapping, is {settings.get(name)!r}; mend it")
     shards = settings.get("shards")
@@ -111,6 +121,8 @@ def _override(settings: dict[str, Any], override: str) -> None:
         raise InputError(f"SET={override}: must be SECTION.NAME=VALUE, such as select.budget_frames=20")
     place = settings
     for section in sections:
+        if sections[0] == "cluster" and place is not settings:
+            place.setdefault(section, {})  # what is not overridden yet has no section; the names are checked as a whole
         if not isinstance(place.get(section), dict):
             raise InputError(f"SET={override}: no section {section!r}{did_you_mean(section, list(place))}")
         place = place[section]

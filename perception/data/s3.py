@@ -11,10 +11,10 @@ from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
-from minio.error import MinioException, S3Error
+from minio.error import MinioException, S3Error, ServerError
 
 from perception.data.store import Blob, checked_uri, describe_blob, verified
-from perception.errors import InputError
+from perception.errors import InputError, Unreachable
 
 # A night must notice within seconds that its store is not there; a slow answer to a large blob is another matter.
 CHECK_TIMEOUT = urllib3.Timeout(connect=3.0, read=5.0)
@@ -25,6 +25,7 @@ _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ABSENT = {"NoSuchKey", "ResourceNotFound"}
 _LARGEST_PUT_BYTES = 5 * 2**30  # by the protocol; an object that comes in one piece has the md5 of its bytes as ETag
 _BLOCK_BYTES = 1 << 20
+_PASSING = {"InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "OperationAborted"}  # may be gone soon
 
 Result = TypeVar("Result")
 
@@ -200,15 +201,15 @@ def _ask(request: Callable[[], Result], bucket: str, where: str) -> Result | Non
     except S3Error as error:
         if error.code in _ABSENT:
             return None
-        raise InputError(f"store {where}: {_reason(error.code or 'unknown error', bucket)}") from None
+        kind = Unreachable if error.code in _PASSING else InputError
+        raise kind(f"store {where}: {_reason(error.code or 'unknown error', bucket)}") from None
     except (MinioException, ValueError, ParseError) as error:  # the client lets errors of its XML parser through
         reason = " ".join(str(error).split())
-        raise InputError(
-            f"store {where}: the server gave no S3 answer ({reason}); check NIGHTDRIVE_S3_ENDPOINT"
-        ) from None
+        kind = Unreachable if isinstance(error, ServerError) else InputError
+        raise kind(f"store {where}: the server gave no S3 answer ({reason}); check NIGHTDRIVE_S3_ENDPOINT") from None
     except urllib3.exceptions.HTTPError as error:
         reason = type(getattr(error, "reason", None) or error).__name__
-        raise InputError(
+        raise Unreachable(
             f"store {where}: the endpoint cannot be reached ({reason}); check NIGHTDRIVE_S3_ENDPOINT and that it runs"
         ) from None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from components.contract import Needs, Paths, Port, Refused, Stage, local_path, main
+from components.contract import Needs, Paths, Port, Refused, Stage, main
 from perception.errors import InputError
 
 
@@ -89,14 +89,6 @@ def test_a_stage_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "file").read_text() == "precious"
 
 
-@pytest.mark.parametrize(
-    "given", ["[]", "null", "5", "{}", '{"outputs": {}}', '{"outputs": {"outputFile": "x"}, "inputs": {}}', "{"]
-)
-def test_a_malformed_executor_input_is_named(given: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main({"copy": COPY}, ["copy", "--executor-input", given]) == 2
-    assert "--executor-input" in capsys.readouterr().err
-
-
 def test_a_refusal_keeps_what_explains_it(tmp_path: Path) -> None:
     assert call(tmp_path, "--set", "fail=refused") == 3
     assert (tmp_path / "out" / "first").read_text() == "hello"
@@ -117,46 +109,6 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytes
     code = main({"copy": COPY}, ["copy", "--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "file" / "out")])
     assert code == 2
     assert "cannot be written" in capsys.readouterr().err
-
-
-def executor_input(tmp_path: Path, **parameters: object) -> dict[str, object]:
-    def artifact(name: str) -> dict[str, str]:
-        return {"name": name, "uri": str(tmp_path / name)}
-
-    return {
-        "inputs": {
-            "parameterValues": {"task": "copy", **parameters},
-            "artifacts": {"sources": {"artifacts": [artifact("a"), artifact("b")]}},
-        },
-        "outputs": {
-            "artifacts": {"copied": {"artifacts": [artifact("copied")]}},
-            "outputFile": str(tmp_path / "deep" / "executor_output.json"),
-        },
-    }
-
-
-@pytest.mark.parametrize(("fail", "code"), [("", 0), ("refused", 3), ("bug", 1), ("input", 2)])
-def test_the_kfp_face_runs_the_same_stage_and_always_writes_its_output_file(
-    tmp_path: Path, fail: str, code: int
-) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    given = executor_input(tmp_path, text="from KFP", fail=fail)
-    assert main({"copy": COPY}, ["copy", "--executor-input", json.dumps(given)]) == code
-    written = json.loads((tmp_path / "deep" / "executor_output.json").read_text())
-    assert written["artifacts"]["copied"]["artifacts"][0]["uri"] == str(tmp_path / "copied")
-    assert written["parameterValues"] == ({"decision": "pass"} if not fail else {})
-    assert (tmp_path / "copied").exists() == (code in (0, 3))
-
-
-def test_artifact_uris_become_the_launchers_mounts() -> None:
-    assert local_path({"uri": "s3://bucket/a/b"}) == Path("/s3/bucket/a/b")
-    assert local_path({"uri": "gs://bucket/a"}) == Path("/gcs/bucket/a")
-    assert local_path({"uri": "minio://bucket/a"}) == Path("/minio/bucket/a")
-    assert local_path({"uri": "/plain/path"}) == Path("/plain/path")
-    assert local_path({"uri": "s3://bucket/a", "customPath": "/mnt/x"}) == Path("/mnt/x")
-    with pytest.raises(InputError, match="unknown scheme"):
-        local_path({"uri": "ftp://host/a"})
 
 
 def test_records_tell_status_time_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
