@@ -30,17 +30,18 @@ def _from_files(source: Source) -> "tuple[Iterator[Arrival], int]":
             try:
                 image = reader.image(frame)
                 label = reader.label(frame) if frame.label_path and wants_labels else None
+                instances = reader.instances(frame) if label is not None else None
                 problem = None
             except BadFrame as bad:
-                image, label, problem = b"", None, bad
+                image, label, instances, problem = b"", None, None, bad
             yield Arrival(
                 facts=frame,
                 image=image,
-                image_path=str(frame.image_path),
+                image_path=frame.image_name,
                 label=label,
                 label_path=str(frame.label_path),
-                label_taxonomy=reader.taxonomy,
-                instances=frame.instances_path.read_bytes() if frame.instances_path else None,
+                label_taxonomy=frame.label_taxonomy or reader.taxonomy,
+                instances=instances,
                 problem=problem,
             )
 

@@ -11,7 +11,7 @@ from perception.errors import InputError
 class Source:
     """Describe one source of frames."""
 
-    format: str  # camvid, cityscapes, scenes_folder: read from `path`; scenes: rendered here
+    format: str  # scenes: rendered here; camvid, cityscapes, bdd100k, ... (docs/formats.md): read from `path`
     split: str  # what the frames are for: pool, train, val or test
     domain: str  # real or synthetic
     labels: str  # given: every frame has its label; oracle: labels stay hidden until a frame is selected; none

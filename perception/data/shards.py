@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from perception.data.files import replace_file
@@ -49,18 +50,51 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     key: str | None = None
     files: dict[str, bytes] = {}
     done: set[str] = set()
-    for name, data in _members(path):
-        here, extension = _parts(name, path)
+    for member, data in _members(path):
+        here, extension = member_parts(member.name, path)
         if here != key:
             if key is not None:
                 yield key, files
                 done.add(key)
             key, files = here, {}
         if extension in files or here in done:
-            raise InputError(f"{path}: shard holds {name} twice or apart from its key; write it with write_shard")
+            raise InputError(
+                f"{path}: shard holds {member.name} twice or apart from its key; write it with write_shard"
+            )
         files[extension] = data
     if key is not None:
         yield key, files
+
+
+@dataclass(frozen=True)
+class MemberPlace:
+    """Say where the bytes of a member lie in its tar file."""
+
+    offset_bytes: int
+    size_bytes: int
+
+
+def index_shard(path: Path) -> dict[str, MemberPlace]:
+    """List the files of a shard by name, in its order, so that each can be read by itself; raises as read_shard does."""
+    found: dict[str, MemberPlace] = {}
+    for member, _ in _members(path, contents=False):
+        if member.name in found:
+            raise InputError(f"{path}: shard holds {member.name} twice; write it with write_shard")
+        found[member.name] = MemberPlace(member.offset_data, member.size)
+    return found
+
+
+def read_member(path: Path, place: MemberPlace) -> bytes:
+    """Read the bytes of one member; raises InputError for a file that is shorter than its index says."""
+    try:
+        with path.open("rb") as file:
+            file.seek(place.offset_bytes)
+            data = file.read(place.size_bytes)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); fetch the data version again") from None
+    if len(data) != place.size_bytes:
+        raise InputError(f"{path}: shard is truncated; fetch the data version again")
+    return data
 
 
 # --- writing
@@ -89,17 +123,17 @@ def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
 # --- reading
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of every file, refusing whatever is not a plain file inside the archive's own folder."""
+def _members(path: Path, contents: bool = True) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Yield every file and its bytes, refusing whatever is not a plain file inside the archive's own folder."""
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if member.isdir():
                     continue
                 _check_member(member, path)
-                content = archive.extractfile(member)
+                content = archive.extractfile(member) if contents else io.BytesIO()
                 assert content is not None, member.name
-                yield member.name, content.read()
+                yield member, content.read()
             file.seek(archive.offset)
             # tarfile takes a damaged header in the middle for the end; the real end is a block of zeros.
             if file.read(_BLOCK_BYTES) != bytes(_BLOCK_BYTES):
@@ -121,7 +155,8 @@ def _check_member(member: tarfile.TarInfo, path: Path) -> None:
         raise InputError(f"{path}: shard member {member.name!r} leads out of the shard; write it with write_shard")
 
 
-def _parts(name: str, path: Path) -> tuple[str, str]:
+def member_parts(name: str, path: Path) -> tuple[str, str]:
+    """Split a member's name into its key, up to the first dot of its last part, and its extension; raises InputError."""
     folder, _, last = name.rpartition("/")
     stem, dot, extension = last.partition(".")
     if not stem or not dot or not extension:

@@ -53,6 +53,17 @@ def load_taxonomy(name: str) -> Taxonomy:
     return Taxonomy(name, names, colors, foreground, _raw_lookup(table, names))
 
 
+def published_names(name: str) -> tuple[str, ...]:
+    """Name the classes of a taxonomy, and what its files ignore, by raw value as the data set publishes them.
+
+    Raises InputError for an unknown taxonomy and for one whose table does not list them.
+    """
+    table = _read_table(name)
+    if "published" not in table:
+        raise InputError(f"taxonomy {name!r} lists no published names; use another one")
+    return tuple(table["published"])
+
+
 @cache
 def label_lookup(source: str, target: str) -> NDArray[np.uint8]:
     """Build the table from raw values of a label file in `source` to class ids of `target`.

@@ -132,7 +132,9 @@ def test_scenes_folder_without_labels(tmp_path: Path) -> None:
 
 def test_readers_know_their_taxonomy_and_read_bytes(tmp_path: Path) -> None:
     assert {name: reader.taxonomy for name, reader in READERS.items()} == {
-        "camvid": "camvid11", "cityscapes": "cityscapes_ids", "scenes_folder": "cityscapes19",
+        "bdd100k": "bdd100k", "camvid": "camvid11", "cityscapes": "cityscapes_ids", "gta5": "gta5",
+        "mapillary_v1_2": "mapillary_v1_2", "mapillary_v2_0": "mapillary_v2_0", "scenes_folder": "cityscapes19",
+        "synthia": "synthia16", "viper": "viper", "webdataset": "cityscapes19",
     }  # fmt: skip
     for name, reader in READERS.items():
         assert reader.name == name and load_taxonomy(reader.taxonomy)
@@ -181,7 +183,7 @@ def test_listing_is_lazy(tmp_path: Path) -> None:
 
 
 def test_unknown_format() -> None:
-    with pytest.raises(InputError, match="format 'bdd' is unknown; use one of camvid, cityscapes, scenes_folder"):
+    with pytest.raises(InputError, match="format 'bdd' is unknown; use one of bdd100k, camvid, cityscapes, gta5"):
         open_reader("bdd")
 
 

@@ -20,10 +20,14 @@ def mapped(source: str, name: str, target: str) -> str | None:
 
 
 def test_the_known_taxonomies() -> None:
-    assert taxonomy_names() == ("camvid11", "cityscapes19", "cityscapes_ids", "gta5", "synthia16")
     assert {name: len(load_taxonomy(name).classes) for name in taxonomy_names()} == {
-        "camvid11": 11, "cityscapes19": 19, "cityscapes_ids": 19, "gta5": 19, "synthia16": 16,
+        "bdd100k": 19, "camvid11": 11, "cityscapes19": 19, "cityscapes_ids": 19, "gta5": 19, "mapillary_v1_2": 65,
+        "mapillary_v2_0": 123, "synthia16": 16, "viper": 30,
     }  # fmt: skip
+
+
+# Published palettes that give several classes one colour.
+SHARED_COLORS = {"mapillary_v2_0": 25, "viper": 1}
 
 
 def test_foreground_is_ten_and_background_nine() -> None:
@@ -41,7 +45,8 @@ def test_every_table_is_whole(name: str) -> None:
     count = len(taxonomy.classes)
     assert len(set(taxonomy.classes)) == count == len(taxonomy.foreground)
     assert taxonomy.colors.shape == (count, 3) and taxonomy.colors.dtype == np.uint8
-    assert len({tuple(color) for color in taxonomy.colors.tolist()}) == count, "two classes share a colour"
+    colors = len({tuple(color) for color in taxonomy.colors.tolist()})
+    assert count - colors == SHARED_COLORS.get(name, 0), "two classes share a colour"
     assert taxonomy.raw.shape == (256,) and taxonomy.raw.dtype == np.uint8
     assert set(taxonomy.raw.tolist()) == {*range(count), 254, 255}, "every class has a raw value"
     assert taxonomy.raw[255] == 255
@@ -79,6 +84,51 @@ def test_cityscapes_ids_against_a_table_written_out() -> None:
 def test_camvid_values_are_the_segnet_order() -> None:
     assert load_taxonomy("camvid11").raw[:13].tolist() == [*range(11), 255, 254]
     assert load_taxonomy("camvid11").classes[3] == "road" and load_taxonomy("camvid11").classes[8] == "car"
+
+
+def test_bdd100k_values_are_training_ids() -> None:
+    assert load_taxonomy("bdd100k").raw.tolist() == [*range(19), *[254] * 236, 255]
+
+
+def test_viper_ids() -> None:
+    """The ids of the toolkit's classes.csv, and what the other way round cannot be told apart."""
+    raw = load_taxonomy("viper").raw
+    names = {value: load_taxonomy("viper").classes[raw[value]] for value in range(2, 32)}
+    assert raw[:2].tolist() == [255, 255] and raw[32] == 254
+    assert [names[value] for value in (2, 3, 10, 13, 20, 24, 25, 31)] == [
+        "sky", "road", "infrastructure", "trafficlight", "person", "car", "van", "boat",
+    ]  # fmt: skip
+    assert mapped("viper", "van", "cityscapes19") == "car" and mapped("viper", "infrastructure", "cityscapes19") is None
+    assert mapped("cityscapes19", "rider", "viper") == "person" and mapped("viper", "tree", "camvid11") == "tree"
+
+
+@pytest.mark.parametrize(("name", "count"), [("mapillary_v1_2", 66), ("mapillary_v2_0", 124)])
+def test_mapillary_names_are_the_published_ones_in_their_order(name: str, count: int) -> None:
+    published = taxonomies.published_names(name)
+    assert len(set(published)) == count and list(published) == sorted(published)
+    assert published[-1] == "void--unlabeled" and load_taxonomy(name).raw[count - 1] == 255
+    taxonomy = load_taxonomy(name)
+    for value, text in enumerate(published[:-1]):
+        assert taxonomy.classes[taxonomy.raw[value]] == text.replace("--", "_").replace("-", "_")
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("construction_flat_road", "road"), ("construction_barrier_curb", "sidewalk"), ("nature_sand", "terrain"),
+        ("object_traffic_sign_front", "traffic_sign"), ("object_traffic_sign_back", None), ("object_street_light", "pole"),
+        ("human_rider_motorcyclist", "rider"), ("object_vehicle_on_rails", "train"), ("void_ego_vehicle", None),
+        ("construction_structure_bridge", None), ("object_manhole", "road"),
+    ],
+)  # fmt: skip
+def test_both_versions_of_mapillary_map_alike(name: str, target: str | None) -> None:
+    assert mapped("mapillary_v1_2", name, "cityscapes19") == target
+    assert mapped("mapillary_v2_0", name, "cityscapes19") == target
+
+
+def test_only_tables_that_list_published_names_have_them() -> None:
+    with pytest.raises(InputError, match="taxonomy 'gta5' lists no published names"):
+        taxonomies.published_names("gta5")
 
 
 def test_synthia_ids() -> None:
@@ -156,7 +206,7 @@ def test_apply_lookup_and_colorize_equal_indexing() -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"taxonomy 'kitti' is unknown; use one of camvid11, cityscapes19"):
+    with pytest.raises(InputError, match=r"taxonomy 'kitti' is unknown; use one of bdd100k, camvid11, cityscapes19"):
         load_taxonomy("kitti")
     with pytest.raises(InputError, match="kitti"):
         label_lookup("cityscapes19", "kitti")

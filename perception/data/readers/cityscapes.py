@@ -1,0 +1,70 @@
+"""Cityscapes: leftImg8bit and gtFine."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from perception.data.readers.layout import (
+    RawFrame,
+    check_folder,
+    check_pairs,
+    checked_frame_id,
+    chosen_splits,
+    files_in,
+    folders_in,
+    optional_files_in,
+)
+from perception.errors import InputError
+
+_SPLITS = ("train", "val", "test")
+_IMAGE = "_leftImg8bit"
+_LABEL = "_gtFine_labelIds"
+_INSTANCES = "_gtFine_instanceIds"
+
+
+def cityscapes_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
+    """List leftImg8bit/SPLIT/CITY/*_leftImg8bit.png with gtFine/SPLIT/CITY/*_gtFine_labelIds.png and instanceIds.
+
+    A drive is CITY_SEQUENCE. All of Cityscapes was filmed by day in cities by the left camera of a pair.
+    """
+    check_folder(root)
+    pictures = root / "leftImg8bit"
+    check_folder(pictures, "a Cityscapes folder holds leftImg8bit/ and gtFine/")
+    for name in chosen_splits(pictures, split, _SPLITS):
+        cities = folders_in(pictures / name)
+        _check_no_other_cities(root / "gtFine" / name, cities)
+        for city in cities:
+            yield from _cityscapes_city(root, name, city, labels_required)
+
+
+def _cityscapes_city(root: Path, split: str, city: str, labels_required: bool) -> Iterator[RawFrame]:
+    pictures, truth = root / "leftImg8bit" / split / city, root / "gtFine" / split / city
+    images = files_in(pictures, (".png",), _IMAGE)
+    labels = optional_files_in(truth, (".png",), _LABEL)
+    instances = optional_files_in(truth, (".png",), _INSTANCES)
+    check_pairs(images, labels, pictures, truth, labels_required)
+    check_pairs(images, instances, pictures, truth, False)
+    for stem, path in images.items():
+        yield RawFrame(
+            frame_id=checked_frame_id(f"cityscapes_{stem}", path),
+            drive_id=_cityscapes_drive(stem, path),
+            image_path=path,
+            label_path=labels.get(stem),
+            instances_path=instances.get(stem),
+            camera="left",
+            time_of_day="day",
+            scene="urban",
+        )
+
+
+def _cityscapes_drive(stem: str, path: Path) -> str:
+    match = re.fullmatch(r"(.+_\d+)_\d+", stem)
+    if match is None:
+        raise InputError(f"{path}: name must be CITY_SEQUENCE_FRAME{_IMAGE}.png; rename or remove it")
+    return match[1]
+
+
+def _check_no_other_cities(truth: Path, cities: list[str]) -> None:
+    others = sorted(set(folders_in(truth)) - set(cities)) if truth.is_dir() else []
+    if others:
+        raise InputError(f"{truth / others[0]}: labels of a city without images; add the images or remove the folder")

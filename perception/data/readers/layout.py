@@ -1,0 +1,171 @@
+"""What the layouts share: the frames that a reader lists, and how folders are listed and checked."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from perception.data.decoding import BadFrame
+from perception.data.manifest import FRAME_ID_RULE
+from perception.errors import InputError
+
+_FRAME_ID = re.compile(FRAME_ID_RULE)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawFrame:
+    """Say where one frame's files lie and what its layout tells about it; None is unknown."""
+
+    frame_id: str
+    drive_id: str
+    image_path: Path
+    label_path: Path | None = None
+    instances_path: Path | None = None
+    timestamp_utc: datetime | None = None
+    camera: str | None = None
+    time_of_day: str | None = None
+    weather: str | None = None
+    scene: str | None = None
+    label_taxonomy: str | None = None  # where the frame names its own in place of the reader's
+    member: str | None = None  # name inside image_path where that is an archive
+
+    @property
+    def image_name(self) -> str:
+        """Name the image in messages, with its suffix, also where it lies in an archive."""
+        return str(self.image_path / self.member if self.member else self.image_path)
+
+
+Frames = Callable[[Path, str | None, bool], Iterator[RawFrame]]
+
+
+def read_image_file(frame: RawFrame) -> bytes:
+    """Return the bytes of the image file."""
+    return read_file(frame.image_path)
+
+
+def read_label_file(frame: RawFrame) -> bytes | None:
+    """Return the bytes of the label file; None where the frame has none."""
+    return None if frame.label_path is None else read_file(frame.label_path)
+
+
+def read_instances_file(frame: RawFrame) -> bytes | None:
+    """Return the bytes of the instances file; None where the frame has none."""
+    return None if frame.instances_path is None else read_file(frame.instances_path)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Read one layout.
+
+    taxonomy: how its label files are to be read. frames(root, split, labels_required): lists its frames in sorted
+    order; split None means every split that is there; raises InputError for a folder that breaks the layout.
+    image, label and instances: give the bytes to store; a layout whose images lie in archives or whose labels are not
+    8-bit PNG replaces them with functions of its own that unpack or re-encode. Instances are 16-bit PNG of value in the
+    label file * 1000 + k, as in Cityscapes. All three raise BadFrame for a file that cannot be read.
+    """
+
+    name: str
+    taxonomy: str
+    frames: Frames
+    image: Callable[[RawFrame], bytes] = read_image_file
+    label: Callable[[RawFrame], bytes | None] = read_label_file
+    instances: Callable[[RawFrame], bytes | None] = read_instances_file
+
+
+def check_folder(folder: Path, remedy: str = "give the path of the data set") -> None:
+    """Refuse what is no folder."""
+    if not folder.is_dir():
+        kind = "is a file, must be a folder" if folder.exists() else "folder is missing"
+        raise InputError(f"{folder}: {kind}; {remedy}")
+
+
+def chosen_splits(root: Path, split: str | None, known: Iterable[str]) -> list[str]:
+    """Name the splits to read, sorted: the one asked for, or every known one that has a folder."""
+    if split is not None and split not in known:
+        raise InputError(f"split {split!r} is unknown; use one of {', '.join(known)}")
+    if split is not None:
+        check_folder(root / split, "add it or ask for another split")
+        return [split]
+    found = sorted(name for name in known if (root / name).is_dir())
+    if not found:
+        folders = ", ".join(f"{name}/" for name in known)
+        raise InputError(f"{root}: folder is empty: it holds none of {folders}; give the path of the data set")
+    return found
+
+
+def folders_in(folder: Path) -> list[str]:
+    """List the names of the folders in a folder, sorted; hidden ones are left out."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def files_in(folder: Path, suffixes: tuple[str, ...], ending: str = "") -> dict[str, Path]:
+    """List a folder that must hold such files, as stem (without the ending) → path, sorted by stem."""
+    check_folder(folder, "add it")
+    files = optional_files_in(folder, suffixes, ending)
+    if not files:
+        wanted = ", ".join(f"*{ending}{suffix}" for suffix in suffixes)
+        raise InputError(f"{folder}: folder is empty: it holds no {wanted}; add the frames")
+    return files
+
+
+def optional_files_in(folder: Path, suffixes: tuple[str, ...], ending: str = "") -> dict[str, Path]:
+    """List such files of a folder as stem → path; nothing when the folder is missing. Hidden files are left out."""
+    if not folder.is_dir():
+        return {}
+    found: dict[str, Path] = {}
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122 (Path objects for a million names cost seconds)
+        if name.startswith(".") or suffix.lower() not in suffixes or not stem.endswith(ending):
+            continue
+        key = stem.removesuffix(ending)
+        if key in found:
+            raise InputError(
+                f"{folder / name}: second file for frame {key} beside {found[key].name}; remove one of them"
+            )
+        found[key] = folder / name
+    return dict(sorted(found.items()))
+
+
+def check_pairs(
+    images: Mapping[str, Path],
+    labels: Mapping[str, Path],
+    image_folder: Path,
+    label_folder: Path,
+    labels_required: bool,
+) -> None:
+    """Refuse a label without its image and, where labels are required, an image without its label."""
+    for stem in labels:
+        if stem not in images:
+            raise InputError(
+                f"{labels[stem]}: label without image in {image_folder}; add the image or remove the label"
+            )
+    if labels_required:
+        check_folder(label_folder, "labels are required; add it")
+        for stem in images:
+            if stem not in labels:
+                raise InputError(
+                    f"{images[stem]}: image without label in {label_folder}; add the label or remove the image"
+                )
+
+
+def checked_frame_id(text: str, path: Path) -> str:
+    """Return the frame_id if it is one that a manifest may have; raises InputError."""
+    if not _FRAME_ID.fullmatch(text):
+        raise InputError(f"{path}: frame_id {text!r} must match {FRAME_ID_RULE}; rename the file")
+    return text
+
+
+def read_file(path: Path) -> bytes:
+    """Read a plain file; raises BadFrame."""
+    if path.exists() and not path.is_file():  # a pipe, for example, would keep the night waiting
+        raise BadFrame(path, "is not a readable file", "copy it again or remove it")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadFrame(path, f"cannot be read ({error.strerror})", "correct its permissions or copy it again") from None

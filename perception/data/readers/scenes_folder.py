@@ -1,0 +1,110 @@
+"""Folders as perception.data.scenes writes them."""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from perception.data.manifest import FRAME_ID_RULE, SCENES, TIMES_OF_DAY, WEATHERS
+from perception.data.readers.layout import (
+    IMAGE_SUFFIXES,
+    RawFrame,
+    check_folder,
+    check_pairs,
+    files_in,
+    optional_files_in,
+)
+from perception.errors import InputError
+
+_FRAME_ID = re.compile(FRAME_ID_RULE)
+_COLUMNS = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
+_VOCABULARIES = {"time_of_day": TIMES_OF_DAY, "weather": WEATHERS, "scene": SCENES}
+
+
+def scenes_folder_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
+    """List images/ID.jpg|png with labels/ID.png and instances/ID.png as frames.csv names them; it knows no splits."""
+    check_folder(root)
+    if split is not None:
+        raise InputError(f"split {split!r} is unknown: a scenes_folder has no splits; leave the split out")
+    rows = _scenes_rows(root / "frames.csv")
+    images = files_in(root / "images", IMAGE_SUFFIXES)
+    labels = optional_files_in(root / "labels", (".png",))
+    instances = optional_files_in(root / "instances", (".png",))
+    check_pairs(images, labels, root / "images", root / "labels", labels_required)
+    check_pairs(images, instances, root / "images", root / "instances", False)
+    _check_rows(rows, images, root)
+    for frame_id, path in images.items():
+        row = rows[frame_id]
+        yield RawFrame(
+            frame_id=frame_id,
+            drive_id=row["drive_id"],
+            image_path=path,
+            label_path=labels.get(frame_id),
+            instances_path=instances.get(frame_id),
+            timestamp_utc=_time(row["timestamp_utc"], root / "frames.csv", frame_id),
+            camera=row["camera"] or None,
+            time_of_day=row["time_of_day"] or None,
+            weather=row["weather"] or None,
+            scene=row["scene"] or None,
+        )
+
+
+def _scenes_rows(path: Path) -> dict[str, dict[str, str]]:
+    """Read frames.csv by frame_id and check its columns, its ids and its vocabularies."""
+    if not path.is_file():
+        raise InputError(f"{path}: file is missing; a scenes_folder holds images/ and frames.csv")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = tuple(reader.fieldnames or ())
+            rows = list(reader)
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not a readable UTF-8 CSV file ({error}); write it again") from None
+    if set(columns) != set(_COLUMNS) or len(columns) != len(_COLUMNS):
+        raise InputError(f"{path}: columns are {', '.join(columns)}, must be {', '.join(_COLUMNS)}; correct them")
+    by_id: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(rows, start=2):
+        _check_row(row, f"{path}: line {number}")
+        if row["frame_id"] in by_id:
+            raise InputError(f"{path}: line {number} repeats frame_id {row['frame_id']}, must be unique; remove one")
+        by_id[row["frame_id"]] = row
+    return by_id
+
+
+def _check_row(row: Mapping[str | None, str | list[str] | None], where: str) -> None:
+    if None in row or None in row.values():
+        raise InputError(f"{where} has not {len(_COLUMNS)} fields; correct it")
+    if not _FRAME_ID.fullmatch(str(row["frame_id"])) or not row["drive_id"]:
+        raise InputError(
+            f"{where} has frame_id {row['frame_id']!r}, must match {FRAME_ID_RULE} and have a drive_id; correct it"
+        )
+    for name, vocabulary in _VOCABULARIES.items():
+        if row[name] and row[name] not in vocabulary:
+            raise InputError(
+                f"{where} has {name} {row[name]!r}, must be empty or one of {', '.join(vocabulary)}; correct it"
+            )
+
+
+def _check_rows(rows: Mapping[str, object], images: Mapping[str, Path], root: Path) -> None:
+    for frame_id in sorted(set(images) ^ set(rows)):
+        if frame_id in rows:
+            raise InputError(
+                f"{root / 'frames.csv'}: frame {frame_id} has no file in images/; add it or remove the line"
+            )
+        raise InputError(f"{images[frame_id]}: image without a line in frames.csv; add the line or remove the image")
+
+
+def _time(text: str, path: Path, frame_id: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise InputError(
+            f"{path}: timestamp_utc of frame {frame_id} is {text!r}, must be ISO 8601 with its zone, "
+            "as 2026-11-01T04:05:06Z; correct it"
+        )
+    return time.astimezone(UTC)
