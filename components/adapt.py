@@ -129,6 +129,7 @@ STAGE = Stage(
     parameters=AdaptParameters,
     needs=Needs(
         image="torch",
+        loads="torch",
         cpu_cores=2,
         memory_gib=8,
         gpu_count=1,

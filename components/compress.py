@@ -159,6 +159,6 @@ STAGE = Stage(
     ),
     outputs=(Port(name="compressed", kind="network", about="model.onnx, dense.onnx, weights, model card and latency"),),
     parameters=CompressParameters,
-    needs=Needs(image="torch", cpu_cores=2, memory_gib=4),
+    needs=Needs(image="torch", loads="torch", cpu_cores=2, memory_gib=4),
     run=run,
 )

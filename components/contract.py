@@ -63,6 +63,9 @@ class Needs:
     timeout_minutes: int = 60
     shared_memory_gib: float = 0.0  # of /dev/shm, for data-loading processes; 0: the container engine's default
     distributed: bool = False  # trains over all GPUs of its pod, one process a GPU
+    loads: str = (
+        ""  # the library that takes longest to load; on one machine it is loaded once a night (components/warm.py)
+    )
 
 
 @dataclass(frozen=True)

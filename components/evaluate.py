@@ -183,6 +183,6 @@ STAGE = Stage(
     ),
     outputs=(Port(name="evaluation", kind="metrics", about="figures, predictions and the promotion decision"),),
     parameters=EvaluateParameters,
-    needs=Needs(image="torch", cpu_cores=2, memory_gib=4, gpu_count=1),
+    needs=Needs(image="torch", loads="torch", cpu_cores=2, memory_gib=4, gpu_count=1),
     run=run,
 )

@@ -55,6 +55,6 @@ STAGE = Stage(
     values=("decision",),
     values_on_problem={"decision": "refuse"},
     parameters=GateParameters,
-    needs=Needs(image="gates", memory_gib=3, retries=1, timeout_minutes=20),
+    needs=Needs(image="gates", loads="great_expectations", memory_gib=3, retries=1, timeout_minutes=20),
     run=run,
 )

@@ -63,6 +63,6 @@ STAGE = Stage(
         Port(name="scores", kind="scores", about="scores.parquet: score and embedding of every frame of the shard"),
     ),
     parameters=ScoreParameters,
-    needs=Needs(image="torch", cpu_cores=2, memory_gib=8, gpu_count=1, timeout_minutes=240),
+    needs=Needs(image="torch", loads="torch", cpu_cores=2, memory_gib=8, gpu_count=1, timeout_minutes=240),
     run=run,
 )

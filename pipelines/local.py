@@ -30,6 +30,7 @@ from components.contract import (
 )
 from components.learning import COMMIT_VARIABLE
 from components.stages import STAGES
+from components.warm import warm_processes
 from perception.errors import InputError
 from pipelines.settings import load_settings
 from pipelines.source_hash import source_hashes
@@ -57,7 +58,7 @@ def prepare(run: Path, settings: Mapping[str, Any]) -> None:
     _write(run / "code.yaml", yaml.safe_dump(source_hashes({name: f"components.{name}" for name in STAGES})))
     shutil.copyfile(ROOT / "dvc.yaml", run / "dvc.yaml")
     if not (run / ".dvc").is_dir():
-        _dvc(run, "init", "--no-scm", "--quiet").check_returncode()
+        _dvc(run, "init", "--no-scm", "--quiet", environment=_environment(run)).check_returncode()
     # A night killed with -9 leaves DVC's record of who reads and writes what; nobody else is here, so it says nothing.
     (run / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
     for place in (run, run / "arrived", run / "scores", run / "gates"):
@@ -82,7 +83,9 @@ def publish_report(run: Path) -> None:
 def _engine(run: Path) -> int:
     records = run / "records"
     started = time.time()
-    engine = _dvc(run, "repro", "--quiet")
+    libraries = sorted({stage.needs.loads for stage in STAGES.values()} - {""})
+    with warm_processes(libraries, _environment(run)) as environment:
+        engine = _dvc(run, "repro", "--quiet", environment=environment)
     if engine.returncode == 0:
         return EXIT_DONE
     latest = max(records.glob("*.json"), key=lambda path: path.stat().st_mtime, default=None)
@@ -101,9 +104,9 @@ def _report_failure(run: Path) -> None:
     subprocess.run(command, cwd=run, env=_environment(run), check=False)
 
 
-def _dvc(run: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+def _dvc(run: Path, *arguments: str, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[bytes]":
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=run, env=_environment(run), check=False, preexec_fn=die_with_parent)
+    return subprocess.run(command, cwd=run, env=environment, check=False, preexec_fn=die_with_parent)
 
 
 def _environment(run: Path) -> dict[str, str]:

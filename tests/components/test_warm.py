@@ -1,0 +1,146 @@
+"""Warm processes: a fork is the caller in every respect, and neither outlives the other."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from components import stages
+from components.contract import Needs, Paths, Port, Stage
+from components.warm import WARM_VARIABLE, run_warm, serve, warm_processes
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeParameters:
+    sleep_seconds: float = 0.0
+
+
+def probe_run(_: Paths, outputs: Paths, parameters: ProbeParameters) -> None:
+    print("out", Path.cwd(), os.environ["PROBE"], flush=True)
+    print("err", file=sys.stderr, flush=True)
+    Path("pid").write_text(str(os.getpid()))
+    time.sleep(parameters.sleep_seconds)
+    (outputs.one("made") / "file").write_text("whole")
+
+
+PROBE = Stage(
+    name="probe",
+    summary="Say where it runs.",
+    outputs=(Port(name="made", kind="any", about="a file"),),
+    parameters=ProbeParameters,
+    needs=Needs(image="torch", loads="json"),
+    run=probe_run,
+)
+CALLER = """
+import sys
+from components.contract import Needs, Stage
+from components.warm import run_warm
+stage = Stage(name="probe", summary="", parameters=object, needs=Needs(image="torch", loads="json"), run=print)
+sys.exit(run_warm(stage, sys.argv[1:]))
+"""
+
+
+def serve_uncaptured(listener: socket.socket) -> None:
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # pytest's own do not write to file descriptors 1 and 2
+    serve("json", listener)
+
+
+@pytest.fixture
+def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The environment of a caller, with a server that knows the probe."""
+    monkeypatch.setitem(stages.STAGES, "probe", PROBE)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "json"))
+        listener.listen()
+        server = multiprocessing.get_context("fork").Process(target=serve_uncaptured, args=(listener,), daemon=True)
+        server.start()
+        yield {**os.environ, WARM_VARIABLE: str(tmp_path), "PROBE": "seen", "PYTHONPATH": str(ROOT)}
+        server.kill()
+        server.join()
+
+
+def caller(folder: Path, environment: dict[str, str], *more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", CALLER, "probe", "--made", "made", *more]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def forked(folder: Path) -> int:
+    for _ in range(400):
+        if (folder / "pid").exists() and (folder / "pid").read_text():
+            return int((folder / "pid").read_text())
+        time.sleep(0.05)
+    raise AssertionError("the fork never began")
+
+
+def ends(pid: int) -> bool:
+    for _ in range(400):
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] in "ZX":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_fork_has_its_callers_streams_folder_environment_and_exit_code(tmp_path: Path, warm: dict[str, str]) -> None:
+    process = caller(tmp_path, warm)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.split(), err.split()) == (0, ["out", str(tmp_path), "seen"], ["err"])
+    assert (tmp_path / "made" / "file").read_text() == "whole"
+    assert int((tmp_path / "pid").read_text()) != process.pid
+
+
+@pytest.mark.parametrize(("more", "said"), [(["--set", "nonsense=1"], "nonsense"), (["--no-such-option"], "usage")])
+def test_bad_use_of_a_fork_ends_with_2(tmp_path: Path, warm: dict[str, str], more: list[str], said: str) -> None:
+    process = caller(tmp_path, warm, *more)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_killed_caller_takes_its_fork_along(tmp_path: Path, warm: dict[str, str]) -> None:
+    process = caller(tmp_path, warm, "--set", "sleep_seconds=60.0")
+    pid = forked(tmp_path)
+    process.kill()
+    process.communicate()
+    assert ends(pid)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_killed_fork_fails_its_caller(tmp_path: Path, warm: dict[str, str]) -> None:
+    process = caller(tmp_path, warm, "--set", "sleep_seconds=60.0")
+    os.kill(forked(tmp_path), signal.SIGKILL)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "killed" in err
+
+
+def test_warm_processes_live_as_long_as_their_block(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with warm_processes(["json"], environment) as given:
+        folder = Path(given[WARM_VARIABLE])
+        assert [path.name for path in folder.iterdir()] == ["json"]
+        assert folder.stat().st_mode & 0o077 == 0
+        help_ = subprocess.run(
+            [sys.executable, "-c", CALLER, "resolve", "--help"], cwd=tmp_path, env=given, capture_output=True, text=True
+        )
+        assert (help_.returncode, help_.stdout.split()[0]) == (0, "usage:")
+    assert not folder.exists()
+
+
+def test_without_a_warm_process_nothing_is_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WARM_VARIABLE, str(tmp_path))
+    assert run_warm(PROBE, ["probe"]) is None
+    monkeypatch.delenv(WARM_VARIABLE)
+    assert run_warm(PROBE, ["probe"]) is None
