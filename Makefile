@@ -19,7 +19,7 @@ DEVICE ?= cpu
 quote = '$(subst ','\'',$(1))'
 NIGHT = --profile $(call quote,$(PROFILE)) $(if $(DATA),--data $(call quote,$(DATA))) $(foreach item,$(SET),--set $(call quote,$(item)))
 
-.PHONY: help setup run test lint pipeline-compile scenes table clean
+.PHONY: help setup run test lint pipeline-compile scenes table clean review promote rollback reject versions history reproduce lineage scrub retire
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -48,6 +48,40 @@ lint: setup  ## style, types, import rules
 
 pipeline-compile: setup  ## the night as Kubeflow pipeline YAML: OUT=FILE PROFILE=nightly
 	@$(RUN_PYTHON) -m pipelines.compile $(subst --profile 'demo',--profile 'nightly',$(NIGHT)) --out $(call quote,$(OUT))
+
+VERSIONS = $(RUN_PYTHON) -m pipelines.data_versions
+say = $(if $($(1)),--$(2) $(call quote,$($(1))))
+DECISION = $(call say,REGISTRY,registry) $(call say,VERSION,version) $(call say,MANIFEST,manifest) $(call say,BY,by) $(call say,REASON,reason)
+
+review: setup  ## the page that compares two data versions: BASE=VERSION HEAD=VERSION OUT=DIR REGISTRY=DIR (all optional)
+	@$(VERSIONS) review $(call say,REGISTRY,registry) $(call say,BASE,base) $(call say,HEAD,head) $(if $(filter command line,$(origin OUT)),--out $(call quote,$(OUT)))
+
+promote: setup  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY MODEL=auto|release|keep
+	@$(VERSIONS) promote $(DECISION) $(call say,MODEL,model) $(call say,BASE,base)
+
+rollback: setup  ## move the released pointers back, running nothing: BY=NAME REASON=WHY VERSION=TAG (default: the one before)
+	@$(VERSIONS) rollback $(DECISION)
+
+reject: setup  ## record that a data version must not be released: VERSION=TAG BY=NAME REASON=WHY
+	@$(VERSIONS) reject $(DECISION)
+
+versions: setup  ## list the data versions of the registry
+	@$(VERSIONS) versions $(call say,REGISTRY,registry)
+
+history: setup  ## list every decision with its signature, checked against the registry's git history
+	@$(VERSIONS) history $(call say,REGISTRY,registry)
+
+reproduce: setup  ## fetch exactly the data of a version and prove it by its hash: VERSION=TAG OUT=DIR
+	@$(VERSIONS) reproduce $(call say,REGISTRY,registry) $(call say,VERSION,version) $(if $(filter command line,$(origin OUT)),--out $(call quote,$(OUT)))
+
+lineage: setup  ## which versions and networks used a frame or drive, what its deletion touches: FRAME=ID DRIVE=ID
+	@$(VERSIONS) lineage $(call say,REGISTRY,registry) $(call say,FRAME,frame) $(call say,DRIVE,drive)
+
+scrub: setup  ## check the registry's remote and re-hash a sample of it: SAMPLE=200 SEED=0
+	@$(VERSIONS) scrub $(call say,REGISTRY,registry) $(call say,SAMPLE,sample) $(call say,SEED,seed)
+
+retire: setup  ## dry run of retention; with PLAN=HASH BY=NAME REASON=WHY it is done: DAYS=30
+	@$(VERSIONS) retire $(DECISION) $(call say,DAYS,days) $(call say,PLAN,plan)
 
 scenes: setup  ## a contact sheet of procedural scenes: OUT=FILE.jpg
 	@$(RUN_PYTHON) benchmarks/scenes_gallery.py $(OUT)

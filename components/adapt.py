@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.contract import Needs, Paths, Port, Stage, log, progress_line
-from components.learning import LearningParameters, by_name, read_frames, seeded, write_json
+from components.learning import LearningParameters, by_name, curated_training_frames, read_frames, seeded, write_json
 from components.parameters import require
 
 if TYPE_CHECKING:
@@ -101,9 +101,8 @@ def _class_shares(frames: "pd.DataFrame", parameters: AdaptParameters) -> dict[s
 def _quality(network: Any, pseudo: "PseudoLabelled", inputs: Paths, parameters: AdaptParameters) -> dict[str, Any]:
     """Measure the pseudo-labels where the truth is known: on the curated frames, which the network has not learned from."""
     from perception.adaptation.label_pool import measure_quality
-    from perception.data.manifest import read_manifest
 
-    curated = parameters.frame_set(read_manifest(inputs.one("curated") / "version" / "manifest.parquet"))
+    curated = parameters.frame_set(curated_training_frames(inputs))
     quality = measure_quality(network, curated, pseudo.thresholds, parameters.batch_frames)
     names = parameters.class_names()
     return {

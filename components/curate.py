@@ -1,10 +1,14 @@
 """curate: put the newly labelled frames and the last data version together into the next one."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from components.contract import Needs, Paths, Port, Stage, log, progress_line
 from components.learning import labelled_so_far, read_frames, write_json
 from components.parameters import require
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,35 +24,61 @@ class CurateParameters:
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
-    """Reveal the labels of the selected frames and write the version: manifest, shards, and the table that its gate judges."""
+    """Reveal the labels of the selected frames and write the version, held-out frames included, and the table of its gate."""
     import pandas as pd
 
     from perception.data.store import open_store
-    from perception.quality.intake import gate_table, profile_labels, reveal
+    from perception.quality.intake import gate_table, profile_labels, with_class_pixels
     from perception.versioning.curated import build_version
 
     store, folder = open_store(parameters.store), outputs.one("curated")
+    frames, known = read_frames(inputs), labelled_so_far(inputs)
+    labelled = _newly_labelled(inputs, frames)
+    held_out = frames[frames.split.isin(["val", "test"])]
+    version = pd.concat([known, labelled, held_out], ignore_index=True)
+    facts = profile_labels(version, _profile(inputs), store, parameters.taxonomy)
+    facts = facts[facts.frame_id.isin(version.frame_id)].sort_values("frame_id", ignore_index=True)
+    base = inputs.one("base") if (inputs.one("base") / "run.json").exists() else None
+    version = with_class_pixels(version, facts)
+    build_version(
+        version,
+        store,
+        base,
+        folder / "version",
+        parameters.frames_per_shard,
+        progress=progress_line("curate"),
+    )
+    facts.to_parquet(folder / "version" / "profile.parquet", index=False)
+    gate_table(version, facts).to_parquet(folder / "gate.parquet", index=False)
+    bounds = {"expected_train_frames": len(known) + len(labelled)}
+    write_json(folder / "gate_parameters.json", bounds | ({"parent_train_frames": len(known)} if base else {}))
+    log(f"data version of {len(version)} frames, {len(labelled)} of them newly labelled, {len(held_out)} held out")
+
+
+def _newly_labelled(inputs: Paths, frames: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the selected frames with their labels revealed and with why they were chosen."""
+    import pandas as pd
+
+    from perception.quality.intake import reveal
+
     selected = pd.read_parquet(inputs.one("selection") / "selected.parquet")
     oracle = pd.read_parquet(inputs.one("frames") / "oracle.parquet")
-    frames = read_frames(inputs)
     chosen = frames[frames.frame_id.isin(selected.frame_id)].drop(columns=list(oracle.columns.drop("frame_id")))
     labelled = chosen.merge(reveal(oracle, list(chosen.frame_id)), on="frame_id", validate="one_to_one")
-    labelled = labelled.assign(split="train", label_source="human")
-    known = labelled_so_far(inputs)
-    version = pd.concat([known, labelled], ignore_index=True)
-    base = inputs.one("base") if (inputs.one("base") / "run.json").exists() else None
-    build_version(
-        version, store, base, folder / "version", parameters.frames_per_shard, progress=progress_line("curate")
-    )
-    facts = profile_labels(
-        version, pd.read_parquet(inputs.one("frames") / "profile.parquet"), store, parameters.taxonomy
-    )
-    held_out = frames[frames.split.isin(["val", "test"])]
-    gate_table(pd.concat([version, held_out], ignore_index=True), facts).to_parquet(
-        folder / "gate.parquet", index=False
-    )
-    write_json(folder / "gate_parameters.json", {"expected_train_frames": len(known) + len(selected)})
-    log(f"data version of {len(version)} frames, {len(labelled)} of them new")
+    why = [name for name in ("score", "rank", "reason") if name in selected]
+    labelled = labelled.drop(columns=why, errors="ignore").merge(selected[["frame_id", *why]], on="frame_id")
+    return labelled.assign(split="train", label_source="human")
+
+
+def _profile(inputs: Paths) -> "pd.DataFrame":
+    """Return what was measured on the pixels of tonight's frames, and of the base version's where that kept it."""
+    import pandas as pd
+
+    tonight, kept = pd.read_parquet(inputs.one("frames") / "profile.parquet"), inputs.one("base") / "profile.parquet"
+    if not kept.exists():
+        return tonight
+    before = pd.read_parquet(kept)
+    return pd.concat([tonight, before[~before.frame_id.isin(tonight.frame_id)]], ignore_index=True)
 
 
 STAGE = Stage(

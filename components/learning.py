@@ -208,10 +208,17 @@ def labelled_so_far(inputs: Paths) -> "pd.DataFrame":
 
     frames = read_frames(inputs)
     arrived = frames[(frames.split == "train") & (frames.domain == "real") & (frames.label_source == "human")]
-    base = read_manifest(inputs.one("base") / "manifest.parquet")
+    base = read_manifest(inputs.one("base") / "manifest.parquet", split="train")
     return (
         pd.concat([base, arrived[~arrived.frame_id.isin(base.frame_id)]], ignore_index=True) if len(base) else arrived
     )
+
+
+def curated_training_frames(inputs: Paths) -> "pd.DataFrame":
+    """Return the frames of tonight's version that networks learn from; its val and test frames are left out."""
+    from perception.data.manifest import read_manifest
+
+    return read_manifest(inputs.one("curated") / "version" / "manifest.parquet", split="train")
 
 
 def open_pool(inputs: Paths) -> "pd.DataFrame":

@@ -23,7 +23,8 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> None:
 
     registry, remote = absolute(parameters.registry), absolute(parameters.remote)
     base = write_base(outputs.one("base"), registry, remote, open_store(parameters.store), parameters.revision)
-    log(f"data version: {base.tag or 'none yet'}, {base.frames} frames")
+    released = base.champion[:8] if base.champion else "none yet"
+    log(f"data version: {base.tag or 'none yet'}, {base.frames} frames; champion: {released}")
 
 
 STAGE = Stage(

@@ -10,6 +10,7 @@ from components import (
     gate,
     gather,
     ingest,
+    propose,
     publish,
     report,
     resolve,
@@ -34,6 +35,7 @@ _IN_ORDER = (
     train_prune,
     compress,
     evaluate,
+    propose,
     report,
 )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import LearningParameters, provenance, read_frames, write_json
+from components.learning import LearningParameters, curated_training_frames, provenance, read_frames, write_json
 from components.parameters import require
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def training_frames(inputs: Paths, parameters: TrainPruneParameters) -> "pd.Data
     frames = read_frames(inputs)
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
     pseudo = read_manifest(inputs.one("adaptation") / "pseudo" / "manifest.parquet")
-    human = read_manifest(inputs.one("curated") / "version" / "manifest.parquet")
+    human = curated_training_frames(inputs)
     others = len(simulator) + len(pseudo)
     repeats = max(1, round(parameters.human_share / (1 - parameters.human_share) * others / len(human)))
     return pd.concat([simulator, pseudo, *[human] * repeats], ignore_index=True)

@@ -70,10 +70,14 @@ def prepare(run: Path, settings: Mapping[str, Any]) -> None:
 
 
 def publish_report(run: Path) -> None:
-    """Put report.html and summary.json at the top of the run and point runs/latest at it."""
-    for name in ("report.html", "summary.json"):
-        if (run / "report" / name).exists():
-            _write(run / name, (run / "report" / name).read_text())
+    """Put the report, the summary and the review at the top of the run and point runs/latest at it."""
+    for folder, name in (
+        *(("report", name) for name in ("report.html", "summary.json")),
+        *(("review", f"review.{kind}") for kind in ("html", "md", "json")),
+    ):
+        (run / name).unlink(missing_ok=True)
+        if (run / folder / name).exists():
+            _write(run / name, (run / folder / name).read_text())
     link = run.parent / ".latest"
     link.unlink(missing_ok=True)
     link.symlink_to(run.name)
@@ -95,10 +99,17 @@ def _engine(run: Path) -> int:
 
 
 def _report_failure(run: Path) -> None:
-    shutil.rmtree(run / "report", ignore_errors=True)
-    report = STAGES["report"]
-    command = [sys.executable, "-m", "components", "report", "--params", "params.yaml", "--report", "report"]
-    for port in report.inputs:
+    """Write the report of a night that did not end well, and the review of its version where it published one."""
+    if (run / "version").is_dir() and (run / "curated").is_dir():
+        _run_again(run, "propose", "review")
+    _run_again(run, "report", "report")
+
+
+def _run_again(run: Path, stage: str, folder_given: str) -> None:
+    """Run a stage with those of its inputs that are there, outside the engine."""
+    shutil.rmtree(run / folder_given, ignore_errors=True)
+    command = [sys.executable, "-m", "components", stage, "--params", "params.yaml", f"--{folder_given}", folder_given]
+    for port in STAGES[stage].inputs:
         folder = port.name.replace("verdict_", "gates/")
         command += [f"--{port.name.replace('_', '-')}", folder] if (run / folder).is_dir() else []
     subprocess.run(command, cwd=run, env=_environment(run), check=False)

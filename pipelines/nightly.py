@@ -106,6 +106,28 @@ def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> An
             ]
             verdict_evaluate = night.enter_context(accepted("gate_evaluate", evaluation))
 
+            call(
+                "propose",
+                frames=frames,
+                base=base,
+                ensemble=ensemble,
+                selection=selection,
+                curated=curated,
+                version=version,
+                comparison=comparison,
+                compressed=compressed,
+                evaluation=evaluation,
+                verdict_ingest=verdict_ingest,
+                verdict_select=verdict_select,
+                verdict_curate=verdict_curate,
+                verdict_adapt=verdict_adapt,
+                verdict_train_prune=verdict_train_prune,
+                verdict_compress=verdict_compress,
+                verdict_evaluate=verdict_evaluate,
+                store=store,
+                registry=registry,
+            )
+
             report = call(
                 "report",
                 frames=frames,

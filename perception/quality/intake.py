@@ -192,6 +192,15 @@ def profile_labels(frames: pd.DataFrame, profile: pd.DataFrame, store: Store, ta
     return pd.concat([pd.DataFrame(rows), others], ignore_index=True)
 
 
+def with_class_pixels(frames: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
+    """Return manifest rows with the class pixel counts and the void fraction that the profile has of them."""
+    columns = [name for name in profile if name.startswith("px_")]
+    counted = profile.set_index("frame_id")[[*columns, "void_fraction"]].reindex(frames.frame_id)
+    facts = counted.astype("float64").reset_index(drop=True)
+    kept = frames.drop(columns=[*columns, "void_fraction"], errors="ignore").reset_index(drop=True)
+    return pd.concat([kept, facts.astype({"void_fraction": "float32"})], axis=1)
+
+
 def _measure_image(frame: Any, store: Store) -> dict[str, Any]:
     image = decode_image(store.get(frame.image_uri), frame.image_uri)
     return {"image_sha256_actual": frame.image_sha256, "decode_ok": True} | profile_frame(image, None, None)

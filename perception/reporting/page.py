@@ -230,12 +230,12 @@ def _render(night: NightReport, width_share: float, picture_bytes: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(_number_filters())
+    environment.filters.update(number_filters())
     environment.filters.update(_picture_filters(night, width_share, picture_bytes))
     return environment.get_template("report.html").render(night=night, s=night.summary, **_views(night))
 
 
-def _number_filters() -> dict[str, Any]:
+def number_filters() -> dict[str, Any]:
     return {
         "percent": _or_unmeasured(charts.percent),
         "count": _or_unmeasured(lambda value: f"{value:,}".replace(",", " ")),

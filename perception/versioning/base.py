@@ -1,41 +1,70 @@
-"""The start of a night: the promoted data version, resolved once to an exact commit and brought within reach."""
+"""The start of a night: the promoted data version and the released network, resolved once and brought within reach."""
 
+import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from perception.data.manifest import empty_manifest, read_manifest, write_manifest
 from perception.data.store import Store
+from perception.errors import InputError
 from perception.versioning.curated import MEMBERS, VERSION, restore_blobs
-from perception.versioning.records import MANIFEST, SHARDS, Version
+from perception.versioning.models import fetch_champion
+from perception.versioning.records import MANIFEST, PROFILE, SHARDS, Version
 from perception.versioning.registry import create_registry, fetch, resolve
+
+# What a night puts into a proposed network's folder, and what the next night finds in its base when it was released.
+MODEL_FILES = {"model.onnx": "champion.onnx", "card.json": "champion_card.json", "query.json": "query.json"}
 
 
 @dataclass(frozen=True)
 class Base:
-    """Name the version that a night starts from; tag is None on the first night of a registry."""
+    """Name what a night starts from; None for what nobody has released yet."""
 
     tag: str | None
     frames: int
+    champion: str | None = None  # sha256 of the released network's files
 
 
 def write_base(folder: Path, registry: str, remote: str, store: Store, revision: str) -> Base:
     """Write the resolved version's tables into the empty `folder`, and put those of its blobs into the store that it lacks.
 
     The registry is created where there is none yet. While nothing has been promoted, `current` is an empty manifest, and
-    there is no run.json. Shards are fetched only when the store lacks something.
+    there is no run.json. Shards are fetched only when the store lacks something. The released network lies beside them
+    as champion.onnx, who released it and why in champion.json.
     """
     create_registry(registry, remote)
+    champion = _write_champion(registry, folder)
     version = resolve(registry, revision)
     if version is None:
         write_manifest(empty_manifest(), folder / MANIFEST)
-        return Base(None, 0)
-    fetch(registry, version, folder, files=[MANIFEST, MEMBERS, SHARDS, VERSION])
+        return Base(None, 0, champion)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        tables = Path(scratch) / "tables"
+        fetch(registry, version, tables, files=[MANIFEST, MEMBERS, SHARDS, VERSION], optional=[PROFILE])
+        for path in tables.iterdir():
+            path.replace(folder / path.name)
     frames = read_manifest(folder / MANIFEST)
     uris = [uri for column in ("image_uri", "label_uri", "instances_uri") for uri in frames[column].dropna()]
     if not all(store.exists(uri) for uri in uris):
         _restore(registry, version, store)
-    return Base(version.tag, len(frames))
+    return Base(version.tag, len(frames), champion)
+
+
+def _write_champion(registry: str, folder: Path) -> str | None:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        champion = fetch_champion(registry, Path(scratch) / "champion")
+        if champion is None:
+            return None
+        if "model.onnx" not in champion.files:
+            raise InputError(
+                f"the champion released by {champion.names[0]} has no model.onnx; release the folder that compress gives"
+            )
+        for name, here in MODEL_FILES.items():
+            if name in champion.files:
+                (Path(scratch) / "champion" / name).replace(folder / here)
+    (folder / "champion.json").write_text(json.dumps(asdict(champion), indent=1, sort_keys=True) + "\n")
+    return champion.model_sha256
 
 
 def _restore(registry: str, version: Version, store: Store) -> None:

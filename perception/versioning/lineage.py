@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from perception.errors import InputError
 from perception.versioning.decisions import CURRENT, champion
-from perception.versioning.processes import Author, git_url, read_committed, shallow_clone
+from perception.versioning.processes import Author, git_text, git_url, read_committed, shallow_clone
 from perception.versioning.records import FILES, MANIFEST, Version, file_sha256, json_bytes
 from perception.versioning.registry import fetch, resolve
 from perception.versioning.remote import ask_each, open_remote, pointed_at, read_folder
@@ -156,15 +157,27 @@ def frame_history(
 
 def deletion_impact(
     registry: str | Path, *, frame_ids: Collection[str] = (), drive_ids: Collection[str] = ()
-) -> dict[str, object]:
-    """Say what deleting some frames or drives would touch: frames, versions, the current version, the champion."""
+) -> dict[str, Any]:
+    """Say what deleting some frames or drives would touch: frames, versions, networks trained on them, the test set."""
     history = frame_history(registry, frame_ids=frame_ids, drive_ids=drive_ids)
     tags = list(dict.fromkeys(history["tag"]))
     return {
         "frames": sorted(set(history["frame_id"])),
         "drives": sorted(set(history["drive_id"])),
         "versions": tags,
+        "models": _models_trained_on(registry, set(history.loc[history["split"] == "train", "tag"])),
         "touches_current": bool(history["current"].astype(bool).any()),
         "touches_champion": bool(history["champion"].astype(bool).any()),
         "touches_test_set": bool((history["split"] == "test").any()),
     }
+
+
+def _models_trained_on(registry: str | Path, tags: Collection[str]) -> list[str]:
+    """Give the networks that the registry keeps and that learned from some versions, by their hash's first digits."""
+    with shallow_clone(registry, Author()) as clone:
+        records = [
+            json.loads(read_committed(clone, path) or b"{}")
+            for path in git_text(clone, "ls-tree", "--name-only", "HEAD", "models/").splitlines()
+            if path.endswith(".json")
+        ]
+    return sorted(record["model_sha256"][:16] for record in records if record["tag"] in tags)

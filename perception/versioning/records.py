@@ -16,7 +16,7 @@ from perception.versioning.processes import Clone, read_committed
 RUN_RULE = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 TAG_RULE = "^data/[A-Za-z0-9][A-Za-z0-9_-]{0,99}-[0-9a-f]{8}$"
 MANIFEST, FILES, RUN, SHARDS = "manifest.parquet", "files.json", "run.json", "shards.json"
-RETIRED = "retired.json"
+RETIRED, PROFILE = "retired.json", "profile.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -332,12 +332,18 @@ def _commit_version(clone: Clone, record: Mapping[str, Any], pointer: bytes, *, 
 
 
 def fetch(
-    registry: str | Path, version: Version | str, destination: Path, *, files: Sequence[str] | None = None
+    registry: str | Path,
+    version: Version | str,
+    destination: Path,
+    *,
+    files: Sequence[str] | None = None,
+    optional: Sequence[str] = (),
 ) -> Version:
     """Fetch a version's files into a folder that appears whole, every file checked against its published sha256.
 
     version: a resolved version, a tag, a run or `current`.  files: only these files or folders, for example
-    ["manifest.parquet"]; by default all.  Beside them run.json tells the version, with its commit.
+    ["manifest.parquet"]; by default all.  optional: files that are taken where the version has them.
+    Beside them run.json tells the version, with its commit.
     A destination that already holds the same files of the same version is checked and kept.
     Raises InputError when the version is unknown, the remote lacks a file or holds other bytes, or the destination
     holds something else.
@@ -346,7 +352,7 @@ def fetch(
     if wanted is None:
         raise InputError(f"registry {registry} has no current version yet; promote one, or name a tag")
     if destination.exists() and any(destination.iterdir()):
-        return _check_fetched(wanted, destination, files)
+        return _check_fetched(wanted, destination, files, optional)
     # Beside the destination, so that the files can be moved into place instead of copied.
     with shallow_clone(registry, Author(), scratch=destination.absolute().parent) as clone:
         _check_not_retired(clone, wanted.tag)
@@ -358,7 +364,7 @@ def fetch(
             )
         remote = open_remote(configured_remote(clone))
         objects, listing = _version_files(clone, remote, wanted.tag, commit)
-        names = _wanted_files(wanted, listing, files)
+        names = _wanted_files(wanted, listing, files, optional)
         folder = clone.path / "fetched"
         folder.mkdir()
         bad = get_files(remote, objects, {name: listing[name]["sha256"] for name in names}, folder)
@@ -385,31 +391,31 @@ def _run_facts(version: Version) -> dict[str, Any]:
     return {name: getattr(version, name) for name in version.__dataclass_fields__}
 
 
-def _check_fetched(version: Version, folder: Path, files: Sequence[str] | None) -> Version:
+def _check_fetched(version: Version, folder: Path, files: Sequence[str] | None, optional: Sequence[str]) -> Version:
     record = folder / RUN
     if not record.is_file() or json.loads(record.read_text()) != _run_facts(version):
         raise InputError(f"{folder} holds something other than {version.tag}; remove it or fetch into another folder")
-    _check_files(version, folder, files)
+    _check_files(version, folder, files, optional)
     return version
 
 
-def _check_files(version: Version, folder: Path, only: Sequence[str] | None) -> None:
+def _check_files(version: Version, folder: Path, only: Sequence[str] | None, optional: Sequence[str]) -> None:
     """Hash every file that was asked for against files.json, and files.json against the version."""
     listing = _checked_listing((folder / FILES).read_bytes(), version.files_sha256, version.tag)
-    for name in _wanted_files(version, listing, only):
+    for name in _wanted_files(version, listing, only, optional):
         path = folder / name
         if not path.is_file() or file_sha256(path) != listing[name]["sha256"]:
             raise _not_as_published(version.tag, name)
 
 
-def _wanted_files(version: Version, listing: _Files, only: Sequence[str] | None) -> list[str]:
+def _wanted_files(version: Version, listing: _Files, only: Sequence[str] | None, optional: Sequence[str]) -> list[str]:
     if listing[MANIFEST]["sha256"] != version.manifest_sha256:
         raise InputError(f"{FILES} of {version.tag} lists another manifest than the version's; do not use this version")
     names = [name for name in listing if only is None or any(name == o or name.startswith(f"{o}/") for o in only)]
     for asked in only or ():
         if not any(name == asked or name.startswith(f"{asked}/") for name in names):
             raise InputError(f"version {version.tag} has no {asked}; it holds {', '.join(sorted(listing)[:8])}, ...")
-    return names
+    return names if only is None else names + [name for name in optional if name in listing and name not in names]
 
 
 def _not_as_published(tag: str, name: str) -> InputError:

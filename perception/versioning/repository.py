@@ -170,7 +170,13 @@ def commit_files(clone: Clone, base: str | None, files: Mapping[str, bytes | Non
     run_git(bare, "update-index", "--add", "--index-info", stdin="".join(lines).encode())
     tree = git_text(bare, "write-tree")
     parents = ["-p", base] if base else []
-    return git_text(bare, "commit-tree", tree, *parents, stdin=message.encode())
+    return git_text(bare, "commit-tree", *_signing(bare), tree, *parents, stdin=message.encode())
+
+
+def _signing(clone: Clone) -> list[str]:
+    """Give the option that signs a commit where git's configuration asks for it; commit-tree does not look itself."""
+    asked = run_git(clone, "config", "--type=bool", "--get", "commit.gpgsign", check=False)
+    return ["-S"] if asked.stdout.strip() == b"true" else []
 
 
 def trailers(subject: str, body: str, **values: str | None) -> str:

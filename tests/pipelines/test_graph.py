@@ -112,7 +112,7 @@ def test_a_gates_acceptance_comes_before_the_same_tasks_in_both(spec: dict[str, 
         waits_for = {
             "gate_" + path.removeprefix("gates/") for path in stage.get("deps", []) if path.startswith("gates/")
         }
-        if not task.startswith("gate_") and task != "report":
+        if not task.startswith("gate_") and task not in ("propose", "report"):  # these two read every verdict
             innermost = set(inside[task][-1:])
             assert waits_for == innermost, task
 

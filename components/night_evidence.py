@@ -1,0 +1,154 @@
+"""What a night found out about its data version, as plain values that the registry keeps with it."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from components.contract import Paths
+from components.learning import curated_training_frames, image_batches
+from components.night_report import read_records
+from components.propose import GATES, ProposeParameters, read_json
+
+Json = dict[str, Any]
+SHOWN_ROWS = 8  # offending rows of a broken rule that are kept
+_NETWORK_FILES = ("model.onnx", "model.safetensors", "card.json", "latency.json")
+_MODEL_FIGURES = ("parameters", "parameters_dense", "macs", "macs_dense", "bytes", "bytes_dense")
+
+
+def gather_evidence(inputs: Paths, parameters: ProposeParameters) -> Json:
+    """Return gates, evaluation, network, selection story, doubted labels, cost and lineage of the night so far."""
+    card = _figures(inputs, "compressed", "card.json")
+    return {
+        "run": parameters.run,
+        "profile": parameters.profile,
+        "gates": [
+            _verdict(verdict) for gate in GATES if (verdict := _figures(inputs, f"verdict_{gate}", "verdict.json"))
+        ],
+        "evaluation": _figures(inputs, "evaluation", "evaluation.json") or None,
+        "model": _network(inputs, card),
+        "selection": _selection(inputs),
+        "labels": doubted_labels(inputs, parameters),
+        "cost": _cost(),
+        "lineage": {name: str(card[name]) for name in ("code_commit", "image", "onnx_sha256") if card.get(name)},
+    }
+
+
+@contextmanager
+def network_files(inputs: Paths) -> Iterator[Path | None]:
+    """Give a folder with the network that the night would release, and the failures that the next night looks for."""
+    compressed, evaluation = inputs.maybe("compressed"), inputs.maybe("evaluation")
+    if compressed is None:
+        yield None
+        return
+    found = [compressed / name for name in _NETWORK_FILES]
+    found += [evaluation / "query.json"] if evaluation else []
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in found:
+            if path.exists():
+                shutil.copyfile(path, Path(scratch) / path.name)
+        yield Path(scratch)
+
+
+def doubted_labels(inputs: Paths, parameters: ProposeParameters) -> Json | None:
+    """Rank the newly labelled frames by how little the ensemble believes their labels; None without an ensemble.
+
+    The ensemble has not learned from these frames, so it cannot have learned their mistakes by heart.
+    """
+    from perception.quality.label_quality import worst_confusions
+
+    folder = inputs.maybe("ensemble")
+    frames = curated_training_frames(inputs)
+    before = pd.read_parquet(inputs.one("base") / "manifest.parquet", columns=["frame_id"]).frame_id
+    fresh = frames[~frames.frame_id.isin(before) & (frames.label_source == "human")]
+    chosen = inputs.maybe("selection")
+    if chosen is not None:  # what came labelled taught the ensemble
+        fresh = fresh[fresh.frame_id.isin(pd.read_parquet(chosen / "selected.parquet", columns=["frame_id"]).frame_id)]
+    if folder is None or fresh.empty:
+        return None
+    rows, confusion = _doubts(folder, fresh.reset_index(drop=True), parameters)
+    return {
+        "note": f"{len(rows)} newly labelled frames, ranked by the probability that the night's ensemble gives to other "
+        "classes than the label's; it has not learned from them. A high rank is a wrong label or a hard frame: look.",
+        "frames": len(rows),
+        "rows": sorted(rows, key=lambda row: (-row["doubt"], row["frame_id"]))[: parameters.doubted_frames],
+        "confusion": worst_confusions(confusion, parameters.class_names(), 8),
+    }
+
+
+def _doubts(folder: Path, frames: pd.DataFrame, parameters: ProposeParameters) -> tuple[list[Json], np.ndarray]:
+    import torch
+
+    from perception.quality.label_quality import label_doubt
+    from perception.uncertainty.ensemble import load_ensemble
+
+    ensemble, opened = load_ensemble(folder), parameters.frame_set(frames)
+    rows, place = [], 0
+    confusion = np.zeros((len(parameters.class_names()),) * 2, np.int64)
+    with torch.no_grad():
+        for frame_ids, images in image_batches(opened, 8):
+            members = [torch.softmax(logits, dim=1) for logits in ensemble.member_logits(images)]
+            probs = torch.stack(members).mean(0).numpy()
+            for index, frame_id in enumerate(frame_ids):
+                found = label_doubt(probs[index], opened.load(place)[1])
+                place += 1
+                if found.doubt is not None:
+                    rows.append({"frame_id": frame_id, "doubt": found.doubt, "sure_otherwise": found.sure_otherwise})
+                    confusion += found.confusion
+    return rows, confusion
+
+
+def _figures(inputs: Paths, port: str, file: str) -> Json:
+    folder = inputs.maybe(port)
+    return read_json(folder / file) if folder else {}
+
+
+def _verdict(verdict: Json) -> Json:
+    kept = ("suite", "suite_sha256", "decision", "rows", "checked")
+    failed = [failure | {"frames": failure["frames"][:SHOWN_ROWS]} for failure in verdict["failed"]]
+    return {name: verdict[name] for name in kept} | {"failed": failed}
+
+
+def _network(inputs: Paths, card: Json) -> Json | None:
+    if not card:
+        return None
+    latency = _figures(inputs, "compressed", "latency.json")
+    figures = {name: card.get(name) for name in _MODEL_FIGURES}
+    return {
+        **{name: value for name, value in figures.items() if name.endswith("_dense")},
+        **{f"{name}_compressed": value for name, value in figures.items() if not name.endswith("_dense")},
+        "latency_ms_dense": latency.get("dense", {}).get("median_ms"),
+        "latency_ms_compressed": latency.get("model", {}).get("median_ms"),
+    }
+
+
+def _selection(inputs: Paths) -> Json | None:
+    folder = inputs.maybe("selection")
+    if folder is None:
+        return None
+    selected = pd.read_parquet(folder / "selected.parquet")
+    comparison = _figures(inputs, "comparison", "comparison.json")
+    story = read_json(folder / "selection.json")
+    return {
+        **{name: story.get(name) for name in ("strategy", "budget_frames", "pool_frames", "model_sha256")},
+        "selected_frames": len(selected),
+        "measure": str(selected.measure.iloc[0]) if "measure" in selected and len(selected) else None,
+        "miou_selected": comparison.get("miou_selected"),
+        "miou_random": comparison.get("miou_random"),
+    }
+
+
+def _cost() -> Json:
+    records = read_records()
+    if not records:
+        return {}
+    stages = sorted(records, key=lambda record: -record["seconds"])
+    return {
+        "seconds": round(sum(record["seconds"] for record in records), 1),
+        "stages": [{"name": record["name"], "seconds": record["seconds"]} for record in stages],
+    }

@@ -1,0 +1,207 @@
+"""The page that people release a data version by: one HTML file, and the same in Markdown and JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jinja2
+import numpy as np
+
+from perception.data.taxonomies import Taxonomy
+from perception.errors import InputError
+from perception.reporting import pictures
+from perception.reporting.page import MAX_PAGE_BYTES, TEMPLATES, duration, number_filters, short_count
+
+PICTURE_LEVELS = ((380, 16_000), (300, 9_000), (220, 5_000), (140, 2_500))  # (width, bytes) of a picture
+QUESTIONS = {
+    "changed": "What changed?",
+    "leaking": "Is it leaking?",
+    "worse": "Which condition got worse?",
+    "chosen": "Why these frames?",
+    "approved": "Who approved?",
+    "back": "How do I get it back?",
+}
+
+
+class Picture(Protocol):
+    """A frame to show."""
+
+    @property
+    def frame_id(self) -> str: ...
+    @property
+    def caption(self) -> str: ...
+    @property
+    def image(self) -> np.ndarray | None: ...
+    @property
+    def label(self) -> np.ndarray | None: ...
+    @property
+    def before(self) -> np.ndarray | None: ...
+
+
+def render_review(
+    facts: Mapping[str, Any],
+    commands: Mapping[str, str],
+    shown: Mapping[str, Sequence[Picture]],
+    taxonomy: Taxonomy,
+) -> str:
+    """Render a review as one HTML file without scripts, below 3 MB; pictures shrink together until it fits.
+
+    facts: as perception.versioning.review gives them.  commands: shell lines by purpose: promote, reject, rollback,
+    reproduce, compare, lineage, deletion.  shown: pictures by group.  taxonomy: of the pictures' labels.
+    """
+    for width_px, picture_bytes in PICTURE_LEVELS:
+        html = _render(facts, commands, shown, taxonomy, width_px, picture_bytes)
+        if len(html.encode()) <= MAX_PAGE_BYTES:
+            return html
+    raise InputError(f"the review of {facts['head']['tag']} is above {MAX_PAGE_BYTES} bytes with the smallest pictures")
+
+
+def _render(
+    facts: Mapping[str, Any],
+    commands: Mapping[str, str],
+    shown: Mapping[str, Sequence[Picture]],
+    taxonomy: Taxonomy,
+    width_px: int,
+    picture_bytes: int,
+) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number_filters())
+    environment.filters.update(
+        {
+            "photo": lambda image: pictures.jpeg_data_uri(image, width_px, picture_bytes),
+            "classes": lambda label: pictures.indexed_png_data_uri(label, taxonomy.colors, width_px),
+            "fine": lambda share: "–" if share is None else f"{100 * share:.2f}",
+            "signed": signed_count,
+            "points": points,
+            "bytes": lambda value: f"{short_count(value)}B",
+            "hours": duration,
+            "axis": lambda name: name.split("=")[0].replace("_", " "),
+            "value": lambda name: name.split("=")[-1].replace("_", " "),
+        }
+    )
+    return environment.get_template("review.html").render(
+        f=facts,
+        commands=commands,
+        shown=shown,
+        taxonomy=taxonomy,
+        questions=QUESTIONS,
+        answers={**facts["answers"], "back": commands["reproduce"]},
+    )
+
+
+def signed_count(value: int | None) -> str:
+    """Write a difference of counts: +3, −2, 0."""
+    if value is None:
+        return "–"
+    return "0" if value == 0 else f"{value:+,}".replace(",", " ").replace("-", "−")
+
+
+def points(share: float | None) -> str:
+    """Write a difference of shares in points of a percent: 0.021 is +2.1."""
+    return "–" if share is None or share != share else f"{100 * share:+.1f}".replace("-", "−")
+
+
+def write_review(
+    folder: Path,
+    facts: Mapping[str, Any],
+    commands: Mapping[str, str],
+    shown: Mapping[str, Sequence[Picture]],
+    taxonomy: Taxonomy,
+) -> None:
+    """Write review.html, review.md and review.json into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "review.html").write_text(render_review(facts, commands, shown, taxonomy), encoding="utf-8")
+    (folder / "review.md").write_text(review_markdown(facts, commands), encoding="utf-8")
+    content = {**facts, "commands": dict(commands)}
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    (folder / "review.json").write_text(text + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+def review_markdown(facts: Mapping[str, Any], commands: Mapping[str, str]) -> str:
+    """Say a review in Markdown, for a pull request or a terminal; equal reviews give equal text."""
+    head, base = facts["head"], facts["base"]
+    lines = [f"# Data version {head['tag']}", "", f"manifest {head['manifest_sha256']}", ""]
+    lines += [f"compared with {base['tag']}" if base else "the first version: there is nothing to compare with", ""]
+    lines += [f"- **{QUESTIONS[key]}** {answer}" for key, answer in facts["answers"].items()]
+    lines += [f"- **{QUESTIONS['back']}** `{commands['reproduce']}`", "", "## Changes", ""]
+    splits = [
+        (row["split"], row["base"], row["head"], signed_count(row["delta"])) for row in facts["changes"]["splits"]
+    ]
+    lines += _table(("split", "before", "now", "change"), splits)
+    for kind in ("removed", "relabelled", "changed_image"):
+        listed = facts["changes"][kind]
+        if listed["total"]:
+            lines += [f"{kind.replace('_', ' ')} ({listed['total']}): {', '.join(listed['ids'][:20])}", ""]
+    moved = [f"{r['frame_id']} ({r['base_split']} → {r['head_split']})" for r in facts["changes"]["moved"]["rows"][:20]]
+    lines += [f"moved: {', '.join(moved)}", ""] if moved else []
+    lines += _balance_lines(facts["balance"]) + _leakage_lines(facts["leakage"])
+    lines += _model_lines(facts["model"]) + _gate_lines((facts["evidence"] or {}).get("gates") or [])
+    lines += ["## Commands", "", *(f"- {name}: `{command}`" for name, command in commands.items()), ""]
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines] + [""]
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
+
+
+def _balance_lines(balance: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (row["class"], _share(row["base_share"]), _share(row["head_share"]), "look" if row["flagged"] else "")
+        for row in balance["classes"]
+    ]
+    thin = ", ".join(f"{c['class']} in {c['condition']} ({c['frames']})" for c in balance["thin"][:20])
+    return [
+        *("## Balance", ""),
+        *_table(("class", "share before", "share now", ""), rows),
+        f"thin cells, below {balance['least_frames']} frames ({len(balance['thin'])}): {thin or 'none'}",
+        "",
+    ]
+
+
+def _leakage_lines(leakage: Mapping[str, Any]) -> list[str]:
+    pairs = [f"- {p['train']} / {p['held_out']} ({p['distance_bits']} bits)" for p in leakage["pairs"][:20]]
+    drives = [f"- drive {d['drive_id']}: {d['splits']}" for d in leakage["drives"][:20]]
+    return ["## Leakage", "", *(drives + pairs or ["none found"]), ""]
+
+
+def _model_lines(model: Mapping[str, Any] | None) -> list[str]:
+    if model is None:
+        return ["## Network", "", "not evaluated", ""]
+    rows = [
+        (row["name"], _share(row["base"]), _share(row["head"]), points(row["delta"]), row["frames"] or "–")
+        for row in model["conditions"]
+    ]
+    return [
+        *(
+            "## Network",
+            "",
+            f"against {model['against']}" if model["against"] else f"not compared: {model['not_compared']}",
+            "",
+        ),
+        *_table(("worst first", "mIoU before", "mIoU now", "points", "frames"), rows),
+    ]
+
+
+def _gate_lines(gates: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["## Gates", ""]
+    for gate in gates:
+        lines.append(f"- {gate['suite']}: {gate['decision']} ({gate['checked']} rules, {len(gate['failed'])} broken)")
+        for failure in gate["failed"]:
+            waived = f" – WAIVED by {failure['waived_by']}" if failure["waived_by"] else ""
+            lines.append(f"  - {failure['severity']} {failure['id']}: {failure['observed']}{waived}")
+    return [*lines, ""]

@@ -1,0 +1,111 @@
+"""Read two versions and their history out of a registry, and say with which commands people act on them."""
+
+import shlex
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from perception.data.manifest import empty_manifest, read_manifest
+from perception.data.store import Store
+from perception.errors import InputError
+from perception.versioning.curated import MEMBERS
+from perception.versioning.decisions import CURRENT, decisions_at
+from perception.versioning.lineage import reproduce_commands
+from perception.versioning.models import champion_at, proposal_at, resolved
+from perception.versioning.processes import Author, Clone, shallow_clone
+from perception.versioning.records import MANIFEST, PROFILE, Version
+from perception.versioning.registry import fetch, resolve
+from perception.versioning.repository import read_pointer
+from perception.versioning.review import History, ReviewSettings, Side, review_facts
+from perception.versioning.review_pictures import (
+    ReviewPicture,
+    blobs_in_shards,
+    blobs_in_store,
+    review_pictures,
+    review_taxonomy,
+)
+from perception.versioning.upkeep import versions
+
+NOTHING = "none"  # as BASE: compare with nothing
+
+
+def review(
+    registry: str,
+    head: str,
+    base: str | None = None,
+    *,
+    settings: ReviewSettings | None = None,
+    store: Store | None = None,
+    seed: int = 0,
+) -> tuple[dict[str, Any], dict[str, str], dict[str, list[ReviewPicture]], str]:
+    """Compare two versions of a registry: facts, commands, pictures by group, and the taxonomy of the pictures.
+
+    head, base: a tag, a run or `current`; base None is what is current, or the head's parent where the head is current;
+    "none" compares with nothing.  store: where the blobs lie; without it they are taken out of the versions' shards.
+    Raises InputError for a version that does not exist.
+    """
+    version = resolved(registry, head)
+    other = _base_of(registry, version, base)
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {each.tag: Path(scratch) / each.tag.replace("/", "-") for each in (version, other) if each}
+        for each in (version, other):
+            if each:
+                fetch(registry, each, folders[each.tag], files=[MANIFEST], optional=[MEMBERS, PROFILE])
+        listed = versions(registry)
+        with shallow_clone(registry, Author()) as clone:
+            sides = [_side(clone, each, folders) for each in (other, version)]
+            current = (read_pointer(clone, CURRENT) or {}).get("tag")
+            history = History(
+                decisions=decisions_at(clone, "HEAD"), champion=champion_at(clone), current=current, versions=listed
+            )
+        facts = review_facts(sides[0], sides[1], history, settings or ReviewSettings())
+        blobs = blobs_in_store(store) if store else blobs_in_shards(registry, folders)
+        pictures = review_pictures(facts, sides[0], sides[1], blobs, seed)
+    return facts, review_commands(registry, version, other, facts), pictures, review_taxonomy(sides[1])
+
+
+def _base_of(registry: str, head: Version, base: str | None) -> Version | None:
+    if base == NOTHING:
+        return None
+    if base:
+        found = resolved(registry, base)
+        if found.tag == head.tag:
+            raise InputError(f"BASE and HEAD are both {head.tag}; name two versions")
+        return found
+    current = resolve(registry)
+    if current and current.tag != head.tag:
+        return current
+    return resolved(registry, head.parent) if head.parent else None
+
+
+def _side(clone: Clone, version: Version | None, folders: Mapping[str, Path]) -> Side:
+    if version is None:
+        return Side(version=None, frames=empty_manifest(), profile=pd.DataFrame(), proposal=None)
+    folder = folders[version.tag]
+    profile = pd.read_parquet(folder / PROFILE) if (folder / PROFILE).is_file() else pd.DataFrame()
+    return Side(
+        version=version,
+        frames=read_manifest(folder / MANIFEST),
+        profile=profile,
+        proposal=proposal_at(clone, version.tag),
+    )
+
+
+def review_commands(registry: str, version: Version, base: Version | None, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Give the shell commands that act on a version, ready to paste but for names and reasons."""
+    place = f" REGISTRY={shlex.quote(registry)}"
+    who = 'BY="First Person, Second Person"' if facts["approval"]["test_set_changed"] else 'BY="Your Name"'
+    seen = f"VERSION={version.tag} MANIFEST={version.manifest_sha256[:16]}"
+    return {
+        "promote": f'make promote {seen} {who} REASON="why"{place}',
+        "reject": f'make reject {seen} BY="Your Name" REASON="why"{place}',
+        "rollback": f'make rollback BY="Your Name" REASON="why"{place}',
+        "reproduce": f"make reproduce VERSION={version.tag} OUT=folder{place}",
+        "plain": "\n".join(reproduce_commands(registry, version)),
+        "compare": f"make review BASE={base.tag if base else NOTHING} HEAD={version.tag}{place}",
+        "lineage": f"make lineage FRAME=frame_id{place}",
+        "deletion": f"make lineage DRIVE=drive_id{place}",
+    }
