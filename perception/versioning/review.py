@@ -133,8 +133,8 @@ def _training(side: Side) -> pd.DataFrame:
 def _balance(diff: VersionDiff, settings: ReviewSettings) -> Facts:
     rows = []
     for name, row in diff.classes.iterrows():
-        values = {key: None if pd.isna(value) else float(value) for key, value in row.items()}
-        frames = {key: None if values[key] is None else round(values[key]) for key in ("base_frames", "head_frames")}
+        values = {str(key): None if pd.isna(value) else float(value) for key, value in row.items()}
+        frames = {key: None if pd.isna(row[key]) else int(row[key]) for key in ("base_frames", "head_frames")}
         before, after = values["base_share"], values["head_share"]
         changed = before and after is not None and abs(after - before) > settings.share_change * before
         rows.append({"class": str(name), **values, **frames, "flagged": bool(changed)})

@@ -1,10 +1,13 @@
 import json
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from perception.errors import InputError
+from perception.versioning.audit import audit
 from perception.versioning.decisions import (
     champion,
     decisions,
@@ -14,6 +17,7 @@ from perception.versioning.decisions import (
     release_champion,
     rollback,
 )
+from perception.versioning.models import propose, read_proposal
 from perception.versioning.registry import create_registry, publish, resolve
 
 
@@ -189,3 +193,120 @@ def test_the_champion_is_a_pointer_beside_the_data(fresh, tmp_path):
     with pytest.raises(InputError, match="must be a file or a folder"):
         release_champion(registry, tmp_path / "absent", one.tag, name="Ada", reason="nothing")
     assert replace(released, facts={}) != released
+
+
+# --- data and network together
+
+
+@pytest.fixture
+def proposed(fresh, tmp_path):
+    """The same registry, with a network proposed for the first two versions."""
+    registry, one, two, three = fresh
+    for version in (one, two):
+        (tmp_path / version.run).mkdir()
+        (tmp_path / version.run / "model.onnx").write_bytes(version.run.encode() * 100)
+        propose(registry, version.tag, {"figure": 1}, model=tmp_path / version.run, facts={"run": version.run})
+    return registry, one, two, three
+
+
+def test_a_proposal_releases_nothing_and_the_same_call_changes_nothing(proposed, tools, tmp_path):
+    registry, one, _, three = proposed
+    assert champion(registry) is resolve(registry) is None
+    head = tools.git(registry, "rev-parse", "main")
+    found = propose(registry, one.tag, {"figure": 1}, model=tmp_path / "one", facts={"run": "one"})
+    assert tools.git(registry, "rev-parse", "main") == head
+    assert read_proposal(registry, one.tag) == found
+    assert read_proposal(registry, three.tag) is None
+    assert propose(registry, one.tag, {"figure": 2}).evidence == {"figure": 2}
+
+
+def test_promotion_releases_the_proposed_network_and_rollback_takes_both_back(proposed, tools, tmp_path):
+    registry, one, two, three = proposed
+    with pytest.raises(InputError, match="no network was proposed"):
+        approve(registry, three, release=True)
+    approve(registry, one, release=True)
+    first = champion(registry)
+    assert (first.tag, first.names, first.facts) == (one.tag, ("Ada Lovelace",), {"run": "one"})
+    commits = int(tools.git(registry, "rev-list", "--count", "main"))
+    done = approve(registry, two, release=True)
+    assert int(tools.git(registry, "rev-list", "--count", "main")) == commits + 1, "one commit moves both"
+    assert champion(registry).model_sha256 == done.model_sha256 != first.model_sha256
+    rollback(registry, name="Ada Lovelace", reason="night mIoU fell")
+    assert champion(registry).model_sha256 == first.model_sha256
+    assert fetch_champion(registry, tmp_path / "out").model_sha256 == first.model_sha256
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == b"one" * 100
+    rollback(registry, name="Ada Lovelace", reason="it was the lamp", revision=two.tag)
+    assert champion(registry).model_sha256 == done.model_sha256
+
+
+def test_data_can_be_promoted_without_the_network(proposed):
+    registry, one, two, _ = proposed
+    approve(registry, one, release=True)
+    before = champion(registry)
+    approve(registry, two)
+    assert champion(registry) == before
+
+
+# --- history that can be checked
+
+
+def test_a_sound_history_has_no_problem(proposed):
+    registry, one, two, _ = proposed
+    approve(registry, one, release=True)
+    approve(registry, two)
+    rollback(registry, name="Ada", reason="too early")
+    found = audit(str(registry))
+    assert [entry.decision.action for entry in found.decisions] == ["promote", "promote", "rollback"]
+    assert {entry.signature for entry in found.decisions} == {"not signed"}
+    assert found.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "words"),
+    [
+        ("decisions", ("Ada Lovelace", "Eve"), "was changed by commit"),
+        ("decisions", None, "removed a decision"),
+        ("current.json", ("ada", "eve"), "moved by hand"),
+        ("champion.json", ("model_sha256", "other"), "no decision released"),
+    ],
+)
+def test_a_history_that_was_tampered_with_says_so(proposed, tools, tmp_path, path, change, words):
+    registry, one, two, _ = proposed
+    approve(registry, one, release=True)
+    approve(registry, two, release=True)
+    tools.git(tmp_path, "clone", "-q", str(registry), "work")
+    work = tmp_path / "work"
+    target = sorted((work / "decisions").iterdir())[0] if path == "decisions" else work / path
+    if change is None:
+        target.unlink()
+    elif path == "decisions":
+        target.write_text(target.read_text().replace(*change))
+    else:
+        tools.git(work, "checkout", "-q", "HEAD~1", "--", path)
+    tools.git(work, "-c", "user.name=Eve", "-c", "user.email=e@x", "commit", "-qam", "fix")
+    tools.git(work, "push", "-q", "origin", "HEAD:main")
+    assert any(words in problem for problem in audit(str(registry)).problems)
+
+
+def test_decisions_are_signed_where_git_is_told_to(proposed, tools, tmp_path, monkeypatch):
+    registry, one, two, _ = proposed
+    keygen = shutil.which("ssh-keygen")
+    if keygen is None:
+        pytest.skip("ssh-keygen is not installed, so signing was not tried")
+    subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    public = (tmp_path / "key.pub").read_text()
+    (tmp_path / "trusted").write_text(f"ada@example.org {public}")
+    (tmp_path / "gitconfig").write_text(
+        f'[gpg]\nformat = ssh\n[gpg "ssh"]\nallowedSignersFile = {tmp_path / "trusted"}\n'
+        f"[user]\nsigningkey = {tmp_path / 'key'}\n[commit]\ngpgsign = true\n[tag]\ngpgsign = true\n"
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    approve(registry, one)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    approve(registry, two)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    found = audit(str(registry))
+    assert [entry.signature for entry in found.decisions] == ["signed by ada@example.org", "not signed"]
+    folder = tools.make_folder(tmp_path / "signed", tools.make_frames(["s_0"]), {})
+    version = publish(registry, "signed", folder)
+    assert "BEGIN SSH SIGNATURE" in tools.git(registry, "cat-file", "tag", version.tag)

@@ -1,0 +1,185 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perception.versioning.approval import ApprovalRules, objections
+from perception.versioning.decisions import Decision
+from perception.versioning.models import Proposal
+from perception.versioning.records import Version
+from perception.versioning.review import History, ReviewSettings, Side, review_facts
+
+NOTHING_KNOWN = History(decisions=(), champion=None, current=None, versions=())
+
+
+def version(tag, frames, test_set="e" * 64):
+    return Version(
+        tag=tag, commit="c" * 40, manifest_sha256="a" * 64, parent=None, run="night", published_by="Nightdrive",
+        frames=len(frames), splits={}, test_set_sha256=test_set, new_bytes=10, files_sha256="f" * 64,
+    )  # fmt: skip
+
+
+def evaluation(miou, **by_condition):
+    return {
+        "miou": miou, "miou_by_condition": by_condition, "frames": 40, "frames_by_condition": dict.fromkeys(by_condition, 20),
+        "iou_by_class": {"road": miou}, "promotion": {"decision": "promote", "reason": "good"},
+    }  # fmt: skip
+
+
+def side(frames, tag="data/x-aaaaaaaa", hashes=None, figures=None, **evidence):
+    if figures:
+        evidence = {"evaluation": figures, "gates": [{"suite": "curate", "decision": "pass", "failed": []}], **evidence}
+    found = Proposal(tag=tag, manifest_sha256="a" * 64, model_sha256="b" * 64, evidence=evidence) if evidence else None
+    profile = pd.DataFrame({"frame_id": frames["frame_id"], "dhash": hashes}) if hashes else pd.DataFrame()
+    return Side(version=version(tag, frames), frames=frames, profile=profile, proposal=found)
+
+
+@pytest.fixture
+def frames(tools):
+    train = tools.make_frames([f"d{k % 3}_{k}" for k in range(12)])
+    return pd.concat([train, tools.make_frames([f"t{k}_{k}" for k in range(4)], split="test")], ignore_index=True)
+
+
+def test_changes_name_every_frame(frames):
+    head = frames.drop(index=[0, 1]).reset_index(drop=True)
+    head.loc[0, "label_sha256"] = "9" * 64
+    head.loc[head.index[-1], "split"] = "val"
+    facts = review_facts(side(frames), side(head, "data/y-aaaaaaaa"), NOTHING_KNOWN, ReviewSettings())
+    assert facts["changes"]["removed"] == {"total": 2, "ids": ["d0_0", "d1_1"]}
+    assert facts["changes"]["relabelled"]["ids"] == ["d2_2"]
+    assert facts["changes"]["moved"]["rows"] == [{"frame_id": "t3_3", "base_split": "test", "head_split": "val"}]
+    assert facts["answers"]["changed"] == "16 frames before, 14 now: 2 removed, 1 relabelled, 1 moved."
+
+
+def test_thin_cells_are_counted_on_what_networks_learn_from(frames):
+    frames["px_road"] = 10
+    frames["px_bus"] = np.where(frames["split"] == "test", 5, 0)
+    facts = review_facts(side(frames.head(0)), side(frames), NOTHING_KNOWN, ReviewSettings(least_frames=5))
+    thin = {(cell["class"], cell["condition"]): cell["frames"] for cell in facts["balance"]["thin"]}
+    assert thin == {("bus", c): 0 for c in ("scene=urban", "time_of_day=day", "weather=clear")}
+
+
+def test_leaks_of_every_kind_are_found(frames):
+    clean = ["%016x" % (0x1111111111111111 * k) for k in range(16)]
+    facts = review_facts(side(frames), side(frames, hashes=clean), NOTHING_KNOWN, ReviewSettings(near_bits=2))
+    assert facts["answers"]["leaking"].startswith("No: no drive")
+    alike = [*clean[:15], "%016x" % (0x1111111111111111 * 2 ^ 1)]
+    leaking = frames.copy()
+    leaking.loc[12, "drive_id"] = "d0"
+    leaking.loc[13, "image_sha256"] = leaking.loc[3, "image_sha256"]
+    facts = review_facts(side(frames), side(leaking, hashes=alike), NOTHING_KNOWN, ReviewSettings(near_bits=2))
+    leakage = facts["leakage"]
+    assert leakage["drives"] == [{"drive_id": "d0", "splits": {"test": 1, "train": 4}}]
+    assert leakage["equal_images"] == 1
+    [pair] = leakage["pairs"]
+    assert (pair["train"], pair["held_out"], pair["distance_bits"]) == ("d2_2", "t3_3", 1)
+    assert "1 drives lie in two splits" in facts["answers"]["leaking"]
+    assert (
+        "was not measured"
+        in review_facts(side(frames), side(frames), NOTHING_KNOWN, ReviewSettings())["answers"]["leaking"]
+    )
+
+
+def test_groups_of_alike_training_images_are_counted(frames):
+    hashes = ["0" * 16] * 3 + ["%016x" % (0x0F0F0F0F0F0F0F0F ^ (0xFFFF << (4 * k))) for k in range(13)]
+    facts = review_facts(side(frames), side(frames, hashes=hashes), NOTHING_KNOWN, ReviewSettings(near_bits=1))
+    assert facts["leakage"]["groups"] == {"groups": 1, "frames": 3, "largest": 3}
+
+
+def test_the_worst_condition_comes_first_and_is_named(frames):
+    base = side(frames, figures=evaluation(0.5, **{"time_of_day=day": 0.6, "time_of_day=night": 0.4}))
+    head = side(
+        frames, "data/y-aaaaaaaa", figures=evaluation(0.51, **{"time_of_day=day": 0.65, "time_of_day=night": 0.35})
+    )
+    facts = review_facts(base, head, NOTHING_KNOWN, ReviewSettings())
+    assert [row["name"] for row in facts["model"]["conditions"]] == ["time_of_day=night", "overall", "time_of_day=day"]
+    assert facts["model"]["worse"] == ["time_of_day=night"]
+    assert "time of day: night -5.0 points" in facts["answers"]["worse"]
+    other = replace(base, version=replace(base.version, test_set_sha256="d" * 64))
+    facts = review_facts(other, head, NOTHING_KNOWN, ReviewSettings())
+    assert facts["model"]["against"] is None
+    assert "the test set changed" in facts["answers"]["worse"]
+    assert facts["approval"]["names_needed"] == 2
+
+
+def test_the_champion_of_the_same_night_is_what_a_network_is_compared_with(frames):
+    figures = evaluation(0.5, **{"weather=rain": 0.3}) | {
+        "miou_champion": 0.49, "champion_by_condition": {"weather=rain": 0.36}, "champion_iou_by_class": {"road": 0.7},
+    }  # fmt: skip
+    facts = review_facts(side(frames), side(frames, figures=figures), NOTHING_KNOWN, ReviewSettings())
+    assert facts["model"]["against"].startswith("the champion")
+    assert facts["model"]["worse"] == ["weather=rain"]
+    assert facts["model"]["classes"] == [{"name": "road", "base": 0.7, "head": 0.5}]
+
+
+def decision(action, tag, **more):
+    return Decision(
+        action=action, tag=tag, manifest_sha256="a" * 64, names=("Ada Lovelace",), reason="labels shifted", previous=None,
+        decided_utc="2026-11-24T06:30:00.000000+00:00", **more,
+    )  # fmt: skip
+
+
+def test_who_approved(frames):
+    head = side(frames)
+    facts = review_facts(side(frames.head(0)), head, NOTHING_KNOWN, ReviewSettings())
+    assert facts["answers"]["approved"] == "Nobody yet; one person decides."
+    rejected = replace(NOTHING_KNOWN, decisions=[decision("reject", head.version.tag)])
+    facts = review_facts(side(frames), head, rejected, ReviewSettings())
+    assert facts["answers"]["approved"] == "Rejected by Ada Lovelace on 2026-11-24 06:30 UTC: labels shifted"
+    current = replace(NOTHING_KNOWN, decisions=[decision("promote", head.version.tag)], current=head.version.tag)
+    assert review_facts(side(frames), head, current, ReviewSettings())["approval"]["state"] == "current"
+
+
+# --- when no person is needed
+
+
+@pytest.fixture
+def harmless(frames, tools):
+    """A version that every rule lets pass: one frame more, all gates passed, nothing worse."""
+    more = pd.concat([frames, tools.make_frames(["d9_0"])], ignore_index=True)
+    hashes = ["%016x" % (0x1111111111111111 * (k % 16) ^ (0xFF if k == 16 else 0)) for k in range(17)]
+    figures = evaluation(0.5, **{"time_of_day=day": 0.6})
+    return side(frames, figures=figures), side(more, "data/y-aaaaaaaa", hashes, figures)
+
+
+def why(base, head, rules=None, history=NOTHING_KNOWN):
+    return objections(review_facts(base, head, history, ReviewSettings(near_bits=2)), rules or ApprovalRules())
+
+
+def test_a_harmless_version_raises_no_objection(harmless):
+    assert why(*harmless) == []
+
+
+def test_every_rule_can_object_alone(harmless):
+    base, head = harmless
+    evidence = dict(head.proposal.evidence)
+
+    def with_evidence(**more):
+        return replace(head, proposal=replace(head.proposal, evidence=evidence | more))
+
+    warned = [{"suite": "curate", "decision": "warn", "failed": [{"severity": "warning"}]}]
+    held = evidence["evaluation"] | {"promotion": {"decision": "hold", "reason": ""}}
+    worse = evidence["evaluation"] | {"miou_by_condition": {"time_of_day=day": 0.5}}
+    relabelled = head.frames.assign(
+        label_sha256=head.frames["label_sha256"].where(head.frames["frame_id"] != "d0_0", "9" * 64)
+    )
+    leaking = head.frames.assign(drive_id=head.frames["drive_id"].where(head.frames["frame_id"] != "t0_0", "d0"))
+    cases = [
+        (base, with_evidence(gates=warned), "1 rules of gates broken"),
+        (base, with_evidence(gates=[]), "no gate judged it"),
+        (base, with_evidence(evaluation=held), "verdict on its network is hold"),
+        (base, with_evidence(evaluation=worse), "worse in time_of_day=day"),
+        (base, replace(head, frames=head.frames.drop(index=3)), "1 frames removed"),
+        (base, replace(head, frames=relabelled), "1 frames changed"),
+        (base, replace(head, frames=leaking), "training and test overlap"),
+        (base, replace(head, version=replace(head.version, test_set_sha256="d" * 64)), "the test set changed"),
+        (base, replace(head, proposal=None), "recorded nothing"),
+        (replace(base, version=None, proposal=None), head, "first version"),
+    ]
+    for ours, theirs, words in cases:
+        assert any(words in reason for reason in why(ours, theirs)), words
+    assert any("frames added" in reason for reason in why(base, head, ApprovalRules(max_added_share=0.01)))
+    assert why(base, with_evidence(gates=warned), ApprovalRules(max_gate_warnings=1)) == []
+    rejected = replace(NOTHING_KNOWN, decisions=[decision("reject", head.version.tag)])
+    assert "somebody rejected it" in why(base, head, history=rejected)
