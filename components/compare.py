@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.contract import Needs, Paths, Port, Stage, log
+from components.doubts import doubted_labels
 from components.learning import LearningParameters, labelled_so_far, read_frames, seeded, write_json
 from components.parameters import require
 
@@ -23,7 +24,10 @@ class CompareParameters(LearningParameters):
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
-    """Write comparison.json: mIoU on the frozen test set of each arm and seed; null for an arm whose labels are not there."""
+    """Write comparison.json: mIoU on the frozen test set of each arm and seed; null for an arm whose labels are not there.
+
+    labels.json ranks the selected frames' labels by how much the ensemble doubts them.
+    """
     import pandas as pd
 
     parameters.prepare()
@@ -37,6 +41,9 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
         results[f"miou_{arm}"] = (
             None if missing else _train_and_score(pd.concat([known, labelled]), test, arm, parameters)
         )
+        if arm == "selected" and not missing and len(labelled):
+            doubts = doubted_labels(inputs.one("ensemble"), labelled, parameters)
+            write_json(outputs.one("comparison") / "labels.json", doubts)
     write_json(outputs.one("comparison") / "comparison.json", results)
     log(
         f"mIoU with selected frames {_mean(results['miou_selected'])}, with random ones {_mean(results['miou_random'])}"
@@ -76,9 +83,16 @@ STAGE = Stage(
     inputs=(
         Port(name="frames", kind="frames", about="the night's frames"),
         Port(name="base", kind="version", about="the data version that the night starts from"),
+        Port(name="ensemble", kind="ensemble", about="the ensemble that scored the pool, which doubts some labels"),
         Port(name="selection", kind="selection", about="the chosen frames and the random control group"),
     ),
-    outputs=(Port(name="comparison", kind="metrics", about="comparison.json: mIoU of both arms"),),
+    outputs=(
+        Port(
+            name="comparison",
+            kind="metrics",
+            about="comparison.json: mIoU of both arms; labels.json: which labels to look at again",
+        ),
+    ),
     parameters=CompareParameters,
     needs=Needs(
         image="torch",

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from components.contract import Paths
-from components.learning import curated_training_frames, image_batches
 from components.night_report import read_records
 from components.propose import GATES, ProposeParameters, read_json
 
@@ -33,7 +31,7 @@ def gather_evidence(inputs: Paths, parameters: ProposeParameters) -> Json:
         "evaluation": _figures(inputs, "evaluation", "evaluation.json") or None,
         "model": _network(inputs, card),
         "selection": _selection(inputs),
-        "labels": doubted_labels(inputs, parameters),
+        "labels": _figures(inputs, "comparison", "labels.json") or None,
         "cost": _cost(),
         "lineage": {name: str(card[name]) for name in ("code_commit", "image", "onnx_sha256") if card.get(name)},
     }
@@ -53,54 +51,6 @@ def network_files(inputs: Paths) -> Iterator[Path | None]:
             if path.exists():
                 shutil.copyfile(path, Path(scratch) / path.name)
         yield Path(scratch)
-
-
-def doubted_labels(inputs: Paths, parameters: ProposeParameters) -> Json | None:
-    """Rank the newly labelled frames by how little the ensemble believes their labels; None without an ensemble.
-
-    The ensemble has not learned from these frames, so it cannot have learned their mistakes by heart.
-    """
-    from perception.quality.label_quality import worst_confusions
-
-    folder = inputs.maybe("ensemble")
-    frames = curated_training_frames(inputs)
-    before = pd.read_parquet(inputs.one("base") / "manifest.parquet", columns=["frame_id"]).frame_id
-    fresh = frames[~frames.frame_id.isin(before) & (frames.label_source == "human")]
-    chosen = inputs.maybe("selection")
-    if chosen is not None:  # what came labelled taught the ensemble
-        fresh = fresh[fresh.frame_id.isin(pd.read_parquet(chosen / "selected.parquet", columns=["frame_id"]).frame_id)]
-    if folder is None or fresh.empty:
-        return None
-    rows, confusion = _doubts(folder, fresh.reset_index(drop=True), parameters)
-    return {
-        "note": f"{len(rows)} newly labelled frames, ranked by the probability that the night's ensemble gives to other "
-        "classes than the label's; it has not learned from them. A high rank is a wrong label or a hard frame: look.",
-        "frames": len(rows),
-        "rows": sorted(rows, key=lambda row: (-row["doubt"], row["frame_id"]))[: parameters.doubted_frames],
-        "confusion": worst_confusions(confusion, parameters.class_names(), 8),
-    }
-
-
-def _doubts(folder: Path, frames: pd.DataFrame, parameters: ProposeParameters) -> tuple[list[Json], np.ndarray]:
-    import torch
-
-    from perception.quality.label_quality import label_doubt
-    from perception.uncertainty.ensemble import load_ensemble
-
-    ensemble, opened = load_ensemble(folder), parameters.frame_set(frames)
-    rows, place = [], 0
-    confusion = np.zeros((len(parameters.class_names()),) * 2, np.int64)
-    with torch.no_grad():
-        for frame_ids, images in image_batches(opened, 8):
-            members = [torch.softmax(logits, dim=1) for logits in ensemble.member_logits(images)]
-            probs = torch.stack(members).mean(0).numpy()
-            for index, frame_id in enumerate(frame_ids):
-                found = label_doubt(probs[index], opened.load(place)[1])
-                place += 1
-                if found.doubt is not None:
-                    rows.append({"frame_id": frame_id, "doubt": found.doubt, "sure_otherwise": found.sure_otherwise})
-                    confusion += found.confusion
-    return rows, confusion
 
 
 def _figures(inputs: Paths, port: str, file: str) -> Json:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import FrameParameters
 from components.parameters import absolute, require
 
 if TYPE_CHECKING:
@@ -17,9 +16,11 @@ GATES = ("ingest", "select", "curate", "adapt", "train_prune", "compress", "eval
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProposeParameters(FrameParameters):
+class ProposeParameters:
     """Say where the registry is, what a review points out, and when no person is needed."""
 
+    store: str  # blob store: a folder or s3://bucket/prefix
+    seed: int  # of the pictures drawn
     registry: str  # git repository of the data registry: a folder or a URL
     run: str  # name of the run
     profile: str
@@ -27,7 +28,6 @@ class ProposeParameters(FrameParameters):
     share_change: float = 0.25  # relative change of a class's pixel share that is pointed out
     near_bits: int = 6  # images whose difference hashes differ in at most so many of 64 bits look alike
     worse_by: float = 0.02  # mIoU by which a condition counts as worse
-    doubted_frames: int = 50  # labels listed for a second look
     automatic: bool = (
         False  # release without a person where none of the next rules objects and the test set is the same
     )
@@ -37,9 +37,7 @@ class ProposeParameters(FrameParameters):
     max_gate_warnings: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("least_frames", "doubted_frames"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require(self.least_frames >= 1, "least_frames", self.least_frames, "must be at least 1")
         require(0 <= self.near_bits < 64, "near_bits", self.near_bits, "must lie in 0..63")
 
     def review_settings(self) -> "ReviewSettings":
@@ -73,7 +71,6 @@ def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> None:
     from perception.versioning.approval import approve_automatically, objections
     from perception.versioning.models import propose
 
-    parameters.prepare()
     registry = absolute(parameters.registry)
     tag = read_json(inputs.one("version") / "version.json")["tag"]
     base = read_json(inputs.one("base") / "run.json").get("tag") or "none"
@@ -104,9 +101,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 _OPTIONAL = {
-    "ensemble": "the ensemble that scored the pool; it says which labels it doubts",
     "selection": "the chosen frames",
-    "comparison": "strategy against random",
+    "comparison": "strategy against random, and the labels that the ensemble doubts",
     "compressed": "the network that was trained on the version",
     "evaluation": "its figures on the frozen test set",
 }
@@ -115,9 +111,7 @@ STAGE = Stage(
     name="propose",
     summary="Put tonight's version and network before people, with the page to decide by.",
     inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
         Port(name="base", kind="version", about="the data version that the night started from"),
-        Port(name="curated", kind="version", about="the manifest and shards of the version"),
         Port(name="version", kind="version", about="the published data version"),
         *(Port(name=name, kind="any", about=about, optional=True) for name, about in _OPTIONAL.items()),
         *(
@@ -127,6 +121,6 @@ STAGE = Stage(
     ),
     outputs=(Port(name="review", kind="report", about="review.html, review.md and review.json"),),
     parameters=ProposeParameters,
-    needs=Needs(image="torch", cpu_cores=1, memory_gib=4),
+    needs=Needs(image="versioning", memory_gib=4),
     run=run,
 )

@@ -100,7 +100,7 @@ def _engine(run: Path) -> int:
 
 def _report_failure(run: Path) -> None:
     """Write the report of a night that did not end well, and the review of its version where it published one."""
-    if (run / "version").is_dir() and (run / "curated").is_dir():
+    if (run / "version").is_dir():
         _run_again(run, "propose", "review")
     _run_again(run, "report", "report")
 

@@ -86,9 +86,9 @@ def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> An
             curated = call("curate", frames=frames, base=base, selection=selection, store=store).outputs["curated"]
             verdict_curate = night.enter_context(accepted("gate_curate", curated))
             version = call("publish", base=base, curated=curated, registry=registry, remote=remote).outputs["version"]
-            comparison = call("compare", frames=frames, base=base, selection=selection, store=store).outputs[
-                "comparison"
-            ]
+            comparison = call(
+                "compare", frames=frames, base=base, ensemble=ensemble, selection=selection, store=store
+            ).outputs["comparison"]
 
             adaptation = call("adapt", frames=frames, curated=curated, store=store).outputs["adaptation"]
             verdict_adapt = night.enter_context(accepted("gate_adapt", adaptation))
@@ -108,12 +108,9 @@ def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> An
 
             call(
                 "propose",
-                frames=frames,
                 base=base,
-                ensemble=ensemble,
-                selection=selection,
-                curated=curated,
                 version=version,
+                selection=selection,
                 comparison=comparison,
                 compressed=compressed,
                 evaluation=evaluation,
