@@ -1,0 +1,69 @@
+"""What every reader of a detection set gives: the boxes of each frame in one order of columns."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DetectionFrame:
+    """Hold the annotated objects of one frame.
+
+    boxes: (object, 4) float64, left, top, right, bottom in pixels. labels: (object,) int64, place in the set's classes.
+    ignored: (object,) bool, regions that count neither for nor against a detector (crowds, DontCare).
+    scores: (object,) float64 where the boxes are detections. truncated: (object,) float64 in 0..1, share outside the
+    image, and occluded: (object,) int64 in 0..3, as KITTI grades them; both -1 where unknown.
+    masks: (object,) run lengths or polygons as COCO writes them, None for a box alone. drive_id and the conditions are
+    None where the set does not tell.
+    """
+
+    frame_id: str
+    image_path: Path
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+    truncated: NDArray[np.float64]
+    occluded: NDArray[np.int64]
+    scores: NDArray[np.float64] | None = None
+    masks: tuple[object, ...] = ()
+    width_px: int | None = None
+    height_px: int | None = None
+    drive_id: str | None = None
+    time_of_day: str | None = None
+    weather: str | None = None
+    scene: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionSet:
+    """Hold the frames of a set and its classes, names in the order of their places."""
+
+    classes: tuple[str, ...]
+    frames: tuple[DetectionFrame, ...]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def checked_boxes(boxes: NDArray[np.float64], where: str) -> NDArray[np.float64]:
+    """Return (object, 4) boxes that are finite and have left <= right, top <= bottom; raises InputError for others."""
+    finite = np.isfinite(boxes).all(axis=1)
+    broken = np.flatnonzero(~finite | (boxes[:, 0] > boxes[:, 2]) | (boxes[:, 1] > boxes[:, 3]))
+    if len(broken):
+        box = ", ".join(f"{value:g}" for value in boxes[broken[0]])
+        raise InputError(
+            f"{where}: box {broken[0]} is {box}, must be finite with left <= right, top <= bottom; correct it"
+        )
+    return boxes
+
+
+def image_inside(folder: Path, name: str, where: str) -> Path:
+    """Join a file name from a label file to its folder; raises InputError for one that leads out of it."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        raise InputError(f"{where}: file {name!r} leads out of the images' folder; correct it")
+    return folder.joinpath(*parts)
