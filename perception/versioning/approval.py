@@ -36,7 +36,7 @@ def objections(facts: Mapping[str, Any], rules: ApprovalRules) -> list[str]:
     if evidence is None:
         return ["its night recorded nothing about it"]
     changed = counts["relabelled"] + counts["moved"] + counts["changed_image"]
-    broken = [each for gate in evidence.get("gates", []) for each in gate["failed"] if each["severity"] != "info"]
+    broken = [each for gate in evidence["gates"] or [] for each in gate["failed"] if each["severity"] != "info"]
     verdict = ((evidence.get("evaluation") or {}).get("promotion") or {}).get("decision")
     worse = (facts["model"] or {}).get("worse") or []
     found = [
@@ -46,7 +46,7 @@ def objections(facts: Mapping[str, Any], rules: ApprovalRules) -> list[str]:
         (changed > rules.max_changed_frames, f"{changed} frames changed"),
         (counts["added"] > rules.max_added_share * counts["base"], f"{counts['added']} frames added"),
         (len(broken) > rules.max_gate_warnings, f"{len(broken)} rules of gates broken"),
-        (not evidence.get("gates"), "no gate judged it"),
+        (not evidence["gates"], "no gate judged it"),
         (leakage["drives_total"] + leakage["pairs_total"] + leakage["equal_images"] > 0, "training and test overlap"),
         (verdict != "promote", f"the night's verdict on its network is {verdict or 'missing'}"),
         (bool(worse), f"the network is worse in {', '.join(worse[:3])}"),

@@ -61,7 +61,7 @@ def review_facts(base: Side, head: Side, history: History, settings: ReviewSetti
         "balance": _balance(diff_manifests(_training(base), _training(head)), settings),
         "leakage": _leakage(head, settings),
         "sources": _counts(head.frames, "label_source"),
-        "evidence": dict(head.proposal.evidence) if head.proposal else None,
+        "evidence": _evidence(head),
         "model": _model_deltas(base, head, settings),
         "decisions": [_decision_facts(each) for each in history.decisions],
         "lineage": _lineage(head, history),
@@ -69,6 +69,15 @@ def review_facts(base: Side, head: Side, history: History, settings: ReviewSetti
         "approval": _approval(base, head, history),
     }
     return facts | {"answers": _answers(facts)}
+
+
+def _evidence(side: Side) -> Facts | None:
+    """Give what the version's night recorded, with null for what it did not get to."""
+    if side.proposal is None:
+        return None
+    return dict.fromkeys(("gates", "evaluation", "model", "selection", "labels", "cost", "lineage")) | dict(
+        side.proposal.evidence
+    )
 
 
 # ---------------------------------------------------------------- what changed
@@ -350,7 +359,7 @@ def _lineage(head: Side, history: History) -> Facts:
         "champion": {"model_sha256": found.model_sha256, "tag": found.tag, "names": list(found.names)}
         if found
         else None,
-        "record": dict(head.proposal.evidence.get("lineage", {})) if head.proposal else {},
+        "record": dict(head.proposal.evidence.get("lineage") or {}) if head.proposal else {},
         "publisher": dict(head.version.facts),
     }
 
@@ -362,7 +371,7 @@ def _cost(diff: VersionDiff, head: Side) -> Facts:
     return {
         "new_bytes": head.version.new_bytes,
         "new_labels": len(human[human["split"] == "train"]),
-        **(dict(head.proposal.evidence.get("cost", {})) if head.proposal else {}),
+        **(dict(head.proposal.evidence.get("cost") or {}) if head.proposal else {}),
     }
 
 
