@@ -13,7 +13,8 @@ from components.report import ReportParameters
 from perception.data.decoding import decode_image
 from perception.data.manifest import read_manifest
 from perception.data.store import open_store
-from perception.metrics.segmentation import CONDITIONS, predicted_classes, torch_predictor
+from perception.metrics.segmentation import predicted_classes, torch_predictor
+from perception.metrics.slices import CONDITIONS
 from perception.models.checkpoint import load_network
 from perception.reporting import page
 from perception.uncertainty.ensemble import load_ensemble

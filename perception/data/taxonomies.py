@@ -65,6 +65,17 @@ def published_names(name: str) -> tuple[str, ...]:
 
 
 @cache
+def categories(name: str) -> dict[str, tuple[int, ...]]:
+    """Name the groups of classes that are also judged as one: category → class ids; empty where the table has none."""
+    table = _read_table(_base(_read_table(name)))
+    classes = load_taxonomy(name).classes
+    return {
+        str(group): tuple(classes.index(each) for each in members)
+        for group, members in table.get("categories", {}).items()
+    }
+
+
+@cache
 def label_lookup(source: str, target: str) -> NDArray[np.uint8]:
     """Build the table from raw values of a label file in `source` to class ids of `target`.
 

@@ -1,5 +1,8 @@
 """Count a confusion matrix once per slice in integers; every segmentation figure is derived from it afterwards."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -121,3 +124,38 @@ def frequency_weighted_iou(confusion: NDArray[np.int64]) -> float:
         return float("nan")
     labelled = frequency > 0
     return float((frequency[labelled] * iou(confusion)[labelled]).sum() / frequency.sum())
+
+
+def tallies(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Reduce confusion matrices to what IoU needs; sums of tallies are the tallies of the union.
+
+    confusion: (..., class, class), row = label
+    Returns (..., 3, class) int64: pixels that are right, labelled, predicted.
+    """
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.stack([right, confusion.sum(axis=-1), confusion.sum(axis=-2)], axis=-2)
+
+
+def iou_of_tallies(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Give the IoU of each class from tallies (..., 3, class), integers or weighted sums of them.
+
+    Returns (..., class) float64; NaN where the class is in neither labels nor predictions.
+    """
+    right, labelled, predicted = (counts[..., part, :].astype(np.float64) for part in range(3))
+    return _ratio(right, labelled + predicted - right)
+
+
+def merge_classes(confusion: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Count groups of classes as one class each, such as the categories of Cityscapes.
+
+    confusion: (class, class), row = label; groups: class ids, each class in at most one group; others are left out.
+    Returns (group, group) int64.
+    """
+    listed = [class_id for group in groups for class_id in group]
+    if len(set(listed)) != len(listed):
+        raise InputError(f"groups {[list(group) for group in groups]} name a class twice; name each at most once")
+    member = np.zeros((len(groups), confusion.shape[0]), np.int64)
+    for row, group in enumerate(groups):
+        member[row, list(group)] = 1
+    merged: NDArray[np.int64] = member @ confusion @ member.T
+    return merged

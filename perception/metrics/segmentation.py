@@ -1,33 +1,59 @@
-"""Evaluate a segmentation network on labelled frames at the labels' own resolution, whole and by condition."""
+"""Evaluate a segmentation network on labelled frames at the labels' own resolution, whole, by drive and by condition."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from perception.data.loading import FrameSet
+from perception.metrics.boundary import boundary_tallies
+from perception.metrics.calibration import reliability_counts, sample_step
 from perception.metrics.confusion import confusion_matrix, iou, mean_iou, pixel_accuracy
+from perception.metrics.slices import CONDITIONS, check_columns, column_slices
 
-CONDITIONS = ("time_of_day", "weather", "scene")
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
+class LabelledFrames(Protocol):
+    """Give frames by number: an image at the network's size, image and label at their own."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Load one frame: image (3, height, width) uint8, label at that size."""
+        ...
+
+    def full_label(self, index: int) -> NDArray[np.uint8]:
+        """Load one frame's label at its own size: (height, width) uint8, 255 = not judged."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
 class SegmentationScore:
     """Hold what a network did on a set of labelled frames.
 
-    confusion: (class, class) int64, rows = label. by_slice: the same for the frames of one condition, keyed `column=value`.
-    frames: one row a frame: frame_id, drive_id, pixel_accuracy, miou (NaN where a frame shows no known class).
+    groups: one row a drive and combination of conditions: drive_id, the slice columns (None where unknown), frames.
+    counts: (group, class, class) int64, row = label; every slice, drive and resample is a sum of these.
+    boundary: (group, 3, class) int64 as boundary_tallies, or None; reliability: (group, 3, bin) float64 as
+    reliability_counts, or None. frames: one row a frame: frame_id, drive_id, the slice columns, pixel_accuracy, miou
+    (NaN where a frame shows no known class), condition in words.
     """
 
-    confusion: NDArray[np.int64]
-    by_slice: dict[str, NDArray[np.int64]]
-    frames_by_slice: dict[str, int]
+    groups: pd.DataFrame
+    counts: NDArray[np.int64]
     frames: pd.DataFrame
+    columns: tuple[str, ...] = CONDITIONS
+    boundary: NDArray[np.int64] | None = None
+    reliability: NDArray[np.float64] | None = None
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """Return the confusion matrix of all frames: (class, class) int64, row = label."""
+        total: NDArray[np.int64] = self.counts.sum(axis=0)
+        return total
 
     def miou(self) -> float:
         """Return the mean IoU over the classes that occur."""
@@ -40,53 +66,124 @@ class SegmentationScore:
 
     def miou_by_slice(self) -> dict[str, float]:
         """Return mean IoU by condition, over the classes that occur there."""
-        return {name: mean_iou(confusion) for name, confusion in sorted(self.by_slice.items())}
+        cut = column_slices(self.groups, self.columns)
+        return {each.name: mean_iou(self.counts[each.rows].sum(axis=0)) for each in cut}
+
+    def frames_by_slice(self) -> dict[str, int]:
+        """Return the number of frames by condition."""
+        return {
+            each.name: int(self.groups.frames[each.rows].sum()) for each in column_slices(self.groups, self.columns)
+        }
+
+
+@dataclass
+class _Sums:
+    """Add up integer counts a group; the only state that grows with the test set is one matrix a drive and condition."""
+
+    keys: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    frames: list[int] = field(default_factory=list)
+    arrays: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+
+    def add(self, key: tuple[Any, ...], **counts: NDArray[Any]) -> None:
+        index = self.keys.setdefault(key, len(self.keys))
+        if index == len(self.frames):
+            self.frames.append(0)
+            for name, values in counts.items():
+                self.arrays.setdefault(name, []).append(np.zeros_like(values))
+        self.frames[index] += 1
+        for name, values in counts.items():
+            self.arrays[name][index] += values
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedFrame:
+    """Hand over one frame: label and prediction (height, width) uint8 at the label's size."""
+
+    index: int
+    frame_id: str
+    label: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
 
 
 def evaluate_frames(
-    frames: FrameSet,
+    frames: LabelledFrames,
     about: pd.DataFrame,
     predict: Predict,
     classes: int,
     *,
     batch_frames: int = 8,
-    on_prediction: Callable[[str, NDArray[np.uint8]], None] | None = None,
+    columns: Sequence[str] = CONDITIONS,
+    boundary: bool = False,
+    calibration: bool = False,
+    change: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    on_frame: Callable[[JudgedFrame], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SegmentationScore:
     """Compare predictions with labels, frame after frame, in the memory of one batch.
 
     frames: what is loaded; the network sees its size, and its logits are resized to the label's own size (bilinear).
-    about: the same frames' manifest rows, in the same order: drive_id and the condition columns.
+    about: the same frames' manifest rows, in the same order: frame_id, drive_id and the slice columns.
     predict: (frame, 3, height, width) float32 in [0, 1] → logits (frame, class, height, width) float32.
-    on_prediction: called with each frame_id and its prediction (height, width) uint8 at the label's size.
+    boundary, calibration: also count outlines, and confidence against being right (on a grid of each frame's pixels).
+    change: what happens to the images of a batch before the network sees them, such as a corruption.
+    on_frame: called with each frame's label and prediction. Raises InputError for a column that `about` lacks.
     """
-    total = np.zeros((classes, classes), dtype=np.int64)
-    by_slice: dict[str, NDArray[np.int64]] = {}
-    counts: dict[str, int] = {}
-    rows: list[dict[str, Any]] = []
+    check_columns(about, columns)
+    sums, rows = _Sums(), []
+    for index, logits in _logits(frames, predict, batch_frames, change, progress):
+        label = frames.full_label(index)
+        resized = resized_logits(logits, label.shape)
+        shown = resized.argmax(0).to(torch.uint8).numpy()
+        confusion = confusion_matrix(label, shown, classes)
+        row = about.iloc[index]
+        conditions = tuple(row[column] if isinstance(row[column], str) else None for column in columns)
+        extra: dict[str, NDArray[Any]] = {}
+        if boundary:
+            extra["boundary"] = boundary_tallies(label, shown, classes)
+        if calibration:
+            extra["reliability"] = _reliability(resized, label, shown)
+        sums.add((str(row.drive_id), *conditions), counts=confusion, **extra)
+        rows.append(_frame_row(row, confusion, columns, conditions))
+        if on_frame:
+            on_frame(JudgedFrame(index, str(row.frame_id), label, shown))
+    return _score(sums, rows, columns, classes)
+
+
+def _logits(
+    frames: LabelledFrames,
+    predict: Predict,
+    batch_frames: int,
+    change: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
     for start in range(0, len(frames), batch_frames):
         indices = range(start, min(start + batch_frames, len(frames)))
         images = np.stack([frames.load(index)[0] for index in indices]).astype(np.float32) / np.float32(255)
-        for index, logits in zip(indices, predict(images), strict=True):
-            label = frames.full_label(index)
-            shown = predicted_classes(logits, label.shape)
-            confusion = confusion_matrix(label, shown, classes)
-            total += confusion
-            row = about.iloc[index]
-            for name in slices_of(row):
-                by_slice[name] = by_slice.get(name, 0) + confusion
-                counts[name] = counts.get(name, 0) + 1
-            rows.append(_frame_row(row, confusion))
-            if on_prediction:
-                on_prediction(str(row.frame_id), shown)
+        yield from zip(indices, predict(change(images) if change else images), strict=True)
         if progress:
             progress(indices.stop, len(frames))
-    return SegmentationScore(confusion=total, by_slice=by_slice, frames_by_slice=counts, frames=pd.DataFrame(rows))
 
 
-def slices_of(row: "pd.Series[Any]") -> list[str]:
-    """Return the condition slices that a manifest row belongs to, as `column=value`; an unknown condition is in none."""
-    return [f"{column}={row[column]}" for column in CONDITIONS if isinstance(row[column], str)]
+def _score(sums: _Sums, rows: list[dict[str, Any]], columns: Sequence[str], classes: int) -> SegmentationScore:
+    names = ["drive_id", *columns]
+    groups = pd.DataFrame(list(sums.keys), columns=names).astype(object).where(lambda table: table.notna(), None)
+    stacked = {name: np.stack(values) for name, values in sums.arrays.items()}
+    return SegmentationScore(
+        groups=groups.assign(frames=sums.frames),
+        counts=stacked.get("counts", np.zeros((0, classes, classes), np.int64)),
+        frames=pd.DataFrame(rows),
+        columns=tuple(columns),
+        boundary=stacked.get("boundary"),
+        reliability=stacked.get("reliability"),
+    )
+
+
+def resized_logits(logits: NDArray[np.float32], size: tuple[int, ...]) -> torch.Tensor:
+    """Resize logits (class, height, width) float32 bilinearly to (class, *size)."""
+    tensor = torch.from_numpy(np.ascontiguousarray(logits))[None]
+    if logits.shape[1:] != tuple(size):
+        tensor = torch.nn.functional.interpolate(tensor, size=tuple(size), mode="bilinear", align_corners=False)
+    return tensor[0]
 
 
 def predicted_classes(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -94,10 +191,7 @@ def predicted_classes(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDA
 
     logits: (class, height, width) float32, resized bilinearly to (class, *size) first. Returns `size` uint8.
     """
-    tensor = torch.from_numpy(np.ascontiguousarray(logits))[None]
-    if logits.shape[1:] != tuple(size):
-        tensor = torch.nn.functional.interpolate(tensor, size=tuple(size), mode="bilinear", align_corners=False)
-    return tensor[0].argmax(0).to(torch.uint8).numpy()
+    return resized_logits(logits, size).argmax(0).to(torch.uint8).numpy()
 
 
 def torch_predictor(network: torch.nn.Module) -> Predict:
@@ -112,12 +206,23 @@ def torch_predictor(network: torch.nn.Module) -> Predict:
     return predict
 
 
-def _frame_row(row: "pd.Series[Any]", confusion: NDArray[np.int64]) -> dict[str, Any]:
+def _reliability(logits: torch.Tensor, label: NDArray[np.uint8], shown: NDArray[np.uint8]) -> NDArray[np.float64]:
+    step = sample_step(*label.shape)
+    grid = (slice(None, None, step), slice(None, None, step))
+    confidence = logits[(slice(None), *grid)].softmax(0).amax(0).numpy()
+    judged = label[grid] != 255
+    return reliability_counts(confidence[judged].clip(0.0, 1.0), (label[grid] == shown[grid])[judged])
+
+
+def _frame_row(
+    row: "pd.Series[Any]", confusion: NDArray[np.int64], columns: Sequence[str], conditions: tuple[str | None, ...]
+) -> dict[str, Any]:
     known = confusion.sum() > 0
     return {
         "frame_id": str(row.frame_id),
         "drive_id": str(row.drive_id),
+        **dict(zip(columns, conditions, strict=True)),
         "pixel_accuracy": pixel_accuracy(confusion) if known else float("nan"),
         "miou": mean_iou(confusion) if known else float("nan"),
-        "condition": ", ".join(str(row[column]) for column in CONDITIONS if isinstance(row[column], str)),
+        "condition": ", ".join(value for value in conditions if value is not None),
     }

@@ -1,0 +1,226 @@
+"""How often does the no-regression rule refuse? Two real networks that differ by their seed; one made worse by night.
+
+    python benchmarks/no_regression.py [--drives 240] [--networks 3] [--nights 200] [--work build/no_regression]
+
+Small networks are trained on procedural scenes with different seeds and judged on one pool of test drives, two frames a
+drive. A night draws its test drives from the pool with replacement and asks perception.metrics.comparison.
+- seeds: challenger and champion differ by the seed alone. Bar: refused in at most 5 % of the nights.
+- worse: the challenger's images of one condition are dimmed and made noisy until its mIoU there is 3 points lower.
+  Bar: refused in at least 95 % of the nights, that condition being named.
+Networks and counts are kept in --work, so that a second call asks the rule alone. The last line is JSON.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from components.learning import LearningParameters, seeded
+from components.parameters import build_parameters
+from perception.data.store import open_store
+from perception.metrics.comparison import RegressionRule, compare
+from perception.metrics.confusion import mean_iou
+from perception.metrics.segmentation import SegmentationScore, evaluate_frames, torch_predictor
+from perception.metrics.slices import column_slices
+
+HEIGHT_PX, WIDTH_PX = 64, 128
+DROP, SEED_BAR, WORSE_BAR = 0.03, 0.05, 0.95
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("drives", 240), ("pool", 480), ("networks", 3), ("nights", 200), ("epochs", 24)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in (("margin", RegressionRule.margin), ("class-margin", RegressionRule.class_margin)):
+        parser.add_argument(f"--{name}", type=float, default=default)
+    parser.add_argument("--condition", default="time_of_day=night")
+    parser.add_argument("--work", type=Path, default=Path("build/no_regression"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    parameters = _parameters(options)
+    networks = [_network(parameters, seed, options.work) for seed in range(options.networks)]
+    test = _frames("test", "street", 20_000, options.pool, 2, options.work)
+    scores = [
+        _score(network, test, parameters, options.work / f"score_{seed}.npz") for seed, network in enumerate(networks)
+    ]
+    worse = [
+        _worsened(network, score, test, parameters, options, seed)
+        for seed, (network, score) in enumerate(zip(networks, scores, strict=True))
+    ]
+    rule = RegressionRule(margin=options.margin, class_margin=options.class_margin)
+    report = _ask(scores, worse, parameters.class_names(), rule, options)
+    print(json.dumps(report))
+    return 0 if report["pass"] else 1
+
+
+def _parameters(options: argparse.Namespace) -> LearningParameters:
+    given = {
+        "store": str(options.work / "store"), "taxonomy": "cityscapes19", "height_px": HEIGHT_PX, "width_px": WIDTH_PX,
+        "seed": 0, "network_width": 0.5, "dropout": 0.0, "epochs": options.epochs, "epoch_frames": 320, "batch_frames": 8,
+        "learning_rate": 0.004,
+    }  # fmt: skip
+    return build_parameters(LearningParameters, given, where="no_regression")
+
+
+def _frames(name: str, rendering: str, first: int, drives: int, frames: int, work: Path) -> pd.DataFrame:
+    """Render drives once and return their manifest."""
+    from components.arrivals import arrivals
+    from components.ingest import IngestParameters
+    from perception.quality.intake import admit_frames
+
+    path = work / f"{name}_{drives}.parquet"
+    if not path.exists():
+        source = {"format": "scenes", "rendering": rendering, "domain": "real", "split": "test", "labels": "given",
+                  "drives": drives, "frames_per_drive": frames, "first_drive": first}  # fmt: skip
+        given = IngestParameters(source=name, sources={name: source}, store=str(work / "store"), taxonomy="cityscapes19",
+                                 height_px=HEIGHT_PX, width_px=WIDTH_PX, seed=20)  # fmt: skip
+        intake = admit_frames(
+            arrivals(given.chosen(), given), open_store(given.store), name=name, split="test", domain="real",
+            labels="given", initial_labelled_frames=0, max_rejected_fraction=0.0, seed=20, taxonomy="cityscapes19",
+        )  # fmt: skip
+        intake.manifest.to_parquet(path)
+    return pd.read_parquet(path)
+
+
+def _network(parameters: LearningParameters, seed: int, work: Path) -> torch.nn.Module:
+    from perception.models.checkpoint import load_network, save_network
+
+    path = work / f"network_{seed}_{parameters.epochs}.safetensors"
+    if not path.exists():
+        start = time.monotonic()
+        train = _frames("train", "street", 0, 640, 1, work)
+        with_seed = replace(parameters, seed=1000 + seed)
+        network = seeded(with_seed.new_network, with_seed.seed)
+        with_seed.train(network, with_seed.frame_set(train), what=f"network {seed}")
+        save_network(network, path, {"trained_on": "scenes"})
+        print(f"network {seed}: trained in {time.monotonic() - start:.0f} s", flush=True)
+    return load_network(path)
+
+
+def _score(
+    network: torch.nn.Module, test: pd.DataFrame, parameters: LearningParameters, path: Path, change=None
+) -> SegmentationScore:
+    classes = len(parameters.class_names())
+    if path.exists():
+        kept = np.load(path)
+        frames, groups = pd.read_parquet(path.with_suffix(".frames")), pd.read_parquet(path.with_suffix(".groups"))
+        return SegmentationScore(groups=groups, counts=kept["counts"], frames=frames)
+    score = evaluate_frames(parameters.frame_set(test), test, torch_predictor(network), classes, change=change)
+    score.frames.to_parquet(path.with_suffix(".frames"))
+    score.groups.to_parquet(path.with_suffix(".groups"))
+    np.savez(path, counts=score.counts)
+    return score
+
+
+def _worsened(
+    network, score: SegmentationScore, test: pd.DataFrame, parameters: LearningParameters, options, seed: int
+) -> SegmentationScore:
+    """Spoil the images of one condition until the mIoU there has fallen by DROP; bisected."""
+    column, value = options.condition.split("=")
+    rows = (score.groups[column] == value).to_numpy(bool)
+    before = mean_iou(score.counts[rows].sum(axis=0))
+    part = test[test[column] == value].reset_index(drop=True)
+    low, high = 0.0, 0.6
+    for step in range(9):
+        middle = 0.5 * (low + high)
+        path = options.work / f"worse_{seed}_{column}_{value}_{step}.npz"
+        spoiled = _score(network, part, parameters, path, change=lambda images, amount=middle: _spoil(images, amount))
+        fallen = before - mean_iou(spoiled.confusion)
+        if abs(fallen - DROP) < 0.0005:
+            break
+        low, high = (middle, high) if fallen < DROP else (low, middle)
+    order = _rows_of(score.groups, spoiled.groups)
+    counts = score.counts.copy()
+    counts[order] = spoiled.counts
+    print(
+        f"network {seed}: mIoU {before:.4f} -> {mean_iou(counts[rows].sum(axis=0)):.4f} in {options.condition}",
+        flush=True,
+    )
+    return replace(score, counts=counts)
+
+
+def _rows_of(groups: pd.DataFrame, part: pd.DataFrame) -> list[int]:
+    columns = ["drive_id", "time_of_day", "weather", "scene"]
+    place = {key: index for index, key in enumerate(groups[columns].itertuples(index=False, name=None))}
+    return [place[key] for key in part[columns].itertuples(index=False, name=None)]
+
+
+def _spoil(images: np.ndarray, amount: float) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0.0, 0.25 * amount, images.shape).astype(np.float32)
+    return np.clip(images * np.float32(1.0 - 0.5 * amount) + noise, 0.0, 1.0)
+
+
+def _night(score: SegmentationScore, drawn: Sequence[np.ndarray]) -> SegmentationScore:
+    """Return the score of a test set of drawn drives; a drive drawn twice is two drives."""
+    rows = np.concatenate(drawn)
+    copies = np.repeat(np.arange(len(drawn)), [len(part) for part in drawn])
+    groups = score.groups.iloc[rows].reset_index(drop=True)
+    groups["drive_id"] = [f"{drive}#{copy}" for drive, copy in zip(groups.drive_id, copies, strict=True)]
+    return replace(score, groups=groups, counts=score.counts[rows])
+
+
+def _verdicts(
+    champion: SegmentationScore, challenger: SegmentationScore, nights: int, drives: int, classes, rule, seed: int
+):
+    of_drive = [
+        np.flatnonzero(champion.groups.drive_id.to_numpy() == drive) for drive in champion.groups.drive_id.unique()
+    ]
+    generator = np.random.default_rng(seed)
+    for _ in range(nights):
+        drawn = [of_drive[index] for index in generator.integers(0, len(of_drive), drives)]
+        yield compare(_night(champion, drawn), _night(challenger, drawn), classes, rule)
+
+
+def _miou(score: SegmentationScore, rows: np.ndarray) -> float:
+    return mean_iou(score.counts[rows].sum(axis=0))
+
+
+def _ask(scores, worse, classes, rule: RegressionRule, options) -> dict:
+    pairs = list(itertools.permutations(range(len(scores)), 2))
+    each = -(-options.nights // len(pairs))
+    decisions: dict[str, list] = {"seeds": [], "worse": []}
+    for number, (champion, challenger) in enumerate(pairs):
+        differences = [
+            f"{cut.name.split('=')[1]} {100 * (_miou(scores[challenger], cut.rows) - _miou(scores[champion], cut.rows)):+.1f}"
+            for cut in column_slices(scores[0].groups, scores[0].columns)
+        ]
+        print(f"champion {champion}, challenger {challenger}, points over the whole pool: {', '.join(differences)}")
+        for kind, challengers in (("seeds", scores), ("worse", worse)):
+            found = list(
+                _verdicts(scores[champion], challengers[challenger], each, options.drives, classes, rule, number)
+            )
+            decisions[kind] += found
+            refused = [verdict for verdict in found if verdict.decision == "refuse"]
+            named = [j.name for verdict in refused for j in verdict.judgements if j.outcome == "worse"]
+            counted = {name: named.count(name) for name in sorted(set(named), key=named.count, reverse=True)}
+            print(f"  {kind}: refused {len(refused)} of {len(found)}; named {counted}", flush=True)
+    named = [
+        any(j.name == options.condition and j.outcome == "worse" for j in v.judgements) for v in decisions["worse"]
+    ]
+    shares = {
+        kind: {name: np.mean([v.decision == name for v in found]) for name in ("promote", "hold", "refuse")}
+        for kind, found in decisions.items()
+    }
+    return {
+        "benchmark": "no_regression", "nights": len(decisions["seeds"]), "drives": options.drives, "condition": options.condition,
+        "margin": rule.margin, "class_margin": rule.class_margin, "confidence": rule.confidence,
+        "miou": [round(score.miou(), 4) for score in scores],
+        "seeds_refused": round(shares["seeds"]["refuse"], 4), "seeds_promoted": round(shares["seeds"]["promote"], 4),
+        "seeds_bar": SEED_BAR, "worse_refused": round(shares["worse"]["refuse"], 4),
+        "worse_refused_and_named": round(float(np.mean(named)), 4), "worse_bar": WORSE_BAR,
+        "pass": bool(shares["seeds"]["refuse"] <= SEED_BAR and np.mean(named) >= WORSE_BAR),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

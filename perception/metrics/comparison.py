@@ -1,0 +1,292 @@
+"""Champion and challenger: is the new network no worse, overall, in every condition and in every class?
+
+Both networks are judged on the same frames, and drives are resampled in pairs, so that what makes a drive hard for both
+cancels. Two questions are asked of every figure, with errors in opposite directions:
+
+refuse: is the figure worse by more than the margin, and is that more than chance? One false alarm among all figures is
+enough to refuse a good network, so the bounds hold for all figures at once: their critical value is the quantile of the
+greatest studentised difference (Westfall and Young, "Resampling-Based Multiple Testing", 1993; maxT), which knows how
+the figures hang together.
+
+promote: is it shown that the figure is not worse by more than the margin? Here every figure must pass, so each may be
+asked at the full level (Berger, "Multiparameter Hypothesis Testing and Acceptance Sampling", 1982: intersection-union).
+
+hold: neither. The test set cannot tell yet; `drives_needed` says how many drives would be enough at this difference.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse, special
+
+from perception.errors import InputError
+from perception.metrics.bootstrap import drive_weights, resampled_sums
+from perception.metrics.confusion import iou_of_tallies, tallies
+from perception.metrics.segmentation import SegmentationScore
+from perception.metrics.slices import column_slices
+
+OVERALL = "overall"
+_BLOCK_NUMBERS = 4_000_000  # resampled counts in memory at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressionRule:
+    """Say when a challenger is worse than the champion, and how sure one has to be."""
+
+    margin: float = 0.02  # mIoU by which it may fall behind, overall and in any condition
+    class_margin: float = 0.05  # IoU by which it may fall behind in any class
+    confidence: float = 0.95  # of a refusal, over all figures together; of a promotion, for each figure
+    minimum_drives: int = 8  # figures that rest on fewer drives are unknown, and judged neither way
+    minimum_frames: int = 10  # likewise for frames
+    resamples: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("margin", "class_margin"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must lie in [0, 1): it is a difference of IoU")
+        if not 0.5 < self.confidence < 1:
+            raise InputError(f"confidence={self.confidence} must lie strictly between 0.5 and 1, for example 0.95")
+        for name, least in (("minimum_drives", 2), ("minimum_frames", 1), ("resamples", 100)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)} must be at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """Compare one figure: mIoU overall or in a condition, or the IoU of a class.
+
+    lower bounds the difference at the rule's confidence for this figure alone, upper for all figures together.
+    """
+
+    name: str  # overall, column=value, or class=name
+    margin: float
+    champion: float
+    challenger: float
+    difference: float  # challenger - champion
+    lower: float
+    upper: float
+    drives: int
+    frames: int
+    outcome: str  # worse, no worse, or open
+    drives_needed: int | None  # to show "no worse" if the difference is what was seen; None: no number would
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Say whether the challenger may replace the champion: promote, hold or refuse, with reasons, weightiest first."""
+
+    decision: str
+    reasons: tuple[str, ...]
+    judgements: tuple[Judgement, ...] = ()  # most worrying first
+    unknown: tuple[str, ...] = ()  # figures with too few drives or frames to be judged
+    critical_value: float | None = None  # standard errors that a refusal needs
+
+    @property
+    def reason(self) -> str:
+        """Return the reasons in one line."""
+        return "; ".join(self.reasons)
+
+
+@dataclass(frozen=True, eq=False)
+class _Figures:
+    """Hold what is compared: per-drive tallies (drive, figure, 3, class) and which classes each figure averages."""
+
+    names: list[str]
+    champion: NDArray[np.float64]
+    challenger: NDArray[np.float64]
+    averaged: NDArray[np.bool_]  # (figure, class)
+    drives: NDArray[np.int64]  # (figure,)
+    frames: NDArray[np.int64]
+    margins: NDArray[np.float64]
+    unknown: list[str]
+
+
+def compare(
+    champion: SegmentationScore, challenger: SegmentationScore, classes: Sequence[str], rule: RegressionRule
+) -> Verdict:
+    """Judge the challenger against the champion on the same frames: overall, by condition and by class.
+
+    A condition's mIoU averages the classes that at least `minimum_drives` of its drives show: one that flickers in and
+    out of the resamples says more about the draw than about the networks. Raises InputError when the two scores are not
+    of the same frames.
+    """
+    _check_same_frames(champion, challenger)
+    figures = _figures(champion, challenger, classes, rule)
+    if not figures.names:
+        few = f"the test set has fewer than {rule.minimum_drives} drives or {rule.minimum_frames} frames: nothing can be judged"
+        return Verdict(decision="hold", reasons=(few,), unknown=tuple(figures.unknown))
+    ours, theirs = (
+        _values(part.sum(axis=0)[None], figures.averaged)[0] for part in (figures.challenger, figures.champion)
+    )
+    resampled = _resampled_differences(figures, rule)
+    difference = ours - theirs
+    judgements, critical = _judge(figures, theirs, ours, difference, resampled, rule)
+    return _verdict(judgements, figures.unknown, critical, rule)
+
+
+def _check_same_frames(champion: SegmentationScore, challenger: SegmentationScore) -> None:
+    if champion.counts.shape != challenger.counts.shape or list(champion.frames.frame_id) != list(
+        challenger.frames.frame_id
+    ):
+        raise InputError(
+            "champion and challenger were not judged on the same frames and classes; evaluate both on one test set"
+        )
+
+
+def _figures(
+    champion: SegmentationScore, challenger: SegmentationScore, classes: Sequence[str], rule: RegressionRule
+) -> _Figures:
+    groups = champion.groups
+    drive_of = np.unique(groups.drive_id.to_numpy(str), return_inverse=True)[1]
+    counted = [tallies(score.counts) for score in (champion, challenger)]
+    pairs = [_by_drive(counts, drive_of) for counts in counted]
+    everything = np.ones(len(groups), bool)
+    slices = [(OVERALL, everything), *((each.name, each.rows) for each in column_slices(groups, champion.columns))]
+    found, unknown = [], []
+    for name, rows in slices:
+        theirs, ours = (_by_drive(counts * rows[:, None, None], drive_of) for counts in counted)
+        drives, frames = len(np.unique(drive_of[rows])), int(groups.frames[rows].sum())
+        shown = (theirs[:, 1] > 0).sum(axis=0) >= rule.minimum_drives
+        if drives < rule.minimum_drives or frames < rule.minimum_frames or not shown.any():
+            unknown.append(name)
+        else:
+            found.append((name, theirs, ours, shown, drives, frames, rule.margin))
+    for index, name in enumerate(classes):
+        drives = int((pairs[0][:, 1, index] > 0).sum())
+        if drives < rule.minimum_drives:
+            unknown.append(f"class={name}")
+        else:
+            only = np.arange(len(classes)) == index
+            found.append((f"class={name}", *pairs, only, drives, int(groups.frames.sum()), rule.class_margin))
+    return _Figures(
+        names=[each[0] for each in found],
+        champion=np.stack([each[1] for each in found], axis=1) if found else np.zeros((0, 0, 3, len(classes))),
+        challenger=np.stack([each[2] for each in found], axis=1) if found else np.zeros((0, 0, 3, len(classes))),
+        averaged=np.array([each[3] for each in found], dtype=bool),
+        drives=np.array([each[4] for each in found], dtype=np.int64),
+        frames=np.array([each[5] for each in found], dtype=np.int64),
+        margins=np.array([each[6] for each in found], dtype=np.float64),
+        unknown=unknown,
+    )
+
+
+def _by_drive(counts: NDArray[np.int64], drive_of: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sum counts (group, 3, class) by drive: (drive, 3, class)."""
+    place = (drive_of, np.arange(len(drive_of)))
+    member = sparse.csr_array((np.ones(len(drive_of)), place))
+    summed: NDArray[np.float64] = (member @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:])
+    return summed
+
+
+def _values(counts: NDArray[np.float64], averaged: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Average IoU over each figure's classes: counts (resample, figure, 3, class) → (resample, figure), NaN where none is."""
+    values = np.where(averaged, iou_of_tallies(counts), np.nan)
+    known = np.isfinite(values)
+    total, number = np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1)
+    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+
+
+def _resampled_differences(figures: _Figures, rule: RegressionRule) -> NDArray[np.float64]:
+    """Return challenger - champion in every resample of drives: (resample, figure) float64."""
+    weights = drive_weights(len(figures.champion), rule.resamples, rule.seed)
+    block = max(1, _BLOCK_NUMBERS // max(1, figures.champion[0].size))
+    parts = []
+    for start in range(0, rule.resamples, block):
+        drawn = weights[start : start + block]
+        ours, theirs = (
+            _values(resampled_sums(drawn, part), figures.averaged) for part in (figures.challenger, figures.champion)
+        )
+        parts.append(ours - theirs)
+    return np.concatenate(parts)
+
+
+def _judge(
+    figures: _Figures,
+    theirs: NDArray[np.float64],
+    ours: NDArray[np.float64],
+    difference: NDArray[np.float64],
+    resampled: NDArray[np.float64],
+    rule: RegressionRule,
+) -> tuple[list[Judgement], float]:
+    # With n drives a bootstrap's spread is too small by sqrt((n - 1) / n), and Student's quantile stands for the normal.
+    few = figures.drives
+    error = np.maximum(np.nanstd(resampled, axis=0) * np.sqrt(few / (few - 1)), 1e-12)
+    studentised = np.nan_to_num((difference - resampled) / error)
+    greatest = float(np.quantile(studentised.max(axis=1), rule.confidence))
+    greatest = max(greatest, float(special.ndtri(rule.confidence)))
+    together = special.stdtrit(few - 1, special.ndtr(greatest))
+    alone = special.stdtrit(few - 1, rule.confidence)
+    upper, lower = difference + together * error, difference - alone * error
+    judged = []
+    for index in range(len(figures.names)):
+        margin = float(figures.margins[index])
+        worse = difference[index] < -margin and upper[index] < 0
+        judged.append(
+            Judgement(
+                name=figures.names[index],
+                margin=margin,
+                champion=float(theirs[index]),
+                challenger=float(ours[index]),
+                difference=float(difference[index]),
+                lower=float(lower[index]),
+                upper=float(upper[index]),
+                drives=int(few[index]),
+                frames=int(figures.frames[index]),
+                outcome="worse" if worse else "no worse" if lower[index] > -margin else "open",
+                drives_needed=_drives_needed(
+                    float(difference[index]) + margin, float(error[index]), int(few[index]), rule.confidence
+                ),
+            )
+        )
+    order = {"worse": 0, "open": 1, "no worse": 2}
+    return sorted(judged, key=lambda each: (order[each.outcome], each.lower + each.margin)), greatest
+
+
+def _drives_needed(room: float, error: float, drives: int, confidence: float) -> int | None:
+    """Give how many drives would put the lower bound above the margin, were difference and spread as they were seen."""
+    if room <= 0:
+        return None
+    needed = drives * (float(special.ndtri(confidence)) * error / room) ** 2
+    return max(2, math.ceil(needed)) if needed < 1e9 else None
+
+
+def _verdict(judgements: list[Judgement], unknown: list[str], critical: float, rule: RegressionRule) -> Verdict:
+    worse = [each for each in judgements if each.outcome == "worse"]
+    still_open = [each for each in judgements if each.outcome == "open"]
+    if worse:
+        decision, reasons = "refuse", [_worse_in_words(each) for each in worse]
+    elif still_open:
+        decision, reasons = "hold", [_open_in_words(each) for each in still_open]
+    else:
+        shown = f"shown to be no worse than the champion in each of {len(judgements)} figures, {rule.confidence:.0%} confidence"
+        decision, reasons = "promote", [shown]
+    if unknown:
+        reasons.append(f"unknown, too few drives or frames: {', '.join(unknown)}")
+    return Verdict(
+        decision=decision,
+        reasons=tuple(reasons),
+        judgements=tuple(judgements),
+        unknown=tuple(unknown),
+        critical_value=critical,
+    )
+
+
+def _worse_in_words(each: Judgement) -> str:
+    return (
+        f"{each.name}: {100 * each.challenger:.1f} % against the champion's {100 * each.champion:.1f} %, "
+        f"worse by {-100 * each.difference:.1f} points (allowed {100 * each.margin:.1f}; surely by {-100 * each.upper:.1f})"
+    )
+
+
+def _open_in_words(each: Judgement) -> str:
+    needed = (
+        f"about {each.drives_needed} drives would tell" if each.drives_needed else "more drives alone will not show it"
+    )
+    return (
+        f"{each.name}: {100 * each.difference:+.1f} points, but up to {-100 * each.lower:.1f} worse cannot be ruled out "
+        f"on {each.drives} drives (allowed {100 * each.margin:.1f}; {needed})"
+    )

@@ -1,0 +1,178 @@
+"""What a night's test set shows about how often the network fails, and what it does not: bounds that hold together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from perception.errors import InputError
+from perception.metrics import bounds
+from perception.metrics.slices import cell_slices, domain_grid
+
+# Human drivers, failures per mile: Kalra and Paddock, "Driving to Safety", RAND 2016.
+HUMAN_RATES: Mapping[str, float] = {"fatality": 1.09e-8, "injury": 77e-8, "crash": 190e-8}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceEvidence:
+    """Bound the failure rate of one cell of the operating domain; upper holds together with the other cells' bounds."""
+
+    name: str
+    frames: int
+    drives: int
+    failures: int
+    upper: float
+    share: float  # of operation, as the mix says
+    known: bool  # enough frames and drives; otherwise the cell is unknown, not passed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Hold every bound of a night at one confidence."""
+
+    confidence: float
+    frames: int
+    failures: int
+    drives: int
+    failed_drives: int  # drives with at least one failed frame
+    correlation: float  # intraclass correlation of failures within a drive
+    design_effect: float
+    effective_frames: int  # independent frames that the test set is worth
+    upper_frames: float  # were all frames independent: too low a bound, given for comparison
+    upper: float  # with the design effect: the bound to quote
+    upper_drives: float  # share of drives with a failed frame
+    cells: tuple[SliceEvidence, ...]  # worst bound first
+    cells_of_domain: int
+    cells_seen: int
+    cells_known: int
+    mix_upper: float  # of the rate under the operating mix
+    claim_rate: float
+    frames_needed: int  # independent frames without failure that would show claim_rate
+    test_frames_needed: int  # the same in frames of drives like these
+    miles: float
+    miles_failures: int
+    miles_upper: float | None  # failures per mile; None without miles
+    miles_needed: Mapping[str, float]  # clean miles that would show the human rate of each kind
+
+
+def intraclass_correlation(failed: NDArray[np.bool_], drive_of: NDArray[np.int64]) -> float:
+    """Estimate how alike frames of one drive are in failing: 0 not at all, 1 all or none.
+
+    failed: (frame,) bool; drive_of: (frame,) integers. The analysis-of-variance estimate for unequal group sizes
+    (Donner 1986), clipped to [0, 1]; 1, the careful value, where it cannot be estimated: nothing failed or everything,
+    a single drive, or one frame a drive (where it does not matter).
+    """
+    sizes = np.bincount(drive_of)
+    sizes = sizes[sizes > 0]
+    frames, drives = len(failed), len(sizes)
+    if drives < 2 or frames == drives or failed.all() or not failed.any():
+        return 1.0
+    values = failed.astype(np.float64)
+    _, place = np.unique(drive_of, return_inverse=True)
+    means = np.bincount(place, weights=values) / sizes
+    between = float((sizes * (means - values.mean()) ** 2).sum()) / (drives - 1)
+    within = float(((values - means[place]) ** 2).sum()) / (frames - drives)
+    typical = (frames - float((sizes**2).sum()) / frames) / (drives - 1)
+    spread = between + (typical - 1) * within
+    return float(np.clip((between - within) / spread, 0.0, 1.0)) if spread > 0 else 1.0
+
+
+def gather_evidence(
+    frames: pd.DataFrame,
+    failed: NDArray[np.bool_],
+    columns: Sequence[str],
+    *,
+    confidence: float = 0.95,
+    mix: Mapping[str, float] | None = None,
+    claim_rate: float = 0.01,
+    minimum_frames: int = 10,
+    minimum_drives: int = 8,
+    miles: float = 0.0,
+    miles_failures: int = 0,
+) -> Evidence:
+    """Bound the failure rate of judged frames overall, by cell and under an operating mix.
+
+    frames: one row a frame with drive_id and `columns`; failed: (frame,) bool. mix: share of operation by cell name
+    (`time_of_day=night,weather=rain,scene=urban`); by default the test set's own. A cell of the mix without frames has
+    bound 1. Raises InputError for a mix that does not sum to 1 or no frames.
+    """
+    if not len(frames):
+        raise InputError("no judged frame: nothing can be bounded; correct the test set")
+    drive_ids, drive_of = np.unique(frames.drive_id.to_numpy(str), return_inverse=True)
+    sizes = np.bincount(drive_of)
+    correlation = intraclass_correlation(failed, drive_of)
+    # The size-weighted mean of drives is what a frame sees: large drives repeat themselves more.
+    effect = bounds.design_effect(max(1.0, float((sizes**2).sum() / sizes.sum())), correlation)
+    failures, count = int(failed.sum()), len(frames)
+    k, n = bounds.effective_counts(failures, count, effect)
+    by_drive = np.bincount(drive_of, weights=failed) > 0
+    cells, mixed = _cells(frames, failed, columns, mix, confidence, effect, (minimum_frames, minimum_drives))
+    grid = _grid(frames, columns)
+    needed = bounds.trials_needed(claim_rate, confidence)
+    return Evidence(
+        confidence=confidence,
+        frames=count,
+        failures=failures,
+        drives=len(drive_ids),
+        failed_drives=int(by_drive.sum()),
+        correlation=correlation,
+        design_effect=effect,
+        effective_frames=n,
+        upper_frames=bounds.failure_rate_upper(failures, count, confidence),
+        upper=bounds.failure_rate_upper(k, n, confidence),
+        upper_drives=bounds.failure_rate_upper(int(by_drive.sum()), len(drive_ids), confidence),
+        cells=cells,
+        cells_of_domain=grid,
+        cells_seen=sum(cell.frames > 0 for cell in cells),
+        cells_known=sum(cell.known for cell in cells),
+        mix_upper=mixed,
+        claim_rate=claim_rate,
+        frames_needed=needed,
+        test_frames_needed=int(np.ceil(needed * effect)),
+        miles=miles,
+        miles_failures=miles_failures,
+        miles_upper=bounds.rate_upper(miles_failures, miles, confidence) if miles else None,
+        miles_needed={kind: bounds.miles_needed(rate, confidence) for kind, rate in HUMAN_RATES.items()},
+    )
+
+
+def _grid(frames: pd.DataFrame, columns: Sequence[str]) -> int:
+    known = {"time_of_day", "weather", "scene"} <= set(columns)
+    return len(domain_grid(frames.assign(frames=1))) if known else len(cell_slices(frames, columns))
+
+
+def _cells(
+    frames: pd.DataFrame,
+    failed: NDArray[np.bool_],
+    columns: Sequence[str],
+    mix: Mapping[str, float] | None,
+    confidence: float,
+    effect: float,
+    least: tuple[int, int],
+) -> tuple[tuple[SliceEvidence, ...], float]:
+    """Bound every cell that has frames or a share of the mix, all together (Bonferroni), and their mix."""
+    found = {cell.name: cell.rows for cell in cell_slices(frames, columns)}
+    nothing = np.zeros(len(frames), bool)
+    names = sorted(set(found) | set(mix or {}))
+    if not names:
+        return (), 1.0
+    rows = [found.get(name, nothing) for name in names]
+    total = sum(int(each.sum()) for each in rows)
+    shares = [mix.get(name, 0.0) if mix else each.sum() / total for name, each in zip(names, rows, strict=True)]
+    counts = [bounds.effective_counts(int(failed[each].sum()), int(each.sum()), effect) for each in rows]
+    bound = bounds.slice_bounds([k for k, _ in counts], [n for _, n in counts], shares, confidence)
+    cells = [
+        SliceEvidence(
+            name=name,
+            frames=int(each.sum()),
+            drives=int(frames.drive_id[each].nunique()),
+            failures=int(failed[each].sum()),
+            upper=float(upper),
+            share=float(share),
+            known=bool(each.sum() >= least[0] and frames.drive_id[each].nunique() >= least[1]),
+        )
+        for name, each, upper, share in zip(names, rows, bound.upper, shares, strict=True)
+    ]
+    return tuple(sorted(cells, key=lambda cell: (-cell.upper, cell.name))), bound.mix_upper

@@ -1,0 +1,176 @@
+"""Turn counts into the figures of an evaluation: IoU by class, category, condition and cell, with intervals over drives."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception.metrics.bootstrap import drive_weights, percentile_interval, resampled_sums
+from perception.metrics.calibration import calibration_error, reliability_curve
+from perception.metrics.confusion import (
+    frequency_weighted_iou,
+    iou_of_tallies,
+    mean_iou,
+    merge_classes,
+    pixel_accuracy,
+    tallies,
+)
+from perception.metrics.segmentation import SegmentationScore
+from perception.metrics.slices import Slice, cell_slices, column_slices
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntervalSettings:
+    """Say how intervals are drawn and from how many frames and drives on a slice is known."""
+
+    confidence: float = 0.95
+    resamples: int = 1000
+    seed: int = 0
+    minimum_frames: int = 10
+    minimum_drives: int = 8
+
+
+def overall_figures(
+    score: SegmentationScore,
+    classes: Sequence[str],
+    categories: Mapping[str, Sequence[int]],
+    settings: IntervalSettings,
+) -> Json:
+    """Give the figures of all frames as plain values: each measure, and its interval over drives as [lower, upper] or None.
+
+    categories: name → class ids.
+    """
+    by_drive, drives = _by_drive(score, np.ones(len(score.groups), bool))
+    counts = tallies(by_drive)
+    weights = drive_weights(drives, settings.resamples, settings.seed)
+    resampled = iou_of_tallies(resampled_sums(weights, counts))
+    lower, upper = percentile_interval(resampled, drives, settings.confidence)
+    low, high = percentile_interval(_mean(resampled), drives, settings.confidence)
+    values = iou_of_tallies(counts.sum(axis=0))
+    confusion = score.confusion
+    groups = {name: list(ids) for name, ids in categories.items()}
+    merged = iou_of_tallies(tallies(merge_classes(confusion, list(groups.values())))) if groups else np.zeros(0)
+    return {
+        "frames": len(score.frames),
+        "drives": drives,
+        "miou": plain(mean_iou(confusion)),
+        "miou_interval": _interval(low, high),
+        "iou_by_class": named(classes, values),
+        "iou_interval_by_class": {name: _interval(lower[k], upper[k]) for k, name in enumerate(classes)},
+        "iou_by_category": named(list(groups), merged),
+        "miou_category": plain(float(_mean(merged[None])[0])) if groups else None,
+        "frequency_weighted_iou": plain(frequency_weighted_iou(confusion)),
+        "pixel_accuracy": plain(pixel_accuracy(confusion)),
+        "pixels_by_class": {name: int(count) for name, count in zip(classes, confusion.sum(axis=1), strict=True)},
+    }
+
+
+def boundary_figures(score: SegmentationScore, classes: Sequence[str], settings: IntervalSettings) -> Json | None:
+    """Give Boundary IoU, mean and by class, with the mean's interval; None where outlines were not counted."""
+    if score.boundary is None:
+        return None
+    counts, drives = _summed_by_drive(score, score.boundary)
+    values = iou_of_tallies(counts.sum(axis=0))
+    weights = drive_weights(drives, settings.resamples, settings.seed)
+    resampled = _mean(iou_of_tallies(resampled_sums(weights, counts)))
+    low, high = percentile_interval(resampled, drives, settings.confidence)
+    return {
+        "mean": plain(float(_mean(values[None])[0])),
+        "interval": _interval(low, high),
+        "by_class": named(classes, values),
+    }
+
+
+def calibration_figures(score: SegmentationScore, settings: IntervalSettings) -> Json | None:
+    """Give the calibration error with its interval and the reliability curve; None where confidence was not counted."""
+    if score.reliability is None:
+        return None
+    counts, drives = _summed_by_drive(score, score.reliability)
+    total = counts.sum(axis=0)
+    weights = drive_weights(drives, settings.resamples, settings.seed)
+    low, high = percentile_interval(calibration_error(resampled_sums(weights, counts)), drives, settings.confidence)
+    sure, right = reliability_curve(total)
+    shares = total[0] / max(1.0, total[0].sum())
+    return {
+        "error": plain(float(calibration_error(total))),
+        "interval": _interval(low, high),
+        "accuracy": plain(float(total[1].sum() / max(1.0, total[0].sum()))),
+        "confidence": plain(float(total[2].sum() / max(1.0, total[0].sum()))),
+        "bins": [
+            {"confidence": plain(float(c)), "accuracy": plain(float(a)), "share": plain(float(s))}
+            for c, a, s in zip(sure, right, shares, strict=True)
+        ],
+    }
+
+
+def slice_figures(score: SegmentationScore, settings: IntervalSettings) -> list[Json]:
+    """Give one row a condition and one a cell of all columns: the worst first, those with too few frames or drives last.
+
+    Each has name, where, cell (bool), frames, drives, known, miou, interval, calibration_error.
+    """
+    cut = [(each, False) for each in column_slices(score.groups, score.columns)]
+    cut += [(each, True) for each in cell_slices(score.groups, score.columns)] if len(score.columns) > 1 else []
+    rows = [_slice_row(score, each, cell, settings) for each, cell in cut]
+    return sorted(rows, key=lambda row: (not row["known"], row["miou"] is None, row["miou"] or 0.0, row["name"]))
+
+
+def _slice_row(score: SegmentationScore, each: Slice, cell: bool, settings: IntervalSettings) -> Json:
+    by_drive, drives = _by_drive(score, each.rows)
+    counts = tallies(by_drive)
+    resampled = _mean(iou_of_tallies(resampled_sums(drive_weights(drives, settings.resamples, settings.seed), counts)))
+    low, high = percentile_interval(resampled, drives, settings.confidence)
+    frames = int(score.groups.frames[each.rows].sum())
+    sure = score.reliability[each.rows].sum(axis=0) if score.reliability is not None else None
+    return {
+        "name": each.name,
+        "where": dict(each.where),
+        "cell": cell,
+        "frames": frames,
+        "drives": drives,
+        "known": frames >= settings.minimum_frames and drives >= settings.minimum_drives,
+        "miou": plain(mean_iou(by_drive.sum(axis=0))),
+        "interval": _interval(low, high),
+        "calibration_error": plain(float(calibration_error(sure))) if sure is not None else None,
+    }
+
+
+def _by_drive(score: SegmentationScore, rows: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
+    """Sum the confusion matrices of some groups by drive: (drive, class, class) int64 and the number of drives."""
+    drives, place = np.unique(score.groups.drive_id[rows].to_numpy(str), return_inverse=True)
+    summed = np.zeros((len(drives), *score.counts.shape[1:]), np.int64)
+    np.add.at(summed, place, score.counts[rows])
+    return summed, len(drives)
+
+
+def _summed_by_drive(score: SegmentationScore, counts: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    drives, place = np.unique(score.groups.drive_id.to_numpy(str), return_inverse=True)
+    summed = np.zeros((len(drives), *counts.shape[1:]), counts.dtype)
+    np.add.at(summed, place, counts)
+    return summed, len(drives)
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average over the last axis, NaN left out; NaN where nothing is left."""
+    known = np.isfinite(values)
+    number = known.sum(axis=-1)
+    total = np.where(known, values, 0.0).sum(axis=-1)
+    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+
+
+def plain(value: float) -> float | None:
+    """Return a figure as JSON can hold it: None for one that does not exist."""
+    return float(value) if math.isfinite(value) else None
+
+
+def named(names: Sequence[str], values: NDArray[np.float64]) -> dict[str, float | None]:
+    """Return values by name, None for those that do not exist."""
+    return {name: plain(float(value)) for name, value in zip(names, values, strict=True)}
+
+
+def _interval(low: Any, high: Any) -> list[float] | None:
+    return [float(low), float(high)] if np.isfinite(low) and np.isfinite(high) else None

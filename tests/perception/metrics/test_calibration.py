@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from perception.errors import InputError
+from perception.metrics.calibration import calibration_error, reliability_counts, reliability_curve, sample_step
+
+
+def slow_calibration_error(confidence, right, bins):
+    total = 0.0
+    for index in range(bins):
+        low, high = index / bins, (index + 1) / bins
+        inside = [k for k, c in enumerate(confidence) if low <= c < high or (index == bins - 1 and c == 1.0)]
+        if inside:
+            accuracy = sum(right[k] for k in inside) / len(inside)
+            sure = sum(confidence[k] for k in inside) / len(inside)
+            total += len(inside) / len(confidence) * abs(accuracy - sure)
+    return total
+
+
+def test_equals_the_definition_and_torchmetrics_like_binning():
+    random = np.random.default_rng(0)
+    confidence = random.random(3000).astype(np.float32)
+    right = random.random(3000) < confidence**2
+    counts = reliability_counts(confidence, right, 10)
+    assert calibration_error(counts) == pytest.approx(slow_calibration_error(confidence.tolist(), right, 10), abs=1e-9)
+
+
+def test_counts_add_up_and_a_certain_prediction_is_in_the_last_bin():
+    first = reliability_counts(np.array([1.0, 0.5], np.float32), np.array([True, False]))
+    second = reliability_counts(np.array([0.99], np.float32), np.array([True]))
+    both = reliability_counts(np.array([1.0, 0.5, 0.99], np.float32), np.array([True, False, True]))
+    np.testing.assert_allclose(first + second, both)
+    assert both[0, -1] == 2
+    sure, accuracy = reliability_curve(both)
+    assert (sure[7], accuracy[7]) == (0.5, 0.0)
+    assert np.isnan(sure[0])
+
+
+def test_a_network_that_is_right_as_often_as_it_is_sure_has_no_error():
+    random = np.random.default_rng(1)
+    confidence = random.uniform(0.3, 1.0, 400_000).astype(np.float32)
+    assert calibration_error(reliability_counts(confidence, random.random(400_000) < confidence)) < 0.005
+    assert calibration_error(reliability_counts(np.ones(9, np.float32), np.zeros(9, bool))) == 1.0
+    assert np.isnan(calibration_error(np.zeros((3, 15))))
+
+
+def test_bad_confidences_are_refused():
+    with pytest.raises(InputError, match="confidence spans"):
+        reliability_counts(np.array([1.5], np.float32), np.array([True]))
+    with pytest.raises(InputError, match="shape"):
+        reliability_counts(np.array([0.5], np.float32), np.array([True, False]))
+
+
+def test_the_grid_keeps_to_its_number_of_pixels():
+    assert sample_step(80, 160) == 1
+    step = sample_step(1024, 2048)
+    assert (1024 / step) * (2048 / step) <= 200_000 < (1024 / (step - 1)) * (2048 / (step - 1))

@@ -1,0 +1,169 @@
+"""The no-regression rule on simulated nights whose truth is known, and on cases small enough to see through."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perception.errors import InputError
+from perception.metrics.comparison import RegressionRule, compare
+from perception.metrics.confusion import mean_iou
+from perception.metrics.segmentation import SegmentationScore
+
+CLASSES = ("road", "building", "sky", "vegetation", "car", "person", "pole", "sign")
+SHARES = np.array([0.3, 0.22, 0.15, 0.2, 0.08, 0.015, 0.02, 0.015])
+RECALL = np.array([0.95, 0.85, 0.95, 0.85, 0.8, 0.5, 0.45, 0.5])
+TIMES = ("day", "twilight", "night", "artificial_light", "backlit")
+WEATHERS = ("clear", "cloudy", "rain", "fog", "snow")
+PIXELS = 20_000
+
+
+def drive_facts(drives, generator):
+    return pd.DataFrame(
+        {
+            "drive_id": [f"d{number:04d}" for number in range(drives)],
+            "time_of_day": generator.choice(TIMES, drives),
+            "weather": generator.choice(WEATHERS, drives),
+            "scene": "urban",
+            "frames": 2,
+        }
+    )
+
+
+def simulate(facts, scene_seed, network_seed):
+    """Draw per-drive confusion matrices: a drive is hard for every network; a network differs a little in each class."""
+    scene, network = np.random.default_rng(scene_seed), np.random.default_rng(network_seed)
+    logit = np.log(RECALL / (1 - RECALL)) + network.normal(0, 0.04, len(CLASSES))  # what a seed changes
+    counts = np.zeros((len(facts), len(CLASSES), len(CLASSES)), np.int64)
+    for row in range(len(facts)):
+        labelled = scene.multinomial(PIXELS, scene.dirichlet(30 * SHARES))
+        hardness = scene.normal(0, 0.5) + scene.normal(0, 0.3, len(CLASSES))
+        recall = 1 / (1 + np.exp(-(logit + hardness + network.normal(0, 0.25, len(CLASSES)))))
+        for k, total in enumerate(labelled):
+            others = SHARES * (np.arange(len(CLASSES)) != k)
+            counts[row, k] = network.multinomial(
+                total, others / others.sum() * (1 - recall[k]) + recall[k] * (others == 0)
+            )
+    frames = pd.DataFrame({"frame_id": facts.drive_id, "drive_id": facts.drive_id})
+    return SegmentationScore(groups=facts, counts=counts, frames=frames)
+
+
+def worsened(score, rows, points):
+    """Turn the same share of right pixels wrong in every class of some drives until their mIoU is that much lower."""
+    before, low, high = mean_iou(score.counts[rows].sum(axis=0)), 0.0, 0.5
+    for _ in range(20):
+        share = 0.5 * (low + high)
+        counts = score.counts.copy()
+        lost = np.rint(np.diagonal(counts[rows], axis1=1, axis2=2) * share).astype(np.int64)
+        for k in range(len(CLASSES)):
+            counts[rows, k, k] -= lost[:, k]
+            counts[rows, k, (k + 1) % len(CLASSES)] += lost[:, k]
+        fallen = before - mean_iou(counts[rows].sum(axis=0))
+        low, high = (share, high) if fallen < points else (low, share)
+    assert fallen == pytest.approx(points, abs=2e-4)
+    return replace(score, counts=counts)
+
+
+def resampled(score, drawn):
+    groups = score.groups.iloc[drawn].reset_index(drop=True)
+    return replace(
+        score, groups=groups.assign(drive_id=[f"d{n:05d}" for n in range(len(drawn))]), counts=score.counts[drawn]
+    )
+
+
+def refusals(champion, challenger, nights, drives, rule, seed=0):
+    generator = np.random.default_rng(seed)
+    found = []
+    for _ in range(nights):
+        drawn = generator.integers(0, len(champion.groups), drives)
+        found.append(compare(resampled(champion, drawn), resampled(challenger, drawn), CLASSES, rule))
+    return found
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return drive_facts(600, np.random.default_rng(0))
+
+
+RULE = RegressionRule(resamples=400)
+
+
+def test_networks_that_differ_by_their_seed_are_refused_in_at_most_five_per_cent_of_nights(facts):
+    champion, challenger = simulate(facts, 1, 2), simulate(facts, 1, 3)
+    verdicts = refusals(champion, challenger, 200, 250, RULE)
+    assert sum(verdict.decision == "refuse" for verdict in verdicts) <= 10
+    assert sum(verdict.decision == "promote" for verdict in verdicts) >= 20
+
+
+def test_three_points_worse_in_one_condition_is_refused_in_at_least_95_per_cent_and_named(facts):
+    champion = simulate(facts, 1, 2)
+    rows = (facts.time_of_day == "night").to_numpy(bool)
+    challenger = worsened(simulate(facts, 1, 3), rows, 0.03)
+    verdicts = refusals(champion, challenger, 200, 250, RULE)
+    named = [v.decision == "refuse" and any("time_of_day=night" in reason for reason in v.reasons) for v in verdicts]
+    assert sum(named) >= 190
+
+
+def test_the_same_network_twice_is_promoted(facts):
+    champion = simulate(facts.head(60), 1, 2)
+    verdict = compare(champion, champion, CLASSES, RULE)
+    assert verdict.decision == "promote"
+    assert {each.outcome for each in verdict.judgements} == {"no worse"}
+    assert all(each.difference == 0 for each in verdict.judgements)
+
+
+def test_a_lost_class_is_refused_by_name(facts):
+    champion = simulate(facts.head(200), 1, 2)
+    counts = champion.counts.copy()
+    counts[:, 5, 1] += counts[:, 5, 5]  # persons are seen as buildings
+    counts[:, 5, 5] = 0
+    verdict = compare(champion, replace(champion, counts=counts), CLASSES, RULE)
+    assert verdict.decision == "refuse"
+    assert "class=person" in [each.name for each in verdict.judgements if each.outcome == "worse"]
+
+
+def test_too_few_drives_are_unknown_and_hold(facts):
+    champion, challenger = simulate(facts.head(5), 1, 2), simulate(facts.head(5), 1, 3)
+    verdict = compare(champion, challenger, CLASSES, RULE)
+    assert verdict.decision == "hold"
+    assert verdict.judgements == ()
+    assert "overall" in verdict.unknown
+
+
+def test_a_small_test_set_holds_and_says_how_many_drives_would_tell(facts):
+    champion, challenger = simulate(facts.head(24), 1, 2), simulate(facts.head(24), 1, 9)
+    verdict = compare(champion, challenger, CLASSES, replace(RULE, margin=0.002, class_margin=0.002))
+    assert verdict.decision == "hold"
+    opened = [each for each in verdict.judgements if each.outcome == "open"]
+    assert any(each.drives_needed and each.drives_needed > each.drives for each in opened)
+    assert "drives would tell" in verdict.reason
+
+
+def test_a_rare_condition_is_not_passed(facts):
+    few = facts.head(120).copy()
+    few.loc[few.index[3:], "weather"] = few.weather.iloc[3:].replace("snow", "clear")
+    few.loc[few.index[:3], "weather"] = "snow"
+    champion, challenger = simulate(few, 1, 2), simulate(few, 1, 3)
+    verdict = compare(champion, challenger, CLASSES, RULE)
+    assert "weather=snow" in verdict.unknown
+    assert "weather=snow" not in [each.name for each in verdict.judgements]
+    assert "weather=snow" in verdict.reason
+
+
+def test_the_judged_difference_is_that_of_the_miou(facts):
+    champion, challenger = simulate(facts.head(80), 1, 2), simulate(facts.head(80), 1, 3)
+    verdict = compare(champion, challenger, CLASSES, RULE)
+    overall = next(each for each in verdict.judgements if each.name == "overall")
+    assert overall.difference == pytest.approx(challenger.miou() - champion.miou(), abs=1e-12)
+    assert overall.lower < overall.difference < overall.upper
+
+
+def test_scores_of_different_frames_are_refused(facts):
+    champion = simulate(facts.head(20), 1, 2)
+    with pytest.raises(InputError, match="same frames"):
+        compare(champion, simulate(facts.head(21), 1, 2), CLASSES, RULE)
+    with pytest.raises(InputError, match="margin"):
+        RegressionRule(margin=-0.1)
+    with pytest.raises(InputError, match="confidence"):
+        RegressionRule(confidence=0.3)
