@@ -19,7 +19,7 @@ DEVICE ?= cpu
 quote = '$(subst ','\'',$(1))'
 NIGHT = --profile $(call quote,$(PROFILE)) $(if $(DATA),--data $(call quote,$(DATA))) $(foreach item,$(SET),--set $(call quote,$(item)))
 
-.PHONY: help setup run test lint pipeline-compile scenes table clean review promote rollback reject versions history reproduce lineage scrub retire
+.PHONY: help setup run test lint pipeline-compile scenes table evaluate clean review promote rollback reject versions history reproduce lineage scrub retire
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -82,6 +82,12 @@ scrub: setup  ## check the registry's remote and re-hash a sample of it: SAMPLE=
 
 retire: setup  ## dry run of retention; with PLAN=HASH BY=NAME REASON=WHY it is done: DAYS=30
 	@$(VERSIONS) retire $(DECISION) $(call say,DAYS,days) $(call say,PLAN,plan)
+
+evaluate: setup  ## judge an exported network on a data set: MODEL=FILE.onnx DATA=DIR [PART=val FORMAT= TAXONOMY= CHAMPION=FILE.onnx OUT=DIR]
+	@[ -n "$(MODEL)" ] && [ -n "$(DATA)" ] || { echo "nightdrive: say MODEL=FILE.onnx and DATA=DIR" >&2; exit 2; }
+	@$(RUN_PYTHON) -m pipelines.evaluate $(call say,MODEL,model) $(call say,DATA,data) $(call say,FORMAT,format) $(call say,PART,part) \
+		$(call say,TAXONOMY,taxonomy) $(call say,CHAMPION,champion) $(if $(filter command line,$(origin OUT)),--out $(call quote,$(OUT))) \
+		$(foreach item,$(SET),--set $(call quote,$(item)))
 
 scenes: setup  ## a contact sheet of procedural scenes: OUT=FILE.jpg
 	@$(RUN_PYTHON) benchmarks/scenes_gallery.py $(OUT)

@@ -1,11 +1,11 @@
 """The pictures of a night's report: images from the store, and what networks make of them."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from components.contract import Paths
 from components.learning import image_batches
@@ -17,6 +17,7 @@ from perception.metrics.segmentation import predicted_classes, torch_predictor
 from perception.metrics.slices import CONDITIONS
 from perception.models.checkpoint import load_network
 from perception.reporting import page
+from perception.reporting.evaluation_page import failure_clusters, tested_frames
 from perception.uncertainty.ensemble import load_ensemble
 from perception.uncertainty.scores import ScoreSettings, score_frames
 
@@ -92,23 +93,14 @@ class Pictures:
 
     def tested(self, scores: pd.DataFrame, predictions: Path) -> tuple[page.TestedFrame, ...]:
         """Return worst, median and best test frames with the shipped network's predictions."""
-        ordered = scores.dropna(subset=["miou"]).sort_values(["miou", "frame_id"], ignore_index=True)
-        middle = len(ordered) // 2
-        picks = [("worst", ordered.head(3)), ("median", ordered.iloc[middle : middle + 2]), ("best", ordered.tail(2))]
-        return tuple(self._tested(row, note, predictions) for note, rows in picks for row in rows.itertuples())
+        return tested_frames(scores, predictions, self._label, self.image)
 
-    def _tested(self, row: Any, note: str, predictions: Path) -> page.TestedFrame:
-        image = self.image(row.frame_id)
-        assert image is not None
-        return page.TestedFrame(
-            frame_id=row.frame_id,
-            note=note,
-            image=image,
-            label=self._parameters.frame_set(self._frames.loc[[row.frame_id]]).full_label(0),
-            prediction=np.asarray(Image.open(predictions / f"{row.frame_id}.png")),
-            miou=float(row.miou),
-            conditions=row.condition,
-        )
+    def failures(self, folder: Path, clusters: Sequence[Mapping[str, Any]]) -> tuple[page.FailureCluster, ...]:
+        """Return the clusters of wrong regions with their largest regions cut out."""
+        return failure_clusters(pd.read_parquet(folder / "regions.parquet"), clusters, self.image)
+
+    def _label(self, frame_id: str) -> Picture:
+        return self._parameters.frame_set(self._frames.loc[[frame_id]]).full_label(0)
 
     @staticmethod
     def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:

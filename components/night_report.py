@@ -241,7 +241,11 @@ def _evaluation_panel(inputs: Paths, pictures: Pictures) -> page.EvaluationPanel
         frames_by_condition=figures["frames_by_condition"],
         failure_rule=figures["failure_rule"],
         champion_miou=figures["miou_champion"],
+        champion_iou_by_class=(figures["comparison"] or {}).get("champion_iou_by_class", {}),
+        champion_miou_by_condition=(figures["comparison"] or {}).get("champion_miou_by_condition", {}),
         frames=pictures.tested(pd.read_parquet(folder / "frames.parquet"), folder / "predictions"),
+        figures=figures,
+        clusters=pictures.failures(folder, figures["failure_clusters"]),
     )
 
 

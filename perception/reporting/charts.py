@@ -30,6 +30,7 @@ class Bar:
     reference: float | None = None  # drawn as a tick: what the champion reached
     whole: float | None = None  # drawn as a pale bar behind: what it was before
     tone: int = 0  # index of the series colour
+    interval: tuple[float, float] | None = None  # drawn as a whisker: where the value surely lies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,8 @@ def _bar_row(bar: Bar, maximum: float, number: Callable[[float], str], reference
     described = f"{bar.label}: {number(bar.value)}"
     if reference_name and bar.reference is not None and _measured(bar.reference):
         described += f" ({reference_name} {number(bar.reference)})"
+    if bar.interval is not None:
+        described += f", {number(bar.interval[0])} to {number(bar.interval[1])}"
     figure = number(bar.value) if bar.whole is None else f"{number(bar.value)} / {number(bar.whole)}"
     return Markup('<tr>{}<td class="bar">{}</td><td class="n">{}</td></tr>').format(
         label, _bar_svg(bar, maximum, described), figure
@@ -96,6 +99,10 @@ def _bar_svg(bar: Bar, maximum: float, described: str) -> Markup:
     if bar.reference is not None and _measured(bar.reference):
         where = _position(bar.reference, maximum)
         shapes.append(Markup('<line class="reference" x1="{}" x2="{}" y1="-2" y2="12"/>').format(where, where))
+    if bar.interval is not None:
+        ends = [_position(end, maximum) for end in bar.interval]
+        shapes.append(Markup('<line class="whisker" x1="{}" x2="{}" y1="5" y2="5"/>').format(*ends))
+        shapes += [Markup('<line class="whisker" x1="{0}" x2="{0}" y1="2" y2="8"/>').format(end) for end in ends]
     return Markup('<svg role="img" height="10" width="100%"><title>{}</title>{}</svg>').format(
         described, Markup("").join(shapes)
     )
@@ -216,3 +223,73 @@ def round_ticks(low: float, high: float, about: int = 4) -> list[float]:
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     digits = max(0, 1 - math.floor(math.log10(step)))
     return [round(index * step, digits) for index in range(first, last + 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One field of a grid: value between 0 and 1 (None: nothing is known), and what to say of it."""
+
+    value: float | None
+    text: str
+    described: str
+    faint: bool = False  # measured on too little to count
+
+
+def grid(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[Cell]], *, title: str) -> Markup:
+    """Draw a table of coloured fields, pale for low and full for high values, hatched where nothing is known."""
+    head = Markup("").join(Markup('<th scope="col"><span>{}</span></th>').format(name) for name in columns)
+    body = Markup("").join(
+        Markup('<tr><th scope="row">{}</th>{}</tr>').format(name, Markup("").join(_grid_cell(cell) for cell in line))
+        for name, line in zip(rows, cells, strict=True)
+    )
+    return Markup(
+        '<table class="domain"><caption>{}</caption><thead><tr><td></td>{}</tr></thead><tbody>{}</tbody></table>'
+    ).format(title, head, body)
+
+
+def _grid_cell(cell: Cell) -> Markup:
+    if cell.value is None:
+        return Markup('<td class="unseen" title="{}"><span class="hidden">{}</span></td>').format(
+            cell.described, cell.described
+        )
+    share = round(100 * min(max(cell.value, 0.0), 1.0))
+    kind = Markup(' class="thin"') if cell.faint else ""
+    return Markup('<td{} style="--share:{}%" title="{}">{}</td>').format(kind, share, cell.described, cell.text)
+
+
+def reliability_diagram(bins: Sequence[tuple[float | None, float | None, float]], *, title: str) -> Markup:
+    """Draw accuracy over confidence: (confidence, accuracy, share of predictions) a bin; the diagonal is perfect.
+
+    A bar reaches up to the bin's accuracy, its width is the bin's; a line shows the share of predictions at the foot.
+    """
+    count = len(bins)
+    shapes = [Markup('<line class="ideal" x1="0" y1="100%" x2="100%" y2="0"/>')]
+    most = max((share for *_, share in bins), default=1.0) or 1.0
+    for index, (_sure, right, share) in enumerate(bins):
+        left, width = 100 * index / count, 100 / count
+        if right is not None:
+            shapes.append(
+                Markup('<rect class="s0" x="{:.2f}%" y="{:.2f}%" width="{:.2f}%" height="{:.2f}%"/>').format(
+                    left + 0.1 * width, 100 * (1 - right), 0.8 * width, 100 * right
+                )
+            )
+        shapes.append(
+            Markup('<rect class="whole" x="{:.2f}%" y="{:.2f}%" width="{:.2f}%" height="{:.2f}%"/>').format(
+                left + 0.35 * width, 100 - 30 * share / most, 0.3 * width, 30 * share / most
+            )
+        )
+    said = ", ".join(
+        f"sure {percent(sure)} %: right {percent(right)} %"
+        for sure, right, _ in bins
+        if sure is not None and right is not None
+    )
+    axes = Markup(
+        '<text class="axis" x="0" y="100%" dy="16">sure 0 %</text>'
+        '<text class="axis" x="100%" y="100%" dy="16" text-anchor="end">100 %</text>'
+        '<text class="axis" x="-8" y="0" dy="10" text-anchor="end">100 %</text>'
+        '<text class="axis" x="-8" y="100%" text-anchor="end">right 0 %</text>'
+    )
+    return Markup(
+        '<figure class="lines"><figcaption>{}</figcaption>'
+        '<svg role="img" class="plot reliability" width="100%" height="190"><title>{}</title>{}{}</svg></figure>'
+    ).format(title, said, Markup("").join(shapes), axes)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from perception.data.taxonomies import Taxonomy
 from perception.errors import InputError
-from perception.reporting import charts, pictures
+from perception.reporting import charts, evaluation_panel, pictures
 from perception.reporting.summary import NightSummary
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -117,6 +117,25 @@ class TestedFrame:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Crop:
+    """A wrong region cut out of its frame, with its outline."""
+
+    frame_id: str
+    image: np.ndarray  # (height, width, 3) uint8
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureCluster:
+    """Regions that went wrong alike."""
+
+    name: str  # what was taken for what
+    share: float  # of the wrong pixels in the regions found
+    regions: int
+    frames: int
+    crops: tuple[Crop, ...]  # the largest regions
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationPanel:
     """How good the shipped network is, and where it is not."""
 
@@ -126,6 +145,8 @@ class EvaluationPanel:
     champion_iou_by_class: Mapping[str, float | None] = field(default_factory=dict)
     champion_miou_by_condition: Mapping[str, float | None] = field(default_factory=dict)
     frames: tuple[TestedFrame, ...] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)  # all that was measured: the content of evaluation.json
+    clusters: tuple[FailureCluster, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +244,15 @@ def render_report(night: NightReport) -> str:
 
 
 def _render(night: NightReport, width_share: float, picture_bytes: int) -> str:
+    environment = template_environment()
+    environment.filters.update(_picture_filters(night, width_share, picture_bytes))
+    return environment.get_template("report.html").render(
+        night=night, s=night.summary, taxonomy=night.taxonomy, **_views(night)
+    )
+
+
+def template_environment() -> jinja2.Environment:
+    """Return the environment that renders the pages' templates, with the filters that write numbers."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -231,8 +261,7 @@ def _render(night: NightReport, width_share: float, picture_bytes: int) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(number_filters())
-    environment.filters.update(_picture_filters(night, width_share, picture_bytes))
-    return environment.get_template("report.html").render(night=night, s=night.summary, **_views(night))
+    return environment
 
 
 def number_filters() -> dict[str, Any]:
@@ -246,6 +275,7 @@ def number_filters() -> dict[str, Any]:
         "mebibytes": _or_unmeasured(lambda value: f"{value:.0f}"),
         "condition": lambda name: name.replace("=", ": ").replace("_", " "),
         "plain": lambda name: name.replace("_", " "),
+        "spoken": evaluation_panel.in_words,
         "clip": lambda text: text if len(text) <= MAX_TEXT_CHARACTERS else text[: MAX_TEXT_CHARACTERS - 1] + "…",
     }
 
@@ -279,7 +309,6 @@ def ratio(before: float | None, after: float | None) -> float | None:
 
 
 def _picture_filters(night: NightReport, width_share: float, picture_bytes: int) -> dict[str, Any]:
-    colors = night.taxonomy.colors
     maps = (
         [each.uncertainty for each in night.selection.frames[:MAX_CHOSEN] if each.uncertainty is not None]
         if night.selection
@@ -287,13 +316,16 @@ def _picture_filters(night: NightReport, width_share: float, picture_bytes: int)
     )
     high = night.selection.uncertainty_high if night.selection else None
     high = high or max([float(np.nanmax(each)) for each in maps] + [1e-9])
+    painted = picture_filters(night.taxonomy, width_share, picture_bytes)
+    photo = painted["photo"]
+    return painted | {"heat": lambda values, width_px: photo(pictures.heat_map(values, 0.0, high), width_px)}
 
-    def photo(pixels: np.ndarray, width_px: int) -> str:
-        return pictures.jpeg_data_uri(pixels, int(width_px * width_share), picture_bytes)
 
+def picture_filters(taxonomy: Taxonomy, width_share: float, picture_bytes: int) -> dict[str, Any]:
+    """Return the filters that turn arrays into data URIs: photo, classes, errors; each takes a width in pixels."""
+    colors = taxonomy.colors
     return {
-        "photo": photo,
-        "heat": lambda values, width_px: photo(pictures.heat_map(values, 0.0, high), width_px),
+        "photo": lambda pixels, width_px: pictures.jpeg_data_uri(pixels, int(width_px * width_share), picture_bytes),
         "classes": lambda label, width_px: pictures.indexed_png_data_uri(label, colors, int(width_px * width_share)),
         "errors": lambda frame, width_px: pictures.indexed_png_data_uri(
             pictures.error_codes(frame.label, frame.prediction), pictures.error_palette(), int(width_px * width_share)
@@ -307,10 +339,10 @@ def _views(night: NightReport) -> dict[str, Any]:
         "ratio": ratio,
         "limits": {
             "chosen": MAX_CHOSEN, "adapted": MAX_ADAPTED, "tested": MAX_TESTED,
-            "offenders": MAX_OFFENDERS, "rejected": MAX_REJECTED, "layers": MAX_LAYERS,
+            **evaluation_panel.LIMITS, "offenders": MAX_OFFENDERS, "rejected": MAX_REJECTED, "layers": MAX_LAYERS,
         },
         "longest_stage_seconds": max((each.seconds or 0.0 for each in night.summary.stages), default=0.0),
-        "worst_condition": _worst(night.summary.evaluation.miou_by_condition),
+        "worst_condition": _worst_known(night) or _worst(night.summary.evaluation.miou_by_condition),
         "chart": {
             "ab": _ab_chart(night),
             "adaptation": _adaptation_chart(night),
@@ -319,18 +351,21 @@ def _views(night: NightReport) -> dict[str, Any]:
             "layers": _layer_chart(night),
             "classes": _class_chart(night),
             "conditions": _condition_chart(night),
+            "evaluation": evaluation_panel.evaluation_charts(night.evaluation.figures if night.evaluation else {}),
         },
     }  # fmt: skip
+
+
+def _worst_known(night: NightReport) -> tuple[str, float] | None:
+    """Return the worst single condition that has enough frames and drives to be judged; None where none has."""
+    slices = night.evaluation.figures.get("slices", []) if night.evaluation else []
+    known = {row["name"]: row["miou"] for row in slices if row["known"] and not row["cell"]}
+    return _worst(known)
 
 
 def _worst(figures: Mapping[str, float | None] | None) -> tuple[str, float] | None:
     measured = [(value, name) for name, value in (figures or {}).items() if value is not None and value == value]
     return (min(measured)[1], min(measured)[0]) if measured else None
-
-
-def _worst_first(figures: Mapping[str, float | None]) -> list[tuple[str, float | None]]:
-    """Sort by value, lowest first; what was not measured comes last."""
-    return sorted(figures.items(), key=lambda item: (item[1] is None or item[1] != item[1], item[1] or 0.0, item[0]))
 
 
 def _ab_chart(night: NightReport) -> Any:
@@ -362,7 +397,7 @@ def _pseudo_chart(night: NightReport) -> Any:
     coverage = night.adaptation.coverage_by_class
     groups = [
         charts.Group(label=name.replace("_", " "), values=(precision, coverage.get(name)))
-        for name, precision in _worst_first(night.adaptation.precision_by_class)
+        for name, precision in evaluation_panel.worst_first(night.adaptation.precision_by_class)
     ]
     return charts.grouped_bars(groups, ("precision", "coverage"), title="Pseudo-labels by class, %", maximum=1.0)
 
@@ -387,21 +422,30 @@ def _layer_chart(night: NightReport) -> Any:
 
 
 def _class_chart(night: NightReport) -> Any:
-    champion = night.evaluation.champion_iou_by_class if night.evaluation else {}
-    bars = [
-        charts.Bar(label=name.replace("_", " "), value=value, reference=champion.get(name))
-        for name, value in _worst_first(night.summary.evaluation.iou_by_class or {})
-    ]
-    return charts.horizontal_bars(bars, title="IoU by class, %", maximum=1.0, reference_name="champion")
+    panel = night.evaluation or EvaluationPanel()
+    intervals = panel.figures.get("iou_interval_by_class", {})
+    return evaluation_panel.class_chart(
+        night.summary.evaluation.iou_by_class or {}, intervals, panel.champion_iou_by_class
+    )
 
 
 def _condition_chart(night: NightReport) -> Any:
     panel = night.evaluation or EvaluationPanel()
+    measured = {row["name"]: row for row in panel.figures.get("slices", [])}
     bars = []
-    for name, value in _worst_first(night.summary.evaluation.miou_by_condition or {}):
+    for name, value in evaluation_panel.worst_first(night.summary.evaluation.miou_by_condition or {}):
         frames = panel.frames_by_condition.get(name)
         note = "" if frames is None else f"{frames} frame{'' if frames == 1 else 's'}"
         label = name.partition("=")[2] or name
         reference = panel.champion_miou_by_condition.get(name)
-        bars.append(charts.Bar(label=label.replace("_", " "), value=value, note=note, reference=reference))
+        ends = measured.get(name, {}).get("interval")
+        bars.append(
+            charts.Bar(
+                label=label.replace("_", " "),
+                value=value,
+                note=note,
+                reference=reference,
+                interval=ends and tuple(ends),
+            )
+        )
     return charts.horizontal_bars(bars, title="mIoU by condition, %", maximum=1.0, reference_name="champion")

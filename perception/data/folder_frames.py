@@ -1,0 +1,77 @@
+"""The labelled frames of a data set's folder, read as they are asked for: nothing is copied, nothing is stored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from perception.data.decoding import decode_image, decode_label
+from perception.data.loading import LoadSettings
+from perception.data.readers import READERS, RawFrame, Reader
+from perception.data.taxonomies import apply_lookup, label_lookup, load_taxonomy
+from perception.errors import InputError
+
+_TOLD = ("frame_id", "drive_id", "camera", "time_of_day", "weather", "scene")
+
+
+class FolderFrames:
+    """Give random access to a data set's labelled frames, as perception.data.loading.FrameSet does to a manifest's."""
+
+    def __init__(self, reader: Reader, frames: Sequence[RawFrame], settings: LoadSettings) -> None:
+        self._reader, self._settings = reader, settings
+        self._frames = [frame for frame in frames if frame.label_path is not None]
+        if not self._frames:
+            raise InputError(
+                f"format {reader.name}: no frame has a label; give a part of the data set that is labelled"
+            )
+        self._lookup = label_lookup(reader.taxonomy, settings.taxonomy)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def about(self) -> pd.DataFrame:
+        """Return what the layout tells about each frame: frame_id, drive_id and the conditions; None is unknown."""
+        rows = [{name: getattr(frame, name) for name in _TOLD} for frame in self._frames]
+        return pd.DataFrame(rows, columns=list(_TOLD), dtype=object)
+
+    def full_image(self, index: int) -> NDArray[np.uint8]:
+        """Load one frame's image at its own size: (height, width, 3) uint8 RGB. Raises BadFrame."""
+        frame = self._frames[index]
+        return decode_image(self._reader.image(frame), frame.image_path)
+
+    def full_label(self, index: int) -> NDArray[np.uint8]:
+        """Load one frame's label at its own size: (height, width) uint8 class ids, 255 = ignore. Raises BadFrame."""
+        frame = self._frames[index]
+        data = self._reader.label(frame)
+        assert data is not None and frame.label_path is not None, "frames without labels were left out"
+        height, width = self.full_image(index).shape[:2]
+        raw = decode_label(data, frame.label_path, load_taxonomy(self._reader.taxonomy), (height, width))
+        return apply_lookup(raw, self._lookup)
+
+    def load(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Load one frame at the network's size: image (3, height, width) uint8 RGB, label (height, width) uint8."""
+        size = (self._settings.width_px, self._settings.height_px)
+        image, label = Image.fromarray(self.full_image(index)), Image.fromarray(self.full_label(index))
+        if image.size != size:
+            image, label = image.resize(size, Image.Resampling.BILINEAR), label.resize(size, Image.Resampling.NEAREST)
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)), np.asarray(label)
+
+
+def recognise_format(root: Path, part: str | None) -> Reader:
+    """Find the one format whose layout the folder has; raises InputError where none or several fit, saying why."""
+    fitting, reasons = [], []
+    for name, reader in sorted(READERS.items()):
+        try:
+            if next(iter(reader.frames(root, part, False)), None) is not None:
+                fitting.append(reader)
+        except InputError as error:
+            reasons.append(f"{name}: {error}")
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = ", ".join(reader.name for reader in fitting)
+        raise InputError(f"{root}: fits several formats ({names}); say which with FORMAT=")
+    raise InputError(f"{root}: fits no known format ({'; '.join(reasons)})")
