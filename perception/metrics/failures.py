@@ -13,6 +13,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 IGNORE = 255
 MAX_WEIGHT = 3.0
+_LEAST_SHARE = 0.3  # a value that fewer of a cluster's frames have says nothing of the cluster
 _LEAST_LIFT = 1.2  # a condition is asked for when failures have it this much more often than the test set
 
 
@@ -138,11 +139,12 @@ def failure_queries(clusters: Sequence[Cluster], frames: pd.DataFrame, columns: 
 
 
 def _lift(members: pd.DataFrame, everything: pd.DataFrame, column: str) -> tuple[float, str, str]:
-    """Give how much more often the members have their commonest over-represented value than all frames do."""
-    shares = members[column].value_counts(normalize=True)
+    """Give how much more often the members have their most over-represented value than all frames do."""
     best = (0.0, column, "")
-    for value, share in shares.items():
-        if share >= 0.3:  # a value that is rare among the members says nothing of them
-            lift = float(share / (everything[column] == value).mean())
-            best = max(best, (lift, column, str(value)))
+    for value, count in members[column].value_counts().items():
+        usual = float((everything[column] == value).mean())
+        # Two frames as usual are added to the members, so that a cluster of one or two frames cannot shout.
+        share = (count + 2 * usual) / (len(members) + 2)
+        if count / len(members) >= _LEAST_SHARE:
+            best = max(best, (share / usual, column, str(value)))
     return best
