@@ -103,7 +103,7 @@ def _match(labels: Sequence[Objects], detections: Sequence[Objects], classes: in
     from pycocotools.cocoeval import COCOeval
 
     truth, found = COCO(), COCO()
-    frames = [{"id": number} for number in range(1, len(labels) + 1)]
+    frames = [_frame_entry(number, each) for number, each in enumerate(labels, start=1)]
     kinds = [{"id": number} for number in range(classes)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its times on the standard output
         for coco, given, scored in ((truth, labels, False), (found, detections, True)):
@@ -116,6 +116,11 @@ def _match(labels: Sequence[Objects], detections: Sequence[Objects], classes: in
         judge.evaluate()
     number = len(labels)
     return [judge.evalImgs[each * number : (each + 1) * number] for each in range(classes)]
+
+
+def _frame_entry(number: int, objects: Objects) -> dict[str, int]:
+    height, width = objects.masks.shape[1:] if objects.masks is not None else (1, 1)  # only masks look at the size
+    return {"id": number, "height": height, "width": width}
 
 
 def _annotations(given: Sequence[Objects], masks: bool, scored: bool) -> list[dict[str, Any]]:

@@ -1,0 +1,177 @@
+"""The evaluate stage and `make evaluate`: the same judge on stored frames and on a data set's folder."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from components.contract import main
+from components.stages import STAGES
+from perception.compression.export import export_onnx, fold_batchnorm
+from perception.data.scenes.folder import write_scenes
+from perception.data.scenes.world import World
+from perception.data.taxonomies import load_taxonomy
+from perception.models.erfnet import ERFNet
+from perception.reporting.page import MAX_PAGE_BYTES
+from pipelines.evaluate import main as evaluate_folder
+
+HEIGHT, WIDTH, DRIVES = 32, 64, 10
+QUICK = {"resamples": 100, "shift_frames": 2, "latency_repeats": 2, "latency_batch_frames": [1, 2], "minimum_drives": 3,
+         "minimum_frames": 4, "worst_frames": 4}  # fmt: skip
+
+
+def export(path: Path, seed: int, **metadata: str) -> Path:
+    """Write an untrained network: its predictions are bad, and different from pixel to pixel."""
+    torch.manual_seed(seed)
+    network = ERFNet(19, width=0.25).eval()
+    export_onnx(fold_batchnorm(network), path, HEIGHT, WIDTH, tolerance=1e-2, metadata=metadata)
+    return path
+
+
+TOLD = {"taxonomy": "cityscapes19", "classes": json.dumps(load_taxonomy("cityscapes19").classes)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with scenes, two exported networks, and the evaluation of one of them by `make evaluate`."""
+    root = tmp_path_factory.mktemp("evaluate")
+    write_scenes(
+        root / "scenes", World(), "street", seed=1, drives=DRIVES, frames_per_drive=2, height_px=HEIGHT, width_px=WIDTH
+    )
+    export(root / "net.onnx", 0, **TOLD)
+    export(root / "champion.onnx", 1, **TOLD)
+    assert call(root, "--out", str(root / "out"), "--champion", str(root / "champion.onnx")) == 0
+    return root
+
+
+def call(root: Path, *more: str, model: str = "net.onnx", data: str = "scenes") -> int:
+    sets = [word for name, value in QUICK.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    return evaluate_folder(["--model", str(root / model), "--data", str(root / data), *sets, *more])
+
+
+def test_a_folder_is_judged_with_nothing_but_the_exported_file(place: Path) -> None:
+    figures = json.loads((place / "out" / "evaluation.json").read_text())
+    assert figures["frames"] == 2 * DRIVES
+    assert figures["drives"] == DRIVES
+    assert len(list((place / "out" / "predictions").glob("*.png"))) == 2 * DRIVES
+    low, high = figures["miou_interval"]
+    assert low <= figures["miou"] <= high
+    assert figures["promotion"]["decision"] in ("promote", "hold", "refuse")
+    assert {row["batch_frames"] for row in figures["latency"]} == {1, 2}
+    assert figures["shift"][0]["kind"] == "none" and len(figures["shift"]) == 19
+    html = (place / "out" / "report.html").read_text()
+    assert len(html.encode()) < MAX_PAGE_BYTES
+    for outside in ('src="http', 'href="http', "url(http", "<link", "<script"):
+        assert outside not in html
+    for words in ("What it does not support", "Champion and challenger", "Coverage of the operating domain", "unknown"):
+        assert words in html
+
+
+def test_the_figures_equal_an_independent_count_of_the_kept_predictions(place: Path) -> None:
+    figures = json.loads((place / "out" / "evaluation.json").read_text())
+    confusion = np.zeros((19, 19), int)
+    for path in (place / "scenes" / "labels").glob("*.png"):
+        label, shown = (np.asarray(Image.open(each)) for each in (path, place / "out" / "predictions" / path.name))
+        known = label != 255
+        np.add.at(confusion, (label[known], shown[known]), 1)
+    union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    ious = np.diag(confusion)[union > 0] / union[union > 0]
+    assert figures["miou"] == pytest.approx(ious.mean(), abs=1e-12)
+    facts = pd.read_csv(place / "scenes" / "frames.csv")
+    day = next(row for row in figures["slices"] if row["name"] == "time_of_day=day")
+    assert day["frames"] == int((facts.time_of_day == "day").sum())
+
+
+def test_slices_come_worst_first_and_few_drives_are_unknown(place: Path) -> None:
+    slices = json.loads((place / "out" / "evaluation.json").read_text())["slices"]
+    known = [row for row in slices if row["known"]]
+    assert [row["miou"] for row in known] == sorted(row["miou"] for row in known)
+    assert all(row["drives"] >= 3 and row["frames"] >= 4 for row in known)
+    assert any(not row["known"] for row in slices)
+    assert slices[: len(known)] == known
+
+
+def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path: Path) -> None:
+    sources = {"test": {"format": "scenes_folder", "path": str(place / "scenes"), "domain": "real", "split": "test",
+                        "labels": "given"}}  # fmt: skip
+    shared = {
+        "store": str(tmp_path / "store"),
+        "taxonomy": "cityscapes19",
+        "height_px": HEIGHT,
+        "width_px": WIDTH,
+        "seed": 0,
+    }
+    run("ingest", shared | {"source": "test", "sources": sources}, tmp_path, "--arrived", "arrived")
+    run("gather", {}, tmp_path, "--arrived", "arrived", "--frames", "frames")
+    for name, file in (("base", "champion.onnx"), ("compressed", "net.onnx")):
+        (tmp_path / name).mkdir()
+        shutil.copy(place / file, tmp_path / name / file.replace("net", "model"))
+    run("evaluate", shared | QUICK, tmp_path, "--frames", "frames", "--base", "base", "--compressed", "compressed",
+        "--evaluation", "evaluation")  # fmt: skip
+    ours = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    alone = json.loads((place / "out" / "evaluation.json").read_text())
+    for name in ("miou", "miou_interval", "iou_by_class", "slices", "boundary_iou", "promotion", "evidence", "queries"):
+        assert ours[name] == alone[name], name
+    gate = pd.read_parquet(tmp_path / "evaluation" / "gate.parquet").set_index("gate_id")
+    assert gate.value["evaluate/miou/all"] == ours["miou"]
+    told = shared | {"run": "night", "profile": "test", "registry": "registry"}
+    run("report", told, tmp_path, "--frames", "frames", "--evaluation", "evaluation", "--report", "report")
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert "What it does not support" in html and ours["promotion"]["decision"] in html
+    pinned = shared | QUICK | {"test_set_sha256": ours["test_set_sha256"]}
+    ports = ("--frames", "frames", "--base", "base", "--compressed", "compressed")
+    run("evaluate", pinned, tmp_path, *ports, "--evaluation", "again")
+    assert (
+        run("evaluate", pinned | {"test_set_sha256": "0" * 64}, tmp_path, *ports, "--evaluation", "third", code=2) == 2
+    )
+
+
+def run(stage: str, values: dict[str, object], place: Path, *ports: str, code: int = 0) -> int:
+    sets = [word for name, value in values.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    found = main(STAGES, [stage, *sets, *(each if each.startswith("--") else str(place / each) for each in ports)])
+    assert found == code
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "more", "words"),
+    [
+        ("absent.onnx", "scenes", (), "absent.onnx: no such file"),
+        ("net.onnx", "absent", (), "no such folder"),
+        ("net.onnx", ".", (), "fits no known format"),
+        ("scenes/frames.csv", "scenes", (), "cannot open"),
+        ("silent.onnx", "scenes", (), "TAXONOMY="),
+        ("silent.onnx", "scenes", ("--taxonomy", "camvid11"), "19 classes"),
+        ("net.onnx", "scenes", ("--format", "scene_folder"), "format 'scene_folder' is unknown"),
+        ("net.onnx", "scenes", ("--set", "minimum_drive=3"), "did you mean 'minimum_drives'"),
+        ("net.onnx", "scenes", ("--out", "scenes"), "no earlier result"),
+        ("net.onnx", "scenes", ("--champion", "absent.onnx"), "CHAMPION="),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    model: str, data: str, more: tuple[str, ...], words: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(place)
+    if model == "silent.onnx":
+        export(place / "silent.onnx", 0)
+    out = () if "--out" in more else ("--out", str(tmp_path / "out"))
+    assert call(place, *more, *out, model=model, data=data) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_result_is_replaced_whole(place: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert call(place, "--out", str(tmp_path / "out")) == 0
+    assert (
+        json.loads((tmp_path / "out" / "evaluation.json").read_text())["promotion"]["reason"]
+        == "there is no champion yet"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
