@@ -3,10 +3,11 @@
 Both networks are judged on the same frames, and drives are resampled in pairs, so that what makes a drive hard for both
 cancels. Two questions are asked of every figure, with errors in opposite directions:
 
-refuse: is the figure worse by more than the margin, and is that more than chance? One false alarm among all figures is
-enough to refuse a good network, so the bounds hold for all figures at once: their critical value is the quantile of the
-greatest studentised difference (Westfall and Young, "Resampling-Based Multiple Testing", 1993; maxT), which knows how
-the figures hang together.
+refuse: is the figure worse by more than the margin, and is at least half of that beyond doubt? Two trainings of one
+recipe differ in truth, not by chance alone, so "surely worse than nothing" would refuse good networks on a large test
+set. One false alarm among all figures is enough to refuse, so the bounds hold for all figures at once: their critical
+value is the quantile of the greatest studentised difference (Westfall and Young, "Resampling-Based Multiple Testing",
+1993; maxT), which knows how the figures hang together.
 
 promote: is it shown that the figure is not worse by more than the margin? Here every figure must pass, so each may be
 asked at the full level (Berger, "Multiparameter Hypothesis Testing and Acceptance Sampling", 1982: intersection-union).
@@ -29,6 +30,7 @@ from perception.metrics.segmentation import SegmentationScore
 from perception.metrics.slices import column_slices
 
 OVERALL = "overall"
+SURE_SHARE = 0.5  # of the margin: a refusal needs a loss that surely exceeds this
 _BLOCK_NUMBERS = 4_000_000  # resampled counts in memory at once
 
 
@@ -224,7 +226,7 @@ def _judge(
     judged = []
     for index in range(len(figures.names)):
         margin = float(figures.margins[index])
-        worse = difference[index] < -margin and upper[index] < 0
+        worse = difference[index] < -margin and upper[index] < -margin * SURE_SHARE
         judged.append(
             Judgement(
                 name=figures.names[index],
