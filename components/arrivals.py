@@ -13,7 +13,40 @@ if TYPE_CHECKING:
 
 def arrivals(source: Source, parameters: IngestParameters) -> "tuple[Iterator[Arrival], int]":
     """Return the source's frames one by one, bytes not yet decoded, and how many there are."""
+    if source.format == "label_drop":
+        return _from_annotation(source, parameters)
     return _rendered(source, parameters) if source.format == "scenes" else _from_files(source)
+
+
+def _from_annotation(source: Source, parameters: IngestParameters) -> "tuple[Iterator[Arrival], int]":
+    """Return the labelled frames of the label drops below `path`; their images come from the store, not from the drop."""
+    from perception.data.annotation import drop_label, newest_labels, open_drops
+    from perception.data.decoding import BadFrame
+    from perception.data.store import open_store
+    from perception.quality.intake import Arrival
+
+    store = open_store(parameters.store)
+    labelled = list(newest_labels(open_drops(Path(source.path))))
+
+    def each() -> "Iterator[Arrival]":
+        for drop, frame in labelled:
+            try:
+                label = drop_label(drop, frame.frame_id, (int(frame.height_px), int(frame.width_px)))
+                problem = None
+            except BadFrame as bad:
+                label, problem = None, bad
+            yield Arrival(
+                facts=frame,
+                image=store.get(frame.image_uri),
+                image_path=frame.image_uri,
+                label=label,
+                label_path=f"{drop.folder}: {frame.frame_id}",
+                label_taxonomy=drop.taxonomy.name,
+                problem=problem,
+                label_drop=drop.name,
+            )
+
+    return each(), len(labelled)
 
 
 def _from_files(source: Source) -> "tuple[Iterator[Arrival], int]":

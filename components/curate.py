@@ -24,7 +24,10 @@ class CurateParameters:
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
-    """Reveal the labels of the selected frames and write the version, held-out frames included, and the table of its gate."""
+    """Reveal the labels of the selected frames and write the version, held-out frames included, and the table of its gate.
+
+    Selected frames of a fleet without hidden labels wait for their annotation; a later night takes them in.
+    """
     import pandas as pd
 
     from perception.data.store import open_store
@@ -59,15 +62,16 @@ def _newly_labelled(inputs: Paths, frames: "pd.DataFrame") -> "pd.DataFrame":
     """Return the selected frames with their labels revealed and with why they were chosen."""
     import pandas as pd
 
-    from perception.quality.intake import reveal
+    from perception.quality.intake import reveal_selected
 
     selected = pd.read_parquet(inputs.one("selection") / "selected.parquet")
     oracle = pd.read_parquet(inputs.one("frames") / "oracle.parquet")
-    chosen = frames[frames.frame_id.isin(selected.frame_id)].drop(columns=list(oracle.columns.drop("frame_id")))
-    labelled = chosen.merge(reveal(oracle, list(chosen.frame_id)), on="frame_id", validate="one_to_one")
+    labelled, awaited = reveal_selected(frames[frames.frame_id.isin(selected.frame_id)], oracle)
+    if awaited:
+        log(f"{awaited} selected frames await their labels")
     why = [name for name in ("score", "rank", "reason") if name in selected]
     labelled = labelled.drop(columns=why, errors="ignore").merge(selected[["frame_id", *why]], on="frame_id")
-    return labelled.assign(split="train", label_source="human")
+    return labelled
 
 
 def _profile(inputs: Paths) -> "pd.DataFrame":

@@ -11,10 +11,12 @@ from perception.errors import InputError
 class Source:
     """Describe one source of frames."""
 
-    format: str  # scenes: rendered here; camvid, cityscapes, bdd100k, ... (docs/formats.md): read from `path`
+    format: str  # scenes: rendered here; label_drop: see labels; camvid, ... (docs/formats.md): read from `path`
     split: str  # what the frames are for: pool, train, val or test
     domain: str  # real or synthetic
-    labels: str  # given: every frame has its label; oracle: labels stay hidden until a frame is selected; none
+    labels: (
+        str  # given: every frame has its label; oracle: hidden until a frame is selected; drop: from annotation; none
+    )
     path: str = ""  # root folder of the data set; {data} stands for DATA=
     part: str = ""  # the data set's own name of the part to read, such as train or val
     initial_labelled_frames: int = 0  # of an oracle source: drawn at random, labelled from the start
@@ -30,7 +32,11 @@ class Source:
     def __post_init__(self) -> None:
         require(self.split in ("pool", "train", "val", "test"), "split", self.split, "must be pool, train, val or test")
         require(self.domain in ("real", "synthetic"), "domain", self.domain, "must be real or synthetic")
-        require(self.labels in ("given", "oracle", "none"), "labels", self.labels, "must be given, oracle or none")
+        known = ("given", "oracle", "none", "drop")
+        require(self.labels in known, "labels", self.labels, "must be given, oracle, none or drop")
+        returned = self.format == "label_drop"
+        require((self.labels == "drop") == returned, "labels", self.labels, "is drop exactly for format label_drop")
+        require(not returned or self.split == "train", "split", self.split, "of a label_drop source must be train")
         require(self.rendering in ("simulator", "street"), "rendering", self.rendering, "must be simulator or street")
         share = self.max_rejected_fraction
         require(0 <= share < 1, "max_rejected_fraction", share, "must lie in [0, 1)")

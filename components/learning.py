@@ -201,7 +201,10 @@ def read_frames(inputs: Paths) -> "pd.DataFrame":
 
 
 def labelled_so_far(inputs: Paths) -> "pd.DataFrame":
-    """Return the real frames whose labels are known before tonight's selection: the base version and what came labelled."""
+    """Return the real frames whose labels are known before tonight's selection: the base version and what came labelled.
+
+    A label that came back from annotation takes the place of an earlier one of its frame.
+    """
     import pandas as pd
 
     from perception.data.manifest import read_manifest
@@ -209,9 +212,11 @@ def labelled_so_far(inputs: Paths) -> "pd.DataFrame":
     frames = read_frames(inputs)
     arrived = frames[(frames.split == "train") & (frames.domain == "real") & (frames.label_source == "human")]
     base = read_manifest(inputs.one("base") / "manifest.parquet", split="train")
-    return (
-        pd.concat([base, arrived[~arrived.frame_id.isin(base.frame_id)]], ignore_index=True) if len(base) else arrived
-    )
+    if not len(base):
+        return arrived
+    dropped = arrived[arrived.label_drop.notna()] if "label_drop" in arrived else arrived[:0]
+    base = base[~base.frame_id.isin(dropped.frame_id)]
+    return pd.concat([base, arrived[~arrived.frame_id.isin(base.frame_id)]], ignore_index=True)
 
 
 def curated_training_frames(inputs: Paths) -> "pd.DataFrame":

@@ -1,15 +1,21 @@
 """select: choose the frames to label tonight."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.contract import Needs, Paths, Port, Stage, log
 from components.learning import labelled_so_far, open_pool, write_json
-from components.parameters import require
+from components.parameters import build_parameters, did_you_mean, require
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
+
+    from perception.selection.settings import Quota, SelectionSettings
 
 JUDGED = ("frame_id", "score", "rank", "drive_id", "split", "in_pool", "in_labelled")  # columns that the gate looks at
 
@@ -21,11 +27,16 @@ class SelectParameters:
     store: str  # blob store: a folder or s3://bucket/prefix
     seed: int  # of the control group and of strategies that draw at random
     budget_frames: int  # frames to label tonight
-    strategy: str = "k_centre"  # see perception/selection/settings.py
+    taxonomy: str  # quotas name its classes, annotators get them
+    strategy: str = "k_centre"  # top_n, k_centre, kmeans_plus_plus, core_set or random
     shortlist_frames: int = 20_000  # most uncertain frames of the whole pool that the strategy looks at
-    duplicate_gap_s: float = (
-        0.0  # frames of one drive closer than this in time count as near-duplicates; 0: no such rule
+    metric: str = "euclidean"  # distance between embeddings, or cosine
+    duplicate_distance: float = (
+        0.0  # frames of one drive with embeddings closer than this are near-duplicates; 0: no such rule
     )
+    duplicate_gap_s: float = 0.0  # frames of one drive closer than this in time are near-duplicates; 0: no such rule
+    duplicate_rule: str = "any"  # any: one of the two limits is enough; all: both must hold
+    quotas: tuple[dict[str, object], ...] = ()  # {column, value, minimum_share} or {class, class_share, minimum_share}
     failure_query: str = (
         ""  # an earlier night's evaluation/query.json: frames like its failures score higher; "": base's
     )
@@ -38,53 +49,102 @@ class SelectParameters:
             self.shortlist_frames,
             "must hold the budget",
         )
+        self.settings()
+
+    def settings(self) -> "SelectionSettings":
+        """Return what the selection is told, with every field checked."""
+        from perception.selection.settings import SelectionSettings
+
+        return SelectionSettings(
+            budget_frames=self.budget_frames,
+            strategy=self.strategy,
+            shortlist_frames=self.shortlist_frames,
+            metric=self.metric,
+            seed=self.seed,
+            duplicate_distance=self.duplicate_distance or None,
+            duplicate_gap_s=self.duplicate_gap_s or None,
+            duplicate_rule=self.duplicate_rule,
+            quotas=tuple(self._quota(number, given) for number, given in enumerate(self.quotas)),
+        )
+
+    def _quota(self, number: int, given: Mapping[str, object]) -> "Quota":
+        from perception.data.taxonomies import load_taxonomy
+        from perception.selection.settings import Quota
+
+        values = dict(given)
+        if "class" in values:
+            name, known = str(values.pop("class")), load_taxonomy(self.taxonomy).classes
+            hint = did_you_mean(name, known)
+            require(name in known, f"quotas[{number}].class", name, f"no class of {self.taxonomy}{hint}")
+            values["class_id"] = known.index(name)
+        return build_parameters(Quota, values, where=f"quotas[{number}]")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
-    """Write selected.parquet, and control.parquet: as many frames at random, for the comparison in the report."""
-    import pandas as pd
+    """Write selected.parquet, control.parquet with as many frames at random for the comparison in the report, and the
+    annotation batch.
 
+    The score tables are merged shard by shard; no more than a batch of rows and the shortlist is in memory.
+    """
+    from perception.data.annotation import write_batch
+    from perception.data.store import open_store
     from perception.selection.budget import choose_frames
-    from perception.selection.settings import SelectionSettings
+    from perception.selection.shortlist import labelled_rows, shortlist_files
 
     pool, folder = open_pool(inputs), outputs.one("selection")
-    scores = pd.concat([pd.read_parquet(path / "scores.parquet") for path in inputs.many("scores")], ignore_index=True)
-    candidates = pool.drop(columns=["score"], errors="ignore").merge(
-        scores, on="frame_id", how="inner", validate="one_to_one"
-    )
-    candidates, boosted = _boosted(candidates, inputs.one("base") / "query.json", parameters.failure_query)
-    known = scores[scores.frame_id.isin(labelled_so_far(inputs).frame_id)]
-    settings = SelectionSettings(
-        budget_frames=parameters.budget_frames,
-        strategy=parameters.strategy,
-        shortlist_frames=parameters.shortlist_frames,
-        duplicate_gap_s=parameters.duplicate_gap_s or None,
-        seed=parameters.seed,
-    )
-    selected = choose_frames(candidates, settings, labelled=known)
-    control = choose_frames(candidates, replace(settings, strategy="random"), labelled=known)
+    tables = [path / "scores.parquet" for path in inputs.many("scores")]
+    labelled = set(labelled_so_far(inputs).frame_id)
+    known = labelled_rows(tables, labelled)
+    factors = _failure_factors(pool, inputs.one("base") / "query.json", parameters.failure_query)
+    facts = pool.drop(columns=["score", "rank", "reason"], errors="ignore").set_index("frame_id").assign(boost=factors)
+    settings = parameters.settings()
+
+    def choose(settings: "SelectionSettings") -> "pd.DataFrame":
+        candidates = shortlist_files(tables, settings, labelled, partial(_candidates, facts))
+        return choose_frames(candidates.drop(columns="boost"), settings, labelled=known)
+
+    selected, control = choose(settings), choose(replace(settings, strategy="random"))
     selected.to_parquet(folder / "selected.parquet", index=False)
     control.to_parquet(folder / "control.parquet", index=False)
+    chosen = pool[pool.frame_id.isin(selected.frame_id)].drop(columns=["score", "rank", "reason"], errors="ignore")
+    batch = write_batch(
+        chosen.merge(selected[["frame_id", "score", "rank", "reason"]], on="frame_id"),
+        open_store(parameters.store),
+        folder / "annotation",
+        parameters.taxonomy,
+    )
     story = {"strategy": parameters.strategy, "budget_frames": parameters.budget_frames, "pool_frames": len(pool)}
-    story |= {"boosted_frames": boosted}
-    write_json(folder / "selection.json", story | {"model_sha256": scores.model_sha256.iloc[0]})
+    story |= {
+        "boosted_frames": int((factors > 1).sum()),
+        "annotation_batch": batch,
+        "model_sha256": selected.model_sha256.iloc[0],
+    }
+    write_json(folder / "selection.json", story)
     judged = selected.assign(
         in_pool=selected.frame_id.isin(pool.frame_id), in_labelled=selected.frame_id.isin(known.frame_id)
     )
     judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"budget_frames": parameters.budget_frames})
-    log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}")
+    log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}; annotation batch {batch}")
 
 
-def _boosted(candidates: "pd.DataFrame", of_base: Path, named: str) -> "tuple[pd.DataFrame, int]":
-    """Raise the scores of frames like an earlier night's failures; return the candidates and how many were raised."""
+def _candidates(facts: "pd.DataFrame", scored: "pd.DataFrame") -> "pd.DataFrame":
+    """Join a batch of scored frames with the pool's facts, and raise the scores of frames like known failures."""
+    inside = scored[scored.frame_id.isin(facts.index)]
+    known = facts.loc[inside.frame_id].set_index(inside.index)
+    return inside.join(known).assign(score=inside.score * known.boost)
+
+
+def _failure_factors(pool: "pd.DataFrame", of_base: Path, named: str) -> "NDArray[np.float64]":
+    """Return by how much each frame's score is raised because it is like an earlier night's failures."""
+    import numpy as np
+
     from perception.selection.boost import boost_factors, read_queries
 
     path = Path(named) if named else of_base
     if not named and not path.exists():
-        return candidates, 0
-    factors = boost_factors(candidates, read_queries(path))
-    return candidates.assign(score=candidates.score * factors), int((factors > 1).sum())
+        return np.ones(len(pool))
+    return boost_factors(pool, read_queries(path))
 
 
 STAGE = Stage(
@@ -101,7 +161,7 @@ STAGE = Stage(
         Port(
             name="selection",
             kind="selection",
-            about="the chosen frames with rank and reason, and a random control group",
+            about="the chosen frames with rank and reason, a random control group, and annotation/: the batch to label",
         ),
     ),
     parameters=SelectParameters,

@@ -21,7 +21,7 @@ from perception.adaptation.pseudo import (
 )
 from perception.data.loading import FrameSet, ordered_batches
 from perception.data.store import Store
-from perception.data.taxonomies import Taxonomy, load_taxonomy
+from perception.data.taxonomies import Taxonomy, load_taxonomy, raw_values
 from perception.training.loop import evaluation_mode
 
 Probabilities = NDArray[np.float32]
@@ -96,11 +96,10 @@ def class_probabilities(network: nn.Module, frames: FrameSet, batch_frames: int)
 
 def _png(label: NDArray[np.uint8], size: tuple[int, int], taxonomy: Taxonomy) -> bytes:
     """Encode class ids as a label file of the taxonomy, whose raw values may differ from its class ids."""
-    raw_of_class = np.full(256, IGNORE, np.uint8)
-    for class_id in range(len(taxonomy.classes)):
-        raw_of_class[class_id] = np.flatnonzero(taxonomy.raw == class_id)[0]
     buffer = BytesIO()
-    Image.fromarray(raw_of_class[label]).resize((size[1], size[0]), Image.Resampling.NEAREST).save(buffer, "PNG")
+    Image.fromarray(raw_values(label, taxonomy)).resize((size[1], size[0]), Image.Resampling.NEAREST).save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()
 
 

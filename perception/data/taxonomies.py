@@ -97,6 +97,18 @@ def apply_lookup(label: NDArray[np.uint8], lookup: NDArray[np.uint8]) -> NDArray
     return np.frombuffer(label.tobytes().translate(lookup.tobytes()), np.uint8).reshape(label.shape)
 
 
+def raw_values(label: NDArray[np.uint8], taxonomy: Taxonomy) -> NDArray[np.uint8]:
+    """Map class ids to values of a label file, which may differ: label (height, width) uint8, 255 = ignore, result as label.
+
+    Where a file may say a class in several values, the smallest is used.
+    """
+    value_of_class = np.full(256, IGNORE, np.uint8)
+    for class_id in range(len(taxonomy.classes)):
+        value_of_class[class_id] = np.flatnonzero(taxonomy.raw == class_id)[0]
+    value_of_class[IGNORE] = np.flatnonzero(taxonomy.raw == IGNORE)[-1]
+    return value_of_class[label]
+
+
 def colorize(label: NDArray[np.uint8], taxonomy: Taxonomy) -> NDArray[np.uint8]:
     """Draw class ids in their colours: label (height, width) uint8 → (height, width, 3) uint8; ignore: black."""
     palette = np.zeros((256, 3), np.uint8)

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 import pandas as pd
 
 from perception.data.decoding import BadFrame, decode_image, decode_label
-from perception.data.manifest import read_manifests, write_manifest
+from perception.data.manifest import empty_manifest, read_manifest, validate_manifest, write_manifest
 from perception.data.store import Store
 from perception.data.taxonomies import Taxonomy, load_taxonomy
 from perception.errors import InputError
 from perception.quality.profile import label_facts, profile_frame
 
 REJECTED_COLUMNS = ("source", "path", "frame_id", "rule", "remedy")
-ORACLE_COLUMNS = ("frame_id", "label_uri", "label_sha256", "label_taxonomy", "instances_uri")
+ORACLE_COLUMNS = ("frame_id", "source", "label_uri", "label_sha256", "label_taxonomy", "instances_uri")
 _KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
 
 
@@ -41,6 +41,7 @@ class Arrival:
     label_taxonomy: str  # how the label file's values are to be read
     instances: bytes | None = None
     problem: BadFrame | None = None  # why its files could not be read
+    label_drop: str | None = None  # the label drop that the label came with: batch/annotator/date
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def admit_frames(
     """Check every arriving frame, put its files into the store and describe it in a manifest.
 
     labels: `given`, every frame keeps its label; `oracle`, labels are stored but hidden, except those of
-    `initial_labelled_frames` frames drawn at random by `seed`, which become the first training frames; `none`.
+    `initial_labelled_frames` frames drawn at random by `seed`, which become the first training frames; `drop`, labels
+    that came back from annotation: none may have come yet, and a broken one is left out like a broken frame; `none`.
     taxonomy: pixels are counted by its classes, whatever a label file's own are, so that sources compare.
     Whether a hidden label file is sound is checked, since that depends on the file and not on what it shows.
     Raises InputError when more than `max_rejected_fraction` of the frames are broken, or one of a test or labelled set:
@@ -111,15 +113,15 @@ def admit_frames(
         if progress:
             progress(done, count)
     _check_rejected(ledger.rejected, count, name, 0.0 if labels == "given" else max_rejected_fraction)
-    if not ledger.rows:
+    if not ledger.rows and (labels != "drop" or ledger.rejected):
         raise InputError(
             f"source {name!r}: not one of its {count} frames can be used; mend its files or leave the source out"
         )
     if labels == "oracle":
         _reveal_first(ledger, initial_labelled_frames, seed, name)
     return Intake(
-        manifest=pd.DataFrame(ledger.rows),
-        profile=pd.DataFrame(ledger.facts),
+        manifest=pd.DataFrame(ledger.rows) if ledger.rows else empty_manifest(),
+        profile=pd.DataFrame(ledger.facts) if ledger.facts else pd.DataFrame({"frame_id": pd.Series(dtype=str)}),
         rejected=pd.DataFrame(ledger.rejected, columns=list(REJECTED_COLUMNS)),
         oracle=pd.DataFrame(list(ledger.hidden.values()), columns=list(ORACLE_COLUMNS)),
     )
@@ -136,14 +138,19 @@ def write_frames_folder(intake: Intake, folder: Path) -> None:
 def gather_frames(arrived: Sequence[Path], folder: Path) -> int:
     """Write one frames folder out of several; return the number of frames.
 
-    Raises InputError when two sources share a frame_id.
+    A label drop's frame takes the place of the same frame as footage. Raises InputError when two sources share a
+    frame_id otherwise.
     """
-    manifest = read_manifests([path / "manifest.parquet" for path in arrived])
+    manifests = [read_manifest(path / "manifest.parquet") for path in arrived]
+    superseded = [_superseded(manifest, manifests) for manifest in manifests]
+    kept = [manifest[~manifest.frame_id.isin(gone)] for manifest, gone in zip(manifests, superseded, strict=True)]
+    manifest = validate_manifest(pd.concat([rows for rows in kept if len(rows)], ignore_index=True), str(folder))
     columns = {"profile": ("frame_id",), "rejected": REJECTED_COLUMNS, "oracle": ORACLE_COLUMNS}
-    tables = {
-        name: pd.concat([_read_table(path / f"{name}.parquet", needed) for path in arrived], ignore_index=True)
-        for name, needed in columns.items()
-    }
+    tables = {}
+    for name, needed in columns.items():
+        found = [_read_table(path / f"{name}.parquet", needed) for path in arrived]
+        rows = [table[~table.frame_id.isin(gone)] for table, gone in zip(found, superseded, strict=True)]
+        tables[name] = pd.concat([table for table in rows if len(table)] or rows[:1], ignore_index=True)
     profiled = tables["profile"].frame_id
     if profiled.duplicated().any() or not manifest.frame_id.isin(profiled).all():
         raise InputError(
@@ -152,6 +159,25 @@ def gather_frames(arrived: Sequence[Path], folder: Path) -> int:
     write_frames_folder(Intake(manifest=manifest, **tables), folder)
     gate_table(manifest, tables["profile"]).to_parquet(folder / "gate.parquet", index=False)
     return len(manifest)
+
+
+def _superseded(manifest: pd.DataFrame, manifests: Sequence[pd.DataFrame]) -> set[str]:
+    """Return the frames of a footage manifest that a label drop brings with their labels.
+
+    Raises InputError when the drop's image is another one than the footage's.
+    """
+    if "label_drop" in manifest:
+        return set()
+    dropped = [other[["frame_id", "image_sha256", "label_drop"]] for other in manifests if "label_drop" in other]
+    if not dropped:
+        return set()
+    both = manifest[manifest.label_source == "none"].merge(pd.concat(dropped), on="frame_id", suffixes=("", "_dropped"))
+    for frame in both[both.image_sha256 != both.image_sha256_dropped].itertuples():
+        raise InputError(
+            f"frame {frame.frame_id!r}: label drop {frame.label_drop} is about another image than the footage's; "
+            "remove the label, or the frame that took its name"
+        )
+    return set(both.frame_id)
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -206,16 +232,22 @@ def _measure_image(frame: Any, store: Store) -> dict[str, Any]:
     return {"image_sha256_actual": frame.image_sha256, "decode_ok": True} | profile_frame(image, None, None)
 
 
-def reveal(oracle: pd.DataFrame, frame_ids: Sequence[str]) -> pd.DataFrame:
-    """Return the hidden label references of exactly the given frames, which must have been selected.
+def reveal_selected(selected: pd.DataFrame, oracle: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return the selected frames with their hidden labels, as training frames, and how many frames have none to reveal.
 
-    Raises InputError when a frame has no label to reveal.
+    selected: manifest rows of frames that were selected. A source has hidden labels for all of its frames or none: the
+    frames of a source without wait for annotation. Raises InputError when only this frame's label is missing.
     """
-    chosen = oracle.set_index("frame_id").reindex(list(frame_ids))
-    missing = chosen.index[chosen.label_uri.isna()]
+    sources_with_labels = set(oracle.source)
+    hidden = selected[selected.source.isin(sources_with_labels)]
+    missing = hidden[~hidden.frame_id.isin(oracle.frame_id)]
     if len(missing):
-        raise InputError(f"frame {missing[0]!r}: was selected but has no label to reveal; add its label to the source")
-    return chosen.reset_index()
+        raise InputError(
+            f"frame {missing.frame_id.iloc[0]!r}: was selected but has no label to reveal; add its label to the source"
+        )
+    bare = hidden.drop(columns=[column for column in oracle if column in hidden and column != "frame_id"])
+    labelled = bare.merge(oracle, on="frame_id", validate="one_to_one")
+    return labelled.assign(split="train", label_source="human"), len(selected) - len(hidden)
 
 
 # ---------------------------------------------------------------- one frame
@@ -239,7 +271,7 @@ def _admit(
     label = None
     if arrival.label is not None and labels != "none":
         label = decode_label(arrival.label, arrival.label_path, taxonomy, image.shape[:2])
-    shown = label if labels == "given" else None
+    shown = label if labels in ("given", "drop") else None
     facts = profile_frame(image, shown, taxonomy if shown is not None else None, counted)
     image_blob = store.put(arrival.image, Path(arrival.image_path).suffix.lstrip(".").lower())
     known: dict[str, Any] = {name: getattr(arrival.facts, name, None) for name in _KNOWN}
@@ -253,8 +285,9 @@ def _admit(
         "source": source,
     }
     reference = _store_label(arrival, store) if label is not None else None
-    if labels == "given":
+    if labels in ("given", "drop"):
         row |= _labelled(reference, domain)
+        row |= {"label_drop": arrival.label_drop} if labels == "drop" else {}
     else:
         row |= {
             "label_uri": None,
@@ -264,7 +297,7 @@ def _admit(
             "instances_uri": None,
         }
         if reference is not None and label is not None:
-            ledger.hidden[row["frame_id"]] = {"frame_id": row["frame_id"], **reference}
+            ledger.hidden[row["frame_id"]] = {"frame_id": row["frame_id"], "source": source, **reference}
             ledger.label_facts[row["frame_id"]] = label_facts(
                 label, taxonomy, counted
             )  # written only for a frame that is revealed

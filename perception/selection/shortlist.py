@@ -7,12 +7,13 @@ shortlist of the pool, and a selection over shards equals the selection over the
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from perception.errors import InputError
@@ -43,24 +44,47 @@ def shortlist(
 
 
 def shortlist_files(
-    paths: Sequence[Path], settings: SelectionSettings, labelled_ids: Collection[str] = ()
+    paths: Sequence[Path],
+    settings: SelectionSettings,
+    labelled_ids: Collection[str] = (),
+    prepare: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
-    """Do as `shortlist` does for score tables in Parquet files, holding one batch of rows and the shortlist."""
+    """Do as `shortlist` does for score tables in Parquet files, holding one batch of rows and the shortlist.
+
+    prepare: gets a batch's rows without their embeddings and returns those that are candidates, with further columns
+    (conditions, drives) or other scores; their index must stay.
+    """
     best: pd.DataFrame | None = None
     wanted = set(labelled_ids)
     for batch in _batches(paths):
         light = batch.drop_columns([name for name in ("embedding",) if name in batch.column_names]).to_pandas()
-        light["row"] = np.arange(len(light))
+        light = light.reset_index(drop=True)
         light = light[~light["frame_id"].isin(wanted)]
+        light = light if prepare is None else prepare(light)
         check_candidates(light, settings)
-        known = light if best is None else pd.concat([best.drop(columns="embedding", errors="ignore"), light])
+        fresh = light.assign(row=light.index)
+        known = fresh if best is None else pd.concat([best.drop(columns="embedding", errors="ignore"), fresh])
         rows = known[_is_shortlisted(known, settings)]["row"].dropna().astype(int)
-        fresh = batch.take(pa.array(rows)).to_pandas()
+        fresh = light.loc[rows]
+        if "embedding" in batch.column_names:
+            fresh = fresh.assign(embedding=batch["embedding"].take(pa.array(rows)).to_pandas().to_numpy())
         best = fresh if best is None else pd.concat([best, fresh], ignore_index=True)
         best = best[_is_shortlisted(best, settings)]
     if best is None:
         raise InputError(f"score tables {[str(path) for path in paths]} hold no frames; score the pool first")
     return shortlist(best, settings)
+
+
+def labelled_rows(paths: Sequence[Path], labelled_ids: Collection[str]) -> pd.DataFrame:
+    """Return frame_id and, where there is one, embedding of the labelled frames among score tables in Parquet files."""
+    wanted = pa.array(list(labelled_ids), pa.string())
+    found = []
+    for batch in _batches(paths):
+        light = batch.select([name for name in ("frame_id", "embedding") if name in batch.column_names])
+        found.append(light.filter(pc.is_in(light["frame_id"].cast(pa.string()), value_set=wanted)).to_pandas())
+    if not found:
+        raise InputError(f"score tables {[str(path) for path in paths]} hold no frames; score the pool first")
+    return pd.concat(found, ignore_index=True)
 
 
 def _batches(paths: Sequence[Path]) -> Iterator[pa.Table]:

@@ -8,7 +8,7 @@ import pytest
 from perception.errors import InputError
 from perception.selection import shortlist as module
 from perception.selection.settings import STRATEGIES, Quota, SelectionSettings
-from perception.selection.shortlist import random_priorities, shortlist, shortlist_files
+from perception.selection.shortlist import labelled_rows, random_priorities, shortlist, shortlist_files
 
 
 def pool(frames=300, seed=0, ties=False):
@@ -71,6 +71,35 @@ def test_files_give_the_same_shortlist_as_a_table(tmp_path, monkeypatch, rows, q
     expected = shortlist(frames, settings, ["f0001"])
     assert found["frame_id"].tolist() == expected["frame_id"].tolist()
     np.testing.assert_array_equal(np.stack(found["embedding"]), np.stack(expected["embedding"]))
+
+
+def test_files_may_be_prepared_batch_by_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_ROWS", 16)
+    frames = pool(ties=False)
+    settings = SelectionSettings(budget_frames=10, shortlist_frames=30, quotas=(NIGHT,))
+    frames.drop(columns="time_of_day").to_parquet(tmp_path / "scores.parquet")
+    facts = frames.set_index("frame_id")["time_of_day"]
+
+    def prepare(rows):
+        inside = rows[rows["frame_id"] > "f0010"]
+        return inside.assign(time_of_day=facts.loc[inside["frame_id"]].to_numpy(), score=2 * inside["score"])
+
+    found = shortlist_files([tmp_path / "scores.parquet"], settings, ["f0100"], prepare)
+    later = frames[frames["frame_id"] > "f0010"]
+    expected = shortlist(later.assign(score=2 * later["score"]), settings, ["f0100"])
+    pd.testing.assert_frame_equal(found[["frame_id", "score"]], expected[["frame_id", "score"]])
+    np.testing.assert_array_equal(np.stack(found["embedding"]), np.stack(expected["embedding"]))
+
+
+def test_labelled_rows_are_found_in_all_files(tmp_path):
+    frames = pool(ties=False)
+    for part in range(2):
+        frames.iloc[part::2].to_parquet(tmp_path / f"{part}.parquet")
+    wanted = frames["frame_id"].sample(20, random_state=0)
+    found = labelled_rows(sorted(tmp_path.glob("*.parquet")), set(wanted)).set_index("frame_id")
+    expected = frames.set_index("frame_id").loc[wanted]
+    np.testing.assert_array_equal(np.stack(found.loc[wanted, "embedding"]), np.stack(expected["embedding"]))
+    assert sorted(found.index) == sorted(wanted)
 
 
 def test_random_priorities_are_uniform_and_belong_to_the_frame():

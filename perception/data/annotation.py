@@ -1,0 +1,325 @@
+"""Hand frames over to annotators, and take their labels back.
+
+A batch goes out as a folder:
+
+    batch.json                           its name, the taxonomy and its classes, how to send labels back
+    manifest.parquet                     the frames, with rank and reason
+    frames.csv                           the same for people: frame_id, file, rank, reason
+    images/FRAME.jpg|png                 the very bytes of the store
+    coco.json                            COCO: images and categories, no annotations yet
+    polygons/FRAME_polygons.json         Cityscapes polygons: the image's size, no objects yet
+
+and comes back as a label drop: the same folder with labels and a drop.json that says who made them. A label is one of
+labels/FRAME.png (raw values of the taxonomy), objects in polygons/FRAME_polygons.json, or annotations in coco.json; a
+frame without any is still open.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from perception.data.decoding import BadFrame
+from perception.data.files import replace_file
+from perception.data.manifest import read_manifest, write_manifest
+from perception.data.store import Store
+from perception.data.taxonomies import IGNORE, Taxonomy, load_taxonomy, raw_values
+from perception.errors import InputError
+
+BATCH_FILE, DROP_FILE, COCO_FILE, MANIFEST_FILE = "batch.json", "drop.json", "coco.json", "manifest.parquet"
+_IGNORED_NAMES = ("unlabeled", "ignore", "void", "out_of_roi", "ego_vehicle", "rectification_border")
+_HOW_TO = (
+    "Label with labels/FRAME.png, with objects in polygons/FRAME_polygons.json, or with annotations in coco.json; "
+    'add drop.json: {"annotator": "who", "date": "2026-01-31"}; send the folder back.'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelDrop:
+    """Say whose labels lie in a folder.
+
+    frames: the batch's manifest. annotations: those of coco.json by frame_id. name: batch/annotator/date, which every
+    label of the drop carries.
+    """
+
+    folder: Path
+    batch: str
+    annotator: str
+    made_on: date
+    taxonomy: Taxonomy
+    frames: pd.DataFrame
+    annotations: dict[str, list[dict[str, Any]]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.batch}/{self.annotator}/{self.made_on.isoformat()}"
+
+
+# ---------------------------------------------------------------- out
+
+
+def write_batch(frames: pd.DataFrame, store: Store, folder: Path, taxonomy: str) -> str:
+    """Write the frames to label as an annotation batch; return its name.
+
+    frames: manifest rows without labels, with the columns rank and reason. batch.json is written last, so a folder that
+    has it is whole. The same frames make the same batch.
+    """
+    classes = load_taxonomy(taxonomy).classes
+    ranked = frames.sort_values("rank", ignore_index=True)
+    write_manifest(ranked, folder / MANIFEST_FILE)
+    files = []
+    for frame in ranked.itertuples():
+        files.append(f"images/{frame.frame_id}.{str(frame.image_uri).rpartition('.')[2]}")
+        replace_file(folder / files[-1], store.get(str(frame.image_uri)))
+        size = {"imgHeight": int(frame.height_px), "imgWidth": int(frame.width_px)}
+        _write_json(folder / _polygon_file(str(frame.frame_id)), {**size, "objects": []})
+    _write_json(folder / COCO_FILE, _coco_template(ranked, files, classes))
+    _write_frames_csv(ranked, files, folder / "frames.csv")
+    name = _batch_name(ranked)
+    story = {"batch": name, "frames": len(ranked), "taxonomy": taxonomy, "classes": list(classes), "labels": _HOW_TO}
+    _write_json(folder / BATCH_FILE, story)
+    return name
+
+
+def _batch_name(frames: pd.DataFrame) -> str:
+    """Name a batch after its frames, so that labels cannot be taken for those of another."""
+    lines = sorted(f"{frame.frame_id} {frame.image_sha256}" for frame in frames.itertuples())
+    return "batch-" + hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _polygon_file(frame_id: str) -> str:
+    return f"polygons/{frame_id}_polygons.json"
+
+
+def _coco_template(frames: pd.DataFrame, files: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    sizes = zip(frames.height_px, frames.width_px, files, strict=True)
+    images = [
+        {"id": number, "file_name": file, "height": int(height), "width": int(width)}
+        for number, (height, width, file) in enumerate(sizes, start=1)
+    ]
+    # COCO counts categories from 1; 0 is background to several tools.
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    return {"info": {"description": "to be labelled"}, "images": images, "categories": categories, "annotations": []}
+
+
+def _write_frames_csv(frames: pd.DataFrame, files: Sequence[str], path: Path) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("frame_id", "file", "rank", "reason"))
+    writer.writerows(zip(frames.frame_id, files, frames["rank"], frames.reason, strict=True))
+    replace_file(path, text.getvalue().encode())
+
+
+def _write_json(path: Path, content: Any) -> None:
+    replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+# ---------------------------------------------------------------- back
+
+
+def open_drops(folder: Path) -> list[LabelDrop]:
+    """Open the label drops in a folder, oldest first: the folder itself, or each of its folders that has a drop.json.
+
+    Raises InputError for a drop that is no batch of ours, or that does not say who made it and when.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; label drops are put into it, one folder a drop")
+    found = [folder] if (folder / DROP_FILE).exists() else sorted(path.parent for path in folder.glob(f"*/{DROP_FILE}"))
+    return sorted((_open_drop(each) for each in found), key=lambda drop: (drop.made_on, drop.name))
+
+
+def _open_drop(folder: Path) -> LabelDrop:
+    said, batch = _read_json(folder / DROP_FILE), _read_json(folder / BATCH_FILE)
+    annotator = said.get("annotator")
+    try:
+        made_on = date.fromisoformat(str(said.get("date")))
+    except ValueError:
+        raise InputError(
+            f"{folder / DROP_FILE}: date {said.get('date')!r} must be like 2026-01-31; correct it"
+        ) from None
+    if not isinstance(annotator, str) or not annotator.strip() or "/" in annotator:
+        raise InputError(f"{folder / DROP_FILE}: annotator {annotator!r} must be a name without /; say who labelled")
+    frames = read_manifest(folder / MANIFEST_FILE)
+    if batch.get("batch") != _batch_name(frames):
+        raise InputError(
+            f"{folder / BATCH_FILE}: batch {batch.get('batch')!r} does not belong to the manifest beside it; "
+            "send back the folder that was handed out"
+        )
+    return LabelDrop(
+        folder=folder,
+        batch=str(batch["batch"]),
+        annotator=annotator.strip(),
+        made_on=made_on,
+        taxonomy=load_taxonomy(str(batch.get("taxonomy"))),
+        frames=frames,
+        annotations=_coco_by_frame(folder / COCO_FILE),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; a label drop is the batch's folder with labels and drop.json") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); mend it") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold an object; mend it")
+    return content
+
+
+def newest_labels(drops: Sequence[LabelDrop]) -> Iterator[tuple[LabelDrop, Any]]:
+    """Yield (drop, manifest row) of every labelled frame, from the newest drop that labels it.
+
+    drops: oldest first. Raises InputError when two drops of one day label the same frame.
+    """
+    owner: dict[str, LabelDrop] = {}
+    for drop in drops:
+        for frame_id in labelled_ids(drop):
+            other = owner.get(frame_id)
+            if other is not None and other.made_on == drop.made_on:
+                raise InputError(
+                    f"frame {frame_id!r} is labelled by two drops of {drop.made_on}, {other.folder} and {drop.folder}; "
+                    "remove one of the labels"
+                )
+            owner[frame_id] = drop
+    for drop in drops:
+        for frame in drop.frames.itertuples():
+            if owner.get(str(frame.frame_id)) is drop:
+                yield drop, frame
+
+
+def labelled_ids(drop: LabelDrop) -> list[str]:
+    """Return the frames of a drop that have a label of any kind, sorted.
+
+    Raises InputError for a label of a frame that the batch does not hold.
+    """
+    known = set(drop.frames.frame_id)
+    labels = {path.stem for path in (drop.folder / "labels").glob("*.png")}
+    outlined = {
+        path.name.removesuffix("_polygons.json")
+        for path in (drop.folder / "polygons").glob("*_polygons.json")
+        if _read_json(path).get("objects")
+    }
+    found = labels | outlined | set(drop.annotations)
+    for frame_id in sorted(found - known):
+        raise InputError(f"{drop.folder}: label of frame {frame_id!r}, which is not in {drop.batch}; remove it")
+    return sorted(found)
+
+
+def drop_label(drop: LabelDrop, frame_id: str, size: tuple[int, int]) -> bytes:
+    """Return a frame's label as the bytes of a label file in the drop's taxonomy.
+
+    size: (height, width) of the image. A label PNG is returned as it is; polygons and COCO annotations are drawn in
+    their order, later ones over earlier ones, and what none covers is ignored. Raises BadFrame for a label that is not
+    whole: two kinds at once, another size, an unknown class, a shape that cannot be drawn.
+    """
+    png, polygons = drop.folder / "labels" / f"{frame_id}.png", drop.folder / _polygon_file(frame_id)
+    objects = _read_json(polygons).get("objects", []) if polygons.exists() else []
+    annotations = drop.annotations.get(frame_id, [])
+    kinds = [name for name, given in (("png", png.exists()), ("polygons", objects), ("coco", annotations)) if given]
+    if len(kinds) != 1:
+        raise BadFrame(drop.folder, f"frame {frame_id} has labels as {' and as '.join(kinds)}", "keep one of them")
+    if kinds == ["png"]:
+        return png.read_bytes()
+    if objects:
+        label = _draw_polygons(objects, _read_json(polygons), drop.taxonomy, size, polygons)
+    else:
+        label = _draw_annotations(annotations, drop.taxonomy, size, drop.folder / COCO_FILE)
+    done, data = cv2.imencode(".png", raw_values(label, drop.taxonomy))
+    assert done, f"cv2 cannot encode a label of {label.shape}"
+    return data.tobytes()
+
+
+def _draw_polygons(
+    objects: Sequence[Any], file: dict[str, Any], taxonomy: Taxonomy, size: tuple[int, int], path: Path
+) -> NDArray[np.uint8]:
+    if (file.get("imgHeight"), file.get("imgWidth")) != size:
+        raise BadFrame(
+            path, f"size {file.get('imgHeight')}x{file.get('imgWidth')} is not its image's", "restore the template"
+        )
+    label = np.full(size, IGNORE, np.uint8)
+    for each in objects:
+        if not each.get("deleted"):
+            class_id = _class_id(str(each.get("label")), taxonomy, path)
+            cv2.fillPoly(label, [_corners(each.get("polygon"), path)], class_id)
+    return label
+
+
+def _class_id(name: str, taxonomy: Taxonomy, path: Path) -> int:
+    """Find a class by its name; Cityscapes writes "traffic sign", and "cargroup" for cars that cannot be told apart."""
+    plain = name.strip().lower().replace(" ", "_").replace("-", "_")
+    for candidate in (plain, plain.removesuffix("group")):
+        if candidate in taxonomy.classes:
+            return taxonomy.classes.index(candidate)
+    if plain in _IGNORED_NAMES:
+        return IGNORE
+    raise BadFrame(path, f"label {name!r} is no class of {taxonomy.name}", f"use one of {', '.join(taxonomy.classes)}")
+
+
+def _corners(points: Any, path: Path) -> NDArray[np.int32]:
+    """Return a polygon's corners as whole pixels: (corner, 2) int32, x before y."""
+    try:
+        corners = np.asarray(points, dtype=np.float64)
+        well_formed = corners.ndim == 2 and corners.shape[1] == 2 and len(corners) >= 3
+    except (ValueError, TypeError):
+        well_formed = False
+    if not well_formed or not np.isfinite(corners).all() or np.abs(corners).max() > 1e6:
+        raise BadFrame(path, "a polygon must be at least three [x, y] corners", "draw the object again")
+    return np.round(corners).astype(np.int32)
+
+
+def _coco_by_frame(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the annotations of coco.json by frame_id, in order of their ids: segmentation and class_name."""
+    content = _read_json(path) if path.exists() else {}
+    try:
+        frame_of = {image["id"]: Path(str(image["file_name"])).stem for image in content.get("images", [])}
+        names = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
+        found: dict[str, list[dict[str, Any]]] = {}
+        for each in sorted(content.get("annotations", []), key=lambda annotation: annotation["id"]):
+            found.setdefault(frame_of[each["image_id"]], []).append(
+                {"segmentation": each.get("segmentation"), "class_name": names[each["category_id"]]}
+            )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: an annotation lacks or misnames {error}; export it as COCO again") from None
+    return found
+
+
+def _draw_annotations(
+    annotations: Sequence[dict[str, Any]], taxonomy: Taxonomy, size: tuple[int, int], path: Path
+) -> NDArray[np.uint8]:
+    label = np.full(size, IGNORE, np.uint8)
+    for each in annotations:
+        class_id = _class_id(each["class_name"], taxonomy, path)
+        shape = each["segmentation"]
+        if isinstance(shape, dict):
+            label[_run_length_mask(shape, size, path)] = class_id
+        elif isinstance(shape, list) and shape:
+            outlines = [_corners(np.reshape(ring, (-1, 2)) if len(ring) % 2 == 0 else None, path) for ring in shape]
+            for outline in outlines:
+                cv2.fillPoly(label, [outline], class_id)
+        else:
+            raise BadFrame(path, "an annotation has no segmentation", "outline the object; a box is not enough")
+    return label
+
+
+def _run_length_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
+    """Decode COCO's uncompressed run lengths: columns one after the other, background first."""
+    counts = shape.get("counts")
+    if not isinstance(counts, list) or list(shape.get("size", ())) != list(size) or sum(counts) != size[0] * size[1]:
+        raise BadFrame(
+            path, "run lengths must be a list of counts over the whole image", "export polygons, or uncompressed runs"
+        )
+    values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    mask: NDArray[np.bool_] = values.reshape(size[1], size[0]).T
+    return mask

@@ -1,0 +1,177 @@
+"""From the selection to the annotators and back: labels return as a drop that the next ingest merges."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from components import curate, gather, ingest, select
+from components.contract import Paths
+from components.learning import labelled_so_far, open_pool
+from components.parameters import build_parameters
+from perception.data.decoding import decode_label
+from perception.data.manifest import empty_manifest, read_manifest, write_manifest
+from perception.data.scenes.folder import write_scenes
+from perception.data.scenes.world import world_from_dict
+from perception.data.store import FolderStore
+from perception.data.taxonomies import load_taxonomy
+from perception.errors import InputError
+
+HEIGHT, WIDTH = 64, 128
+ROAD, BUDGET = 0, 4
+
+
+def run(stage: Any, inputs: dict[str, list[Path]], output: str, folder: Path, **given: Any) -> Path:
+    folder.mkdir(parents=True)
+    taken = Paths({name: tuple(folders) for name, folders in inputs.items()})
+    stage.run(taken, Paths({output: (folder,)}), build_parameters(stage.STAGE.parameters, given, stage.STAGE.name))
+    return folder
+
+
+class Night:
+    """One fleet without labels, its pool scored, a budget of four frames."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.store = root, root / "store"
+        world = world_from_dict({})
+        write_scenes(root / "footage", world, "street", 3, 3, 4, HEIGHT, WIDTH)
+        fleet = {
+            "format": "scenes_folder",
+            "path": str(root / "footage"),
+            "domain": "real",
+            "split": "pool",
+            "labels": "none",
+        }
+        drops = {
+            "format": "label_drop",
+            "path": str(root / "drops"),
+            "domain": "real",
+            "split": "train",
+            "labels": "drop",
+        }
+        self.sources = {"fleet": fleet, "drops": drops | {"max_rejected_fraction": 0.5}}
+        (root / "drops").mkdir()
+        (root / "base").mkdir()
+        write_manifest(empty_manifest(), root / "base" / "manifest.parquet")
+
+    def frames(self, name: str) -> Path:
+        arrived = [
+            run(ingest, {}, "arrived", self.root / f"{name}-{source}", source=source, sources=self.sources,
+                store=str(self.store), taxonomy="cityscapes19", height_px=HEIGHT, width_px=WIDTH, seed=1)
+            for source in self.sources
+        ]  # fmt: skip
+        return run(gather, {"arrived": arrived}, "frames", self.root / f"{name}-frames")
+
+    def selection(self, name: str, frames: Path, **given: Any) -> Path:
+        pool = open_pool(Paths({"frames": (frames,), "base": (self.root / "base",)}))
+        generator = np.random.default_rng(0)
+        scores = pd.DataFrame({"frame_id": pool.frame_id, "score": generator.random(len(pool))})
+        scores["embedding"] = list(generator.normal(size=(len(pool), 4)).astype(np.float32))
+        scores["class_share"] = list(generator.dirichlet(np.ones(19), len(pool)).astype(np.float32))
+        for part in range(2):
+            (self.root / f"{name}-scores{part}").mkdir()
+            mine = scores.iloc[part::2].assign(model_sha256="0" * 64, measure="ensemble_entropy", reduction="mean")
+            mine.to_parquet(self.root / f"{name}-scores{part}" / "scores.parquet", index=False)
+        tables = [self.root / f"{name}-scores{part}" for part in range(2)]
+        inputs = {"frames": [frames], "base": [self.root / "base"], "scores": tables}
+        common = {"store": str(self.store), "seed": 1, "taxonomy": "cityscapes19", "budget_frames": BUDGET}
+        return run(select, inputs, "selection", self.root / f"{name}-selection", **common, **given)
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Night:
+    return Night(tmp_path)
+
+
+def annotate(batch: Path, drop: Path, truth: Path) -> dict[str, list[str]]:
+    """Label as annotators do: one frame as PNG, one with polygons, one wrongly, one not at all."""
+    batch.rename(drop)
+    ids = pd.read_csv(drop / "frames.csv").frame_id.tolist()
+    (drop / "labels").mkdir()
+    (drop / "labels" / f"{ids[0]}.png").write_bytes((truth / f"{ids[0]}.png").read_bytes())
+    for frame_id, name in ((ids[1], "road"), (ids[2], "raod")):
+        path = drop / "polygons" / f"{frame_id}_polygons.json"
+        square = {"label": name, "polygon": [[0, 32], [127, 32], [127, 63], [0, 63]]}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"objects": [square]}))
+    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-02-01"}))
+    return {"labelled": ids[:2], "broken": ids[2:3], "open": ids[3:]}
+
+
+def test_labels_come_back_checked_attributed_and_merged(night: Night, tmp_path: Path) -> None:
+    first = night.frames("first")
+    selection = night.selection("first", first)
+    selected = pd.read_parquet(selection / "selected.parquet")
+    story = json.loads((selection / "selection.json").read_text())
+    done = annotate(selection / "annotation", tmp_path / "drops" / "one", tmp_path / "footage" / "labels")
+    assert {each for ids in done.values() for each in ids} == set(selected.frame_id)
+
+    second = night.frames("second")
+    manifest = read_manifest(second / "manifest.parquet").set_index("frame_id")
+    assert len(manifest) == 12
+    labelled = labelled_so_far(Paths({"frames": (second,), "base": (tmp_path / "base",)}))
+    assert sorted(labelled.frame_id) == sorted(done["labelled"])
+    assert set(labelled.label_drop) == {f"{story['annotation_batch']}/Ada/2026-02-01"}
+    assert set(labelled.label_source) == {"human"}
+    assert (manifest.loc[done["broken"] + done["open"]].split == "pool").all()
+    rejected = pd.read_parquet(second / "rejected.parquet")
+    assert rejected.frame_id.tolist() == done["broken"] and "raod" in rejected.rule.iloc[0]
+
+    store, taxonomy = FolderStore(night.store), load_taxonomy("cityscapes19")
+    as_png, outlined = (
+        decode_label(store.get(manifest.label_uri[frame_id]), frame_id, taxonomy, (HEIGHT, WIDTH))
+        for frame_id in done["labelled"]
+    )
+    truth = cv2.imread(str(tmp_path / "footage" / "labels" / f"{done['labelled'][0]}.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(as_png, truth)
+    assert (outlined[32:] == ROAD).all() and (outlined[:32] == 255).all()
+
+    again = night.selection("second", second)
+    assert not set(pd.read_parquet(again / "selected.parquet").frame_id) & set(done["labelled"])
+    curated = run(
+        curate, {"frames": [second], "base": [tmp_path / "base"], "selection": [again]}, "curated",
+        tmp_path / "curated", store=str(night.store), taxonomy="cityscapes19",
+    )  # fmt: skip
+    version = read_manifest(curated / "version" / "manifest.parquet")
+    assert sorted(version.frame_id) == sorted(done["labelled"])
+    assert version.label_drop.notna().all()
+    assert json.loads((curated / "gate_parameters.json").read_text()) == {"expected_train_frames": 2}
+
+
+def test_a_drop_about_another_image_is_refused(night: Night, tmp_path: Path) -> None:
+    selection = night.selection("first", night.frames("first"))
+    done = annotate(selection / "annotation", tmp_path / "drops" / "one", tmp_path / "footage" / "labels")
+    image = tmp_path / "footage" / "images" / f"{done['labelled'][0]}.jpg"
+    other = next(path for path in image.parent.iterdir() if path != image)
+    image.write_bytes(other.read_bytes())
+    with pytest.raises(InputError, match="another image"):
+        night.frames("second")
+
+
+def test_quotas_and_near_duplicates_reach_the_selection(night: Night) -> None:
+    frames = night.frames("first")
+    quota = {"class": "person", "class_share": 0.05, "minimum_share": 1.0}
+    chosen = pd.read_parquet(night.selection("quota", frames, quotas=[quota]) / "selected.parquet")
+    person = load_taxonomy("cityscapes19").classes.index("person")
+    assert sum(share[person] >= 0.05 for share in chosen.class_share) == BUDGET
+    assert chosen.reason.str.contains(f"class {person}").all()
+    spread = pd.read_parquet(night.selection("spread", frames, duplicate_gap_s=1e6) / "selected.parquet")
+    assert spread.drive_id.is_unique and len(spread) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"quotas": [{"class": "persn", "minimum_share": 0.5}]}, "person"),
+        ({"quotas": [{"minimum_share": 0.5}]}, "column and value or class"),
+        ({"strategy": "best"}, "strategy 'best' is unknown"),
+        ({"metric": "manhattan"}, "metric"),
+    ],
+)
+def test_selections_that_make_no_sense_are_refused(given: dict[str, Any], message: str) -> None:
+    common = {"store": "store", "seed": 1, "taxonomy": "cityscapes19", "budget_frames": BUDGET}
+    with pytest.raises(InputError, match=message):
+        build_parameters(select.SelectParameters, common | given, "select")
