@@ -16,7 +16,7 @@ from benchmarks.tables.results import write_results
 from benchmarks.tables.runner import SIZES, Request, run_cells
 from perception.errors import InputError
 
-HELPERS = {"__main__", "data", "results", "runner", "statistics"}
+HELPERS = {"__main__", "committees", "data", "dpe_report", "dpe_segmentation", "results", "runner", "statistics"}
 RUN_OUT = 4
 
 

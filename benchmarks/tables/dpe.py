@@ -1,0 +1,255 @@
+"""Table 2 of Deep Probabilistic Ensembles, and its table of 20 % against 100 % of the labels; CamVid for segmentation.
+
+Chitta, Alvarez and Lesnikowski, arXiv 1811.03575. A committee is trained from scratch on 4 % of a pool, chooses what to
+label up to 8, 16 and 32 %, and is trained again each time. Every seed draws its own pool, first 4 % and first weights,
+the same for every row, so that differences between rows are paired. Beta and the direction of the KL divergence are
+chosen on images that are neither in the pool nor in the test set; the whole sweep is shown.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks.tables import dpe_report, dpe_segmentation
+from benchmarks.tables.committees import Recipe, member_probabilities, standardised, train_committee
+from benchmarks.tables.data import SEGMENTATION, Labelled, classification
+from benchmarks.tables.results import Report
+from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.statistics import area_under_rejection_curve, expected_calibration_error
+from perception.selection.budget import choose_frames
+from perception.selection.settings import SelectionSettings
+from perception.uncertainty.dpe import EnsembleLoss
+from perception.uncertainty.ensemble import Committee
+from perception.uncertainty.scores import uncertainty_from_probabilities
+
+ABOUT = "selection by disagreement against random selection, DPE against a plain ensemble"
+EXPONENTIAL, LINEAR_8 = (4, 8, 16, 32), (4, 8, 12, 16, 20)
+ARMS = (
+    ("single", "random", EXPONENTIAL),
+    ("ensemble", "random", EXPONENTIAL),
+    ("dpe", "random", EXPONENTIAL),
+    ("single", "k_centre", EXPONENTIAL),
+    ("snapshots", "k_centre", EXPONENTIAL),
+    ("dropout", "k_centre", EXPONENTIAL),
+    ("ensemble", "top_n", EXPONENTIAL),
+    ("ensemble", "k_centre", EXPONENTIAL),
+    ("dpe", "k_centre", EXPONENTIAL),
+    ("single", "core_set", LINEAR_8),
+    ("single", "k_centre", LINEAR_8),
+    ("dpe", "k_centre", LINEAR_8),
+    ("single", "random", (4, 20)),
+    ("dpe", "random", (4, 20)),
+    ("single", "random", (100,)),
+    ("dpe", "random", (100,)),
+)
+SWEEP_PERCENT = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Say how large the experiment is."""
+
+    pool_frames: int
+    validation_frames: int  # neither in the pool nor in the test set; the sweep is judged on them
+    recipe: Recipe
+    betas: tuple[float, ...] = (1e-7, 1e-6, 1e-5)
+
+
+PLANS = {
+    "small": Plan(
+        pool_frames=10_000,
+        validation_frames=5_000,
+        recipe=Recipe(
+            network="mlp", members=4, learning_rate=2e-3, optimiser="adam", weight_decay=1e-4, batch_frames=64,
+            steps_at_1024=400, steps_power=0.5, augment=False,
+        ),
+    ),
+    "full": Plan(
+        pool_frames=45_000,
+        validation_frames=5_000,
+        recipe=Recipe(
+            network="resnet18", members=8, learning_rate=0.05, optimiser="sgd", weight_decay=5e-4, batch_frames=128,
+            steps_at_1024=1600, steps_power=0.75, augment=True,
+        ),
+    ),
+}  # fmt: skip
+
+
+def cells(request: Request) -> list[Cell]:
+    """Return the sweep's cells, then each arm's rounds."""
+    if request.data_kind in SEGMENTATION:
+        return dpe_segmentation.cells(request)
+    assert request.data is not None
+    plan = PLANS[request.size]
+    data = partial(_data, request.data, request.data_kind)
+    found = [
+        Cell(
+            name=f"sweep-{direction}-{beta:g}-seed{seed}",
+            compute=partial(_sweep, data, plan, request.device, beta, direction, seed),
+            settings=asdict(plan),
+        )
+        for direction, beta in sweep_points(plan)
+        for seed in range(request.seeds)
+    ]
+    for seed in range(request.seeds):
+        for kind, strategy, percents in ARMS:
+            found += _rounds(data, plan, request, kind, strategy, percents, seed)
+    return found
+
+
+def report(request: Request, results: Mapping[str, Found]) -> Report:
+    """Say what was measured."""
+    if request.data_kind in SEGMENTATION:
+        return dpe_segmentation.report(request, results)
+    return dpe_report.report(
+        request, PLANS[request.size], results, ARMS, chosen_loss(PLANS[request.size], request.seeds, results)
+    )
+
+
+def sweep_points(plan: Plan) -> list[tuple[str, float]]:
+    """Return (direction, beta) of every point; beta 0 is the plain ensemble."""
+    return [("pq", 0.0), *((direction, beta) for direction in ("pq", "qp") for beta in plan.betas)]
+
+
+def chosen_loss(plan: Plan, seeds: int, results: Mapping[str, Found]) -> EnsembleLoss:
+    """Return the DPE loss of least mean log loss on the validation images."""
+
+    def log_loss(point: tuple[str, float]) -> float:
+        return float(np.mean([results[f"sweep-{point[0]}-{point[1]:g}-seed{s}"]["log_loss"] for s in range(seeds)]))
+
+    direction, beta = min((point for point in sweep_points(plan) if point[1] > 0), key=log_loss)
+    return EnsembleLoss(penalty="dpe", beta=beta, direction=direction)
+
+
+# ---------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Split:
+    """One seed's images, standardised, and the order in which the pool's first ones are labelled."""
+
+    pool: Labelled
+    validation: Labelled
+    test: Labelled
+
+
+@cache
+def _raw(path: Path, kind: str) -> tuple[Labelled, Labelled]:
+    return classification(path, kind)
+
+
+def _data(path: Path, kind: str, plan: Plan, seed: int) -> Split:
+    train, test = _raw(path, kind)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1000 + seed))
+    pool = train.take(order[: plan.pool_frames])
+    validation = train.take(order[plan.pool_frames : plan.pool_frames + plan.validation_frames])
+    parts = (Labelled(standardised(part.images, pool.images), part.labels) for part in (pool, validation, test))
+    return Split(*parts)
+
+
+# ---------------------------------------------------------------- cells
+
+
+def _sweep(
+    data: Callable[[Plan, int], Split], plan: Plan, device: str, beta: float, direction: str, seed: int, _before: Any
+) -> Found:
+    split = data(plan, seed)
+    first = range(round(plan.pool_frames * SWEEP_PERCENT / 100))
+    loss = EnsembleLoss(penalty="dpe", beta=beta, direction=direction)
+    kind = "dpe" if beta else "ensemble"
+    committee = train_committee(kind, split.pool.take(list(first)), plan.recipe, seed=seed, device=device, loss=loss)
+    return _quality(committee, split.validation, device)
+
+
+def _rounds(
+    data: Callable[[Plan, int], Split],
+    plan: Plan,
+    request: Request,
+    kind: str,
+    strategy: str,
+    percents: tuple[int, ...],
+    seed: int,
+) -> list[Cell]:
+    """Return one cell a round: train on what is labelled, measure, choose what the next round adds."""
+    found, schedule = [], "-".join(map(str, percents))
+    for index, percent in enumerate(percents):
+        following = percents[index + 1] if index + 1 < len(percents) else None
+        name = f"{kind}-{strategy}-{schedule}-seed{seed}-{percent}"
+        before = f"{kind}-{strategy}-{schedule}-seed{seed}-{percents[index - 1]}" if index else None
+        found.append(
+            Cell(
+                name=name,
+                compute=partial(_round, data, plan, request, kind, strategy, seed, percent, following, before),
+                settings=asdict(plan),
+            )
+        )
+    return found
+
+
+def _round(
+    data: Callable[[Plan, int], Split],
+    plan: Plan,
+    request: Request,
+    kind: str,
+    strategy: str,
+    seed: int,
+    percent: int,
+    following: int | None,
+    before: str | None,
+    results: Mapping[str, Found],
+) -> Found:
+    split = data(plan, seed)
+    labelled = results[before]["labelled"] if before else list(range(round(plan.pool_frames * percent / 100)))
+    loss = chosen_loss(plan, request.seeds, results)
+    committee = train_committee(
+        kind, split.pool.take(labelled), plan.recipe, seed=100 * seed + percent, device=request.device, loss=loss
+    )
+    found = _quality(committee, split.test, request.device)
+    if following is not None:
+        budget = round(plan.pool_frames * following / 100) - len(labelled)
+        found["labelled"] = labelled + choose(
+            committee, split.pool.images, labelled, budget, strategy, seed, request.device
+        )
+    return found
+
+
+def choose(
+    committee: Committee, images: Tensor, labelled: list[int], budget: int, strategy: str, seed: int, device: str
+) -> list[int]:
+    """Return the pool's rows to label next, by ensemble entropy; distances are between the members' answers."""
+    probabilities = member_probabilities(committee, images, device)
+    scores = uncertainty_from_probabilities(probabilities, ("ensemble_entropy",)).maps["ensemble_entropy"]
+    table = pd.DataFrame(
+        {
+            "frame_id": [f"{row:06d}" for row in range(len(images))],
+            "score": scores.clamp_min(0).double().numpy(),
+            "embedding": list(probabilities.permute(1, 0, 2).flatten(1).numpy()),
+            "measure": "ensemble_entropy",
+        }
+    )
+    known = table.iloc[labelled][["frame_id", "embedding"]]
+    settings = SelectionSettings(
+        budget_frames=budget, strategy=strategy, seed=seed, shortlist_frames=max(20_000, budget)
+    )
+    return [int(frame_id) for frame_id in choose_frames(table, settings, known)["frame_id"]]
+
+
+def _quality(committee: Committee, images: Labelled, device: str) -> Found:
+    """Measure accuracy and calibration error in per cent, log loss in nats, and the area under the rejection curve."""
+    mean = member_probabilities(committee, images.images, device).mean(0)
+    predicted, right = mean.argmax(1), mean.argmax(1) == images.labels
+    own = mean[torch.arange(len(mean)), images.labels].clamp_min(1e-12)
+    entropy = -(mean * mean.clamp_min(1e-12).log()).sum(1)
+    return {
+        "accuracy": 100 * float(right.float().mean()),
+        "ece": 100 * expected_calibration_error(mean[torch.arange(len(mean)), predicted].numpy(), right.numpy()),
+        "aurc": 100 * area_under_rejection_curve(entropy.numpy(), right.numpy()),
+        "log_loss": float(-own.log().mean()),
+    }

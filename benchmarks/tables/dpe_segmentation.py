@@ -1,0 +1,244 @@
+"""CamVid: 5 % of the train frames at random, 5 % more by each strategy, and the network that learns from the 10 %."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from benchmarks.tables.committees import Images
+from benchmarks.tables.data import Labelled, camvid
+from benchmarks.tables.results import Report, markdown_table
+from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from perception.errors import InputError
+from perception.metrics.confusion import confusion_matrix, iou
+from perception.models.erfnet import ERFNet
+from perception.selection.budget import choose_frames
+from perception.selection.settings import SelectionSettings
+from perception.training.loop import TrainSettings, class_weights, fit
+from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
+from perception.uncertainty.ensemble import make_ensemble
+from perception.uncertainty.scores import ScoreSettings, score_frames
+
+CLASSES = 11
+# What is chosen: strategy, measure, reduction.
+CHOICES = {
+    "random": ("random", "ensemble_entropy", "mean"),
+    "top_n entropy": ("top_n", "ensemble_entropy", "mean"),
+    "k_centre entropy": ("k_centre", "ensemble_entropy", "mean"),
+    "k_centre information": ("k_centre", "mutual_information", "mean"),
+    "core_set": ("core_set", "ensemble_entropy", "mean"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Say how large the experiment is."""
+
+    height_px: int
+    width_px: int
+    width: float  # of ERFNet
+    members: int
+    beta: float
+    first_percent: int
+    percent: int
+    ensemble_steps: int
+    steps: int
+    batch_frames: int = 8
+    learning_rate: float = 0.004
+
+
+PLANS = {
+    "small": Plan(
+        height_px=96, width_px=128, width=0.25, members=4, beta=1e-7, first_percent=5, percent=10, ensemble_steps=150,
+        steps=400,
+    ),
+    "full": Plan(
+        height_px=360, width_px=480, width=1.0, members=8, beta=1e-7, first_percent=5, percent=10, ensemble_steps=4000,
+        steps=8000, learning_rate=0.001,
+    ),
+}  # fmt: skip
+
+
+def cells(request: Request) -> list[Cell]:
+    """Return, for each seed, the choices of one ensemble and a training for each choice."""
+    if request.data_kind != "camvid" or request.data is None:
+        raise InputError(f"table dpe: DATA holds {request.data_kind}; give CIFAR-10, Fashion-MNIST or CamVid")
+    plan = PLANS[request.size]
+    data = partial(camvid_in_memory, request.data, plan.height_px, plan.width_px)
+    found = []
+    for seed in range(request.seeds):
+        chosen = Cell(
+            name=f"choose-seed{seed}",
+            compute=lambda _, seed=seed: _choose(data(), plan, seed, request.device),  # type: ignore[misc]
+            settings=asdict(plan) | {"choices": CHOICES},
+        )
+        found.append(chosen)
+        for name in CHOICES:
+            found.append(
+                Cell(
+                    name=f"{name.replace(' ', '-')}-seed{seed}",
+                    compute=partial(_learn, data, plan, name, seed, request.device),
+                    settings=asdict(plan) | {"choices": CHOICES},
+                )
+            )
+    return found
+
+
+@cache
+def camvid_in_memory(path: Path, height_px: int, width_px: int) -> tuple[Labelled, Labelled, list[str]]:
+    """Return what `camvid` returns, decoded once."""
+    return camvid(path, height_px, width_px)
+
+
+def _choose(data: tuple[Labelled, Labelled, list[str]], plan: Plan, seed: int, device: str) -> Found:
+    """Train the ensemble on the first frames and let each strategy choose from the rest."""
+    train, _, drives = data
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1000 + seed)).tolist()
+    first = order[: math.ceil(len(train) * plan.first_percent / 100)]
+    budget = math.ceil(len(train) * plan.percent / 100) - len(first)
+    ensemble = make_ensemble(lambda _: _network(plan), plan.members, seed)
+    loss = EnsembleLoss(penalty="dpe", beta=plan.beta)
+    labelled = train.take(first)
+    train_network(
+        ensemble, labelled, plan, plan.ensemble_steps, seed, device, ensemble_loss(loss, weights_of(labelled))
+    )
+    tables = {}
+    for measure, reduction in {(measure, reduction) for _, measure, reduction in CHOICES.values()}:
+        batches = (
+            (
+                [f"{row:06d}" for row in range(start, min(start + 8, len(train)))],
+                train.images[start : start + 8].float() / 255,
+            )
+            for start in range(0, len(train), 8)
+        )
+        rows = list(score_frames(ensemble, batches, ScoreSettings(measure=measure, reduction=reduction), device=device))
+        tables[measure, reduction] = pd.DataFrame(
+            {
+                "frame_id": [row.frame_id for row in rows],
+                "score": [row.score for row in rows],
+                "embedding": [row.embedding for row in rows],
+                "drive_id": drives,
+                "measure": measure,
+            }
+        )
+    found: Found = {"labelled": {}}
+    for name, (strategy, measure, reduction) in CHOICES.items():
+        table = tables[measure, reduction]
+        settings = SelectionSettings(budget_frames=budget, strategy=strategy, seed=seed)
+        chosen = choose_frames(table, settings, table.iloc[first][["frame_id", "embedding"]])
+        found["labelled"][name] = first + [int(frame_id) for frame_id in chosen["frame_id"]]
+    return found
+
+
+def _learn(
+    data: partial[tuple[Labelled, Labelled, list[str]]],
+    plan: Plan,
+    name: str,
+    seed: int,
+    device: str,
+    results: Mapping[str, Found],
+) -> Found:
+    train, test, _ = data()
+    labelled = train.take(results[f"choose-seed{seed}"]["labelled"][name])
+    ensemble = make_ensemble(lambda _: _network(plan), 1, 5000 + seed)
+    loss = ensemble_loss(EnsembleLoss(penalty="none"), weights_of(labelled))
+    train_network(ensemble, labelled, plan, plan.steps, seed, device, loss)
+    confusion = _confusion(ensemble.members[0], test, device)
+    ious = iou(confusion)
+    return {
+        "miou": 100 * float(np.nanmean(ious)),
+        "iou": [None if np.isnan(each) else 100 * float(each) for each in ious],
+    }
+
+
+def _network(plan: Plan) -> nn.Module:
+    return ERFNet(CLASSES, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.0)
+
+
+def weights_of(labelled: Labelled) -> Tensor:
+    """Return the class weights of ERFNet for the pixels of a labelled set: (class,) float32."""
+    known = labelled.labels[labelled.labels < CLASSES]
+    return torch.from_numpy(class_weights(torch.bincount(known, minlength=CLASSES).numpy())).float()
+
+
+def train_network(network: nn.Module, labelled: Labelled, plan: Plan, steps: int, seed: int, device: str, loss) -> None:  # type: ignore[no-untyped-def]
+    """Train in place, so many gradient steps on mirrored and cropped frames."""
+    settings = TrainSettings(
+        epochs=1,
+        batch_frames=plan.batch_frames,
+        learning_rate=plan.learning_rate,
+        weight_decay=1e-4,
+        schedule="poly",
+        seed=seed,
+        max_grad_norm=10.0,
+        device=device,
+    )
+    fit(network, lambda _: _batches(labelled, plan, steps, seed), settings, loss=loss, iterations_per_epoch=steps)
+
+
+def _batches(labelled: Labelled, plan: Plan, steps: int, seed: int) -> Iterator[Images]:
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        while len(order) < plan.batch_frames:
+            order = torch.cat([order, torch.randperm(len(labelled), generator=generator)])
+        rows, order = order[: plan.batch_frames], order[plan.batch_frames :]
+        images, labels = labelled.images[rows].float() / 255, labelled.labels[rows]
+        mirrored = torch.rand(len(rows), generator=generator) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        yield Images(images, torch.where(mirrored[:, None, None], labels.flip(2), labels))
+
+
+@torch.inference_mode()
+def _confusion(network: nn.Module, test: Labelled, device: str) -> np.ndarray:
+    network.eval()
+    total = np.zeros((CLASSES, CLASSES), dtype=np.int64)
+    for start in range(0, len(test), 8):
+        part = test.take(slice(start, start + 8))
+        predicted = network((part.images.float() / 255).to(device)).argmax(1).to(torch.uint8).cpu().numpy()
+        total += confusion_matrix(part.labels.numpy(), predicted, CLASSES)
+    return total
+
+
+def report(request: Request, results: Mapping[str, Found]) -> Report:
+    """Say what each choice reached, and by how much it differs from random choice."""
+    plan, seeds = PLANS[request.size], range(request.seeds)
+    miou = {name: [results[f"{name.replace(' ', '-')}-seed{seed}"]["miou"] for seed in seeds] for name in CHOICES}
+    rows = [
+        [name, mean_and_spread(values), "" if name == "random" else str(paired_difference(values, miou["random"]))]
+        for name, values in miou.items()
+    ]
+    body = (
+        f"ERFNet at width {plan.width:g} on {plan.width_px}x{plan.height_px} pixels; {plan.first_percent} % of the "
+        f"train frames at random, a Deep Probabilistic Ensemble of {plan.members} (beta {plan.beta:g}) learns from "
+        f"them, the rest of the {plan.percent} % by its choice; a new network learns from all of them "
+        f"({plan.steps} steps of {plan.batch_frames} frames). mIoU on the published val part in per cent, mean ± "
+        f"standard deviation over {request.seeds} seeds; differences are paired by seed, with the 95 % interval.\n\n"
+        + markdown_table(["choice", "mIoU", "against random"], rows)
+    )
+    return Report(
+        title="Selection by disagreement against random selection",
+        body=body,
+        figures={"miou": miou},
+        plot=_plot(miou),
+    )
+
+
+def _plot(miou: Mapping[str, list[float]]) -> Figure:
+    figure = Figure(figsize=(6, 2.4))
+    axes = figure.subplots()
+    for position, (name, values) in enumerate(reversed(miou.items())):
+        axes.barh(position, float(np.mean(values)), color="#9aa5b1" if name == "random" else "#2f6db3", height=0.6)
+        axes.plot(values, [position] * len(values), "o", color="black", markersize=3)
+    axes.set_yticks(range(len(miou)), list(reversed(miou)))
+    axes.set_xlabel("mIoU on CamVid val, %; dots are seeds")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
