@@ -70,8 +70,7 @@ def _newly_labelled(inputs: Paths, frames: "pd.DataFrame") -> "pd.DataFrame":
     if awaited:
         log(f"{awaited} selected frames await their labels")
     why = [name for name in ("score", "rank", "reason") if name in selected]
-    labelled = labelled.drop(columns=why, errors="ignore").merge(selected[["frame_id", *why]], on="frame_id")
-    return labelled
+    return labelled.drop(columns=why, errors="ignore").merge(selected[["frame_id", *why]], on="frame_id")
 
 
 def _profile(inputs: Paths) -> "pd.DataFrame":
