@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class CompareParameters(LearningParameters):
     """Say how the two arms are trained; both the same."""
 
-    repetitions: int = 1  # seeds for each arm
+    seeds: int = 1  # trainings of each arm, from different first weights; from 2 on the report shows their spread
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.repetitions >= 1, "repetitions", self.repetitions, "must be at least 1")
+        require(self.seeds >= 1, "seeds", self.seeds, "must be at least 1")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
@@ -33,7 +33,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     parameters.prepare()
     known, frames = labelled_so_far(inputs), read_frames(inputs)
     test = frames[frames.split == "test"].reset_index(drop=True)
-    results: dict[str, Any] = {"repetitions": parameters.repetitions, "missing_labels": {}}
+    results: dict[str, Any] = {"seeds": parameters.seeds, "missing_labels": {}}
     for arm, file in (("selected", "selected.parquet"), ("random", "control.parquet")):
         chosen = pd.read_parquet(inputs.one("selection") / file)
         labelled, missing = _with_labels(inputs, frames[frames.frame_id.isin(chosen.frame_id)], parameters.store)
@@ -66,7 +66,7 @@ def _train_and_score(
     labelled: "pd.DataFrame", test: "pd.DataFrame", arm: str, parameters: CompareParameters
 ) -> list[float]:
     scores = []
-    for repetition in range(parameters.repetitions):
+    for repetition in range(parameters.seeds):
         network = seeded(parameters.new_network, parameters.seed + repetition)
         parameters.train(network, parameters.frame_set(labelled), seed_offset=repetition, what=f"compare {arm}")
         scores.append(parameters.miou(network, test))

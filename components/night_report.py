@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from components.night_pictures import Pictures
 from components.report import GATES, ReportParameters
 from perception.data.manifest import read_manifest
 from perception.data.taxonomies import load_taxonomy
+from perception.metrics.differences import paired_difference
 from perception.quality.waivers import load_waivers
 from perception.reporting import charts, page
 from perception.reporting.summary import (
@@ -120,9 +122,12 @@ def _selection_figures(inputs: Paths) -> SelectionFigures:
         return SelectionFigures()
     comparison = _figures(inputs, "comparison", "comparison.json")
     story = _pick_dict(SelectionFigures, _read(folder / "selection.json"))
-    means = {f"miou_{arm}": _mean(comparison.get(f"miou_{arm}")) for arm in ("selected", "random")}
+    arms: Json = {}
+    for arm in ("selected", "random"):
+        by_seed = comparison.get(f"miou_{arm}")
+        arms |= {f"miou_{arm}": _mean(by_seed), f"miou_{arm}_by_seed": tuple(by_seed) if by_seed else None}
     return SelectionFigures(
-        **story | means | {"selected_frames": len(pd.read_parquet(folder / "selected.parquet", columns=["frame_id"]))}
+        **story | arms | {"selected_frames": len(pd.read_parquet(folder / "selected.parquet", columns=["frame_id"]))}
     )
 
 
@@ -177,9 +182,19 @@ def _selection_panel(inputs: Paths, pictures: Pictures) -> page.SelectionPanel |
     comparison = _figures(inputs, "comparison", "comparison.json")
     return page.SelectionPanel(
         frames=frames,
-        seeds=comparison.get("repetitions"),
+        seeds=comparison.get("seeds"),
+        comparison=_comparison_in_words(comparison.get("miou_selected"), comparison.get("miou_random")),
         model_sha256=_read(folder / "selection.json").get("model_sha256"),
     )
+
+
+def _comparison_in_words(selected: list[float] | None, random: list[float] | None) -> str:
+    """Say how both arms of the A/B spread over seeds, and their paired difference; nothing for a single seed."""
+    if not selected or not random or len(selected) < 2:
+        return ""
+    chosen, control = ([100 * value for value in values] for values in (selected, random))
+    arms = [f"{mean(values):.1f} ± {stdev(values):.1f} %" for values in (chosen, control)]
+    return f"mIoU {arms[0]} against {arms[1]}; difference {paired_difference(chosen, control).words(1)} points"
 
 
 def _adaptation_panel(inputs: Paths, pictures: Pictures) -> page.AdaptationPanel | None:

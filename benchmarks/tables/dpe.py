@@ -32,22 +32,22 @@ from perception.uncertainty.scores import uncertainty_from_probabilities
 ABOUT = "selection by disagreement against random selection, DPE against a plain ensemble"
 EXPONENTIAL, LINEAR_8 = (4, 8, 16, 32), (4, 8, 12, 16, 20)
 ARMS = (
-    ("single", "random", EXPONENTIAL),
     ("ensemble", "random", EXPONENTIAL),
+    ("ensemble", "k_centre", EXPONENTIAL),
+    ("dpe", "k_centre", EXPONENTIAL),
     ("dpe", "random", EXPONENTIAL),
+    ("single", "random", EXPONENTIAL),
+    ("ensemble", "top_n", EXPONENTIAL),
     ("single", "k_centre", EXPONENTIAL),
     ("snapshots", "k_centre", EXPONENTIAL),
     ("dropout", "k_centre", EXPONENTIAL),
-    ("ensemble", "top_n", EXPONENTIAL),
-    ("ensemble", "k_centre", EXPONENTIAL),
-    ("dpe", "k_centre", EXPONENTIAL),
-    ("single", "core_set", LINEAR_8),
-    ("single", "k_centre", LINEAR_8),
-    ("dpe", "k_centre", LINEAR_8),
     ("single", "random", (4, 20)),
-    ("dpe", "random", (4, 20)),
     ("single", "random", (100,)),
+    ("single", "k_centre", LINEAR_8),
+    ("single", "core_set", LINEAR_8),
+    ("dpe", "random", (4, 20)),
     ("dpe", "random", (100,)),
+    ("dpe", "k_centre", LINEAR_8),
 )
 SWEEP_PERCENT = 16
 
@@ -98,8 +98,8 @@ def cells(request: Request) -> list[Cell]:
         for direction, beta in sweep_points(plan)
         for seed in range(request.seeds)
     ]
-    for seed in range(request.seeds):
-        for kind, strategy, percents in ARMS:
+    for kind, strategy, percents in ARMS:
+        for seed in range(request.seeds):
             found += _rounds(data, plan, request, kind, strategy, percents, seed)
     return found
 

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.tables.results import Report, markdown_table
 from benchmarks.tables.runner import Found, Request
-from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from benchmarks.tables.statistics import mean_and_spread
+from perception.metrics.differences import paired_difference
 from perception.uncertainty.dpe import EnsembleLoss
 
 Arm = tuple[str, str, tuple[int, ...]]
@@ -76,7 +77,7 @@ def _differences(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float
     rows = [
         [f"{_name(first)} - {_name(second)}"]
         + [
-            str(paired_difference(table2[first][percent]["accuracy"], table2[second][percent]["accuracy"]))
+            paired_difference(table2[first][percent]["accuracy"], table2[second][percent]["accuracy"]).words()
             for percent in PERCENTS[1:]
         ]
         for first, second in DIFFERENCES
@@ -105,7 +106,7 @@ def _trust(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) 
     rows += [
         [f"{_name(first)} - {_name(second)}"]
         + [
-            str(paired_difference(table2[first][percent][key], table2[second][percent][key]))
+            paired_difference(table2[first][percent][key], table2[second][percent][key]).words()
             for key in ("ece", "aurc")
             for percent in (16, 32)
         ]

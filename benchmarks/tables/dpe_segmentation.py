@@ -16,9 +16,10 @@ from benchmarks.tables.committees import Images
 from benchmarks.tables.data import Labelled, camvid
 from benchmarks.tables.results import Report, markdown_table
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from benchmarks.tables.statistics import mean_and_spread
 from perception.errors import InputError
 from perception.metrics.confusion import confusion_matrix, iou
+from perception.metrics.differences import paired_difference
 from perception.models.erfnet import ERFNet
 from perception.selection.budget import choose_frames
 from perception.selection.settings import SelectionSettings
@@ -213,7 +214,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
     plan, seeds = PLANS[request.size], range(request.seeds)
     miou = {name: [results[f"{name.replace(' ', '-')}-seed{seed}"]["miou"] for seed in seeds] for name in CHOICES}
     rows = [
-        [name, mean_and_spread(values), "" if name == "random" else str(paired_difference(values, miou["random"]))]
+        [name, mean_and_spread(values), "" if name == "random" else paired_difference(values, miou["random"]).words()]
         for name, values in miou.items()
     ]
     body = (

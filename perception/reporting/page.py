@@ -42,6 +42,7 @@ class SelectionPanel:
     frames: tuple[ChosenFrame, ...]  # in order of rank
     miou_labeled_so_far: float | None = None  # the same network on what was labelled before tonight
     seeds: int | None = None  # trainings behind each figure of the A/B comparison
+    comparison: str = ""  # the two arms' spread over seeds and their difference, in words
     uncertainty_high: float | None = None  # value painted lightest; None: the highest of the maps shown
     model_sha256: str | None = None  # the ensemble that scored
 

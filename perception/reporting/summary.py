@@ -33,8 +33,10 @@ class SelectionFigures:
     budget_frames: int | None = None
     selected_frames: int | None = None
     pool_frames: int | None = None
-    miou_selected: float | None = None
+    miou_selected: float | None = None  # mean over seeds
     miou_random: float | None = None
+    miou_selected_by_seed: tuple[float, ...] | None = None
+    miou_random_by_seed: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

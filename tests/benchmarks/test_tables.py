@@ -2,20 +2,18 @@
 
 import gzip
 import json
-import math
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from benchmarks.tables import __main__ as tables
 from benchmarks.tables.data import classification, data_kind
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Request, run_cells
-from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from benchmarks.tables.statistics import area_under_rejection_curve, expected_calibration_error, mean_and_spread
 from perception.errors import InputError
 
 
@@ -57,12 +55,28 @@ def test_spent_minutes_stop_before_the_next_cell(tmp_path: Path) -> None:
     assert list(done) == ["a", "b", "c"]
 
 
-def test_paired_difference_is_students_interval() -> None:
-    found = paired_difference([3.0, 5.0, 4.0], [1.0, 2.0, 3.0])
-    expected = stats.ttest_1samp([2.0, 3.0, 1.0], 0).confidence_interval(0.95)
-    assert (found.mean, found.low, found.high) == pytest.approx((2.0, expected.low, expected.high))
-    assert math.isnan(paired_difference([1.0], [0.0]).low)
+def test_mean_and_spread() -> None:
     assert mean_and_spread([1.0, 3.0]) == "2.00 ± 1.41"
+    assert mean_and_spread([1.0]) == "1.00"
+
+
+def test_calibration_error_of_known_cases() -> None:
+    right = np.array([True] * 7 + [False] * 3)
+    assert expected_calibration_error(np.full(10, 0.7), right) == pytest.approx(0.0)
+    assert expected_calibration_error(np.full(10, 0.95), right) == pytest.approx(0.25)
+    confidence = np.random.default_rng(0).random(1000)
+    bins = [(confidence > low) & (confidence <= low + 0.1) for low in np.arange(10) / 10]
+    hits = np.random.default_rng(1).random(1000) < 0.5
+    slow = sum(abs(hits[rows].mean() - confidence[rows].mean()) * rows.mean() for rows in bins if rows.any())
+    assert expected_calibration_error(confidence, hits, bins=10) == pytest.approx(slow)
+
+
+def test_rejection_curve_is_best_when_errors_are_doubted_most() -> None:
+    right = np.array([True, False, True, True])
+    assert area_under_rejection_curve(np.array([0.1, 0.9, 0.2, 0.3]), right) == pytest.approx((1 + 1 + 1 + 0.75) / 4)
+    assert area_under_rejection_curve(np.array([0.2, 0.1, 0.3, 0.4]), right) == pytest.approx(
+        (0 + 0.5 + 2 / 3 + 0.75) / 4
+    )
 
 
 def write_idx(path: Path, values: np.ndarray, header_bytes: int) -> None:

@@ -123,6 +123,8 @@ def test_labels_of_unselected_frames_change_nothing(night: Path, tmp_path: Path)
     after = figures(run)
     assert before["selection"].pop("miou_random") is not None
     assert after["selection"].pop("miou_random") is None  # the control group has no labels: not measured
+    assert len(before["selection"].pop("miou_random_by_seed")) == 1
+    assert after["selection"].pop("miou_random_by_seed") is None
     assert after == before
 
 

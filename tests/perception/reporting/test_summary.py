@@ -16,7 +16,8 @@ PROMISED = {
     "profile": "",
     "seconds": "",
     "stages": "name status seconds peak_rss_mib",
-    "selection": "strategy budget_frames selected_frames pool_frames miou_selected miou_random",
+    "selection": "strategy budget_frames selected_frames pool_frames miou_selected miou_random "
+    "miou_selected_by_seed miou_random_by_seed",
     "data": "version manifest_sha256 parent frames added removed",
     "adaptation": "miou_source_only miou_fused miou_pseudo pseudo_coverage pseudo_precision",
     "model": "parameters_dense parameters_pruned parameters_compressed macs_dense macs_compressed latency_ms_dense "
