@@ -10,6 +10,7 @@ PROFILE ?= demo
 DATA ?=
 RUN ?=
 SET ?=
+ONNX ?= runs/latest/compressed/model.onnx
 OUT ?= build/nightdrive.yaml
 TABLE ?=
 SIZE ?= small
@@ -19,7 +20,7 @@ DEVICE ?= cpu
 quote = '$(subst ','\'',$(1))'
 NIGHT = --profile $(call quote,$(PROFILE)) $(if $(DATA),--data $(call quote,$(DATA))) $(foreach item,$(SET),--set $(call quote,$(item)))
 
-.PHONY: help setup run test lint pipeline-compile scenes table evaluate clean review promote rollback reject versions history reproduce lineage scrub retire
+.PHONY: help setup run test lint pipeline-compile scenes table engine evaluate clean review promote rollback reject versions history reproduce lineage scrub retire
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -95,6 +96,9 @@ scenes: setup  ## a contact sheet of procedural scenes: OUT=FILE.jpg
 table: setup  ## a published table at this machine's size, into docs/results: TABLE=NAME DATA=PATH SIZE=small|full SEEDS=3 MINUTES=9 DEVICE=cuda
 	@$(RUN_PYTHON) -m benchmarks.tables $(call quote,$(TABLE)) $(if $(DATA),--data $(call quote,$(DATA))) --size $(SIZE) --seeds $(SEEDS) \
 		--minutes $(MINUTES) --device $(DEVICE)
+
+engine: setup  ## a TensorRT engine from a network, where trtexec is installed: ONNX=FILE
+	@$(RUN_PYTHON) -m pipelines.engine $(call quote,$(ONNX))
 
 clean:  ## remove runs and build products; the virtual environment stays
 	@rm -rf runs build .pytest_cache .mypy_cache .ruff_cache

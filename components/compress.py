@@ -23,6 +23,7 @@ class CompressParameters(FrameParameters):
     least_saving: float = 0.5  # by parameters: share of a layer's parameters that its pair must save
     latency_repeats: int = 30  # measurements of each network, interleaved; the median counts
     latency_threads: int = 1  # of onnxruntime while it is measured
+    latency_batch_frames: int = 4  # the model card tells the latency of one frame and of so many at once
     max_miou_loss: float = 0.05  # against the pruned network; the gate refuses a compressed one that loses more
     max_latency_ratio: float = 1.5  # to the dense network's; the gate refuses a compressed one that is slower
 
@@ -34,13 +35,15 @@ class CompressParameters(FrameParameters):
         )
         require(0 <= self.least_saving < 1, "least_saving", self.least_saving, "must lie in [0, 1)")
         require(self.latency_repeats >= 3, "latency_repeats", self.latency_repeats, "must be at least 3")
+        require(self.latency_batch_frames >= 1, "latency_batch_frames", self.latency_batch_frames, "must be at least 1")
         require(self.latency_threads >= 1, "latency_threads", self.latency_threads, "must be at least 1")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
-    """Factorise, export, measure; write model.onnx, dense.onnx, the weights and card.json."""
+    """Factorise, export, measure; write model.onnx, dense.onnx, the weights, card.json and card.md."""
     from perception.compression.cost import measure_latency_ms
     from perception.compression.export import export_onnx, fold_batchnorm
+    from perception.compression.model_card import card_markdown, latency_by_batch, neurons_removed_percent
     from perception.models.checkpoint import load_network, save_network
 
     parameters.prepare()
@@ -54,20 +57,31 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
         "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size, metadata=told),
     }
     paths = {name: export.path for name, export in exports.items()}
-    latency = measure_latency_ms(paths, repeats=parameters.latency_repeats, threads=parameters.latency_threads)
+    batches = sorted({1, parameters.latency_batch_frames})
+    measured = measure_latency_ms(
+        paths, batch_sizes=batches, repeats=parameters.latency_repeats, threads=parameters.latency_threads
+    )
+    latency = [item for item in measured if item.batch_frames == 1]
     frames = read_frames(inputs)
     trained = json.loads((inputs.one("network") / "network.json").read_text())
     origin = {name: trained[name] for name in ("data_manifest_sha256", "code_commit", "image")}
     miou = parameters.miou(network, frames[frames.split == "test"].reset_index(drop=True))
     card = _model_card(network, dense, exports, parameters) | origin
-    write_json(folder / "card.json", card | {"layers": choices, "weights_sha256": sha256, "miou": miou})
+    card |= {"layers": choices, "weights_sha256": sha256, "miou": miou}
+    card |= {
+        "latency_ms_by_batch": latency_by_batch(measured),
+        "neurons_removed_percent": neurons_removed_percent(trained["layers"]),
+    }
+    write_json(folder / "card.json", card)
+    (folder / "card.md").write_text(card_markdown(card))
     times = {item.model: {"median_ms": item.median_ms, "spread_ms": item.spread_ms} for item in latency}
     write_json(folder / "latency.json", times)
     latency_ms = {item.model: item.median_ms for item in latency}
-    rows = _gate_rows(card | {"miou": miou}, latency_ms, trained["miou_pruned"], parameters)
+    rows = _gate_rows(card, latency_ms, trained["miou_pruned"], parameters)
     rows.to_parquet(folder / "gate.parquet", index=False)
     log(
-        f"{card['parameters']:,} parameters, mIoU {miou:.3f}; "
+        f"{card['parameters']:,} parameters, mIoU {miou:.3f}, {card['contracted_layers']} layers contracted with a largest "
+        f"difference of {card['contraction_max_abs_error']:.1e}; "
         + ", ".join(f"{name} {ms:.1f} ms" for name, ms in latency_ms.items())
     )
 
@@ -101,6 +115,8 @@ def _model_card(network: Any, dense: Any, exports: dict[str, Any], parameters: C
         "macs_dense": count_macs(dense, shape),
         "bytes": exports["model"].bytes,
         "bytes_dense": exports["dense"].bytes,
+        "contracted_layers": exports["model"].contracted_layers,
+        "contraction_max_abs_error": exports["model"].contraction_error,
         "export_max_abs_error": exports["model"].max_abs_error,
         "export_relative_error": exports["model"].relative_error,
         "onnx_sha256": exports["model"].sha256,

@@ -10,15 +10,23 @@ from components.parameters import require
 if TYPE_CHECKING:
     import pandas as pd
 
+    from perception.compression.aware_training import ShrinkSettings
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPruneParameters(LearningParameters):
     """Say how the network is trained and how hard it is pressed to lose neurons."""
 
     human_share: float = 0.5  # share of an epoch's frames that carry human labels
-    press_epochs: int  # epochs that end with a proximal step; then the zeroed neurons leave and the rest learns on
+    press_epochs: int  # epochs that end with a proximal step; after the last one the network is pruned and learns on
+    pruned_epochs: int = 0  # of the pruned network, whose later epochs cost less; 0: as many as the dense one's
     press_share: float = 0.08  # of the median neuron norm that one proximal step takes
+    press_by_cost: float = 0.0  # power of a neuron's cost by which it is pressed harder than a cheap one; 0: alike
     sparse_share: float = 0.0  # alpha: 0 presses on whole neurons, 1 on single weights
+    reloads: int = 1  # times that neurons leave while the network is pressed, evenly spaced; the last ends the pressing
+    latency_share: float = 1.0  # of the dense network's modelled latency that may be left; 1: only zeroed neurons leave
+    latency_by: str = "blocks"  # the model: blocks of multiplications (repeatable), or measured in onnxruntime here
+    multiple_of: int = 8  # neurons leave in such numbers: kernels compute as many channels at once
     minimum_channels: int = 4  # every layer keeps at least so many
     max_loss_ratio: float = 2.0  # to the dense network's training loss; the gate refuses a pruned one that learned less
     max_miou_loss: float = 0.1  # against the dense network; the gate refuses a pruned one that loses more
@@ -26,19 +34,26 @@ class TrainPruneParameters(LearningParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.human_share < 1, "human_share", self.human_share, "must lie in (0, 1)")
+        require(self.pruned_epochs >= 0, "pruned_epochs", self.pruned_epochs, "must not be negative")
+        epochs = self.pruned_epochs or self.epochs
         require(
-            0 < self.press_epochs < self.epochs,
+            0 < self.press_epochs < epochs,
             "press_epochs",
             self.press_epochs,
-            f"must lie in 1..{self.epochs - 1}, below epochs",
+            f"must lie in 1..{epochs - 1}, below the epochs of the pruned network",
         )
-        require(self.press_share > 0, "press_share", self.press_share, "must be above 0")
-        require(0 <= self.sparse_share <= 1, "sparse_share", self.sparse_share, "must lie in [0, 1]")
-        require(self.minimum_channels >= 1, "minimum_channels", self.minimum_channels, "must be at least 1")
+        require(0 < self.press_share < 1, "press_share", self.press_share, "must lie in (0, 1)")
+        require(0 <= self.press_by_cost <= 1, "press_by_cost", self.press_by_cost, "must lie in [0, 1]")
+        require(0 <= self.sparse_share < 1, "sparse_share", self.sparse_share, "must be at least 0 and below 1")
+        require(1 <= self.reloads <= self.press_epochs, "reloads", self.reloads, f"must lie in 1..{self.press_epochs}")
+        require(0 < self.latency_share <= 1, "latency_share", self.latency_share, "must be above 0, at most 1")
+        require(self.latency_by in ("blocks", "measured"), "latency_by", self.latency_by, "must be blocks or measured")
+        for name in ("multiple_of", "minimum_channels"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None:
-    """Train a dense network and, from the same start on the same frames, one that is pruned while it trains; write both."""
+    """Train a dense network and, from the same start on the same frames, one that is pruned meanwhile; write both."""
     from perception.models.checkpoint import load_network, save_network
 
     parameters.prepare()
@@ -82,31 +97,36 @@ def training_frames(inputs: Paths, parameters: TrainPruneParameters) -> "pd.Data
 def _train_pruned(
     network: Any, frames: Any, parameters: TrainPruneParameters
 ) -> tuple[list[Any], list[dict[str, Any]]]:
-    """Train with a proximal step after every pressed epoch; after the last one the zeroed neurons leave for good."""
+    """Train with a proximal step after every pressed epoch and the neurons' leave at the reloads; also tell each layer's loss."""
     import torch
 
-    from perception.sparsity.groups import find_groups
-    from perception.sparsity.proximal import calibrate_strength, proximal_step
-    from perception.sparsity.removal import remove_zero_channels
+    from perception.compression.aware_training import CompressionAwareTraining
 
-    groups = find_groups(network, torch.zeros(1, 3, parameters.height_px, parameters.width_px))
-    rate, alpha = parameters.learning_rate, parameters.sparse_share
-    strength = calibrate_strength(groups, network, rate, parameters.press_share, alpha=alpha)
-    layers: list[dict[str, Any]] = []
+    example = torch.zeros(1, 3, parameters.height_px, parameters.width_px)
+    hooks = CompressionAwareTraining(network, example, parameters.learning_rate, _shrink_settings(parameters))
+    records = parameters.train(
+        network, frames, what="train and prune", epochs=parameters.pruned_epochs, after_epoch=hooks.after_epoch
+    )
+    removals = [record.removed for record in hooks.records if record.removed]
+    after = {item.layer: item.channels_after for item in removals[-1]}
+    layers = [{"layer": item.layer, "before": item.channels_before, "after": after[item.layer]} for item in removals[0]]
+    return records, layers
 
-    def press(epoch: int, _network: Any, optimizer: Any) -> None:
-        if epoch < parameters.press_epochs:
-            proximal_step(groups, rate, strength, alpha)
-        if epoch == parameters.press_epochs - 1:
-            removal = remove_zero_channels(
-                network, groups, minimum_channels=parameters.minimum_channels, optimizer=optimizer
-            )
-            layers.extend(
-                {"layer": item.layer, "before": item.channels_before, "after": item.channels_after}
-                for item in removal.layers
-            )
 
-    return parameters.train(network, frames, what="train and prune", after_epoch=press), layers
+def _shrink_settings(parameters: TrainPruneParameters) -> "ShrinkSettings":
+    from perception.compression.aware_training import ShrinkSettings
+
+    epochs, reloads = parameters.press_epochs, parameters.reloads
+    return ShrinkSettings(
+        strength_share=parameters.press_share,
+        alpha=parameters.sparse_share,
+        reload_epochs=tuple(epochs * number // reloads - 1 for number in range(1, reloads + 1)),
+        target_cost_share=parameters.latency_share if parameters.latency_share < 1 else None,
+        costs=parameters.latency_by,  # type: ignore[arg-type]
+        strength_by_cost=parameters.press_by_cost,
+        minimum_channels=parameters.minimum_channels,
+        multiple_of=parameters.multiple_of,
+    )
 
 
 def _figures_of(network: Any, name: str, test: "pd.DataFrame", parameters: TrainPruneParameters) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from benchmarks.tables.results import write_results
 from benchmarks.tables.runner import SIZES, Request, run_cells
 from perception.errors import InputError
 
-HELPERS = {"__main__", "committees", "data", "dpe_report", "dpe_segmentation", "results", "runner", "statistics"}
+HELPERS = {
+    "__main__", "committees", "data", "dpe_report", "dpe_segmentation", "results", "runner", "shrinking", "statistics",
+}  # fmt: skip
 RUN_OUT = 4
 
 

@@ -12,7 +12,14 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from perception.compression.latency_budget import CostModel, block_costs, measured_costs, set_costs, zero_to_cost
+from perception.compression.latency_budget import (
+    CostModel,
+    block_costs,
+    measured_costs,
+    parameter_costs,
+    set_costs,
+    zero_to_cost,
+)
 from perception.compression.low_rank import LayerChoice, factorise_by_energy
 from perception.compression.nuclear import calibrate_nuclear_strength, nuclear_step
 from perception.errors import InputError
@@ -20,6 +27,13 @@ from perception.sparsity.groups import Groups, find_groups
 from perception.sparsity.proximal import calibrate_strength, measure_sparsity, proximal_step
 from perception.sparsity.ranking import zero_weakest
 from perception.sparsity.removal import LayerRemoval, remove_zero_channels
+
+Costs = Literal["blocks", "measured", "parameters"]
+_COST_MODELS: dict[Costs, Callable[[nn.Module, Groups, Tensor], CostModel]] = {
+    "blocks": block_costs,
+    "measured": measured_costs,
+    "parameters": parameter_costs,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +46,8 @@ class ShrinkSettings:
     reload_epochs: tuple[int, ...] = ()  # after these epochs (from 0) zero channels leave the network
     factorise_energy: float | None = None  # at the last reload layers become low-rank pairs that keep this energy
     target_share: float | None = None  # of the neurons' parameters that must be gone after the last reload
-    target_cost_share: float | None = None  # of the network's latency, by the cost model, that may be left then
-    costs: Literal["blocks", "measured"] = "blocks"  # the model: block_costs (repeatable) or measured_costs
+    target_cost_share: float | None = None  # of the network's cost, by the model of `costs`, that may be left then
+    costs: Costs = "blocks"  # the model: block_costs (repeatable), measured_costs, or parameter_costs
     strength_by_cost: float = 0.0  # power of a neuron's share in the latency by which it is pressed harder; 0: alike
     first_layers: int = 3  # layers that are protected
     first_factor: float = 0.4  # of the strength that protected layers get
@@ -49,7 +63,7 @@ class ShrinkSettings:
             "factorise_energy": self.factorise_energy is None or 0 < self.factorise_energy <= 1,
             "target_share": self.target_share is None or 0 <= self.target_share < 1,
             "target_cost_share": self.target_cost_share is None or 0 < self.target_cost_share <= 1,
-            "costs": self.costs in ("blocks", "measured"),
+            "costs": self.costs in _COST_MODELS,
             "strength_by_cost": 0 <= self.strength_by_cost <= 1,
             "first_factor": self.first_factor >= 0,
             "minimum_channels": self.minimum_channels >= 1,
@@ -109,8 +123,7 @@ class CompressionAwareTraining:
         self.records: list[ShrinkRecord] = []
 
     def _costs(self, network: nn.Module) -> CostModel:
-        model = block_costs if self.settings.costs == "blocks" else measured_costs
-        return model(network, self.groups, self.example_input)
+        return _COST_MODELS[self.settings.costs](network, self.groups, self.example_input)
 
     def _calibrated(self, network: nn.Module, learning_rate: float) -> dict[str, float]:
         settings = self.settings
@@ -127,7 +140,8 @@ class CompressionAwareTraining:
         )
         if settings.strength_by_cost == 0:
             return strength
-        costs = set_costs(self.groups, self._costs(network), max(settings.multiple_of, 1))
+        model = self._costs(network)
+        costs = set_costs(self.groups, model, max(settings.multiple_of, model.block))
         mean = sum(costs[group.name] * group.neurons for group in self.groups.sets) / self.groups.neurons
         return {name: value * (costs[name] / mean) ** settings.strength_by_cost for name, value in strength.items()}
 

@@ -14,6 +14,7 @@ import onnxruntime
 import torch
 from torch import Tensor, fx, nn
 
+from perception.compression.expansion import contract_network
 from perception.compression.modules import Layer, set_module
 from perception.errors import InputError
 
@@ -27,7 +28,8 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 @dataclass(frozen=True)
 class ExportReport:
     """What was written: max_abs_error compares onnxruntime with torch over all outputs, relative_error divides it by
-    the largest absolute output."""
+    the largest absolute output. Expanded layers were contracted: how many, and the largest difference that it made to
+    the output of any of them."""
 
     path: Path
     sha256: str
@@ -35,6 +37,8 @@ class ExportReport:
     opset: int
     max_abs_error: float
     relative_error: float
+    contracted_layers: int = 0
+    contraction_error: float = 0.0
 
 
 def require_eval(network: nn.Module) -> None:
@@ -110,17 +114,19 @@ def export_onnx(
     """Write `network` as ONNX (input `image`: (frame, channel, height, width) float32, any number of frames).
 
     metadata: goes into the file's metadata_props, such as the taxonomy of the classes; see read_metadata.
-    The file is checked by onnx.checker and run by onnxruntime on seeded random frames in batches of 1 and 3 against
-    torch. Equal networks give equal bytes. Raises InputError for a network in training mode, a folder that does not
-    exist, a graph that cannot be exported, and outputs whose error exceeds `tolerance` of the largest output.
+    Linear expansions are contracted first. The file is checked by onnx.checker and run by onnxruntime on seeded random
+    frames in batches of 1 and 3 against the network as it was given. Equal networks give equal bytes. Raises InputError
+    for a network in training mode, with rectified expansions, a folder that does not exist, a graph that cannot be
+    exported, and outputs whose error exceeds `tolerance` of the largest output.
     """
     require_eval(network)
     if not path.parent.is_dir():
         raise InputError(f"folder {path.parent} does not exist: create it before exporting {path.name}")
     network = copy.deepcopy(network).cpu().float()
+    contraction = contract_network(network)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        write_onnx(network, temporary, torch.zeros(1, channels, height_px, width_px))
+        write_onnx(contraction.network, temporary, torch.zeros(1, channels, height_px, width_px))
         if metadata:
             _write_metadata(temporary, metadata)
         frames = np.random.default_rng(seed).random((3, channels, height_px, width_px), dtype=np.float32)
@@ -134,7 +140,16 @@ def export_onnx(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return ExportReport(path, hashlib.sha256(data).hexdigest(), len(data), OPSET, error, error / max(largest, 1e-12))
+    return ExportReport(
+        path,
+        hashlib.sha256(data).hexdigest(),
+        len(data),
+        OPSET,
+        error,
+        error / max(largest, 1e-12),
+        len(contraction.layers),
+        contraction.max_abs_error,
+    )
 
 
 def write_onnx(network: nn.Module, path: Path, example: Tensor) -> None:

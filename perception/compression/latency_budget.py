@@ -46,7 +46,7 @@ class CostModel:
     the channels that it loses there for a neuron of the set.
     """
 
-    unit: Literal["MACs", "ms"]
+    unit: Literal["MACs", "ms", "parameters"]
     block: int
     layers: tuple[str, ...]
     call: NDArray[np.float64]
@@ -96,6 +96,13 @@ def measured_costs(
             known[key] = _fit(layer, shapes[name][0], block, repeats)
     fitted = [known[str(layer), shapes[name][0]] for name, layer in modules.items()]
     return _model("ms", groups, modules, [call for call, _ in fitted], [pair for _, pair in fitted], block)
+
+
+def parameter_costs(network: nn.Module, groups: Groups, example: Tensor) -> CostModel:
+    """Count each layer's weights: for a shrink to a number of parameters that prefers neurons with many of them."""
+    modules = {name: network.get_submodule(name) for name in _layer_shapes(network, example)}
+    pair = [float(math.prod(getattr(layer, "kernel_size", ()))) for layer in modules.values()]
+    return _model("parameters", groups, modules, [0.0] * len(modules), pair, 1)
 
 
 def set_costs(groups: Groups, model: CostModel, bundle: int = BLOCK_CHANNELS) -> dict[str, float]:
@@ -182,7 +189,7 @@ def _relative_squares(groups: Groups) -> Tensor:
 
 
 def _model(
-    unit: Literal["MACs", "ms"],
+    unit: Literal["MACs", "ms", "parameters"],
     groups: Groups,
     modules: Mapping[str, nn.Module],
     call: list[float],

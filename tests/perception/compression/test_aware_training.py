@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings, shrink_in_rounds
 from perception.compression.cost import count_parameters
+from perception.compression.latency_budget import block_costs, set_costs
 from perception.errors import InputError
+from perception.models.erfnet import ERFNet
 from perception.training.loop import TrainSettings, fit
 
 
@@ -99,6 +101,36 @@ def test_target_share_is_met_and_averages_follow() -> None:
     }
 
 
+def test_latency_target_is_approached_in_equal_ratios_and_pressing_ends_with_it() -> None:
+    network = small_network()
+    example = torch.zeros(1, 1, 8, 8)
+    settings = ShrinkSettings(
+        strength_share=0.05, strength_by_cost=0.5, reload_epochs=(1, 3), target_cost_share=0.4, multiple_of=4,
+        minimum_channels=4,
+    )  # fmt: skip
+    hooks = CompressionAwareTraining(network, example, 0.05, settings)
+    hooks._costs = lambda member: block_costs(member, hooks.groups, example, block=4, call_macs=0.0)  # type: ignore[method-assign]
+    whole = hooks._cost_at_start = hooks._costs(network).cost()
+    costs = []
+
+    def after_epoch(epoch: int, member: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        hooks.after_epoch(epoch, member, optimizer)
+        costs.append(hooks._costs(member).cost() / whole)
+
+    accuracy = train(network, 8, after_epoch)
+    assert costs[0] == 1 and 0.4 < costs[1] <= 0.4**0.5 and costs[3] <= 0.4 and accuracy > 0.95
+    assert hooks.records[-1].neurons_zero == 0
+
+
+def test_dear_neurons_are_pressed_harder() -> None:
+    network, example = ERFNet(7, 0.5), torch.zeros(1, 3, 32, 64)
+    alike = CompressionAwareTraining(network, example, 0.01, ShrinkSettings(reload_epochs=(1,)))
+    weighted = CompressionAwareTraining(network, example, 0.01, ShrinkSettings(reload_epochs=(1,), strength_by_cost=1))
+    costs = set_costs(alike.groups, block_costs(network, alike.groups, example))
+    ratios = {name: weighted.strength[name] / alike.strength[name] / costs[name] for name in costs if costs[name] > 0}
+    assert max(ratios.values()) == pytest.approx(min(ratios.values()))
+
+
 def test_low_rank_with_groups_factorises_at_the_last_reload() -> None:
     network = small_network()
     settings = ShrinkSettings(strength_share=0.08, nuclear_share=0.4, reload_epochs=(3, 6), factorise_energy=0.9)
@@ -116,6 +148,9 @@ def test_bad_settings_are_refused() -> None:
         {"strength_share": 1.0},
         {"alpha": 1.0},
         {"target_share": 0.5},
+        {"target_cost_share": 0.5},
+        {"target_cost_share": 0.5, "target_share": 0.5, "reload_epochs": (1,)},
+        {"costs": "guess"},
         {"factorise_energy": 2.0, "reload_epochs": (1,)},
     ):
         with pytest.raises(InputError):

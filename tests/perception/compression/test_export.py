@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perception.compression.expansion import expand_network
 from perception.compression.export import OPSET, export_onnx, fold_batchnorm, open_session, read_metadata
 from perception.errors import InputError
 from perception.models.erfnet import ERFNet
@@ -119,3 +120,18 @@ def test_the_file_tells_what_its_classes_are(tmp_path):
     assert first.sha256 == second.sha256
     assert read_metadata(open_session(first.path)) == told
     assert read_metadata(open_session(export_onnx(network, tmp_path / "c.onnx", 8, 8).path)) == {}
+
+
+def test_expansions_are_contracted_and_the_error_is_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    compact = nn.Sequential(nn.Conv2d(3, 4, 5, padding=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    expanded = expand_network(compact, 3).eval()
+    report = export_onnx(expanded, tmp_path / "net.onnx", 16, 16)
+    assert report.contracted_layers == 2 and 0 < report.contraction_error < 1e-5 and report.max_abs_error < 1e-5
+    names = [node.op_type for node in onnx.load(str(report.path)).graph.node]
+    assert names.count("Conv") == 2
+    with pytest.raises(InputError, match="rectifiers"):
+        export_onnx(expand_network(compact, 3, nonlinear=True).eval(), tmp_path / "no.onnx", 16, 16)
+    with pytest.raises(InputError, match="training mode"):
+        export_onnx(expanded.train(), tmp_path / "no.onnx", 16, 16)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]

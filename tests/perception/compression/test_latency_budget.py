@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from perception.compression.cost import count_macs
-from perception.compression.latency_budget import block_costs, measured_costs, set_costs, zero_to_cost
+from perception.compression.latency_budget import (
+    block_costs,
+    measured_costs,
+    parameter_costs,
+    set_costs,
+    zero_to_cost,
+)
 from perception.errors import InputError
 from perception.models.erfnet import ERFNet
 from perception.sparsity.groups import find_groups
@@ -41,6 +47,14 @@ def test_blocks_of_one_channel_count_every_multiplication(build) -> None:  # typ
     scale_neurons(groups, factors)
     remove_zero_channels(network, groups)
     assert model.cost(np.array(gone)) == count_macs(network, EXAMPLE.shape[1:])
+
+
+@pytest.mark.parametrize("build", [lambda: ERFNet(7, 0.25), depthwise_network])
+def test_parameter_costs_are_the_weights(build) -> None:  # type: ignore[no-untyped-def]
+    network = build()
+    model = parameter_costs(network, find_groups(network, EXAMPLE), EXAMPLE)
+    weights = [parameter.numel() for parameter in network.parameters() if parameter.ndim > 1]
+    assert model.cost() == sum(weights)
 
 
 def test_odd_widths_cost_as_much_as_the_next_block() -> None:

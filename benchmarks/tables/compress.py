@@ -1,0 +1,141 @@
+"""Compression while a network learns: reload epochs, low rank, and the same structure from scratch."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.tables.results import Report, markdown_table
+from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.shrinking import Task, latency_ms, network_for, open_task, seeded, structured, train_arm
+from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
+
+ABOUT = "compression-aware training: what an early reload saves, low rank, and whether over-parameterisation is needed"
+SETTINGS: dict[str, dict[str, Any]] = {
+    "small": {"epochs": 8, "learning_rate": 2e-3, "press": 0.15, "target_share": 0.6, "energy": 0.9},
+    "full": {"epochs": 75, "learning_rate": 2e-3, "press": 0.1, "target_share": 0.6, "energy": 0.9},
+}
+RELOADS = {"early": 1 / 8, "half": 1 / 2, "late": 7 / 8}  # of the epochs
+ARMS = {
+    "dense": "dense",
+    "early": "reload after an eighth",
+    "half": "reload after a half",
+    "late": "reload after seven eighths",
+    "low_rank": "reload after an eighth, low rank too",
+    "scratch": "structure of the early reload from scratch",
+}
+
+
+def cells(request: Request) -> list[Cell]:
+    task = open_task(request)
+    settings = SETTINGS[request.size]
+    make = functools.partial(_trained, task=task, request=request, settings=settings)
+    trained = [
+        Cell(
+            name=f"{arm}_{seed}",
+            compute=functools.partial(make, arm=arm, seed=seed),
+            settings={name: settings[name] for name in ("epochs", "learning_rate")} if arm == "dense" else settings,
+        )
+        for seed in range(request.seeds)
+        for arm in ARMS
+    ]
+    return [*trained, Cell(name="latency", compute=functools.partial(_latency, task=task), settings=settings)]
+
+
+def _trained(
+    before: Mapping[str, Found], *, arm: str, seed: int, task: Task, request: Request, settings: dict[str, Any]
+) -> Found:
+    options = {"epochs": settings["epochs"], "learning_rate": settings["learning_rate"], "seed": seed}
+    if arm == "scratch":
+        network = structured(lambda: network_for(task), before[f"early_{seed}"]["leaves"], seed + 1000)
+        return train_arm(task, network, request, **options)
+    network = seeded(lambda: network_for(task), seed)
+    if arm == "dense":
+        return train_arm(task, network, request, **options)
+    low_rank = arm == "low_rank"
+    reload_epoch = round(settings["epochs"] * RELOADS["early" if low_rank else arm]) - 1
+    shrink = ShrinkSettings(
+        strength_share=settings["press"],
+        nuclear_share=0.2 if low_rank else 0.0,
+        reload_epochs=(reload_epoch,),
+        target_share=settings["target_share"],
+        factorise_energy=settings["energy"] if low_rank else None,
+    )
+    hooks = CompressionAwareTraining(network, task.example, settings["learning_rate"], shrink)
+    found = train_arm(task, network, request, after_epoch=hooks.after_epoch, **options)
+    record = hooks.records[reload_epoch]
+    return found | {
+        "reload_epoch": reload_epoch + 1,
+        "neurons_zero_percent": record.neurons_zero,
+        "ranks": {row.layer: row.rank for row in record.factorised if row.choice != "dense"},
+    }
+
+
+def _latency(before: Mapping[str, Found], *, task: Task) -> Found:
+    """Measure seed 0 of every arm side by side; latency depends on structure alone, so fresh weights do."""
+    names = [f"{arm}_0" for arm in ARMS if arm != "scratch"]
+    return latency_ms(task, {name: structured(lambda: network_for(task), before[name]["leaves"], 0) for name in names})
+
+
+def report(request: Request, results: Mapping[str, Found]) -> Report:
+    task, seeds = open_task(request), range(request.seeds)
+    times = results["latency"]
+    dense = [results[f"dense_{seed}"] for seed in seeds]
+    dense_scores = [each["score_percent"] for each in dense]
+    dense_seconds = sum(each["train_seconds"] for each in dense)
+    rows, figures = [], {}
+    for arm, about in ARMS.items():
+        found = [results[f"{arm}_{seed}"] for seed in seeds]
+        scores = [each["score_percent"] for each in found]
+        saved = 100 * (1 - sum(each["train_seconds"] for each in found) / dense_seconds)
+        parameters = sum(each["parameters"] for each in found) / len(found)
+        milliseconds = times["early_0" if arm == "scratch" else f"{arm}_0"]
+        rows.append(
+            [
+                about,
+                mean_and_spread(scores),
+                "" if arm == "dense" else str(paired_difference(scores, dense_scores)),
+                f"{parameters:,.0f}",
+                f"{100 * (1 - parameters / dense[0]['parameters']):.1f}",
+                f"{milliseconds:.3f}",
+                "" if arm == "dense" else f"{saved:.0f}",
+            ]
+        )
+        figures[arm] = {
+            name: [each[name] for each in found] for name in ("score_percent", "parameters", "macs", "train_seconds")
+        } | {"latency_ms": milliseconds, "training_saved_percent": saved}
+    header = ["arm", f"{task.score}, %", "gap to dense, points", "parameters", "gone, %", "ms a frame"]
+    settings = SETTINGS[request.size]
+    text = (
+        f"{len(task.train):,} frames to learn from, {settings['epochs']} epochs for every arm, Adam "
+        f"{settings['learning_rate']:g} with a cosine, {request.seeds} seeds; at the reload {settings['target_share']:.0%} "
+        f"of the neurons' own parameters leave, and low rank keeps {settings['energy']:.0%} of the nuclear norm. Time saved "
+        "is processor time of the whole training, the work of shrinking included. Latency: onnxruntime, one thread.\n\n"
+        f"{markdown_table([*header, 'training saved, %'], rows)}\n\n{_verdicts(figures)}"
+    )
+    return Report(title="Compression-aware training", body=text, figures=figures, plot=_plot(task, figures))
+
+
+def _verdicts(figures: dict[str, Any]) -> str:
+    mean = {arm: sum(each["score_percent"]) / len(each["score_percent"]) for arm, each in figures.items()}
+    saved, gap = figures["early"]["training_saved_percent"], mean["early"] - mean["dense"]
+    gain = mean["early"] - mean["scratch"]
+    lines = [
+        (saved >= 40 and gap >= -0.5, f"an early reload saves {saved:.0f} % of the training at {gap:+.2f} points"),
+        (gain > 0, f"pruned while it learns is {gain:+.2f} points from the same structure trained from scratch"),
+    ]
+    return "\n".join(f"- {'holds' if holds else 'does not hold'}: {line}" for holds, line in lines)
+
+
+def _plot(task: Task, figures: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(6, 4))
+    axes = figure.subplots()
+    for arm, about in ARMS.items():
+        axes.plot(figures[arm]["train_seconds"], figures[arm]["score_percent"], "o", label=about, alpha=0.8)
+    axes.set_xlabel("training, processor seconds")
+    axes.set_ylabel(f"{task.score}, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure

@@ -1,0 +1,144 @@
+"""DecomposeMe: pairs of one-dimensional convolutions against the square ones that they stand for."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import nn
+
+from benchmarks.tables.results import Report, markdown_table
+from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.shrinking import Task, latency_ms, open_task, seeded, train_arm
+from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from perception.errors import InputError
+from perception.models.decomposed import DecomposedConv
+from perception.models.erfnet import ERFNet, NonBottleneck1D
+
+ABOUT = "decomposed filters against square ones at equal width: parameters, accuracy, milliseconds"
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("accuracy", "small"): {"epochs": 6, "learning_rate": 2e-3},
+    ("mIoU", "small"): {"epochs": 6, "learning_rate": 4e-3},
+    ("accuracy", "full"): {"epochs": 60, "learning_rate": 2e-3},
+    ("mIoU", "full"): {"epochs": 150, "learning_rate": 5e-4},
+}
+KERNEL, WIDTHS = 5, (16, 32)
+ARMS = {"square": "square filters", "decomposed": "decomposed", "linear": "decomposed, no inner rectifier"}
+
+
+class SquareBlock(nn.Module):
+    """Stand for ERFNet's block with two square 3x3 convolutions in place of its four one-dimensional ones."""
+
+    def __init__(self, block: NonBottleneck1D) -> None:
+        super().__init__()
+        channels, dilation = block.conv_3x1.out_channels, block.conv_3x1_dilated.dilation[0]
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm_1, self.relu_1 = nn.BatchNorm2d(channels), nn.ReLU()
+        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+        self.norm_2, self.relu_2 = nn.BatchNorm2d(channels), nn.ReLU()
+
+    def forward(self, x: Any) -> Any:
+        """Map (frame, channel, h, w) to the same shape."""
+        return self.relu_2(self.norm_2(self.conv_2(self.relu_1(self.norm_1(self.conv_1(x))))) + x)
+
+
+def cells(request: Request) -> list[Cell]:
+    task = open_task(request)
+    settings = SETTINGS[task.score, request.size]
+    make = functools.partial(_trained, task=task, request=request, settings=settings)
+    trained = [
+        Cell(name=f"{arm}_{seed}", compute=functools.partial(make, arm=arm, seed=seed), settings=settings)
+        for seed in range(request.seeds)
+        for arm in _arms(task)
+    ]
+    return [*trained, Cell(name="latency", compute=lambda _: _latency(task), settings=settings)]
+
+
+def _arms(task: Task) -> dict[str, str]:
+    return ARMS if task.score == "accuracy" else {name: ARMS[name] for name in ("square", "decomposed")}
+
+
+def _network(task: Task, arm: str) -> nn.Module:
+    if task.score == "mIoU":
+        return _segmentation_network(task, arm)
+    channels, height, _ = task.shape
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip((channels, *WIDTHS), WIDTHS, strict=False):
+        if arm == "square":
+            layers += [nn.Conv2d(inputs, outputs, KERNEL, padding=KERNEL // 2), nn.ReLU()]
+        else:
+            layers.append(DecomposedConv(inputs, outputs, KERNEL, inner_relu=arm == "decomposed"))
+        layers += [nn.BatchNorm2d(outputs), nn.MaxPool2d(2)]
+    side = height // 4
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(WIDTHS[-1] * side * side, task.classes))
+
+
+def _segmentation_network(task: Task, arm: str) -> nn.Module:
+    network = ERFNet(task.classes, width=0.5, dropout_quarter=0.0, dropout_eighth=0.0)
+    if arm == "square":
+        for part in (network.encoder, network.decoder):
+            for name, block in list(part.named_children()):
+                if isinstance(block, NonBottleneck1D):
+                    setattr(part, name, SquareBlock(block))
+    return network
+
+
+def _trained(
+    _: Mapping[str, Found], *, arm: str, seed: int, task: Task, request: Request, settings: dict[str, Any]
+) -> Found:
+    if request.data is None:
+        raise InputError("table decompose wants DATA: a folder with Fashion-MNIST or CamVid, or CIFAR-10 as .npz")
+    network = seeded(lambda: _network(task, arm), seed)
+    return train_arm(task, network, request, seed=seed, **settings)
+
+
+def _latency(task: Task) -> Found:
+    return latency_ms(task, {arm: seeded(functools.partial(_network, task, arm), 0) for arm in _arms(task)})
+
+
+def report(request: Request, results: Mapping[str, Found]) -> Report:
+    task, seeds = open_task(request), range(request.seeds)
+    square = [results[f"square_{seed}"]["score_percent"] for seed in seeds]
+    rows, figures = [], {}
+    for arm, about in _arms(task).items():
+        found = [results[f"{arm}_{seed}"] for seed in seeds]
+        scores = [each["score_percent"] for each in found]
+        rows.append(
+            [
+                about,
+                mean_and_spread(scores),
+                "" if arm == "square" else str(paired_difference(scores, square)),
+                f"{found[0]['parameters']:,}",
+                f"{found[0]['macs'] / 1e6:.2f}",
+                f"{results['latency'][arm]:.3f}",
+                f"{sum(each['train_seconds'] for each in found) / len(found):.0f}",
+            ]
+        )
+        figures[arm] = {
+            "score_percent": scores,
+            "parameters": found[0]["parameters"],
+            "macs": found[0]["macs"],
+            "latency_ms": results["latency"][arm],
+        }
+    header = ["arm", f"{task.score}, %", "to square, points", "parameters", "MMAC", "ms a frame", "train s"]
+    settings = SETTINGS[task.score, request.size]
+    what = f"two {KERNEL}x{KERNEL} layers" if task.score == "accuracy" else "ERFNet at half width, 3x3 blocks"
+    text = (
+        f"{what}; {len(task.train):,} frames to learn from, {settings['epochs']} epochs, Adam "
+        f"{settings['learning_rate']:g} with a cosine, {request.seeds} seeds. Latency: onnxruntime, one thread.\n\n"
+        f"{markdown_table(header, rows)}"
+    )
+    return Report(title="Filter decomposition", body=text, figures=figures, plot=_plot(task, figures))
+
+
+def _plot(task: Task, figures: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(5, 3.5))
+    axes = figure.subplots()
+    for arm, each in figures.items():
+        scores = each["score_percent"]
+        axes.plot([each["latency_ms"]] * len(scores), scores, "o", label=f"{ARMS[arm]}, {each['parameters']:,}")
+    axes.set_xlabel("ms a frame, onnxruntime, one thread")
+    axes.set_ylabel(f"{task.score}, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, title="parameters")
+    return figure

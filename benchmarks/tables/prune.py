@@ -1,0 +1,241 @@
+"""Pruned while it learns, against networks of the same cost: who keeps the accuracy, and what it buys in milliseconds."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import nn
+
+from benchmarks.tables.results import Report, markdown_table
+from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.shrinking import (
+    Task,
+    latency_ms,
+    network_for,
+    open_task,
+    seeded,
+    structured,
+    torch_pruning_hooks,
+    train_arm,
+)
+from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
+
+ABOUT = "joint train and prune against dense, narrow, compact from scratch and Torch-Pruning"
+# Of all arms: so many epochs. target: of ours; by latency chosen to cost no more than the peer at its ratio, by parameters
+# where a network is so small that calls cost more than multiplications.
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("accuracy", "small"): {
+        "epochs": 8,
+        "prune_epoch": 3,
+        "learning_rate": 2e-3,
+        "press": 0.15,
+        "target": {"target_cost_share": 0.3, "costs": "parameters"},
+    },
+    ("mIoU", "small"): {
+        "epochs": 8,
+        "prune_epoch": 3,
+        "learning_rate": 4e-3,
+        "press": 0.1,
+        "target": {"target_cost_share": 0.55},
+    },
+    ("accuracy", "full"): {
+        "epochs": 60,
+        "prune_epoch": 20,
+        "learning_rate": 2e-3,
+        "press": 0.1,
+        "target": {"target_cost_share": 0.3, "costs": "parameters"},
+    },
+    ("mIoU", "full"): {
+        "epochs": 150,
+        "prune_epoch": 50,
+        "learning_rate": 5e-4,
+        "press": 0.05,
+        "target": {"target_cost_share": 0.45},
+    },
+}
+PEER_RATIO, MULTIPLE = 0.5, 8
+ARMS = {
+    "dense": "dense",
+    "ours": "group lasso, pruned while it learns",
+    "scratch": "the same structure from scratch",
+    "narrow": "uniform narrowing, from scratch",
+    "peer": "Torch-Pruning, group norm",
+}
+
+
+def cells(request: Request) -> list[Cell]:
+    task = open_task(request)
+    settings = SETTINGS[task.score, request.size]
+    found = []
+    for seed in range(request.seeds):
+        for arm in ARMS:
+            compute = functools.partial(_trained, arm=arm, seed=seed, task=task, request=request, settings=settings)
+            plain = {name: settings[name] for name in ("epochs", "learning_rate")}
+            found.append(Cell(name=f"{arm}_{seed}", compute=compute, settings=plain if arm == "dense" else settings))
+    measure = functools.partial(_latency, task=task)
+    return [*found, Cell(name="latency", compute=measure, settings=settings)]
+
+
+def _trained(
+    before: Mapping[str, Found], *, arm: str, seed: int, task: Task, request: Request, settings: dict[str, Any]
+) -> Found:
+    network, hooks, raised = _arm(before, arm, seed, task, settings)
+    found = train_arm(
+        task,
+        network,
+        request,
+        epochs=settings["epochs"],
+        learning_rate=settings["learning_rate"],
+        seed=seed,
+        **hooks,
+    )
+    return found | {"raised": raised}
+
+
+def _arm(
+    before: Mapping[str, Found], arm: str, seed: int, task: Task, settings: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any], list[str]]:
+    """Build the network of an arm, the hooks that it trains with, and a list for errors of the peer."""
+    if arm == "scratch":
+        return structured(lambda: network_for(task), before[f"ours_{seed}"]["leaves"], seed + 1000), {}, []
+    if arm == "narrow":
+        width = _narrow_width(task, before[f"ours_{seed}"]["parameters"])
+        return seeded(lambda: network_for(task, width), seed), {}, []
+    network = seeded(lambda: network_for(task), seed)
+    if arm == "ours":
+        shrink = ShrinkSettings(
+            strength_share=settings["press"],
+            reload_epochs=(settings["prune_epoch"],),
+            multiple_of=MULTIPLE,
+            **settings["target"],
+        )
+        hooks = CompressionAwareTraining(network, task.example, settings["learning_rate"], shrink)
+        return network, {"after_epoch": hooks.after_epoch}, []
+    if arm == "peer":
+        last = [module for module in network.modules() if not any(module.children())][-1]
+        step, epoch, raised = torch_pruning_hooks(
+            network, task, ratio=PEER_RATIO, epoch=settings["prune_epoch"], multiple_of=MULTIPLE, outputs=[last]
+        )
+        return network, {"after_step": step, "after_epoch": epoch}, raised
+    return network, {}, []
+
+
+def _narrow_width(task: Task, parameters: int) -> float:
+    """Give the largest width, in 64ths, of a uniformly narrowed network with at most so many parameters."""
+    for step in range(63, 10, -1):
+        if sum(p.numel() for p in network_for(task, step / 64).parameters()) <= parameters:
+            return step / 64
+    return 11 / 64
+
+
+def _latency(before: Mapping[str, Found], *, task: Task) -> Found:
+    """Measure all arms side by side; latency depends on structure alone, so fresh weights do."""
+    networks = {}
+    for name, found in before.items():
+        arm, seed = name.rsplit("_", 1)
+        if arm in ("dense", "narrow") and seed != "0":
+            continue
+        build: Callable[[], nn.Module] = lambda: network_for(task)  # noqa: E731
+        networks[name] = structured(build, found["leaves"], 0)
+    return latency_ms(task, networks)
+
+
+def report(request: Request, results: Mapping[str, Found]) -> Report:
+    task = open_task(request)
+    seeds = range(request.seeds)
+    times = results["latency"]
+    rows, figures = [], {}
+    dense = [results[f"dense_{seed}"]["score_percent"] for seed in seeds]
+    for arm, about in ARMS.items():
+        found = [results[f"{arm}_{seed}"] for seed in seeds]
+        scores = [each["score_percent"] for each in found]
+        milliseconds = [times.get(f"{arm}_{seed}", times[f"{arm}_0"]) for seed in seeds]
+        parameters = [each["parameters"] for each in found]
+        gap = paired_difference(scores, dense)
+        mean_parameters = sum(parameters) / len(parameters)
+        gone = 100 * (1 - mean_parameters / results["dense_0"]["parameters"])
+        macs = sum(each["macs"] for each in found) / len(found)
+        seconds = sum(each["train_seconds"] for each in found) / len(found)
+        rows.append(
+            [
+                about,
+                mean_and_spread(scores),
+                "" if arm == "dense" else str(gap),
+                f"{mean_parameters:,.0f}",
+                f"{gone:.1f}",
+                f"{macs / 1e6:.2f}",
+                mean_and_spread(milliseconds),
+                f"{seconds:.0f}",
+            ]
+        )
+        figures[arm] = {
+            "score_percent": scores,
+            "parameters": parameters,
+            "macs": [each["macs"] for each in found],
+            "latency_ms": milliseconds,
+            "train_seconds": [each["train_seconds"] for each in found],
+        }
+    header = [
+        "arm",
+        f"{task.score}, %",
+        "gap to dense, points",
+        "parameters",
+        "gone, %",
+        "MMAC",
+        "ms a frame",
+        "train s",
+    ]
+    body = f"{_set_up(request, task)}\n\n{markdown_table(header, rows)}\n\n{_verdicts(figures, results)}"
+    return Report(title="Joint train and prune", body=body, figures=figures, plot=_plot(task, figures))
+
+
+def _set_up(request: Request, task: Task) -> str:
+    settings = SETTINGS[task.score, request.size]
+    target = ", ".join(f"{name} {value}" for name, value in settings["target"].items())
+    return (
+        f"{len(task.train):,} frames to learn from, {len(task.test):,} to test, {request.seeds} seeds, "
+        f"{settings['epochs']} epochs for every arm, Adam {settings['learning_rate']:g} with a cosine. Ours and the peer "
+        f"press for {settings['prune_epoch'] + 1} epochs, prune, and learn on; ours to {target}, "
+        f"the peer by a ratio of {PEER_RATIO:g}, both in multiples of {MULTIPLE}. Latency: "
+        "onnxruntime, one thread, all arms taking turns. Means ± standard deviation over seeds; gaps are paired, with a "
+        "95 % interval. Training seconds are processor seconds."
+    )
+
+
+def _verdicts(figures: dict[str, Any], results: Mapping[str, Found]) -> str:
+    mean = {arm: {name: sum(values) / len(values) for name, values in kinds.items()} for arm, kinds in figures.items()}
+    ours, dense, peer, scratch = (mean[arm] for arm in ("ours", "dense", "peer", "scratch"))
+    gone = 1 - ours["parameters"] / dense["parameters"]
+    gap = ours["score_percent"] - dense["score_percent"]
+    lines = [
+        (gone >= 0.6 and gap >= -0.5, f"{gone:.0%} of the parameters are gone at a gap of {gap:+.2f} points"),
+        (
+            scratch["score_percent"] < ours["score_percent"],
+            f"from scratch the same structure reaches {scratch['score_percent'] - ours['score_percent']:+.2f} points",
+        ),
+        (
+            ours["latency_ms"] <= peer["latency_ms"] and ours["score_percent"] >= peer["score_percent"] - 0.5,
+            f"{ours['latency_ms']:.2f} ms against Torch-Pruning's {peer['latency_ms']:.2f} ms, at "
+            f"{ours['score_percent'] - peer['score_percent']:+.2f} points",
+        ),
+    ]
+    text = "\n".join(f"- {'holds' if holds else 'does not hold'}: {line}" for holds, line in lines)
+    raised = sorted({error for found in results.values() for error in found.get("raised", [])})
+    return text + "".join(
+        f"\n- Torch-Pruning's regularize() fails on this network ({error}); it prunes without pressing"
+        for error in raised
+    )
+
+
+def _plot(task: Task, figures: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(6, 4))
+    axes = figure.subplots()
+    for arm, about in ARMS.items():
+        axes.plot(figures[arm]["latency_ms"], figures[arm]["score_percent"], "o", label=about, alpha=0.8)
+    axes.set_xlabel("ms a frame, onnxruntime, one thread")
+    axes.set_ylabel(f"{task.score}, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure

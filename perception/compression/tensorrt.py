@@ -1,0 +1,50 @@
+"""Build a TensorRT engine from an exported network, where NVIDIA's trtexec is installed."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import onnx
+
+from perception.compression.export import INPUT_NAME
+from perception.errors import InputError
+
+
+def tensorrt_command(model: Path, engine: Path, *, largest_batch_frames: int = 1, half: bool = True) -> list[str]:
+    """Give the trtexec command that builds `engine` for batches of 1 to `largest_batch_frames` and times it.
+
+    half: allow float16. Raises InputError for a missing file or a free height or width.
+    """
+    if not model.is_file():
+        raise InputError(f"no ONNX file at {model}: run a night, or export a network first")
+    if largest_batch_frames < 1:
+        raise InputError(f"largest_batch_frames {largest_batch_frames}: at least 1")
+    (given,) = onnx.load(str(model)).graph.input
+    sizes = [dimension.dim_value for dimension in given.type.tensor_type.shape.dim[1:]]
+    if not all(sizes):
+        raise InputError(f"{model}: height and width must be fixed; export it again")
+    shape = "x".join(str(size) for size in sizes)
+    shapes = {"min": 1, "opt": largest_batch_frames, "max": largest_batch_frames}
+    profile = [f"--{name}Shapes={INPUT_NAME}:{batch}x{shape}" for name, batch in shapes.items()]
+    precision = ["--fp16"] if half else []
+    return ["trtexec", f"--onnx={model}", f"--saveEngine={engine}", *profile, *precision]
+
+
+def build_engine(model: Path, engine: Path, *, largest_batch_frames: int = 1, half: bool = True) -> str:
+    """Build the engine, whole or not at all, and give what trtexec said. Raises InputError where it is not installed."""
+    partial = engine.with_name(f".{engine.name}.part")
+    command = tensorrt_command(model, partial, largest_batch_frames=largest_batch_frames, half=half)
+    found = shutil.which("trtexec")
+    if found is None:
+        raise InputError(
+            "trtexec is not on the PATH: it comes with TensorRT; on a machine that has it run "
+            + json.dumps(" ".join(command).replace(str(partial), str(engine)))
+        )
+    done = subprocess.run([found, *command[1:]], capture_output=True, text=True, check=False)
+    if done.returncode:
+        partial.unlink(missing_ok=True)
+        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        raise InputError(f"trtexec refused {model} (exit code {done.returncode}): {' '.join(last)}")
+    partial.replace(engine)
+    return done.stdout

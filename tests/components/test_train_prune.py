@@ -1,0 +1,43 @@
+"""What the parameters of train_prune ask of compression-aware training."""
+
+from typing import Any
+
+import pytest
+
+from components.train_prune import TrainPruneParameters, _shrink_settings
+from perception.errors import InputError
+
+
+def parameters(**changes: Any) -> TrainPruneParameters:
+    given = {
+        "store": "store", "taxonomy": "camvid11", "height_px": 64, "width_px": 64, "seed": 1, "network_width": 0.5,
+        "epochs": 12, "epoch_frames": 16, "batch_frames": 4, "learning_rate": 0.004, "press_epochs": 9,
+    }  # fmt: skip
+    return TrainPruneParameters(**{**given, **changes})
+
+
+@pytest.mark.parametrize(("reloads", "epochs"), [(1, (8,)), (2, (3, 8)), (3, (2, 5, 8)), (9, tuple(range(9)))])
+def test_reloads_are_spread_over_the_pressed_epochs(reloads: int, epochs: tuple[int, ...]) -> None:
+    assert _shrink_settings(parameters(reloads=reloads)).reload_epochs == epochs
+
+
+def test_the_pruned_network_may_learn_longer() -> None:
+    assert parameters(press_epochs=14, pruned_epochs=18).press_epochs == 14
+    with pytest.raises(InputError, match="press_epochs"):
+        parameters(press_epochs=14)
+
+
+def test_a_latency_share_of_one_sets_no_target() -> None:
+    assert _shrink_settings(parameters()).target_cost_share is None
+    found = _shrink_settings(parameters(latency_share=0.4, press_share=0.2, latency_by="measured"))
+    assert (found.target_cost_share, found.strength_share, found.costs) == (0.4, 0.2, "measured")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"reloads": 10}, {"reloads": 0}, {"latency_share": 0.0}, {"latency_by": "guess"}, {"press_epochs": 12},
+     {"press_share": 1.0}, {"sparse_share": 1.0}, {"multiple_of": 0}, {"pruned_epochs": -1}, {"press_by_cost": 2.0}],
+)  # fmt: skip
+def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        parameters(**wrong)
