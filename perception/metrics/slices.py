@@ -1,6 +1,6 @@
 """Slices of a test set: the frames that share values of manifest columns, such as night, or night and rain and urban."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,23 +45,25 @@ def check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
 
 def column_slices(table: pd.DataFrame, columns: Sequence[str]) -> list[Slice]:
     """Cut a table into one slice for every value of every column, in order of column and value; null is in none."""
-    return [
-        Slice(f"{column}={value}", {column: value}, (table[column].astype(object) == value).to_numpy(bool))
-        for column in columns
-        for value in sorted(set(table[column].dropna().astype(str)))
-    ]
+    found = []
+    for column in columns:
+        values = table[column].to_numpy(object)
+        for value in sorted({value for value in values if isinstance(value, str)}):
+            found.append(Slice(f"{column}={value}", {column: value}, np.asarray(values == value, bool)))
+    return found
 
 
 def cell_slices(table: pd.DataFrame, columns: Sequence[str]) -> list[Slice]:
     """Cut a table into the cells that it has: one for every combination of values; rows with a null are in none."""
-    known = table[list(columns)].dropna()
-    cells: Iterable[tuple[str, ...]] = sorted(set(known.itertuples(index=False, name=None)))
+    rows_of: dict[tuple[str, ...], list[int]] = {}
+    for number, values in enumerate(zip(*(table[column].to_numpy(object) for column in columns), strict=True)):
+        if all(isinstance(value, str) for value in values):
+            rows_of.setdefault(values, []).append(number)
     found = []
-    for cell in cells:
-        where = {column: str(value) for column, value in zip(columns, cell, strict=True)}
-        rows = np.logical_and.reduce(
-            [(table[name].astype(object) == value).to_numpy(bool) for name, value in where.items()]
-        )
+    for values, numbers in sorted(rows_of.items()):
+        where = dict(zip(columns, values, strict=True))
+        rows = np.zeros(len(table), bool)
+        rows[numbers] = True
         found.append(Slice(slice_name(where), where, rows))
     return found
 

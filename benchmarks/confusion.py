@@ -1,0 +1,172 @@
+"""Duel: counting a confusion matrix, ours against torchmetrics and against cityscapesScripts' Python path.
+
+    python benchmarks/confusion.py [--rounds 7] [--images 10]
+
+Label maps of 1024 x 2048 pixels in 19 classes and void. All must count equal integers before anything is timed; rounds
+alternate, the least time of a round counts. torchmetrics: the update of MulticlassConfusionMatrix. cityscapesScripts:
+its own evaluatePair with its C extension off and images handed over in memory. Beside it: what it costs to count every
+frame into one matrix a drive and condition and to sum those into all slices at the end, as a share of counting once.
+The limit is one increment a pixel and nanosecond. The last line is JSON.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from perception.data.taxonomies import load_taxonomy
+from perception.metrics.confusion import confusion_matrix
+from perception.metrics.segmentation import _Sums
+from perception.metrics.slices import CONDITIONS, DOMAIN, cell_slices, column_slices
+
+HEIGHT_PX, WIDTH_PX, CLASSES = 1024, 2048, 19
+TORCHMETRICS_BAR, CITYSCAPES_BAR, SLICES_BAR = 5.0, 2.0, 0.10
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    cv2.setNumThreads(options.threads)
+    pairs = [_pair(seed) for seed in range(options.images)]
+    runs = {
+        "ours": _ours,
+        "sliced": _sliced,
+        "torchmetrics": _torchmetrics(pairs),
+        "cityscapesscripts": _cityscapes(pairs),
+    }
+    counts = {name: run(pairs) for name, run in runs.items()}
+    for name, found in counts.items():
+        assert np.array_equal(found, counts["ours"]), f"{name} counts other integers"
+    seconds = dict.fromkeys(runs, float("inf"))
+    for _ in range(options.rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(pairs)
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    report = _report({name: 1e3 * each / len(pairs) for name, each in seconds.items()})
+    print(json.dumps(report))
+    return 0 if report["pass"] else 1
+
+
+def _pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Make a label map of large patches with void, and a prediction that agrees in nine of ten pixels."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, CLASSES, (24, 48), dtype=np.uint8)
+    label = cv2.resize(coarse, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_NEAREST)
+    wrong = cv2.resize(
+        (random.random((256, 512)) < 0.1).astype(np.uint8), (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_NEAREST
+    )
+    prediction = np.where(wrong > 0, np.roll(label, 90, axis=1), label)
+    label[-80:] = 255
+    return label, prediction
+
+
+def _ours(pairs: list) -> np.ndarray:
+    total = np.zeros((CLASSES, CLASSES), np.int64)
+    for label, prediction in pairs:
+        total += confusion_matrix(label, prediction, CLASSES)
+    return total
+
+
+def _sliced(pairs: list) -> np.ndarray:
+    """Count into a matrix a drive and condition, and sum every slice and cell of the operating domain from them."""
+    sums = _Sums()
+    for number, (label, prediction) in enumerate(pairs):
+        conditions = tuple(DOMAIN[column][number % len(DOMAIN[column])] for column in CONDITIONS)
+        sums.add((f"drive{number // 2}", *conditions), counts=confusion_matrix(label, prediction, CLASSES))
+    groups, counts = pd.DataFrame(list(sums.keys), columns=["drive_id", *CONDITIONS]), np.stack(sums.arrays["counts"])
+    slices = {
+        cut.name: counts[cut.rows].sum(axis=0)
+        for cut in (*column_slices(groups, CONDITIONS), *cell_slices(groups, CONDITIONS))
+    }
+    return sum(slices[f"time_of_day={value}"] for value in DOMAIN["time_of_day"] if f"time_of_day={value}" in slices)
+
+
+def _torchmetrics(pairs: list) -> Callable:
+    tensors = {id(pair): [torch.from_numpy(each.astype(np.int64)) for each in pair] for pair in pairs}
+
+    def run(pairs: list) -> np.ndarray:
+        metric = MulticlassConfusionMatrix(CLASSES, ignore_index=255, validate_args=False)
+        for pair in pairs:
+            label, prediction = tensors[id(pair)]
+            metric.update(prediction, label)
+        return metric.compute().numpy()
+
+    return run
+
+
+class _Image:
+    """Hand an array over as the image that Image.open would give."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.size, self._array = array.shape[::-1], array
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self._array
+
+
+def _cityscapes(pairs: list) -> Callable:
+    scripts = importlib.import_module("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    scripts.CSUPPORT = False
+    raw = load_taxonomy("cityscapes_ids").raw
+    ids = np.array([int(np.flatnonzero(raw == each)[0]) for each in range(CLASSES)])
+    back = np.zeros(256, np.uint8)
+    back[:CLASSES] = ids
+    images = {
+        f"{number}/{part}": _Image(back[each]) for number, pair in enumerate(pairs) for part, each in enumerate(pair)
+    }
+    scripts.Image = SimpleNamespace(open=images.__getitem__)
+    scripts.args.evalInstLevelScore = scripts.args.evalPixelAccuracy = False
+
+    def run(pairs: list) -> np.ndarray:
+        counts = scripts.generateMatrix(scripts.args)
+        for number in range(len(pairs)):
+            scripts.evaluatePair(f"{number}/1", f"{number}/0", counts, {}, {}, scripts.args)
+        return np.asarray(counts, np.int64)[np.ix_(ids, ids)]
+
+    return run
+
+
+def _report(ms: dict[str, float]) -> dict:
+    ratios = {name: ms[name] / ms["ours"] for name in ("torchmetrics", "cityscapesscripts")}
+    extra = ms["sliced"] / ms["ours"] - 1
+    passed = ratios["torchmetrics"] >= TORCHMETRICS_BAR and ratios["cityscapesscripts"] >= CITYSCAPES_BAR
+    load = os.getloadavg()[0]
+    return {
+        "duel": "confusion",
+        "ours": round(ms["ours"], 3),
+        "peer": round(ms["torchmetrics"], 3),
+        "unit": "ms an image of 1024 x 2048",
+        "ratio": round(ratios["torchmetrics"], 2),
+        "bar": TORCHMETRICS_BAR,
+        "limit_share": round(HEIGHT_PX * WIDTH_PX * 1e-6 / ms["ours"], 3),
+        "pass": bool(passed and extra <= SLICES_BAR),
+        "cityscapesscripts": round(ms["cityscapesscripts"], 3),
+        "cityscapesscripts_ratio": round(ratios["cityscapesscripts"], 2),
+        "cityscapesscripts_bar": CITYSCAPES_BAR,
+        "slices_extra": round(extra, 4),
+        "slices_bar": SLICES_BAR,
+        "load": round(load, 1),
+        "quiet": load <= (os.cpu_count() or 1),
+        "cores": os.cpu_count(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
