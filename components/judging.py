@@ -276,23 +276,26 @@ def latency(model: Path, parameters: JudgeParameters) -> list[Json]:
 
 
 class _Part:
-    """Show some of the frames under new numbers."""
+    """Keep some of the frames in memory, image and label at the network's size: they are judged many times over."""
 
     def __init__(self, frames: "LabelledFrames", rows: Sequence[int]) -> None:
-        self._frames, self._rows = frames, rows
+        self._kept = [frames.load(row) for row in rows]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._kept)
 
     def load(self, index: int) -> Any:
-        return self._frames.load(self._rows[index])
+        return self._kept[index]
 
     def full_label(self, index: int) -> Any:
-        return self._frames.full_label(self._rows[index])
+        return self._kept[index][1]
 
 
 def _shift(frames: "LabelledFrames", about: "pd.DataFrame", model: Path, parameters: JudgeParameters) -> list[Json]:
-    """Judge some frames, spread over the test set, as they are and under every corruption: mIoU and calibration."""
+    """Judge some frames, spread over the test set, as they are and under every corruption: mIoU and calibration.
+
+    At the network's size, all cases alike, so that they compare with each other.
+    """
     import numpy as np
 
     from perception.metrics.calibration import calibration_error
