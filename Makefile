@@ -19,6 +19,8 @@ MINUTES ?= 0
 DEVICE ?= cpu
 quote = '$(subst ','\'',$(1))'
 NIGHT = --profile $(call quote,$(PROFILE)) $(if $(DATA),--data $(call quote,$(DATA))) $(foreach item,$(SET),--set $(call quote,$(item)))
+CLUSTER_NIGHT = $(subst --profile 'demo',--profile 'nightly',$(NIGHT)) $(if $(IMAGES),--images $(call quote,$(IMAGES)))
+CLUSTER_RUN = $(foreach item,$(PARAMETER),--parameter $(call quote,$(item)))
 
 .PHONY: help setup run test lint pipeline-compile scenes table engine evaluate clean review promote rollback reject versions history reproduce lineage scrub retire
 
@@ -41,6 +43,9 @@ run: setup  ## one whole night on this machine: PROFILE=demo|smoke|camvid DATA=D
 test: setup lint  ## the checks and tests (no container engine and no server needed beforehand)
 	@$(RUN_PYTHON) -m pytest -n 2 --dist loadgroup
 
+test-containers: setup  ## the smoke night as containers on a real S3 server, against the same night on this machine (needs a container engine)
+	@$(RUN_PYTHON) -m pytest -m containers tests/containers
+
 lint: setup  ## style, types, import rules
 	@$(RUN_PYTHON) -m ruff check .
 	@$(RUN_PYTHON) -m ruff format --check .
@@ -48,7 +53,28 @@ lint: setup  ## style, types, import rules
 	@$(VENV)/bin/lint-imports --no-cache >/dev/null || $(VENV)/bin/lint-imports --no-cache
 
 pipeline-compile: setup  ## the night as Kubeflow pipeline YAML: OUT=FILE PROFILE=nightly
-	@$(RUN_PYTHON) -m pipelines.compile $(subst --profile 'demo',--profile 'nightly',$(NIGHT)) --out $(call quote,$(OUT))
+	@$(RUN_PYTHON) -m pipelines.compile $(CLUSTER_NIGHT) --out $(call quote,$(OUT))
+
+.PHONY: images preflight pipeline-submit pipeline-status cancel schedule test-containers
+
+images: setup  ## build the images: REGISTRY=HOST/PATH TAG=NAME PUSH=yes SETS="gates versioning torch-cpu torch-cuda"
+	@$(RUN_PYTHON) -m pipelines.images $(if $(REGISTRY),--registry $(call quote,$(REGISTRY))) $(if $(TAG),--tag $(call quote,$(TAG))) \
+		$(if $(SETS),--sets $(SETS)) $(if $(filter yes,$(PUSH)),--push)
+
+preflight: setup  ## say what the cluster lacks for a night: PROFILE=nightly IMAGES=FILE PARAMETER="name=value ..."
+	@$(RUN_PYTHON) -m pipelines.preflight $(CLUSTER_NIGHT) $(CLUSTER_RUN)
+
+pipeline-submit: setup  ## start a night on the cluster and follow it: KFP_HOST=URL IMAGES=FILE PARAMETER="name=value ..."
+	@$(RUN_PYTHON) -m pipelines.submit $(CLUSTER_NIGHT) $(CLUSTER_RUN) $(if $(filter no,$(PREFLIGHT)),--no-preflight) $(if $(filter no,$(FOLLOW)),--no-follow)
+
+pipeline-status: setup  ## show a run on the cluster, by default the latest: RUN=ID
+	@$(RUN_PYTHON) -m pipelines.runs status $(if $(RUN),--run $(call quote,$(RUN)))
+
+cancel: setup  ## end a run on the cluster: RUN=ID
+	@$(RUN_PYTHON) -m pipelines.runs cancel $(if $(RUN),--run $(call quote,$(RUN)))
+
+schedule: setup  ## bring the recurring night in line with schedule.yaml: DRY_RUN=yes
+	@$(RUN_PYTHON) -m pipelines.schedule $(if $(filter yes,$(DRY_RUN)),--dry-run)
 
 VERSIONS = $(RUN_PYTHON) -m pipelines.data_versions
 say = $(if $($(1)),--$(2) $(call quote,$($(1))))

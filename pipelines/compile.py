@@ -9,10 +9,16 @@ from perception.errors import InputError
 from pipelines.settings import load_settings
 
 
-def compile_pipeline(profile: str, target: Path, overrides: Sequence[str] = (), data: str = "") -> None:
-    """Compile the night of a profile into `target`; the file appears whole."""
+def compile_pipeline(
+    profile: str, target: Path, overrides: Sequence[str] = (), data: str = "", images: Path | None = None
+) -> None:
+    """Compile the night of a profile into `target`; the file appears whole.
+
+    images: the file of digests that `make images` wrote, in place of the names in params.yaml.
+    """
     from kfp import compiler
 
+    from pipelines.images import references
     from pipelines.nightly import build_pipeline
 
     if target.suffix not in (".yaml", ".yml") or target.is_dir():
@@ -21,7 +27,8 @@ def compile_pipeline(profile: str, target: Path, overrides: Sequence[str] = (), 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.stem}.partial{target.suffix}")
-        compiler.Compiler().compile(build_pipeline(settings, settings["images"]), str(partial))
+        names = settings["images"] | (references(images) if images else {})
+        compiler.Compiler().compile(build_pipeline(settings, names), str(partial))
         partial.replace(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror}); choose another file with OUT=FILE") from None
@@ -35,10 +42,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--profile", default="nightly", help="a profile of params.yaml")
     parser.add_argument("--data", default="", help="folder of a data set, for profiles that read one")
     parser.add_argument("--out", type=Path, default=Path("build/nightdrive.yaml"), help="the file to write")
+    parser.add_argument("--images", type=Path, help="the file of digests that `make images` wrote; default: by name")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a parameter")
     given = parser.parse_args(arguments)
     try:
-        compile_pipeline(given.profile, given.out, given.set, given.data)
+        compile_pipeline(given.profile, given.out, given.set, given.data, given.images)
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)
         return 2

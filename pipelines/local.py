@@ -127,7 +127,7 @@ def _environment(run: Path) -> dict[str, str]:
         "PATH": here + os.pathsep + os.environ.get("PATH", ""),  # dvc.yaml says `python`: the one that runs us
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         RECORDS_VARIABLE: str(run / "records"),
-        COMMIT_VARIABLE: _code_commit(),
+        COMMIT_VARIABLE: code_commit(),
         "DVC_NO_ANALYTICS": "1",
         "CI": "1",  # DVC then looks for no update
         # Large tensors come and go in training; keeping their memory saves a tenth to a third of the time of a step.
@@ -136,7 +136,7 @@ def _environment(run: Path) -> dict[str, str]:
     }
 
 
-def _code_commit() -> str:
+def code_commit() -> str:
     """Return the commit of the code, marked where files differ from it; empty outside a git checkout."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=-changed", "--exclude=*"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()

@@ -108,6 +108,7 @@ def build_pipeline(settings: Mapping[str, Any], images: Mapping[str, str]) -> An
 
             call(
                 "propose",
+                last_word="propose",  # nothing follows that could fail the run in its place
                 base=base,
                 version=version,
                 selection=selection,

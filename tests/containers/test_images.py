@@ -1,0 +1,147 @@
+"""Every image: small, confined, complete, and without a trace of the machine that built it."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from components.stages import STAGES
+from pipelines.images import NAME_IN_PARAMS, Image
+from tests.containers.conftest import SETS
+
+pytestmark = pytest.mark.containers
+
+LARGEST_MB = {"gates": 750, "torch-cpu": 1800}
+HELP_SECONDS = 3.0
+CONFINED = ["--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp:exec"]
+
+
+def run(docker: str, image: Image, *command: str, user: str = "", options: tuple[str, ...] = ()) -> str:
+    chosen = [f"--user={user}"] if user else []
+    words = [docker, "run", "--rm", *CONFINED, *chosen, *options, image.image_id, *command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(params=SETS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_size(images: dict[str, Image], name: str) -> None:
+    assert images[name].size_mb <= LARGEST_MB.get(name, 1800)
+
+
+def test_user_file_system_and_modes(docker: str, images: dict[str, Image], name: str) -> None:
+    assert run(docker, images[name], "id", "-u").strip() == "10001"
+    look = "find / -xdev ( -type f -perm /6000 -o -type f -perm -0002 -o -type d -perm -0002 ! -perm -1000 ) -print"
+    assert run(docker, images[name], *look.split(), user="0").strip() == ""
+    refused = "touch /app/x /opt/nightdrive/x /x 2>/dev/null && echo wrote; touch /tmp/x && echo tmp"
+    assert run(docker, images[name], "sh", "-c", refused).strip() == "tmp"
+
+
+def test_no_build_tool_or_cache_is_left(docker: str, images: dict[str, Image], name: str) -> None:
+    tools = "for tool in gcc cc make g++ dpkg-buildpackage; do command -v $tool; done; ls -A /root /var/cache/apt /build 2>/dev/null"
+    left = run(docker, images[name], "sh", "-c", tools + " || true", user="0")
+    assert not re.search(r"gcc|make|\.cache|\.deb|wheels", left), left
+
+
+def test_packages_fit_together_and_every_stage_starts(docker: str, images: dict[str, Image], name: str) -> None:
+    # The base image's own pip looks at the dependency set, which has none.
+    check = "cd / && PATH=/usr/local/bin:/usr/bin:/bin python3 -m pip --python /opt/nightdrive/bin/python check"
+    assert "No broken requirements" in run(docker, images[name], "sh", "-c", check)
+    for stage in STAGES.values():
+        if stage.needs.image == NAME_IN_PARAMS[name]:
+            assert stage.summary[:20] in run(docker, images[name], "python", "-m", "components", stage.name, "--help")
+
+
+def test_it_starts_quickly(docker: str, images: dict[str, Image], name: str) -> None:
+    run(docker, images[name], "true")
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        run(docker, images[name], "python", "-m", "components", "--help")
+        took.append(time.monotonic() - started)
+    assert min(took) < HELP_SECONDS, took
+
+
+def test_no_secret_and_no_path_of_the_building_machine(
+    docker: str, images: dict[str, Image], name: str, tmp_path: Path
+) -> None:
+    history = subprocess.run(
+        [docker, "history", "--no-trunc", "--format", "{{.CreatedBy}}", images[name].image_id],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    facts = subprocess.run(
+        [docker, "image", "inspect", images[name].image_id], capture_output=True, text=True, check=True
+    )
+    here = [str(Path(__file__).parents[2]), os.uname().nodename, str(Path.home() / ".")]
+    secrets = [os.environ[key] for key in ("PIP_INDEX_URL", "PIP_CERT") if os.environ.get(key, "").startswith("http")]
+    places = [*os.environ.get("PIP_FIND_LINKS", "").split(), *secrets]
+    for trace in [here[0], here[1], *places]:
+        assert trace not in history + facts.stdout, trace
+    exported = tmp_path / "image.tar"
+    container = subprocess.run([docker, "create", images[name].image_id], capture_output=True, text=True, check=True)
+    try:
+        subprocess.run([docker, "export", "-o", exported, container.stdout.strip()], check=True)
+    finally:
+        subprocess.run([docker, "rm", container.stdout.strip()], capture_output=True, check=True)
+    patterns = tmp_path / "patterns"
+    patterns.write_text("\n".join([here[0], *places]) + "\n")
+    found = subprocess.run(
+        ["grep", "--count", "--text", "-F", "-f", patterns, exported], capture_output=True, text=True, check=False
+    )
+    assert found.stdout.strip() == "0"
+
+
+def test_labels_and_bill_of_materials(docker: str, images: dict[str, Image], images_file: Path, name: str) -> None:
+    (facts,) = json.loads(
+        subprocess.run(
+            [docker, "image", "inspect", images[name].image_id], capture_output=True, text=True, check=True
+        ).stdout
+    )
+    labels = facts["Config"]["Labels"]
+    assert labels["org.opencontainers.image.title"] == f"nightdrive-{name}"
+    assert re.fullmatch("[0-9a-f]{40}(-changed)?", labels["org.opencontainers.image.revision"])
+    bill = json.loads((images_file.parent / f"nightdrive-{name}.sbom.json").read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    listed = {item["purl"].split("@")[0]: item["version"] for item in bill["components"]}
+    locked = dict(line.split("==") for line in (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines())
+    python = {
+        purl.removeprefix("pkg:pypi/"): version for purl, version in listed.items() if purl.startswith("pkg:pypi/")
+    }
+    assert len(python) > 10
+    assert {package: version.split("+")[0] for package, version in python.items()} == {
+        package: locked[package.replace(".", "-")] for package in python
+    }
+    assert "pkg:deb/debian/libc6" in listed
+
+
+def test_an_empty_step_costs_less_than_a_second_beyond_its_container(
+    docker: str, images: dict[str, Image], name: str
+) -> None:
+    stage = next(stage for stage in STAGES.values() if stage.needs.image == NAME_IN_PARAMS[name] and stage.inputs)
+    given = {
+        "inputs": {"artifacts": {port.name: {"artifacts": [{"name": "x", "uri": "/tmp/x"}]} for port in stage.inputs}},
+        "outputs": {
+            "artifacts": {port.name: {"artifacts": [{"name": port.name, "uri": "/tmp/out"}]} for port in stage.outputs},
+            "outputFile": "/tmp/output.json",
+        },
+    }
+    # An input that holds a problem is passed on: the whole step but the stage's own work.
+    problem = json.dumps({"task": "t", "code": 2, "message": "m"})
+    make = f"mkdir -p /tmp/x && echo '{problem}' > /tmp/x/problem.json && "
+    step = (
+        make
+        + f"python -m components {stage.name} --executor-input '{json.dumps(given)}' >/dev/null && test -f /tmp/output.json"
+    )
+    timed = f"s=$(date +%s%N); {step}; e=$(date +%s%N); echo $(( (e - s) / 1000000 ))"
+    milliseconds = min(int(run(docker, images[name], "sh", "-c", timed).split()[-1]) for _ in range(3))
+    assert milliseconds < 1000

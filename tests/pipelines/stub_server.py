@@ -1,0 +1,180 @@
+"""A server on loopback that speaks as much of three APIs as we use: Kubeflow Pipelines v2beta1, Kubernetes, an image registry.
+
+It keeps its objects in memory. Every call to KFP is held against the operations of the installed kfp_server_api.
+"""
+
+import json
+import re
+import threading
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api
+
+Answer = tuple[int, Any]
+
+
+def operations() -> set[tuple[str, str]]:
+    """Return (method, path) of every operation that the installed client's generated code has."""
+    found: set[tuple[str, str]] = set()
+    for file in (Path(kfp_server_api.__file__).parent / "api").glob("*.py"):
+        pairs = re.findall(r"'(/apis/v2beta1/[^']*)',\s*'([A-Z]+)'", file.read_text())
+        found |= {(method, path) for path, method in pairs}
+    return found
+
+
+def operation_of(method: str, path: str) -> tuple[str, str] | None:
+    """Return the operation that a request is, or None."""
+    for known_method, template in sorted(operations(), key=lambda item: item[1].count("{")):
+        pattern = re.sub(r"\\\{[^}]*\\\}", r"[^/:]+", re.escape(template))
+        if known_method == method and re.fullmatch(pattern, path):
+            return known_method, template
+    return None
+
+
+@dataclass
+class Stub:
+    """Hold what the server has and what it was asked."""
+
+    token: str = ""
+    url: str = ""
+    calls: list[tuple[str, str]] = field(default_factory=list)  # operations, as templates
+    unknown: list[str] = field(default_factory=list)  # requests that are no operation of kfp_server_api
+    bodies: list[Any] = field(default_factory=list)
+    failures: dict[tuple[str, str], list[int]] = field(
+        default_factory=dict
+    )  # operation: status codes to answer with first
+    fail_after_doing: bool = False  # the failing request has its effect all the same
+    objects: dict[str, dict[str, dict[str, Any]]] = field(
+        default_factory=lambda: {"pipelines": {}, "versions": {}, "experiments": {}, "runs": {}, "recurringruns": {}}
+    )
+    next_states: list[dict[str, Any]] = field(default_factory=list)  # what a run becomes, one at every look at it
+    kubernetes: dict[str, Any] = field(default_factory=dict)  # path: object
+    manifests: dict[str, int] = field(default_factory=dict)  # registry path: status
+
+    def add(self, kind: str, id_field: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        number = len(self.objects[kind]) + 1
+        made = {**body, id_field: f"{kind[:-1]}-{number}", "created_at": f"2026-01-01T00:00:{number:02d}Z"}
+        self.objects[kind][made[id_field]] = made
+        return made
+
+    def count(self, method: str, path: str) -> int:
+        return self.calls.count((method, path))
+
+
+@contextmanager
+def serve(stub: Stub) -> Iterator[Stub]:
+    """Run the server while the context lasts."""
+    handler = type("Handler", (_Handler,), {"stub": stub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    stub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield stub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    stub: Stub
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _answer(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        raw = self.rfile.read(length)
+        split = urllib.parse.urlsplit(self.path)
+        query = {name: values[0] for name, values in urllib.parse.parse_qs(split.query).items()}
+        if split.path.startswith("/apis/v2beta1/"):
+            status, body = self._kfp(split.path, query, raw)
+        elif split.path.startswith("/v2/"):
+            status, body = self.stub.manifests.get(split.path, 404), {}
+        else:
+            found = self.stub.kubernetes.get(split.path)
+            status, body = (
+                (found, {}) if isinstance(found, int) else (200, found) if found else (404, {"message": "no"})
+            )
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    do_GET = do_POST = do_DELETE = do_HEAD = do_PATCH = _answer  # noqa: N815
+
+    def _kfp(self, path: str, query: dict[str, str], raw: bytes) -> Answer:
+        stub = self.stub
+        operation = operation_of(self.command, path)
+        if operation is None:
+            stub.unknown.append(f"{self.command} {path}")
+            return 404, {"error": "no such operation"}
+        stub.calls.append(operation)
+        if stub.token and self.headers.get("Authorization") != f"Bearer {stub.token}":
+            return 401, {"error": "unauthenticated"}
+        failing = stub.failures.get(operation)
+        if failing:
+            status = failing.pop(0)
+            if stub.fail_after_doing:
+                self._do(operation, path, query, raw)
+            return status, {"error_message": "the database is away", "error_details": "..."}
+        return self._do(operation, path, query, raw)
+
+    def _do(self, operation: tuple[str, str], path: str, query: dict[str, str], raw: bytes) -> Answer:
+        stub, (method, template) = self.stub, operation
+        short = template.removeprefix("/apis/v2beta1/")
+        last = re.sub(r":\w+$", "", path).rsplit("/", 1)[-1]
+        if short == "healthz":
+            return 200, {"multi_user": False}
+        if short == "pipelines/upload_version":
+            body = {"pipeline_id": query["pipelineid"], "display_name": query["name"], "size": len(raw)}
+            assert b"pipelineInfo" in raw
+            return 200, stub.add("versions", "pipeline_version_id", body)
+        if short == "pipelines/{pipeline_id}/versions":
+            return 200, {"pipeline_versions": _filtered(stub.objects["versions"], query)}
+        kind = short.split("/")[0].split(":")[0]
+        id_field = {"pipelines": "pipeline_id", "experiments": "experiment_id", "runs": "run_id"}.get(
+            kind, "recurring_run_id"
+        )
+        if method == "GET" and short == kind:
+            field_name = {"recurringruns": "recurringRuns"}.get(kind, kind)
+            return 200, {field_name: _filtered(stub.objects[kind], query)}
+        if method == "POST" and short == kind:
+            body = json.loads(raw)
+            stub.bodies.append(body)
+            return 200, stub.add(kind, id_field, body)
+        item = stub.objects[kind].get(last)
+        if item is None:
+            return 404, {"error_message": f"{last} not found"}
+        if method == "DELETE":
+            del stub.objects[kind][last]
+            return 200, {}
+        if template.endswith((":enable", ":disable")):
+            item["mode"] = template.rsplit(":", 1)[1].upper()
+            return 200, {}
+        if template.endswith(":terminate"):
+            item["state"] = "CANCELING"
+            return 200, {}
+        if kind == "runs" and stub.next_states:
+            item |= stub.next_states.pop(0)
+        return 200, item
+
+
+def _filtered(items: Mapping[str, dict[str, Any]], query: Mapping[str, str]) -> list[dict[str, Any]]:
+    found = list(items.values())
+    for predicate in json.loads(query.get("filter", '{"predicates": []}'))["predicates"]:
+        assert predicate["operation"] == "EQUALS"
+        found = [item for item in found if item.get(predicate["key"]) == predicate["stringValue"]]
+    if query.get("experiment_id"):
+        found = [item for item in found if item.get("experiment_id") == query["experiment_id"]]
+    return sorted(found, key=lambda item: item["created_at"], reverse="desc" in query.get("sort_by", ""))
