@@ -125,24 +125,28 @@ class LearningParameters(FrameParameters):
         epochs: in place of the stage's own, where above 0. Further `options` go to perception.training.loop.fit, such as a
         loss (by default cross-entropy with rare classes weighted up) or a step after every epoch.
         """
-        from components.contract import progress_line
-        from perception.data.loading import Augment, pixel_counts, shuffled_batches
+        from components.contract import log, progress_line
+        from perception.data.loading import Augment, WaitingTime, count_batches, pixel_counts, shuffled_batches
         from perception.training.distributed import process_group
         from perception.training.loop import class_weights, fit
 
         settings = self.train_settings(seed_offset)
         settings = replace(settings, epochs=epochs) if epochs else settings
+        waiting = WaitingTime()
 
         def batches(epoch: int) -> Any:
-            return shuffled_batches(
+            drawn = shuffled_batches(
                 frames,
                 self.batch_frames,
                 seed=settings.seed,
                 epoch=epoch,
                 augment=Augment(),
                 epoch_frames=self.epoch_frames,
+                as_bytes=settings.device.startswith("cuda"),  # converted on the GPU
             )
+            return waiting.over(drawn)
 
+        options.setdefault("iterations_per_epoch", count_batches(len(frames), self.batch_frames, self.epoch_frames))
         if "loss" not in options:
             options["class_weights"] = class_weights(pixel_counts(frames))
         if (
@@ -152,6 +156,7 @@ class LearningParameters(FrameParameters):
         with process_group(settings.device):
             records = fit(network, batches, settings, progress=progress_line(what), **options)
         network.to("cpu")
+        log(f"{what}: {waiting.share:.1%} of {waiting.total_seconds:.0f} s went on waiting for frames")
         return records
 
 

@@ -1,13 +1,15 @@
 """Decode images and labels; refuse whatever is not exactly what a frame needs."""
 
 import io
+import struct
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from perception.data.taxonomies import UNKNOWN, Taxonomy, apply_lookup
+from perception.data.taxonomies import UNKNOWN, Taxonomy, apply_lookup, label_lookup, load_taxonomy
 from perception.errors import InputError
 
 # 64 megapixels: four times an 8k frame, and below the size at which Pillow itself starts to warn.
@@ -73,6 +75,71 @@ def decode_label(data: bytes, path: Path | str, taxonomy: Taxonomy, size: tuple[
             "correct it or name its taxonomy",
         )
     return label
+
+
+def decode_stored_image(data: bytes, path: Path | str) -> NDArray[np.uint8]:
+    """Decode an image that was admitted before and whose bytes are known unchanged: decode_image, but faster.
+
+    The same pixels as decode_image's. Raises BadFrame.
+    """
+    if _is_plain_jpeg(data):
+        import cv2  # its decoder lets other threads run and is about a third faster than Pillow's
+
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is not None:
+            return np.asarray(image, np.uint8)
+    return decode_image(data, path)
+
+
+def decode_stored_label(
+    data: bytes, path: Path | str, taxonomy: Taxonomy, size: tuple[int, int], shown: tuple[int, int], target: str
+) -> NDArray[np.uint8]:
+    """Decode a label that was admitted before, at another size and in another taxonomy: decode_label, but faster.
+
+    shown: (height, width) of the result, nearest pixels are taken. Returns class ids of `target`, 255 = ignore.
+    Raises BadFrame as decode_label does.
+    """
+    import cv2
+
+    label = None
+    if _is_plain_grey_png(data, size):
+        label = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if label is None:
+        label = decode_label(data, path, taxonomy, size)
+    nearest = cv2.INTER_NEAREST_EXACT
+    small = label if size == shown else cv2.resize(label, (shown[1], shown[0]), interpolation=nearest)
+    mapped = np.asarray(cv2.LUT(small, _checking_lookup(taxonomy.name, target)), np.uint8)
+    if (mapped == UNKNOWN).any():
+        decode_label(data, path, taxonomy, size)  # names the values
+        raise BadFrame(path, f"label holds values outside taxonomy {taxonomy.name}", "correct it")
+    return mapped
+
+
+@cache
+def _checking_lookup(source: str, target: str) -> NDArray[np.uint8]:
+    """Build label_lookup with 254 for values that `source` does not know: (256,) uint8."""
+    return np.where(load_taxonomy(source).raw == UNKNOWN, np.uint8(UNKNOWN), label_lookup(source, target))
+
+
+def _is_plain_grey_png(data: bytes, size: tuple[int, int]) -> bool:
+    """Say whether this is a whole 8-bit grey PNG of (height, width) without a transparent colour."""
+    if not data.startswith(_PNG_START) or not data.endswith(_PNG_END) or b"tRNS" in data[:1024]:
+        return False
+    return struct.unpack_from(">IIBB", data, 16) == (size[1], size[0], 8, 0)
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Say whether this is a whole 8-bit JPEG with three colours of a size that may be decoded."""
+    if not data.startswith(b"\xff\xd8") or not data.endswith(b"\xff\xd9"):
+        return False
+    place = 2
+    while place + 10 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if 0xC0 <= marker <= 0xC2:  # baseline, extended, progressive
+            bits, height, width, colours = struct.unpack_from(">BHHB", data, place + 4)
+            return bool(bits == 8 and colours == 3 and 0 < height * width <= PIXELS_LIMIT)
+        place += 2 + length
+    return False
 
 
 def _open(data: bytes, path: Path | str) -> ImageFile.ImageFile:

@@ -319,6 +319,8 @@ def _batches_left(run: _Run, batches: Callable[[int], Iterable[Batch]]) -> Itera
 
 
 def _to_device(batch: AnyBatch, device: torch.device | str, share: slice = slice(None)) -> AnyBatch:
+    if isinstance(batch, Batch):
+        return Batch(batch.images[share], batch.labels[share]).on(device)  # type: ignore[return-value]
     tensors = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}  # type: ignore[arg-type]
     moved = {name: value[share].to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
     return dataclasses.replace(batch, **moved)  # type: ignore[type-var]

@@ -10,8 +10,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from perception.data.decoding import BadFrame, decode_image, decode_label, image_size
-from perception.data.taxonomies import load_taxonomy
+from perception.data.decoding import (
+    BadFrame,
+    decode_image,
+    decode_label,
+    decode_stored_image,
+    decode_stored_label,
+    image_size,
+)
+from perception.data.taxonomies import label_lookup, load_taxonomy
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -169,3 +176,48 @@ def test_damaged_pixels() -> None:
     data = bytearray(encoded(RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)))
     data[200:2000] = bytes(1800)
     assert "damaged" in bad_image(bytes(data))
+
+
+ROTATED = Image.Exif()
+ROTATED[0x0112] = 6  # orientation: a quarter turn
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("options", [{"quality": 60}, {"quality": 95, "progressive": True}, {"exif": ROTATED}])
+def test_stored_jpegs_decode_to_the_same_pixels(subsampling: int, options: dict[str, object]) -> None:
+    smooth = np.asarray(Image.fromarray(PIXELS).resize((53, 37), Image.Resampling.BICUBIC))
+    for pixels in (PIXELS, smooth):
+        data = encoded(pixels, "JPEG", subsampling=subsampling, **options)
+        assert np.array_equal(decode_stored_image(data, PATH), decode_image(data, PATH))
+
+
+def test_stored_images_of_other_kinds_and_bad_ones_are_treated_as_new_ones() -> None:
+    for image in (Image.fromarray(PIXELS).convert(mode) for mode in ("L", "CMYK", "RGB")):
+        for format in ("JPEG", "PNG"):
+            if (image.mode, format) != ("CMYK", "PNG"):
+                data = encoded(image, format)
+                assert np.array_equal(decode_stored_image(data, PATH), decode_image(data, PATH))
+    whole = encoded(PIXELS, "JPEG")
+    for data in (b"", whole[:-30], b"\xff\xd8\xff\xd9", b"\xff\xd8\xff\xc0\xff\xd9", whole[:20] + b"\xff\xd9"):
+        with pytest.raises(BadFrame):
+            decode_stored_image(data, PATH)
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_stored_labels_are_resized_mapped_and_checked(palette: bool) -> None:
+    image = Image.fromarray(LABEL)
+    if palette:
+        image = Image.frombytes("P", (20, 12), LABEL.tobytes())
+        image.putpalette(bytes(range(256)) * 3)
+    data = encoded(image)
+    lookup = label_lookup("camvid11", "cityscapes19")
+    for shown in ((12, 20), (6, 10), (5, 7), (24, 31)):
+        nearest = np.asarray(Image.fromarray(LABEL).resize(shown[::-1], Image.Resampling.NEAREST))
+        ours = decode_stored_label(data, PATH, CAMVID, (12, 20), shown, "cityscapes19")
+        assert ours.dtype == np.uint8 and np.array_equal(ours, lookup[nearest])
+    with pytest.raises(BadFrame, match="its image 21x12 px"):
+        decode_stored_label(data, PATH, CAMVID, (12, 21), (12, 21), "camvid11")
+    changed = LABEL.copy()
+    changed[3, 4] = 99
+    with pytest.raises(BadFrame, match=r"outside taxonomy camvid11: 99 \(1 px\)"):
+        decode_stored_label(encoded(changed), PATH, CAMVID, (12, 20), (12, 20), "gta5")

@@ -2,7 +2,10 @@
 
 import hashlib
 import io
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from perception.data.loading import (
     Batch,
     FrameSet,
     LoadSettings,
+    count_batches,
     ordered_batches,
     pixel_counts,
     shuffled_batches,
@@ -266,17 +270,77 @@ def test_jitter_equals_the_three_steps() -> None:
 def test_zoom_in_and_out_equal_a_slow_resampling(mirrored: bool) -> None:
     label = np.random.default_rng(0).integers(0, 11, (16, 24), dtype=np.uint8)
     image = np.stack([label * 20] * 3, 2)
-    for scale, left, top in ((2.0, 0.3, 0.9), (1.37, 0.0, 0.5), (0.71, 0.77, 0.21), (1.0, 0.6, 0.6)):
-        _, moved = loading._moved(image, label, scale, left, top, mirrored)
+    for scale, left, top in (
+        (2.0, 0.3, 0.9),
+        (1.37, 0.0, 0.5),
+        (0.71, 0.77, 0.21),
+        (1.0, 0.6, 0.6),
+        (1.45, 0.99, 0.99),
+    ):
+        pixels, moved = loading._moved(image, label, scale, left, top, mirrored)
+        assert pixels.shape == (16, 24, 3) and moved.shape == (16, 24)
         for y in range(16):
             for x in range(24):
-                column = 23 - x if mirrored else x
-                place = (top * (16 - 16 / scale) + (y + 0.5) / scale, left * (24 - 24 / scale) + (column + 0.5) / scale)
-                if min(abs(value - round(value)) for value in place) < 0.02:
-                    continue  # on the border of two pixels either one is right
-                row, col = (int(np.floor(value)) for value in place)
+                row = slow_place(y, 16, scale, top)
+                col = slow_place(23 - x if mirrored else x, 24, scale, left)
                 expected = label[row, col] if 0 <= row < 16 and 0 <= col < 24 else 255
                 assert moved[y, x] == expected, (scale, y, x)
+
+
+def slow_place(place: int, size: int, scale: float, room: float) -> int:
+    """Find the pixel under the middle of a target pixel, along one axis: a window of whole pixels, or a frame around it."""
+    if scale >= 1:
+        window = round(size / scale)
+        return int(room * (size - window + 1)) + int((place + 0.5) * window / size)
+    window = round(size * scale)
+    within = place - int(room * (size - window + 1))
+    return int((within + 0.5) * size / window) if 0 <= within < window else -1
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_workers_change_nothing(tmp_path: Path, workers: int) -> None:
+    frames, store = make(tmp_path, 7)
+    plain = FrameSet(frames, store, SETTINGS)
+    other = FrameSet(frames, store, replace(SETTINGS, workers=workers, cache_mib=0))
+    assert digest(shuffled_batches(other, 3, 7, 2, Augment())) == digest(shuffled_batches(plain, 3, 7, 2, Augment()))
+    assert digest(ordered_batches(other, 2)) == digest(ordered_batches(plain, 2))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_first_bad_frame_is_named_and_no_thread_stays(tmp_path: Path, workers: int) -> None:
+    frames, store = make(tmp_path, 12)
+    frames.loc[[3, 4, 9], "image_uri"] = store.put(b"no image", "png").uri
+    batches = ordered_batches(FrameSet(frames, store, replace(SETTINGS, workers=workers)), 2)
+    assert next(batches).images.shape[0] == 2
+    with pytest.raises(BadFrame, match="image of frame f3"):
+        next(batches)
+    half = ordered_batches(FrameSet(frames[:3], store, replace(SETTINGS, workers=workers)), 1)
+    next(half)
+    half.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("load")]
+
+
+def test_bytes_become_the_same_batch_on_the_device(tmp_path: Path) -> None:
+    frames, store = make(tmp_path, 5)
+    loaded = FrameSet(frames, store, SETTINGS)
+    as_bytes = list(shuffled_batches(loaded, 2, 0, 0, Augment(), as_bytes=True))
+    assert as_bytes[0].images.dtype == as_bytes[0].labels.dtype == torch.uint8
+    floats = list(shuffled_batches(loaded, 2, 0, 0, Augment()))
+    for ours, other in zip(as_bytes, floats, strict=True):
+        moved, same = ours.on("cpu"), other.on("cpu")
+        assert torch.equal(moved.images, other.images) and torch.equal(moved.labels, other.labels)
+        assert moved.images.is_contiguous() and torch.equal(same.images, other.images)
+
+
+@pytest.mark.parametrize(
+    ("frames", "batch_frames", "epoch_frames"), [(7, 3, None), (8, 3, None), (5, 2, 12), (1, 4, None)]
+)
+def test_batches_are_counted_without_loading(
+    tmp_path: Path, frames: int, batch_frames: int, epoch_frames: int | None
+) -> None:
+    table, store = make(tmp_path, frames)
+    batches = shuffled_batches(FrameSet(table, store, SETTINGS), batch_frames, 0, 1, None, epoch_frames)
+    assert count_batches(frames, batch_frames, epoch_frames) == len(list(batches))
 
 
 def test_pixel_counts(tmp_path: Path) -> None:
@@ -304,3 +368,21 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         next(ordered_batches(loaded, 0))
     with pytest.raises(InputError, match="there are no frames to train on"):
         next(shuffled_batches(FrameSet(frames[:0], store, SETTINGS), 1, 0, 0, None))
+
+
+def test_waiting_time_counts_only_the_wait(tmp_path: Path) -> None:
+    frames, store = make(tmp_path, 4)
+    waiting = loading.WaitingTime()
+    assert waiting.share == 0
+
+    def slow() -> Iterator[Batch]:
+        for batch in ordered_batches(FrameSet(frames, store, SETTINGS), 1):
+            time.sleep(0.02)
+            yield batch
+
+    assert numbers(waiting.over(slow())) == [[0], [1], [2], [3]]
+    assert waiting.waited_seconds >= 0.08 and waiting.share > 0.5
+    before = waiting.waited_seconds
+    for _ in waiting.over(ordered_batches(FrameSet(frames, store, SETTINGS), 4)):
+        time.sleep(0.2)
+    assert waiting.total_seconds >= before + 0.2 and waiting.share < 1

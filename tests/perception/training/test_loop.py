@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from perception.data.loading import Batch
+from perception.data.loading import Batch, LoadSettings
 from perception.errors import InputError
 from perception.models.registry import build_network
 from perception.training.loop import EpochRecord, TrainSettings, evaluate_segmentation, fit, predict
@@ -243,6 +243,7 @@ class MadeFrames:
         self.images = torch.randint(0, 256, (frames, 16, 24, 3), generator=generator, dtype=torch.uint8).numpy()
         self.labels = torch.randint(0, 2, (frames, 16, 24), generator=generator, dtype=torch.uint8).numpy()
         self.labels[:, :2] = 255
+        self.settings = LoadSettings(height_px=16, width_px=24, taxonomy="camvid11")
 
     def __len__(self) -> int:
         return len(self.images)

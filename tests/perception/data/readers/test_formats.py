@@ -264,6 +264,18 @@ def test_webdataset(tmp_path: Path) -> None:
         READERS["webdataset"].image(frame)
 
 
+def test_a_tar_file_of_the_webdataset_library_is_read(tmp_path: Path) -> None:
+    library = pytest.importorskip("webdataset")
+    with library.TarWriter(str(tmp_path / "train-000.tar")) as writer:
+        writer.write(
+            {"__key__": "drive7/frame1", "jpg": picture("JPEG"), "seg.png": grey(ROAD_CAR), "json": {"drive_id": "d1"}}
+        )
+    (frame,) = read("webdataset", tmp_path, "train")
+    assert frame.frame_id == "drive7_frame1" and frame.drive_id == "d1"
+    assert np.array_equal(label_of("webdataset", frame), ROAD_CAR)
+    assert READERS["webdataset"].image(frame) == picture("JPEG")
+
+
 Change = Callable[[Path], object]
 
 
