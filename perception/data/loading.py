@@ -128,7 +128,7 @@ class FrameSet:
 
     def full_image(self, index: int) -> NDArray[np.uint8]:
         """Load one frame's image at its own size: (height, width, 3) uint8 RGB."""
-        return decode_image(self._store.get(self._image_uris[index]), self._name(index, "image"))
+        return decode_stored_image(self._store.get(self._image_uris[index]), self._name(index, "image"))
 
     def _resized(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the frame from the cache or the store: image (height, width, 3), label (height, width)."""
