@@ -132,7 +132,8 @@ def judge_folders(
     Each folder holds the suite's table (its meta.file) and perhaps gate_parameters.json: bounds that the stage itself
     knows, such as the number of frames that must come out. today: YYYY-MM-DD; empty: this day in UTC.
 
-    Raises InputError for a missing table, a bound given twice with two values, a date that is none.
+    Raises InputError for a missing or malformed table, a bound given twice with two values, a date that is none: a
+    verdict is about data, and a table without its columns says nothing about them.
     """
     suite = load_suite(suite_name)
     parameters = dict(bounds)
@@ -144,7 +145,29 @@ def judge_folders(
                 )
             parameters[name] = value
     table = pd.concat([_read_table(folder / suite.file) for folder in folders], ignore_index=True)
+    _check_columns(suite, table, parameters, folders[0] / suite.file)
     return judge(suite, table, parameters, load_waivers(waivers_file), _day(today), applies_to=applies_to)
+
+
+def _check_columns(suite: Suite, table: pd.DataFrame, parameters: Mapping[str, Any], path: Path) -> None:
+    bound = bind(suite, parameters)
+    applied, _ = _split_optional(suite.expectations, bound)
+    named = {name for entry in applied for name in columns_named(entry, substitute(entry.kwargs, bound))}
+    missing = sorted(named - set(table.columns))
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}, which suite {suite.name} judges; run the stage again"
+        )
+
+
+def columns_named(entry: Expectation, kwargs: Mapping[str, Any]) -> set[str]:
+    """Name the columns that a rule says it looks at; those that it finds by a prefix are not among them."""
+    keys = [name for name in kwargs if name == "column" or name.startswith("column_") or name.endswith("_column")]
+    named = {entry.rows.column} if entry.rows else set()
+    for key in keys:
+        value = kwargs[key]
+        named |= {value} if isinstance(value, str) else {name for name in value if isinstance(name, str)}
+    return named
 
 
 def write_verdict(verdict: Verdict, folder: Path) -> None:
@@ -296,6 +319,8 @@ def _selected(table: pd.DataFrame, rows: Rows | None, columns: list[str]) -> pd.
         return table.reset_index(drop=True)
     column = table[rows.column]
     mask = column.notna() if rows.values is None else column.isin(rows.values)
+    if mask.all():
+        return table[columns].reset_index(drop=True)
     return table.loc[mask, columns].reset_index(drop=True)
 
 

@@ -355,3 +355,10 @@ def test_the_library_is_imported_by_the_judgement_alone():
     names = ", ".join(f"perception.quality.{name}" for name in modules)
     code = f"import sys, {names}; sys.exit(bool({{'great_expectations', 'torch', 'kfp'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_table_without_its_columns_is_bad_input_and_no_verdict(good, tmp_path):
+    table, parameters = good("ingest")
+    table.drop(columns=["dhash", "split"]).to_parquet(tmp_path / "gate.parquet")
+    with pytest.raises(InputError, match=r"gate\.parquet has no column dhash, split, which suite ingest judges"):
+        judge_folders([tmp_path], "ingest", parameters, today="2026-11-23")
