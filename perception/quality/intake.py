@@ -1,7 +1,7 @@
 """Intake: from the bytes of arriving frames to a frames folder, with every broken file listed and left out."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,68 +63,67 @@ class _Ledger:
     rejected: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True)
+class IntakeSettings:
+    """Say how one source's frames are admitted."""
+
+    source: str  # its name
+    split: str  # that its frames get
+    domain: str  # synthetic or real
+    labels: str  # given: every frame keeps its label; oracle: stored but hidden; drop: back from annotation; none
+    taxonomy: str  # pixels are counted by its classes, whatever a label file's own are, so that sources compare
+    initial_labelled_frames: int = 0  # of an oracle: frames drawn by `seed` that are labelled from the start
+    max_rejected_fraction: float = 0.0  # more broken frames than this are an error; none may be where labels are given
+    seed: int = 0
+
+
 def admit_frames(
-    arriving: tuple[Iterator[Arrival], int],
+    arrivals: Iterable[Arrival],
+    count: int,
     store: Store,
+    settings: IntakeSettings,
     *,
-    name: str,
-    split: str,
-    domain: str,
-    labels: str,
-    initial_labelled_frames: int,
-    max_rejected_fraction: float,
-    seed: int,
-    taxonomy: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> Intake:
     """Check every arriving frame, put its files into the store and describe it in a manifest.
 
-    labels: `given`, every frame keeps its label; `oracle`, labels are stored but hidden, except those of
-    `initial_labelled_frames` frames drawn at random by `seed`, which become the first training frames; `drop`, labels
-    that came back from annotation: none may have come yet, and a broken one is left out like a broken frame; `none`.
-    taxonomy: pixels are counted by its classes, whatever a label file's own are, so that sources compare.
-    Whether a hidden label file is sound is checked, since that depends on the file and not on what it shows.
-    Raises InputError when more than `max_rejected_fraction` of the frames are broken, or one of a test or labelled set:
-    a test set with a frame missing is another test set.
+    count: how many frames arrive. Whether a hidden label file is sound is checked, since that depends on the file and
+    not on what it shows. Of a drop none may have come yet, and a broken label is left out like a broken frame.
+    Raises InputError when too many frames are broken, or one of a test or labelled set: a test set with a frame missing
+    is another test set.
     """
-    ledger = _Ledger()
-    arrivals, count = arriving
+    ledger, counted = _Ledger(), load_taxonomy(settings.taxonomy)
     for done, arrival in enumerate(arrivals, start=1):
         try:
-            _admit(
-                arrival,
-                store,
-                ledger,
-                source=name,
-                split=split,
-                domain=domain,
-                labels=labels,
-                counted=load_taxonomy(taxonomy),
-            )
+            _admit(arrival, store, ledger, settings, counted)
         except BadFrame as bad:
-            row = {
-                "source": name,
-                "path": str(bad.path),
-                "frame_id": arrival.facts.frame_id,
-                "rule": bad.rule,
-                "remedy": bad.remedy,
-            }
-            ledger.rejected.append(row)
+            ledger.rejected.append(_rejection(settings.source, arrival, bad))
         if progress:
             progress(done, count)
-    _check_rejected(ledger.rejected, count, name, 0.0 if labels == "given" else max_rejected_fraction)
-    if not ledger.rows and (labels != "drop" or ledger.rejected):
+    tolerated = 0.0 if settings.labels == "given" else settings.max_rejected_fraction
+    _check_rejected(ledger.rejected, count, settings.source, tolerated)
+    if not ledger.rows and (settings.labels != "drop" or ledger.rejected):
         raise InputError(
-            f"source {name!r}: not one of its {count} frames can be used; mend its files or leave the source out"
+            f"source {settings.source!r}: not one of its {count} frames can be used; mend its files or leave the source out"
         )
-    if labels == "oracle":
-        _reveal_first(ledger, initial_labelled_frames, seed, name)
+    if settings.labels == "oracle":
+        _reveal_first(ledger, settings.initial_labelled_frames, settings.seed, settings.source)
     return Intake(
         manifest=pd.DataFrame(ledger.rows) if ledger.rows else empty_manifest(),
         profile=pd.DataFrame(ledger.facts) if ledger.facts else pd.DataFrame({"frame_id": pd.Series(dtype=str)}),
         rejected=pd.DataFrame(ledger.rejected, columns=list(REJECTED_COLUMNS)),
         oracle=pd.DataFrame(list(ledger.hidden.values()), columns=list(ORACLE_COLUMNS)),
     )
+
+
+def _rejection(source: str, arrival: Arrival, bad: BadFrame) -> dict[str, Any]:
+    return {
+        "source": source,
+        "path": str(bad.path),
+        "frame_id": arrival.facts.frame_id,
+        "rule": bad.rule,
+        "remedy": bad.remedy,
+    }
 
 
 def write_frames_folder(intake: Intake, folder: Path) -> None:
@@ -253,41 +252,31 @@ def reveal_selected(selected: pd.DataFrame, oracle: pd.DataFrame) -> tuple[pd.Da
 # ---------------------------------------------------------------- one frame
 
 
-def _admit(
-    arrival: Arrival,
-    store: Store,
-    ledger: _Ledger,
-    *,
-    source: str,
-    split: str,
-    domain: str,
-    labels: str,
-    counted: Taxonomy,
-) -> None:
+def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSettings, counted: Taxonomy) -> None:
     if arrival.problem:
         raise arrival.problem
     taxonomy = load_taxonomy(arrival.label_taxonomy)
     image = decode_image(arrival.image, arrival.image_path)
     label = None
-    if arrival.label is not None and labels != "none":
+    if arrival.label is not None and settings.labels != "none":
         label = decode_label(arrival.label, arrival.label_path, taxonomy, image.shape[:2])
-    shown = label if labels in ("given", "drop") else None
+    shown = label if settings.labels in ("given", "drop") else None
     facts = profile_frame(image, shown, taxonomy if shown is not None else None, counted)
     image_blob = store.put(arrival.image, Path(arrival.image_path).suffix.lstrip(".").lower())
     known: dict[str, Any] = {name: getattr(arrival.facts, name, None) for name in _KNOWN}
     row: dict[str, Any] = known | {
-        "domain": domain,
-        "split": split,
+        "domain": settings.domain,
+        "split": settings.split,
         "width_px": image.shape[1],
         "height_px": image.shape[0],
         "image_uri": image_blob.uri,
         "image_sha256": image_blob.sha256,
-        "source": source,
+        "source": settings.source,
     }
     reference = _store_label(arrival, store) if label is not None else None
-    if labels in ("given", "drop"):
-        row |= _labelled(reference, domain)
-        row |= {"label_drop": arrival.label_drop} if labels == "drop" else {}
+    if settings.labels in ("given", "drop"):
+        row |= _labelled(reference, settings.domain)
+        row |= {"label_drop": arrival.label_drop} if settings.labels == "drop" else {}
     else:
         row |= {
             "label_uri": None,
@@ -297,7 +286,7 @@ def _admit(
             "instances_uri": None,
         }
         if reference is not None and label is not None:
-            ledger.hidden[row["frame_id"]] = {"frame_id": row["frame_id"], "source": source, **reference}
+            ledger.hidden[row["frame_id"]] = {"frame_id": row["frame_id"], "source": settings.source, **reference}
             ledger.label_facts[row["frame_id"]] = label_facts(
                 label, taxonomy, counted
             )  # written only for a frame that is revealed

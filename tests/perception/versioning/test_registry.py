@@ -222,6 +222,50 @@ def test_another_manifest_under_an_existing_tag_is_refused(published, monkeypatc
         publish(published.registry, "night-1", published.first_folder)
 
 
+def test_one_percent_more_frames_push_one_percent_more_bytes(registry, tools, tmp_path):
+    shards = {f"s{k:02d}.tar": os.urandom(500_000) for k in range(40)}
+    ids = [f"d{k}_{k}" for k in range(400)]
+    first = publish(registry, "one", tools.make_folder(tmp_path / "one", tools.make_frames(ids), shards))
+    before = tools.remote_objects(tmp_path / "remote")
+    more = tools.make_frames([*ids, *(f"e{k}_{k}" for k in range(4))])
+    folder = tools.make_folder(tmp_path / "two", more, {"t.tar": os.urandom(200_000)}, shards)
+    publish(registry, "two", folder, parent=first.tag)
+    after = tools.remote_objects(tmp_path / "remote")
+    pushed = sum((tmp_path / "remote" / name).stat().st_size for name in after.keys() - before.keys())
+    assert pushed - (folder / "manifest.parquet").stat().st_size <= 0.011 * 40 * 500_000
+    assert {name: after[name] for name in before} == before, "an object that lay there was written again"
+
+
+def test_a_registry_on_a_read_only_root_needs_only_its_scratch_folder(registry, tools, tmp_path, monkeypatch):
+    folder = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), {"s.tar": b"x"})
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    opened = subprocess.run(
+        [sys.executable, "-c", WRITES_ELSEWHERE, registry, folder, tmp_path / "out", tmp_path],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert opened.returncode == 0, opened.stderr
+    assert opened.stdout.strip() == "", "written outside the folders that were given"
+
+
+WRITES_ELSEWHERE = """
+import os, sys
+from pathlib import Path
+place, folder, out, allowed = sys.argv[1:]
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and isinstance(arguments[2], int):
+        writes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if writes and not os.path.abspath(arguments[0]).startswith((allowed, "/dev/")):
+            print(arguments[0])
+from perception.versioning import registry
+sys.dont_write_bytecode = True
+sys.addaudithook(watch)
+version = registry.publish(place, "night", Path(folder))
+registry.fetch(place, version, Path(out))
+"""
+
+
 # --- damage
 
 

@@ -1,9 +1,12 @@
+import os
+
 import pytest
 
 from perception.errors import InputError
 from perception.versioning.decisions import fetch_champion, promote, release_champion
 from perception.versioning.processes import RegistryError
 from perception.versioning.registry import create_registry, fetch, publish, resolve
+from perception.versioning.remote import S3Remote
 from perception.versioning.upkeep import scrub
 
 pytestmark = pytest.mark.s3
@@ -68,3 +71,32 @@ def test_keys_that_may_only_read_can_fetch_and_not_publish(over_s3, s3_server, t
     with pytest.raises((RegistryError, InputError), match=r"[Dd]enied|Forbidden|forbidden|may not do this"):
         publish(over_s3, "two", other)
     assert tools.git(over_s3, "tag", "--list") == version.tag
+
+
+def test_a_server_killed_in_mid_publish_shows_nothing_and_the_same_call_completes_after_its_restart(
+    s3_to_kill, tools, tmp_path, monkeypatch
+):
+    for name, value in s3_to_kill.server.environment().items():
+        monkeypatch.setenv(name, value)
+    registry, shards = tmp_path / "registry.git", {f"s{k}.tar": os.urandom(300_000) for k in range(5)}
+    create_registry(registry, f"s3://{s3_to_kill.server.bucket}/killed")
+    folder = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), shards)
+    real, uploads = S3Remote.upload, []
+
+    def upload_until_killed(self, name, source):
+        uploads.append(name)
+        if len(uploads) == 4:
+            s3_to_kill.kill()
+        real(self, name, source)
+
+    monkeypatch.setattr(S3Remote, "upload", upload_until_killed)
+    with pytest.raises(RegistryError, match="cannot be reached"):
+        publish(registry, "night", folder)
+    assert tools.git(registry, "tag", "--list") == ""
+    assert tools.git(registry, "rev-list", "--count", "main") == "1"
+    monkeypatch.setattr(S3Remote, "upload", real)
+    s3_to_kill.restart()
+    version = publish(registry, "night", folder)
+    fetch(registry, version, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "shards").iterdir()} == shards
+    assert scrub(registry, sample=None, seed=0).is_clean
