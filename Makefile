@@ -121,7 +121,7 @@ scenes: setup  ## a contact sheet of procedural scenes: OUT=FILE.jpg
 
 table: setup  ## a published table at this machine's size, into docs/results: TABLE=NAME DATA=PATH SIZE=small|full SEEDS=3 MINUTES=9 DEVICE=cuda
 	@$(RUN_PYTHON) -m benchmarks.tables $(call quote,$(TABLE)) $(if $(DATA),--data $(call quote,$(DATA))) --size $(SIZE) --seeds $(SEEDS) \
-		--minutes $(MINUTES) --device $(DEVICE)
+		--minutes $(MINUTES) --device $(DEVICE) $(if $(PARTIAL),--partial)
 
 engine: setup  ## a TensorRT engine from a network, where trtexec is installed: ONNX=FILE
 	@$(RUN_PYTHON) -m pipelines.engine $(call quote,$(ONNX))

@@ -38,9 +38,11 @@ def main(arguments: list[str]) -> int:
         done, seconds = run_cells(cells, request, options.work, options.minutes)
         if len(done) < len(cells):
             print(f"{len(done)} of {len(cells)} cells are done; the same command goes on", flush=True)
-            return RUN_OUT
+            if not options.partial:
+                return RUN_OUT
         shown = f"make table TABLE={request.table} SIZE={request.size} SEEDS={request.seeds}"
         shown += f" DATA=/path/to/{request.data_kind}" if options.data else ""
+        shown += f" PARTIAL=1 ({len(done)} of {len(cells)} cells)" if len(done) < len(cells) else ""
         page = write_results(options.out, request, module.report(request, done), shown, seconds)
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)
@@ -64,6 +66,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="independent repetitions")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--minutes", type=float, default=0.0, help="start no cell after so many minutes; 0: no limit")
+    parser.add_argument("--partial", action="store_true", help="write the rows that are done, though others are not")
     parser.add_argument("--work", type=Path, default=Path("build/tables"), help="where finished cells are kept")
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="where the table is written")
     options = parser.parse_args(arguments)

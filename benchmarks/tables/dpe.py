@@ -23,6 +23,7 @@ from benchmarks.tables.data import SEGMENTATION, Labelled, classification
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.statistics import area_under_rejection_curve, expected_calibration_error
+from perception.errors import InputError
 from perception.selection.budget import choose_frames
 from perception.selection.settings import SelectionSettings
 from perception.uncertainty.dpe import EnsembleLoss
@@ -108,9 +109,15 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
     """Say what was measured."""
     if request.data_kind in SEGMENTATION:
         return dpe_segmentation.report(request, results)
-    return dpe_report.report(
-        request, PLANS[request.size], results, ARMS, chosen_loss(PLANS[request.size], request.seeds, results)
-    )
+    plan = PLANS[request.size]
+    arms = [arm for arm in ARMS if all(_cell_name(*arm, seed, arm[2][-1]) in results for seed in range(request.seeds))]
+    if not arms:
+        raise InputError("table dpe: no row is done in every seed; run the command again")
+    return dpe_report.report(request, plan, results, arms, chosen_loss(plan, request.seeds, results))
+
+
+def _cell_name(kind: str, strategy: str, percents: tuple[int, ...], seed: int, percent: int) -> str:
+    return f"{kind}-{strategy}-{'-'.join(map(str, percents))}-seed{seed}-{percent}"
 
 
 def sweep_points(plan: Plan) -> list[tuple[str, float]]:
@@ -178,14 +185,13 @@ def _rounds(
     seed: int,
 ) -> list[Cell]:
     """Return one cell a round: train on what is labelled, measure, choose what the next round adds."""
-    found, schedule = [], "-".join(map(str, percents))
+    found = []
     for index, percent in enumerate(percents):
         following = percents[index + 1] if index + 1 < len(percents) else None
-        name = f"{kind}-{strategy}-{schedule}-seed{seed}-{percent}"
-        before = f"{kind}-{strategy}-{schedule}-seed{seed}-{percents[index - 1]}" if index else None
+        before = _cell_name(kind, strategy, percents, seed, percents[index - 1]) if index else None
         found.append(
             Cell(
-                name=name,
+                name=_cell_name(kind, strategy, percents, seed, percent),
                 compute=partial(_round, data, plan, request, kind, strategy, seed, percent, following, before),
                 settings=asdict(plan),
             )

@@ -31,7 +31,7 @@ def report(request: Request, plan, results: Mapping[str, Found], arms: Sequence[
         (kind, strategy): found[kind, strategy, percents] for kind, strategy, percents in arms if percents == PERCENTS
     }
     parts = [_set_up(request, plan, loss), _accuracies(table2), _differences(table2), _trust(table2)]
-    parts += [_sweep(results, seeds), _twenty(found)]
+    parts += [_sweep(results, seeds)] + ([_twenty(found)] if any(20 in arm[2] for arm in found) else [])
     if request.data_kind == "cifar10":
         parts.append(_published())
     figures = {
@@ -81,6 +81,7 @@ def _differences(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float
             for percent in PERCENTS[1:]
         ]
         for first, second in DIFFERENCES
+        if first in table2 and second in table2
     ]
     header = ["paired difference, points", *(f"{percent} %" for percent in PERCENTS[1:])]
     return "### Differences\n\n" + markdown_table(header, rows)
@@ -101,6 +102,7 @@ def _trust(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) 
     rows = [
         [_name(arm)] + [mean_and_spread(table2[arm][percent][key]) for key in ("ece", "aurc") for percent in (16, 32)]
         for arm in shown
+        if arm in table2
     ]
     pairs = (("dpe", "random"), ("ensemble", "random")), (("dpe", "k_centre"), ("ensemble", "k_centre"))
     rows += [
@@ -111,6 +113,7 @@ def _trust(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) 
             for percent in (16, 32)
         ]
         for first, second in pairs
+        if first in table2 and second in table2
     ]
     header = ["committee, selection", "ECE 16 %", "ECE 32 %", "rejection 16 %", "rejection 32 %"]
     return (
@@ -151,6 +154,8 @@ def _twenty(found: Mapping[Arm, dict[int, dict[str, list[float]]]]) -> str:
         ("DPE, k_centre linear-8", "dpe", ("dpe", "k_centre", linear)),
     ):
         whole = found.get((kind, "random", (100,)), {}).get(100, {}).get("accuracy")
+        if few not in found:
+            continue
         part = found[few][20]["accuracy"]
         ratio = [100 * first / second for first, second in zip(part, whole, strict=True)] if whole else []
         lines.append(
@@ -179,7 +184,7 @@ def _plot(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) -
         ("single", "random"): ("#9aa5b1", ":"), ("ensemble", "random"): ("#2f6db3", "--"), ("dpe", "random"): ("#c4501b", "--"),
         ("ensemble", "k_centre"): ("#2f6db3", "-"), ("dpe", "k_centre"): ("#c4501b", "-"),
     }  # fmt: skip
-    for arm, (colour, line) in shown.items():
+    for arm, (colour, line) in ((arm, style) for arm, style in shown.items() if arm in table2):
         values = np.array([table2[arm][percent]["accuracy"] for percent in PERCENTS])
         spread = values.std(1, ddof=1) if values.shape[1] > 1 else np.zeros(len(PERCENTS))
         axes.errorbar(PERCENTS, values.mean(1), spread, color=colour, linestyle=line, capsize=2, label=_name(arm))

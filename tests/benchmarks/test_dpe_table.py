@@ -1,0 +1,77 @@
+"""The table of selection by disagreement on a few images: every kind of row, and the page that comes out."""
+
+import dataclasses
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.tables import dpe
+from benchmarks.tables.committees import COMMITTEES, member_probabilities, train_committee
+from benchmarks.tables.data import Labelled
+from benchmarks.tables.results import write_results
+from benchmarks.tables.runner import Request, run_cells
+from perception.uncertainty.dpe import EnsembleLoss
+
+TINY = dataclasses.replace(
+    dpe.PLANS["small"],
+    pool_frames=200,
+    validation_frames=50,
+    betas=(1e-6,),
+    recipe=dataclasses.replace(dpe.PLANS["small"].recipe, steps_at_1024=20),
+)
+
+
+@pytest.fixture
+def request_for_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
+    """Fashion-MNIST with 300 images of two easy and eight hard classes, and a plan to go with it."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 300), ("t10k", 100)):
+        labels = generator.integers(0, 10, count).astype(np.uint8)
+        images = np.clip(25 * labels[:, None, None] + generator.normal(0, 20, (count, 28, 28)), 0, 255).astype(np.uint8)
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + images.tobytes()))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + labels.tobytes()))
+    monkeypatch.setitem(dpe.PLANS, "small", TINY)
+    return Request(table="dpe", data=tmp_path, data_kind="fashion_mnist", seeds=2)
+
+
+def test_the_table_runs_and_shows_every_row(request_for_tiny: Request, tmp_path: Path) -> None:
+    cells = dpe.cells(request_for_tiny)
+    assert len({cell.name for cell in cells}) == len(cells)
+    done, seconds = run_cells(cells, request_for_tiny, tmp_path / "work")
+    labelled = done["ensemble-k_centre-4-8-16-32-seed0-16"]["labelled"]
+    assert len(labelled) == len(set(labelled)) == 64
+    page = write_results(tmp_path / "out", request_for_tiny, dpe.report(request_for_tiny, done), "make table", seconds)
+    text = page.read_text()
+    for kind in COMMITTEES:
+        assert f"| {kind}, k_centre |" in text
+    for heading in ("Test accuracy", "Differences", "Calibration", "Sweep", "20 % against 100 %"):
+        assert heading in text
+    assert (tmp_path / "out" / "dpe_fashion_mnist-small.svg").exists()
+
+
+def test_rows_that_are_not_done_are_left_out(request_for_tiny: Request, tmp_path: Path) -> None:
+    cells = dpe.cells(request_for_tiny)
+    upto = next(index for index, cell in enumerate(cells) if cell.name.startswith("ensemble-k_centre-4"))
+    done, _ = run_cells(cells[: upto + 1], request_for_tiny, tmp_path / "work")
+    body = dpe.report(request_for_tiny, done).body
+    assert "| ensemble, random |" in body and "k_centre |" not in body
+
+
+@pytest.mark.parametrize("kind", COMMITTEES)
+def test_committees_answer_with_probabilities_and_the_same_seed_trains_the_same(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labelled = Labelled(torch.randn(40, 1, 28, 28, generator=generator), torch.arange(40) % 10)
+    found = [
+        member_probabilities(
+            train_committee(kind, labelled, TINY.recipe, seed=1, device="cpu", loss=EnsembleLoss(beta=1e-6)),
+            labelled.images,
+            "cpu",
+        )
+        for _ in range(2)
+    ]
+    assert found[0].shape == (1 if kind == "single" else TINY.recipe.members, 40, 10)
+    torch.testing.assert_close(found[0].sum(2), torch.ones(found[0].shape[:2]))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
