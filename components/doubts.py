@@ -36,10 +36,10 @@ def _doubts(
     import torch
 
     from perception.quality.label_quality import label_doubt
-    from perception.uncertainty.ensemble import load_ensemble
+    from perception.uncertainty.ensemble import load_committee
 
     device = best_device()
-    committee, opened = load_ensemble(folder).to(device), parameters.frame_set(frames)
+    committee, opened = load_committee(folder).to(device), parameters.frame_set(frames)
     rows: list[dict[str, Any]] = []
     confusion = np.zeros((len(parameters.class_names()),) * 2, np.int64)
     place = 0

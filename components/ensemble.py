@@ -6,13 +6,16 @@ from components.contract import Needs, Paths, Port, Stage, log
 from components.learning import LearningParameters, labelled_so_far
 from components.parameters import require
 
+KINDS = ("dpe", "plain", "snapshots", "mc_dropout")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleParameters(LearningParameters):
     """Choose the ensemble and how it is trained."""
 
-    members: int = 4  # networks trained jointly; the penalty's expectation is finite from 4 on
-    beta: float = 1e-7  # weight of the KL penalty over members beside the cross-entropy; 0: a plain ensemble, with L2
+    kind: str = "dpe"  # dpe: trained jointly with the KL penalty; plain: with L2; snapshots of one run; mc_dropout
+    members: int = 4  # networks, snapshots or dropout passes; the KL penalty's expectation is finite from 4 on
+    beta: float = 1e-7  # weight of the KL penalty over members beside the cross-entropy; 0 is kind plain
 
     direction: str = "pq"  # pq: KL(prior || members), the paper's expression; qp: KL(members || prior)
 
@@ -20,35 +23,47 @@ class EnsembleParameters(LearningParameters):
         super().__post_init__()
         require(self.members >= 1, "members", self.members, "must be at least 1")
         require(self.beta >= 0, "beta", self.beta, "must not be negative")
+        require(self.kind in KINDS, "kind", self.kind, f"must be one of {', '.join(KINDS)}")
+        penalised = self.kind == "dpe" and self.beta > 0
         require(
-            self.beta == 0 or self.members >= 4,
+            not penalised or self.members >= 4,
             "members",
             self.members,
             "must be at least 4 with the KL penalty (beta > 0)",
         )
+        kept = self.members if self.kind == "snapshots" else 0
+        require(self.epochs >= kept, "epochs", self.epochs, "must be at least as many as the snapshots")
+        require(
+            self.kind != "mc_dropout" or self.dropout > 0, "dropout", self.dropout, "must be above 0 for mc_dropout"
+        )
 
 
 def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
-    """Train a Deep Probabilistic Ensemble on what is labelled so far and write its members."""
+    """Train a Deep Probabilistic Ensemble, or a baseline, on what is labelled so far and write its members."""
     import torch
 
     from perception.data.loading import pixel_counts
     from perception.training.loop import class_weights
     from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
-    from perception.uncertainty.ensemble import make_ensemble, save_ensemble
+    from perception.uncertainty.ensemble import Ensemble, make_ensemble, save_ensemble, snapshot_collector
 
     parameters.prepare()
     labelled = parameters.frame_set(labelled_so_far(inputs))
-    log(f"{parameters.members} members learn from {len(labelled)} labelled frames")
-    ensemble = make_ensemble(lambda _: parameters.new_network(), parameters.members, parameters.seed)
-    settings = EnsembleLoss(
-        penalty="dpe" if parameters.beta else "l2", beta=parameters.beta, direction=parameters.direction
+    networks = parameters.members if parameters.kind in ("dpe", "plain") else 1
+    log(
+        f"{networks} network{'s' if networks > 1 else ''} ({parameters.kind}) learn from {len(labelled)} labelled frames"
     )
+    ensemble = make_ensemble(lambda _: parameters.new_network(), networks, parameters.seed)
+    penalty = "dpe" if parameters.kind == "dpe" and parameters.beta else "l2"
+    settings = EnsembleLoss(penalty=penalty, beta=parameters.beta, direction=parameters.direction)
     loss = ensemble_loss(settings, torch.from_numpy(class_weights(pixel_counts(labelled))).float())
-    parameters.train(ensemble, labelled, what="ensemble", loss=loss)
-    save_ensemble(
-        ensemble, outputs.one("ensemble"), {"beta": str(parameters.beta), "labelled_frames": str(len(labelled))}
-    )
+    kept: list[torch.nn.Module] = []
+    last = range(parameters.epochs - parameters.members, parameters.epochs) if parameters.kind == "snapshots" else ()
+    parameters.train(ensemble, labelled, what="ensemble", loss=loss, after_epoch=snapshot_collector(last, kept))
+    about = {"kind": parameters.kind, "beta": str(parameters.beta), "labelled_frames": str(len(labelled))}
+    if parameters.kind == "mc_dropout":
+        about |= {"dropout_passes": str(parameters.members), "dropout_seed": str(parameters.seed)}
+    save_ensemble(Ensemble(kept) if kept else ensemble, outputs.one("ensemble"), about)
 
 
 STAGE = Stage(

@@ -18,7 +18,7 @@ from perception.metrics.slices import CONDITIONS
 from perception.models.checkpoint import load_network
 from perception.reporting import page
 from perception.reporting.evaluation_page import failure_clusters, tested_frames
-from perception.uncertainty.ensemble import load_ensemble
+from perception.uncertainty.ensemble import load_committee
 from perception.uncertainty.scores import ScoreSettings, score_frames
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
@@ -54,7 +54,7 @@ class Pictures:
         maps: dict[str, np.ndarray] = {}
         rows = self._parameters.frame_set(self._frames.loc[list(frames.frame_id)], labels_required=False)
         scored = score_frames(
-            load_ensemble(folder),
+            load_committee(folder),
             image_batches(rows, 8),
             ScoreSettings(measure=measure),
             embeddings=False,

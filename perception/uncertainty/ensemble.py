@@ -243,6 +243,21 @@ def load_ensemble(folder: Path, networks: Networks = NETWORKS) -> Ensemble:
     return Ensemble([load_network(folder / member["file"], networks) for member in members]).eval()
 
 
+def load_committee(folder: Path, networks: Networks = NETWORKS) -> Committee:
+    """Load what `save_ensemble` wrote as what it was: an ensemble, or the passes of Monte Carlo dropout.
+
+    The latter is an ensemble of one whose metadata have dropout_passes and dropout_seed.
+    """
+    ensemble, metadata = load_ensemble(folder, networks), _read_ensemble_file(folder).get("metadata") or {}
+    if "dropout_passes" not in metadata:
+        return ensemble
+    try:
+        passes, seed = int(metadata["dropout_passes"]), int(metadata["dropout_seed"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{folder / ENSEMBLE_FILE} is damaged ({error!r}); train the ensemble again") from None
+    return DropoutEnsemble(ensemble.members[0], passes, seed)
+
+
 def ensemble_sha256(folder: Path) -> str:
     """Return the model_sha256 of a saved ensemble: the sha256 over its members' sha256s in their order."""
     record = _read_ensemble_file(folder)
