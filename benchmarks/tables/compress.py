@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from benchmarks.tables.results import Report, markdown_table
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import Task, latency_ms, network_for, open_task, seeded, structured, train_arm
-from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from benchmarks.tables.statistics import mean_and_spread
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
+from perception.metrics.differences import paired_difference
 
 ABOUT = "compression-aware training: what an early reload saves, low rank, and whether over-parameterisation is needed"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -55,7 +56,7 @@ def _trained(
     if arm == "dense":
         return train_arm(task, network, request, **options)
     low_rank = arm == "low_rank"
-    reload_epoch = round(settings["epochs"] * RELOADS["early" if low_rank else arm]) - 1
+    reload_epoch = max(1, round(settings["epochs"] * RELOADS["early" if low_rank else arm])) - 1
     shrink = ShrinkSettings(
         strength_share=settings["press"],
         nuclear_share=0.2 if low_rank else 0.0,
@@ -96,7 +97,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
             [
                 about,
                 mean_and_spread(scores),
-                "" if arm == "dense" else str(paired_difference(scores, dense_scores)),
+                "" if arm == "dense" else paired_difference(scores, dense_scores).words(),
                 f"{parameters:,.0f}",
                 f"{100 * (1 - parameters / dense[0]['parameters']):.1f}",
                 f"{milliseconds:.3f}",

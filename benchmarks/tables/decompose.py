@@ -10,8 +10,9 @@ from torch import nn
 from benchmarks.tables.results import Report, markdown_table
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import Task, latency_ms, open_task, seeded, train_arm
-from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from benchmarks.tables.statistics import mean_and_spread
 from perception.errors import InputError
+from perception.metrics.differences import paired_difference
 from perception.models.decomposed import DecomposedConv
 from perception.models.erfnet import ERFNet, NonBottleneck1D
 
@@ -107,7 +108,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
             [
                 about,
                 mean_and_spread(scores),
-                "" if arm == "square" else str(paired_difference(scores, square)),
+                "" if arm == "square" else paired_difference(scores, square).words(),
                 f"{found[0]['parameters']:,}",
                 f"{found[0]['macs'] / 1e6:.2f}",
                 f"{results['latency'][arm]:.3f}",

@@ -12,9 +12,10 @@ from torch import nn
 from benchmarks.tables.results import Report, markdown_table
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import Task, open_task, score_percent, seeded, train_arm
-from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from benchmarks.tables.statistics import mean_and_spread
 from perception.compression.expansion import Kind, contract_network, expand_network, linearise
 from perception.errors import InputError
+from perception.metrics.differences import paired_difference
 from perception.models.small import SmallNet
 
 ABOUT = "ExpandNets (CK, CK with FC, initialisation from the nonlinear network) against the compact network"
@@ -127,7 +128,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
                 about,
                 f"{found[0]['rate']:g}",
                 mean_and_spread(scores),
-                "" if arm == "compact" else str(paired_difference(scores, compact)),
+                "" if arm == "compact" else paired_difference(scores, compact).words(),
                 f"{mean['loss']:.3f}",
                 f"{found[0]['parameters']:,}",
                 f"{found[0]['contracted_parameters']:,}",

@@ -19,8 +19,9 @@ from benchmarks.tables.shrinking import (
     torch_pruning_hooks,
     train_arm,
 )
-from benchmarks.tables.statistics import mean_and_spread, paired_difference
+from benchmarks.tables.statistics import mean_and_spread
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
+from perception.metrics.differences import paired_difference
 
 ABOUT = "joint train and prune against dense, narrow, compact from scratch and Torch-Pruning"
 # Of all arms: so many epochs. target: of ours; by latency chosen to cost no more than the peer at its ratio, by parameters
@@ -162,7 +163,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
             [
                 about,
                 mean_and_spread(scores),
-                "" if arm == "dense" else str(gap),
+                "" if arm == "dense" else gap.words(),
                 f"{mean_parameters:,.0f}",
                 f"{gone:.1f}",
                 f"{macs / 1e6:.2f}",

@@ -1,0 +1,92 @@
+"""The tables about smaller networks, whole, on a toy data set: every arm trains, and the report tells of all of them."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.tables import shrinking
+from benchmarks.tables.data import Labelled
+from benchmarks.tables.results import write_results
+from benchmarks.tables.runner import Request, run_cells
+from benchmarks.tables.shrinking import Task, batches, structured, torch_pruning_hooks, train_arm
+from perception.models.checkpoint import describe_leaves
+
+TINY = {"epochs": 2, "prune_epoch": 0, "learning_rate": 2e-3, "press": 0.1, "energy": 0.9, "target_share": 0.5}
+
+
+def toy(frames: int = 32, size: int = 24, channels: int = 3) -> Task:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (frames,), generator=generator)
+    images = torch.randint(0, 120, (frames, channels, size, size), generator=generator).to(torch.uint8)
+    for frame, label in zip(images, labels.tolist(), strict=True):
+        frame[:, 12 * (label // 2) : 12 * (label // 2) + 12, 12 * (label % 2) : 12 * (label % 2) + 12] += 100
+    data = Labelled(images, labels)
+    return Task(data, data.take(slice(0, 16)), 4, "accuracy", 16, 2)
+
+
+def request_for(table: str) -> Request:
+    return Request(table=table, data=Path("toy"), data_kind="cifar10", seeds=1)
+
+
+@pytest.mark.parametrize("table", ["prune", "compress", "expand", "decompose"])
+def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = importlib.import_module(f"benchmarks.tables.{table}")
+    if table == "prune":
+        pytest.importorskip("torch_pruning")
+    task = toy()
+    monkeypatch.setattr(module, "open_task", lambda _: task)
+    target = {"target": {"target_cost_share": 0.5, "costs": "parameters"}}
+    settings = {"small": TINY, ("accuracy", "small"): TINY | target}
+    if table == "decompose":
+        settings = {("accuracy", "small"): {"epochs": 2, "learning_rate": 2e-3}}
+    if table == "expand":
+        monkeypatch.setattr(module, "EPOCHS", {"small": 2})
+        monkeypatch.setattr(module, "RATES", (0.01,))
+    else:
+        monkeypatch.setattr(module, "SETTINGS", settings)
+    request = request_for(table)
+    cells = module.cells(request)
+    assert len({cell.name for cell in cells}) == len(cells)
+    results, seconds = run_cells(cells, request, tmp_path / "work")
+    report = module.report(request, results)
+    page = write_results(tmp_path / "out", request, report, "make table", seconds).read_text()
+    for about in (module._arms(task) if table == "decompose" else module.ARMS).values():
+        assert f"| {about} |" in page
+    assert (tmp_path / "out" / f"{table}_cifar10-small.svg").exists()
+    if table == "prune":
+        assert results["scratch_0"]["leaves"] == results["ours_0"]["leaves"] != results["dense_0"]["leaves"]
+        assert results["narrow_0"]["parameters"] <= results["ours_0"]["parameters"]
+        assert results["peer_0"]["parameters"] < results["dense_0"]["parameters"] and not results["peer_0"]["raised"]
+    if table == "compress":
+        assert results["early_0"]["parameters"] < 0.6 * results["dense_0"]["parameters"]
+    if table == "expand":
+        found = results["ck_fc_0"]
+        assert found["contracted_parameters"] == results["compact_lr0.01_0"]["parameters"] < found["parameters"]
+        assert found["contraction_error"] < 1e-4
+
+
+def test_batches_are_the_same_for_a_seed_and_mirror_labels_with_images() -> None:
+    task = toy()
+    first, second = ([batch.images for batch in batches(task, 3, 1)] for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)) and len(first) == 2
+    assert not torch.equal(first[0], next(iter(batches(task, 3, 2))).images)
+    maps = task.train.images[:, 0].long() % 4  # one label a pixel, told by the pixel itself
+    marked = Task(Labelled(task.train.images, maps), task.test, 4, "mIoU", 16, 0)
+    for batch in batches(marked, 0, 0):
+        assert torch.equal((255 * batch.images[:, 0]).round().long() % 4, batch.labels)
+
+
+def test_structured_takes_the_structure_and_not_the_weights() -> None:
+    task = toy()
+    pytest.importorskip("torch_pruning")
+    network = shrinking.seeded(lambda: shrinking.small_classifier(task), 0)
+    last = list(network.modules())[-1]
+    step, epoch, raised = torch_pruning_hooks(network, task, ratio=0.5, epoch=0, multiple_of=8, outputs=[last])
+    hooks: dict[str, Any] = {"after_step": step, "after_epoch": epoch}
+    train_arm(task, network, request_for("prune"), epochs=2, learning_rate=1e-3, seed=0, **hooks)
+    other = structured(lambda: shrinking.small_classifier(task), describe_leaves(network), 5)
+    assert describe_leaves(other) == describe_leaves(network) and raised == []
+    assert not torch.equal(next(other.parameters()), next(network.parameters()))
