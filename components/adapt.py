@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from perception.adaptation.label_pool import PseudoLabelled
 
 
+COLLAPSED_RATIO = 0.1  # a class has collapsed when its share falls below this part of the source's
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdaptParameters(LearningParameters):
     """Say how the two networks are trained and what becomes a pseudo-label."""
@@ -48,6 +51,7 @@ def run(inputs: Paths, outputs: Paths, parameters: AdaptParameters) -> None:
 
     pseudo = _pseudo_label(network, frames, folder, parameters)
     figures |= _quality(network, pseudo, inputs, parameters)
+    figures |= {"collapsed_classes": _collapsed(pseudo, _class_shares(frames, parameters), parameters)}
 
     together = parameters.frame_set(pd.concat([simulator, pseudo.manifest], ignore_index=True))
     history += parameters.train(
@@ -96,6 +100,18 @@ def _class_shares(frames: "pd.DataFrame", parameters: AdaptParameters) -> dict[s
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
     shares = class_prior(pixel_counts(parameters.frame_set(simulator)))
     return dict(zip(parameters.class_names(), shares.tolist(), strict=True))
+
+
+def _collapsed(pseudo: "PseudoLabelled", reference: dict[str, float], parameters: AdaptParameters) -> list[str]:
+    """Name the classes that the source labels hold and the pseudo-labels have all but lost."""
+    from perception.adaptation.pseudo import class_prior, collapsed_classes
+
+    names = parameters.class_names()
+    counts = [int(pseudo.table[f"px_{name}"].sum()) for name in names]
+    if not sum(counts):
+        return [name for name, share in reference.items() if share > 0]
+    lost = collapsed_classes([reference[name] for name in names], class_prior(counts), COLLAPSED_RATIO)
+    return [names[index] for index in lost]
 
 
 def _quality(network: Any, pseudo: "PseudoLabelled", inputs: Paths, parameters: AdaptParameters) -> dict[str, Any]:

@@ -16,6 +16,10 @@ from components.propose import GATES, ProposeParameters, read_json
 Json = dict[str, Any]
 SHOWN_ROWS = 8  # offending rows of a broken rule that are kept
 _NETWORK_FILES = ("model.onnx", "model.safetensors", "card.json", "latency.json")
+_EVALUATION = (
+    *("miou", "iou_by_class", "miou_by_condition", "frames", "frames_by_condition", "miou_champion", "comparison"),
+    *("promotion", "failures", "failure_rule", "failure_rate_upper_95"),
+)
 _MODEL_FIGURES = ("parameters", "parameters_dense", "macs", "macs_dense", "bytes", "bytes_dense")
 
 
@@ -28,7 +32,7 @@ def gather_evidence(inputs: Paths, parameters: ProposeParameters) -> Json:
         "gates": [
             _verdict(verdict) for gate in GATES if (verdict := _figures(inputs, f"verdict_{gate}", "verdict.json"))
         ],
-        "evaluation": _figures(inputs, "evaluation", "evaluation.json") or None,
+        "evaluation": _evaluation(inputs),
         "model": _network(inputs, card),
         "selection": _selection(inputs),
         "labels": _figures(inputs, "comparison", "labels.json") or None,
@@ -62,6 +66,11 @@ def _verdict(verdict: Json) -> Json:
     kept = ("suite", "suite_sha256", "decision", "rows", "checked")
     failed = [failure | {"frames": failure["frames"][:SHOWN_ROWS]} for failure in verdict["failed"]]
     return {name: verdict[name] for name in kept} | {"failed": failed}
+
+
+def _evaluation(inputs: Paths) -> Json | None:
+    figures = _figures(inputs, "evaluation", "evaluation.json")
+    return {name: figures[name] for name in _EVALUATION if name in figures} or None
 
 
 def _network(inputs: Paths, card: Json) -> Json | None:

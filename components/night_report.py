@@ -202,7 +202,9 @@ def _adaptation_panel(inputs: Paths, pictures: Pictures) -> page.AdaptationPanel
         return None
     figures = _figures(inputs, "adaptation", "adaptation.json")
     by_class = {name: figures[name] for name in ("coverage_by_class", "precision_by_class", "threshold_by_class")}
-    return page.AdaptationPanel(frames=pictures.adapted(page.MAX_ADAPTED), **by_class)
+    return page.AdaptationPanel(
+        frames=pictures.adapted(page.MAX_ADAPTED), collapsed_classes=tuple(figures["collapsed_classes"]), **by_class
+    )
 
 
 def _model_panel(inputs: Paths) -> page.ModelPanel | None:

@@ -14,6 +14,7 @@ from perception.quality.profile import hash_values, near_values
 
 SHOWN = 10  # offending rows whose values are shown
 _NAMED = 5  # classes, drives named in words
+_SEEN, _COLLAPSED = 0.001, 0.1  # a class of at least this share has collapsed below this part of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,11 +173,15 @@ def class_shares_near(
     terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0) / q), 0.0) - p + q  # each at least 0; sums to KL
     worst = np.argsort(-terms, kind="stable")[:_NAMED]
     said = ", ".join(f"{names[k]} {p[k]:.3%} against {q[k]:.3%}" for k in worst)
+    gone = [
+        name for name, ours, theirs in zip(names, p, q, strict=True) if theirs > _SEEN and ours < _COLLAPSED * theirs
+    ]
+    collapsed = f"; collapsed to below a tenth: {', '.join(gone)}" if gone else ""
     divergence = float(terms.sum())
     return Outcome(
         success=bool(divergence <= max_divergence_nats),
         evaluated=sum(_class_counts(table, prefix).values()),
-        observed=f"{divergence:.4f} nats; furthest: {said}",
+        observed=f"{divergence:.4f} nats; furthest: {said}{collapsed}",
     )
 
 

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from perception.errors import InputError
 from perception.versioning.processes import RegistryError
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18  # small enough to stay in a core's cache between reading, hashing and writing
 _FILES_AT_ONCE = 2  # large files: hashing and copying keep a core busy each
 _REQUESTS_AT_ONCE = 16  # a server answers many small questions at once
 _OBJECT_RULE = re.compile(r"[0-9a-f]{32}(\.dir)?")
@@ -160,8 +160,8 @@ class FolderRemote:
         """Copy the file block by block, hashing what is copied."""
         digest = hashlib.sha256()
         try:
-            with self._path(name).open("rb") as stream, target.open("xb") as copy:
-                while block := stream.read(_BLOCK_BYTES):
+            with self._path(name).open("rb", buffering=0) as stream, target.open("xb", buffering=0) as copy:
+                for block in _blocks(stream):
                     copy.write(block)
                     digest.update(block)
         except FileNotFoundError:
@@ -284,11 +284,18 @@ def _md5(data: bytes = b"") -> Any:
     return hashlib.md5(data, usedforsecurity=False)
 
 
+def _blocks(stream: Any) -> Iterator[memoryview]:
+    """Read an unbuffered file block by block into one buffer; a block is good until the next is asked for."""
+    buffer = memoryview(bytearray(_BLOCK_BYTES))
+    while size := stream.readinto(buffer):
+        yield buffer[:size]
+
+
 def file_facts(path: Path) -> FileFacts:
     """Hash a file's bytes both ways, reading them once."""
     md5, sha256, size = _md5(), hashlib.sha256(), 0
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
+    with path.open("rb", buffering=0) as stream:
+        for block in _blocks(stream):
             md5.update(block)
             sha256.update(block)
             size += len(block)

@@ -279,18 +279,14 @@ def _evaluation(side: Side) -> Facts | None:
 def _reference(base: Side, head: Side) -> tuple[str | None, Facts | None, str | None]:
     """Give what to compare with: its name, its evaluation, and why there is none."""
     ours = _evaluation(head) or {}
-    champion = ours.get("champion_by_condition")
-    if champion is not None:
-        name = "the champion, on the same test frames on the same night"
-        return (
-            name,
-            {
-                "miou": ours.get("miou_champion"),
-                "miou_by_condition": champion,
-                "iou_by_class": ours.get("champion_iou_by_class") or {},
-            },
-            None,
-        )
+    compared = ours.get("comparison")
+    if compared:
+        champion = {
+            "miou": ours.get("miou_champion"),
+            "miou_by_condition": compared.get("champion_miou_by_condition") or {},
+            "iou_by_class": compared.get("champion_iou_by_class") or {},
+        }
+        return "the champion, on the same test frames on the same night", champion, None
     theirs = _evaluation(base)
     if theirs is None:
         return None, None, "nothing was measured on the base version" if base.version else "this is the first version"
@@ -301,10 +297,10 @@ def _reference(base: Side, head: Side) -> tuple[str | None, Facts | None, str | 
 
 
 def _spread(evaluation: Mapping[str, Any], name: str) -> Facts:
-    """Give a figure's interval where the evaluation measured one."""
-    intervals = evaluation.get("miou_intervals") or {}
-    low_high = intervals.get(name)
-    return {"low": low_high[0], "high": low_high[1]} if low_high else {"low": None, "high": None}
+    """Give the interval of a figure's difference from the champion's, resampled over drives, where it was measured."""
+    judged = {each["name"]: each for each in (evaluation.get("comparison") or {}).get("judgements", [])}
+    found = judged.get(name, {})
+    return {"low": found.get("lower"), "high": found.get("upper"), "outcome": found.get("outcome")}
 
 
 # ---------------------------------------------------------------- people, lineage, cost

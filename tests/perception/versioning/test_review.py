@@ -105,11 +105,16 @@ def test_the_worst_condition_comes_first_and_is_named(frames):
 
 def test_the_champion_of_the_same_night_is_what_a_network_is_compared_with(frames):
     figures = evaluation(0.5, **{"weather=rain": 0.3}) | {
-        "miou_champion": 0.49, "champion_by_condition": {"weather=rain": 0.36}, "champion_iou_by_class": {"road": 0.7},
+        "miou_champion": 0.49,
+        "comparison": {
+            "champion_miou_by_condition": {"weather=rain": 0.36}, "champion_iou_by_class": {"road": 0.7},
+            "judgements": [{"name": "weather=rain", "lower": -0.09, "upper": -0.03, "outcome": "worse"}],
+        },
     }  # fmt: skip
     facts = review_facts(side(frames), side(frames, figures=figures), NOTHING_KNOWN, ReviewSettings())
     assert facts["model"]["against"].startswith("the champion")
     assert facts["model"]["worse"] == ["weather=rain"]
+    assert [facts["model"]["conditions"][0][key] for key in ("low", "high", "outcome")] == [-0.09, -0.03, "worse"]
     assert facts["model"]["classes"] == [{"name": "road", "base": 0.7, "head": 0.5}]
 
 
