@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,6 +12,7 @@ import pandas as pd
 
 from components.contract import RECORDS_VARIABLE, Paths
 from components.night_pictures import Pictures
+from components.parameters import absolute
 from components.report import GATES, ReportParameters
 from perception.data.manifest import read_manifest
 from perception.data.taxonomies import load_taxonomy
@@ -315,7 +317,11 @@ def _rejected(inputs: Paths) -> tuple[page.RejectedFrame, ...]:
 
 def _reproduce_command(inputs: Paths, parameters: ReportParameters) -> str | None:
     tag = _figures(inputs, "version", "version.json").get("tag")
-    return f"git clone --depth 1 --branch {tag} {parameters.registry} && dvc pull" if tag else None
+    return (
+        f"make reproduce VERSION={tag} OUT=folder REGISTRY={shlex.quote(absolute(parameters.registry))}"
+        if tag
+        else None
+    )
 
 
 def _lineage(inputs: Paths) -> dict[str, str | None]:

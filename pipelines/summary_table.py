@@ -23,6 +23,7 @@ def night_table(run: Path, seconds: float) -> str:
         ("gates", ", ".join(f"{gate['name']} {gate['verdict']}" for gate in summary["gates"]) or "-"),
         ("decision", f"{_or_dash(summary['promotion']['decision'])}: {_or_dash(summary['promotion']['reason'])}"),
         ("report", str(run / "report.html")),
+        *([("review", str(run / "review.html"))] if (run / "review.html").exists() else []),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

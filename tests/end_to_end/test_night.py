@@ -54,6 +54,20 @@ def test_the_report_needs_nothing_but_itself(night: Path) -> None:
     assert (night.parent / "latest").resolve() == night
 
 
+def test_the_night_proposes_its_version_with_a_review(night: Path) -> None:
+    review = json.loads((night / "review.json").read_text())
+    summary = json.loads((night / "summary.json").read_text())
+    assert review["head"]["manifest_sha256"] == summary["data"]["manifest_sha256"]
+    assert review["head"]["splits"]["test"] == summary["evaluation"]["frames"], "the test set belongs to the version"
+    assert len(review["evidence"]["gates"]) == 7
+    assert review["evidence"]["labels"]["frames"] == summary["selection"]["selected_frames"]
+    assert review["evidence"]["evaluation"]["miou"] == summary["evaluation"]["miou"]
+    assert review["lineage"]["model_sha256"]
+    assert review["cost"]["seconds"] > 0
+    for name in ("review.html", "review.md"):
+        assert summary["data"]["version"] in (night / name).read_text()
+
+
 def test_a_second_run_does_no_work_again(night: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")}
     done = run_night(night.parent)
