@@ -55,7 +55,10 @@ lint: setup  ## style, types, import rules
 pipeline-compile: setup  ## the night as Kubeflow pipeline YAML: OUT=FILE PROFILE=nightly
 	@$(RUN_PYTHON) -m pipelines.compile $(CLUSTER_NIGHT) --out $(call quote,$(OUT))
 
-.PHONY: images preflight pipeline-submit pipeline-status cancel schedule test-containers
+.PHONY: dag images preflight pipeline-submit pipeline-status cancel schedule test-containers
+
+dag: setup  ## draw the compiled pipeline into docs/dag.md
+	@$(RUN_PYTHON) -m pipelines.dag_page
 
 images: setup  ## build the images: REGISTRY=HOST/PATH TAG=NAME PUSH=yes SETS="gates versioning torch-cpu torch-cuda"
 	@$(RUN_PYTHON) -m pipelines.images $(if $(REGISTRY),--registry $(call quote,$(REGISTRY))) $(if $(TAG),--tag $(call quote,$(TAG))) \

@@ -112,10 +112,14 @@ def equip(step: Any, stage: str, task: str, image: str, cluster: Cluster, chosen
     chosen: the run's value of every name in resource_parameters.
     """
     needs = cluster.needs(stage)
+    names = ["cpu", "memory", "gpus"] if needs.gpu_count else ["cpu", "memory"]
+    # KFP does not hand a parameter that only a resource names into the loops and conditions around the step by itself.
+    step.register_pipeline_channels([chosen[f"{stage}_{name}"] for name in names])
     step.set_display_name(task)
     step.set_cpu_request(chosen[f"{stage}_cpu"])
     step.set_memory_request(chosen[f"{stage}_memory"]).set_memory_limit(chosen[f"{stage}_memory"])
     if needs.gpu_count:
+        step.register_pipeline_channels([chosen["accelerator"]])
         step.set_accelerator_type(chosen["accelerator"]).set_accelerator_limit(chosen[f"{stage}_gpus"])
     step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="10m")
     step.set_caching_options(task not in NEVER_CACHED)

@@ -1,6 +1,7 @@
 """Resources: declarations reach Kubernetes, a run can override them, secrets are named only."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,29 @@ def test_every_resource_of_every_stage_is_a_pipeline_parameter(night: tuple[dict
         kind = "gpu" if "accelerator" in asked else "cpu"
         selector = platform[label]["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"]
         assert selector.endswith(f"{kind}_node_selector")
+
+
+def test_every_parameter_reaches_the_step_through_the_loops_and_conditions_around_it(
+    night: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    spec, platform = night
+
+    def check(dag: Mapping[str, Any], given: set[str]) -> None:
+        for task in dag["tasks"].values():
+            inputs = task.get("inputs", {}).get("parameters", {})
+            named = {item["componentInputParameter"] for item in inputs.values() if "componentInputParameter" in item}
+            assert named <= given, task["taskInfo"]["name"]
+            component = spec["components"][task["componentRef"]["name"]]
+            if "dag" in component:
+                check(component["dag"], set(component.get("inputDefinitions", {}).get("parameters", {})))
+                continue
+            label = component["executorLabel"]
+            container = json.dumps(spec["deploymentSpec"]["executors"][label])
+            assert set(re.findall(r"pipelinechannel--\w+", container)) <= set(inputs), task["taskInfo"]["name"]
+            # What Kubernetes gets beside the container is resolved where the task stands, not inside it.
+            assert set(re.findall(r"pipelinechannel--\w+", json.dumps(platform[label]))) <= given
+
+    check(spec["root"]["dag"], set(spec["root"]["inputDefinitions"]["parameters"]))
 
 
 def test_retries_caching_and_time_outs(night: tuple[dict[str, Any], dict[str, Any]]) -> None:
