@@ -40,6 +40,7 @@ DEFAULT_PAUSES = "5,20,60"
 CHECKPOINTS_VARIABLE = (
     "NIGHTDRIVE_CHECKPOINTS"  # folder that outlives the pod; a step on it goes on where it was killed
 )
+_OF_RESOURCES = "pipelinechannel--"
 _SCHEMES = (("gs://", "/gcs/"), ("s3://", "/s3/"), ("minio://", "/minio/"))
 
 
@@ -98,10 +99,12 @@ def read_step(stages: Mapping[str, Stage], arguments: Sequence[str]) -> Step:
 def call_from_executor_input(stage: Stage, executor: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
     """Translate KFP's executor input into a call; return it with the output artifacts as KFP described them.
 
-    The step's parameter `task` names the call; every other parameter is one of the stage's own.
+    The step's parameter `task` names the call; every other parameter is one of the stage's own, but for those that only the
+    step's resources name, which KFP hands over too.
     """
     given = executor.get("inputs", {})
-    parameters = dict(given.get("parameterValues", {}))
+    values = dict(given.get("parameterValues", {}))
+    parameters = {name: value for name, value in values.items() if not name.startswith(_OF_RESOURCES)}
     task = str(parameters.pop("task", stage.name))
     inputs = {
         port.name: tuple(

@@ -86,6 +86,13 @@ def references(file: Path) -> dict[str, str]:
     return {NAME_IN_PARAMS[name]: image.reference for name, image in read_digests(file).items()}
 
 
+def pushed_images(chosen: Path | None) -> Path | None:
+    """Return the file of digests to submit with: the chosen one, or the usual one where every image in it was pushed."""
+    if chosen or not DIGESTS_FILE.exists():
+        return chosen
+    return DIGESTS_FILE if all(image.digest for image in read_digests(DIGESTS_FILE).values()) else None
+
+
 def find_docker() -> str:
     """Return a docker client that can build with BuildKit; raises InputError where there is none."""
     if chosen := os.environ.get(DOCKER_VARIABLE):

@@ -241,7 +241,7 @@ def _value(text: str, values: Mapping[str, Any]) -> Any:
 def main(arguments: Sequence[str]) -> int:
     """Check the cluster as the command line asks; exit code 1 where something is missing."""
     from pipelines.compile import compile_pipeline
-    from pipelines.images import DIGESTS_FILE
+    from pipelines.images import pushed_images
     from pipelines.kfp_api import connect
     from pipelines.submit import SERVICE_ACCOUNT, run_parameters
 
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             package = Path(folder) / "nightdrive.yaml"
-            images = given.images or (DIGESTS_FILE if DIGESTS_FILE.exists() else None)
+            images = pushed_images(given.images)
             compile_pipeline(given.profile, package, given.set, "", images)
             missing = run(package, run_parameters(package, given.parameter), given.service_account)
         try:

@@ -14,7 +14,7 @@ from components.contract import EXIT_BAD_INPUT, EXIT_DONE
 from components.parameters import did_you_mean, parse_value
 from perception.errors import InputError, Unreachable
 from pipelines.compile import compile_pipeline
-from pipelines.images import DIGESTS_FILE
+from pipelines.images import pushed_images
 from pipelines.kfp_api import Server, connect, equals
 from pipelines.runs import EXIT_INTERRUPTED, follow
 
@@ -186,7 +186,7 @@ def _submit(given: argparse.Namespace) -> int:
     from pipelines import preflight
 
     server = connect(given.host)
-    images = given.images or (DIGESTS_FILE if DIGESTS_FILE.exists() else None)
+    images = pushed_images(given.images)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "nightdrive.yaml"
         compile_pipeline(given.profile, package, given.set, given.data, images)

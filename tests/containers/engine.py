@@ -54,6 +54,7 @@ class Engine:
                 text = line.decode(errors="replace")
                 said += text
                 self.log.append(f"[{stage}] {text.rstrip()}")
+                print(self.log[-1], flush=True)
                 if self.kill(stage, said):
                     container.kill("SIGKILL")
             code = int(container.wait()["StatusCode"])

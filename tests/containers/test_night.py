@@ -24,6 +24,7 @@ DIFFERS = {"latency_ms_dense", "latency_ms_compressed", "version", "parent"}
 def run_in_containers(root: Path, images: Path, server: S3Server, engine: Engine) -> dict[str, Any]:
     """Compile the smoke night, run its DAG with kfp.local, and return summary.json."""
     package, artifacts = root / "night.yaml", root / "artifacts"
+    artifacts.mkdir(mode=0o777)  # here, since the engine would make it for root alone
     compile_pipeline("smoke", package, images=images)
     local.init(runner=local.DockerRunner(), pipeline_root=str(artifacts), raise_on_error=True)
     night = components.load_component_from_file(str(package))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from perception.errors import InputError, Unreachable
-from pipelines import kfp_api, preflight, runs, schedule, submit
+from pipelines import images, kfp_api, preflight, runs, schedule, submit
 from pipelines.compile import compile_pipeline
 from pipelines.kfp_api import connect
 from tests.pipelines.stub_server import Stub, operations, serve
@@ -253,7 +253,7 @@ def test_cancelling_ends_a_run_that_runs_and_no_other(stub: Stub, capsys: pytest
 def test_submit_from_end_to_end(
     stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(submit, "DIGESTS_FILE", tmp_path / "none.json")
+    monkeypatch.setattr(images, "DIGESTS_FILE", tmp_path / "none.json")
     stub.next_states = [run_of("RUNNING", ("ingest", "RUNNING")), run_of("SUCCEEDED", ("ingest", "SUCCEEDED"))]
     assert submit.main(["--no-preflight", "--parameter", "budget_frames=5"]) == 0
     said = capsys.readouterr().out
@@ -383,6 +383,7 @@ PINNED = "127.0.0.1:{port}/team/nightdrive-{name}@sha256:" + "0" * 64
 @pytest.fixture
 def cluster(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
     """A cluster that has everything."""
+    monkeypatch.setattr(images, "DIGESTS_FILE", tmp_path / "none.json")
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -409,13 +410,13 @@ def cluster(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub
 
 def images_file(stub: Stub, folder: Path) -> Path:
     port = stub.url.rsplit(":", 1)[1]
-    images = {}
+    built = {}
     for name in ("gates", "versioning", "torch-cpu", "torch-cuda"):
         digest = PINNED.format(port=port, name=name)
-        images[name] = {"name": "n", "image_id": "sha256:1", "digest": digest, "size_mb": 1.0}
+        built[name] = {"name": "n", "image_id": "sha256:1", "digest": digest, "size_mb": 1.0}
         stub.manifests[f"/v2/team/nightdrive-{name}/manifests/sha256:{'0' * 64}"] = 200
     file = folder / "images.json"
-    file.write_text(json.dumps(images))
+    file.write_text(json.dumps(built))
     return file
 
 
