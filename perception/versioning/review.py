@@ -19,6 +19,7 @@ from perception.versioning.records import Version
 Facts = dict[str, Any]
 LISTED = 200  # ids that a list holds; beyond that it says how many there are
 SHOWN_PAIRS, SHOWN_DRIVES = 50, 40
+GROUPED_FRAMES = 20_000  # look-alikes inside the training part are counted up to here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +219,9 @@ def _near_duplicates(frames: pd.DataFrame, profile: pd.DataFrame, near_bits: int
         }
         for a, b, bits in found[:SHOWN_PAIRS]
     ]
-    groups = _groups(near_duplicate_pairs(train["dhash"].tolist(), train["dhash"].tolist(), near_bits), len(train))
+    groups = None
+    if len(train) <= GROUPED_FRAMES:  # whole drives look alike, so the pairs of a large version would not fit in memory
+        groups = _groups(near_duplicate_pairs(train["dhash"].tolist(), train["dhash"].tolist(), near_bits), len(train))
     return {
         "hashed": len(hashed), "near_bits": near_bits, "pairs": pairs, "pairs_total": len(found), "groups": groups
     }  # fmt: skip
