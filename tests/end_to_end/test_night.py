@@ -68,6 +68,37 @@ def test_the_night_proposes_its_version_with_a_review(night: Path) -> None:
         assert summary["data"]["version"] in (night / name).read_text()
 
 
+def test_a_refused_gate_shows_the_offending_frames(night: Path, tmp_path: Path) -> None:
+    (tmp_path / "subject").mkdir()
+    table = pd.read_parquet(night / "frames" / "gate.parquet")
+    broken = table.index[table.label_uri.notna()][3]
+    table.loc[broken, "unknown_label_px"] = 7
+    table.to_parquet(tmp_path / "subject" / "gate.parquet", index=False)
+    command = [sys.executable, "-m", "components", "gate", "--params", "params.yaml", "--task", "gate_ingest"]
+    command += ["--subject", str(tmp_path / "subject"), "--verdict", str(tmp_path / "verdict")]
+    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
+    refused = subprocess.run(command, cwd=night, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 3, refused.stderr
+    first = table.frame_id[broken]
+    assert first in refused.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "components",
+        "report",
+        "--params",
+        "params.yaml",
+        "--report",
+        str(tmp_path / "report"),
+    ]
+    command += ["--frames", "frames", "--verdict-ingest", str(tmp_path / "verdict")]
+    subprocess.run(command, cwd=night, env=environment, check=True, capture_output=True)
+    html = (tmp_path / "report" / "report.html").read_text()
+    panel = html[html.index('id="gate-ingest"') :]
+    assert first in panel
+    assert panel.index("data:image/jpeg") < panel.index(first) + 4000
+
+
 def test_a_second_run_does_no_work_again(night: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")}
     done = run_night(night.parent)
