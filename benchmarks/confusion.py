@@ -28,7 +28,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from perception.data.taxonomies import load_taxonomy
 from perception.metrics.confusion import confusion_matrix
-from perception.metrics.segmentation import _Sums
+from perception.metrics.segmentation import GroupSums
 from perception.metrics.slices import CONDITIONS, DOMAIN, cell_slices, column_slices
 
 HEIGHT_PX, WIDTH_PX, CLASSES = 1024, 2048, 19
@@ -86,7 +86,7 @@ def _ours(pairs: list) -> np.ndarray:
 
 def _sliced(pairs: list) -> np.ndarray:
     """Count into a matrix a drive and condition, and sum every slice and cell of the operating domain from them."""
-    sums = _Sums()
+    sums = GroupSums()
     for number, (label, prediction) in enumerate(pairs):
         conditions = tuple(DOMAIN[column][number % len(DOMAIN[column])] for column in CONDITIONS)
         sums.add((f"drive{number // 2}", *conditions), counts=confusion_matrix(label, prediction, CLASSES))

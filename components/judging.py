@@ -91,6 +91,7 @@ class JudgeParameters(FrameParameters):
             minimum_frames=self.minimum_frames,
             resamples=2 * self.resamples,
             seed=self.seed,
+            unit="clips" if self.clip_frames else "drives",
         )
 
 
@@ -226,6 +227,7 @@ def failed_frames(score: "SegmentationScore", parameters: JudgeParameters) -> "n
 
 
 def _failures(score: "SegmentationScore", parameters: JudgeParameters) -> Json:
+    from perception.metrics.bounds import effective_counts, failure_rate_upper
     from perception.metrics.evidence import gather_evidence
     from perception.reporting.evidence import what_it_does_not_support, what_it_supports
 
@@ -243,11 +245,13 @@ def _failures(score: "SegmentationScore", parameters: JudgeParameters) -> Json:
         miles=parameters.miles,
         miles_failures=parameters.miles_failures,
     )
-    words = {"supports": what_it_supports(evidence), "does_not_support": what_it_does_not_support(evidence)}
+    unit = "clips" if parameters.clip_frames else "drives"
+    words = {"supports": what_it_supports(evidence, unit), "does_not_support": what_it_does_not_support(evidence, unit)}
+    effective = effective_counts(evidence.failures, evidence.frames, evidence.design_effect)
     return {
         "failures": evidence.failures,
         "failure_rule": f"fewer than {parameters.failure_pixel_accuracy:.0%} of the labelled pixels are right",
-        "failure_rate_upper_95": evidence.upper,
+        "failure_rate_upper_95": failure_rate_upper(*effective, 0.95),
         "evidence": dataclasses.asdict(evidence) | words,
     }
 

@@ -44,6 +44,7 @@ class RegressionRule:
     minimum_drives: int = 8  # figures that rest on fewer drives are unknown, and judged neither way
     minimum_frames: int = 10  # likewise for frames
     resamples: int = 2000
+    unit: str = "drives"  # what is resampled, in words: drives, or clips of them
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -119,7 +120,7 @@ def compare(
     _check_same_frames(champion, challenger)
     figures = _figures(champion, challenger, classes, rule)
     if not figures.names:
-        few = f"the test set has fewer than {rule.minimum_drives} drives or {rule.minimum_frames} frames: nothing can be judged"
+        few = f"the test set has fewer than {rule.minimum_drives} {rule.unit} or {rule.minimum_frames} frames: nothing can be judged"
         return Verdict(decision="hold", reasons=(few,), unknown=tuple(figures.unknown))
     ours, theirs = (
         _values(part.sum(axis=0)[None], figures.averaged)[0] for part in (figures.challenger, figures.champion)
@@ -262,12 +263,12 @@ def _verdict(judgements: list[Judgement], unknown: list[str], critical: float, r
     if worse:
         decision, reasons = "refuse", [_worse_in_words(each) for each in worse]
     elif still_open:
-        decision, reasons = "hold", [_open_in_words(each) for each in still_open]
+        decision, reasons = "hold", [_open_in_words(each, rule.unit) for each in still_open]
     else:
         shown = f"shown to be no worse than the champion in each of {len(judgements)} figures, {rule.confidence:.0%} confidence"
         decision, reasons = "promote", [shown]
     if unknown:
-        reasons.append(f"unknown, too few drives or frames: {', '.join(unknown)}")
+        reasons.append(f"unknown, too few {rule.unit} or frames: {', '.join(unknown)}")
     return Verdict(
         decision=decision,
         reasons=tuple(reasons),
@@ -284,11 +285,11 @@ def _worse_in_words(each: Judgement) -> str:
     )
 
 
-def _open_in_words(each: Judgement) -> str:
+def _open_in_words(each: Judgement, unit: str) -> str:
     needed = (
-        f"about {each.drives_needed} drives would tell" if each.drives_needed else "more drives alone will not show it"
+        f"about {each.drives_needed} {unit} would tell" if each.drives_needed else f"more {unit} alone will not show it"
     )
     return (
         f"{each.name}: {100 * each.difference:+.1f} points, but up to {-100 * each.lower:.1f} worse cannot be ruled out "
-        f"on {each.drives} drives (allowed {100 * each.margin:.1f}; {needed})"
+        f"on {each.drives} {unit} (allowed {100 * each.margin:.1f}; {needed})"
     )

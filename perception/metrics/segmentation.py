@@ -77,7 +77,7 @@ class SegmentationScore:
 
 
 @dataclass
-class _Sums:
+class GroupSums:
     """Add up integer counts a group; the only state that grows with the test set is one matrix a drive and condition."""
 
     keys: dict[tuple[Any, ...], int] = field(default_factory=dict)
@@ -85,6 +85,7 @@ class _Sums:
     arrays: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
 
     def add(self, key: tuple[Any, ...], **counts: NDArray[Any]) -> None:
+        """Add one frame's counts, any number of named arrays of fixed shapes, to the group `key`."""
         index = self.keys.setdefault(key, len(self.keys))
         if index == len(self.frames):
             self.frames.append(0)
@@ -129,7 +130,7 @@ def evaluate_frames(
     on_frame: called with each frame's label and prediction. Raises InputError for a column that `about` lacks.
     """
     check_columns(about, columns)
-    sums, rows = _Sums(), []
+    sums, rows = GroupSums(), []
     for index, logits in _logits(frames, predict, batch_frames, change, progress):
         label = frames.full_label(index)
         resized = resized_logits(logits, label.shape)
@@ -164,7 +165,7 @@ def _logits(
             progress(indices.stop, len(frames))
 
 
-def _score(sums: _Sums, rows: list[dict[str, Any]], columns: Sequence[str], classes: int) -> SegmentationScore:
+def _score(sums: GroupSums, rows: list[dict[str, Any]], columns: Sequence[str], classes: int) -> SegmentationScore:
     names = ["drive_id", *columns]
     groups = pd.DataFrame(list(sums.keys), columns=names).astype(object).where(lambda table: table.notna(), None)
     stacked = {name: np.stack(values) for name, values in sums.arrays.items()}

@@ -73,3 +73,32 @@ def test_ticks_are_round_even_and_enclose(low, high):
     assert len(steps) == 1
     step = steps.pop()
     assert round(step / 10 ** math.floor(math.log10(step)), 6) in (1, 2, 5)
+
+
+def test_whiskers_span_the_interval_and_are_said():
+    bar = charts.Bar(label="car", value=0.5, interval=(0.4, 0.7))
+    root = parsed(charts.horizontal_bars([bar], title="t", maximum=1.0))
+    whisker = root.find(".//line[@class='whisker']")
+    assert (whisker.get("x1"), whisker.get("x2")) == ("40.00%", "70.00%")
+    assert root.find(".//title").text == "car: 50.0, 40.0 to 70.0"
+
+
+def test_a_grid_hatches_what_is_not_known():
+    cells = [
+        [
+            charts.Cell(value=0.25, text="25", described="day: 25 %", faint=True),
+            charts.Cell(value=None, text="", described="fog: unknown"),
+        ]
+    ]
+    root = parsed(charts.grid(["day"], ["clear", "fog"], cells, title="mIoU"))
+    known, unknown = root.findall(".//tbody/tr/td")
+    assert known.get("style") == "--share:25%" and known.get("class") == "thin" and known.text == "25"
+    assert unknown.get("class") == "unseen" and unknown.get("title") == "fog: unknown"
+    assert unknown.find("span").text == "fog: unknown"  # a screen reader hears it too
+
+
+def test_reliability_bars_reach_the_accuracy_and_an_empty_bin_has_none():
+    root = parsed(charts.reliability_diagram([(0.2, 0.5, 0.3), (None, None, 0.0)], title="t"))
+    bars = root.findall(".//rect[@class='s0']")
+    assert [bar.get("height") for bar in bars] == ["50.00%"]
+    assert root.find(".//title").text == "sure 20.0 %: right 50.0 %"
