@@ -1,6 +1,6 @@
 """How often does the no-regression rule refuse? Two real networks that differ by their seed; one made worse by night.
 
-    python benchmarks/no_regression.py [--drives 240] [--networks 3] [--nights 200] [--work build/no_regression]
+    python benchmarks/no_regression.py [--drives 400] [--networks 2] [--nights 200] [--work build/no_regression]
 
 Small networks are trained on procedural scenes with different seeds and judged on one pool of test drives, two frames a
 drive. With --start shared they go on from one network, as a night goes on from the champion; with --start scratch they
@@ -42,7 +42,14 @@ DROP, SEED_BAR, WORSE_BAR = 0.03, 0.05, 0.95
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("drives", 240), ("pool", 480), ("networks", 3), ("nights", 200), ("epochs", 24)):
+    for name, default in (
+        ("drives", 400),
+        ("pool", 480),
+        ("networks", 2),
+        ("nights", 200),
+        ("epochs", 24),
+        ("onward-epochs", 4),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in (("margin", RegressionRule.margin), ("class-margin", RegressionRule.class_margin)):
         parser.add_argument(f"--{name}", type=float, default=default)
@@ -56,7 +63,7 @@ def main() -> int:
     networks = [_network(parameters, seed, options) for seed in range(options.networks)]
     test = _frames("test", "street", 20_000, options.pool, 2, options.work)
     scores = [
-        _score(network, test, parameters, options.work / f"score_{options.start}_{seed}.npz")
+        _score(network, test, parameters, options.work / f"score_{_network_file(options, seed).stem}.npz")
         for seed, network in enumerate(networks)
     ]
     worse = [
@@ -98,16 +105,21 @@ def _frames(name: str, rendering: str, first: int, drives: int, frames: int, wor
     return pd.read_parquet(path)
 
 
+def _network_file(options: argparse.Namespace, seed: int) -> Path:
+    epochs = options.epochs if options.start == "scratch" else f"{options.epochs}+{options.onward_epochs}"
+    return options.work / f"network_{options.start}_{seed}_{epochs}.safetensors"
+
+
 def _network(parameters: LearningParameters, seed: int, options: argparse.Namespace) -> torch.nn.Module:
-    """Train the network of a seed: from scratch, or half as long with averaged weights from what seed 0 made of scratch."""
-    path = options.work / f"network_{options.start}_{seed}_{parameters.epochs}.safetensors"
+    """Train the network of a seed: from scratch, or for onward-epochs from what seed 0 made of scratch; averaged weights."""
+    path = _network_file(options, seed)
     if options.start == "scratch":
         with_seed = replace(parameters, seed=1000 + seed)
         return _trained(path, with_seed, lambda: seeded(with_seed.new_network, with_seed.seed), options.work)
-    start = options.work / f"network_scratch_0_{parameters.epochs}.safetensors"
+    start = options.work / f"network_scratch_0_{options.epochs}.safetensors"
     first = replace(parameters, seed=1000)
     _trained(start, first, lambda: seeded(first.new_network, first.seed), options.work)
-    onwards = replace(parameters, seed=2000 + seed, epochs=parameters.epochs // 2, learning_rate=0.002)
+    onwards = replace(parameters, seed=2000 + seed, epochs=options.onward_epochs, learning_rate=0.002)
     return _trained(path, onwards, lambda: load_network(start), options.work)
 
 
@@ -151,7 +163,7 @@ def _worsened(
     low, high = 0.0, 0.6
     for step in range(9):
         middle = 0.5 * (low + high)
-        path = options.work / f"worse_{options.start}_{seed}_{column}_{value}_{step}.npz"
+        path = options.work / f"worse_{_network_file(options, seed).stem}_{column}_{value}_{step}.npz"
         spoiled = _score(network, part, parameters, path, change=lambda images, amount=middle: _spoil(images, amount))
         fallen = before - mean_iou(spoiled.confusion)
         if abs(fallen - DROP) < 0.0005:
