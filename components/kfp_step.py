@@ -40,6 +40,7 @@ DEFAULT_PAUSES = "5,20,60"
 CHECKPOINTS_VARIABLE = (
     "NIGHTDRIVE_CHECKPOINTS"  # folder that outlives the pod; a step on it goes on where it was killed
 )
+TRAIN_JOB_VARIABLE = "NIGHTDRIVE_TRAIN_JOB"  # JSON of components.train_job.TrainJobSettings: train over several nodes
 _OF_RESOURCES = "pipelinechannel--"
 _SCHEMES = (("gs://", "/gcs/"), ("s3://", "/s3/"), ("minio://", "/minio/"))
 
@@ -150,7 +151,7 @@ def _run(step: Step) -> Outcome:
     call = replace(
         step.call, inputs={name: () if name in found else folders for name, folders in step.call.inputs.items()}
     )
-    outcome = _with_training_state(call, lambda: _tried(call))
+    outcome = _on_nodes(call) if _has_nodes(call.stage) else _with_training_state(call, lambda: _tried(call))
     if outcome.code in (EXIT_BAD_INPUT, EXIT_REFUSED):
         return _end_with(step, Problem(task=call.task, code=outcome.code, message=outcome.message))
     if found and outcome.code == EXIT_DONE:
@@ -218,8 +219,23 @@ def _with_training_state(call: Call, run: Callable[[], Outcome]) -> Outcome:
     return outcome
 
 
+def _has_nodes(stage: Stage) -> bool:
+    """Tell whether this step is to train over several nodes."""
+    return stage.needs.distributed and bool(os.environ.get(TRAIN_JOB_VARIABLE))
+
+
+def _on_nodes(call: Call) -> Outcome:
+    from components.parameters import build_parameters
+    from components.train_job import Cluster, TrainJobSettings, run_on_nodes
+
+    settings = build_parameters(TrainJobSettings, json.loads(os.environ[TRAIN_JOB_VARIABLE]), where=TRAIN_JOB_VARIABLE)
+    return run_on_nodes(call, settings, Cluster.of_this_pod())
+
+
 def _wants_more_processes(stage: Stage) -> bool:
-    """Tell whether this is the first process of a step that trains over several GPUs."""
+    """Tell whether this is the first process of a step that trains over several GPUs of its pod."""
+    if _has_nodes(stage):
+        return False
     if not stage.needs.distributed or "RANK" in os.environ:
         return False
     return _gpu_count() > 1

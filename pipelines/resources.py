@@ -8,21 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.contract import Needs
-from components.kfp_step import CHECKPOINTS_VARIABLE
+from components.kfp_step import CHECKPOINTS_VARIABLE, TRAIN_JOB_VARIABLE
 from components.learning import IMAGE_VARIABLE
 from components.parameters import build_parameters, did_you_mean, require
 from components.stages import STAGES
+from components.train_job import S3_KEYS
 
 NEVER_CACHED = ("resolve", "publish", "farewell", "problem")  # what they read or write lies outside the pipeline
 # A loop's iterations all live in one Kubernetes object of bounded size, and each one costs two pods: more shards share them.
 MAX_ITERATIONS = 64
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-S3_KEYS = {
-    "endpoint": "NIGHTDRIVE_S3_ENDPOINT",
-    "access_key": "AWS_ACCESS_KEY_ID",
-    "secret_key": "AWS_SECRET_ACCESS_KEY",
-}
-CHECKPOINTS_FOLDER, GIT_FOLDER = "/checkpoints", "/secrets/git"
+CHECKPOINTS_FOLDER, SHARED_FOLDER, GIT_FOLDER = "/checkpoints", "/shared", "/secrets/git"
 # Git takes configuration from the environment: the mounted file has one line, https://USER:TOKEN@HOST.
 GIT_CREDENTIALS = {
     "GIT_CONFIG_COUNT": "1",
@@ -51,10 +47,12 @@ class Cluster:
     spot_retries: int = 10  # of a stage on such nodes, in place of its own
     parallel_steps: int = 0  # iterations of a loop at once; 0: all
     night_hours: float = 20.0  # after which a night is ended: before the next one starts
+    nodes: dict[str, object] = field(default_factory=dict)  # by stage: train over so many nodes, as a TrainJob
+    shared_claim: str = ""  # volume claim that every node can mount at once; trainings over several nodes need it
     stages: dict[str, dict[str, object]] = field(default_factory=dict)  # by stage: fields of its Needs that differ here
 
     def __post_init__(self) -> None:
-        for name in ("s3_secret", "git_secret", "checkpoints_claim", "queue"):
+        for name in ("s3_secret", "git_secret", "checkpoints_claim", "shared_claim", "queue"):
             value = getattr(self, name)
             empty = not value and name != "s3_secret"
             require(empty or bool(re.fullmatch(_NAME, value)), name, value, "must be the name of a Kubernetes object")
@@ -62,6 +60,10 @@ class Cluster:
         require(
             bool(re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", self.accelerator)), "accelerator", self.accelerator, rule
         )
+        for name, count in self.nodes.items():
+            good = isinstance(count, int) and count >= 2 and name in STAGES and STAGES[name].needs.distributed
+            require(good, f"nodes.{name}", count, "must be at least 2, of a stage that trains")
+            require(bool(self.shared_claim), "shared_claim", "", f"must be named: {name} trains over {count} nodes")
         for name in (*self.spot, *self.stages):
             require(name in STAGES, "cluster", name, f"is no stage{did_you_mean(name, list(STAGES))}")
         require(self.spot_retries >= 0, "spot_retries", self.spot_retries, "must not be negative")
@@ -83,6 +85,11 @@ class Cluster:
             require(value >= 0, f"cluster.stages.{stage}.{name}", value, "must not be negative")
         return needs
 
+    def step_needs(self, stage: str) -> Needs:
+        """Return what the step of a stage itself needs: with a TrainJob the GPUs are the job's, and the step only waits."""
+        needs = self.needs(stage)
+        return dataclasses.replace(needs, gpu_count=0, shared_memory_gib=0.0) if stage in self.nodes else needs
+
 
 def image_of(needs: Needs, images: Mapping[str, str]) -> str:
     """Return the image of a step: with a GPU the CUDA build of its dependency set, where there is one."""
@@ -100,7 +107,7 @@ def resource_parameters(cluster: Cluster) -> dict[str, Any]:
         "cpu_tolerations": list(cluster.cpu_tolerations),
     }
     for name in STAGES:
-        needs = cluster.needs(name)
+        needs = cluster.step_needs(name)
         wanted |= {f"{name}_cpu": f"{needs.cpu_cores:g}", f"{name}_memory": f"{needs.memory_gib:g}Gi"}
         wanted |= {f"{name}_gpus": str(needs.gpu_count)} if needs.gpu_count else {}
     return wanted
@@ -111,7 +118,7 @@ def equip(step: Any, stage: str, task: str, image: str, cluster: Cluster, chosen
 
     chosen: the run's value of every name in resource_parameters.
     """
-    needs = cluster.needs(stage)
+    needs = cluster.step_needs(stage)
     names = ["cpu", "memory", "gpus"] if needs.gpu_count else ["cpu", "memory"]
     # KFP does not hand a parameter that only a resource names into the loops and conditions around the step by itself.
     step.register_pipeline_channels([chosen[f"{stage}_{name}"] for name in names])
@@ -126,7 +133,31 @@ def equip(step: Any, stage: str, task: str, image: str, cluster: Cluster, chosen
     step.set_env_variable(IMAGE_VARIABLE, image)
     _place(step, stage, needs, cluster, chosen)
     _mount(step, needs, cluster)
+    if stage in cluster.nodes:
+        _give_nodes(step, stage, image, cluster)
     return step
+
+
+def _give_nodes(step: Any, stage: str, image: str, cluster: Cluster) -> None:
+    """Let the step train as a TrainJob over several nodes, which share a volume with it."""
+    from kfp import kubernetes
+
+    needs = cluster.needs(stage)
+    settings = {
+        "image": image,
+        "nodes": cluster.nodes[stage],
+        "gpus_per_node": needs.gpu_count,
+        "claim": cluster.shared_claim,
+        "folder": SHARED_FOLDER,
+        "accelerator": cluster.accelerator,
+        "queue": cluster.queue,
+        "deadline_seconds": needs.timeout_minutes * 60,
+        "s3_secret": cluster.s3_secret,
+        "node_selector": cluster.gpu_node_selector,
+        "tolerations": list(cluster.gpu_tolerations),
+    }
+    kubernetes.mount_pvc(step, cluster.shared_claim, SHARED_FOLDER)
+    step.set_env_variable(TRAIN_JOB_VARIABLE, json.dumps(settings, sort_keys=True))
 
 
 def _place(step: Any, stage: str, needs: Needs, cluster: Cluster, chosen: Mapping[str, Any]) -> None:

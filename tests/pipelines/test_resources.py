@@ -14,6 +14,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 
 from components.parameters import build_parameters
 from components.stages import STAGES
+from components.train_job import TrainJobSettings
 from perception.errors import InputError
 from pipelines.compile import compile_pipeline
 from pipelines.nightly import build_pipeline
@@ -216,3 +217,19 @@ def test_a_cluster_without_gpus_asks_for_none() -> None:
     stages = {name: {"gpu_count": 0} for name, stage in STAGES.items() if stage.needs.gpu_count}
     wanted = resource_parameters(build_parameters(Cluster, {"stages": stages}, where="cluster"))
     assert not [name for name in wanted if name.endswith("_gpus")]
+
+
+def test_a_training_over_several_nodes_waits_without_a_gpu_and_hands_the_job_what_it_needs(tmp_path: Path) -> None:
+    spec, platform = compiled(
+        tmp_path, "cluster.nodes.train_prune=4", "cluster.shared_claim=shared", "cluster.stages.train_prune.gpu_count=8"
+    )
+    container = spec["deploymentSpec"]["executors"]["exec-train-prune"]["container"]
+    assert "accelerator" not in container["resources"]
+    assert "train_prune_gpus" not in spec["root"]["inputDefinitions"]["parameters"]
+    (given,) = [item["value"] for item in container["env"] if item["name"] == "NIGHTDRIVE_TRAIN_JOB"]
+    settings = build_parameters(TrainJobSettings, json.loads(given), where="test")
+    assert (settings.nodes, settings.gpus_per_node, settings.image) == (4, 8, container["image"])
+    mounted = {claim["constant"]: claim["mountPath"] for claim in platform["exec-train-prune"]["pvcMount"]}
+    assert mounted["shared"] == settings.folder
+    with pytest.raises(InputError, match="train_prune trains over 4 nodes"):
+        build_parameters(Cluster, {"nodes": {"train_prune": 4}}, where="cluster")

@@ -1,0 +1,224 @@
+"""TrainJobs: what is asked of Kubernetes, awaited, and deleted whatever happens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from components.contract import Call
+from components.train_job import Cluster, TrainJobSettings, manifest, run, run_on_nodes
+from perception.errors import InputError, Unreachable
+from tests.components.test_contract import COPY
+
+SCHEMA = json.loads((Path(__file__).parent / "train_job_schema.json").read_text())
+SETTINGS = TrainJobSettings(
+    image="host/torch@sha256:1", nodes=2, gpus_per_node=4, claim="shared", folder="/shared", queue="night",
+    node_selector={"pool": "gpu"}, tolerations=({"key": "nvidia.com/gpu", "operator": "Exists"},),
+)  # fmt: skip
+
+
+class Api:
+    """Kubernetes' API as far as TrainJobs go: a created job takes the next of `states` at every look."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Any] = {}
+        self.calls: list[str] = []
+        self.states: list[list[dict[str, str]]] = []
+        self.failures: list[int] = []
+        self.on_create: Any = None
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        name = path.partition("/namespaces/nights/trainjobs")[2].strip("/")
+        self.calls.append(f"{method} {name}".strip())
+        if self.failures:
+            return self.failures.pop(0), {"message": "away"}
+        if method == "POST":
+            job = json.loads(body)
+            jsonschema.validate(job, SCHEMA)
+            self.jobs[job["metadata"]["name"]] = job
+            if self.on_create:
+                self.on_create(job)
+            return 201, job
+        if name not in self.jobs:
+            return 404, {"message": "not found"}
+        if method == "DELETE":
+            return 200, self.jobs.pop(name)
+        if self.states:
+            self.jobs[name]["status"] = {"conditions": self.states.pop(0)}
+        return 200, self.jobs[name]
+
+
+@pytest.fixture
+def api() -> Iterator[tuple[Api, Cluster]]:
+    state = Api()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def handle_any(self) -> None:
+            assert self.headers["Authorization"] == "Bearer secret-token"
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, content = state.answer(self.command, self.path, body)
+            data = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield (
+        state,
+        Cluster(url=f"http://127.0.0.1:{server.server_port}", namespace="nights", token="secret-token", authority=None),
+    )
+    server.shutdown()
+    server.server_close()
+
+
+def condition(kind: str, message: str = "") -> dict[str, str]:
+    return {"type": kind, "status": "True", "message": message}
+
+
+JOB = manifest("job", SETTINGS, ["-m", "components", "copy"], {"A": "b"})
+
+
+def no_pause(_: float) -> None:
+    pass
+
+
+def test_the_job_is_what_the_api_knows_and_names_secrets_only() -> None:
+    jsonschema.validate(JOB, SCHEMA)
+    trainer = JOB["spec"]["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 4)
+    assert trainer["resourcesPerNode"] == {"limits": {"nvidia.com/gpu": "4"}}
+    assert trainer["command"][:3] == ["torchrun", "-m", "components"]
+    assert JOB["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "night"}
+    assert JOB["spec"]["activeDeadlineSeconds"] == 8 * 3600
+    by_reference = [item for item in trainer["env"] if item["name"].startswith(("AWS_", "NIGHTDRIVE_S3"))]
+    assert len(by_reference) == 3
+    assert all("valueFrom" in item for item in by_reference)
+
+
+def test_a_job_is_created_awaited_and_deleted(api: tuple[Api, Cluster]) -> None:
+    state, cluster = api
+    state.states = [[], [condition("Created")], [condition("Complete")]]
+    said: list[str] = []
+    run(cluster, JOB, said.append, no_pause)
+    assert state.calls == ["DELETE job", "GET job", "POST", "GET job", "GET job", "GET job", "DELETE job"]
+    assert said[-1] == "TrainJob job: complete"
+    assert not state.jobs
+
+
+def test_what_an_earlier_attempt_left_behind_goes_first(api: tuple[Api, Cluster]) -> None:
+    state, cluster = api
+    state.jobs["job"] = {"metadata": {"name": "job"}, "old": True}
+    state.states = [[condition("Complete")]]
+    run(cluster, JOB, lambda _: None, no_pause)
+    assert state.calls[:3] == ["DELETE job", "GET job", "POST"]
+
+
+def test_a_failed_job_is_deleted_and_says_why(api: tuple[Api, Cluster]) -> None:
+    state, cluster = api
+    state.states = [[condition("Failed", "node-1 was lost")]]
+    with pytest.raises(RuntimeError, match="TrainJob job: failed: node-1 was lost"):
+        run(cluster, JOB, lambda _: None, no_pause)
+    assert not state.jobs
+
+
+def test_a_refused_job_says_what_to_install_and_never_the_token(api: tuple[Api, Cluster]) -> None:
+    state, cluster = api
+    state.failures = [404, 404, 422]
+    with pytest.raises(InputError, match=r"refused \(422: away\); install Kubeflow Trainer") as caught:
+        run(cluster, JOB, lambda _: None, no_pause)
+    assert "secret-token" not in str(caught.value) + repr(cluster)
+
+
+def test_an_api_that_does_not_answer_is_waited_for(api: tuple[Api, Cluster], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", no_pause)
+    state, cluster = api
+    state.on_create = lambda _: state.failures.extend([503] * 4)
+    state.states = [[condition("Complete")]]
+    run(cluster, JOB, lambda _: None, no_pause)
+    nowhere = Cluster(url="http://127.0.0.1:9", namespace="nights", token="t", authority=None)
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        run(nowhere, JOB, lambda _: None, no_pause)
+
+
+def test_a_step_that_kubernetes_ends_leaves_no_job_behind(api: tuple[Api, Cluster]) -> None:
+    state, cluster = api
+    program = textwrap.dedent(
+        f"""
+        import json
+        from components.train_job import Cluster, run
+        cluster = Cluster(url={cluster.url!r}, namespace="nights", token="secret-token", authority=None)
+        run(cluster, json.loads({json.dumps(JOB)!r}), lambda line: print(line, flush=True))
+        """
+    )
+    step = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+    )
+    assert step.stdout is not None
+    assert step.stdout.readline() == "TrainJob job: created\n"
+    step.send_signal(signal.SIGTERM)
+    assert step.wait(timeout=20) == 128 + signal.SIGTERM
+    step.stdout.close()
+    assert not state.jobs
+
+
+@pytest.mark.parametrize(("status", "code"), [("done", 0), ("bad input", 2), ("failed", 1)])
+def test_a_stage_on_several_nodes_finds_its_inputs_and_its_outputs_come_back(
+    api: tuple[Api, Cluster], tmp_path: Path, status: str, code: int
+) -> None:
+    state, cluster = api
+
+    def work(job: dict[str, Any]) -> None:
+        words = job["spec"]["trainer"]["command"]
+        sources = words[words.index("--sources") + 1 : words.index("--copied")]
+        assert [(Path(source) / "x").read_text() for source in sources] == ["1", "2"]
+        assert "text: from KFP" in Path(words[words.index("--params") + 1]).read_text()
+        copied = Path(words[words.index("--copied") + 1])
+        copied.mkdir(parents=True)
+        (copied / "result").write_text("trained")
+        records = Path(
+            next(item["value"] for item in job["spec"]["trainer"]["env"] if item["name"] == "NIGHTDRIVE_RECORDS")
+        )
+        records.mkdir()
+        (records / "copy.json").write_text(json.dumps({"status": status, "message": "why"}))
+
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "x").write_text(str(number))
+    call = Call(
+        stage=COPY,
+        task="copy",
+        inputs={"sources": (tmp_path / "1", tmp_path / "2")},
+        outputs={"copied": tmp_path / "copied"},
+        parameters={"text": "from KFP"},
+    )
+    state.on_create = work
+    state.states = [[condition("Complete" if code == 0 else "Failed")]]
+    settings = TrainJobSettings(image="i", nodes=2, gpus_per_node=1, claim="c", folder=str(tmp_path / "shared"))
+    outcome = run_on_nodes(call, settings, cluster, sleep=no_pause)
+    assert outcome.code == code
+    assert (tmp_path / "copied" / "result").exists() == (code == 0)
+    assert outcome.message == ("" if code == 0 else "why")
+
+
+def test_outside_a_cluster_it_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(InputError, match="this is no pod of a cluster"):
+        Cluster.of_this_pod()
+    assert os.environ.get("KUBERNETES_SERVICE_HOST") is None
