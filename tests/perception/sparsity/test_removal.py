@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perception.adaptation.detector import ForegroundDetector
 from perception.errors import InputError
 from perception.models.erfnet import ERFNet
+from perception.models.resnet import ResNet18
 from perception.sparsity.groups import Groups, find_groups
 from perception.sparsity.proximal import zero_neurons
 from perception.sparsity.removal import remove_zero_channels
@@ -127,6 +129,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "image_concat": (ImageConcat, IMAGE),
     "norms": (Norms, (2, 3, 20)),
     "erfnet": (lambda: ERFNet(19, 0.25), (1, 3, 32, 32)),
+    "foreground_detector": (lambda: ForegroundDetector(3, 0.5), (1, 3, 32, 32)),
+    "preactivation_residual": (lambda: ResNet18(5, channels=4), IMAGE),
 }
 
 
@@ -162,7 +166,10 @@ def prepared(name: str, seed: int = 0) -> tuple[nn.Module, Tensor, torch.Generat
     build, shape = NETWORKS[name]
     network = build().eval()
     randomise(network, generator)
-    return network, torch.randn(shape, generator=generator), generator
+    example = torch.randn(shape, generator=generator)
+    if name == "foreground_detector":  # its sides are exponentials, which magnify the rounding of float32
+        return network.double(), example.double(), generator
+    return network, example, generator
 
 
 @pytest.mark.parametrize("name", NETWORKS)
