@@ -41,7 +41,16 @@ CHECKPOINTS_VARIABLE = (
     "NIGHTDRIVE_CHECKPOINTS"  # folder that outlives the pod; a step on it goes on where it was killed
 )
 TRAIN_JOB_VARIABLE = "NIGHTDRIVE_TRAIN_JOB"  # JSON of components.train_job.TrainJobSettings: train over several nodes
-_OF_RESOURCES = "pipelinechannel--"
+# What KFP hands a step beside its parameters: values that only its resources name.
+RESOURCE_INPUTS = {
+    "cpu_request",
+    "cpu_limit",
+    "memory_request",
+    "memory_limit",
+    "accelerator_type",
+    "accelerator_count",
+}
+CHANNEL_PREFIX = "pipelinechannel--"
 _SCHEMES = (("gs://", "/gcs/"), ("s3://", "/s3/"), ("minio://", "/minio/"))
 
 
@@ -105,7 +114,7 @@ def call_from_executor_input(stage: Stage, executor: Mapping[str, Any]) -> tuple
     """
     given = executor.get("inputs", {})
     values = dict(given.get("parameterValues", {}))
-    parameters = {name: value for name, value in values.items() if not name.startswith(_OF_RESOURCES)}
+    parameters = {name: value for name, value in values.items() if not is_of_resources(name)}
     task = str(parameters.pop("task", stage.name))
     inputs = {
         port.name: tuple(
@@ -116,6 +125,11 @@ def call_from_executor_input(stage: Stage, executor: Mapping[str, Any]) -> tuple
     described = {name: listed["artifacts"][0] for name, listed in executor["outputs"].get("artifacts", {}).items()}
     outputs = {port.name: local_path(described[port.name]) for port in stage.outputs}
     return Call(stage=stage, task=task, inputs=inputs, outputs=outputs, parameters=parameters), described
+
+
+def is_of_resources(name: str) -> bool:
+    """Tell whether an input of a step is none of its stage's parameters but one that KFP adds for its resources."""
+    return name in RESOURCE_INPUTS or name.startswith(CHANNEL_PREFIX)
 
 
 def local_path(artifact: Mapping[str, Any]) -> Path:

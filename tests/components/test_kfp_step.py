@@ -52,7 +52,7 @@ def test_a_step_runs_the_stage_and_writes_its_output_file(tmp_path: Path) -> Non
 
 
 def test_parameters_that_only_resources_name_are_none_of_the_stages(tmp_path: Path) -> None:
-    assert run_copy(tmp_path, "--never-retried", **{"pipelinechannel--copy_cpu": "2"}) == 0
+    assert run_copy(tmp_path, "--never-retried", **{"pipelinechannel--copy_cpu": "2", "memory_limit": "1Gi"}) == 0
 
 
 def test_a_crash_fails_so_that_kfp_tries_again_and_the_output_file_is_written(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from google.protobuf import json_format
 from kfp import compiler
 from kfp.kubernetes import kubernetes_executor_config_pb2
 
+from components.kfp_step import is_of_resources
 from components.parameters import build_parameters
 from components.stages import STAGES
 from components.train_job import TrainJobSettings
@@ -99,6 +100,9 @@ def test_every_parameter_reaches_the_step_through_the_loops_and_conditions_aroun
             if "dag" in component:
                 check(component["dag"], set(component.get("inputDefinitions", {}).get("parameters", {})))
                 continue
+            declared = set(component["inputDefinitions"]["parameters"])
+            assert all(is_of_resources(name) for name in set(inputs) - declared), "the step would take it for its own"
+            assert not any(is_of_resources(name) for name in declared)
             label = component["executorLabel"]
             container = json.dumps(spec["deploymentSpec"]["executors"][label])
             assert set(re.findall(r"pipelinechannel--\w+", container)) <= set(inputs), task["taskInfo"]["name"]
