@@ -100,18 +100,39 @@ def _engine(run: Path) -> int:
 
 def _report_failure(run: Path) -> None:
     """Write the report of a night that did not end well, and the review of its version where it published one."""
-    if (run / "version").is_dir():
-        _run_again(run, "propose", "review")
-    _run_again(run, "report", "report")
+    stale = stale_folders(run)
+    if (run / "version").is_dir() and "version" not in stale:
+        _run_again(run, "propose", "review", stale)
+    _run_again(run, "report", "report", stale)
 
 
-def _run_again(run: Path, stage: str, folder_given: str) -> None:
-    """Run a stage with those of its inputs that are there, outside the engine."""
-    shutil.rmtree(run / folder_given, ignore_errors=True)
-    command = [sys.executable, "-m", "components", stage, "--params", "params.yaml", f"--{folder_given}", folder_given]
+def stale_folders(run: Path) -> set[str]:
+    """Name the outputs that an earlier night left behind what failed: they say nothing about this one."""
+    records = [json.loads(path.read_text()) for path in (run / "records").glob("*.json")]
+    failed = {record["name"].partition("@")[0] for record in records if record["status"] != STATUS_OF_EXIT[EXIT_DONE]}
+    stages = yaml.safe_load((run / "dvc.yaml").read_text())["stages"]
+    gives = {name: _folders(stage, "outs") for name, stage in stages.items()}
+    stale: set[str] = set()
+    for name, stage in stages.items():  # written in the order in which they run
+        if name not in failed and _folders(stage, "deps") & stale.union(*(gives[each] for each in failed)):
+            stale |= gives[name]
+    return stale
+
+
+def _folders(stage: Mapping[str, Any], key: str) -> set[str]:
+    """Give the folders that a stage of dvc.yaml takes or gives; those of a loop by what they have in common."""
+    listed = stage.get("do", stage).get(key, [])
+    return {(next(iter(item)) if isinstance(item, dict) else item).partition("/${")[0] for item in listed}
+
+
+def _run_again(run: Path, stage: str, output: str, stale: set[str]) -> None:
+    """Run a stage with those of its inputs that this night wrote, outside the engine."""
+    shutil.rmtree(run / output, ignore_errors=True)
+    command = [sys.executable, "-m", "components", stage, "--params", "params.yaml", f"--{output}", output]
     for port in STAGES[stage].inputs:
         folder = port.name.replace("verdict_", "gates/")
-        command += [f"--{port.name.replace('_', '-')}", folder] if (run / folder).is_dir() else []
+        given = (run / folder).is_dir() and folder not in stale
+        command += [f"--{port.name.replace('_', '-')}", folder] if given else []
     subprocess.run(command, cwd=run, env=_environment(run), check=False)
 
 
