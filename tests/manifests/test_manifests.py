@@ -15,6 +15,7 @@ from pipelines.resources import S3_KEYS
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("kind", "cpu", "gpu", "production")
+LEAST_KUBECTL_MINOR = 27
 VERSIONS = ("1.33", "1.35", "1.37")
 SCHEMAS = {
     kind: schema
