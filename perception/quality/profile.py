@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -39,6 +38,8 @@ def profile_frame(
     digits); and, None without a label, label_min, label_max (raw values), unknown_label_px, void_fraction (share of
     pixels in no counted class, unknown ones included) and px_<class> for every class of the taxonomy.
     """
+    import cv2  # here, since the gates read a profile and never make one
+
     if (label is None) != (taxonomy is None):
         raise InputError("profile_frame got a label or a taxonomy alone; give both, or neither for an unlabelled frame")
     luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -88,12 +89,16 @@ def label_facts(
 
 
 def _histogram(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    import cv2  # here, since the gates read a profile and never make one
+
     if 0 < label.size <= _HISTOGRAM_EXACT_PX:  # 10 times faster than bincount, which widens every pixel to 64 bits
         return cv2.calcHist([label], [0], None, [256], [0, 256]).ravel().astype(np.int64)
     return np.bincount(label.ravel(), minlength=256)
 
 
 def _difference_hash(luma: npt.NDArray[Any]) -> str:
+    import cv2  # here, since the gates read a profile and never make one
+
     small = cv2.resize(luma, (9, 8), interpolation=cv2.INTER_AREA)
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
 
