@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from perception.selection.budget import choose_frames
 from perception.selection.settings import SelectionSettings
-from perception.selection.shortlist import shortlist_files
+from perception.selection.shortlist import BATCH_ROWS, shortlist_files
 
 SHARDS, DIMENSION, LABELLED_FRAMES = 10, 64, 5_000
 BAR_SECONDS, BAR_MIB, BAR_GROWTH, BAR_MEMORY_GROWTH = 60.0, 2048.0, 11.0, 1.1
@@ -96,7 +96,7 @@ def _write_pool(folder: Path, frames: int) -> None:
                 "measure": pa.array(["mutual_information"] * count),
             }
         )
-        pq.write_table(table, folder / f"scores_{shard:02d}.parquet", row_group_size=65_536)
+        pq.write_table(table, folder / f"scores_{shard:02d}.parquet", row_group_size=BATCH_ROWS)
 
 
 def _select(folder: Path, budget: int) -> int:

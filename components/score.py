@@ -67,6 +67,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
     import pandas as pd
 
     from perception.selection.shards import in_shard
+    from perception.selection.shortlist import BATCH_ROWS
     from perception.uncertainty.ensemble import ensemble_sha256, load_committee
     from perception.uncertainty.scores import score_frames, score_table
 
@@ -83,7 +84,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
         total_frames=len(shard),
     )
     table = score_table(rows, settings, ensemble_sha256(inputs.one("ensemble")))
-    table.to_parquet(outputs.one("scores") / "scores.parquet", index=False)
+    table.to_parquet(outputs.one("scores") / "scores.parquet", index=False, row_group_size=BATCH_ROWS)
     log(f"shard {parameters.shard} of {parameters.shard_count}: {len(table)} frames scored")
 
 

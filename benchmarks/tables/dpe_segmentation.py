@@ -32,8 +32,8 @@ CLASSES = 11
 # What is chosen: strategy, measure, reduction.
 CHOICES = {
     "random": ("random", "ensemble_entropy", "mean"),
-    "top_n entropy": ("top_n", "ensemble_entropy", "mean"),
     "k_centre entropy": ("k_centre", "ensemble_entropy", "mean"),
+    "top_n entropy": ("top_n", "ensemble_entropy", "mean"),
     "k_centre information": ("k_centre", "mutual_information", "mean"),
     "core_set": ("core_set", "ensemble_entropy", "mean"),
 }
@@ -74,23 +74,25 @@ def cells(request: Request) -> list[Cell]:
         raise InputError(f"table dpe: DATA holds {request.data_kind}; give CIFAR-10, Fashion-MNIST or CamVid")
     plan = PLANS[request.size]
     data = partial(camvid_in_memory, request.data, plan.height_px, plan.width_px)
-    found = []
-    for seed in range(request.seeds):
-        chosen = Cell(
-            name=f"choose-seed{seed}",
-            compute=lambda _, seed=seed: _choose(data(), plan, seed, request.device),  # type: ignore[misc]
-            settings=asdict(plan) | {"choices": CHOICES},
+    settings = asdict(plan) | {"choices": CHOICES}
+    chosen = [
+        Cell(name=f"choose-seed{seed}", compute=partial(_choose, data, plan, seed, request.device), settings=settings)
+        for seed in range(request.seeds)
+    ]
+    learnt = [
+        Cell(
+            name=_cell_name(name, seed),
+            compute=partial(_learn, data, plan, name, seed, request.device),
+            settings=settings,
         )
-        found.append(chosen)
-        for name in CHOICES:
-            found.append(
-                Cell(
-                    name=f"{name.replace(' ', '-')}-seed{seed}",
-                    compute=partial(_learn, data, plan, name, seed, request.device),
-                    settings=asdict(plan) | {"choices": CHOICES},
-                )
-            )
-    return found
+        for name in CHOICES
+        for seed in range(request.seeds)
+    ]
+    return chosen + learnt
+
+
+def _cell_name(choice: str, seed: int) -> str:
+    return f"{choice.replace(' ', '-')}-seed{seed}"
 
 
 @cache
@@ -99,9 +101,15 @@ def camvid_in_memory(path: Path, height_px: int, width_px: int) -> tuple[Labelle
     return camvid(path, height_px, width_px)
 
 
-def _choose(data: tuple[Labelled, Labelled, list[str]], plan: Plan, seed: int, device: str) -> Found:
+def _choose(
+    data: partial[tuple[Labelled, Labelled, list[str]]],
+    plan: Plan,
+    seed: int,
+    device: str,
+    _before: Mapping[str, Found],
+) -> Found:
     """Train the ensemble on the first frames and let each strategy choose from the rest."""
-    train, _, drives = data
+    train, _, drives = data()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1000 + seed)).tolist()
     first = order[: math.ceil(len(train) * plan.first_percent / 100)]
     budget = math.ceil(len(train) * plan.percent / 100) - len(first)
@@ -212,7 +220,10 @@ def _confusion(network: nn.Module, test: Labelled, device: str) -> np.ndarray:
 def report(request: Request, results: Mapping[str, Found]) -> Report:
     """Say what each choice reached, and by how much it differs from random choice."""
     plan, seeds = PLANS[request.size], range(request.seeds)
-    miou = {name: [results[f"{name.replace(' ', '-')}-seed{seed}"]["miou"] for seed in seeds] for name in CHOICES}
+    done = [name for name in CHOICES if all(_cell_name(name, seed) in results for seed in seeds)]
+    if not done:
+        raise InputError("table dpe: no row is done in every seed; run the command again")
+    miou = {name: [results[_cell_name(name, seed)]["miou"] for seed in seeds] for name in done}
     rows = [
         [name, mean_and_spread(values), "" if name == "random" else paired_difference(values, miou["random"]).words()]
         for name, values in miou.items()

@@ -20,7 +20,7 @@ from perception.errors import InputError
 from perception.selection.quotas import quota_members
 from perception.selection.settings import SelectionSettings
 
-BATCH_ROWS = 16_384
+BATCH_ROWS = 8_192  # rows in memory at once; score tables are written in row groups of as many
 
 
 def shortlist(
@@ -67,7 +67,9 @@ def shortlist_files(
         rows = known[_is_shortlisted(known, settings)]["row"].dropna().astype(int)
         fresh = light.loc[rows]
         if "embedding" in batch.column_names:
-            fresh = fresh.assign(embedding=batch["embedding"].take(pa.array(rows)).to_pandas().to_numpy())
+            taken = batch["embedding"].take(pa.array(rows)).to_pandas()
+            # Copies: a view would keep the whole batch's embeddings for the sake of the few that stay.
+            fresh = fresh.assign(embedding=[np.array(vector) for vector in taken])
         best = fresh if best is None else pd.concat([best, fresh], ignore_index=True)
         best = best[_is_shortlisted(best, settings)]
     if best is None:
