@@ -89,7 +89,7 @@ def _frames(name: str, rendering: str, first: int, drives: int, frames: int, wor
     """Render drives once and return their manifest."""
     from components.arrivals import arrivals
     from components.ingest import IngestParameters
-    from perception.quality.intake import admit_frames
+    from perception.quality.intake import IntakeSettings, admit_frames
 
     path = work / f"{name}_{drives}.parquet"
     if not path.exists():
@@ -97,10 +97,9 @@ def _frames(name: str, rendering: str, first: int, drives: int, frames: int, wor
                   "drives": drives, "frames_per_drive": frames, "first_drive": first}  # fmt: skip
         given = IngestParameters(source=name, sources={name: source}, store=str(work / "store"), taxonomy="cityscapes19",
                                  height_px=HEIGHT_PX, width_px=WIDTH_PX, seed=20)  # fmt: skip
-        intake = admit_frames(
-            arrivals(given.chosen(), given), open_store(given.store), name=name, split="test", domain="real",
-            labels="given", initial_labelled_frames=0, max_rejected_fraction=0.0, seed=20, taxonomy="cityscapes19",
-        )  # fmt: skip
+        arriving, count = arrivals(given.chosen(), given)
+        settings = IntakeSettings(source=name, split="test", domain="real", labels="given", taxonomy="cityscapes19")
+        intake = admit_frames(arriving, count, open_store(given.store), settings)
         intake.manifest.to_parquet(path)
     return pd.read_parquet(path)
 

@@ -10,7 +10,7 @@ from components.arrivals import arrivals
 from components.ingest import IngestParameters, Source
 from perception.data.shards import write_shard
 from perception.data.store import FolderStore
-from perception.quality.intake import Intake, admit_frames
+from perception.quality.intake import Intake, IntakeSettings, admit_frames
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -28,10 +28,10 @@ def ingested(root: Path, store: FolderStore, format: str, labels: str, split: st
     parameters = IngestParameters(
         source="fleet", sources={}, store="", taxonomy="cityscapes19", height_px=8, width_px=12, seed=0
     )
-    return admit_frames(
-        arrivals(source, parameters), store, name="fleet", split=split, domain="real", labels=labels,
-        initial_labelled_frames=0, max_rejected_fraction=0.5, seed=0, taxonomy="cityscapes19",
-    )  # fmt: skip
+    settings = IntakeSettings(
+        source="fleet", split=split, domain="real", labels=labels, taxonomy="cityscapes19", max_rejected_fraction=0.5
+    )
+    return admit_frames(*arrivals(source, parameters), store, settings)
 
 
 def test_viper_with_instances(tmp_path: Path) -> None:
