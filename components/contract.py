@@ -229,6 +229,13 @@ def write_record(task: str, *, status: str, started: float, message: str) -> Non
     partial.replace(target)
 
 
+def read_records() -> list[dict[str, Any]]:
+    """Return the record of every task that ran, in the order in which they started; none where no engine keeps them."""
+    folder = os.environ.get(RECORDS_VARIABLE)
+    records = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")] if folder else []
+    return sorted((record for record in records if record["name"] != "report"), key=lambda record: record["started"])
+
+
 # ---------------------------------------------------------------- the command line
 
 

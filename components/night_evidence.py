@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from components.contract import Paths
-from components.night_report import read_records
+from components.contract import Paths, read_records
 from components.propose import GATES, ProposeParameters, read_json
 
 Json = dict[str, Any]

@@ -1,7 +1,6 @@
 """Read a night's folders into the plain values that the report shows; what the night did not get to is left out."""
 
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from components.contract import RECORDS_VARIABLE, Paths
+from components.contract import Paths, read_records
 from components.night_pictures import Pictures
 from components.parameters import absolute
 from components.report import GATES, ReportParameters
@@ -57,13 +56,6 @@ def gather_night(inputs: Paths, parameters: ReportParameters) -> page.NightRepor
         parameters=parameters.settings,
         lineage=_lineage(inputs),
     )
-
-
-def read_records() -> list[Json]:
-    """Return the record of every task that ran, in the order in which they started; none where no engine keeps them."""
-    folder = os.environ.get(RECORDS_VARIABLE)
-    records = [_read(path) for path in Path(folder).glob("*.json")] if folder else []
-    return sorted((record for record in records if record["name"] != "report"), key=lambda record: record["started"])
 
 
 # ---------------------------------------------------------------- figures
