@@ -60,7 +60,7 @@ class Plan:
     pool_frames: int
     validation_frames: int  # neither in the pool nor in the test set; the sweep is judged on them
     recipe: Recipe
-    betas: tuple[float, ...] = (1e-7, 1e-6, 1e-5)
+    betas: tuple[float, ...] = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
 PLANS = {
@@ -94,7 +94,7 @@ def cells(request: Request) -> list[Cell]:
         Cell(
             name=f"sweep-{direction}-{beta:g}-seed{seed}",
             compute=partial(_sweep, data, plan, request.device, beta, direction, seed),
-            settings=asdict(plan),
+            settings=_settings(plan, swept=False),
         )
         for direction, beta in sweep_points(plan)
         for seed in range(request.seeds)
@@ -114,6 +114,12 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
     if not arms:
         raise InputError("table dpe: no row is done in every seed; run the command again")
     return dpe_report.report(request, plan, results, arms, chosen_loss(plan, request.seeds, results))
+
+
+def _settings(plan: Plan, swept: bool) -> dict[str, Any]:
+    """Return what a cell's result depends on; which betas were swept decides the loss of DPE alone."""
+    settings = asdict(plan)
+    return settings if swept else {name: value for name, value in settings.items() if name != "betas"}
 
 
 def _cell_name(kind: str, strategy: str, percents: tuple[int, ...], seed: int, percent: int) -> str:
@@ -193,7 +199,7 @@ def _rounds(
             Cell(
                 name=_cell_name(kind, strategy, percents, seed, percent),
                 compute=partial(_round, data, plan, request, kind, strategy, seed, percent, following, before),
-                settings=asdict(plan),
+                settings=_settings(plan, swept=kind == "dpe"),
             )
         )
     return found

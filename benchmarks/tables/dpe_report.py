@@ -130,8 +130,8 @@ def _sweep(results: Mapping[str, Found], seeds: int) -> str:
         direction, beta = _point(point)
         values = [results[f"{point}-seed{seed}"] for seed in range(seeds)]
         label = "plain ensemble, L2" if beta == 0 else f"{direction}, beta {beta:g}"
-        keys = ("accuracy", "log_loss", "ece", "aurc")
-        rows.append([label, *(mean_and_spread([value[key] for value in values]) for key in keys)])
+        keys = {"accuracy": 2, "log_loss": 4, "ece": 2, "aurc": 2}  # with their decimals
+        rows.append([label, *(mean_and_spread([value[key] for value in values], n) for key, n in keys.items())])
     header = ["penalty", "accuracy, %", "log loss, nats", "ECE, %", "rejection, %"]
     return "### Sweep of beta and direction\n\nOn validation images, 16 % labelled at random.\n\n" + markdown_table(
         header, rows

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Write mean ± standard deviation over seeds, with two decimals."""
+def mean_and_spread(values: Sequence[float], decimals: int = 2) -> str:
+    """Write mean ± standard deviation over seeds."""
     array = np.asarray(values, dtype=np.float64)
-    return f"{array.mean():.2f}" + (f" ± {array.std(ddof=1):.2f}" if len(array) > 1 else "")
+    spread = f" ± {array.std(ddof=1):.{decimals}f}" if len(array) > 1 else ""
+    return f"{array.mean():.{decimals}f}{spread}"
 
 
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:

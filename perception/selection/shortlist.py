@@ -93,8 +93,10 @@ def _batches(paths: Sequence[Path]) -> Iterator[pa.Table]:
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(BATCH_ROWS):
-                    yield pa.Table.from_batches([batch])
+                # Asked for several row groups, the reader holds more of them than it has given out.
+                for group in range(file.num_row_groups):
+                    for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
+                        yield pa.Table.from_batches([batch])
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"score table {path} cannot be read ({error}); score the shard again") from None
 
