@@ -163,7 +163,10 @@ BROKEN: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "empty drive": (put("drive_id", 3, ""), "column drive_id of frame_id frame_000003 is '', must not be empty"),
     "vocabulary": (put("weather", 1, "hail"), "column weather of frame_id frame_000001 is 'hail', must be one of clear, cloudy"),
     "split": (put("split", 0, "dev"), "column split of frame_id frame_000000 is 'dev', must be one of pool, train, val, test"),
-    "taxonomy": (put("label_taxonomy", 0, "kitti"), "label_taxonomy of frame_id frame_000000 is 'kitti', must be one of bdd100k, camvid11, cityscapes19"),
+    "taxonomy": (
+        put("label_taxonomy", 0, "kitti"),
+        "label_taxonomy of frame_id frame_000000 is 'kitti', must be one of bdd100k, camvid11, cityscapes19",
+    ),
     "none with a label": (put("label_source", 0, "none"), "column label_uri of frame_id frame_000000 is 'sha256.*must be null where"),
     "source without a label": (
         put("label_source", 1, "human"),
