@@ -1,8 +1,6 @@
 """The data sets that tables are run on, held in memory as uint8."""
 
-import gzip
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perception.data.classification import read_classification
 from perception.data.decoding import decode_image, decode_label
 from perception.data.readers import open_reader
 from perception.data.taxonomies import load_taxonomy
@@ -61,34 +60,15 @@ def data_kind(path: Path | None) -> str:
 
 def classification(path: Path, kind: str) -> tuple[Labelled, Labelled]:
     """Return train and test images of a classification data set. Raises InputError for another kind."""
-    if kind == "cifar10":
-        with np.load(path, allow_pickle=False) as stored:
-            return _cifar10_part(stored, path, "train"), _cifar10_part(stored, path, "test")
-    if kind == "fashion_mnist":
-        return _fashion_part(path, "train"), _fashion_part(path, "t10k")
+    formats = {"cifar10": "jpeg_npz", "fashion_mnist": "fashion_mnist"}
+    if kind in formats:
+        return _classification_part(formats[kind], path, "train"), _classification_part(formats[kind], path, "test")
     raise InputError(f"DATA = {path} holds {kind}; this table wants one of {', '.join(CLASSIFICATION)}")
 
 
-def _cifar10_part(stored: Any, path: Path, part: str) -> Labelled:
-    buffer, offsets = stored[f"{part}_jpeg"].tobytes(), stored[f"{part}_offset"].tolist()
-    images = np.stack([decode_image(buffer[start:end], path) for start, end in pairwise(offsets)])
-    return Labelled(
-        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(stored[f"{part}_label"].astype(np.int64)),
-    )
-
-
-def _fashion_part(folder: Path, part: str) -> Labelled:
-    images = _idx(folder / f"{part}-images-idx3-ubyte.gz", header_bytes=16).reshape(-1, 1, 28, 28)
-    labels = _idx(folder / f"{part}-labels-idx1-ubyte.gz", header_bytes=8).astype(np.int64)
-    return Labelled(torch.from_numpy(images.copy()), torch.from_numpy(labels))
-
-
-def _idx(path: Path, header_bytes: int) -> np.ndarray:
-    try:
-        return np.frombuffer(gzip.decompress(path.read_bytes()), dtype=np.uint8, offset=header_bytes)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); install the data set again") from None
+def _classification_part(format: str, path: Path, part: str) -> Labelled:
+    read = read_classification(format, path, part)
+    return Labelled(torch.tensor(read.images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(read.labels))
 
 
 def camvid(path: Path, height_px: int, width_px: int) -> tuple[Labelled, Labelled, list[str]]:

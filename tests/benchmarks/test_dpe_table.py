@@ -1,7 +1,6 @@
 """The table of selection by disagreement on a few images: every kind of row, and the page that comes out."""
 
 import dataclasses
-import gzip
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from benchmarks.tables.data import Labelled
 from benchmarks.tables.results import write_results
 from benchmarks.tables.runner import Request, run_cells
 from perception.uncertainty.dpe import EnsembleLoss
+from tests.benchmarks.test_tables import write_idx
 
 TINY = dataclasses.replace(
     dpe.PLANS["small"],
@@ -31,8 +31,8 @@ def request_for_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request
     for part, count in (("train", 300), ("t10k", 100)):
         labels = generator.integers(0, 10, count).astype(np.uint8)
         images = np.clip(25 * labels[:, None, None] + generator.normal(0, 20, (count, 28, 28)), 0, 255).astype(np.uint8)
-        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + images.tobytes()))
-        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + labels.tobytes()))
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", images)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", labels)
     monkeypatch.setitem(dpe.PLANS, "small", TINY)
     return Request(table="dpe", data=tmp_path, data_kind="fashion_mnist", seeds=2)
 

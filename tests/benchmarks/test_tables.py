@@ -79,15 +79,16 @@ def test_rejection_curve_is_best_when_errors_are_doubted_most() -> None:
     )
 
 
-def write_idx(path: Path, values: np.ndarray, header_bytes: int) -> None:
-    path.write_bytes(gzip.compress(bytes(header_bytes) + values.tobytes()))
+def write_idx(path: Path, values: np.ndarray) -> None:
+    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
+    path.write_bytes(gzip.compress(header + values.tobytes()))
 
 
 def test_fashion_mnist_is_read_from_its_files(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
     for part in ("train", "t10k"):
-        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", images, 16)
-        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", np.array([7, 0, 9], np.uint8), 8)
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", images)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", np.array([7, 0, 9], np.uint8))
     assert data_kind(tmp_path) == "fashion_mnist"
     train, _ = classification(tmp_path, "fashion_mnist")
     assert (train.images.numpy()[:, 0] == images).all()
