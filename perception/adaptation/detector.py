@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from perception.adaptation.fusion import Instances
 from perception.errors import InputError
 from perception.models.erfnet import Downsampler, NonBottleneck1D
+from perception.models.modes import evaluation_mode
 
 STRIDE_PX = 4  # pixels between two neighbouring centres
 MASK_STRIDE_PX = 2  # pixels between two neighbouring mask features
@@ -192,17 +193,11 @@ def detect(
     network's classes. A score is the centre's score times the mask's mean probability. The network's mode is kept.
     """
     settings = settings or DetectSettings()
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        with torch.inference_mode():
-            output: DetectorOutput = network.eval()(images)
-            found = [
-                _detect_in_frame(output, frame, images.shape[-2:], class_ids, settings)
-                for frame in range(images.shape[0])
-            ]
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation_mode(network):
+        output: DetectorOutput = network(images)
+        found = [
+            _detect_in_frame(output, frame, images.shape[-2:], class_ids, settings) for frame in range(images.shape[0])
+        ]
     yield from found
 
 

@@ -22,7 +22,7 @@ from perception.adaptation.pseudo import (
 from perception.data.loading import FrameSet, ordered_batches
 from perception.data.store import Store
 from perception.data.taxonomies import Taxonomy, load_taxonomy, raw_values
-from perception.training.loop import evaluation_mode
+from perception.models.modes import evaluation_mode
 
 Probabilities = NDArray[np.float32]
 

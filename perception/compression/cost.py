@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perception.compression.export import open_session
 from perception.errors import InputError
+from perception.models.modes import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,8 @@ def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
     input_shape: (channel, height, width). The network is run once, on zeros and in eval mode.
     """
     parameter = next(network.parameters())
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluation_mode(network), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
     return int(counter.get_total_flops()) // 2
 
 

@@ -27,6 +27,7 @@ from perception.compression.cost import measure_latency_ms
 from perception.compression.export import write_onnx
 from perception.compression.modules import Layer
 from perception.errors import InputError
+from perception.models.modes import evaluation_mode
 from perception.sparsity.groups import Groups
 from perception.sparsity.proximal import neuron_norms, scale_neurons
 
@@ -226,16 +227,12 @@ def _layer_shapes(network: nn.Module, example: Tensor) -> dict[str, tuple[torch.
                 shapes.setdefault(name, (given[0].shape, made.shape))
 
             handles.append(layer.register_forward_hook(keep))
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     try:
-        with torch.no_grad():
+        with evaluation_mode(network):
             network(example)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return shapes
 
 

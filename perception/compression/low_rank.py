@@ -23,6 +23,7 @@ from perception.compression.cost import measure_latency_ms
 from perception.compression.export import write_onnx
 from perception.compression.modules import Layer, exchange_parameters, set_module
 from perception.errors import InputError
+from perception.models.modes import evaluation_mode
 
 # Candidates by name and the input that they take → milliseconds by name.
 Measure = Callable[[Mapping[str, nn.Module], Tensor], Mapping[str, float]]
@@ -278,16 +279,12 @@ def _layer_inputs(network: nn.Module, example: Tensor) -> dict[str, Tensor]:
     """Give the first input of every layer that can be factorised, as the example reaches it."""
     inputs: dict[str, Tensor] = {}
     handles = [layer.register_forward_pre_hook(_keeper(inputs, name)) for name, layer in _layers(network)]
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     try:
-        with torch.no_grad():
+        with evaluation_mode(network):
             network(example)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return inputs
 
 

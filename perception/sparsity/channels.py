@@ -3,11 +3,11 @@
 from collections import Counter
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from perception.errors import InputError
+from perception.models.modes import evaluation_mode
 from perception.sparsity.function_rules import visit_function
 from perception.sparsity.module_rules import visit_module
 from perception.sparsity.walk import ChannelWalk, not_followed, values_in
@@ -30,20 +30,15 @@ def walk_channels(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]
 
 def _trace(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> fx.GraphModule:
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     try:
-        graph_module = fx.symbolic_trace(network)
-        with torch.no_grad():
+        with evaluation_mode(network):
+            graph_module = fx.symbolic_trace(network)
             ShapeProp(graph_module).propagate(*inputs)
     except Exception as error:
         raise InputError(
             f"network {type(network).__name__} cannot be followed channel by channel ({str(error).splitlines()[0]}): "
             "its forward must trace with torch.fx and accept the example input; move data-dependent branches out of it"
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return graph_module
 
 

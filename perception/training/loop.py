@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from perception.data.loading import Batch, FrameSet, ordered_batches
 from perception.errors import InputError
 from perception.metrics.confusion import confusion_matrix
+from perception.models.modes import evaluation_mode, modes_kept
 from perception.training import distributed
 from perception.training.averaging import update_average
 from perception.training.losses import class_weights, label_loss, weights_tensor
@@ -30,7 +31,6 @@ __all__ = [
     "TrainSettings",
     "class_weights",
     "evaluate_segmentation",
-    "evaluation_mode",
     "fit",
     "predict",
 ]
@@ -119,7 +119,7 @@ def fit(
     Raises InputError when the loss is no longer finite, an epoch has no batch or not as many as the first, or the
     resume file belongs to another training.
     """
-    with _reproducible(settings), _modes_kept(network):
+    with _reproducible(settings), modes_kept(network):
         iterations = iterations_per_epoch or _count_batches(batches)
         _seed(settings)
         run = _start(network, average, settings, _loss(loss, class_weights, settings), resume, iterations)
@@ -164,14 +164,6 @@ def evaluate_segmentation(network: nn.Module, frames: FrameSet, batch_frames: in
         confusion = counted if confusion is None else confusion + counted
     assert confusion is not None
     return confusion
-
-
-@contextmanager
-def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, without gradients, and give every module its mode back afterwards."""
-    with _modes_kept(network), torch.inference_mode():
-        network.eval()
-        yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,16 +340,6 @@ def _seed(settings: TrainSettings) -> None:
     torch.random.default_generator.manual_seed(seed)
     if settings.device.startswith("cuda"):
         torch.cuda.manual_seed(seed)
-
-
-@contextmanager
-def _modes_kept(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager
