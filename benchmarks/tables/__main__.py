@@ -7,6 +7,7 @@ Exit codes: 0 the table is complete and written, 4 the minutes are spent and cel
 import argparse
 import importlib
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def main(arguments: list[str]) -> int:
             device=options.device,
         )
         cells = module.cells(request)
+        if options.only:
+            wanted = [cell for cell in cells if re.search(options.only, cell.name)]
+            done, _ = run_cells(wanted, request, options.work, options.minutes)
+            print(f"{len(done)} of {len(wanted)} cells named {options.only!r} are done, of {len(cells)}", flush=True)
+            return 0 if len(done) == len(wanted) else RUN_OUT
         done, seconds = run_cells(cells, request, options.work, options.minutes)
         if len(done) < len(cells):
             print(f"{len(done)} of {len(cells)} cells are done; the same command goes on", flush=True)
@@ -66,6 +72,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="independent repetitions")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--minutes", type=float, default=0.0, help="start no cell after so many minutes; 0: no limit")
+    parser.add_argument("--only", help="run the cells whose name matches this, write no table: for several processes")
     parser.add_argument("--partial", action="store_true", help="write the rows that are done, though others are not")
     parser.add_argument("--work", type=Path, default=Path("build/tables"), help="where finished cells are kept")
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="where the table is written")

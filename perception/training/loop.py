@@ -22,6 +22,7 @@ from perception.metrics.confusion import confusion_matrix
 from perception.models.modes import evaluation_mode, modes_kept
 from perception.training import distributed
 from perception.training.averaging import update_average
+from perception.training.captured import CapturedStep
 from perception.training.losses import class_weights, label_loss, weights_tensor
 from perception.training.resume import Position, Resume, is_due, load_state, save_state
 
@@ -58,6 +59,7 @@ class TrainSettings:
     average_decay: float = 0.999  # of the moving average of the weights, where there is one
     mixed_precision: bool = False  # bfloat16 where it is safe; CUDA only
     deterministic: bool = False  # only algorithms whose results never vary; the CPU's never do for a thread count
+    captured: bool = False  # record a step as a CUDA graph and replay it: small networks train several times faster
 
     def __post_init__(self) -> None:
         rules = {
@@ -72,6 +74,7 @@ class TrainSettings:
             "momentum": (0 <= self.momentum < 1, "from 0 to below 1"),
             "average_decay": (0 <= self.average_decay < 1, "from 0 to below 1"),
             "mixed_precision": (not self.mixed_precision or self.device.startswith("cuda"), "false unless on cuda"),
+            "captured": (not self.captured or self.device.startswith("cuda"), "false unless on cuda"),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
@@ -124,11 +127,14 @@ def fit(
         _seed(settings)
         run = _start(network, average, settings, _loss(loss, class_weights, settings), resume, iterations)
         position, optimiser = run.position, run.optimiser
+        step: Callable[[Batch], Tensor] = partial(_gradient_step, run)
+        if settings.captured and distributed.world_size() == 1:
+            step = CapturedStep(network, step)
         while position.epoch < settings.epochs:
             network.train()
             with distributed.synchronised_batch_norm(network):
                 for batch in _batches_left(run, batches):
-                    _step(run, batch)
+                    _step(run, batch, step)
                     if after_step is not None:
                         after_step(_iterations_done(run) + 1, network, optimiser)
                     _end_step(run)
@@ -199,11 +205,19 @@ def _start(
     return dataclasses.replace(run, position=position) if position is not None else run
 
 
-def _step(run: _Run, batch: Batch) -> None:
-    """Make one gradient step."""
+def _step(run: _Run, batch: Batch, step: Callable[[Batch], Tensor]) -> None:
+    """Set the learning rate, make one gradient step, and add to the loss."""
     rate = _learning_rate(run.settings, _iterations_done(run) / _iterations(run))
     for group in run.optimiser.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    run.position.loss_sum = run.position.loss_sum + step(batch)
+
+
+def _gradient_step(run: _Run, batch: Batch) -> Tensor:
+    """Make one gradient step and return its loss, detached."""
     run.optimiser.zero_grad(set_to_none=True)
     device_type = torch.device(run.settings.device).type
     with torch.autocast(device_type, torch.bfloat16, enabled=run.settings.mixed_precision):
@@ -213,7 +227,7 @@ def _step(run: _Run, batch: Batch) -> None:
     if run.settings.max_grad_norm is not None:
         nn.utils.clip_grad_norm_(run.network.parameters(), run.settings.max_grad_norm)
     run.optimiser.step()
-    run.position.loss_sum = run.position.loss_sum + loss.detach()
+    return loss.detach()
 
 
 def _end_step(run: _Run) -> None:
@@ -251,7 +265,7 @@ def _end_epoch(run: _Run) -> None:
 def _facts(run: _Run) -> dict[str, Any]:
     """Name what must be the same for a training to go on as if nothing had happened."""
     settings = dataclasses.asdict(run.settings)
-    del settings["device"]
+    del settings["device"], settings["captured"]
     return {
         "settings": settings,
         "iterations_per_epoch": run.iterations_per_epoch,
@@ -275,12 +289,16 @@ def _learning_rate(settings: TrainSettings, done: float) -> float:
 
 
 def _optimiser(network: nn.Module, settings: TrainSettings) -> Optimizer:
-    rate, decay = settings.learning_rate, settings.weight_decay
+    decay, captured = settings.weight_decay, settings.captured
+    # A recorded step reads its rate from the device, where it can change.
+    rate: Any = torch.tensor(settings.learning_rate, device=settings.device) if captured else settings.learning_rate
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=rate, momentum=settings.momentum, weight_decay=decay)
+        return torch.optim.SGD(
+            network.parameters(), lr=rate, momentum=settings.momentum, weight_decay=decay, fused=captured
+        )
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
     # Fused: on small networks the updates, tensor by tensor, take some percent of a step.
-    return kind(network.parameters(), lr=rate, betas=(0.9, 0.999), weight_decay=decay, fused=True)
+    return kind(network.parameters(), lr=rate, betas=(0.9, 0.999), weight_decay=decay, fused=True, capturable=captured)
 
 
 def _loss(loss: Loss | None, weights: ArrayLike | Tensor | None, settings: TrainSettings) -> Loss:
@@ -324,7 +342,7 @@ def _check_finite(run: _Run) -> None:
         rate = run.optimiser.param_groups[0]["lr"]
         raise InputError(
             f"epoch {run.position.epoch}, iteration {run.position.batch}: the loss is {loss} "
-            f"at learning rate {rate:g}; "
+            f"at learning rate {float(rate):g}; "
             "lower learning_rate or set max_grad_norm"
         )
 
