@@ -1,6 +1,7 @@
-"""Run a table: python -m benchmarks.tables TABLE --data PATH [--size small|full] [--minutes M].
+"""Run a table: python -m benchmarks.tables TABLE --data PATH [--size small|medium|full] [--minutes M].
 
 Every finished cell is kept: a run that is stopped, or whose minutes are spent, goes on with the same command.
+Cells that measure this machine's processor wait for a call with --device cpu.
 Exit codes: 0 the table is complete and written, 4 the minutes are spent and cells remain, 2 bad input.
 """
 
@@ -10,15 +11,17 @@ import pkgutil
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import benchmarks.tables
 from benchmarks.tables.data import data_kind
 from benchmarks.tables.results import write_results
-from benchmarks.tables.runner import SIZES, Request, run_cells
+from benchmarks.tables.runner import SIZES, Request, machines, run_cells
 from perception.errors import InputError
 
 HELPERS = {
-    "__main__", "committees", "data", "dpe_report", "dpe_segmentation", "results", "runner", "shrinking", "statistics",
+    "__main__", "committees", "data", "dpe_report", "dpe_segmentation", "machine", "results", "runner", "shrinking",
+    "statistics",
 }  # fmt: skip
 RUN_OUT = 4
 
@@ -27,6 +30,7 @@ def main(arguments: list[str]) -> int:
     options = _options(arguments)
     try:
         module = importlib.import_module(f"benchmarks.tables.{options.table}")
+        _require_size(module, options)
         request = Request(
             table=options.table,
             data=options.data,
@@ -36,12 +40,12 @@ def main(arguments: list[str]) -> int:
             device=options.device,
         )
         cells = module.cells(request)
-        if options.only:
-            wanted = [cell for cell in cells if re.search(options.only, cell.name)]
-            done, _ = run_cells(wanted, request, options.work, options.minutes)
-            print(f"{len(done)} of {len(wanted)} cells named {options.only!r} are done, of {len(cells)}", flush=True)
-            return 0 if len(done) == len(wanted) else RUN_OUT
-        done, seconds = run_cells(cells, request, options.work, options.minutes)
+        done, seconds = run_cells(cells, request, options.work, options.minutes, options.only)
+        if options.only is not None:
+            wanted = [cell.name for cell in cells if re.search(options.only, cell.name)]
+            finished = sum(name in done for name in wanted)
+            print(f"{finished} of {len(wanted)} cells named {options.only!r} are done, of {len(cells)}", flush=True)
+            return 0 if finished == len(wanted) else RUN_OUT
         if len(done) < len(cells):
             print(f"{len(done)} of {len(cells)} cells are done; the same command goes on", flush=True)
             if not options.partial:
@@ -49,7 +53,8 @@ def main(arguments: list[str]) -> int:
         shown = f"make table TABLE={request.table} SIZE={request.size} SEEDS={request.seeds}"
         shown += f" DATA=/path/to/{request.data_kind}" if options.data else ""
         shown += f" PARTIAL=1 ({len(done)} of {len(cells)} cells)" if len(done) < len(cells) else ""
-        page = write_results(options.out, request, module.report(request, done), shown, seconds)
+        report = module.report(request, done)
+        page = write_results(options.out, request, report, shown, seconds, machines(cells, request, options.work))
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)
         return 2
@@ -62,13 +67,22 @@ def _names() -> list[str]:
     return sorted(name for name in found if name not in HELPERS)
 
 
+def _require_size(module: ModuleType, options: argparse.Namespace) -> None:
+    """Raise InputError where the table has no such size."""
+    offered = getattr(module, "TABLE_SIZES", ("small", "full"))
+    if options.size not in offered:
+        raise InputError(f"SIZE = {options.size}: table {options.table} has {', '.join(offered)}; take one of these")
+
+
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("table", choices=_names())
     parser.add_argument("--data", type=Path, help="data set, known by what is in it; without: procedural scenes")
-    parser.add_argument("--size", choices=SIZES, default="small", help="small: two cores; full: a GPU")
+    parser.add_argument(
+        "--size", choices=SIZES, default="small", help="small: two cores; medium: minutes of a GPU; full: hours"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="independent repetitions")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--minutes", type=float, default=0.0, help="start no cell after so many minutes; 0: no limit")

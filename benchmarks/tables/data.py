@@ -38,6 +38,10 @@ class Labelled:
         """Return some of the frames."""
         return Labelled(self.images[rows], self.labels[rows])
 
+    def on(self, device: str) -> "Labelled":
+        """Return the frames on a device."""
+        return Labelled(self.images.to(device), self.labels.to(device))
+
 
 def data_kind(path: Path | None) -> str:
     """Tell which data set a path holds: one of DATA_KINDS; no path stands for procedural scenes.

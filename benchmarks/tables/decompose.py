@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -9,7 +10,7 @@ from torch import nn
 
 from benchmarks.tables.results import Report, markdown_table
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.shrinking import Task, latency_ms, open_task, seeded, train_arm
+from benchmarks.tables.shrinking import Task, finished, latency_ms, open_task, seeded, train_arm, verdict
 from benchmarks.tables.statistics import mean_and_spread
 from perception.errors import InputError
 from perception.metrics.differences import paired_difference
@@ -17,13 +18,17 @@ from perception.models.decomposed import DecomposedConv
 from perception.models.erfnet import ERFNet, NonBottleneck1D
 
 ABOUT = "decomposed filters against square ones at equal width: parameters, accuracy, milliseconds"
+TABLE_SIZES = ("small", "medium", "full")
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("accuracy", "small"): {"epochs": 6, "learning_rate": 2e-3},
     ("mIoU", "small"): {"epochs": 6, "learning_rate": 4e-3},
+    ("accuracy", "medium"): {"epochs": 24, "learning_rate": 2e-3},
+    ("mIoU", "medium"): {"epochs": 60, "learning_rate": 2e-3},
     ("accuracy", "full"): {"epochs": 60, "learning_rate": 2e-3},
     ("mIoU", "full"): {"epochs": 150, "learning_rate": 5e-4},
 }
-KERNEL, WIDTHS = 5, (16, 32)
+KERNEL = 5
+WIDTHS = {"small": (16, 32), "medium": (32, 64, 128), "full": (32, 64, 128)}  # of the classifier's layers, each pooled
 ARMS = {"square": "square filters", "decomposed": "decomposed", "linear": "decomposed, no inner rectifier"}
 
 
@@ -52,7 +57,7 @@ def cells(request: Request) -> list[Cell]:
         for seed in range(request.seeds)
         for arm in _arms(task)
     ]
-    return [*trained, Cell(name="latency", compute=lambda _: _latency(task), settings=settings)]
+    return [*trained, Cell(name="latency", compute=lambda _: _latency(task), side_by_side=True)]
 
 
 def _arms(task: Task) -> dict[str, str]:
@@ -64,14 +69,15 @@ def _network(task: Task, arm: str) -> nn.Module:
         return _segmentation_network(task, arm)
     channels, height, _ = task.shape
     layers: list[nn.Module] = []
-    for inputs, outputs in zip((channels, *WIDTHS), WIDTHS, strict=False):
+    widths = WIDTHS[task.size]
+    for inputs, outputs in pairwise((channels, *widths)):
         if arm == "square":
             layers += [nn.Conv2d(inputs, outputs, KERNEL, padding=KERNEL // 2), nn.ReLU()]
         else:
             layers.append(DecomposedConv(inputs, outputs, KERNEL, inner_relu=arm == "decomposed"))
         layers += [nn.BatchNorm2d(outputs), nn.MaxPool2d(2)]
-    side = height // 4
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(WIDTHS[-1] * side * side, task.classes))
+    side = height // 2 ** len(widths)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, task.classes))
 
 
 def _segmentation_network(task: Task, arm: str) -> nn.Module:
@@ -101,7 +107,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
     task, seeds = open_task(request), range(request.seeds)
     square = [results[f"square_{seed}"]["score_percent"] for seed in seeds]
     rows, figures = [], {}
-    for arm, about in _arms(task).items():
+    for arm, about in finished(_arms(task), results, seeds).items():
         found = [results[f"{arm}_{seed}"] for seed in seeds]
         scores = [each["score_percent"] for each in found]
         rows.append(
@@ -123,13 +129,28 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
         }
     header = ["arm", f"{task.score}, %", "to square, points", "parameters", "MMAC", "ms a frame", "train s"]
     settings = SETTINGS[task.score, request.size]
-    what = f"two {KERNEL}x{KERNEL} layers" if task.score == "accuracy" else "ERFNet at half width, 3x3 blocks"
+    what = "ERFNet at half width, 3x3 blocks"
+    if task.score == "accuracy":
+        what = f"{KERNEL}x{KERNEL} layers of {', '.join(map(str, WIDTHS[task.size]))} channels"
     text = (
         f"{what}; {len(task.train):,} frames to learn from, {settings['epochs']} epochs, Adam "
         f"{settings['learning_rate']:g} with a cosine, {request.seeds} seeds. Latency: onnxruntime, one thread.\n\n"
-        f"{markdown_table(header, rows)}"
+        f"{markdown_table(header, rows)}\n\n{_verdicts(figures)}"
     )
     return Report(title="Filter decomposition", body=text, figures=figures, plot=_plot(task, figures))
+
+
+def _verdicts(figures: dict[str, Any]) -> str:
+    square, pair = figures["square"], figures["decomposed"]
+    gap = paired_difference(pair["score_percent"], square["score_percent"])
+    gone = 1 - pair["parameters"] / square["parameters"]
+    faster = pair["latency_ms"] < square["latency_ms"]
+    return verdict(
+        [
+            (gone > 0 and gap.mean >= -2, f"{gone:.0%} fewer parameters at {gap.words()} points (at most 2 lost)"),
+            (faster, f"{pair['latency_ms']:.3f} ms against {square['latency_ms']:.3f} ms a frame"),
+        ]
+    )
 
 
 def _plot(task: Task, figures: dict[str, Any]) -> Figure:

@@ -1,8 +1,6 @@
 """Write docs/results/TABLE.md, TABLE.json and its plots: a table's sections, one a data set and size."""
 
 import json
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ matplotlib.use("svg")  # no display, and pictures that a diff can read
 
 from matplotlib.figure import Figure
 
+from benchmarks.tables.machine import hardware
 from benchmarks.tables.runner import Request
 from perception.data.files import replace_file
 
@@ -28,14 +27,19 @@ class Report:
     plot: Figure | None = None
 
 
-def write_results(out: Path, request: Request, report: Report, command: str, seconds: float) -> Path:
-    """Replace this section of the table's page and leave its other sections; return the page."""
+def write_results(
+    out: Path, request: Request, report: Report, command: str, seconds: float, machines: str | None = None
+) -> Path:
+    """Replace this section of the table's page and leave its other sections; return the page.
+
+    machines: what the cells ran on, in words; without it this machine and the request's device are described.
+    """
     out.mkdir(parents=True, exist_ok=True)
     store = out / f"{request.table}.json"
     known: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {"sections": {}}
     section = {
         "command": command,
-        "hardware": hardware(request.device),
+        "hardware": machines or hardware(request.device),
         "seconds": round(seconds),
         "body": report.body,
         "figures": report.figures,
@@ -67,23 +71,6 @@ def _page(known: dict[str, Any]) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-
-
-def hardware(device: str) -> str:
-    """Describe the machine in words."""
-    cores = f"{_processor()}, {os.cpu_count()} cores"
-    if device.startswith("cuda"):
-        import torch
-
-        return f"{torch.cuda.get_device_name(device)}; {cores}"
-    return cores
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,15 +1,17 @@
 """Run a table's cells one by one, and keep what each of them found."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tables.machine import hardware
 from perception.data.files import replace_file
 
-SIZES = ("small", "full")
+SIZES = ("small", "medium", "full")
 
 Found = dict[str, Any]
 
@@ -38,43 +40,76 @@ class Cell:
     name: str  # unique in the table, usable as a file name
     compute: Callable[[Mapping[str, Found]], Found]  # given the results of the cells before
     settings: Mapping[str, Any] = field(default_factory=dict)  # whatever changes the result; a change runs it again
+    needs: tuple[str, ...] = ()  # cells before, without whose results it waits for another call
+    # It measures what the cells before made, side by side on this machine's processor: left out by a call for a GPU,
+    # which shares its processor with other work, and run again when the cells before are no longer the same.
+    side_by_side: bool = False
 
 
 def run_cells(
-    cells: Sequence[Cell], request: Request, work: Path, minutes: float = 0.0
+    cells: Sequence[Cell], request: Request, work: Path, minutes: float = 0.0, only: str | None = None
 ) -> tuple[dict[str, Found], float]:
     """Run the cells that are not done yet, in order; start none after `minutes`, where above 0.
 
-    Returns the results by cell name (those of all cells, unless the minutes were spent), and the seconds that all of
-    them took when they ran.
+    only: run no cell in whose name this expression is not found, so that several processes can share a table.
+    Returns the results by cell name (of those that are done), and the seconds that all of them took when they ran.
     """
-    folder = work / request.table / request.section
-    folder.mkdir(parents=True, exist_ok=True)
     started, results, seconds = time.monotonic(), {}, 0.0
     for number, cell in enumerate(cells, 1):
-        kept = _kept(folder, cell)
-        if kept is None:
-            if minutes and time.monotonic() - started > 60 * minutes:
-                break
-            kept = _run(folder, cell, results)
+        kept = _kept(_folder(request, work), cell, results)
+        spent = bool(minutes) and time.monotonic() - started > 60 * minutes
+        wanted = only is None or re.search(only, cell.name) is not None
+        if kept is None and not spent and wanted and _can_run(cell, request, results):
+            kept = _run(_folder(request, work), cell, request, results)
             print(f"[{number}/{len(cells)}] {cell.name}: {_short(kept['found'])} ({kept['seconds']:.0f} s)", flush=True)
-        results[cell.name] = kept["found"]
-        seconds += kept["seconds"]
+        if kept is not None:
+            results[cell.name] = kept["found"]
+            seconds += kept["seconds"]
     return results, seconds
 
 
-def _kept(folder: Path, cell: Cell) -> dict[str, Any] | None:
+def machines(cells: Sequence[Cell], request: Request, work: Path) -> str:
+    """Say on which machines the kept cells ran, and where those that measure side by side did, if elsewhere."""
+    found: dict[bool, list[str]] = {False: [], True: []}
+    for cell in cells:
+        path = _folder(request, work) / f"{cell.name}.json"
+        if path.exists():
+            found[cell.side_by_side].append(json.loads(path.read_text()).get("hardware", "machine not recorded"))
+    trained, measured = (" and ".join(dict.fromkeys(names)) for names in (found[False], found[True]))
+    return trained if measured in ("", trained) else f"{trained}; latency on {measured}"
+
+
+def _folder(request: Request, work: Path) -> Path:
+    return work / request.table / request.section
+
+
+def _can_run(cell: Cell, request: Request, results: Mapping[str, Found]) -> bool:
+    if cell.side_by_side and request.device != "cpu":
+        return False
+    return all(name in results for name in cell.needs)
+
+
+def _kept(folder: Path, cell: Cell, results: Mapping[str, Found]) -> dict[str, Any] | None:
     path = folder / f"{cell.name}.json"
     if not path.exists():
         return None
     kept: dict[str, Any] = json.loads(path.read_text())
+    if cell.side_by_side and kept.get("before") != sorted(results):
+        return None
     return kept if kept["settings"] == json.loads(json.dumps(dict(cell.settings))) else None
 
 
-def _run(folder: Path, cell: Cell, results: Mapping[str, Found]) -> dict[str, Any]:
+def _run(folder: Path, cell: Cell, request: Request, results: Mapping[str, Found]) -> dict[str, Any]:
     start = time.perf_counter()
     found = cell.compute(results)
-    kept = {"settings": dict(cell.settings), "seconds": time.perf_counter() - start, "found": found}
+    kept = {
+        "settings": dict(cell.settings),
+        "seconds": time.perf_counter() - start,
+        "hardware": hardware(request.device),
+        "before": sorted(results) if cell.side_by_side else None,
+        "found": found,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / f"{cell.name}.json", json.dumps(kept).encode())
     return kept
 

@@ -4,7 +4,7 @@ import copy
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.tables.data import CLASSIFICATION, Labelled, camvid, classification
-from benchmarks.tables.runner import Request
+from benchmarks.tables.runner import Found, Request
 from perception.compression.cost import count_macs, count_parameters, measure_latency_ms
 from perception.compression.export import export_onnx, fold_batchnorm
 from perception.data.loading import Batch
@@ -33,7 +33,10 @@ _DATA_SEED = 0  # which part of a data set a small table takes: the same for eve
 
 @dataclass(frozen=True)
 class Task:
-    """A data set at a table's size, and how networks learn it. score: percent, of accuracy or mIoU on `test`."""
+    """A data set at a table's size, on the device, and how networks learn it.
+
+    score: percent, of accuracy or mIoU on `test`.
+    """
 
     train: Labelled
     test: Labelled
@@ -41,6 +44,7 @@ class Task:
     score: str
     batch_frames: int
     shift_px: int  # augmentation: frames move so far at most, and half of them are mirrored
+    size: str = "small"  # the table's
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -53,23 +57,25 @@ class Task:
 
 
 def open_task(request: Request) -> Task:
-    """Load the data of a request; small: 8,000 images to learn from, or CamVid at 72x96."""
-    return _open_task(request.data, request.data_kind, request.size)
+    """Load the data of a request; small: 8,000 images to learn from; small and medium: CamVid at 72x96."""
+    return _open_task(request.data, request.data_kind, request.size, request.device)
 
 
 @functools.lru_cache(maxsize=1)
-def _open_task(data: Path | None, kind: str, size: str) -> Task:
+def _open_task(data: Path | None, kind: str, size: str, device: str) -> Task:
     if kind in CLASSIFICATION:
         assert data is not None
         train, test = classification(data, kind)
         if size == "small":
             order = np.random.default_rng(_DATA_SEED).permutation(len(train))
             train, test = train.take(order[:8000]), test.take(slice(0, 5000))
-        return Task(train, test, 10, "accuracy", 64 if size == "small" else 128, 2 if kind == "fashion_mnist" else 4)
+        batch_frames = {"small": 64, "medium": 512, "full": 128}[size]
+        shift_px = 2 if kind == "fashion_mnist" else 4
+        return Task(train.on(device), test.on(device), 10, "accuracy", batch_frames, shift_px, size)
     if kind == "camvid":
         assert data is not None
-        train, test, _ = camvid(data, *((72, 96) if size == "small" else (360, 480)))
-        return Task(train, test, CAMVID_CLASSES, "mIoU", 8, 0)
+        train, test, _ = camvid(data, *((360, 480) if size == "full" else (72, 96)))
+        return Task(train.on(device), test.on(device), CAMVID_CLASSES, "mIoU", 8, 0, size)
     raise InputError("this table wants DATA: a folder with Fashion-MNIST or CamVid, or CIFAR-10 as .npz")
 
 
@@ -88,27 +94,36 @@ class _Epoch:
         return len(self.task.train) // self.task.batch_frames
 
     def __iter__(self) -> Iterator[Batch]:
+        train, shift_px = self.task.train, self.task.shift_px
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(len(self.task.train))
-        for number in range(len(self)):
-            rows = order[number * self.task.batch_frames : (number + 1) * self.task.batch_frames]
-            frames = self.task.train.take(rows)
-            images, labels = _moved(frames.images.float() / 255, frames.labels, self.task.shift_px, rng)
-            yield Batch(images, labels)
+        drawn = (
+            rng.permutation(len(train)),
+            rng.random(len(train)) < 0.5,
+            rng.integers(0, 2 * shift_px + 1, (len(train), 2)),
+        )
+        # Drawn for the whole epoch and moved at once: a GPU then waits for nothing while the epoch lasts.
+        order, mirrored, corners = (torch.from_numpy(values).to(train.images.device) for values in drawn)
+        for start in range(0, len(self) * self.task.batch_frames, self.task.batch_frames):
+            rows = slice(start, start + self.task.batch_frames)
+            frames = _mirrored(train.take(order[rows]), mirrored[rows])
+            yield Batch(_shifted(frames.images, corners[rows], shift_px) if shift_px else frames.images, frames.labels)
 
 
-def _moved(images: Tensor, labels: Tensor, shift_px: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    mirrored = torch.from_numpy(rng.random(len(images)) < 0.5)
-    images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-    if labels.ndim > 1:
-        labels = torch.where(mirrored[:, None, None], labels.flip(-1), labels)
-    if shift_px:
-        height, width = images.shape[-2:]
-        padded = F.pad(images, (shift_px,) * 4)
-        corners = rng.integers(0, 2 * shift_px + 1, (len(images), 2)).tolist()
-        cut = [frame[:, y : y + height, x : x + width] for frame, (y, x) in zip(padded, corners, strict=True)]
-        images = torch.stack(cut)
-    return images, labels
+def _mirrored(frames: Labelled, which: Tensor) -> Labelled:
+    """Mirror the frames of `which`: (frame,) bool, and their label maps with them."""
+    images = torch.where(which[:, None, None, None], frames.images.flip(-1), frames.images)
+    labels = frames.labels
+    return Labelled(images, torch.where(which[:, None, None], labels.flip(-1), labels) if labels.ndim > 1 else labels)
+
+
+def _shifted(images: Tensor, corners: Tensor, shift_px: int) -> Tensor:
+    """Cut every frame out of its black-padded self at its corner: (frame, 2) int64, y and x from 0 to 2 shift_px."""
+    count, _, height, width = images.shape
+    padded = F.pad(images, (shift_px,) * 4)
+    frame, y, x = (torch.arange(size, device=images.device) for size in (count, height, width))
+    rows, columns = corners[:, :1] + y, corners[:, 1:] + x
+    cut = padded[frame[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (frame, y, x, channel)
+    return cut.permute(0, 3, 1, 2).contiguous()
 
 
 def train_arm(
@@ -120,10 +135,15 @@ def train_arm(
     learning_rate: float,
     seed: int,
     optimiser: Any = "adam",
+    mixed_precision: bool = False,
     after_step: Hook | None = None,
     after_epoch: Hook | None = None,
 ) -> dict[str, Any]:
-    """Train a network in place and say what it reached: score_percent, seconds, loss of the last epoch, its size."""
+    """Train a network in place and say what it reached, its size, and what the training cost.
+
+    mixed_precision: on a GPU only. train_seconds: of the processor, or of the clock where a GPU trains; train_macs:
+    multiplications of all forward passes.
+    """
     settings = TrainSettings(
         epochs=epochs,
         batch_frames=task.batch_frames,
@@ -133,26 +153,64 @@ def train_arm(
         seed=seed,
         optimiser=optimiser,
         device=request.device,
+        mixed_precision=mixed_precision and request.device.startswith("cuda"),
     )
-    weights = class_weights(np.bincount(task.train.labels[task.train.labels < 255], minlength=task.classes))
-    start = time.process_time()  # other programs on the machine do not count
+    sizes = [_Size.of(network, task)]
+
+    def end_epoch(epoch: int, trained: nn.Module, optimizer: Optimizer) -> None:
+        if after_epoch is not None:
+            after_epoch(epoch, trained, optimizer)
+        sizes.append(sizes[-1].now(trained, task))
+
+    start = _seconds(request.device)
     records = fit(
         network,
         lambda epoch: batches(task, seed, epoch),
         settings,
-        class_weights=weights if task.score == "mIoU" else None,
+        class_weights=_class_weights(task) if task.score == "mIoU" else None,
         after_step=after_step,
-        after_epoch=after_epoch,
+        after_epoch=end_epoch,
     )
-    seconds = time.process_time() - start
+    seconds = _seconds(request.device) - start
+    frames = len(batches(task, seed, 0)) * task.batch_frames
     return {
         "score_percent": score_percent(task, network, request.device),
         "train_seconds": seconds,
+        "train_macs": frames * sum(size.macs for size in sizes[:-1]),
         "loss": records[-1].loss,
-        "parameters": count_parameters(network),
-        "macs": count_macs(network, task.shape),
+        "parameters": sizes[-1].parameters,
+        "macs": sizes[-1].macs,
         "leaves": describe_leaves(network),
     }
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Parameters, and multiplications a frame, of a network that may shrink after an epoch."""
+
+    parameters: int
+    macs: int
+
+    @classmethod
+    def of(cls, network: nn.Module, task: Task) -> "_Size":
+        return cls(count_parameters(network), count_macs(network, task.shape))
+
+    def now(self, network: nn.Module, task: Task) -> "_Size":
+        """Count again only where the network has changed, since counting takes a pass."""
+        return self if count_parameters(network) == self.parameters else _Size.of(network, task)
+
+
+def _seconds(device: str) -> float:
+    """Read the clock that a training is timed by: on a processor other programs do not count."""
+    if not device.startswith("cuda"):
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _class_weights(task: Task) -> Any:
+    labels = task.train.labels.cpu().numpy()
+    return class_weights(np.bincount(labels[labels < 255], minlength=task.classes))
 
 
 @torch.inference_mode()
@@ -164,9 +222,9 @@ def score_percent(task: Task, network: nn.Module, device: str = "cpu") -> float:
         part = task.test.take(slice(start, start + 4 * task.batch_frames))
         predicted = network((part.images.float() / 255).to(device)).argmax(1).cpu()
         if task.score == "mIoU":
-            confusion += confusion_matrix(part.labels.numpy(), predicted.to(torch.uint8).numpy(), task.classes)
+            confusion += confusion_matrix(part.labels.cpu().numpy(), predicted.to(torch.uint8).numpy(), task.classes)
         else:
-            right += int((predicted == part.labels).sum())
+            right += int((predicted == part.labels.cpu()).sum())
     return 100 * (mean_iou(confusion) if task.score == "mIoU" else right / len(task.test))
 
 
@@ -199,14 +257,41 @@ def small_classifier(task: Task, width: float = 1.0) -> nn.Module:
     )  # fmt: skip
 
 
+def plain_classifier(task: Task, width: float = 1.0) -> nn.Module:
+    """Build eight 3x3 convolutions (32, 64, 128, 256, each twice and then pooled) and one linear layer.
+
+    BNet^C of Alvarez and Salzmann, Learning the Number of Neurons in Deep Networks, NIPS 2016 (VGG-B with one linear
+    layer), at half its widths and without the last pair, for images of 32 px instead of 224.
+    """
+    layers: list[nn.Module] = []
+    inputs = task.shape[0]
+    for pair in (32, 64, 128, 256):
+        outputs = max(8, round(pair * width))
+        for _ in range(2):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            inputs = outputs
+        layers.append(nn.MaxPool2d(2) if pair < 256 else nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs, task.classes))
+
+
 def network_for(task: Task, width: float = 1.0) -> nn.Module:
     """Build the over-parameterised network of a task; ERFNet at half its width for segmentation."""
     if task.score == "mIoU":
         return ERFNet(task.classes, width=0.5 * width, dropout_quarter=0.0, dropout_eighth=0.0)
-    return small_classifier(task, width)
+    return small_classifier(task, width) if task.size == "small" else plain_classifier(task, width)
 
 
-def latency_ms(task: Task, networks: Mapping[str, nn.Module], repeats: int = 25) -> dict[str, float]:
+def finished(arms: Mapping[str, str], results: Mapping[str, Found], seeds: Iterable[int]) -> dict[str, str]:
+    """Keep the arms of which every seed has been trained, so that a table can be read before it is whole."""
+    return {arm: about for arm, about in arms.items() if all(f"{arm}_{seed}" in results for seed in seeds)}
+
+
+def verdict(lines: Iterable[tuple[bool, str]]) -> str:
+    """Write for every claim whether it holds."""
+    return "\n".join(f"- {'holds' if holds else 'does not hold'}: {line}" for holds, line in lines)
+
+
+def latency_ms(task: Task, networks: Mapping[str, nn.Module], repeats: int = 50) -> dict[str, float]:
     """Measure networks in onnxruntime, one thread, one frame, taking turns; the median of each."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {}
@@ -228,7 +313,7 @@ def torch_pruning_hooks(
 
     pruner = torch_pruning.pruner.GroupNormPruner(
         network,
-        task.example,
+        task.example.to(next(network.parameters()).device),
         torch_pruning.importance.GroupMagnitudeImportance(),
         pruning_ratio=ratio,
         round_to=multiple_of,

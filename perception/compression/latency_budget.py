@@ -217,7 +217,7 @@ def _applications(layer: Layer, given: torch.Size, made: torch.Size) -> int:
 
 
 def _layer_shapes(network: nn.Module, example: Tensor) -> dict[str, tuple[torch.Size, torch.Size]]:
-    """Give the shapes that every layer gets and makes of the example, in the order of the modules."""
+    """Give the shapes that every layer gets and makes of the example, in the order of the modules, on its own device."""
     shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
     handles = []
     for name, layer in network.named_modules():
@@ -229,7 +229,7 @@ def _layer_shapes(network: nn.Module, example: Tensor) -> dict[str, tuple[torch.
             handles.append(layer.register_forward_hook(keep))
     try:
         with evaluation_mode(network):
-            network(example)
+            network(example.to(next(network.parameters()).device))
     finally:
         for handle in handles:
             handle.remove()

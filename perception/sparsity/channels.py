@@ -16,8 +16,8 @@ from perception.sparsity.walk import ChannelWalk, not_followed, values_in
 def walk_channels(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> ChannelWalk:
     """Follow every channel of `network` from its producer to its readers.
 
-    example_input: one tensor, or a tuple of positional inputs, batch first and channels second. Raises InputError
-    for a network that torch.fx cannot trace or that the example does not fit.
+    example_input: one tensor, or a tuple of positional inputs, batch first and channels second, on any device. Raises
+    InputError for a network that torch.fx cannot trace or that the example does not fit.
     """
     graph_module = _trace(network, example_input)
     held = Counter(id(p) for m in network.modules() for p in m._parameters.values() if p is not None)
@@ -29,7 +29,9 @@ def walk_channels(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]
 
 
 def _trace(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> fx.GraphModule:
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    given = example_input if isinstance(example_input, tuple) else (example_input,)
+    device = next((parameter.device for parameter in network.parameters()), None)
+    inputs = tuple(value.to(device) for value in given)
     try:
         with evaluation_mode(network):
             graph_module = fx.symbolic_trace(network)

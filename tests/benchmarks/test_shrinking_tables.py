@@ -12,6 +12,7 @@ from benchmarks.tables.data import Labelled
 from benchmarks.tables.results import write_results
 from benchmarks.tables.runner import Request, run_cells
 from benchmarks.tables.shrinking import Task, batches, structured, torch_pruning_hooks, train_arm
+from perception.compression.cost import count_macs
 from perception.models.checkpoint import describe_leaves
 
 TINY = {"epochs": 2, "prune_epoch": 0, "learning_rate": 2e-3, "press": 0.1, "energy": 0.9, "target_share": 0.5}
@@ -43,8 +44,8 @@ def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.Monkey
     if table == "decompose":
         settings = {("accuracy", "small"): {"epochs": 2, "learning_rate": 2e-3}}
     if table == "expand":
-        monkeypatch.setattr(module, "EPOCHS", {"small": 2})
-        monkeypatch.setattr(module, "RATES", (0.01,))
+        plan = {"epochs": 2, "batch_frames": 16, "kernel": 5, "rates": (0.01, 0.1)}
+        monkeypatch.setattr(module, "SETTINGS", {"small": plan})
     else:
         monkeypatch.setattr(module, "SETTINGS", settings)
     request = request_for(table)
@@ -76,7 +77,30 @@ def test_batches_are_the_same_for_a_seed_and_mirror_labels_with_images() -> None
     maps = task.train.images[:, 0].long() % 4  # one label a pixel, told by the pixel itself
     marked = Task(Labelled(task.train.images, maps), task.test, 4, "mIoU", 16, 0)
     for batch in batches(marked, 0, 0):
-        assert torch.equal((255 * batch.images[:, 0]).round().long() % 4, batch.labels)
+        assert torch.equal(batch.images[:, 0].long() % 4, batch.labels)
+
+
+def test_every_frame_is_cut_out_of_its_padded_self() -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (7, 3, 5, 6), generator=generator).to(torch.uint8)
+    corners = torch.randint(0, 5, (7, 2), generator=generator)
+    padded = torch.zeros(7, 3, 9, 10, dtype=torch.uint8)
+    padded[:, :, 2:7, 2:8] = images
+    slow = [padded[k, :, y : y + 5, x : x + 6] for k, (y, x) in enumerate(corners.tolist())]
+    assert torch.equal(shrinking._shifted(images, corners, 2), torch.stack(slow))
+
+
+def test_training_cost_counts_the_smaller_network_only_after_it_shrank() -> None:
+    task = toy()
+    network = shrinking.seeded(lambda: shrinking.small_classifier(task), 0)
+    dense = count_macs(network, task.shape)
+
+    def shrink(epoch: int, trained: torch.nn.Module, _: object) -> None:
+        if epoch == 1:
+            trained[3] = torch.nn.Conv2d(32, 64, 3, stride=2, padding=1)
+
+    found = train_arm(task, network, request_for("prune"), epochs=3, learning_rate=1e-3, seed=0, after_epoch=shrink)
+    assert found["macs"] < dense and found["train_macs"] == 32 * (2 * dense + found["macs"])
 
 
 def test_structured_takes_the_structure_and_not_the_weights() -> None:

@@ -1,5 +1,6 @@
 """The dispatcher of tables: cells are kept, minutes are heeded, sections stand side by side."""
 
+import dataclasses
 import gzip
 import json
 import sys
@@ -11,8 +12,9 @@ import pytest
 
 from benchmarks.tables import __main__ as tables
 from benchmarks.tables.data import classification, data_kind
+from benchmarks.tables.machine import hardware
 from benchmarks.tables.results import Report
-from benchmarks.tables.runner import Cell, Request, run_cells
+from benchmarks.tables.runner import Cell, Request, machines, run_cells
 from benchmarks.tables.statistics import area_under_rejection_curve, expected_calibration_error, mean_and_spread
 from perception.errors import InputError
 
@@ -53,6 +55,41 @@ def test_spent_minutes_stop_before_the_next_cell(tmp_path: Path) -> None:
     assert len(done) < 3
     done, _ = run_cells(counting_cells(calls), request_for(), tmp_path)
     assert list(done) == ["a", "b", "c"]
+
+
+def test_processes_share_a_table_and_a_cell_waits_for_what_it_needs(tmp_path: Path) -> None:
+    calls: list[str] = []
+    a, b, c = counting_cells(calls)
+    cells = [a, b, dataclasses.replace(c, needs=("a", "b"))]
+    done, _ = run_cells(cells, request_for(), tmp_path, only="a|c")
+    assert list(done) == calls == ["a"]
+    done, _ = run_cells(cells, request_for(), tmp_path)
+    assert list(done) == calls == ["a", "b", "c"]
+
+
+def test_side_by_side_measurements_are_left_to_the_processor_and_follow_what_they_measure(tmp_path: Path) -> None:
+    calls: list[str] = []
+    a, b, c = counting_cells(calls)
+    cells = [a, b, dataclasses.replace(c, side_by_side=True)]
+    run_cells(cells[:1], request_for(), tmp_path)
+    done, _ = run_cells([cells[0], cells[2]], request_for(), tmp_path)
+    assert done["c"] == {"value": 2}
+    done, _ = run_cells(cells, request_for(), tmp_path)
+    done, _ = run_cells(cells, request_for(), tmp_path)
+    assert done["c"] == {"value": 4} and calls == ["a", "c", "b", "c"]
+    on_gpu = dataclasses.replace(request_for(), device="cuda")
+    done, _ = run_cells(cells, on_gpu, tmp_path / "gpu", only="c")
+    assert not done
+
+
+def test_page_names_every_machine(tmp_path: Path) -> None:
+    a, b, _ = counting_cells([])
+    cells = [a, dataclasses.replace(b, side_by_side=True)]
+    run_cells(cells, request_for(), tmp_path)
+    assert machines(cells, request_for(), tmp_path) == hardware("cpu")
+    kept = tmp_path / "toy" / "scenes-small" / "a.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"hardware": "a GPU"}))
+    assert machines(cells, request_for(), tmp_path) == f"a GPU; latency on {hardware('cpu')}"
 
 
 def test_mean_and_spread() -> None:

@@ -146,3 +146,10 @@ def test_measured_costs_grow_with_every_layer() -> None:
     model = measured_costs(network, groups, EXAMPLE, repeats=3)
     assert model.unit == "ms" and (model.call >= 0).all() and (model.pair >= 0).all()
     assert (model.call + model.pair > 0).all() and len(model.layers) == 5
+
+
+def test_costs_follow_the_network_to_its_device() -> None:
+    network, example = ERFNet(5, width=0.25), torch.zeros(1, 3, 16, 16)
+    expected = block_costs(network, find_groups(network, example), example).cost()
+    network.to("meta")  # a device other than the example's, as a GPU is
+    assert block_costs(network, find_groups(network, example), example).cost() == expected
