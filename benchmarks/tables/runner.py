@@ -26,6 +26,7 @@ class Request:
     size: str = "small"  # one of SIZES
     seeds: int = 3  # independent repetitions
     device: str = "cpu"
+    eager: bool = False  # on a GPU kernels are launched one by one instead of being replayed as a graph
 
     @property
     def section(self) -> str:

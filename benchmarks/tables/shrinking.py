@@ -144,6 +144,7 @@ def train_arm(
     mixed_precision: on a GPU only. train_seconds: of the processor, or of the clock where a GPU trains; train_macs:
     multiplications of all forward passes.
     """
+    on_gpu = request.device.startswith("cuda")
     settings = TrainSettings(
         epochs=epochs,
         batch_frames=task.batch_frames,
@@ -153,7 +154,9 @@ def train_arm(
         seed=seed,
         optimiser=optimiser,
         device=request.device,
-        mixed_precision=mixed_precision and request.device.startswith("cuda"),
+        mixed_precision=mixed_precision and on_gpu,
+        # What hooks do inside a step, as the peer's does, would be recorded once and never done again.
+        captured=on_gpu and not request.eager and after_step is None,
     )
     sizes = [_Size.of(network, task)]
 

@@ -25,10 +25,11 @@ from perception.compression.nuclear import calibrate_nuclear_strength, nuclear_s
 from perception.errors import InputError
 from perception.sparsity.groups import Groups, find_groups
 from perception.sparsity.proximal import calibrate_strength, measure_sparsity, proximal_step
-from perception.sparsity.ranking import zero_weakest
+from perception.sparsity.ranking import loss_importance, zero_weakest
 from perception.sparsity.removal import LayerRemoval, remove_zero_channels
 
 Costs = Literal["blocks", "measured", "parameters"]
+Importance = Literal["norm", "loss"]
 _COST_MODELS: dict[Costs, Callable[[nn.Module, Groups, Tensor], CostModel]] = {
     "blocks": block_costs,
     "measured": measured_costs,
@@ -48,6 +49,7 @@ class ShrinkSettings:
     target_share: float | None = None  # of the neurons' parameters that must be gone after the last reload
     target_cost_share: float | None = None  # of the network's cost, by the model of `costs`, that may be left then
     costs: Costs = "blocks"  # the model: block_costs (repeatable), measured_costs, or parameter_costs
+    importance: Importance = "norm"  # of a neuron, for target_cost_share: its norm, or its estimated share in the loss
     strength_by_cost: float = 0.0  # power of a neuron's share in the latency by which it is pressed harder; 0: alike
     first_layers: int = 3  # layers that are protected
     first_factor: float = 0.4  # of the strength that protected layers get
@@ -64,6 +66,7 @@ class ShrinkSettings:
             "target_share": self.target_share is None or 0 <= self.target_share < 1,
             "target_cost_share": self.target_cost_share is None or 0 < self.target_cost_share <= 1,
             "costs": self.costs in _COST_MODELS,
+            "importance": self.importance in ("norm", "loss"),
             "strength_by_cost": 0 <= self.strength_by_cost <= 1,
             "first_factor": self.first_factor >= 0,
             "minimum_channels": self.minimum_channels >= 1,
@@ -167,7 +170,7 @@ class CompressionAwareTraining:
         if last and self.settings.target_share is not None:
             zero_weakest(self.groups, self._share_still_due())
         if epoch in self.settings.reload_epochs and self.settings.target_cost_share is not None:
-            self._spend(epoch, network)
+            self._spend(epoch, network, optimizer)
         measured = measure_sparsity(self.groups)
         if epoch in self.settings.reload_epochs:
             removed = self._remove(network, optimizer)
@@ -184,7 +187,7 @@ class CompressionAwareTraining:
         now = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
         return max(0.0, 1 - (1 - self.settings.target_share) * self._parameters_at_start / now)
 
-    def _spend(self, epoch: int, network: nn.Module) -> None:
+    def _spend(self, epoch: int, network: nn.Module, optimizer: Optimizer) -> None:
         """Zero neurons until the network costs what it may cost after this reload."""
         assert self.settings.target_cost_share is not None
         reloads = sorted(set(self.settings.reload_epochs))
@@ -195,6 +198,7 @@ class CompressionAwareTraining:
             share * self._cost_at_start,
             bundle=self.settings.multiple_of,
             minimum_channels=max(self.settings.multiple_of, self.settings.minimum_channels),
+            importance=loss_importance(self.groups, optimizer) if self.settings.importance == "loss" else None,
         )
 
     def _remove(self, network: nn.Module, optimizer: Optimizer) -> tuple[LayerRemoval, ...]:

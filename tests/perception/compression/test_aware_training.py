@@ -122,6 +122,32 @@ def test_latency_target_is_approached_in_equal_ratios_and_pressing_ends_with_it(
     assert hooks.records[-1].neurons_zero == 0
 
 
+def test_neurons_that_matter_least_to_the_loss_leave_where_asked() -> None:
+    network, example = small_network(), torch.zeros(1, 1, 8, 8)
+    with torch.no_grad():  # strong, and unheard: by their norm they would stay
+        network[0].weight[:8] *= 10
+        network[4].weight[:, :8] = 0
+    settings = ShrinkSettings(
+        strength_share=0,
+        reload_epochs=(0,),
+        target_cost_share=0.9,
+        costs="parameters",
+        importance="loss",
+        multiple_of=8,
+    )
+    hooks = CompressionAwareTraining(network, example, 1e-3, settings)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-5)
+    for sample in problem()[:2]:
+        optimizer.zero_grad()
+        F.cross_entropy(network(sample.images), sample.labels).backward()
+        optimizer.step()
+    with torch.no_grad():
+        network[4].weight[:, :8] = 0
+    before = network[0].weight[8:].detach().clone()
+    hooks.after_epoch(0, network, optimizer)
+    assert torch.equal(network[0].weight, before)
+
+
 def test_dear_neurons_are_pressed_harder() -> None:
     network, example = ERFNet(7, 0.5), torch.zeros(1, 3, 32, 64)
     alike = CompressionAwareTraining(network, example, 0.01, ShrinkSettings(reload_epochs=(1,)))
