@@ -1,11 +1,12 @@
 """Duel: counting a confusion matrix, ours against torchmetrics and against cityscapesScripts' Python path.
 
-    python benchmarks/confusion.py [--rounds 7] [--images 10]
+    python benchmarks/confusion.py [--rounds 7] [--images 10] [--threads 1 2]
 
 Label maps of 1024 x 2048 pixels in 19 classes and void. All must count equal integers before anything is timed; rounds
 alternate, the least time of a round counts. torchmetrics: the update of MulticlassConfusionMatrix. cityscapesScripts:
 its own evaluatePair with its C extension off and images handed over in memory. Beside it: what it costs to count every
 frame into one matrix a drive and condition and to sum those into all slices at the end, as a share of counting once.
+torch gets each number of threads in turn and the least ratio decides; ours and cityscapesScripts' use one thread always.
 The limit is one increment a pixel and nanosecond. The last line is JSON.
 """
 
@@ -39,10 +40,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    cv2.setNumThreads(options.threads)
     pairs = [_pair(seed) for seed in range(options.images)]
     runs = {
         "ours": _ours,
@@ -53,15 +52,25 @@ def main() -> int:
     counts = {name: run(pairs) for name, run in runs.items()}
     for name, found in counts.items():
         assert np.array_equal(found, counts["ours"]), f"{name} counts other integers"
+    measured = {threads: _measure(runs, pairs, options.rounds, threads) for threads in options.threads}
+    report = _report(measured)
+    print(json.dumps(report))
+    return 0 if report["pass"] else 1
+
+
+def _measure(runs: dict[str, Callable], pairs: list, rounds: int, threads: int) -> dict[str, float]:
+    """Return the ms an image of each run's fastest round."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
     seconds = dict.fromkeys(runs, float("inf"))
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         for name, run in runs.items():
             start = time.perf_counter()
             run(pairs)
             seconds[name] = min(seconds[name], time.perf_counter() - start)
-    report = _report({name: 1e3 * each / len(pairs) for name, each in seconds.items()})
-    print(json.dumps(report))
-    return 0 if report["pass"] else 1
+    found = {name: 1e3 * each / len(pairs) for name, each in seconds.items()}
+    print(f"{threads} thread(s), ms an image: {', '.join(f'{name} {each:.2f}' for name, each in found.items())}")
+    return found
 
 
 def _pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,22 +152,25 @@ def _cityscapes(pairs: list) -> Callable:
     return run
 
 
-def _report(ms: dict[str, float]) -> dict:
-    ratios = {name: ms[name] / ms["ours"] for name in ("torchmetrics", "cityscapesscripts")}
-    extra = ms["sliced"] / ms["ours"] - 1
-    passed = ratios["torchmetrics"] >= TORCHMETRICS_BAR and ratios["cityscapesscripts"] >= CITYSCAPES_BAR
+def _report(measured: dict[int, dict[str, float]]) -> dict:
+    """Judge by the number of threads that is worst for ours."""
+    threads = min(measured, key=lambda each: measured[each]["torchmetrics"] / measured[each]["ours"])
+    ms = measured[threads]
+    cityscapes = min(each["cityscapesscripts"] / each["ours"] for each in measured.values())
+    extra = max(each["sliced"] / each["ours"] for each in measured.values()) - 1
+    ratio = ms["torchmetrics"] / ms["ours"]
     load = os.getloadavg()[0]
     return {
         "duel": "confusion",
         "ours": round(ms["ours"], 3),
         "peer": round(ms["torchmetrics"], 3),
         "unit": "ms an image of 1024 x 2048",
-        "ratio": round(ratios["torchmetrics"], 2),
+        "ratio": round(ratio, 2),
+        "ratio_by_threads": {str(n): round(each["torchmetrics"] / each["ours"], 2) for n, each in measured.items()},
         "bar": TORCHMETRICS_BAR,
         "limit_share": round(HEIGHT_PX * WIDTH_PX * 1e-6 / ms["ours"], 3),
-        "pass": bool(passed and extra <= SLICES_BAR),
-        "cityscapesscripts": round(ms["cityscapesscripts"], 3),
-        "cityscapesscripts_ratio": round(ratios["cityscapesscripts"], 2),
+        "pass": bool(ratio >= TORCHMETRICS_BAR and cityscapes >= CITYSCAPES_BAR and extra <= SLICES_BAR),
+        "cityscapesscripts_ratio": round(cityscapes, 2),
         "cityscapesscripts_bar": CITYSCAPES_BAR,
         "slices_extra": round(extra, 4),
         "slices_bar": SLICES_BAR,
