@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
-from perception.data.decoding import decode_image, decode_label
-from perception.data.loading import LoadSettings
+from perception.data.decoding import decode_image, decode_label, image_size
+from perception.data.loading import LoadSettings, resize_image, resize_label
 from perception.data.readers import READERS, RawFrame, Reader
 from perception.data.taxonomies import apply_lookup, label_lookup, load_taxonomy
 from perception.errors import InputError
@@ -47,17 +46,15 @@ class FolderFrames:
         frame = self._frames[index]
         data = self._reader.label(frame)
         assert data is not None and frame.label_path is not None, "frames without labels were left out"
-        height, width = self.full_image(index).shape[:2]
-        raw = decode_label(data, frame.label_path, load_taxonomy(self._reader.taxonomy), (height, width))
+        size = image_size(self._reader.image(frame), frame.image_path)
+        raw = decode_label(data, frame.label_path, load_taxonomy(self._reader.taxonomy), size)
         return apply_lookup(raw, self._lookup)
 
     def load(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Load one frame at the network's size: image (3, height, width) uint8 RGB, label (height, width) uint8."""
-        size = (self._settings.width_px, self._settings.height_px)
-        image, label = Image.fromarray(self.full_image(index)), Image.fromarray(self.full_label(index))
-        if image.size != size:
-            image, label = image.resize(size, Image.Resampling.BILINEAR), label.resize(size, Image.Resampling.NEAREST)
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)), np.asarray(label)
+        shown = (self._settings.height_px, self._settings.width_px)
+        image = resize_image(self.full_image(index), shown)
+        return np.ascontiguousarray(image.transpose(2, 0, 1)), resize_label(self.full_label(index), shown)
 
 
 def recognise_format(root: Path, part: str | None) -> Reader:

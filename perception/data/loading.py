@@ -115,8 +115,8 @@ class FrameSet:
     def load(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Load one frame: image (3, height, width) uint8 RGB, label (height, width) uint8 class ids, 255 = ignore.
 
-        The image is resized bilinearly with antialiasing, the label to its nearest pixel. Raises InputError for a blob
-        that is missing or corrupt and BadFrame for one that cannot be decoded.
+        A smaller image averages the pixels under each of its own, a larger one is bilinear; the label takes its nearest
+        pixel. Raises InputError for a blob that is missing or corrupt and BadFrame for one that cannot be decoded.
         """
         image, label = self._resized(index)
         return np.ascontiguousarray(image.transpose(2, 0, 1)), label.copy()
@@ -144,9 +144,9 @@ class FrameSet:
     def _decode(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         shown = (self.settings.height_px, self.settings.width_px)
         # The store checks the bytes' sha256, so they are those that were admitted.
-        image = decode_stored_image(self._store.get(self._image_uris[index]), self._name(index, "image"))
-        label = self._decode_label(index, image.shape[:2], shown)
-        return image if image.shape[:2] == shown else _resize(image, shown), label
+        data, name = self._store.get(self._image_uris[index]), self._name(index, "image")
+        image = resize_image(decode_stored_image(data, name, shown), shown)
+        return image, self._decode_label(index, image_size(data, name), shown)
 
     def _decode_label(
         self, index: int, size: tuple[int, ...], shown: tuple[int, int] | None = None
@@ -238,6 +238,25 @@ class WaitingTime:
                 return
             start = time.perf_counter()
             yield batch
+
+
+def resize_image(image: NDArray[np.uint8], shown: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize (height, width, 3) uint8 to `shown`, (height, width).
+
+    Where it shrinks, each new pixel averages those under it; where it grows, it is bilinear.
+    """
+    height, width = (min(own, wanted) for own, wanted in zip(image.shape, shown, strict=False))
+    for size, method in (((height, width), cv2.INTER_AREA), (shown, cv2.INTER_LINEAR)):
+        if image.shape[:2] != size:
+            image = np.asarray(cv2.resize(image, size[::-1], interpolation=method), np.uint8)
+    return image
+
+
+def resize_label(label: NDArray[np.uint8], shown: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize (height, width) uint8 to `shown`, (height, width); each new pixel takes the nearest one."""
+    if label.shape == shown:
+        return label
+    return np.asarray(cv2.resize(label, shown[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
 def pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
@@ -352,13 +371,6 @@ def _copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _resize(image: NDArray[np.uint8], shown: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize (height, width, 3) bilinearly with antialiasing; Pillow's result to one level, several times faster."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(pixels, shown, mode="bilinear", antialias=True)
-    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
-
-
 def _augmented(frames: FrameSet, seed: int, cycle: int, index: int, augment: Augment | None) -> _Frame:
     image, label = frames._resized(index)
     if augment is None:
@@ -405,7 +417,7 @@ def _scaled(image: NDArray[np.uint8], label: NDArray[np.uint8], size: tuple[int,
     """Resize the image bilinearly and the label to its nearest pixels, and mirror both."""
     if label.shape != size:
         image = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
-        label = np.asarray(cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+        label = resize_label(label, size)
     if mirrored:
         return np.asarray(cv2.flip(image, 1), np.uint8), np.asarray(cv2.flip(label, 1), np.uint8)
     return image, label

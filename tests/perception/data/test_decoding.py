@@ -203,6 +203,25 @@ def test_stored_images_of_other_kinds_and_bad_ones_are_treated_as_new_ones() -> 
             decode_stored_image(data, PATH)
 
 
+@pytest.mark.parametrize(
+    ("at_least", "size"), [((40, 56), (40, 56)), ((21, 28), (40, 56)), ((20, 28), (20, 28)), ((5, 7), (5, 7)), ((1, 1), (5, 7))]
+)
+def test_stored_jpegs_are_decoded_smaller_where_that_is_enough(at_least: tuple[int, int], size: tuple[int, int]) -> None:
+    smooth = Image.fromarray(PIXELS).resize((56, 40), Image.Resampling.BICUBIC)
+    data = encoded(smooth, "JPEG", quality=95, subsampling=0)
+    small = decode_stored_image(data, PATH, at_least)
+    assert small.shape == (*size, 3)
+    factor = 40 // size[0]
+    blocks = decode_image(data, PATH).reshape(size[0], factor, size[1], factor, 3).mean(axis=(1, 3))
+    assert np.abs(small - blocks).mean() < 1 and np.abs(small - blocks).max() < 10
+
+
+def test_stored_images_whose_size_cannot_be_halved_are_decoded_whole() -> None:
+    odd = Image.fromarray(PIXELS).resize((57, 40), Image.Resampling.BICUBIC)
+    for data in (encoded(odd, "JPEG"), encoded(odd)):
+        assert np.array_equal(decode_stored_image(data, PATH, (4, 4)), decode_image(data, PATH))
+
+
 @pytest.mark.parametrize("palette", [False, True])
 def test_stored_labels_are_resized_mapped_and_checked(palette: bool) -> None:
     image = Image.fromarray(LABEL)

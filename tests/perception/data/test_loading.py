@@ -87,14 +87,49 @@ def test_load_at_the_stored_size_is_exact(tmp_path: Path) -> None:
     assert np.array_equal(label, np.where(raw == 11, 255, raw))
 
 
-def test_load_resizes_antialiased_and_nearest(tmp_path: Path) -> None:
+def test_load_averages_the_image_and_takes_the_nearest_label(tmp_path: Path) -> None:
     frames, store = make(tmp_path, 1, size=(64, 128))
     image, label = FrameSet(frames, store, SETTINGS).load(0)
     raw = stored(frames, store, 0, "label_uri")
     assert np.array_equal(label, np.where(raw == 11, 255, raw)[2::4, 2::4])
-    pixels = torch.from_numpy(stored(frames, store, 0, "image_uri").transpose(2, 0, 1).copy())[None].float()
-    other = torch.nn.functional.interpolate(pixels, (16, 32), mode="bilinear", antialias=True)[0]
-    assert np.abs(image - other.numpy()).max() <= 1
+    blocks = stored(frames, store, 0, "image_uri").reshape(16, 4, 32, 4, 3).mean(axis=(1, 3))
+    assert np.abs(image - blocks.transpose(2, 0, 1)).max() <= 0.5
+
+
+def slow_share(own: int, new: int) -> NDArray[np.float64]:
+    """Return what share of each new pixel along an axis every old one covers: (new, own)."""
+    edges = np.arange(new + 1) * own / new
+    old = np.arange(own)
+    return np.clip(np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old), 0, None) * new / own
+
+
+@pytest.mark.parametrize("shown", [(10, 23), (7, 31), (20, 31), (5, 8)])
+def test_images_shrink_to_the_average_of_what_lies_under_each_pixel(shown: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    expected = np.einsum("yh,hwc,xw->yxc", slow_share(20, shown[0]), image, slow_share(31, shown[1]))
+    assert np.abs(loading.resize_image(image, shown) - expected).max() <= 0.51
+
+
+def test_images_grow_bilinearly_and_each_axis_for_itself() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float()
+    grown = torch.nn.functional.interpolate(pixels, (45, 62), mode="bilinear")[0].permute(1, 2, 0).numpy()
+    assert np.abs(loading.resize_image(image, (45, 62)) - grown).max() <= 1
+    both = loading.resize_image(loading.resize_image(image, (10, 31)), (10, 62))
+    assert np.array_equal(loading.resize_image(image, (10, 62)), both)
+
+
+def test_a_jpeg_that_is_decoded_smaller_keeps_its_label_in_place(tmp_path: Path) -> None:
+    """Colour every pixel by its class, in blocks of 16: after loading at half size each colour lies on its class."""
+    store = FolderStore(tmp_path)
+    label = np.kron(np.arange(8, dtype=np.uint8).reshape(2, 4), np.ones((16, 16), np.uint8))
+    data = io.BytesIO()
+    Image.fromarray(np.stack([label * 30 + 20] * 3, 2)).save(data, "JPEG", quality=95)
+    row = {"image_uri": store.put(data.getvalue(), "jpg").uri, "label_uri": store.put(png(label), "png").uri}
+    frames = pd.DataFrame([{"frame_id": "f", **row, "label_taxonomy": "camvid11"}])
+    image, ids = FrameSet(frames, store, SETTINGS).load(0)
+    assert np.array_equal(ids, label[::2, ::2])
+    assert np.abs(image - (ids * 30.0 + 20)).max() <= 4
 
 
 def test_full_label_keeps_its_size(tmp_path: Path) -> None:
