@@ -71,9 +71,11 @@ class FrameParameters:
 
     def prepare(self) -> None:
         """Fix the number of threads; equal sums need an equal split of the work."""
+        import cv2
         import torch
 
         torch.set_num_threads(self.threads)
+        cv2.setNumThreads(self.threads)  # frames are loaded by threads that have one each to work on
 
 
 @dataclass(frozen=True, kw_only=True)

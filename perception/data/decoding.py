@@ -79,9 +79,7 @@ def decode_label(data: bytes, path: Path | str, taxonomy: Taxonomy, size: tuple[
     return label
 
 
-def decode_stored_image(
-    data: bytes, path: Path | str, at_least: tuple[int, int] | None = None
-) -> NDArray[np.uint8]:
+def decode_stored_image(data: bytes, path: Path | str, at_least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Decode an image that was admitted before and whose bytes are known unchanged: decode_image, but faster.
 
     The same pixels as decode_image's. With `at_least`, (height, width), a JPEG is decoded at a half, a fourth or an

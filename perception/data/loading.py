@@ -1,11 +1,13 @@
 """Load frames as batches: decode, resize, augment; the same seed gives the same batches on any machine."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -25,6 +27,19 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 _ORDER_STREAM, _AUGMENT_STREAM = 1, 2
 
 
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Count the cores that this process may use: those it may run on, and no more than its container's share of time.
+
+    quota: where Linux's control groups (version 2) say "MICROSECONDS PERIOD" or "max PERIOD" of this container.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if allowed == "max" else max(1, min(cores, round(int(allowed) / int(period))))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadSettings:
     """Say how frames are to be loaded."""
@@ -33,7 +48,8 @@ class LoadSettings:
     width_px: int  # width that every image and label is resized to
     taxonomy: str  # taxonomy whose class ids the labels get
     cache_mib: int = 1024  # memory for decoded and resized frames; 0 keeps none
-    workers: int = 2  # threads that load ahead of the training step; 0 loads in its own thread. Batches are the same
+    # Threads that load ahead of the training step; 0 loads in its own thread. Batches are the same whatever their number.
+    workers: int = field(default_factory=lambda: usable_cores())
 
     def __post_init__(self) -> None:
         for name, low in (("height_px", 1), ("width_px", 1), ("cache_mib", 0), ("workers", 0)):
@@ -301,7 +317,10 @@ _Draw = TypeVar("_Draw")
 def _batches(
     batches: Sequence[Sequence[_Draw]], load: Callable[[_Draw], _Frame], settings: LoadSettings, as_bytes: bool
 ) -> Iterator[Batch]:
-    """Load batches in their order, each frame by whichever worker is free, up to two batches ahead of who takes them."""
+    """Load batches in their order, each frame by whichever worker is free, ahead of who takes them.
+
+    Two batches ahead, or as many as give every worker a frame while the last frame of the first batch is waited for.
+    """
     fill = _fill_bytes if as_bytes else _fill_floats
 
     def start(batch: Sequence[_Draw]) -> tuple[Batch, list[Callable[[], None]]]:
@@ -317,11 +336,12 @@ def _batches(
         return
     pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="load")
     waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
+    ahead = max(2, 1 + -(-settings.workers // max(map(len, batches), default=1)))
     try:
         for batch in batches:
             made, tasks = start(batch)
             waiting.append((made, [pool.submit(task) for task in tasks]))
-            if len(waiting) > 2:
+            if len(waiting) > ahead:
                 yield _finished(*waiting.popleft())
         while waiting:
             yield _finished(*waiting.popleft())
@@ -338,8 +358,9 @@ def _finished(batch: Batch, loaded: "list[Future[None]]") -> Batch:
 def _empty_batch(count: int, settings: LoadSettings, as_bytes: bool) -> Batch:
     height, width = settings.height_px, settings.width_px
     if as_bytes:
-        images = torch.empty((count, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-        return Batch(images, torch.empty((count, height, width), dtype=torch.uint8))
+        # Loaded straight into memory that a GPU can fetch from by itself, the training loop need not copy anything.
+        empty = partial(torch.empty, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        return Batch(empty((count, height, width, 3)).permute(0, 3, 1, 2), empty((count, height, width)))
     images = torch.empty((count, 3, height, width), dtype=torch.float32)
     return Batch(images, torch.empty((count, height, width), dtype=torch.int64))
 
@@ -368,7 +389,7 @@ def _fill_floats(target: NDArray[Any], image: NDArray[np.uint8]) -> None:
 def _copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
 def _augmented(frames: FrameSet, seed: int, cycle: int, index: int, augment: Augment | None) -> _Frame:

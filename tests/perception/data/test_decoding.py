@@ -204,9 +204,12 @@ def test_stored_images_of_other_kinds_and_bad_ones_are_treated_as_new_ones() -> 
 
 
 @pytest.mark.parametrize(
-    ("at_least", "size"), [((40, 56), (40, 56)), ((21, 28), (40, 56)), ((20, 28), (20, 28)), ((5, 7), (5, 7)), ((1, 1), (5, 7))]
+    ("at_least", "size"),
+    [((40, 56), (40, 56)), ((21, 28), (40, 56)), ((20, 28), (20, 28)), ((5, 7), (5, 7)), ((1, 1), (5, 7))],
 )
-def test_stored_jpegs_are_decoded_smaller_where_that_is_enough(at_least: tuple[int, int], size: tuple[int, int]) -> None:
+def test_stored_jpegs_are_decoded_smaller_where_that_is_enough(
+    at_least: tuple[int, int], size: tuple[int, int]
+) -> None:
     smooth = Image.fromarray(PIXELS).resize((56, 40), Image.Resampling.BICUBIC)
     data = encoded(smooth, "JPEG", quality=95, subsampling=0)
     small = decode_stored_image(data, PATH, at_least)

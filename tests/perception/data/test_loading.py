@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from perception.data.loading import (
     ordered_batches,
     pixel_counts,
     shuffled_batches,
+    usable_cores,
 )
 from perception.data.store import FolderStore
 from perception.errors import InputError
@@ -403,6 +405,15 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         next(ordered_batches(loaded, 0))
     with pytest.raises(InputError, match="there are no frames to train on"):
         next(shuffled_batches(FrameSet(frames[:0], store, SETTINGS), 1, 0, 0, None))
+
+
+def test_usable_cores_heed_the_containers_share(tmp_path: Path) -> None:
+    quota = tmp_path / "cpu.max"
+    own = usable_cores(quota)
+    assert own == len(os.sched_getaffinity(0))
+    for text, cores in (("max 100000", own), ("100000 100000", 1), ("20000 100000", 1), ("9900000 100000", own)):
+        quota.write_text(text + "\n")
+        assert usable_cores(quota) == cores, text
 
 
 def test_waiting_time_counts_only_the_wait(tmp_path: Path) -> None:
