@@ -20,8 +20,8 @@ from benchmarks.tables.runner import SIZES, Request, machines, run_cells
 from perception.errors import InputError
 
 HELPERS = {
-    "__main__", "committees", "data", "dpe_report", "dpe_segmentation", "machine", "results", "runner", "shrinking",
-    "statistics",
+    "__main__", "adaptation_batches", "adaptation_data", "adaptation_report", "committees", "data", "dpe_report",
+    "dpe_segmentation", "machine", "results", "runner", "shrinking", "statistics",
 }  # fmt: skip
 RUN_OUT = 4
 
@@ -39,6 +39,8 @@ def main(arguments: list[str]) -> int:
             seeds=options.seeds,
             device=options.device,
             eager=options.eager,
+            work=options.work,
+            workers=options.workers,
         )
         cells = module.cells(request)
         done, seconds = run_cells(cells, request, options.work, options.minutes, options.only)
@@ -87,6 +89,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="independent repetitions")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--eager", action="store_true", help="on a GPU, launch kernels one by one; slower")
+    parser.add_argument("--workers", type=int, default=1, help="processes that prepare data")
     parser.add_argument("--minutes", type=float, default=0.0, help="start no cell after so many minutes; 0: no limit")
     parser.add_argument("--only", help="run the cells whose name matches this, write no table: for several processes")
     parser.add_argument("--partial", action="store_true", help="write the rows that are done, though others are not")

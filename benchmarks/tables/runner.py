@@ -27,6 +27,8 @@ class Request:
     seeds: int = 3  # independent repetitions
     device: str = "cpu"
     eager: bool = False  # on a GPU kernels are launched one by one instead of being replayed as a graph
+    work: Path = Path("build/tables")  # where cells keep what later ones need
+    workers: int = 1  # processes that prepare data
 
     @property
     def section(self) -> str:

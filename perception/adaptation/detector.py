@@ -139,25 +139,32 @@ def mask_logits(features: Tensor, boxes: Tensor, controllers: Tensor, points: Te
     return torch.baddbmm(bias_2[:, :, None], weight_2[:, None], hidden)[:, 0]
 
 
-def sample_features(mask_features: Tensor, frames: Tensor, points: Tensor) -> Tensor:
+def sample_features(
+    mask_features: Tensor, frames: Tensor, points: Tensor, rows_per_frame: int | None = None
+) -> Tensor:
     """Read mask features at points, bilinearly.
 
-    mask_features: (frame, 8, h/2, w/2); frames: (instance,) int64; points: (instance, point, 2) x and y in pixels.
-    Returns (instance, 8, point).
+    mask_features: (frame, 8, h/2, w/2); frames: (instance,) int64; points: (instance, point, 2) x and y in pixels;
+    rows_per_frame: so many instances has every frame, in the frames' order, where that is so. Returns
+    (instance, 8, point).
     """
     height, width = mask_features.shape[-2:]
-    size = torch.tensor([width, height], device=points.device, dtype=points.dtype) * MASK_STRIDE_PX
-    grid = 2.0 * points / size - 1.0
+    sizes_px = (width * MASK_STRIDE_PX, height * MASK_STRIDE_PX)
+    grid = torch.stack([2.0 * points[..., axis] / size_px - 1.0 for axis, size_px in enumerate(sizes_px)], dim=-1)
+    if rows_per_frame is not None:
+        by_frame = grid.unflatten(0, (-1, rows_per_frame))
+        return _sampled(mask_features, by_frame).transpose(1, 2).flatten(0, 1)
     parts = []
     for frame in torch.unique_consecutive(
         frames
     ).tolist():  # the instances of a frame share its features without a copy
         own = grid[frames == frame]
-        sampled = F.grid_sample(
-            mask_features[frame][None], own[None], mode="bilinear", padding_mode="border", align_corners=False
-        )
-        parts.append(sampled[0].transpose(0, 1))
+        parts.append(_sampled(mask_features[frame][None], own[None])[0].transpose(0, 1))
     return torch.cat(parts) if parts else mask_features.new_zeros((0, MASK_CHANNELS, points.shape[1]))
+
+
+def _sampled(features: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 @dataclass(frozen=True, kw_only=True)

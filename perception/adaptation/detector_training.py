@@ -347,6 +347,7 @@ def heat_loss(logits: Tensor, batch: DetectionBatch) -> Tensor:
 
     Law, Deng, "CornerNet", ECCV 2018 (arXiv 1808.01244), eq. 1 with alpha 2 and beta 4.
     """
+    logits = logits.float()
     probability = logits.sigmoid()
     centers = batch.heat >= 1.0
     at_centers = (1 - probability).square() * F.softplus(-logits)
@@ -357,9 +358,12 @@ def heat_loss(logits: Tensor, batch: DetectionBatch) -> Tensor:
 
 def box_loss(sides: Tensor, batch: DetectionBatch) -> Tensor:
     """Average 1 - GIoU over the weighted places; sides (frame, 4, h/4, w/4) in pixels."""
-    used = batch.side_weights > 0
-    weights = batch.side_weights[used]
-    losses = 1 - _giou_from_sides(sides.permute(0, 2, 3, 1)[used], batch.sides.permute(0, 2, 3, 1)[used])
+    weights = batch.side_weights.flatten()
+    first, second = (each.permute(0, 2, 3, 1).reshape(-1, 4) for each in (sides.float(), batch.sides))
+    if not sides.is_cuda:  # a GPU would have to wait for the number of places, and is as fast with all of them
+        used = weights > 0
+        weights, first, second = weights[used], first[used], second[used]
+    losses = 1 - _giou_from_sides(first, second)
     return share_of_mean((weights * losses).sum(), weights.sum())
 
 
@@ -373,23 +377,35 @@ def _giou_from_sides(first: Tensor, second: Tensor) -> Tensor:
     return shared / union.clamp(min=1e-6) - (around - union) / around.clamp(min=1e-6)
 
 
-def mask_loss(output: DetectorOutput, batch: DetectionBatch) -> Tensor:
-    """Average cross-entropy and dice loss of the masks over instances, each on a grid of points over its true box."""
-    frames, rows = torch.nonzero(batch.places >= 0, as_tuple=True)
+def mask_loss(output: DetectorOutput, batch: DetectionBatch, padded: bool | None = None) -> Tensor:
+    """Average cross-entropy and dice loss of the masks over instances, each on a grid of points over its true box.
+
+    padded: whether rows without an instance are computed, with weight 0; by default on a GPU, which would have to wait for
+    the number of instances.
+    """
+    padded = batch.places.is_cuda if padded is None else padded
+    learnt = batch.places >= 0
+    frames, rows = _all_rows(learnt) if padded else torch.nonzero(learnt, as_tuple=True)
     if not len(frames):
         return share_of_mean(output.mask_features.sum() * 0, output.mask_features.new_zeros(()))
-    boxes = batch.boxes[frames, rows]
+    boxes, weights = batch.boxes[frames, rows], learnt[frames, rows].float()
     points = grid_points(boxes)
-    controllers = output.controllers.flatten(2)[frames, :, batch.places[frames, rows]]
-    features = sample_features(output.mask_features, frames, points)
-    logits = mask_logits(features, boxes, controllers, points)
+    controllers = output.controllers.flatten(2)[frames, :, batch.places[frames, rows].clamp(min=0)]
+    features = sample_features(output.mask_features, frames, points, rows_per_frame=learnt.shape[1] if padded else None)
+    logits = mask_logits(features, boxes, controllers, points).float()
     truth = (_values_at(batch.numbers, frames, points) == (rows + 1)[:, None]).to(logits.dtype)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1)
     probability = logits.sigmoid()
     overlap = 2 * (probability * truth).sum(dim=1) + 1
     dice = 1 - overlap / (probability.square().sum(dim=1) + truth.sum(dim=1) + 1)
-    losses = entropy + dice
-    return share_of_mean(losses.sum(), losses.new_tensor(float(len(losses))))
+    return share_of_mean((weights * (entropy + dice)).sum(), weights.sum())
+
+
+def _all_rows(learnt: Tensor) -> tuple[Tensor, Tensor]:
+    """Give frame and row of every place of a table (frame, n), row by row."""
+    count, width = learnt.shape
+    index = torch.arange(count * width, device=learnt.device)
+    return index // width, index % width
 
 
 def grid_points(boxes: Tensor) -> Tensor:

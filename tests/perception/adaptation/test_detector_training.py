@@ -156,6 +156,19 @@ def test_every_parameter_learns_and_empty_frames_do_no_harm():
     assert torch.isfinite(loss)
 
 
+def test_padding_that_spares_a_gpu_the_waiting_changes_no_mask_loss():
+    torch.manual_seed(0)
+    network = ForegroundDetector(2, 0.5).eval()
+    frames = [three_things(), np.zeros((64, 96), np.uint16), np.roll(three_things(), 9, axis=1)]
+    images = [np.random.default_rng(n).integers(0, 256, (64, 96, 3), np.uint8) for n in range(3)]
+    batch = training._batch([(image, encoded(each)) for image, each in zip(images, frames, strict=True)])
+    output = network(batch.images)
+    counted, padded = (training.mask_loss(output, batch, padded=each) for each in (False, True))
+    torch.testing.assert_close(counted, padded)
+    one, other = (torch.autograd.grad(each, list(network.mask.parameters()), retain_graph=True) for each in (counted, padded))
+    torch.testing.assert_close(one, other)
+
+
 def test_values_outside_the_frame_belong_to_nothing():
     numbers = torch.ones(1, 4, 6, dtype=torch.int16)
     points = torch.tensor([[[-0.1, 1.0], [5.9, 3.9], [6.1, 1.0], [2.0, 4.2]]])

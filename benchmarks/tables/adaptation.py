@@ -1,0 +1,465 @@
+"""Learning from the simulator without a real label: table 2 of "Effective Use of Synthetic Data", on streets of ours.
+
+Saleh, Aliakbarian, Salzmann, Petersson, Alvarez, ECCV 2018 (arXiv 1807.06132). A segmentation network and a foreground
+detector learn from the simulator; both are fused on unlabelled target frames; one network learns from what they say.
+Rows are judged on target frames that nothing has learnt from; only `fully supervised` ever sees a target label.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.tables import adaptation_data as data
+from benchmarks.tables.adaptation_batches import DetectionStream, Labels, SegmentationStream, Variation
+from benchmarks.tables.adaptation_report import ROWS, page, plot
+from benchmarks.tables.data import SEGMENTATION
+from benchmarks.tables.results import Report
+from benchmarks.tables.runner import Cell, Found, Request
+from perception.adaptation.detector import DETECTOR_NETWORKS, DetectSettings, ForegroundDetector, detect
+from perception.adaptation.detector_training import TargetSettings, detection_loss
+from perception.adaptation.fusion import FusionSettings, Instances, fuse, pseudo_ground_truth
+from perception.adaptation.pseudo import BINS, IGNORE, ConfidenceHistogram, class_thresholds
+from perception.data.scenes.world import World, world_from_dict
+from perception.errors import InputError
+from perception.metrics.confusion import iou
+from perception.metrics.detection import Objects, average_precision
+from perception.models.checkpoint import load_network, save_network
+from perception.models.erfnet import ERFNet
+from perception.training.loop import TrainSettings, class_weights, evaluation_mode, fit
+
+ABOUT = "learning from the simulator: source only, fused, pseudo-labels, full supervision"
+WORLD_SEED = 7  # of all rendered frames: seeds of the table vary what is learnt from them
+THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(19))  # of the detector's score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Say how large the experiment is."""
+
+    street_px: tuple[int, int]  # height and width of rendered targets
+    camvid_px: tuple[int, int]
+    simulator_frames: int
+    foreground_frames: int  # more simulator frames, their foreground in random textures
+    held_out_frames: int  # simulator frames in random textures that nothing learns from: the score threshold's
+    street_frames: int  # of the target, to adapt to
+    street_test_frames: int
+    width: float  # of ERFNet
+    detector_width: float
+    batch_frames: int
+    steps: int  # of each network that starts from nothing
+    student_steps: int  # of each round of pseudo-labels
+    rounds: int  # pseudo-labels are made anew by the student in each
+    detector_steps: int
+    learning_rate: float = 1e-3
+    student_rate: float = 5e-4
+    detector_rate: float = 2e-3
+    kept_share: float = 0.6  # of each class, the most confident pixels become pseudo-labels
+    highest_threshold: float = 0.9
+    lowest_score: float = 0.05  # of instances that fusion gets to see
+    texture_share: float = 0.6  # of foreground things in random textures
+    variation: Variation = field(default_factory=Variation)
+    camvid_world: Mapping[str, Any] = field(default_factory=lambda: CAMVID_WORLD)
+
+
+# CamVid's streets: a British town by day, houses at the pavement's edge, parked cars, a camera that looks ahead.
+CAMVID_WORLD: Mapping[str, Any] = {
+    "time_of_day_weights": {"day": 0.80, "twilight": 0.08, "night": 0.0, "artificial_light": 0.02, "backlit": 0.10},
+    "weather_weights": {"clear": 0.55, "cloudy": 0.45, "rain": 0.0, "fog": 0.0, "snow": 0.0},
+    "scene_weights": {"urban": 0.92, "freeway": 0.03, "unmarked": 0.05},
+    "left_hand_traffic_share": 1.0,
+    "camera_pitch_deg": (-3.5, 1.5),
+    "camera_height_m": (1.1, 1.8),
+    "bonnet_share": 0.05,
+    "boring_share": 0.10,
+    "lane_width_m": (2.4, 3.4),
+    "parked_per_100m": (2.0, 12.0),
+    "persons_per_100m": (2.0, 20.0),
+    "riders_per_100m": 2.5,
+    "parked_cycles_per_100m": 2.5,
+    "signs_per_100m": 6.0,
+    "trees_per_100m": (0.0, 6.0),
+    "wall_share": 0.10,
+    "fence_share": 0.12,
+}
+
+PLANS = {
+    "small": Plan(
+        street_px=(80, 160), camvid_px=(96, 128), simulator_frames=400, foreground_frames=200, held_out_frames=60,
+        street_frames=120, street_test_frames=60, width=0.25, detector_width=1.0, batch_frames=8, steps=400,
+        student_steps=150, rounds=1, detector_steps=400, learning_rate=4e-3, student_rate=2e-3, detector_rate=3e-3,
+    ),
+    "full": Plan(
+        street_px=(128, 256), camvid_px=(144, 192), simulator_frames=4000, foreground_frames=2000, held_out_frames=120,
+        street_frames=800, street_test_frames=200, width=1.0, detector_width=2.0, batch_frames=16, steps=4000,
+        student_steps=1500, rounds=2, detector_steps=3000,
+    ),
+}  # fmt: skip
+
+
+def cells(request: Request) -> list[Cell]:
+    """Return the frames, then for each seed the networks, each with what it reaches."""
+    if request.data_kind not in SEGMENTATION:
+        raise InputError(
+            f"table adaptation: DATA holds {request.data_kind}; give CamVid, or nothing for rendered streets"
+        )
+    if request.size not in PLANS:
+        raise InputError(f"table adaptation: size {request.size}; give one of {', '.join(PLANS)}")
+    plan = PLANS[request.size]
+    work = Work(request, plan)
+    # What a cell is made of: a change of the plan makes all of them again.
+    settings = asdict(plan) | {"world": dict(plan.camvid_world), "world_seed": WORLD_SEED}
+    made = [Cell(name="frames", compute=lambda _: frames_of(work), settings=settings)]
+    steps = (
+        ("source", _source), ("detector", _detector), ("fused", _fused), ("pseudo", partial(_student, fused=True)),
+        ("plain", partial(_student, fused=False)), ("joint", _joint), ("full", _full),
+        ("untextured", partial(_detector, textured=False)),
+    )  # fmt: skip
+    for seed in range(request.seeds):
+        for name, compute in steps:
+            made.append(
+                Cell(
+                    name=f"{name}-seed{seed}",
+                    compute=partial(_timed, compute, work, seed),
+                    settings=settings,
+                )
+            )
+    return made
+
+
+def report(request: Request, results: Mapping[str, Found]) -> Report:
+    """Say what each row reached, and how much of the gap to full supervision it closes."""
+    taxonomy = data.taxonomy_of(request.data_kind)
+    body, figures = page(PLANS[request.size], request, taxonomy, results)
+    return Report(title="Learning from the simulator", body=body, figures=figures, plot=plot(figures, request))
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where frames and networks of one section are kept between cells, and on what device they are used."""
+
+    request: Request
+    plan: Plan
+
+    @property
+    def folder(self) -> Path:
+        folder = self.request.work / "adaptation" / self.request.section / "kept"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def device(self) -> str:
+        return self.request.device
+
+    def network_path(self, name: str, seed: int) -> Path:
+        return self.folder / f"{name}-seed{seed}.safetensors"
+
+    def segmenter(self, name: str, seed: int) -> nn.Module:
+        """Load a segmentation network that an earlier cell kept."""
+        return load_network(self.network_path(name, seed)).to(self.device)
+
+    def detector(self, name: str, seed: int) -> nn.Module:
+        """Load a detector that an earlier cell kept."""
+        return load_network(self.network_path(name, seed), DETECTOR_NETWORKS).to(self.device)
+
+
+def _timed(compute: Any, work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
+    torch.set_num_threads(1)  # what this costs a network this small is less than what a second thread takes from others
+    found: Found = compute(work, seed)
+    return found
+
+
+# ---------------------------------------------------------------- frames
+
+
+def frames_of(work: Work) -> Found:
+    """Render what is to be learnt from and judged on, and keep it; say how many frames there are."""
+    plan, camvid = work.plan, work.request.data_kind == "camvid"
+    size = plan.camvid_px if camvid else plan.street_px
+    world = world_from_dict(plan.camvid_world) if camvid else World()
+    textured = _textured(world, 1.0)
+    taxonomy, workers = data.taxonomy_of(work.request.data_kind), work.request.workers
+    made = {
+        "simulator": data.simulated(world, taxonomy, WORLD_SEED, data.SIMULATOR_DRIVES, plan.simulator_frames, size, workers),
+        "textured": data.simulated(
+            _textured(world, plan.texture_share), taxonomy, WORLD_SEED, data.SIMULATOR_DRIVES, plan.simulator_frames,
+            size, workers,
+        ),
+        "foreground": data.simulated(
+            textured, taxonomy, WORLD_SEED, data.FOREGROUND_DRIVES, plan.foreground_frames, size, workers
+        ),
+        "held_out": data.simulated(
+            textured, taxonomy, WORLD_SEED, data.HELD_OUT_DRIVES, plan.held_out_frames, size, workers
+        ),
+    }  # fmt: skip
+    for name, part in made.items():
+        data.keep(work.folder / f"{name}.npz", part)
+    if not camvid:
+        data.keep(
+            work.folder / "train.npz",
+            data.street(world, WORLD_SEED, data.STREET_DRIVES, plan.street_frames, size, workers),
+        )
+        data.keep(
+            work.folder / "test.npz",
+            data.street(world, WORLD_SEED, data.STREET_TEST_DRIVES, plan.street_test_frames, size, workers),
+        )
+    return {name: len(part.images) for name, part in made.items()}
+
+
+def _textured(world: World, share: float) -> World:
+    return replace(world, foreground_texture_randomization=share)
+
+
+def target(work: Work) -> data.Target:
+    """Return the target's frames."""
+    if work.request.data_kind == "camvid":
+        assert work.request.data is not None
+        return data.camvid_target(work.request.data, work.plan.camvid_px)
+    return data.rendered_target(data.kept(work.folder / "train.npz"), data.kept(work.folder / "test.npz"))
+
+
+# ---------------------------------------------------------------- cells
+
+
+def _source(work: Work, seed: int) -> Found:
+    """Train the background network on the simulator alone."""
+    network = _train_from_nothing(work, [_labels(work, "simulator")], seed)
+    return _kept_and_judged(work, network, "source", seed)
+
+
+def _joint(work: Work, seed: int) -> Found:
+    """Train one segmentation network on the simulator and on its foreground frames: the joint baseline."""
+    network = _train_from_nothing(work, [_labels(work, "simulator"), _labels(work, "foreground")], seed)
+    return _kept_and_judged(work, network, "joint", seed)
+
+
+def _full(work: Work, seed: int) -> Found:
+    """Train the same network on the target's own labels."""
+    train = target(work).train
+    labels = Labels(train.images.to(work.device), train.labels.to(torch.uint8).to(work.device))
+    network = _train_from_nothing(work, [labels], seed)
+    return _kept_and_judged(work, network, "full", seed)
+
+
+def _detector(work: Work, seed: int, textured: bool = True) -> Found:
+    """Train the foreground detector; judge its boxes and masks where the target's instances are known."""
+    plan, taxonomy = work.plan, data.taxonomy_of(work.request.data_kind)
+    parts = [data.kept(work.folder / "textured.npz"), data.kept(work.folder / "foreground.npz")]
+    parts = parts if textured else [data.kept(work.folder / "simulator.npz")]
+    frames = data.detector_frames(data.joined(parts), taxonomy, TargetSettings(), work.request.workers)
+    frames = data.Instances(fields={name: value.to(work.device) for name, value in frames.fields.items()})
+    class_ids = data.foreground_ids(taxonomy)
+    network = _seeded(lambda: ForegroundDetector(len(class_ids), plan.detector_width), seed)
+    stream = DetectionStream(frames, plan.batch_frames, plan.detector_steps, plan.variation, 10 * seed + 1)
+    settings = _settings(work, plan.detector_rate, seed, optimiser="adamw", max_grad_norm=10.0)
+    records = fit(network, lambda _: stream, settings, loss=detection_loss, iterations_per_epoch=plan.detector_steps)
+    name = "detector" if textured else "untextured"
+    save_network(network, work.network_path(name, seed), {}, DETECTOR_NETWORKS)
+    return {"loss": records[-1].loss} | _precision(work, network)
+
+
+def _precision(work: Work, network: nn.Module) -> Found:
+    """Give box and mask AP on the held-out simulator frames and, where its instances are known, on the target."""
+    found: Found = {}
+    for name in ("held_out",) if work.request.data_kind == "camvid" else ("held_out", "test"):
+        frames = data.kept(work.folder / f"{name}.npz")
+        taxonomy = data.taxonomy_of(work.request.data_kind)
+        truth = [data.objects(each, taxonomy) for each in frames.instances[:100]]
+        guessed = [
+            Objects(
+                boxes=each.boxes,
+                class_ids=each.instances.classes,
+                scores=each.instances.scores,
+                masks=each.instances.masks,
+            )
+            for each in _detections(work, network, frames.images[:100])
+        ]
+        drives = [str(number) for number in range(len(truth))]
+        for kind in ("box", "mask"):
+            scored = average_precision(truth, guessed, drives, len(taxonomy.classes), masks=kind == "mask", resamples=2)
+            found |= {f"{kind}_ap50_{name}": 100 * scored.ap50, f"{kind}_ap_{name}": 100 * scored.ap}
+    return found
+
+
+def _fused(work: Work, seed: int) -> Found:
+    """Fuse both networks on the target's test frames: by the paper's rule, and with a score threshold.
+
+    The threshold is the one of best foreground IoU on held-out simulator frames in random textures: no target label.
+    """
+    source, detector = work.segmenter("source", seed), work.detector("detector", seed)
+    held_out = data.kept(work.folder / "held_out.npz")
+    threshold = _best_threshold(work, source, detector, held_out)
+    test = target(work).test
+    found = _judge_fused(work, source, detector, test.images, test.labels, (0.0, threshold))
+    return {"iou": found[0], "iou_thresholded": found[1], "score_threshold": threshold}
+
+
+def _student(work: Work, seed: int, fused: bool) -> Found:
+    """Go on from the source network with pseudo-labels of the target's train frames beside the simulator's labels."""
+    plan = work.plan
+    network = work.segmenter("source", seed)
+    detector = work.detector("detector", seed) if fused else None
+    train = target(work).train
+    images = train.images.to(work.device)
+    found: Found = {}
+    found_instances = [each.instances for each in _detections(work, detector, train.images)] if detector else None
+    threshold = _threshold_of(work, seed) if fused else 0.0
+    for round_ in range(plan.rounds):
+        pseudo = _pseudo_labels(work, network, images, found_instances, threshold)
+        found |= _pseudo_quality(pseudo, train.labels)
+        stream = SegmentationStream(
+            [_labels(work, "simulator"), Labels(images, pseudo)], [plan.batch_frames // 2, plan.batch_frames // 2],
+            plan.student_steps, plan.variation, 100 * seed + 10 + round_,
+        )  # fmt: skip
+        weights = _weights(stream.sources, len(data.taxonomy_of(work.request.data_kind).classes))
+        settings = _settings(work, plan.student_rate, seed)
+        fit(network, lambda _, s=stream: s, settings, class_weights=weights, iterations_per_epoch=plan.student_steps)  # type: ignore[misc]
+    return found | _kept_and_judged(work, network, "pseudo" if fused else "plain", seed)
+
+
+def _threshold_of(work: Work, seed: int) -> float:
+    source, detector = work.segmenter("source", seed), work.detector("detector", seed)
+    return _best_threshold(work, source, detector, data.kept(work.folder / "held_out.npz"))
+
+
+# ---------------------------------------------------------------- training
+
+
+def _settings(work: Work, rate: float, seed: int, **changes: Any) -> TrainSettings:
+    on_gpu = work.device.startswith("cuda")
+    return TrainSettings(
+        epochs=1, batch_frames=work.plan.batch_frames, learning_rate=rate, weight_decay=1e-4, schedule="poly", seed=seed,
+        device=work.device, mixed_precision=on_gpu, captured=on_gpu, **changes,
+    )  # fmt: skip
+
+
+def _train_from_nothing(work: Work, sources: list[Labels], seed: int) -> nn.Module:
+    plan, classes = work.plan, len(data.taxonomy_of(work.request.data_kind).classes)
+    network = _seeded(lambda: ERFNet(classes, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
+    shares = [plan.batch_frames // len(sources)] * len(sources)
+    stream = SegmentationStream(sources, shares, plan.steps, plan.variation, 100 * seed + 1)
+    fit(
+        network, lambda _: stream, _settings(work, plan.learning_rate, seed),
+        class_weights=_weights(sources, classes), iterations_per_epoch=plan.steps,
+    )  # fmt: skip
+    return network
+
+
+def _seeded(build: Any, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: nn.Module = build()
+    return network
+
+
+def _weights(sources: list[Labels], classes: int) -> np.ndarray:
+    counts = sum(torch.bincount(source.labels.flatten().int(), minlength=256)[:classes].cpu() for source in sources)
+    return class_weights(counts.numpy())  # type: ignore[union-attr]
+
+
+def _labels(work: Work, name: str) -> Labels:
+    frames = data.kept(work.folder / f"{name}.npz")
+    return Labels(frames.images.to(work.device), frames.labels.to(work.device))
+
+
+# ---------------------------------------------------------------- prediction
+
+
+def _predictions(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Give class and confidence of every pixel: (frame, height, width) uint8 and float16, on the images' device."""
+    classes, confidence = [], []
+    for part in images.split(16):
+        with evaluation_mode(network):
+            probability, winner = network(part.float() / 255).float().softmax(1).max(1)
+        classes.append(winner.to(torch.uint8))
+        confidence.append(probability.half())
+    return torch.cat(classes), torch.cat(confidence)
+
+
+def _detections(work: Work, network: nn.Module, images: Tensor) -> list[Any]:
+    """Detect in every frame. images: (frame, 3, height, width) uint8 on any device."""
+    class_ids = data.foreground_ids(data.taxonomy_of(work.request.data_kind))
+    settings = DetectSettings(lowest_score=work.plan.lowest_score)
+    found: list[Any] = []
+    for part in images.split(16):
+        found += detect(network, part.to(work.device).float() / 255, class_ids, settings)
+    return found
+
+
+def _pseudo_labels(
+    work: Work, network: nn.Module, images: Tensor, instances: list[Instances] | None, threshold: float
+) -> Tensor:
+    """Label frames by what the network is sure of and, where given, by instances: (frame, height, width) uint8."""
+    taxonomy = data.taxonomy_of(work.request.data_kind)
+    classes, confidence = _predictions(network, images)
+    bins = (confidence.float() * BINS).long().clamp(max=BINS - 1)
+    counts = torch.bincount((classes.long() * BINS + bins).flatten(), minlength=len(taxonomy.classes) * BINS)
+    histogram = ConfidenceHistogram(counts.cpu().numpy().reshape(-1, BINS))
+    limits = class_thresholds(histogram, work.plan.kept_share, work.plan.highest_threshold)
+    sure = confidence >= torch.tensor(limits, device=images.device, dtype=torch.float16)[classes.long()]
+    labels = torch.where(sure, classes, IGNORE)
+    if instances is None:
+        return labels
+    settings = FusionSettings(score_threshold=threshold)
+    fused = [
+        pseudo_ground_truth(label, found, taxonomy.foreground, settings)
+        for label, found in zip(labels.cpu().numpy(), instances, strict=True)
+    ]
+    return torch.from_numpy(np.stack(fused)).to(images.device)
+
+
+def _pseudo_quality(pseudo: Tensor, labels: Tensor) -> Found:
+    """Give coverage and precision of pseudo-labels; the labels they are held against teach nothing."""
+    truth = labels.to(pseudo.device)
+    judged, said = truth != IGNORE, pseudo != IGNORE
+    right = (pseudo.long() == truth) & judged & said
+    return {
+        "coverage": 100 * float((judged & said).sum() / judged.sum()),
+        "precision": 100 * float(right.sum() / (judged & said).sum()),
+    }
+
+
+def _best_threshold(work: Work, source: nn.Module, detector: nn.Module, held_out: Any) -> float:
+    scored = _judge_fused(work, source, detector, held_out.images, held_out.labels.long(), THRESHOLDS)
+    flags = np.array(data.taxonomy_of(work.request.data_kind).foreground)
+    means = [float(np.nanmean(np.array(each, float)[flags])) for each in scored]
+    return THRESHOLDS[int(np.argmax(means))]
+
+
+def _judge_fused(
+    work: Work, source: nn.Module, detector: nn.Module, images: Tensor, labels: Tensor, thresholds: tuple[float, ...]
+) -> list[list[float | None]]:
+    """Give the IoU by class, in per cent, of the fused prediction for each score threshold."""
+    classes, _ = _predictions(source, images.to(work.device))
+    found = [each.instances for each in _detections(work, detector, images)]
+    scored = []
+    for threshold in thresholds:
+        settings = FusionSettings(score_threshold=threshold)
+        fused = [fuse(each, ours, settings) for each, ours in zip(classes.cpu().numpy(), found, strict=True)]
+        scored.append(_iou(torch.from_numpy(np.stack(fused)), labels, work))
+    return scored
+
+
+def _kept_and_judged(work: Work, network: nn.Module, name: str, seed: int) -> Found:
+    save_network(network.cpu(), work.network_path(name, seed), {})
+    test = target(work).test
+    classes, _ = _predictions(network.to(work.device), test.images.to(work.device))
+    return {"iou": _iou(classes, test.labels, work)}
+
+
+def _iou(classes: Tensor, labels: Tensor, work: Work) -> list[float | None]:
+    """Give the IoU by class in per cent; None for a class that the labels do not hold."""
+    count = len(data.taxonomy_of(work.request.data_kind).classes)
+    labels = labels.to(classes.device)
+    joint = torch.where(labels == IGNORE, count * count, labels * count + classes.long())
+    confusion = torch.bincount(joint.flatten(), minlength=count * count + 1)[:-1].reshape(count, count).cpu().numpy()
+    held = confusion.sum(1) > 0
+    return [100 * float(value) if there else None for value, there in zip(iou(confusion), held, strict=True)]
+
+
+__all__ = ["ABOUT", "PLANS", "ROWS", "cells", "report"]

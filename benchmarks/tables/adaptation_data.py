@@ -1,0 +1,197 @@
+"""What the adaptation table learns from and is judged on: simulator frames, a target's frames, on the device as bytes."""
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.tables.data import Labelled, camvid
+from perception.adaptation.detector_training import TargetSettings, class_channels, encode_targets
+from perception.data.scenes.render import render_drive
+from perception.data.scenes.world import Rendering, World
+from perception.data.taxonomies import Taxonomy, label_lookup, load_taxonomy
+from perception.metrics.detection import Objects
+
+INSTANCES_PER_CLASS = 1000
+SIMULATOR_DRIVES, FOREGROUND_DRIVES, HELD_OUT_DRIVES = (
+    100_000,
+    200_000,
+    300_000,
+)  # the first of each: no frame is in two
+STREET_DRIVES, STREET_TEST_DRIVES = 400_000, 500_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Simulated:
+    """Simulator frames of one taxonomy.
+
+    images: (frame, 3, height, width) uint8; labels: (frame, height, width) uint8 class ids, 255 = ignored; instances:
+    (frame, height, width) uint16, class_id * 1000 + number, 0 = none.
+    """
+
+    images: Tensor
+    labels: Tensor
+    instances: NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Frames of the streets that a network is to work on; labels of `train` teach full supervision alone."""
+
+    train: Labelled
+    test: Labelled
+
+
+def simulated(
+    world: World, taxonomy: Taxonomy, seed: int, first_drive: int, frames: int, size: tuple[int, int], workers: int
+) -> Simulated:
+    """Render one frame a drive in the simulator's look. size: (height, width) in pixels."""
+    images, labels, instances = _rendered(
+        world, "simulator", seed, range(first_drive, first_drive + frames), size, workers
+    )
+    lookup = label_lookup("cityscapes19", taxonomy.name)
+    return Simulated(
+        images=_as_frames(images),
+        labels=torch.from_numpy(lookup[labels]),
+        instances=_in_taxonomy(instances, lookup, taxonomy),
+    )
+
+
+def street(world: World, seed: int, first_drive: int, frames: int, size: tuple[int, int], workers: int) -> Simulated:
+    """Render one frame a drive in the street's look, in the 19 classes."""
+    images, labels, instances = _rendered(
+        world, "street", seed, range(first_drive, first_drive + frames), size, workers
+    )
+    return Simulated(images=_as_frames(images), labels=torch.from_numpy(labels), instances=instances)
+
+
+def camvid_target(path: Path, size: tuple[int, int]) -> Target:
+    """Read CamVid's published train and val parts in its 11 classes."""
+    train, test, _ = camvid(path, *size)
+    return Target(train, test)
+
+
+def rendered_target(train: Simulated, test: Simulated) -> Target:
+    """Return street frames as a target."""
+    return Target(*(Labelled(part.images, part.labels.long()) for part in (train, test)))
+
+
+def keep(path: Path, frames: Simulated) -> None:
+    """Write frames to one file, whole or not at all."""
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        np.savez(file, images=frames.images.numpy(), labels=frames.labels.numpy(), instances=frames.instances)
+    temporary.replace(path)
+
+
+def kept(path: Path) -> Simulated:
+    """Read frames that `keep` wrote."""
+    with np.load(path) as file:
+        return Simulated(
+            images=torch.from_numpy(file["images"]),
+            labels=torch.from_numpy(file["labels"]),
+            instances=file["instances"],
+        )
+
+
+def joined(parts: Sequence[Simulated]) -> Simulated:
+    """Return all frames of several parts."""
+    return Simulated(
+        images=torch.cat([part.images for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        instances=np.concatenate([part.instances for part in parts]),
+    )
+
+
+def objects(instances: NDArray[np.uint16], taxonomy: Taxonomy, smallest_area_px: int = 12) -> Objects:
+    """Return the things of a frame as the measure of AP wants them; what is too small to learn excuses detections."""
+    values = [
+        int(value)
+        for value in np.unique(instances)
+        if value and value // INSTANCES_PER_CLASS in foreground_ids(taxonomy)
+    ]
+    masks = np.stack([instances == value for value in values]) if values else np.zeros((0, *instances.shape), bool)
+    boxes = [_box(mask) for mask in masks]
+    return Objects(
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        class_ids=np.array([value // INSTANCES_PER_CLASS for value in values], np.int64),
+        crowd=masks.sum((1, 2)) < smallest_area_px if values else np.zeros(0, bool),
+        masks=masks,
+    )
+
+
+def _box(mask: NDArray[np.bool_]) -> list[int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+def foreground_ids(taxonomy: Taxonomy) -> list[int]:
+    """Return the class ids of things that have instances."""
+    return [number for number, flag in enumerate(taxonomy.foreground) if flag]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances:
+    """Frames as the detector's loss takes them: the fields of DetectionBatch, over all frames, images as bytes."""
+
+    fields: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.fields["images"])
+
+
+def detector_frames(frames: Simulated, taxonomy: Taxonomy, targets: TargetSettings, workers: int) -> Instances:
+    """Encode what the detector is to say about simulator frames."""
+    class_ids = foreground_ids(taxonomy)
+    encode = partial(encode_targets, channels=class_channels(class_ids), classes=len(class_ids), settings=targets)
+    encoded = _in_processes(encode, list(frames.instances), workers)
+    fields = {name: torch.from_numpy(np.stack([each[name] for each in encoded])) for name in encoded[0]}
+    return Instances(fields={"images": frames.images} | fields)
+
+
+def _rendered(
+    world: World, rendering: Rendering, seed: int, drives: Sequence[int], size: tuple[int, int], workers: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
+    found = _in_processes(partial(_render, world, rendering, seed, size), list(drives), workers)
+    images, labels, instances = (np.stack(part) for part in zip(*found, strict=True))
+    return images, labels, instances
+
+
+def _render(
+    world: World, rendering: Rendering, seed: int, size: tuple[int, int], drive: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
+    (scene,) = render_drive(world, rendering, seed, drive, 1, *size)
+    return scene.image, scene.label, scene.instances
+
+
+def _in_processes(function, values: list, workers: int) -> list:  # type: ignore[no-untyped-def,type-arg]
+    """Apply a function to each value, over processes where several workers are asked for."""
+    if workers <= 1:
+        return [function(value) for value in values]
+    # Spawned: a process that has used a GPU cannot be forked.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(function, values, chunksize=16))
+
+
+def _as_frames(images: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _in_taxonomy(instances: NDArray[np.uint16], lookup: NDArray[np.uint8], taxonomy: Taxonomy) -> NDArray[np.uint16]:
+    """Name instances by the classes of a taxonomy; what is background there is no instance."""
+    class_ids = lookup[np.minimum(instances // INSTANCES_PER_CLASS, 255)]
+    named = class_ids.astype(np.uint16) * INSTANCES_PER_CLASS + instances % INSTANCES_PER_CLASS
+    kept = (instances > 0) & np.isin(class_ids, foreground_ids(taxonomy))
+    return np.where(kept, named, 0).astype(np.uint16)
+
+
+def taxonomy_of(data_kind: str) -> Taxonomy:
+    """Return the classes that a target is judged in."""
+    return load_taxonomy("camvid11" if data_kind == "camvid" else "cityscapes19")
