@@ -115,18 +115,14 @@ def cells(request: Request) -> list[Cell]:
     # What a cell is made of: a change of the plan makes all of them again.
     settings = asdict(plan) | {"world": dict(plan.camvid_world), "world_seed": WORLD_SEED}
     made = [Cell(name="frames", compute=lambda _: frames_of(work), settings=settings)]
-    steps = (
-        ("source", _source), ("detector", _detector), ("fused", _fused), ("pseudo", partial(_student, fused=True)),
-        ("plain", partial(_student, fused=False)), ("joint", _joint), ("full", _full),
-        ("untextured", partial(_detector, textured=False)),
-    )  # fmt: skip
     for seed in range(request.seeds):
-        for name, compute in steps:
+        for name, (compute, needs) in NETWORKS.items():
             made.append(
                 Cell(
                     name=f"{name}-seed{seed}",
                     compute=partial(_timed, compute, work, seed),
                     settings=settings,
+                    needs=("frames", *(f"{each}-seed{seed}" for each in needs)),
                 )
             )
     return made
@@ -460,6 +456,19 @@ def _iou(classes: Tensor, labels: Tensor, work: Work) -> list[float | None]:
     confusion = torch.bincount(joint.flatten(), minlength=count * count + 1)[:-1].reshape(count, count).cpu().numpy()
     held = confusion.sum(1) > 0
     return [100 * float(value) if there else None for value, there in zip(iou(confusion), held, strict=True)]
+
+
+# Cell: what it computes, and the cells of its seed whose networks it takes.
+NETWORKS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
+    "source": (_source, ()),
+    "detector": (_detector, ()),
+    "fused": (_fused, ("source", "detector")),
+    "pseudo": (partial(_student, fused=True), ("source", "detector")),
+    "plain": (partial(_student, fused=False), ("source",)),
+    "joint": (_joint, ()),
+    "full": (_full, ()),
+    "untextured": (partial(_detector, textured=False), ()),
+}
 
 
 __all__ = ["ABOUT", "PLANS", "ROWS", "cells", "report"]

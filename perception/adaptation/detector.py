@@ -139,9 +139,7 @@ def mask_logits(features: Tensor, boxes: Tensor, controllers: Tensor, points: Te
     return torch.baddbmm(bias_2[:, :, None], weight_2[:, None], hidden)[:, 0]
 
 
-def sample_features(
-    mask_features: Tensor, frames: Tensor, points: Tensor, rows_per_frame: int | None = None
-) -> Tensor:
+def sample_features(mask_features: Tensor, frames: Tensor, points: Tensor, rows_per_frame: int | None = None) -> Tensor:
     """Read mask features at points, bilinearly.
 
     mask_features: (frame, 8, h/2, w/2); frames: (instance,) int64; points: (instance, point, 2) x and y in pixels;

@@ -165,7 +165,9 @@ def test_padding_that_spares_a_gpu_the_waiting_changes_no_mask_loss():
     output = network(batch.images)
     counted, padded = (training.mask_loss(output, batch, padded=each) for each in (False, True))
     torch.testing.assert_close(counted, padded)
-    one, other = (torch.autograd.grad(each, list(network.mask.parameters()), retain_graph=True) for each in (counted, padded))
+    one, other = (
+        torch.autograd.grad(each, list(network.mask.parameters()), retain_graph=True) for each in (counted, padded)
+    )
     torch.testing.assert_close(one, other)
 
 
