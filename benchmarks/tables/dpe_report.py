@@ -23,15 +23,17 @@ DIFFERENCES = (
 )
 
 
-def report(request: Request, plan, results: Mapping[str, Found], arms: Sequence[Arm], loss: EnsembleLoss) -> Report:  # type: ignore[no-untyped-def]
-    """Write the section; plan is dpe.Plan, loss the DPE loss that the sweep chose."""
-    seeds = request.seeds
+def report(  # type: ignore[no-untyped-def]
+    request: Request, plan, results: Mapping[str, Found], arms: Sequence[Arm], loss: EnsembleLoss, seeds: int
+) -> Report:
+    """Write the section; plan is dpe.Plan, loss the DPE loss of its arms, seeds how many every arm is done in."""
     found = {arm: {percent: _all(results, arm, percent, seeds) for percent in arm[2]} for arm in arms}
     table2 = {
         (kind, strategy): found[kind, strategy, percents] for kind, strategy, percents in arms if percents == PERCENTS
     }
-    parts = [_set_up(request, plan, loss), _accuracies(table2), _differences(table2), _trust(table2)]
-    parts += [_sweep(results, seeds)] + ([_twenty(found)] if any(20 in arm[2] for arm in found) else [])
+    parts = [_set_up(plan, loss, seeds), _accuracies(table2), _differences(table2), _trust(table2)]
+    parts += [_sweep(results, seeds)] if any(name.startswith("sweep-") for name in results) else []
+    parts += [_twenty(found)] if any(20 in arm[2] for arm in found) else []
     if request.data_kind == "cifar10":
         parts.append(_published())
     figures = {
@@ -41,7 +43,7 @@ def report(request: Request, plan, results: Mapping[str, Found], arms: Sequence[
     return Report(
         title="Selection by disagreement against random selection",
         body="\n\n".join(parts),
-        figures={"arms": figures, "beta": loss.beta, "direction": loss.direction},
+        figures={"arms": figures, "beta": loss.beta, "direction": loss.direction, "seeds": seeds},
         plot=_plot(table2),
     )
 
@@ -52,15 +54,17 @@ def _all(results: Mapping[str, Found], arm: Arm, percent: int, seeds: int) -> di
     return {key: [results[name][key] for name in names] for key in ("accuracy", "ece", "aurc", "log_loss")}
 
 
-def _set_up(request: Request, plan, loss: EnsembleLoss) -> str:  # type: ignore[no-untyped-def]
+def _set_up(plan, loss: EnsembleLoss, seeds: int) -> str:  # type: ignore[no-untyped-def]
     recipe = plan.recipe
+    network = recipe.network if recipe.channels == 64 else f"{recipe.network} from {recipe.channels} channels on"
+    origin = "fixed beforehand" if plan.loss else "the least log loss of the sweep"
     return (
-        f"A pool of {plan.pool_frames:,} images; {recipe.network}, committees of {recipe.members}; "
+        f"A pool of {plan.pool_frames:,} images; {network}, committees of {recipe.members}; "
         f"{recipe.steps(plan.pool_frames * 4 // 100)} to {recipe.steps(plan.pool_frames * 32 // 100)} steps of "
         f"{recipe.batch_frames} images with {recipe.optimiser}, cosine from {recipe.learning_rate:g}, from scratch each "
         f"round. Selection by ensemble entropy; k_centre weighs it with the distance between the members' answers. DPE "
-        f"with beta {loss.beta:g}, direction {loss.direction}, the least log loss of the sweep. Mean ± standard "
-        f"deviation over {request.seeds} seeds; differences are paired by seed, with the 95 % interval."
+        f"with beta {loss.beta:g}, direction {loss.direction}, {origin}. Mean ± standard "
+        f"deviation over {seeds} seeds; differences are paired by seed, with the 95 % interval."
     )
 
 
@@ -124,7 +128,8 @@ def _trust(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) 
 
 
 def _sweep(results: Mapping[str, Found], seeds: int) -> str:
-    points = sorted({name.rsplit("-seed", 1)[0] for name in results if name.startswith("sweep-")}, key=_point)
+    begun = {name.rsplit("-seed", 1)[0] for name in results if name.startswith("sweep-")}
+    points = sorted((p for p in begun if all(f"{p}-seed{seed}" in results for seed in range(seeds))), key=_point)
     rows = []
     for point in points:
         direction, beta = _point(point)

@@ -56,6 +56,8 @@ class TrainSettings:
     device: str = "cpu"  # torch device: cpu, cuda, cuda:1
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"  # adam: betas (0.9, 0.999); sgd: with momentum
     momentum: float = 0.9  # of sgd
+    nesterov: bool = False  # sgd looks ahead along its momentum
+    warmup_share: float = 0.0  # share of all iterations over which the learning rate rises from 0, before the schedule
     average_decay: float = 0.999  # of the moving average of the weights, where there is one
     mixed_precision: bool = False  # bfloat16 where it is safe; CUDA only
     deterministic: bool = False  # only algorithms whose results never vary; the CPU's never do for a thread count
@@ -72,6 +74,11 @@ class TrainSettings:
             "max_grad_norm": (self.max_grad_norm is None or self.max_grad_norm > 0, "above 0, or none"),
             "optimiser": (self.optimiser in ("adam", "adamw", "sgd"), "adam, adamw or sgd"),
             "momentum": (0 <= self.momentum < 1, "from 0 to below 1"),
+            "nesterov": (
+                not self.nesterov or (self.optimiser == "sgd" and self.momentum > 0),
+                "false without momentum",
+            ),
+            "warmup_share": (0 <= self.warmup_share < 1, "from 0 to below 1"),
             "average_decay": (0 <= self.average_decay < 1, "from 0 to below 1"),
             "mixed_precision": (not self.mixed_precision or self.device.startswith("cuda"), "false unless on cuda"),
             "captured": (not self.captured or self.device.startswith("cuda"), "false unless on cuda"),
@@ -284,6 +291,9 @@ def _iterations(run: _Run) -> int:
 
 def _learning_rate(settings: TrainSettings, done: float) -> float:
     """Give the learning rate when a share `done` of all iterations is behind."""
+    if done < settings.warmup_share:
+        return settings.learning_rate * done / settings.warmup_share
+    done = (done - settings.warmup_share) / (1 - settings.warmup_share)
     factor = {"poly": (1 - done) ** 0.9, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
     return settings.learning_rate * factor[settings.schedule]
 
@@ -294,7 +304,12 @@ def _optimiser(network: nn.Module, settings: TrainSettings) -> Optimizer:
     rate: Any = torch.tensor(settings.learning_rate, device=settings.device) if captured else settings.learning_rate
     if settings.optimiser == "sgd":
         return torch.optim.SGD(
-            network.parameters(), lr=rate, momentum=settings.momentum, weight_decay=decay, fused=captured
+            network.parameters(),
+            lr=rate,
+            weight_decay=decay,
+            fused=captured,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
         )
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
     # Fused: on small networks the updates, tensor by tensor, take some percent of a step.
@@ -365,10 +380,13 @@ def _reproducible(settings: TrainSettings) -> Iterator[None]:
     """Draw from the settings' seed, by deterministic algorithms where asked, and leave the global state as it was."""
     device = torch.device(settings.device)
     cuda = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
-    was_deterministic = torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=cuda), torch.backends.cudnn.flags(benchmark=not settings.deterministic):
+    was_deterministic, benchmarked = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    with torch.random.fork_rng(devices=cuda):
         torch.use_deterministic_algorithms(settings.deterministic or was_deterministic)
+        # Not by torch.backends.cudnn.flags, which switches the whole library off unless told otherwise.
+        torch.backends.cudnn.benchmark = not settings.deterministic
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(was_deterministic)
+            torch.backends.cudnn.benchmark = benchmarked

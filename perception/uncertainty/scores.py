@@ -191,13 +191,21 @@ class _Totals:
 
 
 def _parts(values: Tensor) -> list[tuple[slice, slice, slice]]:
-    """Divide (frame, class, pixel) into blocks of one frame and BLOCK_PIXELS; an accelerator gets all in one."""
+    """Divide (frame, class, pixel) into blocks of at most BLOCK_PIXELS; an accelerator gets all in one.
+
+    A block is a part of one frame or, where frames are small, several whole ones: a classifier's have one pixel.
+    """
     frames, _, pixels = values.shape
-    if values.device.type != "cpu" or frames * pixels <= BLOCK_PIXELS:
-        return [(slice(None), slice(None), slice(None))]
-    starts = range(0, pixels, BLOCK_PIXELS)
     whole = slice(None)
-    return [(slice(i, i + 1), whole, slice(start, start + BLOCK_PIXELS)) for i in range(frames) for start in starts]
+    if values.device.type != "cpu" or frames * pixels <= BLOCK_PIXELS:
+        return [(whole, whole, whole)]
+    together = max(1, BLOCK_PIXELS // pixels)
+    starts = range(0, pixels, BLOCK_PIXELS)
+    return [
+        (slice(first, first + together), whole, slice(start, start + BLOCK_PIXELS))
+        for first in range(0, frames, together)
+        for start in starts
+    ]
 
 
 def _buffers(blocks: Sequence[_Totals]) -> list[Buffers]:

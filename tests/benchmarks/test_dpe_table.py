@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from benchmarks.tables import dpe
-from benchmarks.tables.committees import COMMITTEES, member_probabilities, train_committee
+from benchmarks.tables.committees import COMMITTEES, _varied, member_probabilities, train_committee
 from benchmarks.tables.data import Labelled
 from benchmarks.tables.results import write_results
 from benchmarks.tables.runner import Request, run_cells
+from perception.errors import InputError
 from perception.uncertainty.dpe import EnsembleLoss
 from tests.benchmarks.test_tables import write_idx
 
@@ -58,6 +59,52 @@ def test_rows_that_are_not_done_are_left_out(request_for_tiny: Request, tmp_path
     done, _ = run_cells(cells[: upto + 1], request_for_tiny, tmp_path / "work")
     body = dpe.report(request_for_tiny, done).body
     assert "| ensemble, random |" in body and "k_centre |" not in body
+
+
+MEDIUM = dataclasses.replace(
+    dpe.PLANS["medium"],
+    pool_frames=300,
+    validation_frames=50,
+    betas=(1e-5,),
+    recipe=dataclasses.replace(dpe.PLANS["medium"].recipe, channels=2, batch_frames=8, steps_at_1024=10),
+)
+
+
+def test_seeds_run_apart_join_in_one_page_and_the_sweep_comes_last(
+    request_for_tiny: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(dpe.PLANS, "medium", MEDIUM)
+    request = dataclasses.replace(request_for_tiny, size="medium")
+    cells = dpe.cells(request)
+    assert cells[0].name.startswith("ensemble-random-4") and cells[-1].name.startswith("sweep-")
+    with pytest.raises(InputError, match="no row"):
+        dpe.report(request, {})
+    first, _ = run_cells(cells, request, tmp_path, only="seed0")
+    assert len(first) == len(cells) / 2
+    body = dpe.report(request, first).body
+    assert "over 1 seeds" in body and "| dpe, k_centre |" in body and "fixed beforehand" in body and "Sweep" in body
+    both, _ = run_cells(cells, request, tmp_path, only="seed1")
+    assert len(both) == len(cells) and "over 2 seeds" in dpe.report(request, both).body
+
+
+def test_rounds_wait_for_the_sweep_that_chooses_their_loss(request_for_tiny: Request, tmp_path: Path) -> None:
+    cells = dpe.cells(request_for_tiny)
+    done, _ = run_cells(cells, request_for_tiny, tmp_path, only="seed0")
+    assert done and all(name.startswith("sweep") for name in done)
+
+
+def test_varied_images_are_mirrored_and_shifted_copies_of_their_own() -> None:
+    images = torch.rand(20, 3, 6, 5, generator=torch.Generator().manual_seed(3))
+    found = _varied(images, torch.Generator().manual_seed(4), reach_px=2)
+    generator = torch.Generator().manual_seed(4)
+    mirrored = torch.rand(20, generator=generator) < 0.5
+    tops, lefts = torch.randint(0, 5, (2, 20), generator=generator).tolist()
+    for index, (top, left) in enumerate(zip(tops, lefts, strict=True)):
+        image = images[index].flip(2) if mirrored[index] else images[index]
+        padded = torch.zeros(3, 10, 9)
+        padded[:, 2:8, 2:7] = image
+        assert torch.equal(found[index], padded[:, top : top + 6, left : left + 5])
+    assert 0 < mirrored.sum() < 20 and len(set(tops)) > 1 and len(set(lefts)) > 1
 
 
 @pytest.mark.parametrize("kind", COMMITTEES)

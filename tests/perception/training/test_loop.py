@@ -115,6 +115,44 @@ def test_training_equals_a_plain_loop(schedule):
     assert [record.learning_rate for record in records] == pytest.approx(rates[::5])
 
 
+def test_warm_up_and_nesterov_equal_a_plain_loop():
+    network = nn.Linear(3, 3)
+    expected = copy.deepcopy(network)
+    chosen = settings(
+        optimiser="sgd", nesterov=True, warmup_share=0.4, schedule="cosine", learning_rate=0.1, max_grad_norm=None
+    )
+    rates = []
+    fit(network, linear_batches, chosen, after_step=lambda *a: rates.append(a[2].param_groups[0]["lr"]))
+    weights, steps = list(expected.parameters()), [torch.zeros_like(weight) for weight in expected.parameters()]
+    for iteration in range(15):
+        after = (iteration - 6) / 9
+        rate = 0.1 * (iteration / 6 if iteration < 6 else (1 + math.cos(math.pi * after)) / 2)
+        assert rates[iteration] == pytest.approx(rate, abs=1e-15)
+        batch = linear_batches(iteration // 5)[iteration % 5]
+        value = F.cross_entropy(expected(batch.images), batch.labels, ignore_index=255)
+        gradients = torch.autograd.grad(value, weights)
+        with torch.no_grad():
+            for weight, gradient, step in zip(weights, gradients, steps, strict=True):
+                decayed = gradient + 1e-4 * weight
+                step.mul_(0.9).add_(decayed)
+                weight -= rate * (decayed + 0.9 * step)
+    torch.testing.assert_close(network.weight, expected.weight)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_cudnn_stays_on_and_chooses_its_kernels_unless_determinism_is_asked_for(deterministic):
+    cudnn, seen = torch.backends.cudnn, []
+
+    def loss(network, batch):
+        seen.append((cudnn.enabled, cudnn.benchmark))
+        return network(batch.images).mean()
+
+    before = cudnn.enabled, cudnn.benchmark
+    fit(small(), list_of_batches, settings(epochs=1, deterministic=deterministic), loss=loss)
+    assert set(seen) == {(before[0], not deterministic)}
+    assert (cudnn.enabled, cudnn.benchmark) == before == (True, False)
+
+
 def test_default_loss_takes_class_weights():
     def loss(network, batch):
         return F.cross_entropy(network(batch.images), batch.labels, torch.tensor([1.0, 2.0, 3.0]), ignore_index=255)
@@ -278,6 +316,8 @@ def test_evaluation_of_nothing_is_refused():
         {"learning_rate": math.nan},
         {"weight_decay": -1.0},
         {"schedule": "step"},
+        {"warmup_share": 1.0},
+        {"nesterov": True},
         {"seed": -1},
         {"max_grad_norm": 0.0},
         {"optimiser": "lion"},

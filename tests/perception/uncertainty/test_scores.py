@@ -10,6 +10,7 @@ from scipy import ndimage
 from torch import nn
 
 from perception.errors import InputError
+from perception.uncertainty import scores
 from perception.uncertainty.ensemble import Ensemble, make_ensemble
 from perception.uncertainty.scores import (
     MEASURES,
@@ -81,6 +82,20 @@ def test_maps_equal_the_definitions_at_every_pixel(from_logits):
             assert found.maps[name][frame, y, x].item() == pytest.approx(expected[name], abs=1e-12)
     torch.testing.assert_close(found.mean_probabilities, probabilities.mean(0))
     assert torch.equal(found.predicted, probabilities.mean(0).argmax(1))
+
+
+@pytest.mark.parametrize("space", [(), (1,), (3, 3), (9, 20)])
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_blocks_of_any_size_change_nothing(monkeypatch, space, from_logits):
+    logits = random_logits(members=4, frames=37, space=space)
+    measure = uncertainty if from_logits else uncertainty_from_probabilities
+    values = logits if from_logits else logits.softmax(2)
+    whole = measure(values)
+    monkeypatch.setattr(scores, "BLOCK_PIXELS", 16)
+    parts = measure(values)
+    for name in MEASURES:
+        torch.testing.assert_close(parts.maps[name], whole.maps[name], rtol=0, atol=1e-13)
+    torch.testing.assert_close(parts.mean_probabilities, whole.mean_probabilities, rtol=0, atol=1e-15)
 
 
 def test_classifiers_are_measured_like_pixels():
