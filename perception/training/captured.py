@@ -16,25 +16,26 @@ class CapturedStep:
     """Make gradient steps, the first ones one kernel at a time, the later ones as a recorded graph.
 
     step: makes one gradient step for a batch on the device and returns its loss, detached, without asking the device
-    for a value: nothing in it may depend on the batch's values but through tensors. A batch of another shape and a
-    network whose parameters were replaced are met by a step without the graph, and a new recording.
+    for a value: nothing in it may depend on the batch's values but through tensors. A batch of another shape than the
+    first is met by a step without the graph; parameters that were replaced, by a new recording.
     Source: whole-network capture, "CUDA Graphs" in PyTorch's notes on CUDA semantics.
     """
 
     def __init__(self, network: nn.Module, step: Callable[[Any], Tensor]) -> None:
         self._network, self._step = network, step
         self._stream = torch.cuda.Stream()
-        self._known: Any = None
+        self._places: list[int] = []  # of the parameters in memory, which a recording is bound to
         self._forget()
 
     def __call__(self, batch: Any) -> Tensor:
         """Make one gradient step; the returned loss is overwritten by the next call."""
         parts, places = _tensors(batch), [parameter.data_ptr() for parameter in self._network.parameters()]
-        shapes = [(part.shape, part.dtype) for part in parts]
-        if (shapes, places) != self._known:
+        if places != self._places:
             self._forget()
-            self._known = (shapes, places)
-        if self._graph is None and self._done < _EAGER_STEPS:
+            self._places = places
+        shapes = [(part.shape, part.dtype) for part in parts]
+        self._shapes = self._shapes or shapes
+        if shapes != self._shapes or self._done < _EAGER_STEPS:
             return self._eager(batch)
         if self._graph is None:
             self._record(batch)
@@ -46,6 +47,7 @@ class CapturedStep:
 
     def _forget(self) -> None:
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._shapes: list[Any] = []  # of the batches that are recorded
         self._batch: Any = None
         self._loss: Tensor | None = None
         self._done = 0
