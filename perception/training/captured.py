@@ -34,7 +34,8 @@ class CapturedStep:
             self._forget()
             self._places = places
         shapes = [(part.shape, part.dtype) for part in parts]
-        self._shapes = self._shapes or shapes
+        if not self._shapes:
+            self._shapes = shapes
         if shapes != self._shapes or self._done < _EAGER_STEPS:
             return self._eager(batch)
         if self._graph is None:
