@@ -27,6 +27,13 @@ class CapturedStep:
         self._places: list[int] = []  # of the parameters in memory, which a recording is bound to
         self._forget()
 
+    def _forget(self) -> None:
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._shapes: list[Any] = []  # of the batches that are recorded
+        self._batch: Any = None
+        self._loss: Tensor | None = None
+        self._done = 0
+
     def __call__(self, batch: Any) -> Tensor:
         """Make one gradient step; the returned loss is overwritten by the next call."""
         parts, places = _tensors(batch), [parameter.data_ptr() for parameter in self._network.parameters()]
@@ -45,13 +52,6 @@ class CapturedStep:
         assert self._graph is not None and self._loss is not None
         self._graph.replay()
         return self._loss
-
-    def _forget(self) -> None:
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._shapes: list[Any] = []  # of the batches that are recorded
-        self._batch: Any = None
-        self._loss: Tensor | None = None
-        self._done = 0
 
     def _eager(self, batch: Any) -> Tensor:
         """Make a step on a stream of its own, as what precedes a recording must be."""
