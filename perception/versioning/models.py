@@ -18,6 +18,7 @@ from perception.versioning.processes import Author, Clone, read_committed, shall
 from perception.versioning.records import Version, json_bytes, run_folder
 from perception.versioning.registry import resolve
 from perception.versioning.remote import (
+    Proof,
     file_facts,
     get_files,
     open_remote,
@@ -189,7 +190,9 @@ def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
         objects = read_folder(remote, pointed_at(pointer)) if pointer else None
         folder = clone.path / "fetched"
         folder.mkdir()
-        bad = get_files(remote, objects or {}, found.files, folder)
+        bad = get_files(
+            remote, objects or {}, {name: Proof("sha256", value) for name, value in found.files.items()}, folder
+        )
         if bad:
             raise InputError(f"{bad[0]} of the champion is missing on the remote or not what was released; restore it")
         if destination.exists():

@@ -8,7 +8,7 @@ Layout of the repository:
     refs/tags/data/<run>-<sha8>          annotated, write-once
 
 A version's identity is the sha256 of its manifest.  Its tag names the first eight digits, its run.json all of them and
-the sha256 of files.json, which lists the sha256 of every file; so one commit hash vouches for every byte.
+the sha256 of files.json, which lists the sha256 and the BLAKE3 of every file; so one commit hash vouches for every byte.
 """
 
 import hashlib
@@ -47,11 +47,13 @@ from perception.versioning.records import (
 )
 from perception.versioning.remote import (
     FileFacts,
+    Proof,
     Remote,
     ask_each,
     each_file,
     file_facts,
     get_files,
+    has_proof,
     open_remote,
     pointed_at,
     pointer_text,
@@ -186,7 +188,7 @@ def _push_files(
 ) -> tuple[bytes, str]:
     """Bring new files, files.json and the folder object to the remote, checked there; return pointer and sha256."""
     files = dict(local) | dict(inherited)
-    listing = {name: {"sha256": facts.sha256, "size_bytes": facts.size_bytes} for name, facts in files.items()}
+    listing = {name: _entry(facts) for name, facts in files.items()}
     with scratch_folder() as scratch:
         (scratch / FILES).write_bytes(json_bytes({"files": listing}))
         files[FILES] = file_facts(scratch / FILES)
@@ -194,6 +196,19 @@ def _push_files(
     name = put_folder(remote, {path: facts.md5 for path, facts in files.items()})
     size_bytes = sum(facts.size_bytes for facts in files.values())
     return pointer_text("frames", name, len(files), size_bytes), files[FILES].sha256
+
+
+def _entry(facts: FileFacts) -> dict[str, Any]:
+    """Write what files.json says of a file; shards of versions from before BLAKE3 was recorded lack it."""
+    entry = {"sha256": facts.sha256, "size_bytes": facts.size_bytes}
+    return entry if facts.blake3 is None else entry | {"blake3": facts.blake3}
+
+
+def _proof(name: str, entry: Mapping[str, Any]) -> Proof:
+    """Choose the hash that a fetched file is checked by: the faster one, but for the manifest the version's identity."""
+    if name != MANIFEST and "blake3" in entry:
+        return Proof("blake3", entry["blake3"])
+    return Proof("sha256", entry["sha256"])
 
 
 def _folder_files(folder: Path) -> list[str]:
@@ -270,7 +285,10 @@ def _inherited_files(
     for name, sha256 in missing.items():
         if held.get(name, {}).get("sha256") != sha256 or name not in objects:
             raise InputError(f"{listing} takes {name} from {parent}, which does not hold these bytes; build it again")
-    found = {name: FileFacts(objects[name], held[name]["sha256"], held[name]["size_bytes"]) for name in sorted(missing)}
+    found = {
+        name: FileFacts(objects[name], held[name]["sha256"], held[name]["size_bytes"], held[name].get("blake3"))
+        for name in sorted(missing)
+    }
     stored = ask_each(lambda facts: remote.stat(facts.md5), found.values())
     for (name, facts), there in zip(found.items(), stored, strict=True):
         if there is None or there.size_bytes != facts.size_bytes:
@@ -339,7 +357,7 @@ def fetch(
     files: Sequence[str] | None = None,
     optional: Sequence[str] = (),
 ) -> Version:
-    """Fetch a version's files into a folder that appears whole, every file checked against its published sha256.
+    """Fetch a version's files into a folder that appears whole, every file checked against its published hash.
 
     version: a resolved version, a tag, a run or `current`.  files: only these files or folders, for example
     ["manifest.parquet"]; by default all.  optional: files that are taken where the version has them.
@@ -367,7 +385,7 @@ def fetch(
         names = _wanted_files(wanted, listing, files, optional)
         folder = clone.path / "fetched"
         folder.mkdir()
-        bad = get_files(remote, objects, {name: listing[name]["sha256"] for name in names}, folder)
+        bad = get_files(remote, objects, {name: _proof(name, listing[name]) for name in names}, folder)
         if bad:
             raise _not_as_published(wanted.tag, bad[0])
         (folder / FILES).write_bytes(json_bytes({"files": listing}))
@@ -404,7 +422,7 @@ def _check_files(version: Version, folder: Path, only: Sequence[str] | None, opt
     listing = _checked_listing((folder / FILES).read_bytes(), version.files_sha256, version.tag)
     for name in _wanted_files(version, listing, only, optional):
         path = folder / name
-        if not path.is_file() or file_sha256(path) != listing[name]["sha256"]:
+        if not path.is_file() or not has_proof(path, _proof(name, listing[name])):
             raise _not_as_published(version.tag, name)
 
 

@@ -5,7 +5,8 @@
 
 A pointer (X.dvc) names a folder object.  The formats are stable since DVC 3.0 and a test holds that a stock `dvc pull`
 reads what is written here.  What is done differently: an object's bytes are checked after they were written, a damaged
-object is replaced instead of being taken for present, and every file that is fetched is checked by its sha256.
+object is replaced instead of being taken for present, and every file that is fetched is checked by a hash of ours:
+BLAKE3 (https://github.com/BLAKE3-team/BLAKE3-specs), as safe as SHA-256 and about four times as fast on one core.
 """
 
 import hashlib
@@ -19,14 +20,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
+
+from blake3 import blake3
 
 from perception.errors import InputError
 from perception.versioning.processes import RegistryError
 
 _BLOCK_BYTES = 1 << 18  # small enough to stay in a core's cache between reading, hashing and writing
-_FILES_AT_ONCE = 2  # large files: hashing and copying keep a core busy each
+_FILES_AT_ONCE = max(2, min(8, os.cpu_count() or 1))  # large files: hashing and copying keep a core busy each
 _REQUESTS_AT_ONCE = 16  # a server answers many small questions at once
 _OBJECT_RULE = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
@@ -40,6 +43,29 @@ class FileFacts:
     md5: str  # DVC's name for them
     sha256: str  # what vouches for them
     size_bytes: int
+    blake3: str | None = None  # vouches for them too, and is checked sooner; None where the publisher did not record it
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The hash that the bytes of a fetched file must have."""
+
+    algorithm: Literal["sha256", "blake3"]
+    hexdigest: str
+
+    def digest(self) -> "Digest":
+        """Start a hash of this kind."""
+        return blake3() if self.algorithm == "blake3" else hashlib.sha256()
+
+
+class Digest(Protocol):
+    """A hash that is being computed."""
+
+    def update(self, data: Any, /) -> Any:
+        """Take more bytes in."""
+
+    def hexdigest(self) -> str:
+        """Give the hash of the bytes so far."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +96,8 @@ class Remote(Protocol):
     def upload(self, name: str, source: Path) -> None:
         """Write an object from a file, whole or not at all."""
 
-    def download(self, name: str, target: Path) -> str | None:
-        """Write an object's bytes to a new file and return their sha256; None where there is no object."""
+    def download(self, name: str, target: Path, digest: Digest) -> bool:
+        """Write an object's bytes to a new file and hash the bytes written; False where there is no object."""
 
     def hash(self, name: str) -> str | None:
         """Read an object back and return the md5 of its bytes; None where there is none."""
@@ -156,14 +182,17 @@ class FolderRemote:
                 f"remote {self.url} cannot be written ({error.strerror}); give it space and the right to write"
             ) from None
 
-    def download(self, name: str, target: Path) -> str | None:
-        """Copy the file inside the kernel, and hash the copy."""
+    def download(self, name: str, target: Path, digest: Digest) -> bool:
+        """Copy the file block by block; each is hashed while the core's cache still holds what was written."""
         try:
-            shutil.copyfile(self._path(name), target)
+            source = self._path(name).open("rb", buffering=0)
         except FileNotFoundError:
-            return None
-        with target.open("rb") as copy:
-            return hashlib.file_digest(copy, "sha256").hexdigest()
+            return False
+        with source, target.open("xb") as copy:
+            for block in _blocks(source):
+                copy.write(block)
+                digest.update(block)
+        return True
 
     def hash(self, name: str) -> str | None:
         """Read the file."""
@@ -234,21 +263,20 @@ class S3Remote:
 
         self._ask(upload_file, self._key(name), source)
 
-    def download(self, name: str, target: Path) -> str | None:
+    def download(self, name: str, target: Path, digest: Digest) -> bool:
         """Download to the file, hashing what arrives."""
         from perception.data.s3 import download_blocks
 
-        digest = hashlib.sha256()
         with target.open("xb") as copy:
 
             def take(block: bytes) -> None:
                 copy.write(block)
                 digest.update(block)
 
-            found = self._ask(lambda c, b, k, w: download_blocks(c, b, k, take, w), self._key(name))
+            found = bool(self._ask(lambda c, b, k, w: download_blocks(c, b, k, take, w), self._key(name)))
         if not found:
             target.unlink()
-        return digest.hexdigest() if found else None
+        return found
 
     def hash(self, name: str) -> str | None:
         """Download the object and hash what arrives."""
@@ -289,14 +317,24 @@ def _blocks(stream: Any) -> Iterator[memoryview]:
 
 
 def file_facts(path: Path) -> FileFacts:
-    """Hash a file's bytes both ways, reading them once."""
-    md5, sha256, size = _md5(), hashlib.sha256(), 0
+    """Hash a file's bytes in every way that a registry records, reading them once."""
+    md5, sha256, fast, size = _md5(), hashlib.sha256(), blake3(), 0
     with path.open("rb", buffering=0) as stream:
         for block in _blocks(stream):
             md5.update(block)
             sha256.update(block)
+            fast.update(block)
             size += len(block)
-    return FileFacts(md5.hexdigest(), sha256.hexdigest(), size)
+    return FileFacts(md5.hexdigest(), sha256.hexdigest(), size, fast.hexdigest())
+
+
+def has_proof(path: Path, proof: Proof) -> bool:
+    """Hash a file's bytes and say whether they are the ones that the proof is of."""
+    digest = proof.digest()
+    with path.open("rb", buffering=0) as stream:
+        for block in _blocks(stream):
+            digest.update(block)
+    return digest.hexdigest() == proof.hexdigest
 
 
 def each_file(function: Callable[[Any], Answer], items: Iterable[Any]) -> list[Answer]:
@@ -383,16 +421,19 @@ def put_folder(remote: Remote, objects: Mapping[str, str]) -> str:
     return name
 
 
-def get_files(remote: Remote, objects: Mapping[str, str], expected: Mapping[str, str], destination: Path) -> list[str]:
-    """Fetch files into a folder, each checked by its sha256; return those that are missing or hold other bytes.
+def get_files(
+    remote: Remote, objects: Mapping[str, str], expected: Mapping[str, Proof], destination: Path
+) -> list[str]:
+    """Fetch files into a folder, each checked while it is written; return those that are missing or hold other bytes.
 
-    objects, expected: {path: object} and {path: sha256} of the files that are wanted.
+    objects, expected: {path: object} and {path: proof} of the files that are wanted.
     """
 
     def fetch(path: str) -> bool:
-        target = destination / path
+        target, digest = destination / path, expected[path].digest()
         target.parent.mkdir(parents=True, exist_ok=True)
-        return path in objects and remote.download(objects[path], target) == expected[path]
+        found = path in objects and remote.download(objects[path], target, digest)
+        return found and digest.hexdigest() == expected[path].hexdigest
 
     wanted: Sequence[str] = sorted(expected)
     return [path for path, good in zip(wanted, each_file(fetch, wanted), strict=True) if not good]

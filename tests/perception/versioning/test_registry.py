@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+from blake3 import blake3
 
 from perception.errors import InputError
 from perception.versioning import registry as registry_module
@@ -309,6 +311,48 @@ def test_a_child_of_a_damaged_parent_is_not_published(registry, tools, tmp_path)
     with pytest.raises(RegistryError, match=r"lacks or damaged shards/s\.tar"):
         publish(registry, "child", child, parent=parent.tag)
     assert "child" not in tools.git(registry, "tag", "--list")
+
+
+def test_the_list_of_files_holds_both_hashes_of_each(published, tmp_path):
+    fetch(published.registry, published.second, tmp_path / "out")
+    found = contents(tmp_path / "out")
+    listed = json.loads(found["files.json"])["files"]
+    assert listed.keys() == found.keys() - {"files.json", "run.json"}
+    for name, entry in listed.items():
+        assert entry["sha256"] == hashlib.sha256(found[name]).hexdigest()
+        assert entry["blake3"] == blake3(found[name]).hexdigest()
+    # the specification's own test vector
+    assert blake3(b"").hexdigest() == "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+
+
+def test_a_version_from_before_blake3_is_checked_by_sha256_and_can_be_a_parent(registry, tools, tmp_path, monkeypatch):
+    old, new = b"precious" * 5000, b"newer" * 5000
+    folder = tools.make_folder(tmp_path / "f", tools.make_frames(["d0_0"]), {"old.tar": old})
+    with monkeypatch.context() as before:
+        real = registry_module.file_facts
+        before.setattr(registry_module, "file_facts", lambda path: replace(real(path), blake3=None))
+        parent = publish(registry, "n", folder)
+    frames = tools.make_frames(["d0_0", "d0_1"])
+    child = publish(
+        registry, "c", tools.make_folder(tmp_path / "g", frames, {"new.tar": new}, {"old.tar": old}), parent=parent.tag
+    )
+    fetch(registry, child, tmp_path / "out")
+    listed = json.loads((tmp_path / "out" / "files.json").read_text())["files"]
+    assert ["blake3" in listed[f"shards/{name}.tar"] for name in ("old", "new")] == [False, True]
+    damaged(tmp_path / "remote", old, b"precioux" * 5000)
+    for version in (parent, child):
+        with pytest.raises(InputError, match=r"shards/old\.tar of data/"):
+            fetch(registry, version, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_fetched_files_that_were_edited_are_noticed(published, tmp_path):
+    fetch(published.registry, published.second, tmp_path / "out")
+    fetch(published.registry, published.second, tmp_path / "out")
+    shard = tmp_path / "out" / "shards" / "c.tar"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match=r"shards/c\.tar"):
+        fetch(published.registry, published.second, tmp_path / "out")
 
 
 # --- killed, and many at once
