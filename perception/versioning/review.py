@@ -395,8 +395,10 @@ def _what_changed(facts: Mapping[str, Any]) -> str:
         for key in ("added", "removed", "relabelled", "moved", "changed_image")
         if counts[key]
     ]
-    before = f"{counts['base']} frames before, " if facts["base"] else "First version: "
-    return f"{before}{counts['head']} now: {', '.join(words) or 'nothing changed'}."
+    if not facts["base"]:
+        parts = " and ".join(f"{count} {split}" for split, count in facts["head"]["splits"].items() if count)
+        return f"First version, all of it new: {counts['head']} frames, {parts}."
+    return f"{counts['base']} frames before, {counts['head']} now: {', '.join(words) or 'nothing changed'}."
 
 
 def _is_it_leaking(leakage: Mapping[str, Any]) -> str:
@@ -448,10 +450,11 @@ def _why_chosen(facts: Mapping[str, Any]) -> str:
     taught = ""
     if story.get("miou_selected") and story.get("miou_random"):
         means = [sum(story[key]) / len(story[key]) for key in ("miou_selected", "miou_random")]
-        taught = f" Trained alone on them a network reaches mIoU {means[0]:.1%}; on as many random ones {means[1]:.1%}."
+        taught = f" Trained alone on them a network reaches mIoU {means[0]:.1%}; on as many random ones {means[1]:.1%}"
+        taught += "." if means[0] > means[1] else ": choosing did not pay tonight."
     return (
         f"{story.get('selected_frames')} of {story.get('pool_frames')} by {story['strategy']} on {story.get('measure')} "
-        f"(budget {story.get('budget_frames')}); each picture says its own reason.{taught}"
+        f"(budget {story.get('budget_frames')}); each picture says its reason.{taught}"
     )
 
 

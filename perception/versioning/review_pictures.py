@@ -143,7 +143,9 @@ class _Gallery:
 def _caption(row: Any) -> str:
     conditions = ", ".join(str(row[name]) for name in ("time_of_day", "weather", "scene") if isinstance(row[name], str))
     reason = row.get("reason")
-    return f"{conditions}; {reason}" if isinstance(reason, str) else conditions
+    if not isinstance(reason, str):
+        reason = "came with its label, was not chosen" if row["split"] == "train" else f"{row['split']} part"
+    return f"{conditions}; {reason}"
 
 
 def blobs_in_store(store: Store) -> Blobs:

@@ -149,6 +149,9 @@ def test_the_page_answers_what_a_reviewer_asks(page: Path, registry: Registry) -
     assert "3 of 90 by k_centre on ensemble_entropy" in answers["chosen"]
     assert "random ones 30.0%" in answers["chosen"]
     assert answers["approved"] == "Nobody yet; one person decides."
+    page_html = html.unescape((page / "review.html").read_text())
+    assert "curate (1, <span" in page_html, "the first screen does not tell of a gate that warned"
+    assert "day, clear, urban; came with its label, was not chosen" in page_html
     html_text, markdown = (page / "review.html").read_text(), (page / "review.md").read_text()
     for text in (html_text, markdown):
         for words in (*answers.values(), f"make reproduce VERSION={registry.second.tag}", "a_0", "Grace Hopper"):

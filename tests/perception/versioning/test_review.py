@@ -52,6 +52,24 @@ def test_changes_name_every_frame(frames):
     assert facts["answers"]["changed"] == "16 frames before, 14 now: 2 removed, 1 relabelled, 1 moved."
 
 
+def test_a_first_version_says_what_it_holds(frames):
+    head = side(frames)
+    head = replace(head, version=replace(head.version, splits={"test": 4, "train": 12}))
+    nothing = replace(side(frames.head(0)), version=None)
+    facts = review_facts(nothing, head, NOTHING_KNOWN, ReviewSettings())
+    assert facts["answers"]["changed"] == "First version, all of it new: 16 frames, 4 test and 12 train."
+
+
+@pytest.mark.parametrize(("random", "ending"), [(0.3, "30.0%."), (0.4, "40.0%: choosing did not pay tonight.")])
+def test_the_story_of_the_selection_says_whether_it_paid(frames, random, ending):
+    story = {
+        "strategy": "k_centre", "measure": "ensemble_entropy", "budget_frames": 3, "pool_frames": 90, "selected_frames": 3,
+        "miou_selected": [0.4], "miou_random": [random],
+    }  # fmt: skip
+    facts = review_facts(side(frames), side(frames, selection=story), NOTHING_KNOWN, ReviewSettings())
+    assert facts["answers"]["chosen"].endswith(ending)
+
+
 def test_thin_cells_are_counted_on_what_networks_learn_from(frames):
     frames["px_road"] = 10
     frames["px_bus"] = np.where(frames["split"] == "test", 5, 0)
