@@ -260,10 +260,7 @@ def main(arguments: Sequence[str]) -> int:
         COMMANDS[given.command](given)
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except RegistryError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return EXIT_FAILED if isinstance(error, RegistryError) else EXIT_BAD_INPUT
     return EXIT_DONE
 
 

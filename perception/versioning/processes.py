@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from perception.errors import InputError
+from perception.errors import InputError, Unreachable
 
 REMOTE_NAME = "store"
 # Set by git around hooks; inherited, they would point our commands at somebody else's repository.
@@ -26,7 +27,15 @@ _GIT_LOCATION_VARIABLES = (
 )
 
 
-class RegistryError(Exception):
+# What git says when a server did not answer or failed, in the words of git and of libcurl.
+_PASSING = re.compile(
+    rb"Could not resolve host|Temporary failure in name resolution|Failed to connect|Couldn't connect|Connection refused|"
+    rb"Connection reset|timed out|No route to host|Network is unreachable|returned error: (429|5\d\d)|early EOF|"
+    rb"unexpected disconnect|hung up unexpectedly|RPC failed|Empty reply from server|Recv failure|Send failure"
+)
+
+
+class RegistryError(Unreachable):
     """Report that git or the remote failed for a reason that may pass: the same call may be made again."""
 
 
@@ -105,6 +114,11 @@ def git_text(clone: Clone, *arguments: str, stdin: bytes | None = None) -> str:
     return run_git(clone, *arguments, stdin=stdin).stdout.decode().strip()
 
 
+def may_pass(output: bytes) -> bool:
+    """Say whether git failed because a server did not answer or was at fault, by what git said."""
+    return _PASSING.search(output) is not None
+
+
 def last_words(output: bytes, lines: int = 3) -> str:
     """Give the last lines of a child's output as one line."""
     said = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
@@ -129,7 +143,7 @@ def shallow_clone(
 ) -> Iterator[Clone]:
     """Clone one branch or tag of a registry without a working tree; the clone is removed afterwards.
 
-    Raises InputError when the registry or the branch cannot be read.
+    Raises InputError when the registry or the branch cannot be read, RegistryError when its server does not answer.
     """
     with scratch_folder(scratch) as folder:
         url = git_url(registry)
@@ -140,6 +154,8 @@ def shallow_clone(
         done = run_git(
             start, "clone", "--quiet", "--no-checkout", *limits, "--branch", branch, "--", url, "clone", check=False
         )
+        if done.returncode and may_pass(done.stderr):
+            raise RegistryError(f"registry {registry} cannot be reached: {last_words(done.stderr, 1)}; try again")
         if done.returncode:
             raise InputError(
                 f"registry {registry} has no readable {branch!r}: {last_words(done.stderr, 1)}; "

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from blake3 import blake3
 
-from perception.errors import InputError
+from perception.errors import InputError, Unreachable
 from perception.versioning.processes import RegistryError
 
 _BLOCK_BYTES = 1 << 18  # small enough to stay in a core's cache between reading, hashing and writing
@@ -232,7 +232,7 @@ class S3Remote:
     def _ask(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
         try:
             return function(self.client, self.bucket, *arguments, self.url)
-        except InputError as error:  # a server that is gone may come back
+        except Unreachable as error:  # a server that is gone may come back
             raise RegistryError(f"remote {error}") from None
 
     def stat(self, name: str) -> Stored | None:

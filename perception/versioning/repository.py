@@ -20,6 +20,7 @@ from perception.versioning.processes import (
     git_text,
     git_url,
     last_words,
+    may_pass,
     read_committed,
     run_git,
     scratch_folder,
@@ -30,6 +31,9 @@ _PUSH_ATTEMPTS = 60
 _LOST_RACE = re.compile(
     rb"fetch first|non-fast-forward|cannot lock ref|incorrect old value|failed to update ref|reference already exists|"
     rb"stale info|Unable to create .*\.lock"
+)
+_REFUSED = re.compile(
+    rb"hook declined|protected|denied|returned error: 40\d|Authentication failed|could not read (Username|Password)"
 )
 _UPDATE_HOOK = """#!/bin/sh
 # Data tags are write-once: no run's data may become another's, or vanish.
@@ -126,7 +130,10 @@ def _commit_first(registry: str | Path, remote_url: str, author: Author) -> None
         clone = Clone(scratch / "first", environment, git_url(registry))
         run_git(clone, "init", "--quiet", "-b", "main")
         run_git(clone, "remote", "add", "origin", clone.url)
-        if git_text(clone, "ls-remote", "origin", "refs/heads/main"):
+        found = run_git(clone, "ls-remote", "origin", "refs/heads/main", check=False)
+        if found.returncode:
+            raise _not_read(registry, found.stderr)
+        if found.stdout.strip():
             return
         files = {
             ".dvc/config": _remote_config(remote_url).encode(),
@@ -138,7 +145,7 @@ def _commit_first(registry: str | Path, remote_url: str, author: Author) -> None
         commit = commit_files(clone, None, files, "Create the data registry")
         done = run_git(clone, "push", "--quiet", "origin", f"{commit}:refs/heads/main", check=False)
         if done.returncode and not _LOST_RACE.search(done.stderr):
-            raise RegistryError(f"registry {registry} cannot be written: {last_words(done.stderr)}")
+            raise _not_written(registry, done.stderr)
 
 
 def registry_remote(registry: str | Path) -> str:
@@ -214,11 +221,25 @@ def push_commit(
         done = run_git(clone, "push", "--quiet", "--atomic", "origin", *targets, check=False)
         if not done.returncode:
             return commit
-        if re.search(rb"hook declined|protected|denied", done.stderr):
-            raise InputError(f"registry {clone.url} refused the change: {last_words(done.stderr)}")
-        if not _LOST_RACE.search(done.stderr):
-            raise RegistryError(f"registry {clone.url} cannot be written: {last_words(done.stderr)}")
+        if not _LOST_RACE.search(done.stderr) or _REFUSED.search(done.stderr):
+            raise _not_written(clone.url, done.stderr)
     raise RegistryError(f"registry {clone.url}: other writers came first {_PUSH_ATTEMPTS} times; try again")
+
+
+def _not_read(registry: str | Path, said: bytes) -> InputError:
+    """Give the error of a registry that does not answer: one that may pass where its server is at fault."""
+    if may_pass(said):
+        return RegistryError(f"registry {registry} cannot be reached: {last_words(said, 1)}; try again")
+    return InputError(f"registry {registry} cannot be read: {last_words(said, 1)}; check path and credentials")
+
+
+def _not_written(registry: str | Path, said: bytes) -> InputError:
+    """Give the error of a push that failed: one for people where the registry refused it, else one that may pass."""
+    if _REFUSED.search(said) and not may_pass(said):
+        return InputError(
+            f"registry {registry} refused the change: {last_words(said)}; check its rules and credentials"
+        )
+    return RegistryError(f"registry {registry} cannot be written: {last_words(said)}")
 
 
 # --- reading
@@ -227,7 +248,7 @@ def push_commit(
 def remote_tags(registry: str | Path, pattern: str = "data/*") -> dict[str, str]:
     """List tags of a registry and the commit that each names, without cloning.
 
-    Raises InputError when the registry cannot be read.
+    Raises InputError when the registry cannot be read, RegistryError when its server does not answer.
     """
     with scratch_folder() as scratch:
         url = git_url(registry)
@@ -235,9 +256,7 @@ def remote_tags(registry: str | Path, pattern: str = "data/*") -> dict[str, str]
         clone = Clone(scratch, child_environment(scratch, Author(), local), url)
         done = run_git(clone, "ls-remote", "--", url, f"refs/tags/{pattern}", f"refs/tags/{pattern}^{{}}", check=False)
     if done.returncode:
-        raise InputError(
-            f"registry {registry} cannot be read: {last_words(done.stderr, 1)}; check path and credentials"
-        )
+        raise _not_read(registry, done.stderr)
     found: dict[str, str] = {}
     for line in done.stdout.decode().splitlines():
         commit, name = line.split("\t")

@@ -1,0 +1,118 @@
+"""A registry whose server is gone may be asked again; one that is not there, or refuses, is bad input."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from components import kfp_step
+from components.contract import main
+from components.kfp_step import read_problem
+from components.stages import STAGES
+from perception.errors import InputError
+from perception.versioning.processes import RegistryError
+from perception.versioning.registry import create_registry, fetch, find_tag, publish, resolve
+
+
+@pytest.fixture
+def web() -> Iterator[SimpleNamespace]:
+    """A web server that answers everything with one status, and counts."""
+    state = SimpleNamespace(status=200, asked=0, url="")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.asked += 1
+            self.send_response(state.status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_port}/data.git"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+def closed_url() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/data.git"
+
+
+def calls(url: str, frames: Path, out: Path) -> list[object]:
+    return [
+        lambda: create_registry(url, str(out / "remote")),
+        lambda: resolve(url),
+        lambda: find_tag(url, "night-1"),
+        lambda: publish(url, "night-1", frames),
+        lambda: fetch(url, "current", out / "out"),
+    ]
+
+
+@pytest.mark.parametrize("status", [None, 500, 503, 429])
+def test_a_server_that_is_gone_or_fails_may_be_asked_again(web, tools, tmp_path, status):
+    url, web.status = (closed_url() if status is None else web.url), status
+    frames = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), {"a.tar": b"a"})
+    for call in calls(url, frames, tmp_path):
+        with pytest.raises(RegistryError, match=r"cannot be reached.*try again"):
+            call()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_registry_that_is_not_there_or_forbidden_is_bad_input(web, tools, tmp_path, status):
+    web.status = status
+    frames = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), {"a.tar": b"a"})
+    for call in calls(web.url, frames, tmp_path):
+        with pytest.raises(InputError, match="credentials") as caught:
+            call()
+        assert not isinstance(caught.value, RegistryError)
+
+
+def test_a_push_that_a_rule_forbids_is_bad_input_and_one_whose_server_dies_is_not(registry, tools, tmp_path):
+    frames = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), {"a.tar": b"a"})
+    hook = registry / "hooks" / "pre-receive"
+    for does, kind in (("echo 'protected branch' >&2; exit 1", InputError), ("kill -9 $PPID", RegistryError)):
+        hook.write_text(f"#!/bin/sh\n{does}\n")
+        hook.chmod(0o755)
+        with pytest.raises(InputError) as caught:
+            publish(registry, "night-1", frames)
+        assert type(caught.value) is kind, does
+    hook.unlink()
+    assert publish(registry, "night-1", frames).run == "night-1"
+
+
+def resolve_step(tmp_path: Path, registry: str) -> int:
+    artifact = {"name": "base", "uri": str(tmp_path / "base")}
+    values = {"task": "resolve", "registry": registry, "remote": str(tmp_path / "remote"), "store": str(tmp_path / "s")}
+    outputs = {"artifacts": {"base": {"artifacts": [artifact]}}, "outputFile": str(tmp_path / "output.json")}
+    given = {"inputs": {"parameterValues": values}, "outputs": outputs}
+    return main(STAGES, ["resolve", "--executor-input", json.dumps(given)])
+
+
+@pytest.mark.parametrize(("status", "code", "tries"), [(503, 1, 3), (404, 0, 1)])
+def test_a_step_tries_a_failing_registry_again_and_leaves_a_missing_one_to_the_gate(
+    web, tmp_path, monkeypatch, capsys, status, code, tries
+):
+    """Exit code 1 is what KFP retries; a problem is passed on to the next gate and never tried again."""
+    monkeypatch.setenv(kfp_step.PAUSES_VARIABLE, "0.01,0.01")
+    web.status = status
+    assert resolve_step(tmp_path, web.url) == code
+    assert web.asked == tries, "git asked more often than once a try"
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    problem = read_problem(tmp_path / "base")
+    if status == 404:
+        assert problem is not None
+        assert (problem.code, problem.task) == (2, "resolve")
+    else:
+        assert problem is None
+        assert "cannot be reached" in said.err
