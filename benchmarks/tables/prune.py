@@ -35,14 +35,14 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "prune_epoch": 3,
         "learning_rate": 2e-3,
         "press": 0.15,
-        "target": {"target_cost_share": 0.3, "costs": "parameters"},
+        "target": {"target_cost_share": 0.35, "costs": "parameters", "importance": "loss"},
     },
     ("mIoU", "small"): {
         "epochs": 8,
         "prune_epoch": 3,
         "learning_rate": 4e-3,
         "press": 0.1,
-        "target": {"target_cost_share": 0.55},
+        "target": {"target_cost_share": 0.55, "importance": "loss"},
     },
     ("accuracy", "medium"): {
         "epochs": 30,

@@ -15,7 +15,9 @@ from benchmarks.tables.shrinking import Task, batches, structured, torch_pruning
 from perception.compression.cost import count_macs
 from perception.models.checkpoint import describe_leaves
 
-TINY = {"epochs": 2, "prune_epoch": 0, "learning_rate": 2e-3, "press": 0.1, "energy": 0.9, "target_share": 0.5}
+TINY = {
+    "epochs": 2, "prune_epoch": 0, "learning_rate": 2e-3, "press": 0.1, "energy": 0.9, "target": {"target_share": 0.5}
+}  # fmt: skip
 
 
 def toy(frames: int = 32, size: int = 24, channels: int = 3) -> Task:

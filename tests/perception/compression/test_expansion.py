@@ -35,12 +35,10 @@ def randomised(chain: nn.Sequential) -> nn.Sequential:
 
 
 SETTINGS = [  # stride, padding, dilation, groups, bias
-    (1, 0, 1, 1, True),
-    (2, 3, 1, 1, True),
-    (2, 1, 1, 1, False),
+    *[(s, p, 1, 1, b) for s in (1, 2, 3) for p in (0, 1, 3) for b in (True, False)],
     (1, 2, 2, 1, True),
     (1, 2, 1, 4, True),
-    (2, 1, 1, 8, True),
+    *[(s, p, 1, 8, b) for s in (1, 2) for p in (0, 1) for b in (True, False)],  # depthwise
 ]
 CONVOLUTIONS = [
     (nn.Conv2d(8, 8 if g > 1 else 6, k, stride=s, padding=p, dilation=d, groups=g, bias=b), kind)
