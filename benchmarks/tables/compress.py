@@ -30,7 +30,7 @@ SHARE, COST = {"target_share": 0.4}, {"target_cost_share": 0.45, "importance": "
 SETTINGS: dict[str, dict[str, Any]] = {
     "small": {"epochs": 12, "learning_rate": 2e-3, "press": 0.1, "target": SHARE, "energy": 0.9},
     "medium": {
-        "epochs": 24,
+        "epochs": 20,
         "learning_rate": 2e-3,
         "press": 0.05,
         "target": COST,

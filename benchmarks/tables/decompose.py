@@ -22,7 +22,7 @@ TABLE_SIZES = ("small", "medium", "full")
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("accuracy", "small"): {"epochs": 6, "learning_rate": 2e-3},
     ("mIoU", "small"): {"epochs": 6, "learning_rate": 4e-3},
-    ("accuracy", "medium"): {"epochs": 24, "learning_rate": 2e-3},
+    ("accuracy", "medium"): {"epochs": 20, "learning_rate": 2e-3},
     ("mIoU", "medium"): {"epochs": 60, "learning_rate": 2e-3},
     ("accuracy", "full"): {"epochs": 60, "learning_rate": 2e-3},
     ("mIoU", "full"): {"epochs": 150, "learning_rate": 5e-4},

@@ -24,7 +24,7 @@ TABLE_SIZES = ("small", "medium", "full")
 # rates: learning rates of the sweep, which the arms of SWEPT get. full is the paper's training (its rate is 0.01).
 SETTINGS: dict[str, dict[str, Any]] = {
     "small": {"epochs": 6, "batch_frames": 64, "kernel": 5, "rates": (0.003, 0.01, 0.03)},
-    "medium": {"epochs": 30, "batch_frames": 256, "kernel": 7, "rates": (0.01, 0.03, 0.1)},
+    "medium": {"epochs": 40, "batch_frames": 256, "kernel": 7, "rates": (0.01, 0.03, 0.1)},
     "full": {"epochs": 150, "batch_frames": 128, "kernel": 7, "rates": (0.003, 0.01, 0.03)},
 }
 RATE = 4  # of expansion

@@ -53,8 +53,8 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "mixed_precision": True,
     },
     ("mIoU", "medium"): {
-        "epochs": 80,
-        "prune_epoch": 23,
+        "epochs": 60,
+        "prune_epoch": 19,
         "learning_rate": 2e-3,
         "press": 0.05,
         "target": {"target_cost_share": 0.55},
