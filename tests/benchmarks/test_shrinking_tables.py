@@ -41,7 +41,7 @@ def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.Monkey
         pytest.importorskip("torch_pruning")
     task = toy()
     monkeypatch.setattr(module, "open_task", lambda _: task)
-    target = {"target": {"target_cost_share": 0.5, "costs": "parameters"}}
+    target = {"target": {"target_cost_share": 0.5, "costs": "parameters"}, "peer_ratio": 0.5}
     settings = {"small": TINY, ("accuracy", "small"): TINY | target}
     if table == "decompose":
         settings = {("accuracy", "small"): {"epochs": 2, "learning_rate": 2e-3}}
