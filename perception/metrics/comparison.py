@@ -7,7 +7,8 @@ refuse: is the figure worse by more than the margin, and is at least half of tha
 recipe differ in truth, not by chance alone, so "surely worse than nothing" would refuse good networks on a large test
 set. One false alarm among all figures is enough to refuse, so the bounds hold for all figures at once: their critical
 value is the quantile of the greatest studentised difference (Westfall and Young, "Resampling-Based Multiple Testing",
-1993; maxT), which knows how the figures hang together.
+1993; maxT), which knows how the figures hang together. Where `seed_spread` says by how much trainings that differ only
+by their seed scatter in a figure, its margin is at least what two of them differ by at most, for all figures together.
 
 promote: is it shown that the figure is not worse by more than the margin? Here every figure must pass, so each may be
 asked at the full level (Berger, "Multiparameter Hypothesis Testing and Acceptance Sampling", 1982: intersection-union).
@@ -16,8 +17,8 @@ hold: neither. The test set cannot tell yet; `drives_needed` says how many drive
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,8 @@ class RegressionRule:
     resamples: int = 2000
     unit: str = "drives"  # what is resampled, in words: drives, or clips of them
     seed: int = 0
+    # Standard deviation of a figure between trainings that differ only by their seed, by the figure's name: seed_spread().
+    seed_spread: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("margin", "class_margin"):
@@ -56,6 +59,9 @@ class RegressionRule:
         for name, least in (("minimum_drives", 2), ("minimum_frames", 1), ("resamples", 100)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)} must be at least {least}")
+        for figure, spread in self.seed_spread.items():
+            if not 0 <= spread < 1:
+                raise InputError(f"seed_spread of {figure} is {spread}, must lie in [0, 1): it is a difference of IoU")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +137,24 @@ def compare(
     return _verdict(judgements, figures.unknown, critical, rule)
 
 
+def seed_spread(
+    scores: Sequence[SegmentationScore], classes: Sequence[str], rule: RegressionRule
+) -> dict[str, float]:
+    """Measure how networks that differ only by the seed of their training scatter: figure → standard deviation of it.
+
+    scores: of two networks or more, on the same frames; figures are those that `compare` would judge by this rule.
+    Raises InputError for fewer networks and for scores of different frames.
+    """
+    if len(scores) < 2:
+        raise InputError(f"{len(scores)} score: the spread between seeds needs two networks or more; train another")
+    values = []
+    for score in scores:
+        _check_same_frames(scores[0], score)
+        figures = _figures(scores[0], score, classes, rule)
+        values.append(_values(figures.challenger.sum(axis=0)[None], figures.averaged)[0])
+    return dict(zip(figures.names, np.std(values, axis=0, ddof=1).tolist(), strict=True))
+
+
 def _check_same_frames(champion: SegmentationScore, challenger: SegmentationScore) -> None:
     if champion.counts.shape != challenger.counts.shape or list(champion.frames.frame_id) != list(
         challenger.frames.frame_id
@@ -172,9 +196,16 @@ def _figures(
         averaged=np.array([each[3] for each in found], dtype=bool),
         drives=np.array([each[4] for each in found], dtype=np.int64),
         frames=np.array([each[5] for each in found], dtype=np.int64),
-        margins=np.array([each[6] for each in found], dtype=np.float64),
+        margins=_margins([(each[0], each[6]) for each in found], rule),
         unknown=unknown,
     )
+
+
+def _margins(figures: Sequence[tuple[str, float]], rule: RegressionRule) -> NDArray[np.float64]:
+    """Widen each figure's own margin to what two seeds differ by at most, at the rule's confidence for all of them."""
+    quantile = float(special.ndtri(rule.confidence ** (1 / max(len(figures), 1))))  # Sidak
+    between_two = math.sqrt(2) * quantile
+    return np.array([max(own, between_two * rule.seed_spread.get(name, 0.0)) for name, own in figures], np.float64)
 
 
 def _by_drive(counts: NDArray[np.int64], drive_of: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perception.errors import InputError
-from perception.metrics.comparison import RegressionRule, compare
+from perception.metrics.comparison import RegressionRule, compare, seed_spread
 from perception.metrics.confusion import mean_iou
 from perception.metrics.segmentation import SegmentationScore
 
@@ -103,6 +103,48 @@ def test_three_points_worse_in_one_condition_is_refused_in_at_least_95_per_cent_
     verdicts = refusals(champion, challenger, 120, 250, RULE)
     named = [v.decision == "refuse" and any("time_of_day=night" in reason for reason in v.reasons) for v in verdicts]
     assert sum(named) >= 114
+
+
+def shaken(score, network_seed, spread):
+    """Turn right pixels wrong, or wrong ones right, by an amount that each class of a network has for itself."""
+    shares = np.random.default_rng(network_seed).normal(0, spread, len(CLASSES))
+    counts = score.counts.copy()
+    for k, share in enumerate(shares):
+        wrong = (k + 1) % len(CLASSES)
+        source, target = (k, wrong) if share > 0 else (wrong, k)
+        moved = np.rint(np.minimum(abs(share), 1) * counts[:, k, source]).astype(np.int64)
+        counts[:, k, source] -= moved
+        counts[:, k, target] += moved
+    return replace(score, counts=counts)
+
+
+def test_margins_follow_the_measured_spread_between_seeds(facts):
+    base = simulate(facts, 1, 2)
+    networks = [shaken(base, seed, 0.08) for seed in range(14)]
+    rule = replace(RULE, seed_spread=seed_spread(networks[2:], CLASSES, RULE))
+    assert sum(v.decision == "refuse" for v in refusals(networks[0], networks[1], 10, 250, RULE)) > 5, "a case that matters"
+    verdicts = refusals(networks[0], networks[1], 60, 250, rule)
+    assert sum(verdict.decision == "refuse" for verdict in verdicts) <= 3
+    margins = {each.name: each.margin for each in verdicts[0].judgements}
+    assert margins["class=person"] > rule.class_margin
+    lost = networks[1].counts.copy()
+    lost[:, 0, 1] += lost[:, 0, 0] // 2  # half of the road
+    lost[:, 0, 0] -= lost[:, 0, 0] // 2
+    assert compare(networks[0], replace(networks[1], counts=lost), CLASSES, rule).decision == "refuse"
+
+
+def test_the_spread_between_seeds_is_the_standard_deviation_of_each_figure(facts):
+    networks = [simulate(facts.head(80), 1, seed) for seed in range(3)]
+    spread = seed_spread(networks, CLASSES, RULE)
+    verdict = compare(networks[0], networks[1], CLASSES, RULE)
+    assert set(spread) == {each.name for each in verdict.judgements}
+    assert spread["overall"] == pytest.approx(np.std([each.miou() for each in networks], ddof=1))
+    same = seed_spread([networks[0], networks[0]], CLASSES, RULE)
+    assert set(same.values()) == {0.0}
+    with pytest.raises(InputError, match="needs two networks"):
+        seed_spread(networks[:1], CLASSES, RULE)
+    with pytest.raises(InputError, match=r"seed_spread of overall is -1"):
+        RegressionRule(seed_spread={"overall": -1.0})
 
 
 def test_the_same_network_twice_is_promoted(facts):
