@@ -126,12 +126,26 @@ def judge(
 
 
 def onnx_predictor(model: Path, threads: int) -> Any:
-    """Return the function that gives an exported network's logits for images, run by onnxruntime."""
+    """Return the function that gives an exported network's logits for images, run by onnxruntime.
+
+    A network that was exported for batches of a fixed size gets its images in such batches, the last one filled up.
+    """
+    import numpy as np
+
     from perception.compression.export import open_session
 
     session = open_session(model, threads)
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0]
+    entry = session.get_inputs()[0]
+    size = entry.shape[0]
+
+    def predict(images: "np.ndarray") -> "np.ndarray":
+        if not isinstance(size, int):
+            return session.run(None, {entry.name: images})[0]
+        filled = np.concatenate([images, np.zeros((-len(images) % size, *images.shape[1:]), images.dtype)])
+        parts = [session.run(None, {entry.name: part})[0] for part in np.split(filled, len(filled) // size)]
+        return np.concatenate(parts)[: len(images)]
+
+    return predict
 
 
 def sha256_of(path: Path) -> str:

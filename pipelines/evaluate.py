@@ -44,9 +44,12 @@ def evaluate(
 
     if out.exists() and not (out / RESULT).is_file():
         raise InputError(f"{out}: exists and is no earlier result of this command; remove it or name another with OUT=")
-    network = describe_network(model, taxonomy)
+    if any(parent.exists() and not parent.is_dir() for parent in out.parents):
+        raise InputError(f"{out}: a part of this path is a file; name another place with OUT=")
+    network = describe_network(model, taxonomy, "MODEL")
+    _check_champion(champion, network, taxonomy)
     parameters = build_parameters(
-        JudgeParameters, {**network, "store": "-", "seed": 0, **(given or {})}, where="evaluate"
+        JudgeParameters, {"store": "-", "seed": 0, **(given or {}), **network}, where="evaluate"
     )
     parameters.prepare()
     if not data.is_dir():
@@ -69,40 +72,89 @@ def evaluate(
     return figures
 
 
-def describe_network(model: Path, taxonomy: str) -> dict[str, Any]:
-    """Read what an ONNX file tells of its network: taxonomy, height_px and width_px.
+def describe_network(model: Path, taxonomy: str, what: str) -> dict[str, Any]:
+    """Read what an ONNX file tells of its network: taxonomy, height_px, width_px and, where it is fixed, the batch size.
 
-    Raises InputError for a file that is missing, no segmentation network of one image input and one output, or silent
-    about its classes while none are named.
+    what: the file's name in messages. Raises InputError for a file that is missing, no segmentation network of one colour
+    image input and one output, or silent about its classes while none are named.
     """
     from perception.compression.export import open_session, read_metadata
-    from perception.data.taxonomies import load_taxonomy, taxonomy_names
 
     if not model.is_file():
-        raise InputError(f"MODEL={model}: no such file; give an exported network")
+        raise InputError(f"{what}={model}: no such file; give an exported network")
     try:
         session = open_session(model)
     except Exception as error:  # onnxruntime raises a family of its own
-        raise InputError(f"MODEL={model}: onnxruntime cannot open it ({' '.join(str(error).split())[:200]})") from None
-    shapes = [session.get_inputs()[0].shape, session.get_outputs()[0].shape]
-    if len(session.get_inputs()) != 1 or len(session.get_outputs()) != 1 or {len(shape) for shape in shapes} != {4}:
         raise InputError(
-            f"MODEL={model}: must take one image batch and give one batch of logits, takes and gives {shapes}"
+            f"{what}={model}: onnxruntime cannot open it ({' '.join(str(error).split())[:200]}); export the network again"
+        ) from None
+    shapes = _shapes(session, f"{what}={model}")
+    name = _taxonomy_of(read_metadata(session), shapes[1][1], taxonomy, f"{what}={model}")
+    found = {"taxonomy": name, "height_px": shapes[0][2], "width_px": shapes[0][3]}
+    return found | ({"latency_batch_frames": (shapes[0][0],)} if isinstance(shapes[0][0], int) else {})
+
+
+def _shapes(session: Any, what: str) -> tuple[list[Any], list[Any]]:
+    """Return the shapes of the one input and the one output; raise InputError for those of no segmentation network."""
+    taken, given = session.get_inputs(), session.get_outputs()
+    shapes = [entry.shape for entry in (*taken, *given)]
+    if len(taken) != 1 or len(given) != 1 or {len(shape) for shape in shapes} != {4}:
+        raise InputError(f"{what}: must take one image batch and give one batch of logits, takes and gives {shapes}")
+    if taken[0].type != "tensor(float)" or shapes[0][1] != 3:
+        raise InputError(
+            f"{what}: takes {taken[0].type} of shape {shapes[0]}, must take float32 RGB images (frame, 3, height, width)"
         )
     if not all(isinstance(size, int) for size in shapes[0][2:]):
-        raise InputError(f"MODEL={model}: its input size {shapes[0]} is free; export it at a fixed height and width")
-    told = read_metadata(session)
-    name = taxonomy or told.get("taxonomy", "")
+        raise InputError(f"{what}: its input size {shapes[0]} is free; export it at a fixed height and width")
+    if any(size % 8 for size in shapes[0][2:]):
+        raise InputError(
+            f"{what}: takes images of {shapes[0][2]} rows and {shapes[0][3]} columns, must be multiples of 8"
+        )
+    return shapes[0], shapes[1]
+
+
+def _taxonomy_of(told: Mapping[str, str], outputs: Any, named: str, what: str) -> str:
+    """Return the taxonomy that is named, or else told by the file, once it fits the network's outputs."""
+    from perception.data.taxonomies import load_taxonomy, taxonomy_names
+
+    name = named or told.get("taxonomy", "")
+    known = ", ".join(taxonomy_names())
     if not name:
-        known = ", ".join(taxonomy_names())
-        raise InputError(f"MODEL={model}: does not say what its classes are; name them with TAXONOMY=, one of {known}")
+        raise InputError(f"{what}: does not say what its classes are; name them with TAXONOMY=, one of {known}")
+    if name not in taxonomy_names():
+        said = "TAXONOMY=" if named else f"{what}: its file says taxonomy "
+        raise InputError(f"{said}{name!r} is unknown; name its classes with TAXONOMY=, one of {known}")
     classes = load_taxonomy(name).classes
-    if isinstance(shapes[1][1], int) and shapes[1][1] != len(classes):
-        raise InputError(f"MODEL={model}: gives {shapes[1][1]} classes, but taxonomy {name} has {len(classes)}")
-    listed = tuple(json.loads(told["classes"])) if "classes" in told and not taxonomy else classes
-    if listed != classes:
-        raise InputError(f"MODEL={model}: was trained on classes {listed}, but taxonomy {name} is now {classes}")
-    return {"taxonomy": name, "height_px": shapes[0][2], "width_px": shapes[0][3]}
+    if isinstance(outputs, int) and outputs != len(classes):
+        raise InputError(f"{what}: gives {outputs} classes, but taxonomy {name} has {len(classes)}; name another one")
+    if "classes" in told and not named and _listed(told["classes"]) != list(classes):
+        raise InputError(
+            f"{what}: its file names classes {told['classes'][:200]}, but taxonomy {name} is now {json.dumps(classes)}; "
+            f"if they mean the same, say TAXONOMY={name}"
+        )
+    return name
+
+
+def _listed(classes: str) -> list[str] | None:
+    """Return the list that JSON text holds, None where it holds none."""
+    try:
+        found = json.loads(classes)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) else None
+
+
+def _check_champion(champion: Path | None, network: Mapping[str, Any], taxonomy: str) -> None:
+    """Raise InputError for a champion that cannot be judged on the frames and classes of the network."""
+    if champion is None:
+        return
+    theirs = describe_network(champion, taxonomy, "CHAMPION")
+    for name in ("taxonomy", "height_px", "width_px"):
+        if theirs[name] != network[name]:
+            raise InputError(
+                f"CHAMPION={champion}: its {name} is {theirs[name]}, MODEL's is {network[name]}; only networks of one "
+                "size and taxonomy can be compared"
+            )
 
 
 def _place(working: Path, out: Path) -> None:
@@ -159,8 +211,6 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     out = options.out or Path("runs/evaluate") / f"{options.model.stem}-{options.data.resolve().name}"
     try:
-        if options.champion and not options.champion.is_file():
-            raise InputError(f"CHAMPION={options.champion}: no such file; give an exported network")
         given = {}
         for item in options.set:
             name, separator, value = item.partition("=")
@@ -173,6 +223,12 @@ def main(arguments: Sequence[str]) -> int:
         )  # fmt: skip
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        place = error.filename or options.data
+        print(
+            f"nightdrive: {place}: {error.strerror or error}; make it readable, or name another place", file=sys.stderr
+        )
         return EXIT_BAD_INPUT
     print(table(figures, out))
     return EXIT_DONE

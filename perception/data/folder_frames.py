@@ -58,17 +58,31 @@ class FolderFrames:
 
 
 def recognise_format(root: Path, part: str | None) -> Reader:
-    """Find the one format whose layout the folder has; raises InputError where none or several fit, saying why."""
-    fitting, reasons = [], []
-    for name, reader in sorted(READERS.items()):
-        try:
-            if next(iter(reader.frames(root, part, False)), None) is not None:
-                fitting.append(reader)
-        except InputError as error:
-            reasons.append(f"{name}: {error}")
+    """Find the one format whose layout the folder has; raises InputError where none or several fit, saying why.
+
+    A folder of a known format that lacks just the part that is asked for is told so.
+    """
+    fitting, reasons = _fitting(root, part)
+    if not fitting and part and len(without := _fitting(root, None)[0]) == 1:
+        raise InputError(f"PART={part}: {reasons[without[0].name]}")
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         names = ", ".join(reader.name for reader in fitting)
         raise InputError(f"{root}: fits several formats ({names}); say which with FORMAT=")
-    raise InputError(f"{root}: fits no known format ({'; '.join(reasons)})")
+    every = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise InputError(f"{root}: fits no known format ({every})")
+
+
+def _fitting(root: Path, part: str | None) -> tuple[list[Reader], dict[str, str]]:
+    """Return the formats whose layout the folder has, and by name of the others what they miss."""
+    fitting, reasons = [], {}
+    for name, reader in sorted(READERS.items()):
+        try:
+            if next(iter(reader.frames(root, part, False)), None) is not None:
+                fitting.append(reader)
+            else:
+                reasons[name] = "no frame"
+        except InputError as error:
+            reasons[name] = str(error)
+    return fitting, reasons

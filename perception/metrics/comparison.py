@@ -137,9 +137,7 @@ def compare(
     return _verdict(judgements, figures.unknown, critical, rule)
 
 
-def seed_spread(
-    scores: Sequence[SegmentationScore], classes: Sequence[str], rule: RegressionRule
-) -> dict[str, float]:
+def seed_spread(scores: Sequence[SegmentationScore], classes: Sequence[str], rule: RegressionRule) -> dict[str, float]:
     """Measure how networks that differ only by the seed of their training scatter: figure → standard deviation of it.
 
     scores: of two networks or more, on the same frames; figures are those that `compare` would judge by this rule.

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 import torch
@@ -138,6 +139,27 @@ def run(stage: str, values: dict[str, object], place: Path, *ports: str, code: i
     return found
 
 
+def one_layer(path: Path, shape: tuple[int, int, int, int], **metadata: str) -> None:
+    """Write a network of one convolution at a fixed batch size, as other tools export them."""
+    weights = np.random.default_rng(0).normal(size=(19, shape[1], 1, 1)).astype(np.float32)
+    images = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
+    logits = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (shape[0], 19, *shape[2:]))
+    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [images], [logits], [onnx.numpy_helper.from_array(weights, "w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+
+
+UNUSUAL = {
+    "silent.onnx": lambda root: one_layer(root / "silent.onnx", (1, 3, HEIGHT, WIDTH)),
+    "large.onnx": lambda root: one_layer(root / "large.onnx", (1, 3, 64, 128), **TOLD),
+    "grey.onnx": lambda root: one_layer(root / "grey.onnx", (1, 1, HEIGHT, WIDTH), **TOLD),
+    "kitti.onnx": lambda root: one_layer(root / "kitti.onnx", (1, 3, HEIGHT, WIDTH), taxonomy="kitti"),
+    "damaged.onnx": lambda root: one_layer(root / "damaged.onnx", (1, 3, HEIGHT, WIDTH), **TOLD | {"classes": "{0"}),
+}
+
+
 @pytest.mark.parametrize(
     ("model", "data", "more", "words"),
     [
@@ -150,7 +172,20 @@ def run(stage: str, values: dict[str, object], place: Path, *ports: str, code: i
         ("net.onnx", "scenes", ("--format", "scene_folder"), "format 'scene_folder' is unknown"),
         ("net.onnx", "scenes", ("--set", "minimum_drive=3"), "did you mean 'minimum_drives'"),
         ("net.onnx", "scenes", ("--out", "scenes"), "no earlier result"),
-        ("net.onnx", "scenes", ("--champion", "absent.onnx"), "CHAMPION="),
+        ("net.onnx", "scenes", ("--champion", "absent.onnx"), "CHAMPION=absent.onnx: no such file"),
+        (
+            "net.onnx",
+            "scenes",
+            ("--champion", "scenes/frames.csv"),
+            "CHAMPION=scenes/frames.csv: onnxruntime cannot open",
+        ),
+        ("net.onnx", "scenes", ("--champion", "large.onnx"), "its height_px is 64, MODEL's is 32"),
+        ("net.onnx", "scenes", ("--part", "val"), "a scenes_folder has no splits"),
+        ("net.onnx", "scenes", ("--taxonomy", "kitti"), "TAXONOMY='kitti' is unknown; name its classes with"),
+        ("net.onnx", "scenes", ("--out", "net.onnx/out"), "a part of this path is a file"),
+        ("grey.onnx", "scenes", (), "must take float32 RGB images"),
+        ("kitti.onnx", "scenes", (), "its file says taxonomy 'kitti' is unknown"),
+        ("damaged.onnx", "scenes", (), "its file names classes {0, but taxonomy cityscapes19 is now"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(
@@ -158,13 +193,24 @@ def test_bad_input_is_one_line_and_code_2(
     model: str, data: str, more: tuple[str, ...], words: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(place)
-    if model == "silent.onnx":
-        export(place / "silent.onnx", 0)
+    if (make := UNUSUAL.get(more[1] if "--champion" in more else model)) is not None:
+        make(place)
     out = () if "--out" in more else ("--out", str(tmp_path / "out"))
     assert call(place, *more, *out, model=model, data=data) == 2
     error = capsys.readouterr().err.strip()
     assert words in error and len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_network_of_a_fixed_batch_size_is_judged_as_one_of_any(place: Path, tmp_path: Path, size: int) -> None:
+    for name, batch in (("fixed", size), ("whole", 2 * DRIVES)):
+        one_layer(tmp_path / f"{name}.onnx", (batch, 3, HEIGHT, WIDTH), **TOLD)
+        more = ("--out", str(tmp_path / name), "--set", f"batch_frames={2 * DRIVES}")
+        assert call(tmp_path, *more, model=f"{name}.onnx", data=str(place / "scenes")) == 0
+    fixed, whole = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("fixed", "whole"))
+    assert fixed["iou_by_class"] == whole["iou_by_class"] and fixed["miou"] == whole["miou"]
+    assert [row["batch_frames"] for row in fixed["latency"]] == [size]
 
 
 def test_a_result_is_replaced_whole(place: Path, tmp_path: Path) -> None:

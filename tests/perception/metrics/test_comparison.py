@@ -122,7 +122,9 @@ def test_margins_follow_the_measured_spread_between_seeds(facts):
     base = simulate(facts, 1, 2)
     networks = [shaken(base, seed, 0.08) for seed in range(14)]
     rule = replace(RULE, seed_spread=seed_spread(networks[2:], CLASSES, RULE))
-    assert sum(v.decision == "refuse" for v in refusals(networks[0], networks[1], 10, 250, RULE)) > 5, "a case that matters"
+    assert sum(v.decision == "refuse" for v in refusals(networks[0], networks[1], 10, 250, RULE)) > 5, (
+        "a case that matters"
+    )
     verdicts = refusals(networks[0], networks[1], 60, 250, rule)
     assert sum(verdict.decision == "refuse" for verdict in verdicts) <= 3
     margins = {each.name: each.margin for each in verdicts[0].judgements}
