@@ -35,6 +35,7 @@ from perception.training.loop import TrainSettings, class_weights, evaluation_mo
 
 ABOUT = "learning from the simulator: source only, fused, pseudo-labels, full supervision"
 WORLD_SEED = 7  # of all rendered frames: seeds of the table vary what is learnt from them
+MOST_INSTANCES = 24  # that the detector learns in a frame, the largest
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(19))  # of the detector's score
 
 
@@ -195,6 +196,12 @@ def frames_of(work: Work) -> Found:
     }  # fmt: skip
     for name, part in made.items():
         data.keep(work.folder / f"{name}.npz", part)
+    for name, part in (
+        ("detector", data.joined([made["textured"], made["foreground"]])),
+        ("untextured", made["simulator"]),
+    ):
+        encoded = data.detector_frames(part, taxonomy, TargetSettings(most_instances=MOST_INSTANCES), workers)
+        data.keep_targets(work.folder / f"{name}_targets.npz", encoded)
     if not camvid:
         data.keep(
             work.folder / "train.npz",
@@ -245,16 +252,14 @@ def _full(work: Work, seed: int) -> Found:
 def _detector(work: Work, seed: int, textured: bool = True) -> Found:
     """Train the foreground detector; judge its boxes and masks where the target's instances are known."""
     plan, taxonomy = work.plan, data.taxonomy_of(work.request.data_kind)
-    parts = [data.kept(work.folder / "textured.npz"), data.kept(work.folder / "foreground.npz")]
-    parts = parts if textured else [data.kept(work.folder / "simulator.npz")]
-    frames = data.detector_frames(data.joined(parts), taxonomy, TargetSettings(), work.request.workers)
-    frames = data.Instances(fields={name: value.to(work.device) for name, value in frames.fields.items()})
+    name = "detector" if textured else "untextured"
+    kept = data.kept_targets(work.folder / f"{name}_targets.npz")
+    frames = data.Instances(fields={field: value.to(work.device) for field, value in kept.fields.items()})
     class_ids = data.foreground_ids(taxonomy)
     network = _seeded(lambda: ForegroundDetector(len(class_ids), plan.detector_width), seed)
     stream = DetectionStream(frames, plan.batch_frames, plan.detector_steps, plan.variation, 10 * seed + 1)
     settings = _settings(work, plan.detector_rate, seed, optimiser="adamw", max_grad_norm=10.0)
     records = fit(network, lambda _: stream, settings, loss=detection_loss, iterations_per_epoch=plan.detector_steps)
-    name = "detector" if textured else "untextured"
     save_network(network, work.network_path(name, seed), {}, DETECTOR_NETWORKS)
     return {"loss": records[-1].loss} | _precision(work, network)
 

@@ -156,6 +156,20 @@ def detector_frames(frames: Simulated, taxonomy: Taxonomy, targets: TargetSettin
     return Instances(fields={"images": frames.images} | fields)
 
 
+def keep_targets(path: Path, frames: Instances) -> None:
+    """Write what the detector learns from to one file, whole or not at all."""
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        np.savez(file, **{name: value.numpy() for name, value in frames.fields.items()})
+    temporary.replace(path)
+
+
+def kept_targets(path: Path) -> Instances:
+    """Read what `keep_targets` wrote."""
+    with np.load(path) as file:
+        return Instances(fields={name: torch.from_numpy(file[name]) for name in file.files})
+
+
 def _rendered(
     world: World, rendering: Rendering, seed: int, drives: Sequence[int], size: tuple[int, int], workers: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
@@ -175,8 +189,9 @@ def _in_processes(function, values: list, workers: int) -> list:  # type: ignore
     """Apply a function to each value, over processes where several workers are asked for."""
     if workers <= 1:
         return [function(value) for value in values]
-    # Spawned: a process that has used a GPU cannot be forked.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    # A process that has used a GPU cannot be forked; spawned ones import everything anew.
+    start = "spawn" if torch.cuda.is_initialized() else "fork"
+    with ProcessPoolExecutor(workers, mp_context=get_context(start)) as pool:
         return list(pool.map(function, values, chunksize=16))
 
 
