@@ -63,6 +63,7 @@ class Plan:
     kept_share: float = 0.6  # of each class, the most confident pixels become pseudo-labels
     highest_threshold: float = 0.9
     lowest_score: float = 0.05  # of instances that fusion gets to see
+    most_detections: int = 32  # in a frame
     texture_share: float = 0.6  # of foreground things in random textures
     variation: Variation = field(default_factory=Variation)
     camvid_world: Mapping[str, Any] = field(default_factory=lambda: CAMVID_WORLD)
@@ -96,9 +97,9 @@ PLANS = {
         student_steps=150, rounds=1, detector_steps=400, learning_rate=4e-3, student_rate=2e-3, detector_rate=3e-3,
     ),
     "full": Plan(
-        street_px=(128, 256), camvid_px=(144, 192), simulator_frames=4000, foreground_frames=2000, held_out_frames=120,
-        street_frames=800, street_test_frames=200, width=1.0, detector_width=2.0, batch_frames=16, steps=4000,
-        student_steps=1500, rounds=2, detector_steps=3000,
+        street_px=(128, 256), camvid_px=(144, 192), simulator_frames=2000, foreground_frames=1000, held_out_frames=80,
+        street_frames=400, street_test_frames=120, width=1.0, detector_width=2.0, batch_frames=16, steps=1500,
+        student_steps=500, rounds=2, detector_steps=1500,
     ),
 }  # fmt: skip
 
@@ -385,7 +386,7 @@ def _predictions(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 def _detections(work: Work, network: nn.Module, images: Tensor) -> list[Any]:
     """Detect in every frame. images: (frame, 3, height, width) uint8 on any device."""
     class_ids = data.foreground_ids(data.taxonomy_of(work.request.data_kind))
-    settings = DetectSettings(lowest_score=work.plan.lowest_score)
+    settings = DetectSettings(lowest_score=work.plan.lowest_score, most_instances=work.plan.most_detections)
     found: list[Any] = []
     for part in images.split(16):
         found += detect(network, part.to(work.device).float() / 255, class_ids, settings)
@@ -469,9 +470,9 @@ NETWORKS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
     "detector": (_detector, ()),
     "fused": (_fused, ("source", "detector")),
     "pseudo": (partial(_student, fused=True), ("source", "detector")),
+    "full": (_full, ()),
     "plain": (partial(_student, fused=False), ("source",)),
     "joint": (_joint, ()),
-    "full": (_full, ()),
     "untextured": (partial(_detector, textured=False), ()),
 }
 
