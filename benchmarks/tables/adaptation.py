@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor, nn
 
 from benchmarks.tables import adaptation_data as data
@@ -37,6 +38,13 @@ ABOUT = "learning from the simulator: source only, fused, pseudo-labels, full su
 WORLD_SEED = 7  # of all rendered frames: seeds of the table vary what is learnt from them
 MOST_INSTANCES = 24  # that the detector learns in a frame, the largest
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(19))  # of the detector's score
+
+
+def camvid_world() -> Mapping[str, Any]:
+    """Return the ranges that the camvid profile of params.yaml draws its simulator's streets from."""
+    parameters = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    world: Mapping[str, Any] = parameters["profiles"]["camvid"]["sources"]["simulator"]["world"]
+    return world
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,29 +74,8 @@ class Plan:
     most_detections: int = 32  # in a frame
     texture_share: float = 0.6  # of foreground things in random textures
     variation: Variation = field(default_factory=Variation)
-    camvid_world: Mapping[str, Any] = field(default_factory=lambda: CAMVID_WORLD)
+    camvid_world: Mapping[str, Any] = field(default_factory=camvid_world)
 
-
-# CamVid's streets: a British town by day, houses at the pavement's edge, parked cars, a camera that looks ahead.
-CAMVID_WORLD: Mapping[str, Any] = {
-    "time_of_day_weights": {"day": 0.80, "twilight": 0.08, "night": 0.0, "artificial_light": 0.02, "backlit": 0.10},
-    "weather_weights": {"clear": 0.55, "cloudy": 0.45, "rain": 0.0, "fog": 0.0, "snow": 0.0},
-    "scene_weights": {"urban": 0.92, "freeway": 0.03, "unmarked": 0.05},
-    "left_hand_traffic_share": 1.0,
-    "camera_pitch_deg": (-3.5, 1.5),
-    "camera_height_m": (1.1, 1.8),
-    "bonnet_share": 0.05,
-    "boring_share": 0.10,
-    "lane_width_m": (2.4, 3.4),
-    "parked_per_100m": (2.0, 12.0),
-    "persons_per_100m": (2.0, 20.0),
-    "riders_per_100m": 2.5,
-    "parked_cycles_per_100m": 2.5,
-    "signs_per_100m": 6.0,
-    "trees_per_100m": (0.0, 6.0),
-    "wall_share": 0.10,
-    "fence_share": 0.12,
-}
 
 PLANS = {
     "small": Plan(
