@@ -10,10 +10,13 @@ import pandas as pd
 from components.contract import Paths
 from components.learning import image_batches
 from components.report import ReportParameters
+from perception.adaptation.foreground import at_size, load_foreground, score_thresholds
+from perception.adaptation.fusion import FusionSettings, Instances, fuse
+from perception.adaptation.label_pool import Labeller, class_probabilities, predictions
 from perception.data.decoding import decode_image
 from perception.data.manifest import read_manifest
 from perception.data.store import open_store
-from perception.metrics.segmentation import predicted_classes, torch_predictor
+from perception.metrics.segmentation import predicted_classes
 from perception.metrics.slices import CONDITIONS
 from perception.models.checkpoint import load_network
 from perception.reporting import page
@@ -64,32 +67,62 @@ class Pictures:
             pass
         return maps
 
-    def adapted(self, count: int) -> tuple[page.AdaptedFrame, ...]:
-        """Return test frames as the simulator's network and the adapted one see them."""
+    def adapted(self, count: int, figures: Mapping[str, Any]) -> tuple[page.AdaptedFrame, ...]:
+        """Return test frames as segmenter, fusion, pseudo-label and the taught network see them.
+
+        figures: the content of adaptation.json, which says how pseudo-labels are made.
+        """
         folder = self._inputs.one("adaptation")
         rows = self._spread(self._frames[self._frames.split == "test"], count)
         frames = self._parameters.frame_set(rows)
-        images = np.stack([frames.load(index)[0] for index in range(len(frames))]).astype(np.float32) / np.float32(255)
-        seen = {
-            name: torch_predictor(load_network(folder / f"{name}.safetensors"))(images)
-            for name in ("source_only", "student")
-        }
-        shown = []
-        for index, row in enumerate(rows.itertuples()):
-            label = frames.full_label(index)
-            views = {name: predicted_classes(logits[index], label.shape) for name, logits in seen.items()}
-            image = self.image(row.frame_id)
-            assert image is not None
-            shown.append(
-                page.AdaptedFrame(
-                    frame_id=row.frame_id,
-                    image=image,
-                    source_only=views["source_only"],
-                    pseudo=views["student"],
-                    label=label,
-                )
+        labeller = self._labeller(folder, figures)
+        student = class_probabilities(load_network(folder / "student.safetensors"), frames, len(frames))
+        seen = zip(predictions(labeller, frames, len(frames)), student, strict=True)
+        return tuple(
+            self._adapted_frame(row.frame_id, frames.full_label(index), labeller, probabilities, instances, taught)
+            for index, (row, ((probabilities, instances), taught)) in enumerate(
+                zip(rows.itertuples(), seen, strict=True)
             )
-        return tuple(shown)
+        )
+
+    def _labeller(self, folder: Path, figures: Mapping[str, Any]) -> Labeller:
+        """Return the night's way to pseudo-label; without a detector there is nothing to fuse."""
+        names, path = self._parameters.class_names(), folder / "detector.safetensors"
+        thresholds = np.array([figures["threshold_by_class"][name] for name in names])
+        trusted = {row["class"] for row in figures["trust"] if row["trusted"]}
+        fusion = FusionSettings(
+            score_threshold=figures["fusion"]["score_threshold"],
+            class_score_thresholds=score_thresholds(figures["fusion"]["class_score_thresholds"], names),
+        )
+        return Labeller(
+            network=load_network(folder / "source_only.safetensors"),
+            thresholds=thresholds,
+            trusted=tuple(name in trusted for name in names),
+            foreground=load_foreground(path, fusion) if path.exists() else None,
+        )
+
+    def _adapted_frame(
+        self,
+        frame_id: str,
+        label: Picture,
+        labeller: Labeller,
+        probabilities: np.ndarray,
+        instances: Instances,
+        taught: np.ndarray,
+    ) -> page.AdaptedFrame:
+        image = self.image(frame_id)
+        assert image is not None
+        alone = predicted_classes(probabilities, label.shape)
+        with_instances = labeller.foreground is not None
+        return page.AdaptedFrame(
+            frame_id=frame_id,
+            image=image,
+            source_only=alone,
+            fused=fuse(alone, at_size(instances, label.shape)) if with_instances else None,
+            pseudo=labeller.label(probabilities, instances)[0],
+            student=predicted_classes(taught, label.shape),
+            label=label,
+        )
 
     def tested(self, scores: pd.DataFrame, predictions: Path) -> tuple[page.TestedFrame, ...]:
         """Return worst, median and best test frames with the shipped network's predictions."""

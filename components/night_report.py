@@ -197,7 +197,11 @@ def _adaptation_panel(inputs: Paths, pictures: Pictures) -> page.AdaptationPanel
     figures = _figures(inputs, "adaptation", "adaptation.json")
     by_class = {name: figures[name] for name in ("coverage_by_class", "precision_by_class", "threshold_by_class")}
     return page.AdaptationPanel(
-        frames=pictures.adapted(page.MAX_ADAPTED), collapsed_classes=tuple(figures["collapsed_classes"]), **by_class
+        frames=pictures.adapted(page.MAX_ADAPTED, figures),
+        collapsed_classes=tuple(figures["collapsed_classes"]),
+        verdict=figures["fusion_verdict"],
+        trust={row["class"]: (row["trusted"], row["reason"]) for row in figures["trust"]},
+        **by_class,
     )
 
 

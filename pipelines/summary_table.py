@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+ADAPTED = ("source_only", "fused", "pseudo")  # the segmenter alone, with the detector, taught with pseudo-labels
+
 
 def night_table(run: Path, seconds: float) -> str:
     """Return the night in a dozen lines: what was chosen, learned, shrunk and decided, and where the report is."""
@@ -14,11 +16,17 @@ def night_table(run: Path, seconds: float) -> str:
     rows = [
         ("night", f"{summary['run']} ({summary['profile']}): {summary['status']} in {seconds:.0f} s"),
         ("selected", f"{_or_dash(selection['selected_frames'])} of {_or_dash(selection['pool_frames'])} frames"),
-        ("mIoU, chosen / random frames", _pair(selection["miou_selected"], selection["miou_random"])),
-        ("mIoU, simulator / + pseudo-labels", _pair(adaptation["miou_source_only"], adaptation["miou_pseudo"])),
-        ("mIoU, dense / shipped", _pair(model["miou_dense"], evaluation["miou"])),
-        ("parameters, dense / shipped", _pair(model["parameters_dense"], model["parameters_compressed"], "{:,}")),
-        ("latency, dense / shipped", _pair(model["latency_ms_dense"], model["latency_ms_compressed"], "{:.1f} ms")),
+        ("mIoU, chosen / random frames", _figures(selection["miou_selected"], selection["miou_random"])),
+        ("mIoU, simulator / fused / taught", _figures(*(adaptation[f"miou_{name}"] for name in ADAPTED))),
+        ("mIoU, dense / shipped", _figures(model["miou_dense"], evaluation["miou"])),
+        (
+            "parameters, dense / shipped",
+            _figures(model["parameters_dense"], model["parameters_compressed"], form="{:,}"),
+        ),
+        (
+            "latency, dense / shipped",
+            _figures(model["latency_ms_dense"], model["latency_ms_compressed"], form="{:.1f} ms"),
+        ),
         ("data version", _or_dash(summary["data"]["version"])),
         ("gates", ", ".join(f"{gate['name']} {gate['verdict']}" for gate in summary["gates"]) or "-"),
         ("decision", f"{_or_dash(summary['promotion']['decision'])}: {_or_dash(summary['promotion']['reason'])}"),
@@ -29,8 +37,8 @@ def night_table(run: Path, seconds: float) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _pair(first: float | None, second: float | None, form: str = "{:.3f}") -> str:
-    return " / ".join("not measured" if value is None else form.format(value) for value in (first, second))
+def _figures(*values: float | None, form: str = "{:.3f}") -> str:
+    return " / ".join("not measured" if value is None else form.format(value) for value in values)
 
 
 def _or_dash(value: Any) -> str:

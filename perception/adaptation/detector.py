@@ -61,7 +61,8 @@ class ForegroundDetector(nn.Module):
         if not 0.25 <= width <= 8:
             raise InputError(f"width {width}: the detector's width factor lies in [0.25, 8]; 1 is for one CPU core")
         self.arguments = {"classes": classes, "width": width}
-        half, quarter, eighth = (round(channels * width) for channels in (12, 32, 64))
+        # A down-sampler adds channels to its three colours, so the first one gives at least four.
+        half, quarter, eighth = (max(4, round(channels * width)) for channels in (12, 32, 64))
         self.at_half = nn.Sequential(Downsampler(3, half), NonBottleneck1D(half, 0.0, 1))
         self.at_quarter = nn.Sequential(Downsampler(half, quarter), *_blocks(quarter, (1, 1)))
         self.at_eighth = nn.Sequential(Downsampler(quarter, eighth), *_blocks(eighth, (1, 2, 4, 8)))

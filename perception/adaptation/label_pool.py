@@ -1,8 +1,7 @@
-"""Pseudo-label unlabelled frames with a network's own confident predictions, in the memory of one batch."""
+"""Pseudo-label unlabelled frames with what segmenter and detector are sure of, in the memory of one batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -11,13 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from perception.adaptation.foreground import Foreground, instances_of, of_classes
+from perception.adaptation.fusion import FusionSettings, Instances, fuse, paste, pseudo_ground_truth
 from perception.adaptation.pseudo import (
     IGNORE,
     PseudoQuality,
     class_thresholds,
     confidence_histogram,
+    pair_counts,
     pseudo_labels,
-    pseudo_quality,
+    quality_of_counts,
 )
 from perception.data.loading import FrameSet, ordered_batches
 from perception.data.store import Store
@@ -28,62 +30,109 @@ Probabilities = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Labeller:
+    """Say how pseudo-labels are made.
+
+    thresholds: (class,) float64, the least confidence by class that find_thresholds gives. trusted: one flag a class, the
+    foreground classes whose pixels come from the detector's masks and from nothing else; the segmenter's own confident
+    pixels make the rest. Without a detector no class is trusted.
+    """
+
+    network: nn.Module
+    thresholds: NDArray[np.float64]
+    trusted: tuple[bool, ...]
+    foreground: Foreground | None = None
+
+    def label(
+        self, probabilities: Probabilities, instances: Instances
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Label one frame from probabilities (class, height, width) and the detector's instances.
+
+        Returns the label (height, width) uint8, 255 where it says nothing, and the segmenter's confidence (height, width)
+        float32. With every foreground class trusted this is the paper's pseudo-ground-truth on confident pixels.
+        """
+        plain, confidence = pseudo_labels(probabilities, self.thresholds)
+        return pseudo_ground_truth(plain, of_classes(instances, self.trusted), self.trusted), confidence
+
+
+@dataclass(frozen=True)
 class PseudoLabelled:
     """Hold pseudo-labelled frames.
 
-    manifest: manifest rows whose labels are the pseudo-labels. thresholds: (class,) float64, the least confidence by class.
-    table: one row a frame: frame_id, confidence (mean over labelled pixels, NaN without any), ignore_fraction, px_<class>.
+    manifest: manifest rows whose labels are the pseudo-labels. table: one row a frame: frame_id, confidence (the
+    segmenter's mean over labelled pixels, NaN without any), ignore_fraction, and pixels by class: px_<class> of the
+    pseudo-label, fused_px_<class> of segmentation and all instances fused, detected_px_<class> of the instances alone.
     """
 
     manifest: pd.DataFrame
-    thresholds: NDArray[np.float64]
     table: pd.DataFrame
 
 
+def find_thresholds(
+    network: nn.Module, frames: FrameSet, kept_share: float, highest_threshold: float, batch_frames: int
+) -> NDArray[np.float64]:
+    """Look once at all frames and give the confidence by class that keeps the share of its pixels: (class,) float64.
+
+    kept_share, highest_threshold: as perception.adaptation.pseudo.class_thresholds takes them.
+    """
+    probabilities = class_probabilities(network, frames, batch_frames)
+    classes = len(load_taxonomy(frames.settings.taxonomy).classes)
+    histogram = confidence_histogram((pseudo_labels(each, 0.0) for each in probabilities), classes)
+    return class_thresholds(histogram, kept_share, highest_threshold)
+
+
 def label_frames(
-    network: nn.Module,
+    labeller: Labeller,
     frames: FrameSet,
     rows: pd.DataFrame,
     store: Store,
     *,
-    kept_share: float,
-    highest_threshold: float,
     batch_frames: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> PseudoLabelled:
-    """Give every frame a pseudo-label: of each class its most confident pixels, the rest ignored.
+    """Give every frame a pseudo-label and count what it and the fused picture hold.
 
-    frames and rows: the same frames, as loaded and as manifest rows. The network sees each frame twice: once to learn how
-    sure it is of each class over all frames, once to label; so memory does not grow with their number.
-    kept_share, highest_threshold: as class_thresholds takes them. Labels go to the store at the image's own size.
+    frames and rows: the same frames, as loaded and as manifest rows. Labels go to the store at the image's own size.
     """
     taxonomy = load_taxonomy(frames.settings.taxonomy)
-    predictions = partial(class_probabilities, network, frames, batch_frames)
-    histogram = confidence_histogram((pseudo_labels(each, 0.0) for each in predictions()), len(taxonomy.classes))
-    thresholds = class_thresholds(histogram, kept_share, highest_threshold)
     labelled, table = [], []
-    for index, probabilities in enumerate(predictions()):
-        label, confidence = pseudo_labels(probabilities, thresholds)
+    for index, (probabilities, instances) in enumerate(predictions(labeller, frames, batch_frames)):
+        label, confidence = labeller.label(probabilities, instances)
         row = rows.iloc[index]
         blob = store.put(_png(label, (int(row.height_px), int(row.width_px)), taxonomy), "png")
         labelled.append({"frame_id": row.frame_id, "label_uri": blob.uri, "label_sha256": blob.sha256})
-        table.append({"frame_id": row.frame_id} | _facts(label, confidence, taxonomy.classes))
+        counts = _counts(label, probabilities, instances, taxonomy.classes)
+        table.append({"frame_id": row.frame_id} | _facts(label, confidence) | counts)
         if progress:
             progress(index + 1, len(frames))
     changed = rows.drop(columns=["label_uri", "label_sha256"]).merge(
         pd.DataFrame(labelled), on="frame_id", validate="one_to_one"
     )
     manifest = changed.assign(label_source="pseudo", label_taxonomy=taxonomy.name, split="train", instances_uri=None)
-    return PseudoLabelled(manifest, thresholds, pd.DataFrame(table))
+    return PseudoLabelled(manifest, pd.DataFrame(table))
 
 
-def measure_quality(
-    network: nn.Module, frames: FrameSet, thresholds: NDArray[np.float64], batch_frames: int = 8
-) -> PseudoQuality:
-    """Measure coverage and precision of pseudo-labels on frames whose labels are known."""
-    probabilities = class_probabilities(network, frames, batch_frames)
-    pairs = ((frames.load(index)[1], pseudo_labels(each, thresholds)[0]) for index, each in enumerate(probabilities))
-    return pseudo_quality(pairs, len(thresholds))
+def measure_quality(labellers: Sequence[Labeller], frames: FrameSet, batch_frames: int = 8) -> list[PseudoQuality]:
+    """Measure coverage and precision of pseudo-labels on frames whose labels are known.
+
+    labellers: several ways to label with the same networks, measured in one pass over the frames.
+    """
+    classes = len(labellers[0].thresholds)
+    counts = np.zeros((len(labellers), classes, classes + 1), np.int64)
+    for index, (probabilities, instances) in enumerate(predictions(labellers[0], frames, batch_frames)):
+        truth = frames.load(index)[1]
+        for number, labeller in enumerate(labellers):
+            counts[number] += pair_counts(truth, labeller.label(probabilities, instances)[0], classes)
+    return [quality_of_counts(each) for each in counts]
+
+
+def predictions(labeller: Labeller, frames: FrameSet, batch_frames: int) -> Iterator[tuple[Probabilities, Instances]]:
+    """Yield (class, height, width) float32 probabilities and the detector's instances, frame after frame."""
+    yield from zip(
+        class_probabilities(labeller.network, frames, batch_frames),
+        instances_of(labeller.foreground, frames, batch_frames),
+        strict=True,
+    )
 
 
 def class_probabilities(network: nn.Module, frames: FrameSet, batch_frames: int) -> Iterator[Probabilities]:
@@ -103,13 +152,22 @@ def _png(label: NDArray[np.uint8], size: tuple[int, int], taxonomy: Taxonomy) ->
     return buffer.getvalue()
 
 
-def _facts(
-    label: NDArray[np.uint8], confidence: NDArray[np.float32], classes: tuple[str, ...]
-) -> dict[str, float | int]:
+def _facts(label: NDArray[np.uint8], confidence: NDArray[np.float32]) -> dict[str, float]:
     known = label != IGNORE
-    counts = np.bincount(label[known], minlength=len(classes))
-    facts: dict[str, float | int] = {
+    return {
         "confidence": float(confidence[known].mean()) if known.any() else float("nan"),
         "ignore_fraction": float(1 - known.mean()),
     }
-    return facts | {f"px_{name}": int(count) for name, count in zip(classes, counts, strict=True)}
+
+
+def _counts(
+    label: NDArray[np.uint8], probabilities: Probabilities, instances: Instances, classes: Sequence[str]
+) -> dict[str, int]:
+    """Count pixels by class in the pseudo-label, in the fused picture and in the instances alone."""
+    fused = fuse(probabilities.argmax(axis=0).astype(np.uint8), instances)
+    maps = {"px": label, "fused_px": fused, "detected_px": paste(label.shape, instances, FusionSettings())}
+    counts: dict[str, int] = {}
+    for prefix, ids in maps.items():
+        counted = np.bincount(ids.ravel(), minlength=256)
+        counts |= {f"{prefix}_{name}": int(counted[class_id]) for class_id, name in enumerate(classes)}
+    return counts

@@ -84,13 +84,16 @@ class PseudoQuality:
 
     coverage: share of labelled pixels that got a pseudo-label; precision: share of those that are right;
     coverage_by_class: (class,) the same over pixels whose true class it is; precision_by_class: (class,) over pixels
-    that got this pseudo-label.
+    that got this pseudo-label. said_px, right_px: (class,) int64, pixels that got this pseudo-label, and those that it
+    is right for.
     """
 
     coverage: float
     precision: float
     coverage_by_class: NDArray[np.float64]
     precision_by_class: NDArray[np.float64]
+    said_px: NDArray[np.int64]
+    right_px: NDArray[np.int64]
 
 
 def pseudo_quality(pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]], classes: int) -> PseudoQuality:
@@ -99,20 +102,32 @@ def pseudo_quality(pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]],
     pairs: (label, pseudo-label), both (height, width) uint8 class ids; 255 in the label is not judged, 255 in the
     pseudo-label means that it says nothing. Raises InputError when a pair differs in size or holds an unknown class.
     """
-    counts = np.zeros((classes, classes + 1), dtype=np.int64)  # row: label; column: pseudo-label, the last one: none
+    counts = np.zeros((classes, classes + 1), dtype=np.int64)
     for label, pseudo in pairs:
-        counts += _pair_counts(label, pseudo, classes)
-    said, right = counts[:, :classes], np.diagonal(counts)
+        counts += pair_counts(label, pseudo, classes)
+    return quality_of_counts(counts)
+
+
+def quality_of_counts(counts: NDArray[np.int64]) -> PseudoQuality:
+    """Derive the quality from the sum of pair_counts over frames: (class, class + 1) int64."""
+    said, right = counts[:, :-1], np.diagonal(counts)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: nothing to judge
         return PseudoQuality(
             coverage=float(np.float64(said.sum()) / counts.sum()),
             precision=float(np.float64(right.sum()) / said.sum()),
             coverage_by_class=said.sum(axis=1) / counts.sum(axis=1),
             precision_by_class=right / said.sum(axis=0),
+            said_px=said.sum(axis=0),
+            right_px=right.copy(),
         )
 
 
-def _pair_counts(label: NDArray[np.uint8], pseudo: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+def pair_counts(label: NDArray[np.uint8], pseudo: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Count a frame's pixels by true class (row) and pseudo-label (column, the last one: none).
+
+    label, pseudo: (height, width) uint8; pixels with label 255 are left out. Returns (class, class + 1) int64. Raises
+    InputError when the two differ in size or hold an unknown class.
+    """
     if label.shape != pseudo.shape:
         raise InputError(
             f"label is {label.shape} and pseudo-label {pseudo.shape} (height, width); give both at one size"

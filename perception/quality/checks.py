@@ -185,6 +185,61 @@ def class_shares_near(
     )
 
 
+def class_mix_kept(
+    table: pd.DataFrame,
+    prefix: str,
+    reference: Mapping[str, float],
+    least_share: float,
+    lowest_ratio: float,
+    highest_ratio: float,
+) -> Outcome:
+    """Check that the mix of the classes that the table counts resembles the mix of the same classes in a reference.
+
+    Shares are of the pixels of these classes alone. A class of at least least_share in the reference has collapsed when
+    its share falls below lowest_ratio times the reference; one that takes at least least_share has swollen when that is
+    above highest_ratio times the reference.
+    """
+    shares = class_shares(table, prefix)
+    known = {name: float(reference.get(name, 0.0)) for name in shares}
+    total = sum(known.values())
+    if not shares or not total:
+        return Outcome(success=False, evaluated=0, observed="no pixels to compare")
+    expected = {name: share / total for name, share in known.items()}
+    collapsed = [
+        name for name in shares if expected[name] >= least_share and shares[name] < lowest_ratio * expected[name]
+    ]
+    swollen = [name for name in shares if shares[name] >= least_share and shares[name] > highest_ratio * expected[name]]
+    said = {
+        what: ", ".join(f"{name} {shares[name]:.1%} against {expected[name]:.1%}" for name in names[:_NAMED])
+        for what, names in (("collapsed", collapsed), ("swollen", swollen))
+        if names
+    }
+    return Outcome(
+        success=not said,
+        evaluated=sum(_class_counts(table, prefix).values()),
+        observed="; ".join(f"{what}: {words}" for what, words in said.items()) or "every class near its share",
+    )
+
+
+def class_pixels_right(table: pd.DataFrame, prefix: str, right_prefix: str, min_share: float) -> Outcome:
+    """Check the share of counted pixels that are right; classes of which the right ones are not known are left out."""
+    counts, right = _class_counts(table, prefix), _class_sums(table, right_prefix)
+    judged = {name: pixels for name, pixels in counts.items() if pixels and np.isfinite(right.get(name, np.nan))}
+    total = sum(judged.values())
+    if not total:
+        return Outcome(success=False, evaluated=0, observed="no pixels whose quality is known")
+    share = sum(right[name] for name in judged) / total
+    worst = sorted(judged, key=lambda name: right[name] - judged[name])[:_NAMED]
+    said = ", ".join(f"{name} {right[name] / judged[name]:.1%} of {judged[name]} px" for name in worst)
+    return Outcome(
+        success=bool(share >= min_share), evaluated=total, observed=f"{share:.1%} right; most wrong pixels: {said}"
+    )
+
+
+def _class_sums(table: pd.DataFrame, prefix: str) -> dict[str, float]:
+    return {name.removeprefix(prefix): float(table[name].sum(skipna=False)) for name in _class_columns(table, prefix)}
+
+
 def class_pixels(table: pd.DataFrame, prefix: str, classes: Sequence[str], min_px: int) -> Outcome:
     """Check that every class has enough pixels in the whole table."""
     counts = _class_counts(table, prefix)
@@ -248,6 +303,8 @@ CHECKS: dict[str, Callable[..., Outcome]] = {
     "expect_group_share_to_be_at_most": group_share,
     "expect_class_pixels_to_fill_the_frame": class_pixels_fill,
     "expect_class_shares_to_stay_near": class_shares_near,
+    "expect_class_mix_to_be_kept": class_mix_kept,
+    "expect_class_pixels_to_be_right": class_pixels_right,
     "expect_class_pixels_to_reach": class_pixels,
     "expect_no_near_duplicates_across_sides": near_duplicates,
 }

@@ -120,6 +120,26 @@ class ExpectClassSharesToStayNear(_Check):
     success_keys = arguments = ("prefix", "reference", "floor_share", "max_divergence_nats")
 
 
+class ExpectClassMixToBeKept(_Check):
+    """The mix of classes resembles a reference's: none collapsed, none swollen."""
+
+    prefix: str
+    reference: dict[str, Any]
+    least_share: float
+    lowest_ratio: float
+    highest_ratio: float
+    success_keys = arguments = ("prefix", "reference", "least_share", "lowest_ratio", "highest_ratio")
+
+
+class ExpectClassPixelsToBeRight(_Check):
+    """Enough of the counted pixels are right."""
+
+    prefix: str
+    right_prefix: str
+    min_share: float
+    success_keys = arguments = ("prefix", "right_prefix", "min_share")
+
+
 class ExpectClassPixelsToReach(_Check):
     """Every class has enough pixels."""
 

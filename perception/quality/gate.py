@@ -331,8 +331,8 @@ def columns_read(entry: Expectation, kwargs: Mapping[str, Any], table: pd.DataFr
     texts = {entry.rows.column} if entry.rows else set()
     for value in kwargs.values():
         texts |= {item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)}
-    prefix = kwargs.get("prefix")
-    return {name for name in table.columns if name in texts or (prefix and name.startswith(prefix))}
+    prefixes = tuple(kwargs[name] for name in ("prefix", "right_prefix") if name in kwargs)
+    return {name for name in table.columns if name in texts or name.startswith(prefixes)}
 
 
 def _looked_at(entry: Expectation, kwargs: Mapping[str, Any], part: pd.DataFrame) -> int | None:

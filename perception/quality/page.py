@@ -54,7 +54,7 @@ def columns_judged(suite: Suite) -> list[str]:
         names |= {entry.kwargs[key] for key in _NAMES if key in entry.kwargs}
         names |= set(entry.kwargs.get("column_list", [])) | set(entry.kwargs.get("column_set", []))
         names |= {entry.rows.column} if entry.rows else set()
-        names |= {f"{entry.kwargs['prefix']}<class>"} if "prefix" in entry.kwargs else set()
+        names |= {f"{entry.kwargs[prefix]}<class>" for prefix in ("prefix", "right_prefix") if prefix in entry.kwargs}
     return sorted(names)
 
 

@@ -38,6 +38,11 @@ KWARG_KINDS: dict[str, str] = {
     "side_column": "text",
     "sides": "mapping",
     "prefix": "text",
+    "right_prefix": "text",
+    "least_share": "number",
+    "lowest_ratio": "number",
+    "highest_ratio": "number",
+    "min_share": "number",
     "reference": "mapping",
     "floor_share": "number",
     "max_divergence_nats": "number",
@@ -232,6 +237,24 @@ FORMS: dict[str, Form] = {
         rule=lambda k: (
             f"the class shares of pixels ({k['prefix']}…) diverge from the reference by at most "
             f"{in_words(k['max_divergence_nats'])} nats (Kullback-Leibler)"
+        ),
+    ),
+    "expect_class_mix_to_be_kept": Form(
+        required=("prefix", "reference", "least_share", "lowest_ratio", "highest_ratio"),
+        bounds=("lowest_ratio", "highest_ratio"),
+        looks_at="own",
+        rule=lambda k: (
+            f"of the pixels of these classes ({k['prefix']}…), one with a share of {in_words(k['least_share'])} or more "
+            f"keeps at least {in_words(k['lowest_ratio'])} and takes at most {in_words(k['highest_ratio'])} times its "
+            "share in the reference"
+        ),
+    ),
+    "expect_class_pixels_to_be_right": Form(
+        required=("prefix", "right_prefix", "min_share"),
+        bounds=("min_share",),
+        looks_at="own",
+        rule=lambda k: (
+            f"a share of at least {in_words(k['min_share'])} of the pixels ({k['prefix']}…) is right ({k['right_prefix']}…)"
         ),
     ),
     "expect_class_pixels_to_reach": Form(

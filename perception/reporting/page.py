@@ -49,13 +49,14 @@ class SelectionPanel:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedFrame:
-    """One real frame as source-only network, fusion and pseudo-label see it."""
+    """One real frame as source-only network, fusion, pseudo-label and the network that learned from those see it."""
 
     frame_id: str
     image: np.ndarray  # (height, width, 3) uint8
-    source_only: np.ndarray | None = None  # (height, width) uint8 class ids, as the next three
+    source_only: np.ndarray | None = None  # (height, width) uint8 class ids, as the next four
     fused: np.ndarray | None = None
     pseudo: np.ndarray | None = None  # 255 = no pseudo-label
+    student: np.ndarray | None = None
     label: np.ndarray | None = None
 
 
@@ -70,6 +71,8 @@ class AdaptationPanel:
     precision_by_class: Mapping[str, float | None] = field(default_factory=dict)
     threshold_by_class: Mapping[str, float | None] = field(default_factory=dict)
     collapsed_classes: tuple[str, ...] = ()
+    verdict: str = ""  # whether fusion was worth it, in words
+    trust: Mapping[str, tuple[bool, str]] = field(default_factory=dict)  # foreground class: from the detector? why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,7 +350,8 @@ def _views(night: NightReport) -> dict[str, Any]:
         "chart": {
             "ab": _ab_chart(night),
             "adaptation": _adaptation_chart(night),
-            "pseudo": _pseudo_chart(night),
+            "foreground": _part_chart(night, "foreground"),
+            "background": _part_chart(night, "background"),
             "loss": _loss_chart(night),
             "layers": _layer_chart(night),
             "classes": _class_chart(night),
@@ -383,24 +387,23 @@ def _ab_chart(night: NightReport) -> Any:
 
 
 def _adaptation_chart(night: NightReport) -> Any:
-    figures = night.summary.adaptation
+    return _ways_chart(night, "miou", "mIoU on real frames, %")
+
+
+def _part_chart(night: NightReport, part: str) -> Any:
+    return _ways_chart(night, f"{part}_miou", f"mIoU of the {part} classes, %")
+
+
+def _ways_chart(night: NightReport, figure: str, title: str) -> Any:
+    values = {
+        name: getattr(night.summary.adaptation, f"{figure}_{name}") for name in ("source_only", "fused", "pseudo")
+    }
     bars = [
-        charts.Bar(label="source only", value=figures.miou_source_only, tone=1),
-        charts.Bar(label="fused", value=figures.miou_fused, tone=2),
-        charts.Bar(label="pseudo-labels", value=figures.miou_pseudo),
+        charts.Bar(label="source only", value=values["source_only"], tone=1),
+        charts.Bar(label="fused", value=values["fused"], tone=2),
+        charts.Bar(label="pseudo-labels", value=values["pseudo"]),
     ]
-    return charts.horizontal_bars(bars, title="mIoU on real frames, %", maximum=1.0)
-
-
-def _pseudo_chart(night: NightReport) -> Any:
-    if night.adaptation is None or not night.adaptation.precision_by_class:
-        return ""
-    coverage = night.adaptation.coverage_by_class
-    groups = [
-        charts.Group(label=name.replace("_", " "), values=(precision, coverage.get(name)))
-        for name, precision in evaluation_panel.worst_first(night.adaptation.precision_by_class)
-    ]
-    return charts.grouped_bars(groups, ("precision", "coverage"), title="Pseudo-labels by class, %", maximum=1.0)
+    return charts.horizontal_bars(bars, title=title, maximum=1.0)
 
 
 def _loss_chart(night: NightReport) -> Any:

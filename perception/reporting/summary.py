@@ -53,11 +53,24 @@ class DataFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationFigures:
-    """What the simulator taught: mIoU on labelled real frames, and the quality of the pseudo-labels."""
+    """What the simulator taught: IoU on labelled real frames, and the quality of the pseudo-labels.
+
+    source_only: the segmenter alone; fused: with the detector's instances; pseudo: the network that learned from
+    pseudo-labels.
+    """
 
     miou_source_only: float | None = None
     miou_fused: float | None = None
     miou_pseudo: float | None = None
+    foreground_miou_source_only: float | None = None
+    foreground_miou_fused: float | None = None
+    foreground_miou_pseudo: float | None = None
+    background_miou_source_only: float | None = None
+    background_miou_fused: float | None = None
+    background_miou_pseudo: float | None = None
+    iou_by_class: Mapping[str, Mapping[str, float | None] | None] | None = (
+        None  # source_only, fused, pseudo: class: IoU
+    )
     pseudo_coverage: float | None = None  # share of pixels that got a pseudo-label
     pseudo_precision: float | None = None  # share of those that are right
 

@@ -6,8 +6,10 @@ import pytest
 from scipy import stats
 
 from perception.quality.checks import (
+    class_mix_kept,
     class_pixels,
     class_pixels_fill,
+    class_pixels_right,
     class_shares,
     class_shares_near,
     group_on_one_side,
@@ -141,3 +143,32 @@ def test_near_duplicates_name_the_nearest_image():
     assert outcome.evaluated == 2
     assert near_duplicates(table, "dhash", "split", sides, 0).success
     assert near_duplicates(table.head(2), "dhash", "split", sides, 4).evaluated == 0
+
+
+def test_a_mix_of_classes_that_is_kept_and_one_that_is_not():
+    reference = {"road": 0.9, "car": 0.06, "person": 0.03, "train": 0.01}  # of things alone: 60, 30 and 10 %
+    kept = pd.DataFrame({"d_car": [300, 250], "d_person": [200, 150], "d_train": [60, 40]})
+    outcome = class_mix_kept(kept, "d_", reference, 0.2, 0.25, 4.0)
+    assert outcome.success and outcome.evaluated == 1000
+    mixed_up = pd.DataFrame({"d_car": [100, 0], "d_person": [300, 0], "d_train": [0, 600]})
+    outcome = class_mix_kept(mixed_up, "d_", reference, 0.2, 0.25, 4.0)
+    assert not outcome.success
+    assert outcome.observed == "collapsed: car 10.0% against 60.0%; swollen: train 60.0% against 10.0%"
+    assert class_mix_kept(mixed_up, "d_", reference, 0.2, 0.1, 6.0).success
+    assert class_mix_kept(mixed_up, "d_", reference, 0.61, 0.25, 4.0).success, (
+        "no class is large enough to be looked at"
+    )
+    for empty in (kept * 0, kept.drop(columns=list(kept))):
+        assert class_mix_kept(empty, "d_", reference, 0.2, 0.25, 4.0).evaluated == 0
+
+
+def test_right_pixels_are_a_share_of_those_whose_quality_is_known():
+    table = pd.DataFrame({"d_car": [60, 20], "r_car": [40.0, 8.0], "d_bus": [10, 10], "r_bus": [1.0, 1.0]})
+    outcome = class_pixels_right(table, "d_", "r_", 0.5)
+    assert outcome.success and outcome.evaluated == 100
+    assert outcome.observed == "50.0% right; most wrong pixels: car 60.0% of 80 px, bus 10.0% of 20 px"
+    assert not class_pixels_right(table, "d_", "r_", 0.51).success
+    unknown = table.assign(r_car=np.nan)
+    assert class_pixels_right(unknown, "d_", "r_", 0.2).observed.startswith("10.0% right; most wrong pixels: bus")
+    assert class_pixels_right(unknown.assign(r_bus=np.nan), "d_", "r_", 0.2).evaluated == 0
+    assert class_pixels_right(table * 0, "d_", "r_", 0.2).evaluated == 0

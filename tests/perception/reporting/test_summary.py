@@ -19,7 +19,10 @@ PROMISED = {
     "selection": "strategy budget_frames selected_frames pool_frames miou_selected miou_random "
     "miou_selected_by_seed miou_random_by_seed",
     "data": "version manifest_sha256 parent frames added removed",
-    "adaptation": "miou_source_only miou_fused miou_pseudo pseudo_coverage pseudo_precision",
+    "adaptation": "miou_source_only miou_fused miou_pseudo "
+    "foreground_miou_source_only foreground_miou_fused foreground_miou_pseudo "
+    "background_miou_source_only background_miou_fused background_miou_pseudo iou_by_class "
+    "pseudo_coverage pseudo_precision",
     "model": "parameters_dense parameters_pruned parameters_compressed macs_dense macs_compressed latency_ms_dense "
     "latency_ms_compressed miou_dense miou_pruned miou_compressed",
     "evaluation": "miou iou_by_class miou_by_condition frames failures failure_rate_upper_95",

@@ -1,0 +1,83 @@
+"""Train a detector on frames with instances by the one training loop, and draw frames with rare classes more often."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from perception.adaptation.detector import ForegroundDetector
+from perception.adaptation.detector_training import (
+    DetectionAugment,
+    DetectionBatch,
+    detection_batches,
+    detection_loss,
+)
+from perception.adaptation.foreground import Foreground
+from perception.adaptation.instance_frames import InstanceFrames
+from perception.adaptation.pseudo import rare_class_weights
+from perception.data.loading import FrameSet, count_batches
+from perception.data.taxonomies import load_taxonomy
+from perception.errors import InputError
+from perception.training.loop import EpochRecord, Resume, TrainSettings, fit
+
+
+def train_foreground(
+    detector: ForegroundDetector,
+    class_ids: tuple[int, ...],
+    frames: InstanceFrames,
+    settings: TrainSettings,
+    augment: DetectionAugment,
+    *,
+    resume: Resume | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Foreground, list[EpochRecord]]:
+    """Train a detector in place on all frames in every epoch; return it with its class ids, and the epochs' records.
+
+    class_ids: the class of each of the detector's channels; instances of other classes are background to it.
+    """
+
+    def batches(epoch: int) -> Iterator[DetectionBatch]:
+        return detection_batches(
+            frames.load,
+            range(len(frames)),
+            class_ids,
+            settings.batch_frames,
+            seed=settings.seed,
+            epoch=epoch,
+            augment=augment,
+        )
+
+    records = fit(
+        detector,
+        batches,  # type: ignore[arg-type]
+        settings,
+        loss=detection_loss,  # type: ignore[arg-type]
+        iterations_per_epoch=count_batches(len(frames), settings.batch_frames),
+        resume=resume,
+        progress=progress,
+    )
+    detector.to("cpu")
+    return Foreground(detector, class_ids), records
+
+
+def rare_class_draw(rows: pd.DataFrame, frames: FrameSet, temperature: float, seed: int) -> pd.DataFrame:
+    """Draw as many of the rows as there are, those that hold rare classes more often; some come twice, some never.
+
+    rows and frames: the same frames, as manifest rows and as loaded. temperature: as rare_class_weights takes it. The
+    draw is systematic: a frame of weight w comes floor(w n) or ceil(w n) times.
+    """
+    weights = rare_class_weights(frame_pixel_counts(frames), temperature)
+    start = np.random.default_rng(seed).random()
+    places = (start + np.arange(len(rows))) / len(rows)
+    drawn = np.searchsorted(np.cumsum(weights), places * weights.sum(), side="right")
+    return rows.iloc[np.minimum(drawn, len(rows) - 1)].reset_index(drop=True)
+
+
+def frame_pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
+    """Count the label pixels of every class in every frame: (frame, class) int64; ignored pixels are left out."""
+    classes = len(load_taxonomy(frames.settings.taxonomy).classes)
+    counts = [np.bincount(frames.load(index)[1].ravel(), minlength=256)[:classes] for index in range(len(frames))]
+    if not counts:
+        raise InputError("there are no frames to count the pixels of; give at least one labelled frame")
+    return np.stack(counts).astype(np.int64)

@@ -1,0 +1,208 @@
+"""The adaptation as a stage, on a world of three kinds of boxes: what it writes, and that its gate refuses a mixed-up detector."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from components import adapt, gate, gather, ingest
+from components.contract import Paths, Refused
+from components.parameters import build_parameters
+from perception.adaptation.foreground import load_foreground
+from perception.errors import InputError
+from perception.models.checkpoint import load_network
+from perception.models.erfnet import ERFNet
+
+SIZE_PX = 64
+ROAD, SKY, PERSON, CAR, TRUCK = 0, 10, 11, 13, 14
+MIXED_UP = {CAR: PERSON, PERSON: TRUCK, TRUCK: CAR}  # what a wrong export of the instances says
+
+
+def shapes_frame(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sky over road, before them boxes (cars), now and then something tall (person) or wide (truck), in any colour."""
+    rng = np.random.default_rng([31, seed])
+    image = rng.integers(90, 150, (SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
+    image[: SIZE_PX // 2, :, 2] += 80
+    label = np.full((SIZE_PX, SIZE_PX), ROAD, np.uint8)
+    label[: SIZE_PX // 2] = SKY
+    instances = np.zeros((SIZE_PX, SIZE_PX), np.uint16)
+    rows, columns = np.mgrid[0:SIZE_PX, 0:SIZE_PX]
+    for number in range(1, 4):
+        kind = rng.choice([CAR, PERSON, TRUCK], p=[0.6, 0.25, 0.15])
+        half_height, half_width = {CAR: (9, 9), PERSON: (12, 4), TRUCK: (6, 14)}[kind]
+        x, y = rng.integers(12, SIZE_PX - 12, 2)
+        inside = (abs(rows - y) <= half_height) & (abs(columns - x) <= half_width)
+        image[inside] = rng.choice([20, 235], 3)
+        label[inside], instances[inside] = kind, kind * 1000 + number
+    return image, label, instances
+
+
+def write_footage(root: Path, seeds: range, mixed_up: bool = False) -> Path:
+    for part in ("images", "labels", "instances"):
+        (root / part).mkdir(parents=True)
+    with (root / "frames.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene"])
+        for seed in seeds:
+            image, label, instances = shapes_frame(seed)
+            if mixed_up:
+                classes, numbers = np.divmod(instances, 1000)
+                mapped = np.vectorize(lambda each: MIXED_UP.get(int(each), 0))(classes)
+                instances = (mapped * 1000 + numbers).astype(np.uint16)
+            name = f"f{seed:04d}"
+            for part, pixels in (("images", image[..., ::-1]), ("labels", label), ("instances", instances)):
+                cv2.imwrite(str(root / part / f"{name}.png"), pixels)
+            table.writerow([name, f"d{seed:04d}", "2026-11-01T00:00:00+00:00", "front", "day", "clear", "urban"])
+    return root
+
+
+def run(stage: Any, inputs: dict[str, list[Path]], output: str, folder: Path, **given: Any) -> Path:
+    folder.mkdir(parents=True)
+    taken = Paths({name: tuple(folders) for name, folders in inputs.items()})
+    stage.run(taken, Paths({output: (folder,)}), build_parameters(stage.STAGE.parameters, given, stage.STAGE.name))
+    return folder
+
+
+def arrive(root: Path, name: str, seeds: range, domain: str, split: str, labels: str, **footage: bool) -> Path:
+    """Ingest footage of its own as one source."""
+    write_footage(root / "footage" / name, seeds, **footage)
+    source = {"format": "scenes_folder", "path": str(root / "footage" / name), "domain": domain, "split": split,
+              "labels": labels}  # fmt: skip
+    size = {"height_px": SIZE_PX, "width_px": SIZE_PX, "taxonomy": "cityscapes19", "store": str(root / "store")}
+    return run(ingest, {}, "arrived", root / "arrived" / name, source=name, sources={name: source}, seed=1, **size)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A night's frames twice, once with the simulator's instances mixed up, and a curated version."""
+    root = tmp_path_factory.mktemp("world")
+    pool = arrive(root, "fleet", range(1000, 1016), "real", "pool", "oracle")
+    test = arrive(root, "test", range(2000, 2012), "real", "test", "given")
+    for name, mixed_up in (("frames", False), ("mixed_up", True)):
+        simulator = arrive(root, f"simulator_{name}", range(72), "synthetic", "train", "given", mixed_up=mixed_up)
+        run(gather, {"arrived": [pool, simulator, test]}, "frames", root / name)
+    curated = arrive(root, "curated", range(3000, 3016), "real", "train", "given")
+    run(gather, {"arrived": [curated]}, "frames", root / "curated" / "version")
+    return root
+
+
+def adapted(world: Path, folder: Path, frames: str = "frames", **changes: Any) -> Path:
+    given = {
+        "store": str(world / "store"), "taxonomy": "cityscapes19", "height_px": SIZE_PX, "width_px": SIZE_PX, "seed": 3,
+        "network_width": 0.25, "dropout": 0.0, "epochs": 8, "epoch_frames": 48, "batch_frames": 8,
+        "learning_rate": 0.005, "pseudo_frames": 16, "student_epochs": 1, "detector_epochs": 9,
+        "detector_width": 0.5, "detector_learning_rate": 0.005, "texture_share": 0.0, "score_threshold": 0.2,
+    }  # fmt: skip
+    inputs = {"frames": [world / frames], "curated": [world / "curated"]}
+    return run(adapt, inputs, "adaptation", folder, **(given | changes))
+
+
+@pytest.fixture(scope="module")
+def honest(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return adapted(world, tmp_path_factory.mktemp("honest") / "adaptation")
+
+
+def judged(adaptation: Path, folder: Path) -> dict[str, Any]:
+    run(gate, {"subject": [adaptation]}, "verdict", folder, suite="adapt", profile="test", enforce=False)
+    verdict: dict[str, Any] = json.loads((folder / "verdict.json").read_text())
+    return verdict
+
+
+def test_fusion_and_the_trusted_classes_are_told(honest: Path) -> None:
+    figures = json.loads((honest / "adaptation.json").read_text())
+    for name in ("source_only", "fused", "pseudo"):
+        by_class = figures["iou_by_class"][name]
+        known = {True: [], False: []}
+        for each, value in by_class.items():
+            if value is not None:
+                known[each in ("person", "rider", "car", "truck", "bus", "train")].append(value)
+        assert figures[f"miou_{name}"] == pytest.approx(np.mean(known[True] + known[False]))
+        assert figures[f"foreground_miou_{name}"] == pytest.approx(np.mean(known[True]))
+        assert figures[f"background_miou_{name}"] == pytest.approx(np.mean(known[False]))
+    assert figures["foreground_miou_fused"] > figures["foreground_miou_source_only"]
+    assert figures["fusion_verdict"].startswith("Fusion is better")
+    assert figures["detector"]["instances"].keys() == {"person", "car", "truck"}
+    trust = {row["class"]: row for row in figures["trust"]}
+    assert trust["car"]["trusted"] and trust["car"]["precision_detector"] > (trust["car"]["precision_plain"] or 0)
+    assert not trust["bus"]["trusted"] and trust["bus"]["reason"] == "the detector was not taught this class"
+    assert load_foreground(honest / "detector.safetensors").class_ids == (PERSON, CAR, TRUCK)
+
+
+def test_no_frame_with_a_known_label_gets_a_pseudo_label(honest: Path) -> None:
+    pseudo = pd.read_parquet(honest / "pseudo" / "manifest.parquet")
+    assert sorted(pseudo.frame_id) == [f"f{seed:04d}" for seed in range(1000, 1016)]
+    assert set(pseudo.label_source) == {"pseudo"} and set(pseudo.split) == {"train"}
+
+
+def test_a_good_detector_passes_the_gate(honest: Path, tmp_path: Path) -> None:
+    failed = {each["id"] for each in judged(honest, tmp_path / "verdict")["failed"]}
+    assert not failed & {"detected_classes_kept", "detected_pixels_right"}
+
+
+def test_a_detector_that_learned_mixed_up_classes_is_refused(world: Path, tmp_path: Path) -> None:
+    adaptation = adapted(world, tmp_path / "adaptation", frames="mixed_up")
+    verdict = judged(adaptation, tmp_path / "verdict")
+    failed = {each["id"]: each for each in verdict["failed"]}
+    assert verdict["decision"] == "refuse"
+    assert {"detected_classes_kept", "detected_pixels_right"} <= failed.keys()
+    assert "swollen: person" in failed["detected_classes_kept"]["observed"]
+    assert "collapsed: car" in failed["detected_classes_kept"]["observed"]
+    assert "person" in failed["detected_pixels_right"]["observed"]
+    with pytest.raises(Refused, match=r"detected_classes_kept.*car"):
+        run(gate, {"subject": [adaptation]}, "verdict", tmp_path / "again", suite="adapt", profile="test")
+    figures = json.loads((adaptation / "adaptation.json").read_text())
+    assert not any(row["trusted"] for row in figures["trust"]), (
+        "what is wrong on curated frames must not reach the labels"
+    )
+    assert figures["labelling"]["chosen"] == figures["labelling"]["plain"]
+    assert figures["labelling"]["detector"]["precision"] < figures["labelling"]["plain"]["precision"]
+
+
+QUICK = {"epochs": 1, "epoch_frames": 16, "pseudo_frames": 4, "detector_epochs": 0}
+
+
+def test_without_a_detector_nothing_is_fused_and_the_figures_say_so(world: Path, tmp_path: Path) -> None:
+    adaptation = adapted(world, tmp_path / "adaptation", **QUICK)
+    figures = json.loads((adaptation / "adaptation.json").read_text())
+    assert figures["miou_fused"] is None and figures["iou_by_class"]["fused"] is None and figures["detector"] is None
+    assert figures["fusion_verdict"] == "No detector was trained, so nothing was fused."
+    assert not (adaptation / "detector.safetensors").exists()
+    unapplied = {each["id"] for each in judged(adaptation, tmp_path / "verdict")["not_checked"]}
+    assert {"detected_classes_kept", "detected_pixels_right"} <= unapplied
+
+
+def test_the_options_of_the_student_take_effect(world: Path, tmp_path: Path) -> None:
+    plain = adapted(world, tmp_path / "plain", **QUICK)
+    first = load_network(plain / "student.safetensors").state_dict()
+    for name, option in (("average", {"average_decay": 0.9}), ("rare", {"rare_class_temperature": 0.05})):
+        other = load_network(adapted(world, tmp_path / name, **QUICK, **option) / "student.safetensors").state_dict()
+        assert any(not torch.equal(first[key], other[key]) for key in first), name
+
+
+def test_the_encoder_starts_from_a_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(5)
+    given = {f"module.{name}": value for name, value in ERFNet(11, width=0.25).state_dict().items()}
+    torch.save({"state_dict": given}, tmp_path / "weights.pt")
+    adapted(world, tmp_path / "adaptation", **QUICK, encoder_weights=str(tmp_path / "weights.pt"))
+    said = capsys.readouterr().out
+    assert "encoder: " in said and "does not fit: decoder.upsample_17.conv.weight (no such name)" in said
+    with pytest.raises(InputError, match="no such file"):
+        adapted(world, tmp_path / "other", **QUICK, encoder_weights=str(tmp_path / "absent.pt"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"detector_epochs": -1}, {"detector_width": 0.1}, {"detector_batch_frames": 1}, {"texture_share": 1.5},
+     {"trust_detector": "some"}, {"average_decay": 1.0}, {"rare_class_temperature": -1.0},
+     {"detector_learning_rate": 0.0}, {"score_threshold": -0.1}, {"class_score_thresholds": {"car": 2.0}}],
+)  # fmt: skip
+def test_values_out_of_range_are_refused(world: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        adapted(world, tmp_path / "adaptation", **(QUICK | wrong))
