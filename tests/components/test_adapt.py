@@ -168,22 +168,29 @@ def test_a_detector_that_learned_mixed_up_classes_is_refused(world: Path, tmp_pa
 QUICK = {"epochs": 1, "epoch_frames": 16, "pseudo_frames": 4, "detector_epochs": 0}
 
 
-def test_without_a_detector_nothing_is_fused_and_the_figures_say_so(world: Path, tmp_path: Path) -> None:
-    adaptation = adapted(world, tmp_path / "adaptation", **QUICK)
-    figures = json.loads((adaptation / "adaptation.json").read_text())
+@pytest.fixture(scope="module")
+def plain(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return adapted(world, tmp_path_factory.mktemp("plain") / "adaptation", **QUICK)
+
+
+def test_without_a_detector_nothing_is_fused_and_the_figures_say_so(plain: Path, tmp_path: Path) -> None:
+    figures = json.loads((plain / "adaptation.json").read_text())
     assert figures["miou_fused"] is None and figures["iou_by_class"]["fused"] is None and figures["detector"] is None
     assert figures["fusion_verdict"] == "No detector was trained, so nothing was fused."
-    assert not (adaptation / "detector.safetensors").exists()
-    unapplied = {each["id"] for each in judged(adaptation, tmp_path / "verdict")["not_checked"]}
+    assert not (plain / "detector.safetensors").exists()
+    unapplied = {each["id"] for each in judged(plain, tmp_path / "verdict")["not_checked"]}
     assert {"detected_classes_kept", "detected_pixels_right"} <= unapplied
 
 
-def test_the_options_of_the_student_take_effect(world: Path, tmp_path: Path) -> None:
-    plain = adapted(world, tmp_path / "plain", **QUICK)
+@pytest.mark.parametrize("option", [{"average_decay": 0.9}, {"rare_class_temperature": 0.05}])
+def test_the_options_of_the_student_take_effect(
+    world: Path, plain: Path, tmp_path: Path, option: dict[str, Any]
+) -> None:
     first = load_network(plain / "student.safetensors").state_dict()
-    for name, option in (("average", {"average_decay": 0.9}), ("rare", {"rare_class_temperature": 0.05})):
-        other = load_network(adapted(world, tmp_path / name, **QUICK, **option) / "student.safetensors").state_dict()
-        assert any(not torch.equal(first[key], other[key]) for key in first), name
+    other = load_network(
+        adapted(world, tmp_path / "adaptation", **QUICK, **option) / "student.safetensors"
+    ).state_dict()
+    assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
 def test_the_encoder_starts_from_a_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,3 +189,35 @@ def test_short_count(value, text):
 def test_ratio_needs_both_figures():
     assert page.ratio(10.0, 4.0) == 2.5
     assert page.ratio(None, 4.0) is None and page.ratio(10.0, None) is None and page.ratio(10.0, 0) is None
+
+
+def test_the_adaptation_panel_shows_every_way_to_see_a_frame_and_every_class(night):
+    text = page.render_report(night)
+    panel = text[text.index('<section id="adaptation">') : text.index('<section id="model">')]
+    shown = re.findall(r"<span>([a-z -]+)</span>", panel)
+    assert shown == ["image", "label", "source only", "fused", "pseudo-label", "taught with them"]
+    words = Reader(panel).text
+    assert "Fusion is better than the simulator's segmentation in the foreground" in words
+    assert "Collapsed classes: train, traffic light." in words
+    rows = dict(
+        re.findall(r'<tr><th scope="row">(?:<b>)?([a-z ]+?)(?:</b>)?(?: <span.*?)?</th>(.*?)</tr>', panel, re.S)
+    )
+    assert re.findall(r">([0-9.]+)<", rows["foreground"]) == ["19.2", "31.2", "37.3"]
+    by_class = night.summary.adaptation.iou_by_class
+    expected = [f"{100 * by_class[way]['car']:.1f}" for way in ("source_only", "fused", "pseudo")]
+    assert re.findall(r'<td class="n">([0-9.]+)</td>', rows["car"])[:3] == expected
+    assert "detector" in rows["car"] and "segmenter" in rows["train"] and "nothing speaks for it" in rows["train"]
+
+
+def test_without_a_detector_the_fused_figures_are_not_measured(night):
+    adaptation = dataclasses.replace(
+        night.summary.adaptation, miou_fused=None, foreground_miou_fused=None, background_miou_fused=None,
+        iou_by_class={**night.summary.adaptation.iou_by_class, "fused": None},
+    )  # fmt: skip
+    without = dataclasses.replace(
+        night,
+        summary=dataclasses.replace(night.summary, adaptation=adaptation),
+        adaptation=dataclasses.replace(night.adaptation, verdict="No detector was trained, so nothing was fused."),
+    )
+    panel = page.render_report(without).partition('<section id="adaptation">')[2].partition('<section id="model">')[0]
+    assert "nothing was fused" in panel and "not measured" in panel

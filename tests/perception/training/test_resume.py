@@ -17,6 +17,7 @@ from perception.models.registry import build_network
 from perception.training.loop import Resume, TrainSettings, fit
 
 SETTINGS = TrainSettings(epochs=4, batch_frames=4, learning_rate=1e-3, weight_decay=1e-4, schedule="cosine", seed=2)
+DETERMINISTIC = dataclasses.replace(SETTINGS, deterministic=True)
 SRC = Path(__file__).parents[3]
 
 
@@ -159,7 +160,7 @@ def test_intervals_out_of_range_are_refused(tmp_path, changes):
 
 def test_a_killed_process_goes_on_to_the_same_weights(tmp_path):
     expected = network()
-    fit(expected, batches, SETTINGS)
+    fit(expected, batches, DETERMINISTIC)
     command = [sys.executable, __file__, str(tmp_path / "state"), str(tmp_path / "network")]
     environment = {**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     killed = subprocess.Popen([*command, "7"], env=environment)
@@ -177,7 +178,7 @@ def train_until_killed(path: str, result: str, kill_after: str) -> None:
         if done == int(kill_after):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    fit(trained, batches, SETTINGS, resume=Resume(path=Path(path), every_minutes=1e-9), progress=progress)
+    fit(trained, batches, DETERMINISTIC, resume=Resume(path=Path(path), every_minutes=1e-9), progress=progress)
     save_network(trained, Path(result), {})
 
 
