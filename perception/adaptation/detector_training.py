@@ -6,7 +6,9 @@ Object Detection", AAAI 2020 (arXiv 1909.00700), which needs a fraction of the i
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +37,7 @@ _AUGMENT_STREAM = 3  # of random numbers; the loader's own streams are 1 and 2
 
 Target = dict[str, NDArray[Any]]
 InstanceFrame = tuple[NDArray[np.uint8], NDArray[np.uint16]]
+_Sample = tuple[NDArray[np.uint8], Target]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,12 +215,14 @@ def detection_batches(
     epoch: int,
     augment: DetectionAugment | None,
     targets: TargetSettings | None = None,
+    workers: int = 0,
 ) -> Iterator[DetectionBatch]:
     """Yield one epoch of batches in an order drawn from (seed, epoch).
 
     load: gives, for a number of `frames`, the image (height, width, 3) uint8 and its instances (height, width) uint16;
-    class_ids: the foreground class ids, in the order of the detector's classes. A last batch of one frame joins the one
-    before. Raises InputError for no frames or a size that is not a multiple of 8.
+    class_ids: the foreground class ids, in the order of the detector's classes. workers: threads that prepare frames
+    ahead of the training step, 0 for none; batches are the same. A last batch of one frame joins the one before. Raises
+    InputError for no frames or a size that is not a multiple of 8.
     """
     if not frames:
         raise InputError("there are no frames with instances to train on; ingest simulator frames")
@@ -226,18 +231,39 @@ def detection_batches(
     cuts = list(range(batch_frames, len(order), batch_frames))
     if batch_frames > 1 and cuts and len(order) - cuts[-1] == 1:
         cuts.pop()
-    for part in np.split(order, cuts):
-        samples = []
-        for index in part.tolist():
-            image, instances = load(frames[index])
-            if augment is not None:
-                generator = np.random.default_rng([_AUGMENT_STREAM, seed, epoch, index])
-                image, instances = augmented(image, instances, augment, generator)
-            samples.append((image, encode_targets(instances, channels, len(class_ids), targets)))
-        yield _batch(samples)
+
+    def sample(index: int) -> _Sample:
+        image, instances = load(frames[index])
+        if augment is not None:
+            generator = np.random.default_rng([_AUGMENT_STREAM, seed, epoch, index])
+            image, instances = augmented(image, instances, augment, generator)
+        return image, encode_targets(instances, channels, len(class_ids), targets)
+
+    parts = [part.tolist() for part in np.split(order, cuts)]
+    yield from map(_batch, _prepared(parts, sample, workers))
 
 
-def _batch(samples: Sequence[tuple[NDArray[np.uint8], Target]]) -> DetectionBatch:
+def _prepared(
+    parts: Sequence[Sequence[int]], sample: Callable[[int], _Sample], workers: int
+) -> Iterator[list[_Sample]]:
+    """Make the samples of each part, by threads up to two parts ahead of who takes them."""
+    if workers == 0:
+        yield from ([sample(index) for index in part] for part in parts)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="instances")
+    waiting: deque[list[Future[_Sample]]] = deque()
+    try:
+        for part in parts:
+            waiting.append([pool.submit(sample, index) for index in part])
+            if len(waiting) > 2:
+                yield [each.result() for each in waiting.popleft()]
+        while waiting:
+            yield [each.result() for each in waiting.popleft()]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _batch(samples: Sequence[_Sample]) -> DetectionBatch:
     images = np.stack([image for image, _ in samples])
     if images.shape[1] % 8 or images.shape[2] % 8:
         raise InputError(f"frames are {images.shape[1]}x{images.shape[2]} pixels; the detector needs multiples of 8")

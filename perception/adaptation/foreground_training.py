@@ -46,6 +46,7 @@ def train_foreground(
             seed=settings.seed,
             epoch=epoch,
             augment=augment,
+            workers=frames.settings.workers,
         )
 
     records = fit(

@@ -206,13 +206,15 @@ def shapes_frame(index: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
 def test_batches_hold_every_frame_once_and_depend_on_seed_and_epoch_alone():
     frames = range(7)
 
-    def epoch(number, seed=3):
+    def epoch(number, seed=3, workers=0):
         augment = DetectionAugment()
         return list(
-            training.detection_batches(shapes_frame, frames, CLASS_IDS, 3, seed=seed, epoch=number, augment=augment)
+            training.detection_batches(
+                shapes_frame, frames, CLASS_IDS, 3, seed=seed, epoch=number, augment=augment, workers=workers
+            )
         )
 
-    first, again, later = epoch(0), epoch(0), epoch(1)
+    first, again, later = epoch(0), epoch(0, workers=2), epoch(1)
     assert [len(batch.images) for batch in first] == [3, 4]  # a last batch of one frame joins the one before
     for a, b in zip(first, again, strict=True):
         for field in dataclasses.fields(a):
