@@ -111,9 +111,12 @@ def log_outcome(figures: Json) -> None:
     )
     log(f"mIoU on the test set: {words}")
     log(figures["fusion_verdict"])
+    by_reason: dict[tuple[bool, str], list[str]] = {}
     for row in figures["trust"]:
-        taken = "from the detector" if row["trusted"] else "from the segmentation"
-        log(f"  pseudo-labels of {row['class']} {taken}: {row['reason']}")
+        by_reason.setdefault((row["trusted"], row["reason"]), []).append(row["class"])
+    for (trusted, reason), classes in by_reason.items():
+        taken = "from the detector" if trusted else "from the segmentation"
+        log(f"  pseudo-labels of {', '.join(classes)} {taken}: {reason}")
 
 
 def _label_figures(evidence: LabelEvidence, names: Sequence[str]) -> Json:
