@@ -323,7 +323,7 @@ def _settings(work: Work, rate: float, seed: int, **changes: Any) -> TrainSettin
     on_gpu = work.device.startswith("cuda")
     return TrainSettings(
         epochs=1, batch_frames=work.plan.batch_frames, learning_rate=rate, weight_decay=1e-4, schedule="poly", seed=seed,
-        device=work.device, mixed_precision=on_gpu, captured=on_gpu, **changes,
+        device=work.device, mixed_precision=on_gpu, captured=on_gpu and not work.request.eager, **changes,
     )  # fmt: skip
 
 
