@@ -152,7 +152,18 @@ def shallow_clone(
         start = Clone(folder, environment, url)
         limits = ["--depth", str(depth), "--no-tags"] if depth else []
         done = run_git(
-            start, "clone", "--quiet", "--no-checkout", *limits, "--branch", branch, "--", url, "clone", check=False
+            start,
+            "clone",
+            "--quiet",
+            "--no-checkout",
+            "--template=",
+            *limits,
+            "--branch",
+            branch,
+            "--",
+            url,
+            "clone",
+            check=False,
         )
         if done.returncode and may_pass(done.stderr):
             raise RegistryError(f"registry {registry} cannot be reached: {last_words(done.stderr, 1)}; try again")
