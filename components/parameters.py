@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from perception.errors import InputError
 
 Parameters = TypeVar("Parameters")
@@ -68,6 +66,8 @@ def read_section(file: Path | None, section: str, overrides: Sequence[str] = ())
 
 def parse_value(text: str, where: str) -> Any:
     """Read one YAML value of an override, naming the override in the error."""
+    import yaml  # here, so that --help need not wait for it
+
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
@@ -78,6 +78,8 @@ def parse_value(text: str, where: str) -> Any:
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """Read a YAML mapping, naming the file in every error."""
+    import yaml
+
     try:
         content = yaml.safe_load(file.read_text())
     except FileNotFoundError:

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.contract import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -123,6 +121,8 @@ def run_on_nodes(call: Call, settings: TrainJobSettings, cluster: Cluster, **opt
 
 def _lay_out(call: Call, work: Path) -> list[str]:
     """Copy the inputs to where every node sees them; return the stage's command line there."""
+    import yaml
+
     command = ["-m", "components", call.stage.name, "--task", call.task, "--params", str(work / "params.yaml")]
     for port, folders in call.inputs.items():
         copies = [work / "inputs" / port / str(number) for number in range(len(folders))]

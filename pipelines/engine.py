@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from perception.compression.tensorrt import build_engine
 from perception.errors import InputError
 
 
@@ -17,6 +16,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--batch-frames", type=int, default=1, help="largest batch")
     parser.add_argument("--full-precision", action="store_true", help="no float16")
     given = parser.parse_args(arguments)
+    from perception.compression.tensorrt import build_engine  # loads torch, which --help need not wait for
+
     engine = given.out or given.model.with_suffix(".engine")
     try:
         said = build_engine(given.model, engine, largest_batch_frames=given.batch_frames, half=not given.full_precision)

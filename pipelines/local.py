@@ -18,8 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.contract import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -54,6 +52,8 @@ def run_night(run: Path, settings: Mapping[str, Any]) -> int:
 
 def prepare(run: Path, settings: Mapping[str, Any]) -> None:
     """Write what the engine reads: params.yaml, code.yaml, dvc.yaml; drop outputs of sources and shards that are gone."""
+    import yaml
+
     _write(run / "params.yaml", yaml.safe_dump(dict(settings), sort_keys=True))
     _write(run / "code.yaml", yaml.safe_dump(source_hashes({name: f"components.{name}" for name in STAGES})))
     shutil.copyfile(ROOT / "dvc.yaml", run / "dvc.yaml")
@@ -108,6 +108,8 @@ def _report_failure(run: Path) -> None:
 
 def stale_folders(run: Path) -> set[str]:
     """Name the outputs that an earlier night left behind what failed: they say nothing about this one."""
+    import yaml
+
     records = [json.loads(path.read_text()) for path in (run / "records").glob("*.json")]
     failed = {record["name"].partition("@")[0] for record in records if record["status"] != STATUS_OF_EXIT[EXIT_DONE]}
     stages = yaml.safe_load((run / "dvc.yaml").read_text())["stages"]
