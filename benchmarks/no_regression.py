@@ -1,7 +1,7 @@
 """How often does the no-regression rule refuse? Real networks that differ by their seed; and one made worse by night.
 
     python benchmarks/no_regression.py [--start shared] [--networks 2]
-    python benchmarks/no_regression.py --start scratch --networks 6 --epochs 75
+    python benchmarks/no_regression.py --start scratch --networks 6 --epochs 150 [--train-only 0 1]
 
 Small networks are trained on procedural scenes with different seeds and judged on one pool of test drives, two frames a
 drive. With --start shared they go on from one network, as a night goes on from the champion; with --start scratch they
@@ -50,9 +50,11 @@ def main() -> int:
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     parameters = _parameters(options)
-    networks = [_network(parameters, seed, options) for seed in range(options.networks)]
     if options.train_only:
+        for seed in options.train_only:
+            _network(parameters, seed, options)
         return 0
+    networks = [_network(parameters, seed, options) for seed in range(options.networks)]
     test = _frames("test", "street", 20_000, options.pool, 2, options.work)
     scores = [
         _score(network, test, parameters, options.work / f"score_{_network_file(options, seed).stem}.npz")
@@ -84,7 +86,7 @@ def _options() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=float, default=default)
     parser.add_argument("--start", choices=("shared", "scratch"), default="shared")
     parser.add_argument("--condition", default="time_of_day=night")
-    parser.add_argument("--train-only", action="store_true", help="train the networks that are not kept yet, and stop")
+    parser.add_argument("--train-only", type=int, nargs="+", metavar="SEED", help="train these networks, and stop")
     parser.add_argument("--work", type=Path, default=Path("build/no_regression"))
     return parser.parse_args()
 
@@ -100,12 +102,12 @@ def _parameters(options: argparse.Namespace) -> LearningParameters:
 
 def _frames(name: str, rendering: str, first: int, drives: int, frames: int, work: Path) -> pd.DataFrame:
     """Render drives once and return their manifest."""
-    from components.arrivals import arrivals
-    from components.ingest import IngestParameters
-    from perception.quality.intake import IntakeSettings, admit_frames
-
     path = work / f"{name}_{drives}.parquet"
     if not path.exists():
+        from components.arrivals import arrivals
+        from components.ingest import IngestParameters
+        from perception.quality.intake import IntakeSettings, admit_frames
+
         source = {"format": "scenes", "rendering": rendering, "domain": "real", "split": "test", "labels": "given",
                   "drives": drives, "frames_per_drive": frames, "first_drive": first}  # fmt: skip
         given = IngestParameters(source=name, sources={name: source}, store=str(work / "store"), taxonomy="cityscapes19",
