@@ -155,8 +155,9 @@ def test_every_broken_layout_is_named(name: str, tmp_path: Path) -> None:
 def test_missing_empty_and_no_folder(format: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing: folder is missing; give the path of the data set"):
         read(format, tmp_path / "nothing")
-    with pytest.raises(InputError, match=r"is empty|is missing"):
+    with pytest.raises(InputError, match=r"is empty|is missing") as caught:
         read(format, tmp_path)
+    assert str(tmp_path) in str(caught.value)
     put(tmp_path / "file", b"x")
     with pytest.raises(InputError, match="file: is a file, must be a folder"):
         read(format, tmp_path / "file")
