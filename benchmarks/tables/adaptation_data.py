@@ -7,6 +7,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -191,7 +192,8 @@ def _in_processes(function, values: list, workers: int) -> list:  # type: ignore
         return [function(value) for value in values]
     # A process that has used a GPU cannot be forked; spawned ones import everything anew.
     start = "spawn" if torch.cuda.is_initialized() else "fork"
-    with ProcessPoolExecutor(workers, mp_context=get_context(start)) as pool:
+    # One thread each: there are as many processes as cores are to be used.
+    with ProcessPoolExecutor(workers, get_context(start), cv2.setNumThreads, (1,)) as pool:
         return list(pool.map(function, values, chunksize=16))
 
 
