@@ -23,6 +23,8 @@ from perception.errors import InputError
 
 # Rec. 601 luma, the grey that colour jitter keeps or moves.
 _LUMA = np.array([0.299, 0.587, 0.114])
+# Parts of an affine map of a colour, (3, 4): the colour itself, its grey, and a constant.
+_COLOR, _GREY, _CONSTANT = np.eye(3, 4), np.outer(np.ones(3), np.append(_LUMA, 0)), np.outer(np.ones(3), [0, 0, 0, 1])
 # Streams of random numbers that must never coincide.
 _ORDER_STREAM, _AUGMENT_STREAM = 1, 2
 
@@ -450,6 +452,7 @@ def _jittered(image: NDArray[np.uint8], brightness: float, contrast: float, satu
     All three are affine in the colour, so one 3x4 matrix does them together and rounds once.
     """
     mean_grey = float(_LUMA @ np.array(cv2.mean(image)[:3]))
-    matrix = saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA, (3, 1))
-    offset = np.full((3, 1), brightness * (1 - contrast) * mean_grey)
-    return np.asarray(cv2.transform(image, np.hstack([brightness * contrast * matrix, offset])), np.uint8)
+    gain = brightness * contrast
+    matrix = gain * saturation * _COLOR + gain * (1 - saturation) * _GREY
+    matrix += brightness * (1 - contrast) * mean_grey * _CONSTANT
+    return np.asarray(cv2.transform(image, matrix), np.uint8)
