@@ -146,7 +146,9 @@ def run(inputs: Paths, outputs: Paths, parameters: AdaptParameters) -> None:
 
     network, losses = _train_source(simulator, folder, parameters)
     detector, about_detector = _train_detector(simulator, folder, parameters)
-    alone, fused = judge_fusion_of(network, detector, test, parameters)
+    if detector is not None:
+        about_detector |= _detector_figures(detector, frames[frames.split == "test"], parameters)
+    alone, fused = _judge(network, detector, test, parameters)
 
     pool = _unlabelled(frames, curated, parameters)
     labeller, evidence = _labeller(network, detector, pool, parameters.frame_set(curated), parameters)
@@ -156,8 +158,7 @@ def run(inputs: Paths, outputs: Paths, parameters: AdaptParameters) -> None:
     write_json(folder / "gate_parameters.json", {"reference_class_share": shares})
 
     losses += _train_student(network, simulator, pseudo.manifest, folder, parameters)
-    student, _ = judge_fusion_of(network, None, test, parameters)
-    judged = {"source_only": alone, "fused": fused, "pseudo": student}
+    judged = {"source_only": alone, "fused": fused, "pseudo": _judge(network, None, test, parameters)[0]}
     figures = all_figures(judged, evidence, about_detector, pseudo.table, shares, names)
     figures |= {"fusion": {name: getattr(parameters, name) for name in ("score_threshold", "class_score_thresholds")}}
     write_json(folder / "adaptation.json", figures | {"loss": losses, "pseudo_frames": len(pool)})
@@ -175,7 +176,7 @@ def _train_source(simulator: "pd.DataFrame", folder: Path, parameters: AdaptPara
     _start_encoder(network, parameters.encoder_weights)
     losses = _train(network, parameters.frame_set(simulator), parameters, what="adapt: simulator alone")
     save_network(network, folder / "source_only.safetensors", {"trained_on": "simulator"})
-    return network, losses
+    return network.to(best_device()), losses
 
 
 def _start_encoder(network: "ERFNet", weights: str) -> None:
@@ -211,7 +212,7 @@ def _train(
 
 def _train_detector(
     simulator: "pd.DataFrame", folder: Path, parameters: AdaptParameters
-) -> tuple["Foreground | None", dict[str, Any] | None]:
+) -> tuple["Foreground | None", dict[str, Any]]:
     """Train the detector on the simulator's instances; return it and what is to be told of it, or nothing when it is off."""
     from perception.adaptation.detector import ForegroundDetector
     from perception.adaptation.detector_training import DetectionAugment
@@ -223,25 +224,42 @@ def _train_detector(
 
     if not parameters.detector_epochs:
         log("adapt: detector_epochs = 0, so no detector is trained and nothing is fused")
-        return None, None
+        return None, {}
     frames = InstanceFrames(simulator, open_store(parameters.store), parameters.load_settings())
     class_ids, instances = learnable_classes(frames)
-    build = partial(ForegroundDetector, len(class_ids), parameters.detector_width)
-    settings, what = parameters.detector_settings(), "adapt: detector"
+    network = seeded(partial(ForegroundDetector, len(class_ids), parameters.detector_width), parameters.seed)
+    settings, augment = parameters.detector_settings(), DetectionAugment(texture_share=parameters.texture_share)
     with process_group(settings.device):
         detector, records = train_foreground(
-            seeded(build, parameters.seed),
+            network,
             class_ids,
             frames,
             settings,
-            DetectionAugment(texture_share=parameters.texture_share),
-            resume=training_state(what, settings, frames.frame_ids),
-            progress=progress_line(what),
+            augment,
+            resume=training_state(f"adapt: detector of {class_ids}, {augment}", settings, frames.frame_ids),
+            progress=progress_line("adapt: detector"),
         )
     save_foreground(detector, folder / "detector.safetensors", {"trained_on": "simulator"})
+    network.to(best_device())
     names = parameters.class_names()
     about = {"instances": {names[each]: int(instances[each]) for each in class_ids}, "frames": len(frames)}
     return replace(detector, fusion=parameters.fusion()), about | {"loss": [record.loss for record in records]}
+
+
+def _detector_figures(detector: "Foreground", test: "pd.DataFrame", parameters: AdaptParameters) -> dict[str, Any]:
+    """Return the detector's average precision on the test frames whose instances are known; None where none are."""
+    from components.adapt_figures import precision_figures
+    from perception.adaptation.detector_quality import judge_detector
+    from perception.adaptation.instance_frames import InstanceFrames
+    from perception.data.store import open_store
+
+    known = test[test.instances_uri.notna()]
+    if not len(known):
+        return precision_figures(None, ())
+    frames = InstanceFrames(known, open_store(parameters.store), parameters.load_settings())
+    quality = judge_detector(detector, frames, known.drive_id.tolist(), seed=parameters.seed)
+    names = parameters.class_names()
+    return precision_figures(quality, [names[class_id] for class_id in detector.class_ids])
 
 
 def _train_student(
@@ -261,10 +279,11 @@ def _train_student(
     epochs = parameters.student_epochs
     losses = _train(network, together, parameters, what="adapt: with pseudo-labels", epochs=epochs, seed_offset=1)
     save_network(network, folder / "student.safetensors", {"trained_on": "simulator and pseudo-labels"})
+    network.to(best_device())
     return losses
 
 
-def judge_fusion_of(
+def _judge(
     network: "ERFNet", detector: "Foreground | None", test: "FrameSet", parameters: AdaptParameters
 ) -> tuple["Judged", "Judged | None"]:
     """Judge the network on the test frames, alone and fused with the detector; the latter is None without one."""

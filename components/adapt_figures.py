@@ -9,6 +9,7 @@ import pandas as pd
 
 from components.contract import log
 from components.learning import by_name
+from perception.adaptation.detector_quality import DetectorQuality
 from perception.adaptation.judging import Judged
 from perception.adaptation.pseudo import PseudoQuality, class_prior, collapsed_classes, prior_drift
 from perception.adaptation.trust import ClassTrust
@@ -32,18 +33,18 @@ class LabelEvidence:
 def all_figures(
     judged: Mapping[str, Judged | None],
     evidence: LabelEvidence,
-    detector: Json | None,
+    detector: Json,
     table: pd.DataFrame,
     shares: Mapping[str, float],
     names: Sequence[str],
 ) -> Json:
     """Return the content of adaptation.json but the trainings' own figures.
 
-    judged: source_only, fused and pseudo (the student) on the test set; detector: what its training tells, None without
+    judged: source_only, fused and pseudo (the student) on the test set; detector: what there is to tell of it, empty without
     one; table: what label_frames counted; shares: of the classes in the simulator's labels. Not measured is None.
     """
     figures = judged_figures(judged, names) | _label_figures(evidence, names)
-    figures |= {"detector": detector, "trust": [_trust_row(each, names) for each in evidence.trust]}
+    figures |= {"detector": detector or None, "trust": [_trust_row(each, names) for each in evidence.trust]}
     figures |= _prior_figures(table, shares)
     return figures | {"fusion_verdict": fusion_in_words(judged["source_only"], judged["fused"])}
 
@@ -69,6 +70,18 @@ def fusion_in_words(alone: Judged | None, fused: Judged | None) -> str:
         f"Fusion {better} the simulator's segmentation in the foreground: mean IoU {after:.1%} against {before:.1%}; "
         f"background {fused.background_miou():.1%} against {alone.background_miou():.1%}."
     )
+
+
+def precision_figures(quality: DetectorQuality | None, names: Sequence[str]) -> Json:
+    """Return the detector's AP at IoU 0.5 of boxes and masks, and by class; None where no instances are known."""
+    if quality is None:
+        return {"ap50_boxes": None, "ap50_masks": None, "ap50_masks_by_class": None, "judged_frames": 0}
+    return {
+        "ap50_boxes": _number(quality.boxes.ap50),
+        "ap50_masks": _number(quality.masks.ap50),
+        "ap50_masks_by_class": by_name(names, quality.masks.by_class[0]),
+        "judged_frames": quality.frames,
+    }
 
 
 def class_shares(simulator: FrameSet, names: Sequence[str]) -> dict[str, float]:

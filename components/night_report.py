@@ -200,6 +200,7 @@ def _adaptation_panel(inputs: Paths, pictures: Pictures) -> page.AdaptationPanel
         frames=pictures.adapted(page.MAX_ADAPTED, figures),
         collapsed_classes=tuple(figures["collapsed_classes"]),
         verdict=figures["fusion_verdict"],
+        detector=figures["detector"] or {},
         trust={row["class"]: (row["trusted"], row["reason"]) for row in figures["trust"]},
         **by_class,
     )

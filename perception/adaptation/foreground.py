@@ -26,7 +26,8 @@ class Foreground:
 
     def find(self, images: Tensor) -> list[Instances]:
         """Find the instances of each frame that fusion keeps; images (frame, 3, height, width) float32 in [0, 1]."""
-        found = detect(self.network, images, self.class_ids, self.detect)
+        device = next(self.network.parameters()).device
+        found = detect(self.network, images.to(device), self.class_ids, self.detect)
         return [kept(each.instances, self.fusion) for each in found]
 
 

@@ -69,7 +69,8 @@ def judge_fusion(
 
 
 def _logits(network: nn.Module, frames: FrameSet, batch_frames: int) -> Iterator[NDArray[np.float32]]:
+    device = next(network.parameters()).device
     for batch in ordered_batches(frames, batch_frames):
         with evaluation_mode(network):
-            logits = network(batch.images).float().numpy()
+            logits = network(batch.images.to(device)).float().cpu().numpy()
         yield from logits

@@ -136,10 +136,11 @@ def predictions(labeller: Labeller, frames: FrameSet, batch_frames: int) -> Iter
 
 
 def class_probabilities(network: nn.Module, frames: FrameSet, batch_frames: int) -> Iterator[Probabilities]:
-    """Yield (class, height, width) float32 probabilities, frame after frame; the network answers in eval mode."""
+    """Yield (class, height, width) float32 probabilities, frame after frame, from the network in eval mode on its device."""
+    device = next(network.parameters()).device
     for batch in ordered_batches(frames, batch_frames):
         with evaluation_mode(network):  # not around the loop: it would last while the caller works
-            probabilities = network(batch.images).softmax(1).numpy()
+            probabilities = network(batch.images.to(device)).softmax(1).cpu().numpy()
         yield from probabilities
 
 

@@ -72,6 +72,9 @@ class AdaptationPanel:
     threshold_by_class: Mapping[str, float | None] = field(default_factory=dict)
     collapsed_classes: tuple[str, ...] = ()
     verdict: str = ""  # whether fusion was worth it, in words
+    detector: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # ap50_boxes, ap50_masks, judged_frames, instances by class
     trust: Mapping[str, tuple[bool, str]] = field(default_factory=dict)  # foreground class: from the detector? why
 
 

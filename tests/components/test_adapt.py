@@ -129,6 +129,8 @@ def test_fusion_and_the_trusted_classes_are_told(honest: Path) -> None:
     assert figures["foreground_miou_fused"] > figures["foreground_miou_source_only"]
     assert figures["fusion_verdict"].startswith("Fusion is better")
     assert figures["detector"]["instances"].keys() == {"person", "car", "truck"}
+    assert figures["detector"]["judged_frames"] == 12
+    assert figures["detector"]["ap50_masks_by_class"]["car"] > 0.3
     trust = {row["class"]: row for row in figures["trust"]}
     assert trust["car"]["trusted"] and trust["car"]["precision_detector"] > (trust["car"]["precision_plain"] or 0)
     assert not trust["bus"]["trusted"] and trust["bus"]["reason"] == "the detector was not taught this class"

@@ -36,7 +36,7 @@ def test_the_summary_has_every_key_with_a_measured_figure(night: Path) -> None:
     summary = json.loads((night / "summary.json").read_text())
     assert list(summary) == list(SUMMARY_KEYS)
     assert summary["status"] == "done"
-    for section in ("selection", "model", "evaluation"):
+    for section in ("selection", "adaptation", "model", "evaluation"):
         assert set(summary[section]) == set(SUMMARY_KEYS[section])
         assert not [name for name, value in summary[section].items() if value is None], section
     assert {stage["status"] for stage in summary["stages"]} == {"done"}
