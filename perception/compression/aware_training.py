@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from perception.compression.latency_budget import (
     CostModel,
+    Lost,
     block_costs,
     measured_costs,
     parameter_costs,
@@ -50,6 +51,7 @@ class ShrinkSettings:
     target_cost_share: float | None = None  # of the network's cost, by the model of `costs`, that may be left then
     costs: Costs = "blocks"  # the model: block_costs (repeatable), measured_costs, or parameter_costs
     importance: Importance = "norm"  # of a neuron, for target_cost_share: its norm, or its estimated share in the loss
+    lost: Lost = "sum"  # of it: by neurons alone, or as a share of what their layer has left, against bottlenecks
     strength_by_cost: float = 0.0  # power of a neuron's share in the latency by which it is pressed harder; 0: alike
     first_layers: int = 3  # layers that are protected
     first_factor: float = 0.4  # of the strength that protected layers get
@@ -67,6 +69,7 @@ class ShrinkSettings:
             "target_cost_share": self.target_cost_share is None or 0 < self.target_cost_share <= 1,
             "costs": self.costs in _COST_MODELS,
             "importance": self.importance in ("norm", "loss"),
+            "lost": self.lost in ("sum", "share"),
             "strength_by_cost": 0 <= self.strength_by_cost <= 1,
             "first_factor": self.first_factor >= 0,
             "minimum_channels": self.minimum_channels >= 1,
@@ -199,6 +202,7 @@ class CompressionAwareTraining:
             bundle=self.settings.multiple_of,
             minimum_channels=max(self.settings.multiple_of, self.settings.minimum_channels),
             importance=loss_importance(self.groups, optimizer) if self.settings.importance == "loss" else None,
+            lost=self.settings.lost,
         )
 
     def _remove(self, network: nn.Module, optimizer: Optimizer) -> tuple[LayerRemoval, ...]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from perception.compression.cost import count_macs
 from perception.compression.latency_budget import (
+    _loss,
     block_costs,
     measured_costs,
     parameter_costs,
@@ -153,3 +154,31 @@ def test_costs_follow_the_network_to_its_device() -> None:
     expected = block_costs(network, find_groups(network, example), example).cost()
     network.to("meta")  # a device other than the example's, as a GPU is
     assert block_costs(network, find_groups(network, example), example).cost() == expected
+
+
+def widths_left(lost: str) -> list[int]:
+    """Give the widths of four layers of almost equal neurons when half of the network must go."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(),
+        nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 1),
+    )  # fmt: skip
+    example = torch.zeros(1, 3, 16, 16)
+    groups = find_groups(network, example)
+    model = parameter_costs(network, groups, example)
+    alike = torch.linspace(1.0, 1.1, groups.neurons)
+    zero_to_cost(groups, model, 0.5 * model.cost(), bundle=4, minimum_channels=4, importance=alike, lost=lost)
+    removal = remove_zero_channels(network, groups, multiple_of=4)
+    return [layer.channels_after for layer in removal.layers[:4]]
+
+
+def test_shares_leave_no_bottleneck_where_sums_empty_a_layer() -> None:
+    assert min(widths_left("sum")) == 4
+    assert min(widths_left("share")) == 16
+
+
+def test_shares_of_bundles_add_up_to_what_the_set_lost() -> None:
+    worth = np.sort(np.random.default_rng(0).random(12))
+    steps = [_loss(worth[start:], 3, "share") for start in (0, 3, 6)]
+    assert sum(steps) == pytest.approx(np.log(worth.sum() / worth[9:].sum()))
+    assert steps == sorted(steps) and _loss(np.array([0.0, 0.0, 1.0]), 2, "share") == 0
