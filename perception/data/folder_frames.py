@@ -26,7 +26,6 @@ class FolderFrames:
             raise InputError(
                 f"format {reader.name}: no frame has a label; give a part of the data set that is labelled"
             )
-        self._lookup = label_lookup(reader.taxonomy, settings.taxonomy)
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -39,16 +38,19 @@ class FolderFrames:
     def full_image(self, index: int) -> NDArray[np.uint8]:
         """Load one frame's image at its own size: (height, width, 3) uint8 RGB. Raises BadFrame."""
         frame = self._frames[index]
-        return decode_image(self._reader.image(frame), frame.image_path)
+        return decode_image(self._reader.image(frame), frame.image_name)
 
     def full_label(self, index: int) -> NDArray[np.uint8]:
         """Load one frame's label at its own size: (height, width) uint8 class ids, 255 = ignore. Raises BadFrame."""
         frame = self._frames[index]
         data = self._reader.label(frame)
         assert data is not None and frame.label_path is not None, "frames without labels were left out"
-        size = image_size(self._reader.image(frame), frame.image_path)
-        raw = decode_label(data, frame.label_path, load_taxonomy(self._reader.taxonomy), size)
-        return apply_lookup(raw, self._lookup)
+        size = image_size(self._reader.image(frame), frame.image_name)
+        own = frame.label_taxonomy or self._reader.taxonomy
+        raw = decode_label(
+            data, f"label of {frame.image_name}" if frame.member else frame.label_path, load_taxonomy(own), size
+        )
+        return apply_lookup(raw, label_lookup(own, self._settings.taxonomy))
 
     def load(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Load one frame at the network's size: image (3, height, width) uint8 RGB, label (height, width) uint8."""
@@ -75,14 +77,17 @@ def recognise_format(root: Path, part: str | None) -> Reader:
 
 
 def _fitting(root: Path, part: str | None) -> tuple[list[Reader], dict[str, str]]:
-    """Return the formats whose layout the folder has, and by name of the others what they miss."""
-    fitting, reasons = [], {}
+    """Return the formats whose layout the folder has, and by name of the others what they miss.
+
+    Where the images fit several, as those of Mapillary's two versions do, labels decide.
+    """
+    first, reasons = {}, {}
     for name, reader in sorted(READERS.items()):
         try:
-            if next(iter(reader.frames(root, part, False)), None) is not None:
-                fitting.append(reader)
-            else:
-                reasons[name] = "no frame"
+            first[name] = next(iter(reader.frames(root, part, False)))
+        except StopIteration:
+            reasons[name] = "no frame"
         except InputError as error:
             reasons[name] = str(error)
-    return fitting, reasons
+    labelled = [name for name, frame in first.items() if frame.label_path is not None]
+    return [READERS[name] for name in labelled or first], reasons
