@@ -43,7 +43,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "prune_epoch": 3,
         "learning_rate": 4e-3,
         "press": 0.1,
-        "target": {"target_cost_share": 0.6, "importance": "loss", "lost": "share"},
+        "target": {"target_cost_share": 0.54, "importance": "loss", "lost": "share"},
         "peer_ratio": 0.4,
     },
     ("accuracy", "medium"): {
@@ -52,7 +52,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "prune_epoch": 9,
         "learning_rate": 2e-3,
         "press": 0.1,
-        "target": {"target_cost_share": 0.46, "importance": "loss", "lost": "share"},
+        "target": {"target_cost_share": 0.45, "importance": "loss", "lost": "share"},
         "peer_ratio": 0.36,
         "mixed_precision": True,
     },
@@ -62,7 +62,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "prune_epoch": 19,
         "learning_rate": 2e-3,
         "press": 0.05,
-        "target": {"target_cost_share": 0.6, "importance": "loss", "lost": "share"},
+        "target": {"target_cost_share": 0.54, "importance": "loss", "lost": "share"},
         "peer_ratio": 0.4,
     },
     ("accuracy", "full"): {
