@@ -63,8 +63,8 @@ class ProposeParameters:
         )
 
 
-def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> None:
-    """Record evidence and network beside the version, and write review.html, review.md and review.json."""
+def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> dict[str, str]:
+    """Record evidence and network beside the version; write review.html, review.md and review.json; return the state."""
     from components.night_evidence import gather_evidence, network_files
     from perception.data.taxonomies import load_taxonomy
     from perception.reporting.review_page import write_review
@@ -85,6 +85,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> None:
             facts, commands, pictures, taxonomy = _review(registry, tag, base, parameters)
     write_review(outputs.one("review"), facts, commands, pictures, load_taxonomy(taxonomy))
     log(f"review of {tag}: {facts['answers']['changed']} Leaking? {facts['answers']['leaking']}")
+    return {"state": "proposed"}
 
 
 def _review(registry: str, tag: str, base: str, parameters: ProposeParameters) -> Any:
@@ -119,6 +120,8 @@ STAGE = Stage(
             for gate in GATES
         ),
     ),
+    values=("state",),
+    values_on_problem={"state": "broken"},
     outputs=(Port(name="review", kind="report", about="review.html, review.md and review.json"),),
     parameters=ProposeParameters,
     needs=Needs(image="versioning", memory_gib=4),

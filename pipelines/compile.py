@@ -1,12 +1,18 @@
 """`make pipeline-compile`: write the night as Kubeflow pipeline YAML, the same bytes every time."""
 
 import argparse
+import ast
+import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from perception.errors import InputError
 from pipelines.settings import load_settings
+
+# A line of the comment that KFP writes on top: the default of a list or a mapping, as Python prints it.
+_NESTED_DEFAULT = re.compile(r"(?m)^(#    \w+: (?:list|dict) \[Default: )(.+)\]$")
 
 
 def compile_pipeline(
@@ -29,9 +35,19 @@ def compile_pipeline(
         partial = target.with_name(f".{target.stem}.partial{target.suffix}")
         names = settings["images"] | (references(images) if images else {})
         compiler.Compiler().compile(build_pipeline(settings, names), str(partial))
+        partial.write_text(in_one_order(partial.read_text()))
         partial.replace(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror}); choose another file with OUT=FILE") from None
+
+
+def in_one_order(text: str) -> str:
+    """Return compiled YAML with the keys in its leading comment sorted: KFP prints them in an order that differs by process."""
+
+    def rewrite(line: re.Match[str]) -> str:
+        return f"{line[1]}{json.dumps(ast.literal_eval(line[2]), sort_keys=True)}]"
+
+    return _NESTED_DEFAULT.sub(rewrite, text)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -53,8 +53,8 @@ def page(graph: Graph) -> str:
         "",
         "Drawn from the compiled pipeline by `make dag`; a test fails when this page and the pipeline differ. An arrow is an artifact",
         "that one step hands to the next; a dotted arrow is a verdict that decides. A box around a step is a loop. The report reads the",
-        "artifacts of every stage, and the proposal every verdict; those arrows are left out. What is behind a refusal, `problem` and",
-        "`farewell` are never retried: a refusal or bad input fails the run there. `farewell` runs whatever happened.",
+        "artifacts of every stage, and the proposal every verdict; those arrows are left out. What is behind a refusal, `problem`,",
+        "`problem_propose` and `farewell` are never retried: a refusal or bad input fails the run there. `farewell` runs whatever happened.",
         "",
         "```mermaid",
         "flowchart TD",
@@ -125,7 +125,7 @@ def _drawing(graph: Graph) -> list[str]:
         lines += [f'  subgraph loop{number} ["{loops[-1]}"]', f"  {drawn}", "  end"] if loops else [drawn]
     for source, target, label in graph.edges:
         if target == "report" or (
-            not label and (source.startswith("gate_") or target.endswith(("refused", "problem")))
+            not label and (source.startswith("gate_") or target.endswith("refused") or target.startswith("problem"))
         ):
             continue
         if not label:

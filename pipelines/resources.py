@@ -14,7 +14,14 @@ from components.parameters import build_parameters, did_you_mean, require
 from components.stages import STAGES
 from components.train_job import S3_KEYS
 
-NEVER_CACHED = ("resolve", "publish", "farewell", "problem")  # what they read or write lies outside the pipeline
+NEVER_CACHED = (
+    "resolve",
+    "publish",
+    "propose",
+    "farewell",
+    "problem",
+    "problem_propose",
+)  # what they read or write lies outside the pipeline
 # A loop's iterations all live in one Kubernetes object of bounded size, and each one costs two pods: more shards share them.
 MAX_ITERATIONS = 64
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"

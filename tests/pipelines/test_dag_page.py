@@ -29,7 +29,7 @@ def test_every_gate_decides_and_what_it_refuses_is_tried_once(graph: Graph) -> N
 
 def test_every_artifact_of_the_declarations_is_an_arrow(graph: Graph) -> None:
     for node in graph.tasks:
-        if node in ("farewell", "problem") or "refused" in node:
+        if node == "farewell" or node.startswith("problem") or "refused" in node:
             continue
         wanted = sum(not port.optional for port in stage_of(node).inputs)
         assert len({source for source, target, label in graph.edges if target == node and not label}) >= min(wanted, 1)
