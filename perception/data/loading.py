@@ -207,7 +207,7 @@ def shuffled_batches(
         raise InputError("there are no frames to train on; select some or correct the split")
     draws = _draws(len(frames), seed, epoch, epoch_frames or len(frames))
 
-    def load(draw: tuple[int, int]) -> _Frame:
+    def load(draw: tuple[int, int]) -> _Loaded:
         return _augmented(frames, seed, *draw, augment)
 
     yield from _batches(_split(draws, batch_frames), load, frames.settings, as_bytes)
@@ -225,7 +225,7 @@ def ordered_batches(frames: FrameSet, batch_frames: int) -> Iterator[Batch]:
         raise InputError(f"batch_frames is {batch_frames}, must be at least 1; change it")
     starts = range(0, len(frames), batch_frames)
     batches = [range(start, min(start + batch_frames, len(frames))) for start in starts]
-    yield from _batches(batches, frames._resized, frames.settings, as_bytes=False)
+    yield from _batches(batches, lambda index: (*frames._resized(index), None), frames.settings, as_bytes=False)
 
 
 @dataclass
@@ -309,7 +309,8 @@ def _split(draws: Sequence[tuple[int, int]], batch_frames: int) -> list[Sequence
 # --- frames as a network takes them
 
 _Frame = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-
+# Image, label, and the affine map of the colours, (3, 4), that is to be applied on the way into the batch.
+_Loaded = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float64] | None]
 
 # What float32 arithmetic gives for value / 255.
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -317,7 +318,7 @@ _Draw = TypeVar("_Draw")
 
 
 def _batches(
-    batches: Sequence[Sequence[_Draw]], load: Callable[[_Draw], _Frame], settings: LoadSettings, as_bytes: bool
+    batches: Sequence[Sequence[_Draw]], load: Callable[[_Draw], _Loaded], settings: LoadSettings, as_bytes: bool
 ) -> Iterator[Batch]:
     """Load batches in their order, each frame by whichever worker is free, ahead of who takes them.
 
@@ -370,21 +371,25 @@ def _empty_batch(count: int, settings: LoadSettings, as_bytes: bool) -> Batch:
 def _load_into(
     batch: Batch,
     slot: int,
-    load: Callable[[_Draw], _Frame],
+    load: Callable[[_Draw], _Loaded],
     draw: _Draw,
-    fill: Callable[[NDArray[Any], NDArray[np.uint8]], None],
+    fill: Callable[[NDArray[Any], NDArray[np.uint8], NDArray[np.float64] | None], None],
 ) -> None:
-    image, label = load(draw)
-    fill(batch.images[slot].numpy(), image)
+    image, label, colors = load(draw)
+    fill(batch.images[slot].numpy(), image, colors)
     batch.labels[slot].numpy()[:] = label
 
 
-def _fill_bytes(target: NDArray[Any], image: NDArray[np.uint8]) -> None:
-    target.transpose(1, 2, 0)[:] = image
+def _fill_bytes(target: NDArray[Any], image: NDArray[np.uint8], colors: NDArray[np.float64] | None) -> None:
+    room = target.transpose(1, 2, 0)
+    if colors is not None:
+        image = np.asarray(cv2.transform(image, colors, dst=room), np.uint8)
+    if image is not room:
+        room[:] = image
 
 
-def _fill_floats(target: NDArray[Any], image: NDArray[np.uint8]) -> None:
-    for channel, plane in enumerate(cv2.split(image)):
+def _fill_floats(target: NDArray[Any], image: NDArray[np.uint8], colors: NDArray[np.float64] | None) -> None:
+    for channel, plane in enumerate(cv2.split(image if colors is None else cv2.transform(image, colors))):
         target[channel] = cv2.LUT(plane, _UNIT)
 
 
@@ -394,16 +399,16 @@ def _copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
-def _augmented(frames: FrameSet, seed: int, cycle: int, index: int, augment: Augment | None) -> _Frame:
+def _augmented(frames: FrameSet, seed: int, cycle: int, index: int, augment: Augment | None) -> _Loaded:
     image, label = frames._resized(index)
     if augment is None:
-        return image, label
+        return image, label, None
     generator = np.random.default_rng([_AUGMENT_STREAM, seed, cycle, index])
     # Every number is drawn whatever the settings, so that one setting never changes what another one does.
     mirror, scale, left, top = generator.random(4)
     jitter = generator.uniform(-1, 1, 3) * augment.color_jitter + 1
     moved = _moved(image, label, _log_uniform(scale, augment.scale_range), left, top, augment.flip and mirror < 0.5)
-    return _jittered(moved[0], *jitter), moved[1]
+    return *moved, _color_map(moved[0], *jitter)
 
 
 def _log_uniform(share: float, bounds: tuple[float, float]) -> float:
@@ -446,13 +451,12 @@ def _scaled(image: NDArray[np.uint8], label: NDArray[np.uint8], size: tuple[int,
     return image, label
 
 
-def _jittered(image: NDArray[np.uint8], brightness: float, contrast: float, saturation: float) -> NDArray[np.uint8]:
-    """Multiply brightness, contrast about the mean grey and saturation; (height, width, 3) uint8 → the same.
+def _color_map(image: NDArray[np.uint8], brightness: float, contrast: float, saturation: float) -> NDArray[np.float64]:
+    """Multiply brightness, contrast about the image's mean grey and saturation: (height, width, 3) uint8 → (3, 4).
 
-    All three are affine in the colour, so one 3x4 matrix does them together and rounds once.
+    All three are affine in the colour, so one matrix does them together and rounds once.
     """
     mean_grey = float(_LUMA @ np.array(cv2.mean(image)[:3]))
     gain = brightness * contrast
-    matrix = gain * saturation * _COLOR + gain * (1 - saturation) * _GREY
-    matrix += brightness * (1 - contrast) * mean_grey * _CONSTANT
-    return np.asarray(cv2.transform(image, matrix), np.uint8)
+    matrix: NDArray[np.float64] = gain * saturation * _COLOR + gain * (1 - saturation) * _GREY
+    return matrix + brightness * (1 - contrast) * mean_grey * _CONSTANT

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -299,8 +300,9 @@ def test_jitter_equals_the_three_steps() -> None:
     mean = (saturated @ [0.299, 0.587, 0.114]).mean()
     expected = 0.9 * (mean + 1.2 * (saturated - mean))
     # Half a level for rounding and some for the 10-bit fixed-point factors.
-    assert np.abs(loading._jittered(image, 0.9, 1.2, 1.1) - expected * 255).max() < 0.65
-    assert loading._jittered(np.full((1, 1, 3), 250, np.uint8), 1.2, 1.0, 1.0).tolist() == [[[255, 255, 255]]]
+    assert np.abs(cv2.transform(image, loading._color_map(image, 0.9, 1.2, 1.1)) - expected * 255).max() < 0.65
+    bright = np.full((1, 1, 3), 250, np.uint8)
+    assert cv2.transform(bright, loading._color_map(bright, 1.2, 1.0, 1.0)).tolist() == [[[255, 255, 255]]]
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
