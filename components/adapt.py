@@ -297,8 +297,14 @@ def _judge(
 
 
 def _unlabelled(frames: "pd.DataFrame", curated: "pd.DataFrame", parameters: AdaptParameters) -> "pd.DataFrame":
-    """Draw pool frames at random of which no label is known."""
+    """Draw pool frames at random of which no label is known; raise InputError when none is left."""
+    from perception.errors import InputError
+
     pool = frames[(frames.split == "pool") & ~frames.frame_id.isin(curated.frame_id)]
+    if not len(pool):
+        raise InputError(
+            "frames: none of the pool is without a label, so there is nothing to pseudo-label; ingest more"
+        )
     count = min(parameters.pseudo_frames, len(pool))
     return pool.sample(count, random_state=parameters.seed).sort_values("frame_id", ignore_index=True)
 

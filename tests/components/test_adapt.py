@@ -15,6 +15,7 @@ from components import adapt, gate, gather, ingest
 from components.contract import Paths, Refused
 from components.parameters import build_parameters
 from perception.adaptation.foreground import load_foreground
+from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.models.checkpoint import load_network
 from perception.models.erfnet import ERFNet
@@ -92,15 +93,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+GIVEN = {
+    "taxonomy": "cityscapes19", "height_px": SIZE_PX, "width_px": SIZE_PX, "seed": 3, "network_width": 0.25,
+    "dropout": 0.0, "epochs": 6, "epoch_frames": 48, "batch_frames": 8, "learning_rate": 0.005, "pseudo_frames": 16,
+    "student_epochs": 1, "detector_epochs": 8, "detector_width": 0.5, "detector_learning_rate": 0.005,
+    "texture_share": 0.0, "score_threshold": 0.2,
+}  # fmt: skip
+
+
 def adapted(world: Path, folder: Path, frames: str = "frames", **changes: Any) -> Path:
-    given = {
-        "store": str(world / "store"), "taxonomy": "cityscapes19", "height_px": SIZE_PX, "width_px": SIZE_PX, "seed": 3,
-        "network_width": 0.25, "dropout": 0.0, "epochs": 6, "epoch_frames": 48, "batch_frames": 8,
-        "learning_rate": 0.005, "pseudo_frames": 16, "student_epochs": 1, "detector_epochs": 8,
-        "detector_width": 0.5, "detector_learning_rate": 0.005, "texture_share": 0.0, "score_threshold": 0.2,
-    }  # fmt: skip
     inputs = {"frames": [world / frames], "curated": [world / "curated"]}
-    return run(adapt, inputs, "adaptation", folder, **(given | changes))
+    return run(adapt, inputs, "adaptation", folder, **(GIVEN | {"store": str(world / "store")} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +120,14 @@ def judged(adaptation: Path, folder: Path) -> dict[str, Any]:
 
 def test_fusion_and_the_trusted_classes_are_told(honest: Path) -> None:
     figures = json.loads((honest / "adaptation.json").read_text())
+    taxonomy = load_taxonomy("cityscapes19")
+    foreground = dict(zip(taxonomy.classes, taxonomy.foreground, strict=True))
     for name in ("source_only", "fused", "pseudo"):
         by_class = figures["iou_by_class"][name]
         known = {True: [], False: []}
         for each, value in by_class.items():
             if value is not None:
-                known[each in ("person", "rider", "car", "truck", "bus", "train")].append(value)
+                known[foreground[each]].append(value)
         assert figures[f"miou_{name}"] == pytest.approx(np.mean(known[True] + known[False]))
         assert figures[f"foreground_miou_{name}"] == pytest.approx(np.mean(known[True]))
         assert figures[f"background_miou_{name}"] == pytest.approx(np.mean(known[False]))
@@ -141,6 +146,12 @@ def test_no_frame_with_a_known_label_gets_a_pseudo_label(honest: Path) -> None:
     pseudo = pd.read_parquet(honest / "pseudo" / "manifest.parquet")
     assert sorted(pseudo.frame_id) == [f"f{seed:04d}" for seed in range(1000, 1016)]
     assert set(pseudo.label_source) == {"pseudo"} and set(pseudo.split) == {"train"}
+
+
+def test_a_pool_of_which_every_label_is_known_is_refused() -> None:
+    frames = pd.DataFrame({"frame_id": ["a", "b", "c"], "split": ["pool", "pool", "test"]})
+    with pytest.raises(InputError, match="none of the pool is without a label"):
+        adapt._unlabelled(frames, frames[:2], build_parameters(adapt.AdaptParameters, GIVEN | {"store": "s"}, "adapt"))
 
 
 def test_a_good_detector_passes_the_gate(honest: Path, tmp_path: Path) -> None:
