@@ -135,20 +135,22 @@ def cells(request: Request) -> list[Cell]:
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
-    """Say what was measured, in as many seeds as two rows are done in, or else one."""
+    """Say what was measured, in as many seeds as two rows are begun in, or else one; rounds to come are dashes."""
     if request.data_kind in SEGMENTATION:
         return dpe_segmentation.report(request, results)
     plan = PLANS[request.size]
     for rows, seeds in itertools.product((2, 1), range(request.seeds, 0, -1)):
-        arms = [arm for arm in plan.arms if _is_done(arm, seeds, results)]
+        arms = [arm for arm in plan.arms if _is_begun(arm, seeds, results)]
         if len(arms) >= rows:
             loss = chosen_loss(plan, request.seeds, results)
             return dpe_report.report(request, plan, results, arms, loss, seeds)
     raise InputError("table dpe: no row is done in any seed; run the command again")
 
 
-def _is_done(arm: Arm, seeds: int, results: Mapping[str, Found]) -> bool:
-    return all(_cell_name(*arm, seed, arm[2][-1]) in results for seed in range(seeds))
+def _is_begun(arm: Arm, seeds: int, results: Mapping[str, Found]) -> bool:
+    """Return whether every seed has the first round whose labels the arm chose itself."""
+    percent = arm[2][:2][-1]
+    return all(_cell_name(*arm, seed, percent) in results for seed in range(seeds))
 
 
 def _settings(plan: Plan, swept: bool) -> dict[str, Any]:

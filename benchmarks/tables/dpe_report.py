@@ -14,6 +14,7 @@ from perception.uncertainty.dpe import EnsembleLoss
 Arm = tuple[str, str, tuple[int, ...]]
 PERCENTS = (4, 8, 16, 32)
 PUBLISHED = {"random": (80.60, 86.80, 91.08), "ensemble": (82.41, 90.05, 94.13), "dpe": (82.88, 90.15, 94.33)}
+NOT_DONE = "–"
 DIFFERENCES = (
     (("ensemble", "k_centre"), ("ensemble", "random")),
     (("ensemble", "top_n"), ("ensemble", "random")),
@@ -27,13 +28,14 @@ def report(  # type: ignore[no-untyped-def]
     request: Request, plan, results: Mapping[str, Found], arms: Sequence[Arm], loss: EnsembleLoss, seeds: int
 ) -> Report:
     """Write the section; plan is dpe.Plan, loss the DPE loss of its arms, seeds how many every arm is done in."""
-    found = {arm: {percent: _all(results, arm, percent, seeds) for percent in arm[2]} for arm in arms}
+    found = {arm: _rounds(results, arm, seeds) for arm in arms}
     table2 = {
         (kind, strategy): found[kind, strategy, percents] for kind, strategy, percents in arms if percents == PERCENTS
     }
-    parts = [_set_up(plan, loss, seeds), _accuracies(table2), _differences(table2), _trust(table2)]
+    parts = [_set_up(plan, loss if any(arm[0] == "dpe" for arm in arms) else None, seeds)]
+    parts += [_accuracies(table2), _differences(table2), _trust(table2)]
     parts += [_sweep(results, seeds)] if any(name.startswith("sweep-") for name in results) else []
-    parts += [_twenty(found)] if any(20 in arm[2] for arm in found) else []
+    parts += [_twenty(found)] if any(20 in rounds for rounds in found.values()) else []
     if request.data_kind == "cifar10":
         parts.append(_published())
     figures = {
@@ -48,29 +50,48 @@ def report(  # type: ignore[no-untyped-def]
     )
 
 
-def _all(results: Mapping[str, Found], arm: Arm, percent: int, seeds: int) -> dict[str, list[float]]:
+def _rounds(results: Mapping[str, Found], arm: Arm, seeds: int) -> dict[int, dict[str, list[float]]]:
+    """Return the figures of those of an arm's rounds that are done in every seed, by per cent of labels."""
     kind, strategy, percents = arm
-    names = [f"{kind}-{strategy}-{'-'.join(map(str, percents))}-seed{seed}-{percent}" for seed in range(seeds)]
-    return {key: [results[name][key] for name in names] for key in ("accuracy", "ece", "aurc", "log_loss")}
+    stem, found = f"{kind}-{strategy}-{'-'.join(map(str, percents))}", {}
+    for percent in percents:
+        names = [f"{stem}-seed{seed}-{percent}" for seed in range(seeds)]
+        if all(name in results for name in names):
+            keys = ("accuracy", "ece", "aurc", "log_loss")
+            found[percent] = {key: [results[name][key] for name in names] for key in keys}
+    return found
 
 
-def _set_up(plan, loss: EnsembleLoss, seeds: int) -> str:  # type: ignore[no-untyped-def]
+def _spread(by_percent: Mapping[int, dict[str, list[float]]], percent: int, key: str) -> str:
+    return mean_and_spread(by_percent[percent][key]) if percent in by_percent else NOT_DONE
+
+
+def _difference(
+    first: Mapping[int, dict[str, list[float]]], second: Mapping[int, dict[str, list[float]]], percent: int, key: str
+) -> str:
+    if percent not in first or percent not in second:
+        return NOT_DONE
+    return paired_difference(first[percent][key], second[percent][key]).words()
+
+
+def _set_up(plan, loss: EnsembleLoss | None, seeds: int) -> str:  # type: ignore[no-untyped-def]
     recipe = plan.recipe
     network = recipe.network if recipe.channels == 64 else f"{recipe.network} from {recipe.channels} channels on"
     origin = "fixed beforehand" if plan.loss else "the least log loss of the sweep"
+    dpe = f"DPE with beta {loss.beta:g}, direction {loss.direction}, {origin}. " if loss else ""
     return (
         f"A pool of {plan.pool_frames:,} images; {network}, committees of {recipe.members}; "
         f"{recipe.steps(plan.pool_frames * 4 // 100)} to {recipe.steps(plan.pool_frames * 32 // 100)} steps of "
         f"{recipe.batch_frames} images with {recipe.optimiser}, cosine from {recipe.learning_rate:g}, from scratch each "
-        f"round. Selection by ensemble entropy; k_centre weighs it with the distance between the members' answers. DPE "
-        f"with beta {loss.beta:g}, direction {loss.direction}, {origin}. Mean ± standard "
-        f"deviation over {seeds} seeds; differences are paired by seed, with the 95 % interval."
+        f"round. Selection by ensemble entropy; k_centre weighs it with the distance between the members' answers. "
+        f"{dpe}Mean ± standard deviation over {seeds} seeds; differences are paired by seed, with the 95 % interval; "
+        f"{NOT_DONE}: not measured."
     )
 
 
 def _accuracies(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) -> str:
     rows = [
-        [f"{kind}, {strategy}", *(mean_and_spread(by_percent[percent]["accuracy"]) for percent in PERCENTS)]
+        [f"{kind}, {strategy}", *(_spread(by_percent, percent, "accuracy") for percent in PERCENTS)]
         for (kind, strategy), by_percent in table2.items()
     ]
     header = ["committee, selection", *(f"{percent} %" for percent in PERCENTS)]
@@ -80,10 +101,7 @@ def _accuracies(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]
 def _differences(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) -> str:
     rows = [
         [f"{_name(first)} - {_name(second)}"]
-        + [
-            paired_difference(table2[first][percent]["accuracy"], table2[second][percent]["accuracy"]).words()
-            for percent in PERCENTS[1:]
-        ]
+        + [_difference(table2[first], table2[second], percent, "accuracy") for percent in PERCENTS[1:]]
         for first, second in DIFFERENCES
         if first in table2 and second in table2
     ]
@@ -104,18 +122,14 @@ def _trust(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) 
         ("dpe", "k_centre"),
     ]
     rows = [
-        [_name(arm)] + [mean_and_spread(table2[arm][percent][key]) for key in ("ece", "aurc") for percent in (16, 32)]
+        [_name(arm)] + [_spread(table2[arm], percent, key) for key in ("ece", "aurc") for percent in (16, 32)]
         for arm in shown
         if arm in table2
     ]
     pairs = (("dpe", "random"), ("ensemble", "random")), (("dpe", "k_centre"), ("ensemble", "k_centre"))
     rows += [
         [f"{_name(first)} - {_name(second)}"]
-        + [
-            paired_difference(table2[first][percent][key], table2[second][percent][key]).words()
-            for key in ("ece", "aurc")
-            for percent in (16, 32)
-        ]
+        + [_difference(table2[first], table2[second], percent, key) for key in ("ece", "aurc") for percent in (16, 32)]
         for first, second in pairs
         if first in table2 and second in table2
     ]
@@ -159,7 +173,7 @@ def _twenty(found: Mapping[Arm, dict[int, dict[str, list[float]]]]) -> str:
         ("DPE, k_centre linear-8", "dpe", ("dpe", "k_centre", linear)),
     ):
         whole = found.get((kind, "random", (100,)), {}).get(100, {}).get("accuracy")
-        if few not in found:
+        if 20 not in found.get(few, {}):
             continue
         part = found[few][20]["accuracy"]
         ratio = [100 * first / second for first, second in zip(part, whole, strict=True)] if whole else []
@@ -190,9 +204,10 @@ def _plot(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) -
         ("ensemble", "k_centre"): ("#2f6db3", "-"), ("dpe", "k_centre"): ("#c4501b", "-"),
     }  # fmt: skip
     for arm, (colour, line) in ((arm, style) for arm, style in shown.items() if arm in table2):
-        values = np.array([table2[arm][percent]["accuracy"] for percent in PERCENTS])
-        spread = values.std(1, ddof=1) if values.shape[1] > 1 else np.zeros(len(PERCENTS))
-        axes.errorbar(PERCENTS, values.mean(1), spread, color=colour, linestyle=line, capsize=2, label=_name(arm))
+        percents = [percent for percent in PERCENTS if percent in table2[arm]]
+        values = np.array([table2[arm][percent]["accuracy"] for percent in percents])
+        spread = values.std(1, ddof=1) if values.shape[1] > 1 else np.zeros(len(percents))
+        axes.errorbar(percents, values.mean(1), spread, color=colour, linestyle=line, capsize=2, label=_name(arm))
     axes.set_xscale("log", base=2)
     axes.set_xticks(PERCENTS, [f"{percent} %" for percent in PERCENTS])
     axes.set_xlabel("labelled share of the pool")

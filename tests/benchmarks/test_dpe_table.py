@@ -87,6 +87,18 @@ def test_seeds_run_apart_join_in_one_page_and_the_sweep_comes_last(
     assert len(both) == len(cells) and "over 2 seeds" in dpe.report(request, both).body
 
 
+def test_rounds_to_come_are_dashes(request_for_tiny: Request, tmp_path: Path) -> None:
+    cells = [cell for cell in dpe.cells(request_for_tiny) if cell.name.startswith(("sweep", "ensemble"))]
+    done, _ = run_cells(cells, request_for_tiny, tmp_path, only="sweep|random|k_centre.*-(4|8)$")
+    body = dpe.report(request_for_tiny, done).body
+    row = next(line for line in body.splitlines() if line.startswith("| ensemble, k_centre |"))
+    assert row.endswith("| – | – |") and row.count("±") == 2
+    difference = next(
+        line for line in body.splitlines() if line.startswith("| ensemble, k_centre - ensemble, random |")
+    )
+    assert difference.endswith("| – | – |") and "DPE with" not in body
+
+
 def test_rounds_wait_for_the_sweep_that_chooses_their_loss(request_for_tiny: Request, tmp_path: Path) -> None:
     cells = dpe.cells(request_for_tiny)
     done, _ = run_cells(cells, request_for_tiny, tmp_path, only="seed0")
