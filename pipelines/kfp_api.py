@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+from components.contract import EXIT_BAD_INPUT, EXIT_FAILED
 from perception.errors import InputError, Unreachable
 
 HOST_VARIABLE, UI_VARIABLE = "KFP_HOST", "KFP_UI"
@@ -20,6 +21,15 @@ PAUSES_SECONDS = (1.0, 3.0, 9.0)  # between tries while the server fails
 PAGE_SIZE = 100
 
 Result = TypeVar("Result")
+
+
+class Missing(InputError):
+    """Report that the server has no such object."""
+
+
+def exit_code_of(error: InputError) -> int:
+    """Return the exit code of an error: a server that fails is no mistake of the caller's."""
+    return EXIT_FAILED if isinstance(error, Unreachable) else EXIT_BAD_INPUT
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,9 @@ def connect(host: str = "", namespace: str = "") -> Server:
             f"in another terminal and set {HOST_VARIABLE}=http://localhost:8080"
         )
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
+    if "@" in address:  # never shown: it is a password more often than not
+        raise InputError(f"{HOST_VARIABLE} holds user information; leave it out, and set {TOKEN_VARIABLE} to a token")
+    if parts.scheme not in ("http", "https") or not parts.netloc or not _has_sound_port(parts):
         raise InputError(f"{HOST_VARIABLE}={address}: must be http://HOST or https://HOST; correct it")
     configuration = kfp_server_api.Configuration(host=address)
     configuration.retries = False
@@ -111,6 +123,13 @@ def equals(name: str) -> str:
     """Return the filter for the object of a display name."""
     predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
     return json.dumps({"predicates": [predicate]})
+
+
+def _has_sound_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def _token() -> str:
@@ -139,7 +158,8 @@ def _in_words(error: Any, host: str) -> InputError:
         )
     if error.status == 404 and not said:
         return InputError(f"{HOST_VARIABLE}={host}: has no Kubeflow Pipelines API (404); check the address")
-    return InputError(f"{HOST_VARIABLE}={host}: refused the request ({error.status}: {said}); correct it")
+    kind = Missing if error.status == 404 else InputError
+    return kind(f"{HOST_VARIABLE}={host}: refused the request ({error.status}: {said}); correct it")
 
 
 def _said(body: Any) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from components.contract import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_REFUSED
+from components.contract import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED
 from perception.errors import InputError, Unreachable
-from pipelines.kfp_api import Server, connect, equals
+from pipelines.kfp_api import Missing, Server, connect, equals, exit_code_of
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 POLL_SECONDS = 10.0
@@ -81,7 +81,7 @@ def exit_code(run: Any, tasks: Sequence[Task]) -> int:
 def run_table(run: Any, tasks: Sequence[Task]) -> str:
     """Return a run as a short table: state, tasks, seconds, what went wrong."""
     width = max([len(task.name) for task in tasks], default=4)
-    lines = [f"{run.display_name}: {run.state}"]
+    lines = [f"{run.display_name}: {run.state or 'PENDING'}"]
     for task in tasks:
         spent = "" if task.seconds is None else f"{task.seconds:8.0f} s"
         lines.append(f"  {task.name:<{width}}  {task.state:<10}{spent:>10}  {_one_line(task.message)}".rstrip())
@@ -91,7 +91,7 @@ def run_table(run: Any, tasks: Sequence[Task]) -> str:
 
 
 def find_run(server: Server, wanted: str) -> str:
-    """Return the id of a run by its id or name; without one, of the latest run."""
+    """Return the id of a run by its id or name; without one, of the latest run; raises InputError where there is none."""
     options: dict[str, Any] = {"sort_by": "created_at desc"}
     if server.namespace:
         options["namespace"] = server.namespace
@@ -101,7 +101,14 @@ def find_run(server: Server, wanted: str) -> str:
             raise InputError("there is no run yet; start one with `make pipeline-submit`")
         return str(latest.run_id)
     named = list(server.every("RunServiceApi", "run_service_list_runs", "runs", filter=equals(wanted), **options))
-    return str(named[0].run_id) if named else wanted
+    if named:
+        return str(named[0].run_id)
+    try:
+        return str(_get(server, wanted).run_id)
+    except Missing:
+        raise InputError(
+            f"RUN={wanted}: {server.host} has no run of this id or name; `make pipeline-status` shows the latest"
+        ) from None
 
 
 def cancel(server: Server, run_id: str) -> str:
@@ -167,7 +174,7 @@ def main(arguments: Sequence[str]) -> int:
         return exit_code(run, tasks) if run.state in ENDED else EXIT_DONE
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return exit_code_of(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 

@@ -8,18 +8,20 @@ that were missed: the next one sees the same frames. It names no version, so tha
 import argparse
 import re
 import sys
+import tempfile
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.contract import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from components.contract import EXIT_DONE, EXIT_FAILED
 from components.parameters import build_parameters, read_yaml, require
 from perception.errors import InputError
-from pipelines.kfp_api import Server, connect, equals
+from pipelines.compile import compile_pipeline
+from pipelines.kfp_api import Server, connect, equals, exit_code_of
 from pipelines.runs import ENDED
-from pipelines.submit import PIPELINE, SERVICE_ACCOUNT, experiment
+from pipelines.submit import PIPELINE, SERVICE_ACCOUNT, check_parameter, experiment, parameter_types
 
 SCHEDULE_FILE = Path(__file__).parent.parent / "schedule.yaml"
 # second, minute, hour, day of month, month, day of week
@@ -54,7 +56,25 @@ class Schedule:
 
 def read_schedule(file: Path) -> Schedule:
     """Read a schedule file; raises InputError naming what is wrong."""
-    return build_parameters(Schedule, read_yaml(file), where=file.name)
+    content = read_yaml(file)
+    try:
+        wanted = build_parameters(Schedule, content, where=file.name)
+    except InputError as error:  # the remedies of stage parameters speak of another file
+        said = str(error).replace("params.yaml or with SET", file.name).replace("params.yaml", file.name)
+        raise InputError(said) from None
+    if wanted.parameters:
+        _check_parameters(wanted, file.name)
+    return wanted
+
+
+def _check_parameters(wanted: Schedule, where: str) -> None:
+    """Hold the schedule's parameters against those that the night has as it is compiled now."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "nightdrive.yaml"
+        compile_pipeline("nightly", package)
+        known = parameter_types(package)
+    for name, value in wanted.parameters.items():
+        check_parameter(known, name, value, where)
 
 
 def reconcile(server: Server, wanted: Schedule, *, dry_run: bool = False) -> tuple[str, bool]:
@@ -190,7 +210,10 @@ def _check_cron(text: str) -> None:
             numbers = [] if matched[1] in "*?" else [_cron_number(word, position) for word in matched[1].split("-")]
             good = all(number is not None and lowest <= number <= highest for number in numbers)
             require(good, "cron", text, f"{item!r} must lie in {lowest}..{highest}")
+            require(numbers == sorted(numbers), "cron", text, f"{item!r} ends before it begins")  # type: ignore[type-var]
             require(matched[2] != "0", "cron", text, f"{item!r}: a step of 0")
+    rule = "must begin with one second, such as 0; else a night would start every few seconds"
+    require(fields[0].isdigit(), "cron", text, rule)
 
 
 def _cron_number(word: str, position: int) -> int | None:
@@ -212,7 +235,7 @@ def main(arguments: Sequence[str]) -> int:
         said, in_line = reconcile(connect(given.host), wanted, dry_run=given.dry_run)
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return exit_code_of(error)
     print(said)
     return EXIT_DONE if in_line or given.dry_run else EXIT_FAILED
 

@@ -2,25 +2,41 @@
 
 import argparse
 import hashlib
+import re
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from components.contract import EXIT_BAD_INPUT, EXIT_DONE
+from components.contract import EXIT_DONE
 from components.parameters import did_you_mean, parse_value
 from perception.errors import InputError, Unreachable
 from pipelines.compile import compile_pipeline
 from pipelines.images import pushed_images
-from pipelines.kfp_api import Server, connect, equals
+from pipelines.kfp_api import Server, connect, equals, exit_code_of
 from pipelines.runs import EXIT_INTERRUPTED, follow
 
 PIPELINE = "nightdrive"
 EXPERIMENT = "nightdrive"
 SERVICE_ACCOUNT = "nightdrive-runner"
+# What a value of each KFP type is in Python, and in words.
+_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "STRING": ((str,), "text"),
+    "NUMBER_INTEGER": ((int,), "a whole number"),
+    "NUMBER_DOUBLE": ((int, float), "a number"),
+    "BOOLEAN": ((bool,), "true or false"),
+    "LIST": ((list,), "a list such as [{key: spot, operator: Exists}]"),
+    "STRUCT": ((dict,), "a mapping such as {pool: gpu}"),
+}
+# How Kubernetes writes what a stage asks for; the server would find a mistake only when the step is due.
+_QUANTITIES = {
+    "_cpu": (r"\d+(\.\d+)?|\d+m", "cores, such as 2 or 500m"),
+    "_memory": (r"\d+(\.\d+)?([kMGTPE]|[KMGTPE]i)?", "bytes, such as 64Gi"),
+    "_gpus": (r"\d+", "a whole number"),
+}
 
 
 def upload(server: Server, package: Path, *, say: Callable[[str], None] = print) -> tuple[str, str]:
@@ -125,21 +141,38 @@ def once(server: Server, find: Callable[[], Any], create: Callable[[], Any], *, 
 
 
 def run_parameters(package: Path, given: Sequence[str]) -> dict[str, Any]:
-    """Return NAME=VALUE pairs as the parameters of a run; raises InputError for one that the pipeline does not have."""
-    import yaml
-
-    known = next(yaml.safe_load_all(package.read_text()))["root"]["inputDefinitions"]["parameters"]
+    """Return NAME=VALUE pairs as the parameters of a run; raises InputError for one that the pipeline cannot take."""
+    known = parameter_types(package)
     parameters: dict[str, Any] = {}
     for pair in given:
         name, separator, value = pair.partition("=")
-        if not separator or name not in known:
-            raise InputError(
-                f"PARAMETER={pair}: must be NAME=VALUE of the pipeline's parameters{did_you_mean(name, list(known))}; they are "
-                f"{', '.join(sorted(known))}"
-            )
-        as_text = known[name]["parameterType"] == "STRING"
+        if not separator:
+            raise InputError(f"PARAMETER={pair}: must be NAME=VALUE, such as budget_frames=500")
+        as_text = known.get(name) == "STRING"
         parameters[name] = value if as_text else parse_value(value, pair)
+        check_parameter(known, name, parameters[name], f"PARAMETER={pair}")
     return parameters
+
+
+def parameter_types(package: Path) -> dict[str, str]:
+    """Return the KFP type of every parameter of a compiled pipeline, by name."""
+    import yaml
+
+    known = next(yaml.safe_load_all(package.read_text()))["root"]["inputDefinitions"]["parameters"]
+    return {name: item["parameterType"] for name, item in known.items()}
+
+
+def check_parameter(known: Mapping[str, str], name: str, value: Any, where: str) -> None:
+    """Raise InputError where the pipeline has no parameter of that name, or one of another type."""
+    if name not in known:
+        hint = did_you_mean(name, list(known))
+        raise InputError(f"{where}: the pipeline has no parameter {name!r}{hint}; it has {', '.join(sorted(known))}")
+    types, words = _TYPES[known[name]]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise InputError(f"{where}: {name} = {value!r}: must be {words}; correct it")
+    for ending, (rule, said) in _QUANTITIES.items():
+        if name.endswith(ending) and not re.fullmatch(rule, str(value)):
+            raise InputError(f"{where}: {name} = {value!r}: must be {said}; correct it")
 
 
 def _pipeline(server: Server, say: Callable[[str], None]) -> str:
@@ -179,7 +212,7 @@ def main(arguments: Sequence[str]) -> int:
         return _submit(given)
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return exit_code_of(error)
 
 
 def _submit(given: argparse.Namespace) -> int:

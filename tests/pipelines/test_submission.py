@@ -113,6 +113,34 @@ def test_a_parameter_that_the_pipeline_does_not_have_is_named(package: Path) -> 
         submit.run_parameters(package, ["budget_frame=1"])
 
 
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("budget_frames", "must be NAME=VALUE"),
+        ("budget_frames=abc", "must be a whole number"),
+        ("budget_frames=1.5", "must be a whole number"),
+        ("budget_frames=true", "must be a whole number"),
+        ("gpu_tolerations=nope", "must be a list"),
+        ("cpu_node_selector=[a]", "must be a mapping"),
+        ("train_prune_gpus=many", "must be a whole number"),
+        ("train_prune_memory=64Gigs", "must be bytes, such as 64Gi"),
+        ("train_prune_cpu=0.5m", "must be cores, such as 2 or 500m"),
+    ],
+)
+def test_a_value_that_the_pipeline_cannot_take_is_named_before_anything_starts(
+    package: Path, pair: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        submit.run_parameters(package, [pair])
+
+
+def test_values_reach_the_run_in_the_type_that_the_pipeline_has(package: Path) -> None:
+    given = ["budget_frames=7", "train_prune_memory=64Gi", "train_prune_cpu=500m", "cpu_node_selector={pool: big}"]
+    assert submit.run_parameters(package, given) == {
+        "budget_frames": 7, "train_prune_memory": "64Gi", "train_prune_cpu": "500m", "cpu_node_selector": {"pool": "big"}
+    }  # fmt: skip
+
+
 def test_an_error_500_and_then_fine_is_no_error(stub: Stub, package: Path) -> None:
     server = connect()
     stub.failures = {LIST_PIPELINES: [500], CREATE_PIPELINE: [503], UPLOAD: [500], CREATE_RUN: [502, 500]}
@@ -141,22 +169,27 @@ def test_a_server_that_keeps_failing_is_said_to_fail(stub: Stub, package: Path) 
 
 
 @pytest.mark.parametrize(
-    ("host", "said"),
+    ("host", "code", "said"),
     [
-        ("", "kubectl port-forward"),
-        ("localhost:8080", "must be http://HOST or https://HOST"),
-        ("http://127.0.0.1:9", "cannot be reached"),
-        ("http://no-such-host.invalid", "cannot be reached"),
+        ("", 2, "kubectl port-forward"),
+        ("localhost:8080", 2, "must be http://HOST or https://HOST"),
+        ("http://127.0.0.1:99999", 2, "must be http://HOST or https://HOST"),
+        ("https://ada:s3cret@kfp.example", 2, "holds user information"),
+        ("http://127.0.0.1:9", 1, "cannot be reached"),
+        ("http://no-such-host.invalid", 1, "cannot be reached"),
     ],
 )
 def test_a_wrong_address_says_what_to_do(
-    stub: Stub, monkeypatch: pytest.MonkeyPatch, host: str, said: str, capsys: pytest.CaptureFixture[str]
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, host: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Exit code 2 is the caller's mistake; 1 is a server that may be there later."""
     monkeypatch.setenv("KFP_HOST", host)
-    assert submit.main(["--no-preflight"]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert said in lines[0]
+    for main, arguments in ((submit.main, ["--no-preflight"]), (runs.main, ["status"]), (schedule.main, [])):
+        assert main(arguments) == code
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1
+        assert said in lines[0]
+        assert "s3cret" not in lines[0]
     assert not stub.calls
 
 
@@ -236,7 +269,7 @@ def test_status_shows_the_latest_run_or_one_by_name(stub: Stub, capsys: pytest.C
     assert runs.main(["status", "--run", "first"]) == 0
     assert "first: SUCCEEDED" in capsys.readouterr().out
     assert runs.main(["status", "--run", "run-77"]) == 2
-    assert "run-77 not found" in capsys.readouterr().err
+    assert "has no run of this id or name" in capsys.readouterr().err
 
 
 def test_cancelling_ends_a_run_that_runs_and_no_other(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,7 +392,13 @@ def test_a_schedule_that_cannot_be_replaced_stays_as_it_was(scheduled: Stub, tmp
         ({"cron": "0 0 25 * * *"}, "'25' must lie in 0..23"),
         ({"cron": "0 0 x * * *"}, "'x' must lie in 0..23"),
         ({"cron": "0 */0 1 * * *"}, "a step of 0"),
-        ({"time_zone": "Berlin"}, "is no IANA time zone"),
+        ({"cron": "0 0 5-1 * * *"}, "'5-1' ends before it begins"),
+        ({"cron": "* * * * * *"}, "must begin with one second"),
+        ({"cron": 5}, "must be text; mend schedule.yaml"),
+        ({"time_zone": "Berlin"}, "is no IANA time zone; change it in schedule.yaml"),
+        ({"parameters": {"budget": 3}}, "did you mean 'budget_frames'?"),
+        ({"parameters": {"budget_frames": "3"}}, "budget_frames = '3': must be a whole number"),
+        ({"parameters": {"train_prune_gpus": 4}}, "train_prune_gpus = 4: must be text"),
         ({"crno": "0 0 1 * * *"}, "did you mean 'cron'?"),
     ],
 )
