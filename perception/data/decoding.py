@@ -2,8 +2,10 @@
 
 import io
 import struct
+import zlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,9 +111,11 @@ def decode_stored_label(
     """
     import cv2
 
-    label = None
+    label: Any = None
     if _is_plain_grey_png(data, size):
-        label = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        label = _unfiltered_rows(data, size)
+        if label is None:
+            label = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     if label is None:
         label = decode_label(data, path, taxonomy, size)
     nearest = cv2.INTER_NEAREST_EXACT
@@ -134,6 +138,31 @@ def _is_plain_grey_png(data: bytes, size: tuple[int, int]) -> bool:
     if not data.startswith(_PNG_START) or not data.endswith(_PNG_END) or b"tRNS" in data[:1024]:
         return False
     return struct.unpack_from(">IIBB", data, 16) == (size[1], size[0], 8, 0)
+
+
+def _unfiltered_rows(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """Unpack a plain grey PNG of (height, width) whose rows are stored as they are, as those of rendered scenes.
+
+    That takes three quarters of a decoder's time. Returns a view (height, width), or None for any other PNG, which the
+    first row's filter shows in most cases before anything is unpacked.
+    """
+    packed, place = [], len(_PNG_START)
+    while place + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if kind == b"IDAT":
+            packed.append(data[place + 8 : place + 8 + length])
+        place += 12 + length
+    whole = b"".join(packed)
+    height, width = size
+    try:
+        if data[28] or zlib.decompressobj().decompress(whole, 1) != b"\0":  # interlaced, or filtered
+            return None
+        rows = np.frombuffer(zlib.decompress(whole, bufsize=height * (width + 1)), np.uint8)
+    except zlib.error:
+        return None
+    if rows.size != height * (width + 1) or rows[:: width + 1].any():
+        return None
+    return rows.reshape(height, width + 1)[:, 1:]
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -243,3 +243,47 @@ def test_stored_labels_are_resized_mapped_and_checked(palette: bool) -> None:
     changed[3, 4] = 99
     with pytest.raises(BadFrame, match=r"outside taxonomy camvid11: 99 \(1 px\)"):
         decode_stored_label(encoded(changed), PATH, CAMVID, (12, 20), (12, 20), "gta5")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def grey_png(rows: bytes, cut: int = 7, interlaced: int = 0, packed: bytes | None = None) -> bytes:
+    """Write LABEL's rows, each with its filter's number before it, as the PNG standard says, in chunks of `cut` bytes."""
+    whole = zlib.compress(rows) if packed is None else packed
+    header = struct.pack(">IIBBBBB", LABEL.shape[1], LABEL.shape[0], 8, 0, 0, 0, interlaced)
+    parts = b"".join(chunk(b"IDAT", whole[start : start + cut]) for start in range(0, len(whole), cut))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + parts + chunk(b"IEND", b"")
+
+
+def with_filters(first: int, others: int) -> bytes:
+    """Filter rows as the standard says: 0 none, 1 differences to the left, 2 differences to the row above."""
+    left = np.pad(LABEL, ((0, 0), (1, 0)))[:, :-1]
+    above = np.pad(LABEL, ((1, 0), (0, 0)))[:-1]
+    kinds = [first] + [others] * (len(LABEL) - 1)
+    filtered = [(LABEL, LABEL - left, LABEL - above)[kind][row] for row, kind in enumerate(kinds)]
+    return b"".join(bytes([kind]) + row.tobytes() for kind, row in zip(kinds, filtered, strict=True))
+
+
+@pytest.mark.parametrize("filters", [(0, 0), (0, 1), (0, 2), (1, 0), (2, 2)])
+def test_stored_labels_are_the_same_however_their_rows_are_filtered(filters: tuple[int, int]) -> None:
+    data = grey_png(with_filters(*filters))
+    assert np.array_equal(decode_label(data, PATH, CAMVID, (12, 20)), LABEL)
+    expected = label_lookup("camvid11", "camvid11")[LABEL]
+    assert np.array_equal(decode_stored_label(data, PATH, CAMVID, (12, 20), (12, 20), "camvid11"), expected)
+    halved = decode_stored_label(data, PATH, CAMVID, (12, 20), (6, 10), "camvid11")
+    assert np.array_equal(halved, expected[1::2, 1::2])
+
+
+def test_damaged_stored_labels_are_refused() -> None:
+    rows = with_filters(0, 0)
+    whole = zlib.compress(rows)
+    for data in (
+        grey_png(rows[:-5]),
+        grey_png(rows, packed=whole[:-9]),
+        grey_png(rows, packed=b"none"),
+        grey_png(b""),
+    ):
+        with pytest.raises(BadFrame, match=r"PNG file is|label holds"):
+            decode_stored_label(data, PATH, CAMVID, (12, 20), (12, 20), "camvid11")
