@@ -68,6 +68,7 @@ class Plan:
     learning_rate: float = 1e-3
     student_rate: float = 5e-4
     detector_rate: float = 2e-3
+    simulator_share: float = 0.25  # of a batch that pseudo-labels are learnt in
     kept_share: float = 0.6  # of each class, the most confident pixels become pseudo-labels
     highest_threshold: float = 0.9
     lowest_score: float = 0.05  # of instances that fusion gets to see
@@ -79,9 +80,9 @@ class Plan:
 
 PLANS = {
     "small": Plan(
-        street_px=(80, 160), camvid_px=(96, 128), simulator_frames=400, foreground_frames=200, held_out_frames=60,
-        street_frames=120, street_test_frames=60, width=0.25, detector_width=1.0, batch_frames=8, steps=400,
-        student_steps=150, rounds=1, detector_steps=400, learning_rate=4e-3, student_rate=2e-3, detector_rate=3e-3,
+        street_px=(80, 160), camvid_px=(96, 128), simulator_frames=800, foreground_frames=400, held_out_frames=60,
+        street_frames=300, street_test_frames=80, width=0.25, detector_width=1.0, batch_frames=8, steps=1200,
+        student_steps=300, rounds=2, detector_steps=800, learning_rate=4e-3, student_rate=2e-3, detector_rate=3e-3,
     ),
     "full": Plan(
         street_px=(128, 256), camvid_px=(144, 192), simulator_frames=2000, foreground_frames=1000, held_out_frames=80,
@@ -302,13 +303,40 @@ def _student(work: Work, seed: int, fused: bool) -> Found:
         pseudo = _pseudo_labels(work, network, images, found_instances, threshold)
         found |= _pseudo_quality(pseudo, train.labels)
         stream = SegmentationStream(
-            [_labels(work, "simulator"), Labels(images, pseudo)], [plan.batch_frames // 2, plan.batch_frames // 2],
+            [_labels(work, "simulator"), Labels(images, pseudo)], _shares(plan),
             plan.student_steps, plan.variation, 100 * seed + 10 + round_,
         )  # fmt: skip
         weights = _weights(stream.sources, len(data.taxonomy_of(work.request.data_kind).classes))
         settings = _settings(work, plan.student_rate, seed)
         fit(network, lambda _, s=stream: s, settings, class_weights=weights, iterations_per_epoch=plan.student_steps)  # type: ignore[misc]
+        adapt_statistics(network, images)
     return found | _kept_and_judged(work, network, "pseudo" if fused else "plain", seed)
+
+
+def _shares(plan: Plan) -> list[int]:
+    """Return how many frames of a batch are the simulator's, and how many the target's."""
+    simulator = round(plan.batch_frames * plan.simulator_share)
+    return [simulator, plan.batch_frames - simulator]
+
+
+@torch.no_grad()
+def adapt_statistics(network: nn.Module, images: Tensor) -> None:
+    """Replace what normalisation layers know of their inputs by the averages over the target's frames.
+
+    images: (frame, 3, height, width) uint8. Source: Li et al., "Revisiting Batch Normalization for Practical Domain
+    Adaptation", 2016 (arXiv 1603.04779).
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain average over batches
+    network.train()
+    for part in images.split(16):
+        network(part.float() / 255)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
 
 
 def _threshold_of(work: Work, seed: int) -> float:
