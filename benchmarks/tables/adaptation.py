@@ -78,6 +78,21 @@ class Plan:
     camvid_world: Mapping[str, Any] = field(default_factory=camvid_world)
 
 
+# What a cell's result depends on.
+FRAMES = (
+    "street_px", "camvid_px", "simulator_frames", "foreground_frames", "held_out_frames", "street_frames", "street_test_frames",
+    "texture_share", "camvid_world", "world_seed",
+)  # fmt: skip
+SEGMENTER = ("width", "batch_frames", "steps", "learning_rate", "variation")
+DETECTOR = (
+    "detector_width", "batch_frames", "detector_steps", "detector_rate", "variation", "lowest_score", "most_detections",
+)  # fmt: skip
+STUDENT = ("student_steps", "rounds", "student_rate", "simulator_share", "kept_share", "highest_threshold")
+DEPENDS = {
+    "source": SEGMENTER, "joint": SEGMENTER, "full": SEGMENTER, "detector": DETECTOR, "untextured": DETECTOR,
+    "fused": SEGMENTER + DETECTOR, "plain": SEGMENTER + STUDENT, "pseudo": SEGMENTER + DETECTOR + STUDENT,
+}  # fmt: skip
+
 PLANS = {
     "small": Plan(
         street_px=(80, 160), camvid_px=(96, 128), simulator_frames=800, foreground_frames=400, held_out_frames=60,
@@ -102,20 +117,24 @@ def cells(request: Request) -> list[Cell]:
         raise InputError(f"table adaptation: size {request.size}; give one of {', '.join(PLANS)}")
     plan = PLANS[request.size]
     work = Work(request, plan)
-    # What a cell is made of: a change of the plan makes all of them again.
-    settings = asdict(plan) | {"world": dict(plan.camvid_world), "world_seed": WORLD_SEED}
-    made = [Cell(name="frames", compute=lambda _: frames_of(work), settings=settings)]
+    made = [Cell(name="frames", compute=lambda _: frames_of(work), settings=_settings_of(plan, FRAMES))]
     for seed in range(request.seeds):
         for name, (compute, needs) in NETWORKS.items():
             made.append(
                 Cell(
                     name=f"{name}-seed{seed}",
                     compute=partial(_timed, compute, work, seed),
-                    settings=settings,
+                    settings=_settings_of(plan, FRAMES + DEPENDS.get(name, ())),
                     needs=("frames", *(f"{each}-seed{seed}" for each in needs)),
                 )
             )
     return made
+
+
+def _settings_of(plan: Plan, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a cell's result depends on: a change runs it again, and those that need it."""
+    everything = asdict(plan) | {"world_seed": WORLD_SEED}
+    return {name: everything[name] for name in names}
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
@@ -298,9 +317,8 @@ def _student(work: Work, seed: int, fused: bool) -> Found:
     images = train.images.to(work.device)
     found: Found = {}
     found_instances = [each.instances for each in _detections(work, detector, train.images)] if detector else None
-    threshold = _threshold_of(work, seed) if fused else 0.0
     for round_ in range(plan.rounds):
-        pseudo = _pseudo_labels(work, network, images, found_instances, threshold)
+        pseudo = _pseudo_labels(work, network, images, found_instances)
         found |= _pseudo_quality(pseudo, train.labels)
         stream = SegmentationStream(
             [_labels(work, "simulator"), Labels(images, pseudo)], _shares(plan),
@@ -337,11 +355,6 @@ def adapt_statistics(network: nn.Module, images: Tensor) -> None:
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.eval()
-
-
-def _threshold_of(work: Work, seed: int) -> float:
-    source, detector = work.segmenter("source", seed), work.detector("detector", seed)
-    return _best_threshold(work, source, detector, data.kept(work.folder / "held_out.npz"))
 
 
 # ---------------------------------------------------------------- training
@@ -408,9 +421,7 @@ def _detections(work: Work, network: nn.Module, images: Tensor) -> list[Any]:
     return found
 
 
-def _pseudo_labels(
-    work: Work, network: nn.Module, images: Tensor, instances: list[Instances] | None, threshold: float
-) -> Tensor:
+def _pseudo_labels(work: Work, network: nn.Module, images: Tensor, instances: list[Instances] | None) -> Tensor:
     """Label frames by what the network is sure of and, where given, by instances: (frame, height, width) uint8."""
     taxonomy = data.taxonomy_of(work.request.data_kind)
     classes, confidence = _predictions(network, images)
@@ -422,9 +433,8 @@ def _pseudo_labels(
     labels = torch.where(sure, classes, IGNORE)
     if instances is None:
         return labels
-    settings = FusionSettings(score_threshold=threshold)
     fused = [
-        pseudo_ground_truth(label, found, taxonomy.foreground, settings)
+        pseudo_ground_truth(label, found, taxonomy.foreground)
         for label, found in zip(labels.cpu().numpy(), instances, strict=True)
     ]
     return torch.from_numpy(np.stack(fused)).to(images.device)
