@@ -27,15 +27,16 @@ from perception.metrics.differences import paired_difference
 
 ABOUT = "joint train and prune against dense, narrow, compact from scratch and Torch-Pruning"
 TABLE_SIZES = ("small", "medium", "full")
-# Of all arms: so many epochs. target: of ours; by latency chosen to cost no more than the peer at its ratio (of every
-# layer's channels that go), by parameters where a network is so small that calls cost more than multiplications.
+PARAMETERS = {"target_cost_share": 0.38, "costs": "parameters", "importance": "loss", "lost": "share"}
+# Of all arms: so many epochs. target: of ours, in parameters; fast_target: of ours again, in modelled latency, chosen to
+# cost no more than the peer at its ratio (of every layer's channels that go), not where calls cost more than the rest.
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("accuracy", "small"): {
         "epochs": 8,
         "prune_epoch": 3,
         "learning_rate": 2e-3,
         "press": 0.15,
-        "target": {"target_cost_share": 0.35, "costs": "parameters", "importance": "loss", "lost": "share"},
+        "target": PARAMETERS,
         "peer_ratio": 0.4,
     },
     ("mIoU", "small"): {
@@ -43,7 +44,8 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "prune_epoch": 3,
         "learning_rate": 4e-3,
         "press": 0.1,
-        "target": {"target_cost_share": 0.54, "importance": "loss", "lost": "share"},
+        "target": PARAMETERS,
+        "fast_target": {"target_cost_share": 0.54, "importance": "loss", "lost": "share"},
         "peer_ratio": 0.4,
     },
     ("accuracy", "medium"): {
@@ -51,8 +53,9 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "first_reload": 5,
         "prune_epoch": 9,
         "learning_rate": 2e-3,
-        "press": 0.1,
-        "target": {"target_cost_share": 0.45, "importance": "loss", "lost": "share"},
+        "press": 0.05,
+        "target": PARAMETERS,
+        "fast_target": {"target_cost_share": 0.45, "importance": "loss", "lost": "share"},
         "peer_ratio": 0.36,
         "mixed_precision": True,
     },
@@ -62,7 +65,8 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "prune_epoch": 19,
         "learning_rate": 2e-3,
         "press": 0.05,
-        "target": {"target_cost_share": 0.54, "importance": "loss", "lost": "share"},
+        "target": PARAMETERS,
+        "fast_target": {"target_cost_share": 0.54, "importance": "loss", "lost": "share"},
         "peer_ratio": 0.4,
     },
     ("accuracy", "full"): {
@@ -70,7 +74,8 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "prune_epoch": 20,
         "learning_rate": 2e-3,
         "press": 0.1,
-        "target": {"target_cost_share": 0.46, "importance": "loss", "lost": "share"},
+        "target": PARAMETERS,
+        "fast_target": {"target_cost_share": 0.46, "importance": "loss", "lost": "share"},
         "peer_ratio": 0.36,
     },
     ("mIoU", "full"): {
@@ -78,7 +83,8 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "prune_epoch": 50,
         "learning_rate": 5e-4,
         "press": 0.05,
-        "target": {"target_cost_share": 0.45, "importance": "loss", "lost": "share"},
+        "target": PARAMETERS,
+        "fast_target": {"target_cost_share": 0.45, "importance": "loss", "lost": "share"},
         "peer_ratio": 0.5,
     },
 }
@@ -87,8 +93,9 @@ ARMS = {
     "dense": "dense",
     "ours": "group lasso, pruned while it learns",
     "scratch": "the same structure from scratch",
-    "narrow": "uniform narrowing, from scratch",
+    "fast": "ours to the peer's cost",
     "peer": "Torch-Pruning, group norm",
+    "narrow": "uniform narrowing, from scratch",
 }
 
 
@@ -98,6 +105,8 @@ def cells(request: Request) -> list[Cell]:
     found = []
     for seed in range(request.seeds):
         for arm in ARMS:
+            if arm == "fast" and "fast_target" not in settings:
+                continue
             found.append(
                 Cell(
                     name=f"{arm}_{seed}",
@@ -142,12 +151,12 @@ def _arm(
         width = _narrow_width(task, before[f"ours_{seed}"]["parameters"])
         return seeded(lambda: network_for(task, width), seed), {}, []
     network = seeded(lambda: network_for(task), seed)
-    if arm == "ours":
+    if arm in ("ours", "fast"):
         shrink = ShrinkSettings(
             strength_share=settings["press"],
             reload_epochs=tuple(settings[name] for name in ("first_reload", "prune_epoch") if name in settings),
             multiple_of=MULTIPLE,
-            **settings["target"],
+            **settings["target" if arm == "ours" else "fast_target"],
         )
         hooks = CompressionAwareTraining(network, task.example, settings["learning_rate"], shrink)
         return network, {"after_epoch": hooks.after_epoch}, []
@@ -235,7 +244,8 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
 
 def _set_up(request: Request, task: Task) -> str:
     settings = SETTINGS[task.score, request.size]
-    target = ", ".join(f"{name} {value}" for name, value in settings["target"].items())
+    targets = [settings[name] for name in ("target", "fast_target") if name in settings]
+    target = " or ".join(", ".join(f"{name} {value}" for name, value in each.items()) for each in targets)
     halfway = f"half of it after {settings['first_reload'] + 1} epochs, " if "first_reload" in settings else ""
     return (
         f"{len(task.train):,} frames to learn from, {len(task.test):,} to test, {request.seeds} seeds, "
@@ -257,12 +267,12 @@ def _verdicts(figures: dict[str, Any], results: Mapping[str, Found]) -> str:
         behind = mean["scratch"]["score_percent"] - ours["score_percent"]
         lines.append((behind < 0, f"from scratch the same structure is {behind:+.2f} points from the pruned network"))
     if "peer" in mean:
-        peer = mean["peer"]
-        ahead = ours["score_percent"] - peer["score_percent"]
+        peer, rival = mean["peer"], mean.get("fast", ours)
+        ahead = rival["score_percent"] - peer["score_percent"]
         lines.append(
             (
-                ours["latency_ms"] <= peer["latency_ms"] and ahead >= -0.5,
-                f"{ours['latency_ms']:.3f} ms against Torch-Pruning's {peer['latency_ms']:.3f} ms, at {ahead:+.2f} points",
+                rival["latency_ms"] <= peer["latency_ms"] and ahead >= -0.5,
+                f"{rival['latency_ms']:.3f} ms against Torch-Pruning's {peer['latency_ms']:.3f} ms, at {ahead:+.2f} points",
             )
         )
     text = verdict(lines)

@@ -41,7 +41,8 @@ def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.Monkey
         pytest.importorskip("torch_pruning")
     task = toy()
     monkeypatch.setattr(module, "open_task", lambda _: task)
-    target = {"target": {"target_cost_share": 0.5, "costs": "parameters"}, "peer_ratio": 0.5}
+    share = {"target_cost_share": 0.5, "costs": "parameters"}
+    target = {"target": share, "fast_target": share | {"target_cost_share": 0.2}, "peer_ratio": 0.5}
     settings = {"small": TINY, ("accuracy", "small"): TINY | target}
     if table == "decompose":
         settings = {("accuracy", "small"): {"epochs": 2, "learning_rate": 2e-3}}
@@ -61,6 +62,7 @@ def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "out" / f"{table}_cifar10-small.svg").exists()
     if table == "prune":
         assert results["scratch_0"]["leaves"] == results["ours_0"]["leaves"] != results["dense_0"]["leaves"]
+        assert results["fast_0"]["parameters"] < results["ours_0"]["parameters"]
         assert results["narrow_0"]["parameters"] <= results["ours_0"]["parameters"]
         assert results["peer_0"]["parameters"] < results["dense_0"]["parameters"] and not results["peer_0"]["raised"]
     if table == "compress":
