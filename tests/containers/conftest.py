@@ -9,7 +9,8 @@ from perception.errors import InputError
 from pipelines.images import Image, build_images, find_docker, read_digests
 
 IMAGES_VARIABLE = "NIGHTDRIVE_TEST_IMAGES"  # a file of digests: these images are tested and none is built
-SETS = ("gates", "versioning", "torch-cpu")
+SETS_VARIABLE = "NIGHTDRIVE_TEST_SETS"  # such as "torch-cuda", which is some gigabytes to download
+SETS = tuple(os.environ.get(SETS_VARIABLE, "gates versioning torch-cpu").split())
 
 
 @pytest.fixture(scope="session")
