@@ -14,7 +14,7 @@ from perception.data.decoding import BadFrame, decode_image, decode_label
 from perception.data.shards import read_shard
 from perception.data.store import Store
 from perception.data.taxonomies import apply_lookup, label_lookup, load_taxonomy
-from perception.errors import InputError
+from perception.errors import InputError, Unreachable
 from perception.versioning.curated import MEMBERS
 from perception.versioning.records import Version
 from perception.versioning.registry import fetch
@@ -156,6 +156,8 @@ def blobs_in_store(store: Store) -> Blobs:
         for uri in _uris(side, frame_ids):
             try:
                 found[uri] = store.get(uri)
+            except Unreachable:  # a store that does not answer may well have them
+                raise
             except InputError:
                 continue
         return found
