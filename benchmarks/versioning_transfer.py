@@ -123,7 +123,8 @@ def folder_remote(root: Path, mib: int) -> bool:
         "what": "folder remote", "mib": mib, "publish_s": round(push_s, 2), "small_publish_s": round(small, 3),
         "small_publish_bar_s": PUBLISH_BAR_SECONDS, "pull_s": round(pull_s, 3), "copy_s": round(copy_s, 3),
         "pull_ratio": round(pull_s / copy_s, 2), "pull_bar": PULL_BAR, "one_percent_pushes_share": round(share, 5),
-        "one_percent_bar": BYTES_BAR, "hashed_gb_s": rates, "copied_gb_s": round(mib * 2**20 / 1e9 / copy_s, 2), "load": round(os.getloadavg()[0], 1), "pass": passed,
+        "one_percent_bar": BYTES_BAR,
+        "hashed_gb_s": rates, "copied_gb_s": round(mib * 2**20 / 1e9 / copy_s, 2), "load": round(os.getloadavg()[0], 1), "pass": passed,
     }  # fmt: skip
     print(json.dumps(report), flush=True)
     return passed
