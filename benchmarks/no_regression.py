@@ -11,7 +11,8 @@ share nothing. A night draws its test drives from the pool with replacement and 
   champion's. Bar: refused in at least 95 % of the nights, that condition being named.
 With four networks or more the rule is asked twice: with its margins as they are, and with those widened to the spread
 between seeds, which is measured on the networks that the pair at hand is not of.
-Networks and counts are kept in --work, so that a second call asks the rule alone. The last line is JSON.
+Networks and counts are kept in --work, so that a second call asks the rule alone, and a training that was cut off goes
+on. The last line is JSON.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from perception.metrics.confusion import mean_iou
 from perception.metrics.segmentation import SegmentationScore, evaluate_frames, torch_predictor
 from perception.metrics.slices import column_slices
 from perception.models.checkpoint import load_network, save_network
-from perception.training.loop import class_weights, fit
+from perception.training.loop import Resume, class_weights, fit
 
 HEIGHT_PX, WIDTH_PX = 64, 128
 DROP, SEED_BAR, WORSE_BAR = 0.03, 0.05, 0.95
@@ -159,6 +160,7 @@ def _trained(
             ),
             settings, class_weights=class_weights(pixel_counts(train)), average=average,
             iterations_per_epoch=parameters.epoch_frames // settings.batch_frames,
+            resume=Resume(path=path.with_suffix(".state"), every_minutes=1, identity=path.stem),
         )  # fmt: skip
         save_network(average.cpu(), path, {"trained_on": "scenes"})
         print(f"{path.stem}: trained in {time.monotonic() - start:.0f} s", flush=True)
