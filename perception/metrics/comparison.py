@@ -141,6 +141,8 @@ def seed_spread(scores: Sequence[SegmentationScore], classes: Sequence[str], rul
     """Measure how networks that differ only by the seed of their training scatter: figure → standard deviation of it.
 
     scores: of two networks or more, on the same frames; figures are those that `compare` would judge by this rule.
+    A variance of a handful of networks may be far too small by chance, so each is averaged with the mean variance of
+    its kind, of conditions or of classes (moderated variances, Smyth 2004, with a prior as heavy as the data).
     Raises InputError for fewer networks and for scores of different frames.
     """
     if len(scores) < 2:
@@ -150,7 +152,11 @@ def seed_spread(scores: Sequence[SegmentationScore], classes: Sequence[str], rul
         _check_same_frames(scores[0], score)
         figures = _figures(scores[0], score, classes, rule)
         values.append(_values(figures.challenger.sum(axis=0)[None], figures.averaged)[0])
-    return dict(zip(figures.names, np.std(values, axis=0, ddof=1).tolist(), strict=True))
+    variance = np.var(values, axis=0, ddof=1)
+    of_class = np.array([name.startswith("class=") for name in figures.names], bool)
+    for kind in (of_class, ~of_class):
+        variance[kind] = (variance[kind] + variance[kind].mean()) / 2 if kind.any() else variance[kind]
+    return dict(zip(figures.names, np.sqrt(variance).tolist(), strict=True))
 
 
 def _check_same_frames(champion: SegmentationScore, challenger: SegmentationScore) -> None:

@@ -135,12 +135,18 @@ def test_margins_follow_the_measured_spread_between_seeds(facts):
     assert compare(networks[0], replace(networks[1], counts=lost), CLASSES, rule).decision == "refuse"
 
 
-def test_the_spread_between_seeds_is_the_standard_deviation_of_each_figure(facts):
+def test_the_spread_between_seeds_is_the_standard_deviation_drawn_to_that_of_its_kind(facts):
     networks = [simulate(facts.head(80), 1, seed) for seed in range(3)]
     spread = seed_spread(networks, CLASSES, RULE)
-    verdict = compare(networks[0], networks[1], CLASSES, RULE)
-    assert set(spread) == {each.name for each in verdict.judgements}
-    assert spread["overall"] == pytest.approx(np.std([each.miou() for each in networks], ddof=1))
+    verdicts = [compare(networks[0], network, CLASSES, RULE) for network in networks]
+    figures = [{each.name: each.challenger for each in verdict.judgements} for verdict in verdicts]
+    assert set(spread) == set(figures[0])
+    for kind in (True, False):
+        names = [name for name in spread if name.startswith("class=") is kind]
+        own = {name: np.var([values[name] for values in figures], ddof=1) for name in names}
+        for name in names:
+            expected = np.sqrt((own[name] + np.mean(list(own.values()))) / 2)
+            assert spread[name] == pytest.approx(expected), name
     same = seed_spread([networks[0], networks[0]], CLASSES, RULE)
     assert set(same.values()) == {0.0}
     with pytest.raises(InputError, match="needs two networks"):
