@@ -143,6 +143,7 @@ def _adapt() -> tuple[pd.DataFrame, dict[str, Any]]:
             "confidence": rng.uniform(0.7, 0.95, count),
             "ignore_fraction": ignored,
             **{f"px_{name}": (px * share).astype(np.int64) for name, share in SHARES.items()},
+            **{f"fused_px_{name}": (px * share).astype(np.int64) for name, share in SHARES.items()},
             **{f"detected_px_{name}": (0.1 * px * SHARES[name]).astype(np.int64) for name in ("person", "road")},
             **{f"detected_right_px_{name}": 0.06 * px * SHARES[name] for name in ("person", "road")},
         }

@@ -202,6 +202,7 @@ ADAPT = {
     # what breaks the hard limit breaks the soft one
     "class_shares_not_collapsed": Fault(shares(0.04, 0.04, 0.92), frozenset({"class_shares_near_source"})),
     "classes_kept": Fault(shares(0.575, 0.025, 0.4)),
+    "fused_shares_near_source": Fault(put("fused_px_road", 0, None)),
     "detected_classes_kept": Fault(put("detected_px_road", 1, None)),
     "detected_pixels_right": Fault(put(("detected_right_px_person", "detected_right_px_road"), 1.0, None)),
 }

@@ -28,7 +28,8 @@ def test_every_rule_and_parameter_is_on_the_page(name):
 def test_columns_of_a_suite():
     columns = columns_judged(load_suite("adapt"))
     assert columns == [
-        "confidence", "detected_px_<class>", "detected_right_px_<class>", "frame_id", "ignore_fraction", "px_<class>",
+        "confidence", "detected_px_<class>", "detected_right_px_<class>", "frame_id", "fused_px_<class>", "ignore_fraction",
+        "px_<class>",
     ]  # fmt: skip
 
 
