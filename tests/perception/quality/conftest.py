@@ -155,6 +155,7 @@ def _adapt() -> tuple[pd.DataFrame, dict[str, Any]]:
         "min_class_px": 5000,
         "max_class_divergence_nats": 0.08,
         "limit_class_divergence_nats": 0.5,
+        "highest_mix_ratio": 4.0,
     }
     return table, parameters
 
