@@ -4,6 +4,8 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 WORKDIR /build
 COPY constraints.txt images/install.sh images/requirements/torch.txt ./
+# Three equals signs: the build without a local version is the CUDA one, also where wheels of 2.x.y+cpu are at hand.
+RUN sed -i 's/^torch==/torch===/' constraints.txt
 RUN --mount=type=bind,source=wheels,target=/wheels \
     --mount=type=secret,id=pip --mount=type=secret,id=ca \
     sh install.sh torch.txt

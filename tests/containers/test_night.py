@@ -13,7 +13,12 @@ from tests.conftest import S3Server
 from tests.containers.engine import Engine, engine_in_place, kill_once
 from tests.end_to_end.nights import run_night
 
-pytestmark = pytest.mark.containers
+pytestmark = [
+    pytest.mark.containers,
+    pytest.mark.filterwarnings(
+        "ignore:Task .* have no effect in the current local runner"
+    ),  # what only a cluster gives
+]
 
 KILLED = "train_prune"
 SECTIONS = ("selection", "data", "adaptation", "model", "evaluation", "gates")
