@@ -443,6 +443,15 @@ def _plain_name(name: str) -> str:
     return name.replace("=", ": ").replace("_", " ")
 
 
+_IN_WORDS = {
+    "top_n": ", the most uncertain",
+    "k_centre": ", the most uncertain that are unlike each other",
+    "core_set": ", those that are least like what is labelled",
+    "kmeans_plus_plus": ", uncertain ones drawn apart from each other",
+    "random": ", drawn at random",
+}
+
+
 def _why_chosen(facts: Mapping[str, Any]) -> str:
     story = (facts["evidence"] or {}).get("selection") or {}
     if not story.get("strategy"):
@@ -453,8 +462,8 @@ def _why_chosen(facts: Mapping[str, Any]) -> str:
         taught = f" Trained alone on them a network reaches mIoU {means[0]:.1%}; on as many random ones {means[1]:.1%}"
         taught += "." if means[0] > means[1] else ": choosing did not pay tonight."
     return (
-        f"{story.get('selected_frames')} of {story.get('pool_frames')} by {story['strategy']} on {story.get('measure')} "
-        f"(budget {story.get('budget_frames')}); each picture says its reason.{taught}"
+        f"{story.get('selected_frames')} of {story.get('pool_frames')} by {story['strategy']} on {story.get('measure')}"
+        f"{_IN_WORDS.get(story['strategy'], '')} (budget {story.get('budget_frames')}); each picture says its reason.{taught}"
     )
 
 

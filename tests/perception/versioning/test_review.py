@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perception.selection.reasons import RULES
+from perception.versioning import review as review_module
 from perception.versioning.approval import ApprovalRules, objections
 from perception.versioning.decisions import Decision
 from perception.versioning.models import Proposal
@@ -67,7 +69,14 @@ def test_the_story_of_the_selection_says_whether_it_paid(frames, random, ending)
         "miou_selected": [0.4], "miou_random": [random],
     }  # fmt: skip
     facts = review_facts(side(frames), side(frames, selection=story), NOTHING_KNOWN, ReviewSettings())
+    assert facts["answers"]["chosen"].startswith(
+        "3 of 90 by k_centre on ensemble_entropy, the most uncertain that are unlike"
+    )
     assert facts["answers"]["chosen"].endswith(ending)
+
+
+def test_every_strategy_of_a_selection_is_said_in_words():
+    assert review_module._IN_WORDS.keys() == RULES.keys()
 
 
 def test_thin_cells_are_counted_on_what_networks_learn_from(frames):
