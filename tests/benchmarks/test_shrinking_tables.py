@@ -13,6 +13,7 @@ from benchmarks.tables.results import write_results
 from benchmarks.tables.runner import Request, run_cells
 from benchmarks.tables.shrinking import Task, batches, structured, torch_pruning_hooks, train_arm
 from perception.compression.cost import count_macs
+from perception.errors import InputError
 from perception.models.checkpoint import describe_leaves
 
 TINY = {
@@ -42,7 +43,7 @@ def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.Monkey
     task = toy()
     monkeypatch.setattr(module, "open_task", lambda _: task)
     share = {"target_cost_share": 0.5, "costs": "parameters"}
-    target = {"target": share, "fast_target": share | {"target_cost_share": 0.2}, "peer_ratio": 0.5}
+    target = {"target": share, "first_reload": 0, "spread_target": share | {"lost": "share"}, "peer_ratio": 0.5}
     settings = {"small": TINY, ("accuracy", "small"): TINY | target}
     if table == "decompose":
         settings = {("accuracy", "small"): {"epochs": 2, "learning_rate": 2e-3}}
@@ -62,7 +63,7 @@ def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "out" / f"{table}_cifar10-small.svg").exists()
     if table == "prune":
         assert results["scratch_0"]["leaves"] == results["ours_0"]["leaves"] != results["dense_0"]["leaves"]
-        assert results["fast_0"]["parameters"] < results["ours_0"]["parameters"]
+        assert results["spread_0"]["parameters"] < results["dense_0"]["parameters"]
         assert results["narrow_0"]["parameters"] <= results["ours_0"]["parameters"]
         assert results["peer_0"]["parameters"] < results["dense_0"]["parameters"] and not results["peer_0"]["raised"]
     if table == "compress":
@@ -71,6 +72,30 @@ def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.Monkey
         found = results["ck_fc_0"]
         assert found["contracted_parameters"] == results["compact_lr0.01_0"]["parameters"] < found["parameters"]
         assert found["contraction_error"] < 1e-4
+
+
+def test_expand_tells_of_the_seeds_that_both_arms_have_at_their_best_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = importlib.import_module("benchmarks.tables.expand")
+    monkeypatch.setattr(module, "open_task", lambda _: toy())
+    rates = module.SETTINGS["small"]["rates"]
+    scores = {"compact": [70.0, 73.0, 71.0], "ck": [75.0, 74.0, 72.0]}  # by rate, seed 0
+    found = {
+        f"{arm}_lr{rate:g}_0": score for arm, row in scores.items() for rate, score in zip(rates, row, strict=True)
+    }
+    found |= {f"compact_lr{rates[1]:g}_1": 73.5, f"ck_lr{rates[0]:g}_1": 75.5, f"ck_lr{rates[2]:g}_2": 99.0}
+    plain = {"loss": 0.5, "train_seconds": 1.0, "contraction_error": 1e-6, "parameters": 9, "contracted_parameters": 4}
+    results = {
+        name: plain
+        | {"score_percent": score, "contracted_score_percent": score, "rate": float(name.split("_lr")[1][:-2])}
+        for name, score in found.items()
+    }
+    request = Request(table="expand", data=Path("toy"), data_kind="cifar10", seeds=3)
+    report = module.report(request, results)
+    assert "CK is +2.00 (+2.00 to +2.00) points" in report.body and "2 seeds" in report.body
+    assert report.figures["ck"]["score_percent"] == [75.0, 75.5] and "ck_fc" not in report.figures
+    del results[f"ck_lr{rates[0]:g}_0"]
+    with pytest.raises(InputError, match="ck has not been trained at every learning rate"):
+        module.report(request, results)
 
 
 def test_batches_are_the_same_for_a_seed_and_mirror_labels_with_images() -> None:
