@@ -19,7 +19,7 @@ from benchmarks.tables.shrinking import (
     train_arm,
     verdict,
 )
-from benchmarks.tables.statistics import mean_and_spread
+from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
 from perception.metrics.differences import paired_difference
 
@@ -146,7 +146,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
     target = ", ".join(f"{name} {value}" for name, value in settings["target"].items())
     text = (
         f"{len(task.train):,} frames to learn from, {settings['epochs']} epochs for every arm, Adam "
-        f"{settings['learning_rate']:g} with a cosine, {request.seeds} seeds; reload to {target}; low rank keeps "
+        f"{settings['learning_rate']:g} with a cosine, {count_of_seeds(request.seeds)}; reload to {target}; low rank keeps "
         f"{settings['energy']:.0%} of the nuclear norm. Saved "
         "are shares of the whole training: of its time (the processor's, or the clock's where a GPU trains, which small "
         "networks leave idle), the work of shrinking included, and of its multiplications. Latency: onnxruntime, one "

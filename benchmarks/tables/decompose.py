@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks.tables.results import Report, markdown_table
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import Task, finished, latency_ms, open_task, seeded, train_arm, verdict
-from benchmarks.tables.statistics import mean_and_spread
+from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.errors import InputError
 from perception.metrics.differences import paired_difference
 from perception.models.decomposed import DecomposedConv
@@ -134,7 +134,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
         what = f"{KERNEL}x{KERNEL} layers of {', '.join(map(str, WIDTHS[task.size]))} channels"
     text = (
         f"{what}; {len(task.train):,} frames to learn from, {settings['epochs']} epochs, Adam "
-        f"{settings['learning_rate']:g} with a cosine, {request.seeds} seeds. Latency: onnxruntime, one thread.\n\n"
+        f"{settings['learning_rate']:g} with a cosine, {count_of_seeds(request.seeds)}. Latency: onnxruntime, one thread.\n\n"
         f"{markdown_table(header, rows)}\n\n{_verdicts(figures)}"
     )
     return Report(title="Filter decomposition", body=text, figures=figures, plot=_plot(task, figures))

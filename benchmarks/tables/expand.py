@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.tables.results import Report, markdown_table
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import Task, finished, open_task, score_percent, seeded, train_arm, verdict
-from benchmarks.tables.statistics import mean_and_spread
+from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.compression.cost import count_parameters
 from perception.compression.expansion import Kind, contract_network, expand_network, linearise
 from perception.errors import InputError
@@ -177,7 +177,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
     text = (
         f"SmallNet, kernel {settings['kernel']}, expansion rate {RATE}; {len(task.train):,} images, "
         f"{settings['epochs']} epochs of batches of {settings['batch_frames']}, SGD with momentum and a cosine, "
-        f"{len(seeds)} seeds. Compact and CK each get their own best learning rate, by the mean over whole seeds; the "
+        f"{count_of_seeds(len(seeds))}. Compact and CK each get their own best learning rate, by the mean over whole seeds; the "
         "variants of CK get CK's. The paper's +1.6 points for CK are an end point after 150 epochs on all of CIFAR-10. "
         "CK + Init spends half of the epochs on the nonlinear network.\n\n"
         f"{table}\n\n{shown}\n\n{_verdicts(figures)}\n\nContracting moved no accuracy by more than {moved:.2f} points."

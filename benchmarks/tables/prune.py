@@ -1,7 +1,7 @@
 """Pruned while it learns, against networks of the same cost: who keeps the accuracy, and what it buys in milliseconds."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ from benchmarks.tables.shrinking import (
     train_arm,
     verdict,
 )
-from benchmarks.tables.statistics import mean_and_spread
+from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
 from perception.metrics.differences import paired_difference
 
@@ -251,24 +251,30 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
         "ms a frame",
         "train s",
     ]
-    body = f"{_set_up(request, task)}\n\n{markdown_table(header, rows)}\n\n{_verdicts(figures, results)}"
+    body = f"{_set_up(request, task, figures)}\n\n{markdown_table(header, rows)}\n\n{_verdicts(figures, results)}"
     return Report(title="Joint train and prune", body=body, figures=figures, plot=_plot(task, figures))
 
 
-def _set_up(request: Request, task: Task) -> str:
+def _set_up(request: Request, task: Task, arms: Collection[str]) -> str:
     settings = SETTINGS[task.score, request.size]
-    target, spread = (
-        ", ".join(f"{name} {value}" for name, value in settings[kind].items()) for kind in ("target", "spread_target")
-    )
+    steps = f"after {settings['first_reload'] + 1} epochs, and then"
+    says = {
+        "ours": f"ours to {_words(settings['target'])}",
+        "spread": f"in two steps ({steps}) to {_words(settings['spread_target'])}",
+        "peer": f"the peer by a ratio of {settings['peer_ratio']:g}",
+    }
     return (
-        f"{len(task.train):,} frames to learn from, {len(task.test):,} to test, {request.seeds} seeds, "
+        f"{len(task.train):,} frames to learn from, {len(task.test):,} to test, {count_of_seeds(request.seeds)}, "
         f"{settings['epochs']} epochs for every arm, Adam {settings['learning_rate']:g} with a cosine. Ours and the peer "
-        f"press for {settings['prune_epoch'] + 1} epochs, prune, and learn on; ours to {target}, in two steps "
-        f"(after {settings['first_reload'] + 1} epochs, and then) to {spread}, the peer by a ratio of "
-        f"{settings['peer_ratio']:g}, all in multiples of {MULTIPLE}. Latency: onnxruntime, one thread, all arms taking "
-        "turns. Means ± standard deviation over seeds; gaps are paired, with a 95 % interval. Training seconds are the "
-        "processor's, or the clock's where a GPU trains."
+        f"press for {settings['prune_epoch'] + 1} epochs, prune, and learn on; "
+        f"{', '.join(text for arm, text in says.items() if arm in arms)}, in multiples of {MULTIPLE} channels. Latency: "
+        "onnxruntime, one thread, all arms taking turns. Means ± standard deviation over seeds; gaps are paired, with a "
+        "95 % interval. Training seconds are the processor's, or the clock's where a GPU trains."
     )
+
+
+def _words(target: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in target.items())
 
 
 def _verdicts(figures: dict[str, Any], results: Mapping[str, Found]) -> str:

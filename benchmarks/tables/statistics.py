@@ -12,6 +12,11 @@ def mean_and_spread(values: Sequence[float], decimals: int = 2) -> str:
     return f"{array.mean():.{decimals}f}{spread}"
 
 
+def count_of_seeds(seeds: int) -> str:
+    """Write how many seeds a figure rests on."""
+    return "one seed" if seeds == 1 else f"{seeds} seeds"
+
+
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
     """Return the mean |accuracy - confidence| over equal bins of confidence, weighted by their images (Guo et al. 2017).
 

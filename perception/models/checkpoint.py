@@ -80,8 +80,10 @@ def describe_leaves(network: nn.Module) -> list[list[Any]]:
 def apply_leaves(network: nn.Module, leaves: list[list[Any]], where: str) -> None:
     """Give a network, in place, exactly the leaves that are listed; those that it has already keep their weights.
 
-    New leaves have freshly initialised weights. Raises InputError, which begins with `where`, when they do not fit.
+    New leaves have freshly initialised weights. Arguments that a type did not have yet when the leaves were listed have
+    their defaults. Raises InputError, which begins with `where`, when they do not fit.
     """
+    leaves = [[path, kind, _completed(kind, arguments)] for path, kind, arguments in leaves]
     present = {path: [kind, arguments] for path, kind, arguments in describe_leaves(network)}
     for path, kind, arguments in leaves:
         if present.get(path) != [kind, arguments]:
@@ -114,6 +116,20 @@ def _describe_leaf(path: str, leaf: nn.Module) -> tuple[str, dict[str, Any]]:
     if "bias" in arguments:
         arguments["bias"] = leaf.bias is not None
     return kind, json.loads(json.dumps(arguments))
+
+
+def _completed(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Add the defaults of arguments that are not listed: torch gives its layers new ones from time to time."""
+    leaf_type = _leaf_types().get(kind)
+    if leaf_type is None:
+        return arguments
+    known = inspect.signature(leaf_type.__init__).parameters
+    defaults = {
+        name: each.default
+        for name, each in known.items()
+        if name not in _NOT_AN_ARGUMENT and each.default is not inspect.Parameter.empty
+    }
+    return defaults | arguments
 
 
 def _build_leaf(path: str, kind: str, arguments: dict[str, Any], where: str) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from perception.errors import InputError
-from perception.models.checkpoint import load_network, network_metadata, save_network
+from perception.models.checkpoint import apply_leaves, describe_leaves, load_network, network_metadata, save_network
 from perception.models.erfnet import ERFNet
 from perception.models.registry import NETWORKS, build_network
 
@@ -82,6 +82,18 @@ def test_a_pruned_low_rank_folded_network_comes_back_from_its_file_alone(tmp_pat
     loaded = load_network(tmp_path / "n")
     assert str(loaded) == str(network)
     assert torch.equal(network(IMAGES), loaded(IMAGES))
+
+
+def test_leaves_listed_before_a_type_got_a_new_argument_still_fit():
+    network = ERFNet(classes=5, width=0.25)
+    expected = describe_leaves(network)
+    older = [[path, kind, {k: v for k, v in arguments.items() if k != "track_running_stats"}]
+             for path, kind, arguments in expected]  # fmt: skip
+    other = ERFNet(classes=3, width=0.5)
+    apply_leaves(other, older, "a file")
+    assert describe_leaves(other) == expected
+    with pytest.raises(InputError, match="a file: layer"):
+        apply_leaves(network, [[path, kind, arguments | {"later": 1}] for path, kind, arguments in expected], "a file")
 
 
 def test_other_networks_are_saved_by_a_registry_of_their_own(tmp_path):
