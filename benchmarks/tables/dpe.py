@@ -127,10 +127,13 @@ def cells(request: Request) -> list[Cell]:
         for direction, beta in sweep_points(plan)
         for seed in range(request.seeds)
     ]
-    rounds: list[Cell] = []
-    for kind, strategy, percents in plan.arms:
-        for seed in range(request.seeds):
-            rounds += _rounds(data, plan, request, kind, strategy, percents, seed)
+    chains = [
+        _rounds(data, plan, request, kind, strategy, percents, seed)
+        for kind, strategy, percents in plan.arms
+        for seed in range(request.seeds)
+    ]
+    # Round by round, not arm by arm: what is done when the minutes are spent can be compared.
+    rounds = [cell for cells_of_a_round in itertools.zip_longest(*chains) for cell in cells_of_a_round if cell]
     return rounds + sweep if plan.loss else sweep + rounds
 
 
