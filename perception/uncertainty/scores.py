@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -129,41 +130,26 @@ def detection_uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
 
 
 # On a processor, pixels are taken in blocks whose buffers stay in its cache and are made once a batch: main memory and
-# the making of large tensors cost as much as the logarithms.
-BLOCK_PIXELS = 32_768
-SPLIT_VALUES = 65_536  # fewer are not worth a second thread
-
-ThreadMap = Callable[[Callable[[np.ndarray, np.ndarray], object], list[np.ndarray], list[np.ndarray]], Iterator[object]]
+# the making of large tensors cost as much as the logarithms. Each thread takes blocks of its own from first to last;
+# threads that wait for each other after every operation lose most of their time as soon as a core is shared.
+BLOCK_VALUES = 262_144
 
 
 @dataclass(frozen=True)
 class _Workspace:
-    """Hold two buffers of a block's shape, and a `map` that works on its parts in several threads."""
+    """Hold two buffers of a block's shape."""
 
     first: Tensor
     second: Tensor
-    threads: int
-    map: ThreadMap
-
-    def apply(self, function: np.ufunc, values: Tensor, out: Tensor) -> Tensor:
-        """Take np.log or np.exp of every value.
-
-        On a processor by numpy, which takes half to a third of torch's time on one core; so the threads are ours.
-        """
-        if values.device.type != "cpu":
-            return torch.log(values, out=out) if function is np.log else torch.exp(values, out=out)
-        arrays = values.detach().numpy(), out.numpy()
-        parts = self.threads if values.numel() >= SPLIT_VALUES else 1
-        axis = 2 if values.shape[2] >= values.shape[0] else 0
-        pieces = [np.array_split(array, parts, axis) for array in arrays]
-        for _ in (self.map if parts > 1 else map)(partial(_quietly, function), *pieces):
-            pass
-        return out
 
 
-def _quietly(function: np.ufunc, values: np.ndarray, out: np.ndarray) -> None:
-    with np.errstate(all="ignore"):  # log 0 and exp(-inf) are as meant; each thread has a state of its own
-        function(values, out=out)
+def _apply(function: np.ufunc, values: Tensor, out: Tensor) -> Tensor:
+    """Take np.log or np.exp of every value; on a processor by numpy, in half to a third of torch's time on a core."""
+    if values.device.type != "cpu":
+        return torch.log(values, out=out) if function is np.log else torch.exp(values, out=out)
+    with np.errstate(all="ignore"):  # log 0 and exp(-inf) are as meant
+        function(values.detach().numpy(), out=out.numpy())
+    return out
 
 
 Convert = Callable[[Tensor, _Workspace], tuple[Tensor, Tensor]]
@@ -174,7 +160,7 @@ def _from_logits(logits: Tensor, space: _Workspace) -> tuple[Tensor, Tensor]:
     shifted = torch.sub(logits, logits.amax(1, keepdim=True), out=space.first)
     # exp(-inf) is 0, but 0 * -inf would be NaN.
     shifted.clamp_min_(math.log(torch.finfo(logits.dtype).tiny))
-    probabilities = space.apply(np.exp, shifted, space.second)
+    probabilities = _apply(np.exp, shifted, space.second)
     total = probabilities.sum(1, keepdim=True)
     probabilities /= total
     return probabilities, total.log_().squeeze(1) - shifted.mul_(probabilities).sum(1)
@@ -186,11 +172,11 @@ def _from_probabilities(probabilities: Tensor, space: _Workspace) -> tuple[Tenso
 
 def _entropy(probabilities: Tensor, space: _Workspace) -> Tensor:
     """Return -sum_c p_c log p_c; p log p is 0 at p = 0."""
-    entropy = space.apply(np.log, probabilities, space.first).mul_(probabilities).sum(1).neg_()
+    entropy = _apply(np.log, probabilities, space.first).mul_(probabilities).sum(1).neg_()
     # Zeros are rare, and looking for their NaN in the sum costs less than guarding every logarithm.
     if math.isnan(entropy.sum()):
         guarded = torch.clamp_min(probabilities, torch.finfo(probabilities.dtype).tiny, out=space.first)
-        entropy = space.apply(np.log, guarded, guarded).mul_(probabilities).sum(1).neg_()
+        entropy = _apply(np.log, guarded, guarded).mul_(probabilities).sum(1).neg_()
     return entropy
 
 
@@ -215,78 +201,132 @@ class _Totals:
         self, probabilities: Tensor, entropy: Tensor, count: int, buffer: Tensor, measures: Collection[str]
     ) -> None:
         """Add the member number `count` by Welford's update, which is exact for equal members."""
-        if "variance" in measures:
+        if "variance" in measures and count > 1:
             squares = torch.sub(probabilities, self.mean, out=buffer).square_().sum(1)
             self.spread.add_(squares, alpha=(count - 1) / count)
-        self.mean.lerp_(probabilities, 1 / count)
-        self.entropy.lerp_(entropy, 1 / count)
+        if count == 1:
+            self.mean.copy_(probabilities)
+            self.entropy.copy_(entropy)
+        else:
+            self.mean.lerp_(probabilities, 1 / count)
+            self.entropy.lerp_(entropy, 1 / count)
         if self.votes is not None:
             winners = probabilities.argmax(1, keepdim=True)
             self.votes.scatter_add_(1, winners, torch.ones_like(winners, dtype=torch.int16))
 
 
-def _parts(values: Tensor) -> list[tuple[slice, slice, slice]]:
-    """Divide (frame, class, pixel) into blocks of at most BLOCK_PIXELS; an accelerator gets all in one.
+Part = tuple[slice, slice, slice]
+
+
+def _parts(values: Tensor) -> list[Part]:
+    """Divide (frame, class, pixel) into blocks of about BLOCK_VALUES; an accelerator gets all in one.
 
     A block is a part of one frame or, where frames are small, several whole ones: a classifier's have one pixel.
     """
-    frames, _, pixels = values.shape
-    whole = slice(None)
-    if values.device.type != "cpu" or frames * pixels <= BLOCK_PIXELS:
+    frames, classes, pixels = values.shape
+    whole, most = slice(None), max(1, BLOCK_VALUES // classes)
+    if values.device.type != "cpu" or frames * pixels <= most:
         return [(whole, whole, whole)]
-    together = max(1, BLOCK_PIXELS // pixels)
-    starts = range(0, pixels, BLOCK_PIXELS)
+    together = max(1, most // pixels)
     return [
-        (slice(first, first + together), whole, slice(start, start + BLOCK_PIXELS))
+        (slice(first, first + together), whole, slice(start, start + most))
         for first in range(0, frames, together)
-        for start in starts
+        for start in range(0, pixels, most)
     ]
 
 
-def _workspaces(blocks: Sequence[_Totals], threads: int, thread_map: ThreadMap) -> list[_Workspace]:
-    """Return each block's workspace; blocks of one shape share theirs."""
+def _workspaces(blocks: Sequence[_Totals]) -> dict[torch.Size, _Workspace]:
+    """Return a workspace for each shape of block."""
     one_of_each = {block.mean.shape: block.mean for block in blocks}
-    made = {
-        shape: _Workspace(torch.empty_like(mean), torch.empty_like(mean), threads, thread_map)
-        for shape, mean in one_of_each.items()
-    }
-    return [made[block.mean.shape] for block in blocks]
+    return {shape: _Workspace(torch.empty_like(mean), torch.empty_like(mean)) for shape, mean in one_of_each.items()}
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Hold the blocks that one thread works on, and its buffers."""
+
+    parts: list[Part]
+    blocks: list[_Totals]
+    spaces: dict[torch.Size, _Workspace]
+
+    def add(self, members: Sequence[Tensor], before: int, convert: Convert, measures: Collection[str]) -> None:
+        """Add members, (frame, class, pixel) each, to the blocks, `before` of which were added already."""
+        for part, block in zip(self.parts, self.blocks, strict=True):
+            space = self.spaces[block.mean.shape]
+            for count, values in enumerate(members, before + 1):
+                numbers = values[part] if values.dtype == torch.float64 else values[part].float()
+                block.add(*convert(numbers, space), count, space.first, measures)
+
+    def write_entropy(self, ensemble_entropy: Tensor) -> None:
+        """Write the entropy of the mean, (frame, pixel)."""
+        for part, block in zip(self.parts, self.blocks, strict=True):
+            ensemble_entropy[part[0], part[2]] = _entropy(block.mean, self.spaces[block.mean.shape])
+
+
+def _shares(totals: _Totals, threads: int) -> list[_Share]:
+    parts = _parts(totals.mean)
+    shares = []
+    for number in range(min(threads, len(parts))):
+        own = parts[number::threads]
+        blocks = [totals.block(part) for part in own]
+        shares.append(_Share(own, blocks, _workspaces(blocks)))
+    return shares
+
+
+Run = Callable[[Callable[[_Share], None], list[_Share]], None]
+
+
+@contextmanager
+def _threads() -> Iterator[tuple[int, Run]]:
+    """Give torch's number of threads, and what runs work on shares in as many, in each of which torch keeps to that one."""
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    def in_this_mode(work: Callable[[_Share], None], share: _Share) -> None:
+        with torch.inference_mode(inference), torch.no_grad():  # a new thread knows nothing of its maker's
+            work(share)
+
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+
+        def run(work: Callable[[_Share], None], shares: list[_Share]) -> None:
+            if len(shares) == 1:
+                return work(shares[0])
+            for _ in pool.map(partial(in_this_mode, work), shares):
+                pass
+            return None
+
+        try:
+            yield threads, run
+        finally:
+            torch.set_num_threads(threads)  # what a thread of the pool said holds for threads to come, too
 
 
 def _summarise(members: Iterable[Tensor], convert: Convert, measures: Collection[str]) -> Uncertainty:
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads) as pool:
-        return _summarise_in(pool.map, threads, members, convert, measures)
-
-
-def _summarise_in(
-    thread_map: ThreadMap, threads: int, members: Iterable[Tensor], convert: Convert, measures: Collection[str]
-) -> Uncertainty:
+    # The members of a stacked tensor are there already, so a block can meet them all while it is in the cache.
+    together = isinstance(members, Tensor) and members.is_contiguous() and len(members) > 0
+    groups: Iterable[Iterable[Tensor]] = [members] if together else ([values] for values in members)
     count, shape = 0, torch.Size()
-    for count, values in enumerate(members, 1):
-        shape = values.shape
-        values = (values if values.dtype == torch.float64 else values.float()).reshape(*shape[:2], -1)
-        if count == 1:
-            totals = _no_totals(values, measures)
-            parts = _parts(values)
-            blocks = [totals.block(part) for part in parts]
-            spaces = _workspaces(blocks, threads, thread_map)
-        for part, block, space in zip(parts, blocks, spaces, strict=True):
-            block.add(*convert(values[part], space), count, space.first, measures)
-    if count == 0:
-        raise InputError("no member gave logits; uncertainty needs at least 1 member: pass a tensor for each")
-    ensemble_entropy = torch.empty_like(totals.entropy)
-    for part, block, space in zip(parts, blocks, spaces, strict=True):
-        ensemble_entropy[part[0], part[2]] = _entropy(block.mean, space)
+    with _threads() as (threads, run):
+        for group in groups:
+            flat = [values.reshape(*values.shape[:2], -1) for values in group]
+            if count == 0:
+                shape = next(iter(group)).shape
+                totals = _no_totals(flat[0], measures)
+                shares = _shares(totals, threads)
+            run(partial(_Share.add, members=flat, before=count, convert=convert, measures=measures), shares)
+            count += len(flat)
+        if count == 0:
+            raise InputError("no member gave logits; uncertainty needs at least 1 member: pass a tensor for each")
+        ensemble_entropy = torch.empty_like(totals.entropy)
+        run(partial(_Share.write_entropy, ensemble_entropy=ensemble_entropy), shares)
     maps = _maps_of(totals, ensemble_entropy, count)
     maps = {name: maps[name].reshape(shape[0], *shape[2:]) for name in measures}
     return Uncertainty(maps, totals.mean.reshape(shape), measure_bounds(count, shape[1]))
 
 
 def _no_totals(values: Tensor, measures: Collection[str]) -> _Totals:
-    entropy = torch.zeros_like(values[:, 0])
+    mean = torch.empty_like(values, dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
     votes = torch.zeros_like(values, dtype=torch.int16) if "variation_ratio" in measures else None
-    return _Totals(torch.zeros_like(values), entropy, torch.zeros_like(entropy), votes)
+    return _Totals(mean, torch.empty_like(mean[:, 0]), torch.zeros_like(mean[:, 0]), votes)
 
 
 def _maps_of(totals: _Totals, ensemble_entropy: Tensor, count: int) -> dict[str, Tensor]:

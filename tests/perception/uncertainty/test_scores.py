@@ -84,18 +84,32 @@ def test_maps_equal_the_definitions_at_every_pixel(from_logits):
     assert torch.equal(found.predicted, probabilities.mean(0).argmax(1))
 
 
+@pytest.fixture
+def number_of_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("space", [(), (1,), (3, 3), (9, 20)])
 @pytest.mark.parametrize("from_logits", [True, False])
-def test_blocks_of_any_size_change_nothing(monkeypatch, space, from_logits):
+def test_blocks_and_threads_change_nothing(monkeypatch, space, from_logits, threads, number_of_threads):
+    number_of_threads(threads)
     logits = random_logits(members=4, frames=37, space=space)
     measure = uncertainty if from_logits else uncertainty_from_probabilities
     values = logits if from_logits else logits.softmax(2)
     whole = measure(values)
-    monkeypatch.setattr(scores, "BLOCK_PIXELS", 16)
+    monkeypatch.setattr(scores, "BLOCK_VALUES", 64)
     parts = measure(values)
     for name in MEASURES:
         torch.testing.assert_close(parts.maps[name], whole.maps[name], rtol=0, atol=1e-13)
     torch.testing.assert_close(parts.mean_probabilities, whole.mean_probabilities, rtol=0, atol=1e-15)
+    with torch.inference_mode():
+        again = measure(iter(values.clone()))
+    assert torch.equal(again.maps["mutual_information"], parts.maps["mutual_information"])
+    assert not measure(values.requires_grad_()).maps["mutual_information"].requires_grad
+    assert torch.get_num_threads() == threads
 
 
 def test_classifiers_are_measured_like_pixels():
