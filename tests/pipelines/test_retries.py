@@ -45,8 +45,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, str]
     local.config.LocalExecutionConfig.instance = None
 
 
-def run_night(root: Path, **parameters: str) -> str:
-    compile_pipeline("smoke", root / "night.yaml")
+def run_night(root: Path, overrides: Sequence[str] = (), **parameters: str) -> str:
+    compile_pipeline("smoke", root / "night.yaml", overrides)
     local.init(runner=local.DockerRunner(), pipeline_root=str(root / "artifacts"), raise_on_error=True)
     given = {"registry": str(root / "data.git"), "remote": str(root / "remote")} | parameters
     with pytest.raises(RuntimeError) as failed:
@@ -91,3 +91,19 @@ def test_a_server_that_does_not_answer_fails_the_step_and_is_tried_as_often_as_t
     assert not [stage for stage, *_ in steps if stage.startswith("gate")], (
         "nothing was refused: the night may be tried again"
     )
+
+
+def test_a_refused_gate_is_never_tried_again_and_ends_with_its_own_code(
+    steps: list[tuple[str, int, str]], tmp_path: Path
+) -> None:
+    few = ["fleet.drives=3", "fleet.frames_per_drive=1", "fleet.initial_labelled_frames=1", "simulator.drives=2"]
+    few += ["frozen_test.drives=1", "frozen_test.frames_per_drive=1"]
+    overrides = [*(f"sources.{item}" for item in few), "gate_ingest.bounds={min_frames: 100}"]
+    run_night(tmp_path, overrides, store=str(tmp_path / "store"))
+    codes = [(stage, code) for stage, code, _ in steps]
+    assert codes.count(("gate", 0)) == 1
+    assert [code for stage, code in codes if stage == "gate last"] == [3]
+    assert {stage for stage, _ in codes} == {"resolve", "ingest", "gather", "gate", "gate last", "report last"}
+    (said,) = (said for stage, _, said in steps if stage == "gate last")
+    assert "frames" in said
+    assert "Traceback" not in said
