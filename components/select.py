@@ -31,6 +31,7 @@ class SelectParameters:
     strategy: str = "k_centre"  # top_n, k_centre, kmeans_plus_plus, core_set or random
     shortlist_frames: int = 20_000  # most uncertain frames of the whole pool that the strategy looks at
     metric: str = "euclidean"  # distance between embeddings, or cosine
+    distance_by: str = "features"  # features: the scores' embeddings; classes: shares of the predicted classes
     duplicate_distance: float = (
         0.0  # frames of one drive with embeddings closer than this are near-duplicates; 0: no such rule
     )
@@ -48,6 +49,9 @@ class SelectParameters:
             "shortlist_frames",
             self.shortlist_frames,
             "must hold the budget",
+        )
+        require(
+            self.distance_by in ("features", "classes"), "distance_by", self.distance_by, "must be features or classes"
         )
         self.settings()
 
@@ -89,6 +93,7 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     from perception.data.annotation import write_batch
     from perception.data.store import open_store
     from perception.selection.budget import choose_frames
+    from perception.selection.composition import embedded_by_classes
     from perception.selection.shortlist import labelled_rows, shortlist_files
 
     pool, folder = open_pool(inputs), outputs.one("selection")
@@ -100,10 +105,15 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     settings = parameters.settings()
 
     def choose(settings: "SelectionSettings") -> "pd.DataFrame":
-        candidates = shortlist_files(tables, settings, labelled, partial(_candidates, facts))
-        return choose_frames(candidates.drop(columns="boost"), settings, labelled=known)
+        candidates = shortlist_files(tables, settings, labelled, partial(_candidates, facts)).drop(columns="boost")
+        if parameters.distance_by == "classes":
+            candidates, near = embedded_by_classes(candidates, known)
+            return choose_frames(candidates, settings, labelled=near)
+        return choose_frames(candidates, settings, labelled=known)
 
-    selected, control = choose(settings), choose(replace(settings, strategy="random"))
+    # What narrows the choice is the strategy's as well: the control group is any frames of the pool.
+    at_random = replace(settings, strategy="random", quotas=(), duplicate_distance=None, duplicate_gap_s=None)
+    selected, control = choose(settings), choose(at_random)
     selected.to_parquet(folder / "selected.parquet", index=False)
     control.to_parquet(folder / "control.parquet", index=False)
     chosen = pool[pool.frame_id.isin(selected.frame_id)].drop(columns=["score", "rank", "reason"], errors="ignore")

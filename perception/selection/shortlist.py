@@ -78,11 +78,11 @@ def shortlist_files(
 
 
 def labelled_rows(paths: Sequence[Path], labelled_ids: Collection[str]) -> pd.DataFrame:
-    """Return frame_id and, where there is one, embedding of the labelled frames among score tables in Parquet files."""
+    """Return frame_id and, where there are any, embedding and class_share of the labelled frames in score tables."""
     wanted = pa.array(list(labelled_ids), pa.string())
     found = []
     for batch in _batches(paths):
-        light = batch.select([name for name in ("frame_id", "embedding") if name in batch.column_names])
+        light = batch.select([name for name in ("frame_id", "embedding", "class_share") if name in batch.column_names])
         found.append(light.filter(pc.is_in(light["frame_id"].cast(pa.string()), value_set=wanted)).to_pandas())
     if not found:
         raise InputError(f"score tables {[str(path) for path in paths]} hold no frames; score the pool first")
