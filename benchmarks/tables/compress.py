@@ -25,13 +25,16 @@ from perception.metrics.differences import paired_difference
 
 ABOUT = "compression-aware training: what an early reload saves, low rank, and whether over-parameterisation is needed"
 TABLE_SIZES = ("small", "medium", "full")
-# What the reload must reach: by parameters where a network is so small that calls cost more than multiplications.
-SHARE, COST = (
-    {"target_share": 0.4},
-    {"target_cost_share": 0.55, "importance": "loss", "lost": "share", "multiple_of": 8},
-)
+# What the reload must reach: small networks cost calls too, which do not shrink, so 0.74 is 0.4 of their multiplications.
+COST = {"target_cost_share": 0.55, "importance": "loss", "lost": "share", "multiple_of": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "small": {"epochs": 12, "learning_rate": 2e-3, "press": 0.1, "target": SHARE, "energy": 0.9},
+    "small": {
+        "epochs": 12,
+        "learning_rate": 2e-3,
+        "press": 0.1,
+        "target": COST | {"target_cost_share": 0.74},
+        "energy": 0.9,
+    },
     "medium": {
         "epochs": 20,
         "learning_rate": 2e-3,
