@@ -346,10 +346,10 @@ def adapt_statistics(network: nn.Module, images: Tensor) -> None:
     """
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in layers]
+    network.eval()  # dropout would draw from the global generator: these layers alone learn
     for layer in layers:
-        layer.reset_running_stats()
+        layer.train().reset_running_stats()
         layer.momentum = None  # the plain average over batches
-    network.train()
     for part in images.split(16):
         network(part.float() / 255)
     for layer, momentum in zip(layers, momenta, strict=True):
