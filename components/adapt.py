@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from perception.adaptation.judging import Judged
     from perception.adaptation.label_pool import Labeller, PseudoLabelled
     from perception.adaptation.trust import TrustRule
-    from perception.data.loading import FrameSet, LoadSettings
+    from perception.data.loading import FrameSet
     from perception.models.erfnet import ERFNet
     from perception.training.loop import TrainSettings
 
@@ -89,25 +89,15 @@ class AdaptParameters(LearningParameters):
 
     def detector_settings(self) -> "TrainSettings":
         """Return the training loop's settings for the detector."""
-        from perception.training.loop import TrainSettings
-
-        return TrainSettings(
+        return replace(
+            super().train_settings(),
             epochs=self.detector_epochs,
             batch_frames=self.detector_batch_frames,
             learning_rate=self.detector_learning_rate,
-            weight_decay=self.weight_decay,
             schedule="cosine",
-            seed=self.seed,
             optimiser="adamw",
             max_grad_norm=10.0,
-            device=best_device(),
         )
-
-    def load_settings(self) -> "LoadSettings":
-        """Return the size and the classes in which frames reach a network."""
-        from perception.data.loading import LoadSettings
-
-        return LoadSettings(height_px=self.height_px, width_px=self.width_px, taxonomy=self.taxonomy)
 
     def fusion(self) -> "FusionSettings":
         """Return which of the detector's instances are kept."""

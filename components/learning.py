@@ -14,7 +14,7 @@ COMMIT_VARIABLE, IMAGE_VARIABLE = "NIGHTDRIVE_COMMIT", "NIGHTDRIVE_IMAGE"  # set
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perception.data.loading import FrameSet
+    from perception.data.loading import FrameSet, LoadSettings
     from perception.models.erfnet import ERFNet
     from perception.training.loop import EpochRecord, Resume, TrainSettings
 
@@ -41,13 +41,18 @@ class FrameParameters:
         require(0 <= self.seed < 2**63, "seed", self.seed, "must lie in 0..2^63 - 1")
         require(self.threads > 0, "threads", self.threads, "must be at least 1")
 
+    def load_settings(self) -> "LoadSettings":
+        """Return the size and the classes in which frames reach a network."""
+        from perception.data.loading import LoadSettings
+
+        return LoadSettings(height_px=self.height_px, width_px=self.width_px, taxonomy=self.taxonomy)
+
     def frame_set(self, frames: "pd.DataFrame", *, labels_required: bool = True) -> "FrameSet":
         """Open `frames` (rows of a manifest) as images and labels of the networks' size and classes."""
-        from perception.data.loading import FrameSet, LoadSettings
+        from perception.data.loading import FrameSet
         from perception.data.store import open_store
 
-        settings = LoadSettings(height_px=self.height_px, width_px=self.width_px, taxonomy=self.taxonomy)
-        return FrameSet(frames, open_store(self.store), settings, labels_required=labels_required)
+        return FrameSet(frames, open_store(self.store), self.load_settings(), labels_required=labels_required)
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes that networks learn."""

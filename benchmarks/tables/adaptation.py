@@ -18,17 +18,19 @@ from torch import Tensor, nn
 
 from benchmarks.tables import adaptation_data as data
 from benchmarks.tables.adaptation_batches import DetectionStream, Labels, SegmentationStream, Variation
-from benchmarks.tables.adaptation_report import ROWS, page, plot
+from benchmarks.tables.adaptation_report import page, plot
 from benchmarks.tables.data import SEGMENTATION
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.shrinking import seeded
 from perception.adaptation.detector import DETECTOR_NETWORKS, DetectSettings, ForegroundDetector, detect
+from perception.adaptation.detector_quality import labelled_objects
 from perception.adaptation.detector_training import TargetSettings, detection_loss
 from perception.adaptation.fusion import FusionSettings, Instances, fuse, pseudo_ground_truth
-from perception.adaptation.pseudo import BINS, IGNORE, ConfidenceHistogram, class_thresholds
+from perception.adaptation.pseudo import IGNORE, class_thresholds, confidence_histogram, pseudo_quality
 from perception.data.scenes.world import World, world_from_dict
 from perception.errors import InputError
-from perception.metrics.confusion import iou
+from perception.metrics.confusion import confusion_matrix, iou
 from perception.metrics.detection import Objects, average_precision
 from perception.models.checkpoint import load_network, save_network
 from perception.models.erfnet import ERFNet
@@ -264,7 +266,7 @@ def _detector(work: Work, seed: int, textured: bool = True) -> Found:
     kept = data.kept_targets(work.folder / f"{name}_targets.npz")
     frames = data.Instances(fields={field: value.to(work.device) for field, value in kept.fields.items()})
     class_ids = data.foreground_ids(taxonomy)
-    network = _seeded(lambda: ForegroundDetector(len(class_ids), plan.detector_width), seed)
+    network = seeded(lambda: ForegroundDetector(len(class_ids), plan.detector_width), seed)
     stream = DetectionStream(frames, plan.batch_frames, plan.detector_steps, plan.variation, 10 * seed + 1)
     settings = _settings(work, plan.detector_rate, seed, optimiser="adamw", max_grad_norm=10.0)
     records = fit(network, lambda _: stream, settings, loss=detection_loss, iterations_per_epoch=plan.detector_steps)
@@ -277,12 +279,13 @@ def _precision(work: Work, network: nn.Module) -> Found:
     found: Found = {}
     for name in ("held_out",) if work.request.data_kind == "camvid" else ("held_out", "test"):
         frames = data.kept(work.folder / f"{name}.npz")
-        taxonomy = data.taxonomy_of(work.request.data_kind)
-        truth = [data.objects(each, taxonomy) for each in frames.instances[:100]]
+        class_ids = data.foreground_ids(data.taxonomy_of(work.request.data_kind))
+        smallest = TargetSettings().smallest_area_px
+        truth = [labelled_objects(each, class_ids, smallest) for each in frames.instances[:100]]
         guessed = [
             Objects(
                 boxes=each.boxes,
-                class_ids=each.instances.classes,
+                class_ids=np.searchsorted(class_ids, each.instances.classes),
                 scores=each.instances.scores,
                 masks=each.instances.masks,
             )
@@ -290,7 +293,7 @@ def _precision(work: Work, network: nn.Module) -> Found:
         ]
         drives = [str(number) for number in range(len(truth))]
         for kind in ("box", "mask"):
-            scored = average_precision(truth, guessed, drives, len(taxonomy.classes), masks=kind == "mask", resamples=2)
+            scored = average_precision(truth, guessed, drives, len(class_ids), masks=kind == "mask", resamples=2)
             found |= {f"{kind}_ap50_{name}": 100 * scored.ap50, f"{kind}_ap_{name}": 100 * scored.ap}
     return found
 
@@ -314,17 +317,20 @@ def _student(work: Work, seed: int, fused: bool) -> Found:
     network = work.segmenter("source", seed)
     detector = work.detector("detector", seed) if fused else None
     train = target(work).train
-    images = train.images.to(work.device)
+    images, truth = train.images.to(work.device), train.labels.to(torch.uint8).numpy()
+    classes = len(data.taxonomy_of(work.request.data_kind).classes)
+    simulator = _labels(work, "simulator")
     found: Found = {}
     found_instances = [each.instances for each in _detections(work, detector, train.images)] if detector else None
     for round_ in range(plan.rounds):
         pseudo = _pseudo_labels(work, network, images, found_instances)
-        found |= _pseudo_quality(pseudo, train.labels)
+        quality = pseudo_quality(zip(truth, pseudo.cpu().numpy(), strict=True), classes)
+        found |= {"coverage": 100 * quality.coverage, "precision": 100 * quality.precision}
         stream = SegmentationStream(
-            [_labels(work, "simulator"), Labels(images, pseudo)], _shares(plan),
+            [simulator, Labels(images, pseudo)], _shares(plan),
             plan.student_steps, plan.variation, 100 * seed + 10 + round_,
         )  # fmt: skip
-        weights = _weights(stream.sources, len(data.taxonomy_of(work.request.data_kind).classes))
+        weights = _weights(stream.sources, classes)
         settings = _settings(work, plan.student_rate, seed)
         fit(network, lambda _, s=stream: s, settings, class_weights=weights, iterations_per_epoch=plan.student_steps)  # type: ignore[misc]
         adapt_statistics(network, images)
@@ -370,20 +376,13 @@ def _settings(work: Work, rate: float, seed: int, **changes: Any) -> TrainSettin
 
 def _train_from_nothing(work: Work, sources: list[Labels], seed: int) -> nn.Module:
     plan, classes = work.plan, len(data.taxonomy_of(work.request.data_kind).classes)
-    network = _seeded(lambda: ERFNet(classes, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
+    network = seeded(lambda: ERFNet(classes, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
     shares = [plan.batch_frames // len(sources)] * len(sources)
     stream = SegmentationStream(sources, shares, plan.steps, plan.variation, 100 * seed + 1)
     fit(
         network, lambda _: stream, _settings(work, plan.learning_rate, seed),
         class_weights=_weights(sources, classes), iterations_per_epoch=plan.steps,
     )  # fmt: skip
-    return network
-
-
-def _seeded(build: Any, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network: nn.Module = build()
     return network
 
 
@@ -425,9 +424,8 @@ def _pseudo_labels(work: Work, network: nn.Module, images: Tensor, instances: li
     """Label frames by what the network is sure of and, where given, by instances: (frame, height, width) uint8."""
     taxonomy = data.taxonomy_of(work.request.data_kind)
     classes, confidence = _predictions(network, images)
-    bins = (confidence.float() * BINS).long().clamp(max=BINS - 1)
-    counts = torch.bincount((classes.long() * BINS + bins).flatten(), minlength=len(taxonomy.classes) * BINS)
-    histogram = ConfidenceHistogram(counts.cpu().numpy().reshape(-1, BINS))
+    pairs = zip(classes.cpu().numpy(), confidence.float().cpu().numpy(), strict=True)
+    histogram = confidence_histogram(pairs, len(taxonomy.classes))
     limits = class_thresholds(histogram, work.plan.kept_share, work.plan.highest_threshold)
     sure = confidence >= torch.tensor(limits, device=images.device, dtype=torch.float16)[classes.long()]
     labels = torch.where(sure, classes, IGNORE)
@@ -438,17 +436,6 @@ def _pseudo_labels(work: Work, network: nn.Module, images: Tensor, instances: li
         for label, found in zip(labels.cpu().numpy(), instances, strict=True)
     ]
     return torch.from_numpy(np.stack(fused)).to(images.device)
-
-
-def _pseudo_quality(pseudo: Tensor, labels: Tensor) -> Found:
-    """Give coverage and precision of pseudo-labels; the labels they are held against teach nothing."""
-    truth = labels.to(pseudo.device)
-    judged, said = truth != IGNORE, pseudo != IGNORE
-    right = (pseudo.long() == truth) & judged & said
-    return {
-        "coverage": 100 * float((judged & said).sum() / judged.sum()),
-        "precision": 100 * float(right.sum() / (judged & said).sum()),
-    }
 
 
 def _best_threshold(work: Work, source: nn.Module, detector: nn.Module, held_out: Any) -> float:
@@ -482,9 +469,7 @@ def _kept_and_judged(work: Work, network: nn.Module, name: str, seed: int) -> Fo
 def _iou(classes: Tensor, labels: Tensor, work: Work) -> list[float | None]:
     """Give the IoU by class in per cent; None for a class that the labels do not hold."""
     count = len(data.taxonomy_of(work.request.data_kind).classes)
-    labels = labels.to(classes.device)
-    joint = torch.where(labels == IGNORE, count * count, labels * count + classes.long())
-    confusion = torch.bincount(joint.flatten(), minlength=count * count + 1)[:-1].reshape(count, count).cpu().numpy()
+    confusion = confusion_matrix(labels.numpy(), classes.cpu().numpy(), count)
     held = confusion.sum(1) > 0
     return [100 * float(value) if there else None for value, there in zip(iou(confusion), held, strict=True)]
 
@@ -500,6 +485,3 @@ NETWORKS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
     "joint": (_joint, ()),
     "untextured": (partial(_detector, textured=False), ()),
 }
-
-
-__all__ = ["ABOUT", "PLANS", "ROWS", "cells", "report"]

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.tables.data import Labelled, camvid
-from perception.adaptation.detector_training import TargetSettings, class_channels, encode_targets
+from perception.adaptation.detector_training import (
+    INSTANCES_PER_CLASS,
+    TargetSettings,
+    class_channels,
+    encode_targets,
+)
 from perception.data.scenes.render import render_drive
 from perception.data.scenes.world import Rendering, World
 from perception.data.taxonomies import Taxonomy, label_lookup, load_taxonomy
-from perception.metrics.detection import Objects
 
-INSTANCES_PER_CLASS = 1000
 SIMULATOR_DRIVES, FOREGROUND_DRIVES, HELD_OUT_DRIVES = (
     100_000,
     200_000,
@@ -109,28 +112,6 @@ def joined(parts: Sequence[Simulated]) -> Simulated:
         labels=torch.cat([part.labels for part in parts]),
         instances=np.concatenate([part.instances for part in parts]),
     )
-
-
-def objects(instances: NDArray[np.uint16], taxonomy: Taxonomy, smallest_area_px: int = 12) -> Objects:
-    """Return the things of a frame as the measure of AP wants them; what is too small to learn excuses detections."""
-    values = [
-        int(value)
-        for value in np.unique(instances)
-        if value and value // INSTANCES_PER_CLASS in foreground_ids(taxonomy)
-    ]
-    masks = np.stack([instances == value for value in values]) if values else np.zeros((0, *instances.shape), bool)
-    boxes = [_box(mask) for mask in masks]
-    return Objects(
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        class_ids=np.array([value // INSTANCES_PER_CLASS for value in values], np.int64),
-        crowd=masks.sum((1, 2)) < smallest_area_px if values else np.zeros(0, bool),
-        masks=masks,
-    )
-
-
-def _box(mask: NDArray[np.bool_]) -> list[int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
 def foreground_ids(taxonomy: Taxonomy) -> list[int]:
