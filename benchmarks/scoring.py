@@ -76,8 +76,8 @@ def _by_batch(values: torch.Tensor, measure: Callable) -> np.ndarray:
     scores = []
     for start in range(0, values.shape[1], STREAM_IMAGES):
         found = measure(values[:, start : start + STREAM_IMAGES], ("mutual_information",))
-        scores.append(found.maps["mutual_information"].mean((1, 2)))
-    return torch.cat(scores).numpy()
+        scores.append(found.maps["mutual_information"].numpy().mean((1, 2)))
+    return np.concatenate(scores)
 
 
 def _logarithms() -> Callable[[], None]:

@@ -40,6 +40,8 @@ class AdaptParameters(LearningParameters):
     student_epochs: int  # the network goes on for these with pseudo-labelled frames beside the simulator's
     kept_share: float = 0.6  # of each class the most confident share of its pixels becomes a pseudo-label
     highest_threshold: float = 0.9  # confidence that always suffices, so that a class which is sure keeps more
+    simulator_share: float = 0.25  # of the frames that the student learns from, the rest has pseudo-labels
+    target_statistics: bool = True  # the student's normalisation layers end with the averages of the pool's frames
     rare_class_temperature: float = 0.0  # below 1 the student meets frames with rare classes more often; 0: all alike
     average_decay: float = 0.0  # above 0 the moving average of the weights is what labels and what is kept; 0: none
     encoder_weights: str = ""  # file with a state dict that the segmenter's encoder starts from; "": from scratch
@@ -61,6 +63,9 @@ class AdaptParameters(LearningParameters):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         for name in ("kept_share", "highest_threshold"):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "must lie in (0, 1]")
+        require(
+            0 <= self.simulator_share < 1, "simulator_share", self.simulator_share, "must be at least 0 and below 1"
+        )
         require(
             self.rare_class_temperature >= 0,
             "rare_class_temperature",
@@ -256,21 +261,30 @@ def _train_student(
     network: "ERFNet", simulator: "pd.DataFrame", pseudo: "pd.DataFrame", folder: Path, parameters: AdaptParameters
 ) -> list[float]:
     """Let the network go on with the pseudo-labelled frames beside the simulator's; train_prune adds the human labels."""
-    import pandas as pd
-
-    from perception.adaptation.foreground_training import rare_class_draw
+    from perception.adaptation.foreground_training import mixed_rows, rare_class_draw
     from perception.models.checkpoint import save_network
 
-    rows = pd.concat([simulator, pseudo], ignore_index=True)
+    rows = mixed_rows(simulator, pseudo, parameters.simulator_share, parameters.seed)
     together = parameters.frame_set(rows)
     if parameters.rare_class_temperature:
         drawn = rare_class_draw(rows, together, parameters.rare_class_temperature, parameters.seed)
         together = parameters.frame_set(drawn)
     epochs = parameters.student_epochs
     losses = _train(network, together, parameters, what="adapt: with pseudo-labels", epochs=epochs, seed_offset=1)
-    save_network(network, folder / "student.safetensors", {"trained_on": "simulator and pseudo-labels"})
     network.to(best_device())
+    if parameters.target_statistics:
+        _know_target(network, parameters.frame_set(pseudo), parameters)
+    save_network(network, folder / "student.safetensors", {"trained_on": "simulator and pseudo-labels"})
     return losses
+
+
+def _know_target(network: "ERFNet", frames: "FrameSet", parameters: AdaptParameters) -> None:
+    """Let the normalisation layers know the pool's frames instead of a mixture of these and the simulator's."""
+    from components.learning import image_batches
+    from perception.adaptation.statistics import adapt_statistics
+
+    device = best_device()
+    adapt_statistics(network, (images.to(device) for _, images in image_batches(frames, parameters.batch_frames)))
 
 
 def _judge(

@@ -84,7 +84,10 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("table", choices=_names())
     parser.add_argument("--data", type=Path, help="data set, known by what is in it; without: procedural scenes")
     parser.add_argument(
-        "--size", choices=SIZES, default="small", help="small: two cores; medium: minutes of a GPU; full: hours"
+        "--size",
+        choices=SIZES,
+        default="small",
+        help="small: two cores; medium: minutes of a GPU, or an hour of two cores; full: hours",
     )
     parser.add_argument("--seeds", type=int, default=3, help="independent repetitions")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")

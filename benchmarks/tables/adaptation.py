@@ -28,6 +28,7 @@ from perception.adaptation.detector_quality import labelled_objects
 from perception.adaptation.detector_training import TargetSettings, detection_loss
 from perception.adaptation.fusion import FusionSettings, Instances, fuse, pseudo_ground_truth
 from perception.adaptation.pseudo import IGNORE, class_thresholds, confidence_histogram, pseudo_quality
+from perception.adaptation.statistics import adapt_statistics
 from perception.data.scenes.world import World, world_from_dict
 from perception.errors import InputError
 from perception.metrics.confusion import confusion_matrix, iou
@@ -36,6 +37,7 @@ from perception.models.checkpoint import load_network, save_network
 from perception.models.erfnet import ERFNet
 from perception.training.loop import TrainSettings, class_weights, evaluation_mode, fit
 
+TABLE_SIZES = ("small", "medium", "full")
 ABOUT = "learning from the simulator: source only, fused, pseudo-labels, full supervision"
 WORLD_SEED = 7  # of all rendered frames: seeds of the table vary what is learnt from them
 MOST_INSTANCES = 24  # that the detector learns in a frame, the largest
@@ -100,6 +102,11 @@ PLANS = {
         street_px=(80, 160), camvid_px=(96, 128), simulator_frames=800, foreground_frames=400, held_out_frames=60,
         street_frames=300, street_test_frames=80, width=0.25, detector_width=1.0, batch_frames=8, steps=700,
         student_steps=250, rounds=2, detector_steps=600, learning_rate=4e-3, student_rate=2e-3, detector_rate=3e-3,
+    ),
+    "medium": Plan(
+        street_px=(80, 160), camvid_px=(96, 128), simulator_frames=800, foreground_frames=400, held_out_frames=60,
+        street_frames=300, street_test_frames=80, width=0.25, detector_width=1.0, batch_frames=8, steps=1200,
+        student_steps=400, rounds=2, detector_steps=1000, learning_rate=4e-3, student_rate=2e-3, detector_rate=3e-3,
     ),
     "full": Plan(
         street_px=(128, 256), camvid_px=(144, 192), simulator_frames=2000, foreground_frames=1000, held_out_frames=80,
@@ -333,7 +340,7 @@ def _student(work: Work, seed: int, fused: bool) -> Found:
         weights = _weights(stream.sources, classes)
         settings = _settings(work, plan.student_rate, seed)
         fit(network, lambda _, s=stream: s, settings, class_weights=weights, iterations_per_epoch=plan.student_steps)  # type: ignore[misc]
-        adapt_statistics(network, images)
+        adapt_statistics(network, (part.float() / 255 for part in images.split(16)))
     return found | _kept_and_judged(work, network, "pseudo" if fused else "plain", seed)
 
 
@@ -341,26 +348,6 @@ def _shares(plan: Plan) -> list[int]:
     """Return how many frames of a batch are the simulator's, and how many the target's."""
     simulator = round(plan.batch_frames * plan.simulator_share)
     return [simulator, plan.batch_frames - simulator]
-
-
-@torch.no_grad()
-def adapt_statistics(network: nn.Module, images: Tensor) -> None:
-    """Replace what normalisation layers know of their inputs by the averages over the target's frames.
-
-    images: (frame, 3, height, width) uint8. Source: Li et al., "Revisiting Batch Normalization for Practical Domain
-    Adaptation", 2016 (arXiv 1603.04779).
-    """
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    momenta = [layer.momentum for layer in layers]
-    network.eval()  # dropout would draw from the global generator: these layers alone learn
-    for layer in layers:
-        layer.train().reset_running_stats()
-        layer.momentum = None  # the plain average over batches
-    for part in images.split(16):
-        network(part.float() / 255)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    network.eval()
 
 
 # ---------------------------------------------------------------- training

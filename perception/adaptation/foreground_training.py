@@ -62,6 +62,27 @@ def train_foreground(
     return Foreground(detector, class_ids), records
 
 
+def mixed_rows(simulator: pd.DataFrame, pseudo: pd.DataFrame, simulator_share: float, seed: int) -> pd.DataFrame:
+    """Give manifest rows to learn from of which `simulator_share` are the simulator's, each part as evenly as can be.
+
+    The larger of both parts comes once; of the other one rows come as often as the share asks for, some once more than
+    others, drawn by the seed. simulator_share: at least 0 and below 1.
+    """
+    if simulator_share == 0:
+        return pseudo.reset_index(drop=True)
+    ratio = simulator_share / (1 - simulator_share)  # simulator frames for each pseudo-labelled one
+    counts = max(len(simulator), round(ratio * len(pseudo))), max(len(pseudo), round(len(simulator) / ratio))
+    generator = np.random.default_rng(seed)
+    parts = [_repeated(rows, count, generator) for rows, count in zip((simulator, pseudo), counts, strict=True)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _repeated(rows: pd.DataFrame, count: int, generator: np.random.Generator) -> pd.DataFrame:
+    whole, rest = divmod(count, len(rows))
+    more = np.sort(generator.permutation(len(rows))[:rest])
+    return rows.iloc[np.concatenate([np.tile(np.arange(len(rows)), whole), more])]
+
+
 def rare_class_draw(rows: pd.DataFrame, frames: FrameSet, temperature: float, seed: int) -> pd.DataFrame:
     """Draw as many of the rows as there are, those that hold rare classes more often; some come twice, some never.
 

@@ -278,8 +278,13 @@ Run = Callable[[Callable[[_Share], None], list[_Share]], None]
 
 @contextmanager
 def _threads() -> Iterator[tuple[int, Run]]:
-    """Give torch's number of threads, and what runs work on shares in as many, in each of which torch keeps to that one."""
+    """Give torch's number of threads, and what runs work on shares in as many; torch keeps to one in each, and in this one.
+
+    After an operation in several threads, torch's others wait for the next one at full speed, some milliseconds long:
+    they would take the cores that the shares are worked on.
+    """
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    torch.set_num_threads(1)
 
     def in_this_mode(work: Callable[[_Share], None], share: _Share) -> None:
         with torch.inference_mode(inference), torch.no_grad():  # a new thread knows nothing of its maker's
@@ -302,7 +307,7 @@ def _threads() -> Iterator[tuple[int, Run]]:
 
 def _summarise(members: Iterable[Tensor], convert: Convert, measures: Collection[str]) -> Uncertainty:
     # The members of a stacked tensor are there already, so a block can meet them all while it is in the cache.
-    together = isinstance(members, Tensor) and members.is_contiguous() and len(members) > 0
+    together = isinstance(members, Tensor) and len(members) > 0 and members[0].is_contiguous()
     groups: Iterable[Iterable[Tensor]] = [members] if together else ([values] for values in members)
     count, shape = 0, torch.Size()
     with _threads() as (threads, run):
@@ -318,7 +323,7 @@ def _summarise(members: Iterable[Tensor], convert: Convert, measures: Collection
             raise InputError("no member gave logits; uncertainty needs at least 1 member: pass a tensor for each")
         ensemble_entropy = torch.empty_like(totals.entropy)
         run(partial(_Share.write_entropy, ensemble_entropy=ensemble_entropy), shares)
-    maps = _maps_of(totals, ensemble_entropy, count)
+        maps = _maps_of(totals, ensemble_entropy, count)
     maps = {name: maps[name].reshape(shape[0], *shape[2:]) for name in measures}
     return Uncertainty(maps, totals.mean.reshape(shape), measure_bounds(count, shape[1]))
 

@@ -80,16 +80,6 @@ def test_instances_take_the_classes_of_the_target():
     assert named.tolist() == [[0, 8002, 8001, 6003, 10004]]
 
 
-def test_adapted_statistics_are_those_of_the_frames():
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
-    images = torch.randint(0, 256, (32, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    adaptation.adapt_statistics(network, images)
-    with torch.no_grad():
-        features = network[0](images.float() / 255)
-    torch.testing.assert_close(network[1].running_mean, features.mean((0, 2, 3)))
-    assert network[1].momentum == 0.1 and not network.training
-
-
 def results(seeds: int, **rows: float) -> dict:
     return {
         f"{cell}-seed{seed}": {"iou": [value + seed] * 10 + [None], "iou_thresholded": [value + seed] * 11}
