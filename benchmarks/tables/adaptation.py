@@ -104,9 +104,9 @@ PLANS = {
         student_steps=250, rounds=2, detector_steps=600, learning_rate=4e-3, student_rate=2e-3, detector_rate=3e-3,
     ),
     "medium": Plan(
-        street_px=(80, 160), camvid_px=(96, 128), simulator_frames=800, foreground_frames=400, held_out_frames=60,
-        street_frames=300, street_test_frames=80, width=0.25, detector_width=1.0, batch_frames=8, steps=1200,
-        student_steps=400, rounds=2, detector_steps=1000, learning_rate=4e-3, student_rate=2e-3, detector_rate=3e-3,
+        street_px=(64, 128), camvid_px=(72, 96), simulator_frames=1000, foreground_frames=500, held_out_frames=60,
+        street_frames=300, street_test_frames=80, width=0.5, detector_width=1.0, batch_frames=8, steps=2400,
+        student_steps=800, rounds=2, detector_steps=1500, learning_rate=2e-3, student_rate=1e-3, detector_rate=3e-3,
     ),
     "full": Plan(
         street_px=(128, 256), camvid_px=(144, 192), simulator_frames=2000, foreground_frames=1000, held_out_frames=80,

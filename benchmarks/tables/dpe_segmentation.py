@@ -1,7 +1,7 @@
 """CamVid: 5 % of the train frames at random, 5 % more by each strategy, and the network that learns from the 10 %."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -101,14 +101,17 @@ def camvid_in_memory(path: Path, height_px: int, width_px: int) -> tuple[Labelle
     return camvid(path, height_px, width_px)
 
 
-def _choose(
-    data: partial[tuple[Labelled, Labelled, list[str]]],
-    plan: Plan,
-    seed: int,
-    device: str,
-    _before: Mapping[str, Found],
-) -> Found:
-    """Train the ensemble on the first frames and let each strategy choose from the rest."""
+Data = Callable[[], tuple[Labelled, Labelled, list[str]]]
+
+
+def _choose(data: Data, plan: Plan, seed: int, device: str, _before: Mapping[str, Found]) -> Found:
+    return {"labelled": labelled_rows(data, plan, seed, device, CHOICES)}
+
+
+def labelled_rows(
+    data: Data, plan: Plan, seed: int, device: str, choices: Mapping[str, tuple[str, str, str]]
+) -> dict[str, list[int]]:
+    """Train the ensemble on the first frames and let each strategy choose from the rest; return all labelled rows."""
     train, _, drives = data()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1000 + seed)).tolist()
     first = order[: math.ceil(len(train) * plan.first_percent / 100)]
@@ -119,36 +122,43 @@ def _choose(
     train_network(
         ensemble, labelled, plan, plan.ensemble_steps, seed, device, ensemble_loss(loss, weights_of(labelled))
     )
-    tables = {}
-    for measure, reduction in {(measure, reduction) for _, measure, reduction in CHOICES.values()}:
-        batches = (
-            (
-                [f"{row:06d}" for row in range(start, min(start + 8, len(train)))],
-                train.images[start : start + 8].float() / 255,
-            )
-            for start in range(0, len(train), 8)
-        )
-        rows = list(score_frames(ensemble, batches, ScoreSettings(measure=measure, reduction=reduction), device=device))
-        tables[measure, reduction] = pd.DataFrame(
-            {
-                "frame_id": [row.frame_id for row in rows],
-                "score": [row.score for row in rows],
-                "embedding": [row.embedding for row in rows],
-                "drive_id": drives,
-                "measure": measure,
-            }
-        )
-    found: Found = {"labelled": {}}
-    for name, (strategy, measure, reduction) in CHOICES.items():
-        table = tables[measure, reduction]
+    scored = {
+        (measure, reduction): _scored(ensemble, train, drives, measure, reduction, device)
+        for measure, reduction in {(measure, reduction) for _, measure, reduction in choices.values()}
+    }
+    found = {}
+    for name, (strategy, measure, reduction) in choices.items():
+        table = scored[measure, reduction]
         settings = SelectionSettings(budget_frames=budget, strategy=strategy, seed=seed)
         chosen = choose_frames(table, settings, table.iloc[first][["frame_id", "embedding"]])
-        found["labelled"][name] = first + [int(frame_id) for frame_id in chosen["frame_id"]]
+        found[name] = first + [int(frame_id) for frame_id in chosen["frame_id"]]
     return found
 
 
+def _scored(
+    ensemble: nn.Module, train: Labelled, drives: list[str], measure: str, reduction: str, device: str
+) -> pd.DataFrame:
+    batches = (
+        (
+            [f"{row:06d}" for row in range(start, min(start + 8, len(train)))],
+            train.images[start : start + 8].float() / 255,
+        )
+        for start in range(0, len(train), 8)
+    )
+    rows = list(score_frames(ensemble, batches, ScoreSettings(measure=measure, reduction=reduction), device=device))
+    return pd.DataFrame(
+        {
+            "frame_id": [row.frame_id for row in rows],
+            "score": [row.score for row in rows],
+            "embedding": [row.embedding for row in rows],
+            "drive_id": drives,
+            "measure": measure,
+        }
+    )
+
+
 def _learn(
-    data: partial[tuple[Labelled, Labelled, list[str]]],
+    data: Data,
     plan: Plan,
     name: str,
     seed: int,

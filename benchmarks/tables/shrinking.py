@@ -296,13 +296,21 @@ def verdict(lines: Iterable[tuple[bool, str]]) -> str:
 
 def latency_ms(task: Task, networks: Mapping[str, nn.Module], repeats: int = 50) -> dict[str, float]:
     """Measure networks in onnxruntime, one thread, one frame, taking turns; the median of each."""
+    return latency_ms_and_bytes(task.shape, networks, repeats)[0]
+
+
+def latency_ms_and_bytes(
+    shape: tuple[int, int, int], networks: Mapping[str, nn.Module], repeats: int = 50
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Measure networks as `latency_ms` does, for frames of shape (channel, height, width), and their ONNX files' bytes."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {}
         for name, network in networks.items():
             path = Path(folder) / f"{len(paths)}.onnx"
-            export_onnx(fold_batchnorm(network.eval()), path, *task.shape[1:], channels=task.shape[0])
+            export_onnx(fold_batchnorm(network.eval()), path, *shape[1:], channels=shape[0])
             paths[name] = path
-        return {row.model: row.median_ms for row in measure_latency_ms(paths, repeats=repeats)}
+        milliseconds = {row.model: row.median_ms for row in measure_latency_ms(paths, repeats=repeats)}
+        return milliseconds, {name: path.stat().st_size for name, path in paths.items()}
 
 
 def torch_pruning_hooks(

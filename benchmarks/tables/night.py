@@ -1,0 +1,350 @@
+"""The whole promise in one table: a tenth of the labels and the simulator, in a network a tenth of the size.
+
+Every row learns from scratch for the same number of steps; each adds one of the night's stages to the row before. Rows
+are judged on CamVid's published val part, of which nothing is learnt; only the first row sees more than a tenth of the
+train part's labels.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.tables import adaptation_data as frames_data
+from benchmarks.tables.adaptation import camvid_world
+from benchmarks.tables.adaptation_batches import Labels, SegmentationStream, Variation
+from benchmarks.tables.data import Labelled
+from benchmarks.tables.dpe_segmentation import CHOICES, camvid_in_memory, labelled_rows
+from benchmarks.tables.dpe_segmentation import Plan as ChoicePlan
+from benchmarks.tables.night_report import page, plot
+from benchmarks.tables.results import Report
+from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.shrinking import latency_ms_and_bytes, seeded
+from perception.adaptation.pseudo import IGNORE, class_thresholds, confidence_histogram, pseudo_quality
+from perception.adaptation.statistics import adapt_statistics
+from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
+from perception.compression.cost import count_macs, count_parameters
+from perception.compression.low_rank import factorise_by_latency
+from perception.data.loading import Batch
+from perception.data.scenes.world import world_from_dict
+from perception.errors import InputError
+from perception.metrics.confusion import confusion_matrix, iou
+from perception.models.checkpoint import load_network, save_network
+from perception.models.erfnet import ERFNet
+from perception.training.loop import TrainSettings, class_weights, evaluation_mode, fit
+
+ABOUT = (
+    "the night's promise: full supervision, a tenth at random and chosen, simulator, pseudo-labels, pruned, compressed"
+)
+TAXONOMY = "camvid11"
+WORLD_SEED = 7
+CLIP_FRAMES = 10  # its test part is one drive: clips of it stand for conditions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Say how large the experiment is."""
+
+    height_px: int
+    width_px: int
+    width: float  # of ERFNet
+    simulator_frames: int
+    choice: ChoicePlan  # how the tenth is chosen
+    chosen_by: str = "k_centre information"  # one of dpe_segmentation.CHOICES
+    batch_frames: int = 8
+    steps: int  # of every row
+    epochs: int  # that the steps are divided into: shrinking acts after each
+    prune_epoch: int  # after it channels leave, counted from 0
+    learning_rate: float
+    press: float  # share of the median neuron norm that one proximal step takes at first
+    cost_share: float  # of the network's latency, by block_costs, that may be left
+    simulator_share: float = 0.5  # of a batch, where only labels are learnt beside it
+    pseudo_shares: tuple[int, int, int] = (2, 3, 3)  # of a batch: simulator, labels, pseudo-labels
+    kept_share: float = 0.8  # of each class, the most confident pixels become pseudo-labels
+    highest_threshold: float = 0.9
+    energy: float = 0.95  # that low-rank layers keep
+    variation: Variation = field(default_factory=Variation)
+    world: Mapping[str, Any] = field(default_factory=camvid_world)
+
+
+PLANS = {
+    "small": Plan(
+        height_px=72, width_px=96, width=1.0, simulator_frames=800, steps=1200, epochs=30, prune_epoch=11,
+        learning_rate=2e-3, press=0.05, cost_share=0.4,
+        choice=ChoicePlan(height_px=72, width_px=96, width=0.25, members=4, beta=1e-7, first_percent=5, percent=10,
+                          ensemble_steps=150, steps=400),
+    ),
+    "full": Plan(
+        height_px=144, width_px=192, width=1.0, simulator_frames=2000, batch_frames=16, steps=6000, epochs=60,
+        prune_epoch=23, learning_rate=1e-3, press=0.05, cost_share=0.45, pseudo_shares=(4, 6, 6),
+        choice=ChoicePlan(height_px=144, width_px=192, width=0.5, members=8, beta=1e-7, first_percent=5, percent=10,
+                          ensemble_steps=600, steps=2000, learning_rate=2e-3),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where networks are kept between cells, and what they learn from."""
+
+    request: Request
+    plan: Plan
+
+    @property
+    def folder(self) -> Path:
+        folder = self.request.work / "night" / self.request.section / "kept"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def network_path(self, row: str, seed: int) -> Path:
+        return self.folder / f"{row}-seed{seed}.safetensors"
+
+    def network(self, row: str, seed: int) -> nn.Module:
+        """Load the network of a row."""
+        return load_network(self.network_path(row, seed)).to(self.request.device)
+
+    def real(self) -> tuple[Labelled, Labelled, list[str]]:
+        """Return CamVid's train and val frames, and the drive of each train frame."""
+        assert self.request.data is not None
+        return camvid_in_memory(self.request.data, self.plan.height_px, self.plan.width_px)
+
+    def labels(self, rows: list[int]) -> Labels:
+        """Return train frames with their labels, on the device."""
+        part = self.real()[0].take(rows)
+        return Labels(part.images.to(self.request.device), part.labels.to(torch.uint8).to(self.request.device))
+
+    def simulator(self) -> Labels:
+        """Return the simulator's frames, on the device."""
+        kept = _kept_simulator(self.folder / "simulator.npz")
+        return Labels(kept.images.to(self.request.device), kept.labels.to(self.request.device))
+
+
+@cache
+def _kept_simulator(path: Path) -> frames_data.Simulated:
+    return frames_data.kept(path)
+
+
+def cells(request: Request) -> list[Cell]:
+    """Return the simulator's frames, then for each seed the choice and every row, then the latency of all."""
+    if request.data_kind != "camvid" or request.data is None:
+        raise InputError(f"table night: DATA holds {request.data_kind}; give CamVid")
+    work = Work(request, PLANS[request.size])
+    settings = asdict(work.plan) | {"world_seed": WORLD_SEED}
+    made = [Cell(name="simulator", compute=partial(_render, work), settings=settings)]
+    for seed in range(request.seeds):
+        for name, (compute, needs) in CELLS.items():
+            made.append(
+                Cell(
+                    name=f"{name}-seed{seed}",
+                    compute=partial(compute, work, seed),
+                    settings=settings,
+                    needs=("simulator", *(f"{each}-seed{seed}" for each in needs)),
+                )
+            )
+    measured = tuple(f"{name}-seed0" for name in ("full", "compressed"))
+    latency = Cell(
+        name="latency", compute=partial(_latency, work), settings=settings, needs=measured, side_by_side=True
+    )
+    return [*made, latency]
+
+
+def report(request: Request, results: Mapping[str, Found]) -> Report:
+    """Say what each row reached, and what of the promise holds."""
+    body, figures = page(PLANS[request.size], request, results)
+    return Report(title="What a night is worth", body=body, figures=figures, plot=plot(figures))
+
+
+# ---------------------------------------------------------------- what is learnt from
+
+
+def _render(work: Work, _before: Mapping[str, Found]) -> Found:
+    plan = work.plan
+    frames = frames_data.simulated(
+        world_from_dict(plan.world), frames_data.taxonomy_of("camvid"), WORLD_SEED, frames_data.SIMULATOR_DRIVES,
+        plan.simulator_frames, (plan.height_px, plan.width_px), work.request.workers,
+    )  # fmt: skip
+    frames_data.keep(work.folder / "simulator.npz", frames)
+    return {"frames": len(frames.images)}
+
+
+def _choose(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
+    """Choose a tenth of the train frames: half of it at random, the rest by the ensemble that learnt from that half."""
+    names = {name: CHOICES[name] for name in ("random", work.plan.chosen_by)}
+    found = labelled_rows(work.real, work.plan.choice, seed, work.request.device, names)
+    return {"random": found["random"], "chosen": found[work.plan.chosen_by]}
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One epoch of batches, drawn from several sources in fixed shares."""
+
+    sources: list[Labels]
+    shares: list[int]
+    plan: Plan
+    seed: int
+
+    def __len__(self) -> int:
+        return self.plan.steps // self.plan.epochs
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(SegmentationStream(self.sources, self.shares, len(self), self.plan.variation, self.seed))
+
+
+# ---------------------------------------------------------------- the rows
+
+
+def _full(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
+    everything = list(range(len(work.real()[0])))
+    return _learn(work, "full", seed, [work.labels(everything)], [work.plan.batch_frames])
+
+
+def _tenth(work: Work, seed: int, before: Mapping[str, Found], *, row: str) -> Found:
+    labels = work.labels(before[f"choose-seed{seed}"][row])
+    return _learn(work, row, seed, [labels], [work.plan.batch_frames])
+
+
+def _simulator(work: Work, seed: int, before: Mapping[str, Found]) -> Found:
+    labels = work.labels(before[f"choose-seed{seed}"]["chosen"])
+    share = round(work.plan.batch_frames * work.plan.simulator_share)
+    shares = [share, work.plan.batch_frames - share]
+    return _learn(work, "simulator", seed, [work.simulator(), labels], shares, know_target=True)
+
+
+def _pseudo(work: Work, seed: int, before: Mapping[str, Found], *, row: str) -> Found:
+    """Learn from all three; as row `pruned` the network loses weight while it learns."""
+    chosen = before[f"choose-seed{seed}"]["chosen"]
+    train = work.real()[0]
+    others = [number for number in range(len(train)) if number not in set(chosen)]
+    unlabelled = work.labels(others)
+    pseudo = _pseudo_labels(work.network("simulator", seed), unlabelled.images, work.plan)
+    quality = pseudo_quality(zip(unlabelled.labels.cpu().numpy(), pseudo.cpu().numpy(), strict=True), _classes())
+    sources = [work.simulator(), work.labels(chosen), Labels(unlabelled.images, pseudo)]
+    found = _learn(work, row, seed, sources, list(work.plan.pseudo_shares), know_target=True, shrink=row == "pruned")
+    return found | {"coverage": 100 * quality.coverage, "precision": 100 * quality.precision}
+
+
+def _compressed(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
+    """Replace layers of the pruned network by low-rank pairs where onnxruntime is faster with them."""
+    torch.set_num_threads(1)
+    network = work.network("pruned", seed).cpu().eval()
+    example = torch.zeros(1, 3, work.plan.height_px, work.plan.width_px)
+    made = factorise_by_latency(network, example, work.plan.energy)
+    ranks = {row.layer: row.rank for row in made.layers if row.choice != "dense"}
+    return _kept_and_judged(work, made.network.eval(), "compressed", seed) | {"ranks": ranks}
+
+
+CELLS: dict[str, tuple[Callable[..., Found], tuple[str, ...]]] = {
+    "full": (_full, ()),
+    "choose": (_choose, ()),
+    "random": (partial(_tenth, row="random"), ("choose",)),
+    "chosen": (partial(_tenth, row="chosen"), ("choose",)),
+    "simulator": (_simulator, ("choose",)),
+    "pseudo": (partial(_pseudo, row="pseudo"), ("choose", "simulator")),
+    "pruned": (partial(_pseudo, row="pruned"), ("choose", "simulator")),
+    "compressed": (_compressed, ("pruned",)),
+}
+
+
+def _learn(
+    work: Work, row: str, seed: int, sources: list[Labels], shares: list[int], *, know_target: bool = False,
+    shrink: bool = False,
+) -> Found:  # fmt: skip
+    """Train a network from scratch for the plan's steps; keep and judge it.
+
+    know_target: its normalisation layers end with the averages over the unlabelled train frames.
+    """
+    torch.set_num_threads(1)  # what this costs a network this small is less than what a second thread takes from others
+    plan, device = work.plan, work.request.device
+    network = seeded(lambda: ERFNet(_classes(), width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
+    settings = TrainSettings(
+        epochs=plan.epochs, batch_frames=plan.batch_frames, learning_rate=plan.learning_rate, weight_decay=1e-4,
+        schedule="poly", seed=seed, device=device, mixed_precision=device.startswith("cuda"),
+        captured=device.startswith("cuda") and not work.request.eager,
+    )  # fmt: skip
+    hooks = _shrinking(network, plan).after_epoch if shrink else None
+    fit(
+        network, lambda epoch: _Epoch(sources, shares, plan, 1000 * seed + epoch), settings,
+        class_weights=_weights(sources), iterations_per_epoch=plan.steps // plan.epochs, after_epoch=hooks,
+    )  # fmt: skip
+    if know_target:
+        network.to(device)
+        images = work.real()[0].images
+        adapt_statistics(network, (part.to(device).float() / 255 for part in images.split(16)))
+    return _kept_and_judged(work, network, row, seed)
+
+
+def _shrinking(network: nn.Module, plan: Plan) -> CompressionAwareTraining:
+    settings = ShrinkSettings(
+        strength_share=plan.press, reload_epochs=(plan.prune_epoch,), target_cost_share=plan.cost_share,
+        importance="loss", multiple_of=8,
+    )  # fmt: skip
+    example = torch.zeros(1, 3, plan.height_px, plan.width_px)
+    return CompressionAwareTraining(network, example, plan.learning_rate, settings)
+
+
+def _weights(sources: list[Labels]) -> np.ndarray:
+    counts = sum(torch.bincount(source.labels.flatten().int(), minlength=256)[: _classes()].cpu() for source in sources)
+    return class_weights(counts.numpy())  # type: ignore[union-attr]
+
+
+def _classes() -> int:
+    return len(frames_data.taxonomy_of("camvid").classes)
+
+
+def _pseudo_labels(network: nn.Module, images: Tensor, plan: Plan) -> Tensor:
+    """Label frames by what the network is sure of, class by class: (frame, height, width) uint8, 255 where it is not."""
+    classes, confidence = _predictions(network, images)
+    pairs = zip(classes.cpu().numpy(), confidence.cpu().numpy(), strict=True)
+    limits = class_thresholds(confidence_histogram(pairs, _classes()), plan.kept_share, plan.highest_threshold)
+    sure = confidence >= torch.tensor(limits, device=images.device, dtype=torch.float32)[classes.long()]
+    return torch.where(sure, classes, IGNORE)
+
+
+def _predictions(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Give class and confidence of every pixel: (frame, height, width) uint8 and float32."""
+    classes, confidence = [], []
+    for part in images.split(16):
+        with evaluation_mode(network):
+            probability, winner = network(part.float() / 255).float().softmax(1).max(1)
+        classes.append(winner.to(torch.uint8))
+        confidence.append(probability)
+    return torch.cat(classes), torch.cat(confidence)
+
+
+def _kept_and_judged(work: Work, network: nn.Module, row: str, seed: int) -> Found:
+    """Keep a network and say how good it is on the test frames, and how large it is."""
+    save_network(network.cpu(), work.network_path(row, seed), {})
+    test = work.real()[1]
+    classes, _ = _predictions(network.to(work.request.device), test.images.to(work.request.device))
+    labels, predicted = test.labels.numpy(), classes.cpu().numpy()
+    clips = [
+        confusion_matrix(labels[start : start + CLIP_FRAMES], predicted[start : start + CLIP_FRAMES], _classes())
+        for start in range(0, len(labels) - CLIP_FRAMES + 1, CLIP_FRAMES)
+    ]
+    ious = iou(confusion_matrix(labels, predicted, _classes()))
+    return {
+        "miou": 100 * float(np.nanmean(ious)),
+        "worst_clip_miou": 100 * min(float(np.nanmean(iou(clip))) for clip in clips),
+        "iou": [None if np.isnan(each) else 100 * float(each) for each in ious],
+        "parameters": count_parameters(network.cpu()),
+        "macs": count_macs(network, (3, work.plan.height_px, work.plan.width_px)),
+    }
+
+
+def _latency(work: Work, before: Mapping[str, Found]) -> Found:
+    """Measure the dense network and all shrunk ones side by side: milliseconds a frame, and the ONNX file's bytes."""
+    names = [name for name in before if name.split("-")[0] in ("pruned", "compressed")]
+    networks = {name: load_network(work.network_path(*_row_and_seed(name))) for name in ("full-seed0", *names)}
+    shape = (3, work.plan.height_px, work.plan.width_px)
+    milliseconds, sizes = latency_ms_and_bytes(shape, networks)
+    return {"latency_ms": milliseconds, "bytes": sizes}
+
+
+def _row_and_seed(name: str) -> tuple[str, int]:
+    row, seed = name.split("-seed")
+    return row, int(seed)

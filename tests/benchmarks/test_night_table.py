@@ -1,0 +1,108 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.tables import night, night_report
+from benchmarks.tables.data import Labelled
+from benchmarks.tables.runner import Request
+from perception.adaptation.pseudo import IGNORE
+from perception.errors import InputError
+from perception.models.checkpoint import load_network
+
+TINY = replace(
+    night.PLANS["small"],
+    height_px=32,
+    width_px=32,
+    width=0.5,
+    batch_frames=4,
+    steps=6,
+    epochs=3,
+    prune_epoch=1,
+    cost_share=0.9,
+)
+
+
+def request(**changes: object) -> Request:
+    return Request(**({"table": "night", "data": Path("camvid"), "data_kind": "camvid", "seeds": 2} | changes))
+
+
+def results(**rows: float) -> dict:
+    found = {
+        f"{row}-seed{seed}": {
+            "miou": miou + seed,
+            "worst_clip_miou": miou - 10,
+            "parameters": 100_000 if row in night_report.SHRUNK else 1_000_000,
+            "macs": 1e6,
+        }
+        for row, miou in rows.items()
+        for seed in range(2)
+    }
+    names = [name for name in found if name == "full-seed0" or name.split("-")[0] in night_report.SHRUNK]
+    times = {name: 4.0 if name == "full-seed0" else 0.8 for name in names}
+    return found | {"latency": {"latency_ms": times, "bytes": dict.fromkeys(names, 2048)}}
+
+
+def test_the_promise_is_held_to_the_figures() -> None:
+    found = results(full=50.0, random=40.0, chosen=42.0, simulator=45.0, pseudo=48.5, pruned=48.0, compressed=47.0)
+    body, figures = night_report.page(night.PLANS["small"], request(), found)
+    assert "- holds: a tenth of the labels and the simulator reach 97.0 % of full supervision (goal 95)" in body
+    assert "- holds: the network that ships keeps 10.0 % of the parameters (goal 10)" in body
+    assert "- holds: it is 5.0 times faster (goal 4)" in body
+    assert "- does not hold: shrinking costs +1.5 points (goal at most 1)" in body
+    assert "| 10 % of the labels, chosen − 10 % of the labels, at random | +2.0" in body
+    assert figures["rows"]["chosen"]["latency_ms"] == [4.0, 4.0]
+    assert night_report.plot(figures).axes
+
+
+def test_rows_that_are_not_done_in_every_seed_are_left_out() -> None:
+    found = results(full=50.0, random=40.0, chosen=42.0)
+    del found["chosen-seed1"]
+    body, figures = night_report.page(night.PLANS["small"], request(), found)
+    assert list(figures["rows"]) == ["full", "random"] and "full supervision (goal" not in body
+    with pytest.raises(InputError, match="full supervision is not done"):
+        night_report.page(night.PLANS["small"], request(), results(random=40.0))
+
+
+def test_every_cell_comes_after_what_it_needs() -> None:
+    seen: set[str] = set()
+    for cell in night.cells(request()):
+        assert set(cell.needs) <= seen, cell.name
+        seen.add(cell.name)
+    with pytest.raises(InputError, match="give CamVid"):
+        night.cells(request(data=None, data_kind="scenes"))
+
+
+def frames(count: int, seed: int) -> Labelled:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return Labelled(images, (images[:, 0] > 127).long())
+
+
+def test_a_pruned_row_learns_shrinks_and_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(night.Work, "real", lambda _: (frames(12, 0), frames(20, 1), ["a"] * 12))
+    monkeypatch.setattr(night.Work, "simulator", lambda work: work.labels(list(range(6))))
+    work = night.Work(request(work=tmp_path), TINY)
+    before = {"choose-seed0": {"chosen": [0, 3, 5, 7]}}
+    night._simulator(work, 0, before)
+    found = night._pseudo(work, 0, before, row="pruned")
+    dense = night._full(work, 0, before)
+    assert found["parameters"] < dense["parameters"] and found["macs"] < dense["macs"]
+    assert 0 <= found["worst_clip_miou"] <= found["miou"] <= 100
+    network = load_network(work.network_path("pruned", 0))
+    assert sum(each.numel() for each in network.parameters()) == found["parameters"]
+
+
+def test_pseudo_labels_are_the_most_confident_pixels_of_each_class() -> None:
+    class Sure(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:  # class 0 above, 1 below, surer to the right
+            ramp = torch.linspace(0.5, 3, images.shape[3]).expand(len(images), 1, *images.shape[2:]).clone()
+            upper = torch.arange(images.shape[2])[None, None, :, None] < images.shape[2] // 2
+            zeros = torch.zeros(len(images), 9, *images.shape[2:])
+            return torch.cat([ramp * upper, ramp * ~upper, zeros], 1)
+
+    plan = replace(TINY, kept_share=0.25, highest_threshold=1.0)
+    labels = night._pseudo_labels(Sure(), torch.zeros(2, 3, 32, 32, dtype=torch.uint8), plan)
+    assert (labels[:, :, :20] == IGNORE).all()
+    assert (labels[:, :16, -4:] == 0).all() and (labels[:, 16:, -4:] == 1).all()
