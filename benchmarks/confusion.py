@@ -12,8 +12,6 @@ The limit is one increment a pixel and nanosecond. The last line is JSON.
 
 import argparse
 import importlib
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +25,7 @@ import torch
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.duel import finish, result
 from perception.data.taxonomies import load_taxonomy
 from perception.metrics.confusion import confusion_matrix
 from perception.metrics.segmentation import GroupSums
@@ -53,9 +52,7 @@ def main() -> int:
     for name, found in counts.items():
         assert np.array_equal(found, counts["ours"]), f"{name} counts other integers"
     measured = {threads: _measure(runs, pairs, options.rounds, threads) for threads in options.threads}
-    report = _report(measured)
-    print(json.dumps(report))
-    return 0 if report["pass"] else 1
+    return finish(_report(measured))
 
 
 def _measure(runs: dict[str, Callable], pairs: list, rounds: int, threads: int) -> dict[str, float]:
@@ -164,26 +161,22 @@ def _report(measured: dict[int, dict[str, float]]) -> dict:
     # Both run in one thread: processor time tells their difference of some percent also on a machine that is in use.
     extra = max(each["sliced cpu"] / each["ours cpu"] for each in measured.values()) - 1
     ratio = ms["torchmetrics"] / ms["ours"]
-    load = os.getloadavg()[0]
-    return {
-        "duel": "confusion",
-        "ours": round(ms["ours"], 3),
-        "peer": round(ms["torchmetrics"], 3),
-        "unit": "ms an image of 1024 x 2048",
-        "ratio": round(ratio, 2),
-        "ratio_by_threads": {str(n): round(each["torchmetrics"] / each["ours"], 2) for n, each in measured.items()},
-        "cpu_ratio": round(min(each["torchmetrics cpu"] / each["ours cpu"] for each in measured.values()), 2),
-        "bar": TORCHMETRICS_BAR,
-        "limit_share": round(HEIGHT_PX * WIDTH_PX * 1e-6 / ms["ours"], 3),
-        "pass": bool(ratio >= TORCHMETRICS_BAR and cityscapes >= CITYSCAPES_BAR and extra <= SLICES_BAR),
-        "cityscapesscripts_ratio": round(cityscapes, 2),
-        "cityscapesscripts_bar": CITYSCAPES_BAR,
-        "slices_extra": round(extra, 4),
-        "slices_bar": SLICES_BAR,
-        "load": round(load, 1),
-        "quiet": load <= (os.cpu_count() or 1),
-        "cores": os.cpu_count(),
-    }
+    return result(
+        "confusion",
+        ours=round(ms["ours"], 3),
+        peer=round(ms["torchmetrics"], 3),
+        unit="ms an image of 1024 x 2048",
+        ratio=ratio,
+        bar=TORCHMETRICS_BAR,
+        limit_share=HEIGHT_PX * WIDTH_PX * 1e-6 / ms["ours"],
+        passed=ratio >= TORCHMETRICS_BAR and cityscapes >= CITYSCAPES_BAR and extra <= SLICES_BAR,
+        ratio_by_threads={str(n): round(each["torchmetrics"] / each["ours"], 2) for n, each in measured.items()},
+        cpu_ratio=round(min(each["torchmetrics cpu"] / each["ours cpu"] for each in measured.values()), 2),
+        cityscapesscripts_ratio=round(cityscapes, 2),
+        cityscapesscripts_bar=CITYSCAPES_BAR,
+        slices_extra=round(extra, 4),
+        slices_bar=SLICES_BAR,
+    )
 
 
 if __name__ == "__main__":

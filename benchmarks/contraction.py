@@ -9,10 +9,7 @@ alternate; the least time of each counts. The last line is JSON.
 """
 
 import argparse
-import json
-import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.duel import finish, least_seconds, result
 from perception.compression.expansion import contract_layer, expand_layer
 
 BAR_RATIO = 10.0
@@ -46,10 +44,8 @@ def main() -> int:
         "loop_fold": lambda: _loop_fold(chain),
     }
     with torch.no_grad():
-        seconds = _least_seconds(runs, options.rounds)
-    report = _report(seconds, errors)
-    print(json.dumps(report))
-    return 0 if report["pass"] else 1
+        seconds = least_seconds(runs, options.rounds, warm_rounds=1)
+    return finish(_report(seconds, errors))
 
 
 def _options() -> argparse.Namespace:
@@ -77,35 +73,22 @@ def _loop_fold(chain: nn.Sequential) -> Tensor:
     return folded
 
 
-def _least_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    least = dict.fromkeys(runs, float("inf"))
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if turn > 0:
-                least[name] = min(least[name], time.perf_counter() - start)
-    return least
-
-
 def _report(seconds: dict[str, float], errors: dict[str, float]) -> dict[str, object]:
     ratio = seconds["expanded"] / seconds["contracted"]
-    return {
-        "duel": "contraction",
-        "ours": round(1e3 * seconds["contracted"], 2),
-        "peer": round(1e3 * seconds["expanded"], 2),
-        "unit": "ms a frame",
-        "ratio": round(ratio, 2),
-        "bar": BAR_RATIO,
-        "limit_share": round(seconds["compact"] / seconds["contracted"], 3),
-        "pass": ratio >= BAR_RATIO,
-        "max_abs_error_float64": errors["float64"],
-        "max_abs_error_float32": errors["float32"],
-        "fold_float64_ms": round(1e3 * seconds["fold"], 2),
-        "loop_fold_float32_ms": round(1e3 * seconds["loop_fold"], 2),
-        "load": round(os.getloadavg()[0], 1),
-        "cores": os.cpu_count(),
-    }
+    return result(
+        "contraction",
+        ours=round(1e3 * seconds["contracted"], 2),
+        peer=round(1e3 * seconds["expanded"], 2),
+        unit="ms a frame",
+        ratio=ratio,
+        bar=BAR_RATIO,
+        limit_share=seconds["compact"] / seconds["contracted"],
+        passed=ratio >= BAR_RATIO,
+        max_abs_error_float64=errors["float64"],
+        max_abs_error_float32=errors["float32"],
+        fold_float64_ms=round(1e3 * seconds["fold"], 2),
+        loop_fold_float32_ms=round(1e3 * seconds["loop_fold"], 2),
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ processor time, which other programs on the machine disturb less.
 
 import argparse
 import io
-import json
 import os
 import sys
 import tempfile
@@ -37,6 +36,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.duel import finish, result
 from perception.data.loading import Augment, Batch, FrameSet, LoadSettings, WaitingTime, shuffled_batches
 from perception.data.scenes.folder import encode_scene, scene_frames
 from perception.data.scenes.world import world_from_dict
@@ -56,6 +56,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         frames = _frame_set(pairs, root, options)
+        _assert_same(pairs, frames, options)
         contenders = _contenders(pairs, frames, root, options)
         rates, cpu_ms = _measure(contenders, options)
         waiting = _waiting_share(frames, options)
@@ -64,8 +65,7 @@ def main() -> int:
               f"{cpu_ms[name]:6.2f} ms of this process's time a frame")  # fmt: skip
     print(f"waiting for data: {waiting:.1%} of the training loop's time ({_step_name(options)})")
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print(json.dumps(_verdict(rates, cpu_ms, waiting, options)))
-    return 0
+    return finish(_verdict(rates, cpu_ms, waiting, options))
 
 
 def _options() -> argparse.Namespace:
@@ -108,6 +108,16 @@ def _frame_set(pairs: list[Pair], root: Path, options: argparse.Namespace) -> Fr
 
 def _trained(options: argparse.Namespace) -> tuple[int, int]:
     return options.trained_height, options.trained_height * WIDTH // HEIGHT
+
+
+def _assert_same(pairs: list[Pair], frames: FrameSet, options: argparse.Namespace) -> None:
+    """Check that ours and the peers give equal labels, and images that differ by no more than two decoders do."""
+    for index in (0, len(pairs) - 1):
+        image, label = (torch.from_numpy(np.array(each)) for each in frames.load(index))
+        shown, expected = _shown(*(Image.open(io.BytesIO(data)) for data in pairs[index]), _trained(options))
+        assert torch.equal(label, expected), f"frame {index}: other labels than the peers'"
+        difference = float((image.permute(1, 2, 0).float() - shown.float()).abs().mean())
+        assert difference < 4, f"frame {index}: its image differs by {difference:.1f} of 255 on average"
 
 
 def _contenders(
@@ -256,17 +266,27 @@ def _verdict(
 ) -> dict[str, Any]:
     peers = [rates[name] for name in ("DataLoader", "webdataset") if name in rates]
     share, augmented = (rates[name] / rates["floor"] for name in ("ours", "ours, augmented"))
-    return {
-        "duel": "loader", "ours": round(rates["ours"], 1), "peer": round(max(peers), 1) if peers else None,
-        "ratio": round(rates["ours"] / max(peers), 2) if peers else None, "bar": BAR, "floor": round(rates["floor"], 1),
-        "limit_share": round(share, 3), "limit_share_augmented": round(augmented, 3),
-        "cpu_share": round(cpu_ms["floor"] / cpu_ms["ours"], 3),
-        "cpu_share_augmented": round(cpu_ms["floor"] / cpu_ms["ours, augmented"], 3),
-        "limit_share_of_pillow": round(rates["ours"] / rates["Pillow's floor"], 3),
-        "limit_share_of_pillow_augmented": round(rates["ours, augmented"] / rates["Pillow's floor"], 3),
-        "waiting_share": round(waiting, 4), "trained_height_px": options.trained_height, "workers": options.workers,
-        "load_average": round(os.getloadavg()[0], 2), "pass": bool(min(share, augmented) >= BAR),
-    }  # fmt: skip
+    best = max(peers, default=float("nan"))
+    return result(
+        "loader",
+        ours=round(rates["ours"], 1),
+        peer=round(best, 1) if peers else None,
+        unit="frames per second",
+        ratio=rates["ours"] / best,
+        bar=BAR,
+        limit_share=share,
+        passed=min(share, augmented) >= BAR,
+        bar_of="share of the limit",
+        floor=round(rates["floor"], 1),
+        limit_share_augmented=round(augmented, 3),
+        cpu_share=round(cpu_ms["floor"] / cpu_ms["ours"], 3),
+        cpu_share_augmented=round(cpu_ms["floor"] / cpu_ms["ours, augmented"], 3),
+        limit_share_of_pillow=round(rates["ours"] / rates["Pillow's floor"], 3),
+        limit_share_of_pillow_augmented=round(rates["ours, augmented"] / rates["Pillow's floor"], 3),
+        waiting_share=round(waiting, 4),
+        trained_height_px=options.trained_height,
+        workers=options.workers,
+    )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ the dense layer's time divided by the ratio of multiplications. The last line is
 """
 
 import argparse
-import json
-import os
 import sys
 import time
 import warnings
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.duel import EXTRA, finish, least_seconds, result
 from perception.compression.low_rank import factorise_layer
 
 BAR_RATIO = 1.0
@@ -32,9 +31,7 @@ def main() -> int:
     try:
         import tltorch
     except ImportError as error:
-        print(
-            f"tensorly-torch is not installed ({error}); install the extra 'benchmarks': pip install -e '.[benchmarks]'"
-        )
+        print(f"tensorly-torch is not installed ({error}); {EXTRA}")
         return 2
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
@@ -54,10 +51,9 @@ def main() -> int:
     x = torch.rand(1, options.channels, HEIGHT, WIDTH)
     runs: dict[str, nn.Module] = {"dense": dense, **peers, **{shape: pair for shape, (pair, _) in ours.items()}}
     with torch.no_grad():
-        seconds = _least_seconds({name: _call(module, x) for name, module in runs.items()}, options.rounds)
-    report = _report(seconds, seconds_to_decompose, errors, ours, dense)
-    print(json.dumps(report))
-    return 0 if report["pass"] else 1
+        calls = {name: _call(module, x) for name, module in runs.items()}
+        seconds = least_seconds(calls, options.rounds, warm_rounds=1)
+    return finish(_report(seconds, seconds_to_decompose, errors, ours, dense))
 
 
 def _options() -> argparse.Namespace:
@@ -107,17 +103,6 @@ def _smallest_pair(layer: nn.Conv2d, shape: str, error: float) -> tuple[nn.Seque
     return pair.eval(), _kernel_error(layer, _pair_kernel(pair, layer))
 
 
-def _least_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    least = dict.fromkeys(runs, float("inf"))
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if turn > 0:
-                least[name] = min(least[name], time.perf_counter() - start)
-    return least
-
-
 def _report(
     seconds: dict[str, float],
     decompose: dict[str, float],
@@ -130,25 +115,23 @@ def _report(
     parameters = sum(p.numel() for p in pair.parameters())
     limit = seconds["dense"] * parameters / sum(p.numel() for p in dense.parameters())  # one map size: MACs as weights
     ratio = seconds[peer] / seconds[best]
-    return {
-        "duel": "low_rank",
-        "ours": round(1e3 * seconds[best], 3),
-        "peer": round(1e3 * seconds[peer], 3),
-        "unit": "ms a frame",
-        "ratio": round(ratio, 2),
-        "bar": BAR_RATIO,
-        "limit_share": round(limit / seconds[best], 3),
-        "pass": ratio >= BAR_RATIO and error <= min(errors.values()),
-        "peer_kind": peer,
-        "dense": round(1e3 * seconds["dense"], 3),
-        "shape": best,
-        "rank": pair[0].out_channels,
-        "milliseconds": {name: round(1e3 * value, 3) for name, value in seconds.items()},
-        "relative_error": {"ours": round(error, 4)} | {kind: round(value, 4) for kind, value in errors.items()},
-        "seconds_to_decompose": {name: round(value, 2) for name, value in decompose.items()},
-        "load": round(os.getloadavg()[0], 1),
-        "cores": os.cpu_count(),
-    }
+    return result(
+        "low_rank",
+        ours=round(1e3 * seconds[best], 3),
+        peer=round(1e3 * seconds[peer], 3),
+        unit="ms a frame",
+        ratio=ratio,
+        bar=BAR_RATIO,
+        limit_share=limit / seconds[best],
+        passed=ratio >= BAR_RATIO and error <= min(errors.values()),
+        peer_kind=peer,
+        dense=round(1e3 * seconds["dense"], 3),
+        shape=best,
+        rank=pair[0].out_channels,
+        milliseconds={name: round(1e3 * value, 3) for name, value in seconds.items()},
+        relative_error={"ours": round(error, 4)} | {kind: round(value, 4) for kind, value in errors.items()},
+        seconds_to_decompose={name: round(value, 2) for name, value in decompose.items()},
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ more memory, to a tenth. The last line is JSON.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.duel import finish, result
 from perception.selection.budget import choose_frames
 from perception.selection.settings import SelectionSettings
 from perception.selection.shortlist import BATCH_ROWS, shortlist_files
@@ -47,27 +47,23 @@ def main() -> int:
     memory_growth = whole["peak_mib"] / tenth["peak_mib"]
     passed = whole["seconds"] < BAR_SECONDS and whole["peak_mib"] < BAR_MIB
     passed = passed and growth <= BAR_GROWTH and memory_growth <= BAR_MEMORY_GROWTH
-    report = {
-        "duel": "pool_selection",
-        "ours": whole["seconds"],
-        "peer": BAR_SECONDS,
-        "unit": "seconds",
-        "ratio": round(BAR_SECONDS / whole["seconds"], 2),
-        "bar": 1.0,
-        "limit_share": round(whole["read_seconds"] / whole["seconds"], 3),
-        "pass": passed,
-        "frames": options.frames,
-        "budget_frames": options.budget,
-        "peak_mib": whole["peak_mib"],
-        "tenth_seconds": tenth["seconds"],
-        "tenth_peak_mib": tenth["peak_mib"],
-        "growth": round(growth, 2),
-        "load": round(os.getloadavg()[0], 1),
-        "quiet": os.getloadavg()[0] <= (os.cpu_count() or 1),
-        "cores": os.cpu_count(),
-    }
-    print(json.dumps(report))
-    return 0 if passed else 1
+    report = result(
+        "pool_selection",
+        ours=whole["seconds"],
+        peer=BAR_SECONDS,
+        unit="seconds",
+        ratio=BAR_SECONDS / whole["seconds"],
+        bar=1.0,
+        limit_share=whole["read_seconds"] / whole["seconds"],
+        passed=passed,
+        frames=options.frames,
+        budget_frames=options.budget,
+        peak_mib=whole["peak_mib"],
+        tenth_seconds=tenth["seconds"],
+        tenth_peak_mib=tenth["peak_mib"],
+        growth=round(growth, 2),
+    )
+    return finish(report)
 
 
 def _run(folder: Path, frames: int, budget: int) -> dict:

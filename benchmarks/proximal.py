@@ -10,10 +10,7 @@ once. Rounds alternate; the least time of each counts. The last line is JSON.
 """
 
 import argparse
-import json
-import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.duel import EXTRA, finish, least_seconds, result
 from perception.models.erfnet import ERFNet
 from perception.sparsity.groups import Groups, find_groups
 from perception.sparsity.proximal import calibrate_strength, proximal_step, zero_neurons
@@ -36,14 +34,12 @@ def main() -> int:
     try:
         import torch_pruning
     except ImportError as error:
-        print(
-            f"torch-pruning is not installed ({error}); install the extra 'benchmarks': pip install -e '.[benchmarks]'"
-        )
+        print(f"torch-pruning is not installed ({error}); {EXTRA}")
         return 2
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     example = torch.zeros(1, 3, 64, 128)
-    unmodified, plain = ERFNet(CLASSES), _plain(ERFNet(CLASSES))
+    unmodified, plain = ERFNet(CLASSES), plain_samplers(ERFNet(CLASSES))
     _assert_exact_zeros(plain, example)
     importance = torch_pruning.importance.GroupMagnitudeImportance()
     pruner = torch_pruning.pruner.GroupNormPruner(plain, example, importance, ignored_layers=[plain.classifier])
@@ -51,11 +47,9 @@ def main() -> int:
     _gradients(plain)
     runs: dict[str, Callable[[], object]] = {name: _step(found) for name, found in groups.items()}
     runs |= {"peer": lambda: pruner.regularize(plain), "limit": _read_and_write(unmodified)}
-    seconds = _least_seconds(runs, options.rounds)
-    seconds["sgd_step"] = _least_seconds({"sgd_step": _sgd_step(unmodified)}, 3)["sgd_step"]
-    report = _report(seconds, _peer_on_unmodified(torch_pruning, example))
-    print(json.dumps(report))
-    return 0 if report["pass"] else 1
+    seconds = least_seconds(runs, options.rounds, warm_rounds=1)
+    seconds |= least_seconds({"sgd_step": _sgd_step(unmodified)}, 3, warm_rounds=1)
+    return finish(_report(seconds, _peer_on_unmodified(torch_pruning, example)))
 
 
 def _options() -> argparse.Namespace:
@@ -65,17 +59,17 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _plain(network: ERFNet) -> ERFNet:
+def plain_samplers(network: ERFNet, width: float = 1.0) -> ERFNet:
     """Exchange what the peer cannot follow for plain convolutions of the same widths."""
     for part, name, inputs, outputs in [
-        (network.encoder, "downsample_1", 3, 16), (network.encoder, "downsample_2", 16, 64),
-        (network.encoder, "downsample_8", 64, 128), (network.decoder, "upsample_17", 128, 64),
-        (network.decoder, "upsample_20", 64, 16),
+        (network.encoder, "downsample_1", 3, 16 * width), (network.encoder, "downsample_2", 16 * width, 64 * width),
+        (network.encoder, "downsample_8", 64 * width, 128 * width), (network.decoder, "upsample_17", 128 * width, 64 * width),
+        (network.decoder, "upsample_20", 64 * width, 16 * width),
     ]:  # fmt: skip
         up = part is network.decoder
-        conv = nn.Conv2d(inputs, outputs, 3, stride=1 if up else 2, padding=1)
+        conv = nn.Conv2d(int(inputs), int(outputs), 3, stride=1 if up else 2, padding=1)
         first = [nn.Upsample(scale_factor=2)] if up else []
-        setattr(part, name, nn.Sequential(*first, conv, nn.BatchNorm2d(outputs), nn.ReLU()))
+        setattr(part, name, nn.Sequential(*first, conv, nn.BatchNorm2d(int(outputs)), nn.ReLU()))
     return network
 
 
@@ -129,36 +123,23 @@ def _peer_on_unmodified(torch_pruning: Any, example: torch.Tensor) -> str:
     return "works"
 
 
-def _least_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    least = dict.fromkeys(runs, float("inf"))
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if turn > 0:
-                least[name] = min(least[name], time.perf_counter() - start)
-    return least
-
-
 def _report(seconds: dict[str, float], peer_on_unmodified: str) -> dict[str, object]:
     ratio, share = seconds["peer"] / seconds["ours"], seconds["unmodified"] / seconds["sgd_step"]
-    return {
-        "duel": "proximal",
-        "ours": round(1e3 * seconds["ours"], 2),
-        "peer": round(1e3 * seconds["peer"], 2),
-        "unit": "ms a step",
-        "ratio": round(ratio, 2),
-        "bar": BAR_RATIO,
-        "limit_share": round(seconds["limit"] / seconds["unmodified"], 3),
-        "pass": ratio >= BAR_RATIO and share <= BAR_STEP_SHARE,
-        "ours_unmodified": round(1e3 * seconds["unmodified"], 2),
-        "peer_unmodified": peer_on_unmodified,
-        "sgd_step": round(1e3 * seconds["sgd_step"], 1),
-        "share_of_sgd_step": round(share, 4),
-        "share_bar": BAR_STEP_SHARE,
-        "load": round(os.getloadavg()[0], 1),
-        "cores": os.cpu_count(),
-    }
+    return result(
+        "proximal",
+        ours=round(1e3 * seconds["ours"], 2),
+        peer=round(1e3 * seconds["peer"], 2),
+        unit="ms a step",
+        ratio=ratio,
+        bar=BAR_RATIO,
+        limit_share=seconds["limit"] / seconds["unmodified"],
+        passed=ratio >= BAR_RATIO and share <= BAR_STEP_SHARE,
+        ours_unmodified=round(1e3 * seconds["unmodified"], 2),
+        peer_unmodified=peer_on_unmodified,
+        sgd_step=round(1e3 * seconds["sgd_step"], 1),
+        share_of_sgd_step=round(share, 4),
+        share_bar=BAR_STEP_SHARE,
+    )
 
 
 if __name__ == "__main__":

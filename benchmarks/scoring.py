@@ -11,10 +11,7 @@ The last line is JSON.
 
 import argparse
 import ctypes
-import json
-import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +19,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.duel import EXTRA, finish, least_seconds, result
 from perception.uncertainty.scores import uncertainty, uncertainty_from_probabilities
 
 MEMBERS, CLASSES, HEIGHT, WIDTH = 8, 19, 128, 256
@@ -35,7 +33,7 @@ def main() -> int:
     try:
         from baal.active.heuristics import BALD
     except ImportError as error:
-        print(f"baal is not installed ({error}); install the extra 'benchmarks': pip install -e '.[benchmarks]'")
+        print(f"baal is not installed ({error}); {EXTRA}")
         return 2
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
@@ -57,10 +55,8 @@ def main() -> int:
     difference = float(np.abs(ours() - theirs()).max())
     assert difference < 1e-5, f"ours and baal differ by {difference}"
     runs = {"ours": ours, "peer": theirs, "from_logits": ours_from_logits, "logarithms": _logarithms()}
-    seconds = _least_seconds(runs, options.rounds)
-    report = _report(seconds, extra, difference, options)
-    print(json.dumps(report))
-    return 0 if report["pass"] else 1
+    seconds = least_seconds(runs, options.rounds)
+    return finish(_report(seconds, extra, difference, options))
 
 
 def _options() -> argparse.Namespace:
@@ -92,16 +88,6 @@ def _logarithms() -> Callable[[], None]:
     return run
 
 
-def _least_seconds(runs: dict[str, Callable], rounds: int) -> dict[str, float]:
-    seconds = dict.fromkeys(runs, float("inf"))
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name] = min(seconds[name], time.perf_counter() - start)
-    return seconds
-
-
 def _extra_images(run: Callable) -> float:
     """Return by how much one pass raises the peak resident set, in images' worth of probabilities (Linux)."""
     run()
@@ -124,25 +110,22 @@ def _report(seconds: dict[str, float], extra: dict[str, float], difference: floa
     ours, peer = options.images / seconds["ours"], options.images / seconds["peer"]
     share = ours * seconds["logarithms"]
     passed = ours / peer >= BAR_RATIO and share >= BAR_LIMIT_SHARE and extra["ours"] < BAR_EXTRA_IMAGES
-    return {
-        "duel": "scoring",
-        "ours": round(ours, 1),
-        "peer": round(peer, 1),
-        "unit": "images per second",
-        "ratio": round(ours / peer, 2),
-        "bar": BAR_RATIO,
-        "limit_share": round(share, 3),
-        "limit_share_bar": BAR_LIMIT_SHARE,
-        "pass": passed,
-        "ours_from_logits": round(options.images / seconds["from_logits"], 1),
-        "extra_images_ours": round(extra["ours"], 2),
-        "extra_images_peer": round(extra["peer"], 2),
-        "greatest_difference": difference,
-        "threads": options.threads,
-        "load": round(os.getloadavg()[0], 1),
-        "quiet": os.getloadavg()[0] <= (os.cpu_count() or 1),
-        "cores": os.cpu_count(),
-    }
+    return result(
+        "scoring",
+        ours=round(ours, 1),
+        peer=round(peer, 1),
+        unit="images per second",
+        ratio=ours / peer,
+        bar=BAR_RATIO,
+        limit_share=share,
+        passed=passed,
+        limit_share_bar=BAR_LIMIT_SHARE,
+        ours_from_logits=round(options.images / seconds["from_logits"], 1),
+        extra_images_ours=round(extra["ours"], 2),
+        extra_images_peer=round(extra["peer"], 2),
+        greatest_difference=difference,
+        threads=options.threads,
+    )
 
 
 if __name__ == "__main__":

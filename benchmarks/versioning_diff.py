@@ -8,16 +8,14 @@ million rows; the limit is one merge of two sorted arrays of hashes. The last li
 """
 
 import argparse
-import json
-import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.duel import finish, least_seconds, result
 from perception.versioning.diff import CONDITIONS, diff_manifests
 
 BAR_SECONDS = 2.0
@@ -38,27 +36,20 @@ def main() -> int:
         "peer": lambda: pandas_diff(base, head),
         "limit": lambda: np.searchsorted(*hashes),
     }
-    seconds = dict.fromkeys(runs, float("inf"))
-    for _ in range(options.rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name] = min(seconds[name], time.perf_counter() - start)
-    report = {
-        "duel": "versioning_diff",
-        "ours": round(seconds["ours"], 3),
-        "peer": round(seconds["peer"], 3),
-        "unit": "seconds",
-        "ratio": round(seconds["peer"] / seconds["ours"], 2),
-        "bar": BAR_SECONDS,
-        "limit_share": round(seconds["limit"] / seconds["ours"], 3),
-        "pass": seconds["ours"] <= BAR_SECONDS * options.rows / 1_000_000,
-        "rows": options.rows,
-        "load": round(os.getloadavg()[0], 1),
-        "cores": os.cpu_count(),
-    }
-    print(json.dumps(report))
-    return 0 if report["pass"] else 1
+    seconds = least_seconds(runs, options.rounds)
+    report = result(
+        "versioning_diff",
+        ours=round(seconds["ours"], 3),
+        peer=round(seconds["peer"], 3),
+        unit="seconds",
+        ratio=seconds["peer"] / seconds["ours"],
+        bar=BAR_SECONDS,
+        limit_share=seconds["limit"] / seconds["ours"],
+        passed=seconds["ours"] <= BAR_SECONDS * options.rows / 1_000_000,
+        bar_of="seconds",
+        rows=options.rows,
+    )
+    return finish(report)
 
 
 def manifests(rows: int, random: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -29,6 +29,7 @@ from blake3 import blake3
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from benchmarks.duel import finish, result  # noqa: E402
 from perception.data.manifest import write_manifest  # noqa: E402
 from perception.data.shards import write_shard  # noqa: E402
 from perception.versioning.registry import create_registry, fetch, publish  # noqa: E402
@@ -47,7 +48,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="transfer-") as made:
         passed = folder_remote(Path(made), options.folder_mib)
         if not options.skip_s3:
-            passed &= duel(Path(made), options.frames, options.frame_bytes)
+            passed = duel(Path(made), options.frames, options.frame_bytes, passed)
     return 0 if passed else 1
 
 
@@ -136,7 +137,7 @@ def hashed_gb_s(new: Callable[..., Any]) -> float:
     return len(content) / 1e9 / min(timed(lambda: new(content).hexdigest())[0] for _ in range(3))
 
 
-def duel(root: Path, frames: int, frame_bytes: int) -> bool:
+def duel(root: Path, frames: int, frame_bytes: int, folder_passed: bool) -> bool:
     conftest = importlib.util.spec_from_file_location("server", ROOT / "tests" / "conftest.py")
     assert conftest and conftest.loader
     server_module = importlib.util.module_from_spec(conftest)
@@ -151,13 +152,20 @@ def duel(root: Path, frames: int, frame_bytes: int) -> bool:
         peer = _peer(root, running.server, frame_ids, blobs)
     ratio = {way: round(peer[way] / ours[way], 2) for way in ours}
     worst = min(ratio, key=lambda way: ratio[way])
-    report = {
-        "duel": "versioning", "ours": {k: round(v, 2) for k, v in ours.items()}, "peer": {k: round(v, 2) for k, v in peer.items()},
-        "unit": "seconds", "ratio": ratio[worst], "ratios": ratio, "bar": BAR, "limit_share": round(limit[worst] / ours[worst], 3),
-        "pass": ratio[worst] >= BAR, "frames": frames, "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count(),
-    }  # fmt: skip
-    print(json.dumps(report), flush=True)
-    return bool(report["pass"])
+    report = result(
+        "versioning",
+        ours={way: round(seconds, 2) for way, seconds in ours.items()},
+        peer={way: round(seconds, 2) for way, seconds in peer.items()},
+        unit="seconds",
+        ratio=ratio[worst],
+        bar=BAR,
+        limit_share=limit[worst] / ours[worst],
+        passed=ratio[worst] >= BAR and folder_passed,
+        ratios=ratio,
+        frames=frames,
+        folder_pass=folder_passed,
+    )
+    return finish(report) == 0
 
 
 def _ours(root: Path, server: Any, frame_ids: list[str], blobs: list[bytes]) -> dict[str, float]:
@@ -183,7 +191,15 @@ def _ours(root: Path, server: Any, frame_ids: list[str], blobs: list[bytes]) -> 
         for shard in (root / "fetched" / "shards").iterdir():
             subprocess.run(["tar", "-xf", shard, "-C", root / "fetched"], check=True)
 
-    return {"push": push_s, "pull": timed(pull)[0]}
+    pull_s = timed(pull)[0]
+    _assert_same(root / "fetched", frame_ids, blobs)
+    return {"push": push_s, "pull": pull_s}
+
+
+def _assert_same(folder: Path, frame_ids: list[str], blobs: list[bytes]) -> None:
+    """Check that every frame came back with its bytes; both sides move each frame once, so it is checked afterwards."""
+    for frame_id, blob in zip(frame_ids, blobs, strict=True):
+        assert (folder / f"{frame_id}.jpg").read_bytes() == blob, f"{folder / frame_id}.jpg: other bytes came back"
 
 
 def _limit(root: Path, server: Any) -> dict[str, float]:
@@ -222,7 +238,9 @@ def _peer(root: Path, server: Any, frame_ids: list[str], blobs: list[bytes]) -> 
     run("git", "add", "-A")
     run("git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "frames")
     run("git", "clone", "-q", str(place), str(root / "clone"))
-    return {"push": push_s, "pull": timed(lambda: run("dvc", "pull", "-q", where=root / "clone"))[0]}
+    pull_s = timed(lambda: run("dvc", "pull", "-q", where=root / "clone"))[0]
+    _assert_same(root / "clone" / "frames", frame_ids, blobs)
+    return {"push": push_s, "pull": pull_s}
 
 
 if __name__ == "__main__":

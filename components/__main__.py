@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from components.contract import RECORDS_VARIABLE, die_with_parent, main
 from components.stages import STAGES
+from components.usage import LAUNCHED_VARIABLE, launch_time
 from components.warm import WARM_VARIABLE, run_warm
 
 
@@ -21,4 +22,5 @@ if __name__ == "__main__":
         RECORDS_VARIABLE in os.environ
     ):  # the local engine runs us: a killed night must leave no stage behind that still writes
         die_with_parent()
+        os.environ[LAUNCHED_VARIABLE] = str(launch_time())
     sys.exit(run(sys.argv[1:]))

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from components.parameters import build_parameters, read_section
+from components.usage import LAUNCHED_VARIABLE, Usage
 from perception.errors import InputError, Unreachable
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
 STATUS_OF_EXIT = {EXIT_DONE: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input", EXIT_REFUSED: "refused"}
 TASK_RULE = "[A-Za-z0-9_-]+(@[A-Za-z0-9_-]+)?"  # a task's name; behind the @ the source or shard
-RECORDS_VARIABLE = "NIGHTDRIVE_RECORDS"  # folder for one JSON record a task: status, seconds, peak memory
+RECORDS_VARIABLE = "NIGHTDRIVE_RECORDS"  # folder for one JSON record a task: status, seconds, bytes, peak memory
 
 TRAINING_STATE_VARIABLE = "NIGHTDRIVE_TRAINING_STATE"  # folder where trainings keep what they need to go on once killed
 
@@ -147,8 +148,8 @@ def execute(call: Call) -> Outcome:
     The stage writes into temporary folders beside the outputs; they are renamed when it is done, so that a killed stage leaves
     nothing that looks finished. Of the processes that torchrun started, each runs the stage and the first one's outputs count.
     """
-    started, values, message, code, passing = time.time(), {}, "", EXIT_DONE, False
-    write_record(call.task, status="running", started=started, message="")
+    before, values, message, code, passing = Usage.now(), {}, "", EXIT_DONE, False
+    write_record(call.task, status="running", before=before, message="")
     working: dict[str, Path] = {}
     try:
         working = {name: _working_folder(path) for name, path in call.outputs.items()}
@@ -168,7 +169,7 @@ def execute(call: Call) -> Outcome:
     _discard(working)
     if message:
         print(f"nightdrive {call.task}: {message}", file=sys.stderr)
-    write_record(call.task, status=STATUS_OF_EXIT[code], started=started, message=message)
+    write_record(call.task, status=STATUS_OF_EXIT[code], before=before, message=message)
     return Outcome(code=code, values=values, message=message, passing=passing)
 
 
@@ -207,8 +208,12 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
 
 
-def write_record(task: str, *, status: str, started: float, message: str) -> None:
-    """Write the task's record (status, seconds since `started`, peak memory in MiB) where NIGHTDRIVE_RECORDS asks for it."""
+def write_record(task: str, *, status: str, before: Usage, message: str) -> None:
+    """Write the task's record where NIGHTDRIVE_RECORDS asks for it: status, and what it used since it began.
+
+    started: when its work began, in seconds since 1970; launched: when its command was started. seconds, cpu_seconds,
+    read_bytes, written_bytes: of its work alone; start_cpu_seconds: of the process before that. peak_rss_mib: so far.
+    """
     folder = os.environ.get(RECORDS_VARIABLE)
     if not folder or not is_first_process():
         return
@@ -217,8 +222,11 @@ def write_record(task: str, *, status: str, started: float, message: str) -> Non
     record = {
         "name": task,
         "status": status,
-        "started": round(started, 3),
-        "seconds": round(time.time() - started, 3),
+        "launched": round(float(os.environ.get(LAUNCHED_VARIABLE, before.at)), 3),
+        "started": round(before.at, 3),
+        "seconds": round(time.time() - before.at, 3),
+        "start_cpu_seconds": round(before.cpu_seconds, 3),
+        **Usage.now().since(before),
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "message": message,
     }

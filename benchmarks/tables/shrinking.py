@@ -138,9 +138,11 @@ def train_arm(
     mixed_precision: bool = False,
     after_step: Hook | None = None,
     after_epoch: Hook | None = None,
+    described: bool = True,
 ) -> dict[str, Any]:
     """Train a network in place and say what it reached, its size, and what the training cost.
 
+    described: with the network's structure as `leaves`, which only networks of our own layers have.
     mixed_precision: on a GPU only. train_seconds: of the processor, or of the clock where a GPU trains; train_macs:
     multiplications of all forward passes.
     """
@@ -183,7 +185,7 @@ def train_arm(
         "loss": records[-1].loss,
         "parameters": sizes[-1].parameters,
         "macs": sizes[-1].macs,
-        "leaves": describe_leaves(network),
+        **({"leaves": describe_leaves(network)} if described else {}),
     }
 
 
