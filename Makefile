@@ -22,7 +22,7 @@ NIGHT = --profile $(call quote,$(PROFILE)) $(if $(DATA),--data $(call quote,$(DA
 CLUSTER_NIGHT = $(subst --profile 'demo',--profile 'nightly',$(NIGHT)) $(if $(IMAGES),--images $(call quote,$(IMAGES)))
 CLUSTER_RUN = $(foreach item,$(PARAMETER),--parameter $(call quote,$(item)))
 
-.PHONY: help setup run test lint pipeline-compile scenes table bench engine evaluate clean review promote rollback reject versions history reproduce lineage scrub retire
+.PHONY: help setup run test lint pipeline-compile scenes table bench profile simulate engine evaluate clean review promote rollback reject versions history reproduce lineage scrub retire
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -125,6 +125,12 @@ scenes: setup  ## a contact sheet of procedural scenes: OUT=FILE.jpg
 table: setup  ## a published table at this machine's size, into docs/results: TABLE=NAME DATA=PATH SIZE=small|medium|full SEEDS=3 MINUTES=9 DEVICE=cuda
 	@$(RUN_PYTHON) -m benchmarks.tables $(call quote,$(TABLE)) $(if $(DATA),--data $(call quote,$(DATA))) --size $(SIZE) --seeds $(SEEDS) \
 		--minutes $(MINUTES) --device $(DEVICE) $(if $(PARTIAL),--partial)
+
+profile: setup  ## where the seconds and bytes of a night on this machine went: RUN=NAME
+	@$(RUN_PYTHON) -m pipelines.night_profile $(call say,RUN,run)
+
+simulate: setup  ## predict a night at a fleet's scale, into docs/results/fleet.md: SET="cluster.gpus=256 fleet.pool_every=10"
+	@$(RUN_PYTHON) -m pipelines.simulate $(foreach item,$(SET),--set $(call quote,$(item))) --out docs/results
 
 bench: setup  ## the duels with the peers, into docs/results/duels.md: ONLY="NAME ..." ANYWAY=yes (prints on a busy machine)
 	@$(RUN_PYTHON) -m benchmarks.duels $(if $(ONLY),--only $(ONLY)) $(if $(filter yes,$(ANYWAY)),--anyway)

@@ -28,6 +28,7 @@ from components.contract import (
 )
 from components.learning import COMMIT_VARIABLE
 from components.stages import STAGES
+from components.usage import Usage
 from components.warm import warm_processes
 from perception.errors import InputError
 from pipelines.settings import load_settings
@@ -36,17 +37,20 @@ from pipelines.summary_table import night_table
 
 ROOT = Path(__file__).parent.parent
 RESERVED = ("latest", "registry", "store")  # what else lies in the folder of runs
+ENGINE_FILE = "engine.json"  # what the engine itself used: pipelines/night_profile.py
 EXIT_OF_STATUS = {status: code for code, status in STATUS_OF_EXIT.items()}
 
 
 def run_night(run: Path, settings: Mapping[str, Any]) -> int:
     """Run the night in the folder `run`, write its report whatever happens, and return the exit code."""
     with _only_one(run):
+        before = Usage.now()
         prepare(run, settings)
         code = _engine(run)
         if code != EXIT_DONE:
             _report_failure(run)
         publish_report(run)
+        _write_engine_record(run, before)
     return code
 
 
@@ -98,6 +102,13 @@ def _engine(run: Path) -> int:
     return EXIT_OF_STATUS.get(json.loads(latest.read_text())["status"], EXIT_FAILED)
 
 
+def _write_engine_record(run: Path, before: Usage) -> None:
+    """Write engine.json: when the engine worked, and what it and all stages used (stages in warm processes left out)."""
+    after = Usage.now()
+    record = {"started": round(before.at, 3), "ended": round(after.at, 3), **after.since(before)}
+    _write(run / ENGINE_FILE, json.dumps(record))
+
+
 def _report_failure(run: Path) -> None:
     """Write the report of a night that did not end well, and the review of its version where it published one."""
     stale = stale_folders(run)
@@ -113,15 +124,15 @@ def stale_folders(run: Path) -> set[str]:
     records = [json.loads(path.read_text()) for path in (run / "records").glob("*.json")]
     failed = {record["name"].partition("@")[0] for record in records if record["status"] != STATUS_OF_EXIT[EXIT_DONE]}
     stages = yaml.safe_load((run / "dvc.yaml").read_text())["stages"]
-    gives = {name: _folders(stage, "outs") for name, stage in stages.items()}
+    gives = {name: folders_of(stage, "outs") for name, stage in stages.items()}
     stale: set[str] = set()
     for name, stage in stages.items():  # written in the order in which they run
-        if name not in failed and _folders(stage, "deps") & stale.union(*(gives[each] for each in failed)):
+        if name not in failed and folders_of(stage, "deps") & stale.union(*(gives[each] for each in failed)):
             stale |= gives[name]
     return stale
 
 
-def _folders(stage: Mapping[str, Any], key: str) -> set[str]:
+def folders_of(stage: Mapping[str, Any], key: str) -> set[str]:
     """Give the folders that a stage of dvc.yaml takes or gives; those of a loop by what they have in common."""
     listed = stage.get("do", stage).get(key, [])
     return {(next(iter(item)) if isinstance(item, dict) else item).partition("/${")[0] for item in listed}
