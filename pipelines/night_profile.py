@@ -94,7 +94,7 @@ def _output_mb(run: Path) -> dict[str, float]:
     """Return the size of what lies in every task's output folders, by task."""
     import yaml
 
-    found = {}
+    found: dict[str, float] = {}
     for name, stage in yaml.safe_load((run / "dvc.yaml").read_text())["stages"].items():
         for folder in folders_of(stage, "outs"):
             if "foreach" in stage:

@@ -42,7 +42,9 @@ def load_world(file: Path, rates_file: Path, profile: str, overrides: Sequence[s
     written = read_yaml(file)
     for override in overrides:
         _override(written, override)
-    sections = {name: build_parameters(kind, written.get(name) or {}, where=name) for name, kind in SECTIONS.items()}
+    sections: dict[str, Any] = {
+        name: build_parameters(kind, written.get(name) or {}, where=name) for name, kind in SECTIONS.items()
+    }
     measured = _rates(rates_file)
     known = {name: value for name, value in measured["rates"].items() if name != "frame_bytes"}
     rates = build_parameters(Rates, known, where=str(rates_file))
