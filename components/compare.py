@@ -1,5 +1,6 @@
 """compare: was the selection worth it? The same budget spent by the strategy and at random, on the same network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 class CompareParameters(LearningParameters):
     """Say how the two arms are trained; both the same."""
 
-    seeds: int = 1  # trainings of each arm, from different first weights; from 2 on the report shows their spread
+    # Trainings of each arm, from different first weights, those at random each on another draw; from 2 on the report
+    # shows their spread.
+    seeds: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,9 +41,9 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
         chosen = pd.read_parquet(inputs.one("selection") / file)
         labelled, missing = _with_labels(inputs, frames[frames.frame_id.isin(chosen.frame_id)], parameters.store)
         results["missing_labels"][arm] = missing
-        results[f"miou_{arm}"] = (
-            None if missing else _train_and_score(pd.concat([known, labelled]), test, arm, parameters)
-        )
+        groups = [labelled[labelled.frame_id.isin(group.frame_id)] for group in _groups(chosen)]
+        learnt_from = [pd.concat([known, group]) for group in groups]
+        results[f"miou_{arm}"] = None if missing else _train_and_score(learnt_from, test, arm, parameters)
         if arm == "selected" and not missing and len(labelled):
             doubts = doubted_labels(inputs.one("ensemble"), labelled, parameters)
             write_json(outputs.one("comparison") / "labels.json", doubts)
@@ -62,13 +65,20 @@ def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tupl
     return labelled.assign(split="train", label_source="human"), missing
 
 
+def _groups(chosen: "pd.DataFrame") -> "list[pd.DataFrame]":
+    """Return the frames of every draw of the control group; the strategy's are one group."""
+    return [group for _, group in chosen.groupby("draw")] if "draw" in chosen else [chosen]
+
+
 def _train_and_score(
-    labelled: "pd.DataFrame", test: "pd.DataFrame", arm: str, parameters: CompareParameters
+    groups: "Sequence[pd.DataFrame]", test: "pd.DataFrame", arm: str, parameters: CompareParameters
 ) -> list[float]:
+    """Train a network for each repetition, on the groups in turn; both arms start a repetition from the same weights."""
     scores = []
     for repetition in range(parameters.seeds):
         network = seeded(parameters.new_network, parameters.seed + repetition)
-        parameters.train(network, parameters.frame_set(labelled), seed_offset=repetition, what=f"compare {arm}")
+        frames = parameters.frame_set(groups[repetition % len(groups)])
+        parameters.train(network, frames, seed_offset=repetition, what=f"compare {arm}")
         scores.append(parameters.miou(network, test))
     return scores
 

@@ -36,8 +36,10 @@ class SelectParameters:
         0.0  # frames of one drive with embeddings closer than this are near-duplicates; 0: no such rule
     )
     duplicate_gap_s: float = 0.0  # frames of one drive closer than this in time are near-duplicates; 0: no such rule
-    duplicate_rule: str = "any"  # any: one of the two limits is enough; all: both must hold
+    duplicate_gap_frames: int = 0  # frames of one drive fewer places apart in its order; 0: no such rule
+    duplicate_rule: str = "any"  # any: one of the limits is enough; all: every one must hold
     quotas: tuple[dict[str, object], ...] = ()  # {column, value, minimum_share} or {class, class_share, minimum_share}
+    control_draws: int = 3  # control groups, drawn independently: compare takes one for each of its trainings in turn
     failure_query: str = (
         ""  # an earlier night's evaluation/query.json: frames like its failures score higher; "": base's
     )
@@ -50,6 +52,7 @@ class SelectParameters:
             self.shortlist_frames,
             "must hold the budget",
         )
+        require(self.control_draws >= 1, "control_draws", self.control_draws, "must be at least 1")
         require(
             self.distance_by in ("features", "classes"), "distance_by", self.distance_by, "must be features or classes"
         )
@@ -67,6 +70,7 @@ class SelectParameters:
             seed=self.seed,
             duplicate_distance=self.duplicate_distance or None,
             duplicate_gap_s=self.duplicate_gap_s or None,
+            duplicate_gap_frames=self.duplicate_gap_frames or None,
             duplicate_rule=self.duplicate_rule,
             quotas=tuple(self._quota(number, given) for number, given in enumerate(self.quotas)),
         )
@@ -85,11 +89,13 @@ class SelectParameters:
 
 
 def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
-    """Write selected.parquet, control.parquet with as many frames at random for the comparison in the report, and the
-    annotation batch.
+    """Write selected.parquet, control.parquet with groups of as many frames at random for the comparison in the report,
+    and the annotation batch.
 
     The score tables are merged shard by shard; no more than a batch of rows and the shortlist is in memory.
     """
+    import pandas as pd
+
     from perception.data.annotation import write_batch
     from perception.data.store import open_store
     from perception.selection.budget import choose_frames
@@ -98,10 +104,13 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
 
     pool, folder = open_pool(inputs), outputs.one("selection")
     tables = [path / "scores.parquet" for path in inputs.many("scores")]
-    labelled = set(labelled_so_far(inputs).frame_id)
-    known = labelled_rows(tables, labelled)
+    before = labelled_so_far(inputs)
+    labelled, places = set(before.frame_id), _drive_places(pool, before)
+    where = before.set_index("frame_id")[["drive_id", "timestamp_utc"]].join(places)
+    known = labelled_rows(tables, labelled).join(where, on="frame_id")
     factors = _failure_factors(pool, inputs.one("base") / "query.json", parameters.failure_query)
-    facts = pool.drop(columns=["score", "rank", "reason"], errors="ignore").set_index("frame_id").assign(boost=factors)
+    facts = pool.drop(columns=["score", "rank", "reason"], errors="ignore").set_index("frame_id")
+    facts = facts.assign(boost=factors).join(places)
     settings = parameters.settings()
 
     def choose(settings: "SelectionSettings") -> "pd.DataFrame":
@@ -112,8 +121,15 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
         return choose_frames(candidates, settings, labelled=known)
 
     # What narrows the choice is the strategy's as well: the control group is any frames of the pool.
-    at_random = replace(settings, strategy="random", quotas=(), duplicate_distance=None, duplicate_gap_s=None)
-    selected, control = choose(settings), choose(at_random)
+    any_frame = {"quotas": (), "duplicate_distance": None, "duplicate_gap_s": None, "duplicate_gap_frames": None}
+    at_random = replace(settings, strategy="random", **any_frame)
+    selected = choose(settings)
+    # One draw may be lucky: several say what random choice is worth.
+    draws = (
+        choose(replace(at_random, seed=parameters.seed + draw)).assign(draw=draw)
+        for draw in range(parameters.control_draws)
+    )
+    control = pd.concat(draws, ignore_index=True)
     selected.to_parquet(folder / "selected.parquet", index=False)
     control.to_parquet(folder / "control.parquet", index=False)
     chosen = pool[pool.frame_id.isin(selected.frame_id)].drop(columns=["score", "rank", "reason"], errors="ignore")
@@ -136,6 +152,15 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"budget_frames": parameters.budget_frames})
     log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}; annotation batch {batch}")
+
+
+def _drive_places(*tables: "pd.DataFrame") -> "pd.Series[int]":
+    """Number the frames of every drive in the order of their time and, where that is unknown, of their frame_id."""
+    import pandas as pd
+
+    frames = pd.concat([table[["frame_id", "drive_id", "timestamp_utc"]] for table in tables], ignore_index=True)
+    frames = frames.sort_values(["timestamp_utc", "frame_id"]).set_index("frame_id")
+    return frames.groupby("drive_id").cumcount().rename("drive_place")
 
 
 def _candidates(facts: "pd.DataFrame", scored: "pd.DataFrame") -> "pd.DataFrame":

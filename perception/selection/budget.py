@@ -23,11 +23,12 @@ def choose_frames(
     """Choose the frames that are labelled tonight, and say why each was chosen.
 
     From the shortlist, frame after frame: the strategy picks the best open frame, quotas narrow what is open when the
-    rest of the budget is due to them, and a chosen frame closes its near-duplicates.
+    rest of the budget is due to them, and a labelled or chosen frame closes its near-duplicates.
 
     candidates: one row a scored frame: frame_id str, score float64 at least 0; embedding (list of float32), drive_id,
-    timestamp_utc, class_share and condition columns where the settings use them. Order does not matter.
-    labelled: frame_id and embedding of the frames that have labels: never chosen, and kept away from.
+    timestamp_utc, drive_place, class_share and condition columns where the settings use them. Order does not matter.
+    labelled: frame_id and embedding of the frames that have labels: never chosen, and kept away from; where drive_id (and
+    timestamp_utc or drive_place, as the settings use them) are there too, their near-duplicates are closed from the start.
 
     Returns one row a chosen frame, in order of rank: the candidate's columns but the embedding, and rank int32 from 1,
     reason str, nearest_frame_id str and nearest_distance float64 (the nearest frame labelled or chosen before; null
@@ -45,6 +46,7 @@ def choose_frames(
     pick, take = _strategy(pool, points, known, settings)
 
     is_open = np.ones(len(pool), dtype=bool)
+    is_open[duplicates.of_labelled(labelled, known)] = False
     choices: list[Choice] = []
     while len(choices) < settings.budget_frames:
         allowed, due = quotas.allowed(is_open, settings.budget_frames - len(choices))

@@ -51,7 +51,8 @@ class SelectionSettings:
     seed: int = 0  # seed of the strategies random, kmeans_plus_plus and core_set
     duplicate_distance: float | None = None  # frames of a drive closer than this in embedding are near-duplicates
     duplicate_gap_s: float | None = None  # frames of a drive closer than this in time are near-duplicates, seconds
-    duplicate_rule: str = "any"  # any: one of the two limits is enough; all: both must hold where both are set
+    duplicate_gap_frames: int | None = None  # frames of a drive fewer places apart in its order are near-duplicates
+    duplicate_rule: str = "any"  # any: one of the limits is enough; all: every one that is set must hold
     quotas: tuple[Quota, ...] = ()  # least shares of the budget for conditions and classes
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class SelectionSettings:
                 f"shortlist_frames = {self.shortlist_frames} is below budget_frames = {self.budget_frames}; "
                 "the strategy chooses from the shortlist: make it some times the budget"
             )
-        for name in ("duplicate_distance", "duplicate_gap_s"):
+        for name in ("duplicate_distance", "duplicate_gap_s", "duplicate_gap_frames"):
             limit = getattr(self, name)
             if limit is not None and not (math.isfinite(limit) and limit > 0):
                 raise InputError(f"{name} = {limit} must be finite and above 0: leave it out to switch it off")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components import curate, gather, ingest, select
+from components import compare, curate, gather, ingest, select
 from components.contract import Paths
 from components.learning import labelled_so_far, open_pool
 from components.parameters import build_parameters
@@ -160,6 +160,19 @@ def test_quotas_and_near_duplicates_reach_the_selection(night: Night) -> None:
     assert chosen.reason.str.contains(f"class {person}").all()
     spread = pd.read_parquet(night.selection("spread", frames, duplicate_gap_s=1e6) / "selected.parquet")
     assert spread.drive_id.is_unique and len(spread) == 3
+    apart = pd.read_parquet(night.selection("apart", frames, duplicate_gap_frames=10**6) / "selected.parquet")
+    assert apart.drive_id.is_unique and len(apart) == 3
+
+
+def test_the_control_group_is_drawn_several_times(night: Night) -> None:
+    frames = night.frames("first")
+    control = pd.read_parquet(night.selection("draws", frames, control_draws=4) / "control.parquet")
+    groups = [set(group.frame_id) for group in compare._groups(control)]
+    assert [len(group) for group in groups] == [BUDGET] * 4 and len(set(map(frozenset, groups))) > 1
+    pool = read_manifest(frames / "manifest.parquet", split="pool")
+    assert set.union(*groups) <= set(pool.frame_id)
+    (chosen,) = compare._groups(pd.DataFrame({"frame_id": ["a", "b"]}))
+    assert len(chosen) == 2
 
 
 @pytest.mark.parametrize(

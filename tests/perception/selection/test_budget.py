@@ -210,6 +210,41 @@ def test_frames_of_unknown_drive_or_time_duplicate_nothing():
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_gap_in_the_order_of_the_drive_needs_no_times_and_counts_from_labelled_frames(strategy):
+    frames = pool(frames=200).assign(timestamp_utc=pd.NaT)
+    frames["drive_place"] = frames.groupby("drive_id").cumcount()
+    labelled, rest = frames.iloc[:6], frames.iloc[6:]
+    settings = settings_of(strategy, budget_frames=30, shortlist_frames=194, duplicate_gap_frames=4)
+    found = choose_frames(rest, settings, labelled[["frame_id", "embedding", "drive_id", "drive_place"]])
+    assert len(found) > 15
+    kept = frames.set_index("frame_id").loc[ids(found)]
+    for one, other in itertools.chain(
+        itertools.combinations(kept.itertuples(), 2), itertools.product(kept.itertuples(), labelled.itertuples())
+    ):
+        assert one.drive_id != other.drive_id or abs(one.drive_place - other.drive_place) >= 4
+
+
+def test_labelled_frames_close_what_is_near_them_by_every_rule():
+    frames = pd.DataFrame(
+        {
+            "frame_id": ["a", "b", "c", "d"],
+            "score": [0.9, 0.8, 0.7, 0.6],
+            "embedding": [[0.0], [9.0], [0.1], [0.1]],
+            "timestamp_utc": pd.to_datetime([0, 1, 60, 1], unit="s", utc=True),
+            "drive_id": ["one", "one", "one", "two"],
+        }
+    )
+    known = frames.iloc[:1]
+    limits = {"duplicate_distance": 1.0, "duplicate_gap_s": 5.0}
+    for rule, chosen in (("any", ["d"]), ("all", ["b", "c", "d"])):
+        found = choose_frames(frames, settings_of("top_n", budget_frames=3, duplicate_rule=rule, **limits), known)
+        assert ids(found) == chosen
+    # Without its drive a labelled frame is only never chosen again.
+    bare = known[["frame_id", "embedding"]]
+    assert ids(choose_frames(frames, settings_of("top_n", budget_frames=1, **limits), bare)) == ["b"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_quotas_get_their_share_and_no_frame_more_than_they_need(strategy):
     frames = pool(frames=400)
     person = Quota(minimum_share=0.25, class_id=2, class_share=0.95)
