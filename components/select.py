@@ -121,8 +121,14 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
         return choose_frames(candidates, settings, labelled=known)
 
     # What narrows the choice is the strategy's as well: the control group is any frames of the pool.
-    any_frame = {"quotas": (), "duplicate_distance": None, "duplicate_gap_s": None, "duplicate_gap_frames": None}
-    at_random = replace(settings, strategy="random", **any_frame)
+    at_random = replace(
+        settings,
+        strategy="random",
+        quotas=(),
+        duplicate_distance=None,
+        duplicate_gap_s=None,
+        duplicate_gap_frames=None,
+    )
     selected = choose(settings)
     # One draw may be lucky: several say what random choice is worth.
     draws = (

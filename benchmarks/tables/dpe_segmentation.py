@@ -22,20 +22,33 @@ from perception.metrics.confusion import confusion_matrix, iou
 from perception.metrics.differences import paired_difference
 from perception.models.erfnet import ERFNet
 from perception.selection.budget import choose_frames
-from perception.selection.settings import SelectionSettings
+from perception.selection.settings import Quota, SelectionSettings
 from perception.training.loop import TrainSettings, class_weights, fit
 from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
 from perception.uncertainty.ensemble import make_ensemble
 from perception.uncertainty.scores import ScoreSettings, score_frames
 
 CLASSES = 11
-# What is chosen: strategy, measure, reduction.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Say how frames are chosen."""
+
+    strategy: str
+    measure: str = "ensemble_entropy"
+    gap_frames: int | None = None  # frames of a drive fewer places apart are near-duplicates, labelled ones included
+    drive_share: float | None = None  # of its share of the pool that every drive gets of the budget at least
+
+
+APART = "k_centre information, apart"  # what the camvid night does
 CHOICES = {
-    "random": ("random", "ensemble_entropy", "mean"),
-    "k_centre entropy": ("k_centre", "ensemble_entropy", "mean"),
-    "top_n entropy": ("top_n", "ensemble_entropy", "mean"),
-    "k_centre information": ("k_centre", "mutual_information", "mean"),
-    "core_set": ("core_set", "ensemble_entropy", "mean"),
+    "random": Choice(strategy="random"),
+    "k_centre entropy": Choice(strategy="k_centre"),
+    "top_n entropy": Choice(strategy="top_n"),
+    "k_centre information": Choice(strategy="k_centre", measure="mutual_information"),
+    APART: Choice(strategy="k_centre", measure="mutual_information", gap_frames=5, drive_share=0.9),
+    "core_set": Choice(strategy="core_set"),
 }
 
 
@@ -74,7 +87,7 @@ def cells(request: Request) -> list[Cell]:
         raise InputError(f"table dpe: DATA holds {request.data_kind}; give CIFAR-10, Fashion-MNIST or CamVid")
     plan = PLANS[request.size]
     data = partial(camvid_in_memory, request.data, plan.height_px, plan.width_px)
-    settings = asdict(plan) | {"choices": CHOICES}
+    settings = asdict(plan) | {"choices": {name: asdict(choice) for name, choice in CHOICES.items()}}
     chosen = [
         Cell(name=f"choose-seed{seed}", compute=partial(_choose, data, plan, seed, request.device), settings=settings)
         for seed in range(request.seeds)
@@ -109,7 +122,7 @@ def _choose(data: Data, plan: Plan, seed: int, device: str, _before: Mapping[str
 
 
 def labelled_rows(
-    data: Data, plan: Plan, seed: int, device: str, choices: Mapping[str, tuple[str, str, str]]
+    data: Data, plan: Plan, seed: int, device: str, choices: Mapping[str, Choice]
 ) -> dict[str, list[int]]:
     """Train the ensemble on the first frames and let each strategy choose from the rest; return all labelled rows."""
     train, _, drives = data()
@@ -123,21 +136,33 @@ def labelled_rows(
         ensemble, labelled, plan, plan.ensemble_steps, seed, device, ensemble_loss(loss, weights_of(labelled))
     )
     scored = {
-        (measure, reduction): _scored(ensemble, train, drives, measure, reduction, device)
-        for measure, reduction in {(measure, reduction) for _, measure, reduction in choices.values()}
+        measure: _scored(ensemble, train, drives, measure, device)
+        for measure in {choice.measure for choice in choices.values()}
     }
     found = {}
-    for name, (strategy, measure, reduction) in choices.items():
-        table = scored[measure, reduction]
-        settings = SelectionSettings(budget_frames=budget, strategy=strategy, seed=seed)
-        chosen = choose_frames(table, settings, table.iloc[first][["frame_id", "embedding"]])
-        found[name] = first + [int(frame_id) for frame_id in chosen["frame_id"]]
+    for name, choice in choices.items():
+        table = scored[choice.measure]
+        settings = SelectionSettings(
+            budget_frames=budget, strategy=choice.strategy, seed=seed, duplicate_gap_frames=choice.gap_frames,
+            quotas=_quotas(drives, choice.drive_share),
+        )  # fmt: skip
+        known = table.iloc[first][["frame_id", "embedding", "drive_id", "drive_place"]]
+        found[name] = first + [int(frame_id) for frame_id in choose_frames(table, settings, known)["frame_id"]]
     return found
 
 
-def _scored(
-    ensemble: nn.Module, train: Labelled, drives: list[str], measure: str, reduction: str, device: str
-) -> pd.DataFrame:
+def _quotas(drives: list[str], share: float | None) -> tuple[Quota, ...]:
+    """Ask for every drive's share of the pool times `share`; for nothing without one."""
+    if share is None:
+        return ()
+    counts = pd.Series(drives).value_counts()
+    return tuple(
+        Quota(column="drive_id", value=str(drive), minimum_share=share * count / len(drives))
+        for drive, count in counts.items()
+    )
+
+
+def _scored(ensemble: nn.Module, train: Labelled, drives: list[str], measure: str, device: str) -> pd.DataFrame:
     batches = (
         (
             [f"{row:06d}" for row in range(start, min(start + 8, len(train)))],
@@ -145,13 +170,14 @@ def _scored(
         )
         for start in range(0, len(train), 8)
     )
-    rows = list(score_frames(ensemble, batches, ScoreSettings(measure=measure, reduction=reduction), device=device))
+    rows = list(score_frames(ensemble, batches, ScoreSettings(measure=measure), device=device))
     return pd.DataFrame(
         {
             "frame_id": [row.frame_id for row in rows],
             "score": [row.score for row in rows],
             "embedding": [row.embedding for row in rows],
             "drive_id": drives,
+            "drive_place": pd.Series(drives).groupby(drives).cumcount(),
             "measure": measure,
         }
     )
@@ -243,7 +269,8 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
         f"train frames at random, a Deep Probabilistic Ensemble of {plan.members} (beta {plan.beta:g}) learns from "
         f"them, the rest of the {plan.percent} % by its choice; a new network learns from all of them "
         f"({plan.steps} steps of {plan.batch_frames} frames). mIoU on the published val part in per cent, mean ± "
-        f"standard deviation over {request.seeds} seeds; differences are paired by seed, with the 95 % interval.\n\n"
+        f"standard deviation over {request.seeds} seeds; *apart*: frames within 5 places of a labelled or chosen one are left "
+        "out, and every drive gets 0.9 of its share of the pool; differences are paired by seed, with the 95 % interval.\n\n"
         + markdown_table(["choice", "mIoU", "against random"], rows)
     )
     return Report(

@@ -19,7 +19,7 @@ from benchmarks.tables import adaptation_data as frames_data
 from benchmarks.tables.adaptation import camvid_world
 from benchmarks.tables.adaptation_batches import Labels, SegmentationStream, Variation
 from benchmarks.tables.data import Labelled
-from benchmarks.tables.dpe_segmentation import CHOICES, camvid_in_memory, labelled_rows
+from benchmarks.tables.dpe_segmentation import APART, CHOICES, camvid_in_memory, labelled_rows
 from benchmarks.tables.dpe_segmentation import Plan as ChoicePlan
 from benchmarks.tables.night_report import page, plot
 from benchmarks.tables.results import Report
@@ -55,7 +55,7 @@ class Plan:
     width: float  # of ERFNet
     simulator_frames: int
     choice: ChoicePlan  # how the tenth is chosen
-    chosen_by: str = "k_centre information"  # one of dpe_segmentation.CHOICES
+    chosen_by: str = APART  # one of dpe_segmentation.CHOICES
     batch_frames: int = 8
     steps: int  # of every row
     epochs: int  # that the steps are divided into: shrinking acts after each
