@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from components.parameters import build_parameters, read_section
-from components.usage import LAUNCHED_VARIABLE, Usage
+from components.usage import FORKED_VARIABLE, LAUNCHED_VARIABLE, Usage
 from perception.errors import InputError, Unreachable
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
@@ -212,7 +212,8 @@ def write_record(task: str, *, status: str, before: Usage, message: str) -> None
     """Write the task's record where NIGHTDRIVE_RECORDS asks for it: status, and what it used since it began.
 
     started: when its work began, in seconds since 1970; launched: when its command was started. seconds, cpu_seconds,
-    read_bytes, written_bytes: of its work alone; start_cpu_seconds: of the process before that. peak_rss_mib: so far.
+    read_bytes, written_bytes: of its work alone; start_cpu_seconds: of the process before that. forked: from a warm
+    process. peak_rss_mib: so far.
     """
     folder = os.environ.get(RECORDS_VARIABLE)
     if not folder or not is_first_process():
@@ -226,6 +227,7 @@ def write_record(task: str, *, status: str, before: Usage, message: str) -> None
         "started": round(before.at, 3),
         "seconds": round(time.time() - before.at, 3),
         "start_cpu_seconds": round(before.cpu_seconds, 3),
+        "forked": FORKED_VARIABLE in os.environ,
         **Usage.now().since(before),
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "message": message,

@@ -28,6 +28,6 @@ STAGE = Stage(
         ),
     ),
     parameters=GatherParameters,
-    needs=Needs(image="torch", memory_gib=4),
+    needs=Needs(image="torch", loads="pandas", memory_gib=4),
     run=run,
 )

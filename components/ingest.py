@@ -114,6 +114,6 @@ STAGE = Stage(
     summary="Turn one source of footage into a manifest, blobs in the store and facts about every frame.",
     outputs=(Port(name="arrived", kind="frames", about="manifest, profile and list of rejected files of the source"),),
     parameters=IngestParameters,
-    needs=Needs(image="torch", cpu_cores=2, memory_gib=4),
+    needs=Needs(image="torch", loads="pandas", cpu_cores=2, memory_gib=4),
     run=run,
 )

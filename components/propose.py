@@ -124,6 +124,6 @@ STAGE = Stage(
     values_on_problem={"state": "broken"},
     outputs=(Port(name="review", kind="report", about="review.html, review.md and review.json"),),
     parameters=ProposeParameters,
-    needs=Needs(image="versioning", memory_gib=4),
+    needs=Needs(image="versioning", loads="pandas", memory_gib=4),
     run=run,
 )

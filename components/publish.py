@@ -38,6 +38,6 @@ STAGE = Stage(
     ),
     outputs=(Port(name="version", kind="version", about="version.json: tag, commit, manifest hash, parent"),),
     parameters=PublishParameters,
-    needs=Needs(image="versioning", memory_gib=2),
+    needs=Needs(image="versioning", loads="pandas", memory_gib=2),
     run=run,
 )

@@ -63,6 +63,6 @@ STAGE = Stage(
     values=("night",),
     values_on_problem={"night": "broken"},
     parameters=ReportParameters,
-    needs=Needs(image="torch", cpu_cores=1, memory_gib=4),
+    needs=Needs(image="torch", loads="torch", cpu_cores=1, memory_gib=4),
     run=run,
 )

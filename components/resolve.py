@@ -32,6 +32,6 @@ STAGE = Stage(
     summary="Resolve the promoted data version to an exact commit and bring its frames within reach.",
     outputs=(Port(name="base", kind="version", about="the data version that the night starts from"),),
     parameters=ResolveParameters,
-    needs=Needs(image="versioning", memory_gib=2),
+    needs=Needs(image="versioning", loads="pandas", memory_gib=2),
     run=run,
 )

@@ -206,6 +206,6 @@ STAGE = Stage(
         ),
     ),
     parameters=SelectParameters,
-    needs=Needs(image="torch", cpu_cores=2, memory_gib=4),
+    needs=Needs(image="torch", loads="pandas", cpu_cores=2, memory_gib=4),
     run=run,
 )

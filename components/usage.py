@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LAUNCHED_VARIABLE = "NIGHTDRIVE_LAUNCHED"  # when the stage's command was started, in seconds since 1970
+FORKED_VARIABLE = "NIGHTDRIVE_FORKED"  # set in the forks of warm processes
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Start stages warm: on one machine, a process that has heavy libraries loaded forks each stage that needs them.
 
-Loading PyTorch or Great Expectations takes longer than most of what the stages of a small night do with them. So the local engine
-keeps one process for each such library; `python -m components STAGE` asks it to run the stage, in a fork that has the caller's
-arguments, folder, environment and standard streams, and ends with the fork's exit code. In a container nothing of this happens.
-Linux only: elsewhere every stage loads its own libraries.
+Loading PyTorch, Great Expectations or pandas takes longer than most of what the stages of a small night do with them. So the
+local engine keeps one process for each such library, which loads it while the first stages run; `python -m components STAGE`
+asks it to run the stage, in a fork that has the caller's arguments, folder, environment and standard streams, and ends with the
+fork's exit code. In a container nothing of this happens. Linux only: elsewhere every stage loads its own libraries.
 """
 
 import contextlib
@@ -20,12 +20,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from components.contract import EXIT_FAILED, Stage, die_with_parent, main
+from components.usage import FORKED_VARIABLE
 
 WARM_VARIABLE = "NIGHTDRIVE_WARM"  # folder of the sockets, one a library; set by the local engine
 _STREAMS = (0, 1, 2)
 _SIZE_BYTES = 8  # of the number that says how long a request is
 _WITH = {  # what the stages that load a library load beside it
-    "torch": ("pandas", "pyarrow.parquet", "cv2", "perception.training.loop"),
+    # The first optimiser step of every process loads torch._dynamo, which takes longer than torch itself.
+    "torch": ("pandas", "pyarrow.parquet", "cv2", "perception.training.loop", "torch._dynamo"),
+    "pandas": ("pyarrow.parquet", "cv2", "perception.quality.intake"),
     "great_expectations": ("perception.quality.gate",),
 }
 
@@ -34,7 +37,7 @@ _WITH = {  # what the stages that load a library load beside it
 def warm_processes(libraries: Iterable[str], environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Keep a process for each library until the block ends; yield the environment in which stages find them.
 
-    Nothing is loaded before a stage asks. The processes die with this one.
+    They load their libraries at once, beside the first stages. The processes die with this one.
     """
     if sys.platform != "linux":
         yield dict(environment)
@@ -78,13 +81,13 @@ def run_warm(stage: Stage, arguments: Sequence[str]) -> int | None:
 
 
 def serve(library: str, listener: socket.socket) -> None:
-    """Fork a stage for every connection, for ever; load the library when the first one comes."""
+    """Load the library and fork a stage for every connection, for ever."""
+    for name in (library, *_WITH.get(library, ())):
+        importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks answer for themselves: nobody waits for them
     server = os.getpid()
     while True:
         connection, _ = listener.accept()
-        for name in (library, *_WITH.get(library, ())):
-            importlib.import_module(name)
         if os.fork() == 0:
             listener.close()
             _run_fork(connection, server)
@@ -119,7 +122,7 @@ def _become_caller(connection: socket.socket) -> list[str]:
         request = json.loads(reader.read(int.from_bytes(size)))
     os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(request["environment"])
+    os.environ.update(request["environment"] | {FORKED_VARIABLE: "yes"})
     arguments: list[str] = request["arguments"]
     return arguments
 

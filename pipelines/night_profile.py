@@ -41,11 +41,14 @@ class NightProfile:
     start_seconds: float  # the sum of what their processes took to start
     between_seconds: float  # the rest: the engine before, between and after the tasks
     engine_share: float  # what is not the tasks' own work, as a share of it
+    engine_cpu_seconds: (
+        float  # processor time that is not the tasks' own work: the engine, starts, loading of libraries
+    )
 
 
 def night_profile(run: Path) -> NightProfile:
     """Read a run's folder; raises InputError where no night has run there or its records are from before they said enough."""
-    engine = _read(run / ENGINE_FILE, ("started", "ended"))
+    engine = _read(run / ENGINE_FILE, ("started", "ended", "cpu_seconds"))
     records = [_read(path, _NUMBERS) for path in (run / "records").glob("*.json")]
     ran = sorted((each for each in records if each["launched"] >= engine["started"]), key=lambda each: each["launched"])
     if not ran:
@@ -62,6 +65,8 @@ def night_profile(run: Path) -> NightProfile:
         start_seconds=start,
         between_seconds=seconds - work - start,
         engine_share=seconds / work - 1,
+        # The engine's own record holds what its children used, all but the forks of warm processes.
+        engine_cpu_seconds=engine["cpu_seconds"] - sum(each["cpu_seconds"] for each in ran if not each.get("forked")),
     )
 
 
@@ -129,6 +134,10 @@ def profile_text(profile: NightProfile) -> str:
         f"the local engine adds {profile.engine_share:.1%} to the tasks' own work "
         f"(bar {ENGINE_BAR:.0%}: {'holds' if profile.engine_share <= ENGINE_BAR else 'falls short'})",
     ]
+    cpu = sum(task.cpu_seconds for task in profile.tasks)
+    lines.append(
+        f"in processor time: {profile.engine_cpu_seconds:.1f} s beside {cpu:.1f} s of the tasks, {profile.engine_cpu_seconds / cpu:.1%}"
+    )
     if profile.earlier:
         lines.append(f"done by an earlier call, not counted: {', '.join(profile.earlier)}")
     return "\n".join(lines)

@@ -333,6 +333,7 @@ def _reveal_first(ledger: _Ledger, count: int, seed: int, name: str) -> None:
         raise InputError(
             f"source {name!r}: initial_labelled_frames = {count}, but it has {len(order)} frames; ask for fewer"
         )
+    facts_of = {facts["frame_id"]: facts for facts in ledger.facts}
     for row in order[:count]:
         reference = ledger.hidden.pop(row["frame_id"], None)
         if reference is None:
@@ -340,9 +341,7 @@ def _reveal_first(ledger: _Ledger, count: int, seed: int, name: str) -> None:
                 f"frame {row['frame_id']!r} of source {name!r}: drawn for the initial labelled set but has no label; add its label file"
             )
         row |= reference | {"split": "train", "label_source": "human"}
-        next(facts for facts in ledger.facts if facts["frame_id"] == row["frame_id"]).update(
-            ledger.label_facts[row["frame_id"]]
-        )
+        facts_of[row["frame_id"]].update(ledger.label_facts[row["frame_id"]])
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:

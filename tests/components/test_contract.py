@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,23 @@ def test_records_tell_status_time_and_memory(tmp_path: Path, monkeypatch: pytest
     assert "the rule" in record["message"]
     assert record["seconds"] >= 0
     assert record["peak_rss_mib"] > 1
+    assert record["launched"] <= record["started"]
+
+
+def test_records_tell_what_the_work_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_inputs: Paths, outputs: Paths, _parameters: object) -> None:
+        (outputs.one("copied") / "file").write_bytes(bytes(3_000_000))
+        end = time.process_time() + 0.1
+        while time.process_time() < end:
+            pass
+
+    monkeypatch.setenv("NIGHTDRIVE_RECORDS", str(tmp_path / "records"))
+    (tmp_path / "a").mkdir()
+    words = ["copy", "--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "out")]
+    assert main({"copy": replace(COPY, run=run)}, words) == 0
+    record = json.loads((tmp_path / "records" / "copy.json").read_text())
+    assert 0.1 <= record["cpu_seconds"] < 5 and record["start_cpu_seconds"] > 0
+    assert 3_000_000 <= record["written_bytes"] < 3_500_000
 
 
 def test_a_killed_stage_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
