@@ -40,7 +40,6 @@ from perception.metrics.slices import column_slices
 from perception.models.checkpoint import load_network, save_network
 from perception.training.loop import Resume, class_weights, fit
 
-HEIGHT_PX, WIDTH_PX = 64, 128
 DROP, SEED_BAR, WORSE_BAR = 0.03, 0.05, 0.95
 LEAST_FOR_SPREAD = 4  # networks: two to judge and two to measure on
 Nights = dict[str, list[Verdict]]
@@ -56,7 +55,7 @@ def main() -> int:
             _network(parameters, seed, options)
         return 0
     networks = [_network(parameters, seed, options) for seed in range(options.networks)]
-    test = _frames("test", "street", 20_000, options.pool, 2, options.work)
+    test = _frames("test", "street", 20_000, options.pool, 2, options)
     scores = [
         _score(network, test, parameters, options.work / f"score_{_network_file(options, seed).stem}.npz")
         for seed, network in enumerate(networks)
@@ -77,6 +76,9 @@ def _options() -> argparse.Namespace:
         ("epochs", 24),
         ("onward-epochs", 4),
         ("train-frames", 640),
+        ("epoch-frames", 320),
+        ("batch-frames", 8),
+        ("height-px", 64),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in (
@@ -85,6 +87,7 @@ def _options() -> argparse.Namespace:
         ("network-width", 0.5),
     ):
         parser.add_argument(f"--{name}", type=float, default=default)
+    parser.add_argument("--taxonomy", default="cityscapes19")
     parser.add_argument("--start", choices=("shared", "scratch"), default="shared")
     parser.add_argument("--condition", default="time_of_day=night")
     parser.add_argument("--train-only", type=int, nargs="+", metavar="SEED", help="train these networks, and stop")
@@ -94,16 +97,20 @@ def _options() -> argparse.Namespace:
 
 def _parameters(options: argparse.Namespace) -> LearningParameters:
     given = {
-        "store": str(options.work / "store"), "taxonomy": "cityscapes19", "height_px": HEIGHT_PX, "width_px": WIDTH_PX,
-        "seed": 0, "network_width": options.network_width, "dropout": 0.0, "epochs": options.epochs, "epoch_frames": 320,
-        "batch_frames": 8, "learning_rate": 0.004,
+        "store": str(options.work / "store"), "taxonomy": options.taxonomy, "height_px": options.height_px,
+        "width_px": 2 * options.height_px, "seed": 0, "network_width": options.network_width, "dropout": 0.0,
+        "epochs": options.epochs, "epoch_frames": options.epoch_frames, "batch_frames": options.batch_frames,
+        "learning_rate": 0.004,
     }  # fmt: skip
     return build_parameters(LearningParameters, given, where="no_regression")
 
 
-def _frames(name: str, rendering: str, first: int, drives: int, frames: int, work: Path) -> pd.DataFrame:
+def _frames(
+    name: str, rendering: str, first: int, drives: int, frames: int, options: argparse.Namespace
+) -> pd.DataFrame:
     """Render drives once and return their manifest."""
-    path = work / f"{name}_{drives}.parquet"
+    work, height = options.work, options.height_px
+    path = work / f"{name}_{drives}_{height}.parquet"
     if not path.exists():
         from components.arrivals import arrivals
         from components.ingest import IngestParameters
@@ -112,7 +119,7 @@ def _frames(name: str, rendering: str, first: int, drives: int, frames: int, wor
         source = {"format": "scenes", "rendering": rendering, "domain": "real", "split": "test", "labels": "given",
                   "drives": drives, "frames_per_drive": frames, "first_drive": first}  # fmt: skip
         given = IngestParameters(source=name, sources={name: source}, store=str(work / "store"), taxonomy="cityscapes19",
-                                 height_px=HEIGHT_PX, width_px=WIDTH_PX, seed=20)  # fmt: skip
+                                 height_px=height, width_px=2 * height, seed=20)  # fmt: skip
         arriving, count = arrivals(given.chosen(), given)
         settings = IntakeSettings(source=name, split="test", domain="real", labels="given", taxonomy="cityscapes19")
         intake = admit_frames(arriving, count, open_store(given.store), settings)
@@ -148,7 +155,7 @@ def _trained(
 ) -> torch.nn.Module:
     if not path.exists():
         start = time.monotonic()
-        train = parameters.frame_set(_frames("train", "street", 0, options.train_frames, 1, options.work))
+        train = parameters.frame_set(_frames("train", "street", 0, options.train_frames, 1, options))
         network = begin()
         average = copy.deepcopy(network)
         cuda = best_device() != "cpu"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from perception.data.taxonomies import UNKNOWN, Taxonomy, apply_lookup, label_lookup, load_taxonomy
+from perception.data.taxonomies import IGNORE, UNKNOWN, Taxonomy, apply_lookup, label_lookup, load_taxonomy
 from perception.errors import InputError
 
 # 64 megapixels: four times an 8k frame, and below the size at which Pillow itself starts to warn.
@@ -120,6 +120,10 @@ def decode_stored_label(
         label = decode_label(data, path, taxonomy, size)
     nearest = cv2.INTER_NEAREST_EXACT
     small = label if size == shown else cv2.resize(label, (shown[1], shown[0]), interpolation=nearest)
+    classes = _classes_as_they_are(taxonomy.name, target)
+    # Values 0 to classes - 1 and 255 become 1 to classes and 0: one maximum says whether there are others.
+    if classes and int((small + np.uint8(1)).max()) <= classes:
+        return small.copy() if small is label else np.asarray(small, np.uint8)  # what was unpacked is read-only
     mapped = np.asarray(cv2.LUT(small, _checking_lookup(taxonomy.name, target)), np.uint8)
     if (mapped == UNKNOWN).any():
         decode_label(data, path, taxonomy, size)  # names the values
@@ -131,6 +135,14 @@ def decode_stored_label(
 def _checking_lookup(source: str, target: str) -> NDArray[np.uint8]:
     """Build label_lookup with 254 for values that `source` does not know: (256,) uint8."""
     return np.where(load_taxonomy(source).raw == UNKNOWN, np.uint8(UNKNOWN), label_lookup(source, target))
+
+
+@cache
+def _classes_as_they_are(source: str, target: str) -> int:
+    """Return n where labels that hold 0 to n - 1 and 255 alone need no mapping; 0 where there is no such n."""
+    lookup = _checking_lookup(source, target)
+    kept = int(np.argmax(lookup != np.arange(256)))  # 254 is never a class, so there is one
+    return kept if lookup[255] == IGNORE and kept < UNKNOWN else 0
 
 
 def _is_plain_grey_png(data: bytes, size: tuple[int, int]) -> bool:

@@ -1,14 +1,15 @@
 """Load frames as batches: decode, resize, augment; the same seed gives the same batches on any machine."""
 
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,9 +23,9 @@ from perception.data.taxonomies import IGNORE, load_taxonomy
 from perception.errors import InputError
 
 # Rec. 601 luma, the grey that colour jitter keeps or moves.
-_LUMA = np.array([0.299, 0.587, 0.114])
-# Parts of an affine map of a colour, (3, 4): the colour itself, its grey, and a constant.
-_COLOR, _GREY, _CONSTANT = np.eye(3, 4), np.outer(np.ones(3), np.append(_LUMA, 0)), np.outer(np.ones(3), [0, 0, 0, 1])
+_LUMA = (0.299, 0.587, 0.114)
+# Parts of an affine map of a colour, (3, 4): the colour itself and its grey; the last column is a constant.
+_COLOR, _GREY = np.eye(3, 4), np.outer(np.ones(3), np.append(_LUMA, 0))
 # Streams of random numbers that must never coincide.
 _ORDER_STREAM, _AUGMENT_STREAM = 1, 2
 
@@ -205,12 +206,10 @@ def shuffled_batches(
         raise InputError(f"epoch_frames is {epoch_frames}, must be at least 1; change it or leave it out")
     if len(frames) == 0:
         raise InputError("there are no frames to train on; select some or correct the split")
-    draws = _draws(len(frames), seed, epoch, epoch_frames or len(frames))
-
-    def load(draw: tuple[int, int]) -> _Loaded:
-        return _augmented(frames, seed, *draw, augment)
-
-    yield from _batches(_split(draws, batch_frames), load, frames.settings, as_bytes)
+    batches = _split(_draws(len(frames), seed, epoch, epoch_frames or len(frames)), batch_frames)
+    # A batch's random numbers are drawn together: among decoded frames each generator would find a cold cache.
+    varied = ([_variation(seed, *draw, augment) for draw in batch] for batch in batches)
+    yield from _batches(varied, batch_frames, partial(_augmented, frames), frames.settings, as_bytes)
 
 
 def count_batches(frames: int, batch_frames: int, epoch_frames: int | None = None) -> int:
@@ -224,8 +223,10 @@ def ordered_batches(frames: FrameSet, batch_frames: int) -> Iterator[Batch]:
     if batch_frames < 1:
         raise InputError(f"batch_frames is {batch_frames}, must be at least 1; change it")
     starts = range(0, len(frames), batch_frames)
-    batches = [range(start, min(start + batch_frames, len(frames))) for start in starts]
-    yield from _batches(batches, lambda index: (*frames._resized(index), None), frames.settings, as_bytes=False)
+    batches = (
+        [_Variation(index) for index in range(start, min(start + batch_frames, len(frames)))] for start in starts
+    )
+    yield from _batches(batches, batch_frames, partial(_augmented, frames), frames.settings, as_bytes=False)
 
 
 @dataclass
@@ -312,13 +313,26 @@ _Frame = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 # Image, label, and the affine map of the colours, (3, 4), that is to be applied on the way into the batch.
 _Loaded = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float64] | None]
 
-# What float32 arithmetic gives for value / 255.
-_UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
-_Draw = TypeVar("_Draw")
+
+@dataclass(frozen=True)
+class _Variation:
+    """Say how one frame is augmented."""
+
+    index: int  # of the frame
+    mirrored: bool = False
+    scale: float = 1.0  # zoom: above 1 crops, below 1 pads
+    left: float = 0.0  # in [0, 1): where in the room that there is the crop or the frame lies
+    top: float = 0.0
+    # Factors of brightness, contrast and saturation; None leaves the colours as they are.
+    jitter: tuple[float, float, float] | None = None
 
 
 def _batches(
-    batches: Sequence[Sequence[_Draw]], load: Callable[[_Draw], _Loaded], settings: LoadSettings, as_bytes: bool
+    batches: Iterable[Sequence[_Variation]],
+    batch_frames: int,
+    load: Callable[[_Variation], _Loaded],
+    settings: LoadSettings,
+    as_bytes: bool,
 ) -> Iterator[Batch]:
     """Load batches in their order, each frame by whichever worker is free, ahead of who takes them.
 
@@ -326,9 +340,9 @@ def _batches(
     """
     fill = _fill_bytes if as_bytes else _fill_floats
 
-    def start(batch: Sequence[_Draw]) -> tuple[Batch, list[Callable[[], None]]]:
+    def start(batch: Sequence[_Variation]) -> tuple[Batch, list[Callable[[], None]]]:
         made = _empty_batch(len(batch), settings, as_bytes)
-        return made, [partial(_load_into, made, slot, load, draw, fill) for slot, draw in enumerate(batch)]
+        return made, [partial(_load_into, made, slot, load, each, fill) for slot, each in enumerate(batch)]
 
     if settings.workers == 0:
         for batch in batches:
@@ -339,7 +353,7 @@ def _batches(
         return
     pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="load")
     waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
-    ahead = max(2, 1 + -(-settings.workers // max(map(len, batches), default=1)))
+    ahead = max(2, 1 + -(-settings.workers // batch_frames))
     try:
         for batch in batches:
             made, tasks = start(batch)
@@ -353,6 +367,7 @@ def _batches(
 
 
 def _finished(batch: Batch, loaded: "list[Future[None]]") -> Batch:
+    wait(loaded, return_when=FIRST_EXCEPTION)  # wakes this thread once a batch, not once a frame
     for frame in loaded:
         frame.result()  # raises what the worker met, the first frame's first
     return batch
@@ -371,11 +386,11 @@ def _empty_batch(count: int, settings: LoadSettings, as_bytes: bool) -> Batch:
 def _load_into(
     batch: Batch,
     slot: int,
-    load: Callable[[_Draw], _Loaded],
-    draw: _Draw,
+    load: Callable[[_Variation], _Loaded],
+    variation: _Variation,
     fill: Callable[[NDArray[Any], NDArray[np.uint8], NDArray[np.float64] | None], None],
 ) -> None:
-    image, label, colors = load(draw)
+    image, label, colors = load(variation)
     fill(batch.images[slot].numpy(), image, colors)
     batch.labels[slot].numpy()[:] = label
 
@@ -390,7 +405,7 @@ def _fill_bytes(target: NDArray[Any], image: NDArray[np.uint8], colors: NDArray[
 
 def _fill_floats(target: NDArray[Any], image: NDArray[np.uint8], colors: NDArray[np.float64] | None) -> None:
     for channel, plane in enumerate(cv2.split(image if colors is None else cv2.transform(image, colors))):
-        target[channel] = cv2.LUT(plane, _UNIT)
+        np.divide(plane, np.float32(255), out=target[channel], dtype=np.float32)
 
 
 def _copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -399,22 +414,35 @@ def _copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
-def _augmented(frames: FrameSet, seed: int, cycle: int, index: int, augment: Augment | None) -> _Loaded:
-    image, label = frames._resized(index)
+def _variation(seed: int, cycle: int, index: int, augment: Augment | None) -> _Variation:
     if augment is None:
-        return image, label, None
+        return _Variation(index)
     generator = np.random.default_rng([_AUGMENT_STREAM, seed, cycle, index])
     # Every number is drawn whatever the settings, so that one setting never changes what another one does.
-    mirror, scale, left, top = generator.random(4)
-    jitter = generator.uniform(-1, 1, 3) * augment.color_jitter + 1
-    moved = _moved(image, label, _log_uniform(scale, augment.scale_range), left, top, augment.flip and mirror < 0.5)
-    return *moved, _color_map(moved[0], *jitter)
+    mirror, scale, left, top = generator.random(4).tolist()
+    brightness, contrast, saturation = (generator.uniform(-1, 1, 3) * augment.color_jitter + 1).tolist()
+    return _Variation(
+        index,
+        mirrored=augment.flip and mirror < 0.5,
+        scale=_log_uniform(scale, augment.scale_range),
+        left=left,
+        top=top,
+        jitter=(brightness, contrast, saturation),
+    )
+
+
+def _augmented(frames: FrameSet, variation: _Variation) -> _Loaded:
+    image, label = frames._resized(variation.index)
+    if variation.jitter is None:
+        return image, label, None
+    moved = _moved(image, label, variation.scale, variation.left, variation.top, variation.mirrored)
+    return *moved, _color_map(moved[0], *variation.jitter)
 
 
 def _log_uniform(share: float, bounds: tuple[float, float]) -> float:
     """Map [0, 1) to the range so that zooming in and out by the same factor are equally likely."""
-    low, high = np.log(bounds[0]), np.log(bounds[1])
-    return float(np.exp(low + share * (high - low)))
+    low, high = math.log(bounds[0]), math.log(bounds[1])
+    return math.exp(low + share * (high - low))
 
 
 def _moved(
@@ -456,7 +484,8 @@ def _color_map(image: NDArray[np.uint8], brightness: float, contrast: float, sat
 
     All three are affine in the colour, so one matrix does them together and rounds once.
     """
-    mean_grey = float(_LUMA @ np.array(cv2.mean(image)[:3]))
+    red, green, blue, _ = cv2.mean(image)
     gain = brightness * contrast
     matrix: NDArray[np.float64] = gain * saturation * _COLOR + gain * (1 - saturation) * _GREY
-    return matrix + brightness * (1 - contrast) * mean_grey * _CONSTANT
+    matrix[:, 3] = brightness * (1 - contrast) * (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)
+    return matrix

@@ -18,7 +18,7 @@ from perception.data.decoding import (
     decode_stored_label,
     image_size,
 )
-from perception.data.taxonomies import label_lookup, load_taxonomy
+from perception.data.taxonomies import UNKNOWN, label_lookup, load_taxonomy
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -243,6 +243,22 @@ def test_stored_labels_are_resized_mapped_and_checked(palette: bool) -> None:
     changed[3, 4] = 99
     with pytest.raises(BadFrame, match=r"outside taxonomy camvid11: 99 \(1 px\)"):
         decode_stored_label(encoded(changed), PATH, CAMVID, (12, 20), (12, 20), "gta5")
+
+
+@pytest.mark.parametrize(("source", "target"), [("cityscapes19",) * 2, ("camvid11",) * 2, ("bdd100k", "cityscapes19")])
+def test_stored_labels_that_need_no_mapping_are_checked_all_the_same(source: str, target: str) -> None:
+    taxonomy = load_taxonomy(source)
+    for value in range(256):
+        label = np.full((2, 3), 255, np.uint8)
+        label[1] = value
+        data = encoded(label)
+        if taxonomy.raw[value] == UNKNOWN:
+            with pytest.raises(BadFrame, match=rf"outside taxonomy {source}: {value} "):
+                decode_stored_label(data, PATH, taxonomy, (2, 3), (2, 3), target)
+            continue
+        ours = decode_stored_label(data, PATH, taxonomy, (2, 3), (2, 3), target)
+        assert np.array_equal(ours, label_lookup(source, target)[label])
+        ours[:] = 0  # nobody else's memory
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
