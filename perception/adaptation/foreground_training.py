@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from perception.adaptation.detector import ForegroundDetector
 from perception.adaptation.detector_training import (
@@ -16,8 +15,7 @@ from perception.adaptation.detector_training import (
 from perception.adaptation.foreground import Foreground
 from perception.adaptation.instance_frames import InstanceFrames
 from perception.adaptation.pseudo import rare_class_weights
-from perception.data.loading import FrameSet, count_batches
-from perception.data.taxonomies import load_taxonomy
+from perception.data.loading import FrameSet, count_batches, frame_pixel_counts
 from perception.errors import InputError
 from perception.training.loop import EpochRecord, Resume, TrainSettings, fit
 
@@ -89,17 +87,10 @@ def rare_class_draw(rows: pd.DataFrame, frames: FrameSet, temperature: float, se
     rows and frames: the same frames, as manifest rows and as loaded. temperature: as rare_class_weights takes it. The
     draw is systematic: a frame of weight w comes floor(w n) or ceil(w n) times.
     """
+    if not len(frames):
+        raise InputError("there are no frames to draw from; give at least one labelled frame")
     weights = rare_class_weights(frame_pixel_counts(frames), temperature)
     start = np.random.default_rng(seed).random()
     places = (start + np.arange(len(rows))) / len(rows)
     drawn = np.searchsorted(np.cumsum(weights), places * weights.sum(), side="right")
     return rows.iloc[np.minimum(drawn, len(rows) - 1)].reset_index(drop=True)
-
-
-def frame_pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
-    """Count the label pixels of every class in every frame: (frame, class) int64; ignored pixels are left out."""
-    classes = len(load_taxonomy(frames.settings.taxonomy).classes)
-    counts = [np.bincount(frames.load(index)[1].ravel(), minlength=256)[:classes] for index in range(len(frames))]
-    if not counts:
-        raise InputError("there are no frames to count the pixels of; give at least one labelled frame")
-    return np.stack(counts).astype(np.int64)

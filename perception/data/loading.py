@@ -278,13 +278,19 @@ def resize_label(label: NDArray[np.uint8], shown: tuple[int, int]) -> NDArray[np
     return np.asarray(cv2.resize(label, shown[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
+def frame_pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
+    """Count the label pixels of every class in every frame: (frame, class) int64; ignored pixels are left out."""
+    classes = len(load_taxonomy(frames.settings.taxonomy).classes)
+    counts = np.zeros((len(frames), classes), np.int64)
+    for index in range(len(frames)):
+        counts[index] = np.bincount(frames.load(index)[1].ravel(), minlength=256)[:classes]
+    return counts
+
+
 def pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
     """Count the label pixels of every class over all frames: (class,) int64; ignored pixels are left out."""
-    classes = len(load_taxonomy(frames.settings.taxonomy).classes)
-    counts = np.zeros(256, np.int64)
-    for index in range(len(frames)):
-        counts += np.bincount(frames._resized(index)[1].ravel(), minlength=256)
-    return counts[:classes]
+    counts: NDArray[np.int64] = frame_pixel_counts(frames).sum(axis=0)
+    return counts
 
 
 # --- order

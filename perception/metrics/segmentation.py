@@ -13,6 +13,7 @@ from perception.metrics.boundary import boundary_tallies
 from perception.metrics.calibration import reliability_counts, sample_step
 from perception.metrics.confusion import confusion_matrix, iou, mean_iou, pixel_accuracy
 from perception.metrics.slices import CONDITIONS, check_columns, column_slices
+from perception.models.modes import evaluation_mode
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -196,11 +197,10 @@ def predicted_classes(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDA
 
 
 def torch_predictor(network: torch.nn.Module) -> Predict:
-    """Return the function that gives a network's logits, in eval mode and without gradients."""
-    network.eval()
+    """Return the function that gives a network's logits, in eval mode and without gradients; the network keeps its mode."""
 
     def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
+        with evaluation_mode(network), torch.inference_mode():
             logits: NDArray[np.float32] = network(torch.from_numpy(images)).float().numpy()
         return logits
 

@@ -11,12 +11,16 @@ def _million(miles: float) -> str:
     return f"{miles / 1e6:,.1f} million" if miles >= 1e5 else f"{miles:,.0f}"
 
 
+def _counted(count: int, unit: str) -> str:
+    return f"1 {unit.removesuffix('s')}" if count == 1 else f"{count} {unit}"
+
+
 def what_it_supports(evidence: Evidence, unit: str = "drives") -> list[str]:
     """List the statements that hold at the evidence's confidence; unit: what stands for a drive, in words."""
     sure = f"With {evidence.confidence:.0%} confidence"
     said = [
         f"{sure}, at most {_percent(evidence.upper)} of frames like these fail: {evidence.failures} of {evidence.frames} "
-        f"failed, on {evidence.drives} {unit}.",
+        f"failed, on {_counted(evidence.drives, unit)}.",
         f"{sure}, at most {_percent(evidence.upper_drives)} of {unit} like these hold a failed frame: "
         f"{evidence.failed_drives} of {evidence.drives} did.",
     ]

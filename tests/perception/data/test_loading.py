@@ -25,6 +25,7 @@ from perception.data.loading import (
     FrameSet,
     LoadSettings,
     count_batches,
+    frame_pixel_counts,
     ordered_batches,
     pixel_counts,
     shuffled_batches,
@@ -387,6 +388,9 @@ def test_pixel_counts(tmp_path: Path) -> None:
     raw = np.concatenate([stored(frames, store, row, "label_uri").ravel() for row in range(4)])
     counts = pixel_counts(FrameSet(frames, store, SETTINGS))
     assert counts.dtype == np.int64 and counts.tolist() == [int((raw == value).sum()) for value in range(11)]
+    by_frame = frame_pixel_counts(FrameSet(frames, store, SETTINGS))
+    for row, label in enumerate(raw.reshape(4, -1)):
+        assert by_frame[row].tolist() == [int((label == value).sum()) for value in range(11)]
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:

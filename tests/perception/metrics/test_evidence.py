@@ -94,3 +94,9 @@ def test_the_words_say_what_holds_and_what_does_not():
 def test_nothing_judged_bounds_nothing():
     with pytest.raises(InputError, match="no judged frame"):
         gather_evidence(frames(0, 1), np.zeros(0, bool), COLUMNS)
+
+
+def test_one_drive_is_said_in_the_singular():
+    found = gather_evidence(frames(1, 3), np.zeros(3, bool), COLUMNS)
+    assert "0 of 3 failed, on 1 drive." in what_it_supports(found)[0]
+    assert "on 1 clip." in what_it_supports(found, "clips")[0]

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from perception.errors import InputError
 from perception.metrics.bootstrap import drive_weights, percentile_interval
@@ -15,7 +16,7 @@ from perception.metrics.figures import (
     overall_figures,
     slice_figures,
 )
-from perception.metrics.segmentation import evaluate_frames
+from perception.metrics.segmentation import evaluate_frames, torch_predictor
 from perception.metrics.slices import cell_slices, column_slices, domain_grid
 
 CLASSES, SIZE = 4, (12, 16)
@@ -147,3 +148,14 @@ def test_the_domain_has_a_cell_for_what_no_frame_shows(judged):
     assert grid.frames.sum() == 8  # those whose weather is known
     rain = grid[(grid.time_of_day == "day") & (grid.weather == "rain") & (grid.scene == "urban")]
     assert rain.frames.tolist() == [2] and rain.drives.tolist() == [2]
+
+
+def test_a_predictor_runs_in_evaluation_mode_and_leaves_the_network_in_its_own() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, CLASSES, 1), torch.nn.Dropout(0.5))
+    network[1].eval()
+    images = np.random.default_rng(0).random((2, 3, *SIZE), dtype=np.float32)
+    predict = torch_predictor(network)
+    logits = predict(images)
+    assert np.array_equal(logits, predict(images)) and network.training and not network[1].training
+    with torch.no_grad():
+        assert np.array_equal(logits, network.eval()(torch.from_numpy(images)).numpy())
