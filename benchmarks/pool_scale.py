@@ -234,8 +234,9 @@ def diff(root: Path) -> dict[str, float]:
 
 
 _DIFF = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
+from components.usage import peak_rss_mib
 from perception.data.manifest import read_manifest
 from perception.versioning.diff import diff_manifests
 base = read_manifest(Path(sys.argv[1]))
@@ -247,7 +248,7 @@ start, start_cpu = time.perf_counter(), time.process_time()
 found = diff_manifests(base, head).counts()
 seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
 assert (found["removed"], found["changed_image"], found["moved"]) == (part, part, part), found
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = peak_rss_mib()
 print(json.dumps({"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "peak_rss_mib": round(peak, 1)}))
 """
 

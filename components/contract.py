@@ -11,7 +11,6 @@ Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 refused by a gate.
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from components.parameters import build_parameters, read_section
-from components.usage import FORKED_VARIABLE, LAUNCHED_VARIABLE, Usage
+from components.usage import FORKED_VARIABLE, LAUNCHED_VARIABLE, Usage, peak_rss_mib
 from perception.errors import InputError, Unreachable
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
@@ -229,7 +228,7 @@ def write_record(task: str, *, status: str, before: Usage, message: str) -> None
         "start_cpu_seconds": round(before.cpu_seconds, 3),
         "forked": FORKED_VARIABLE in os.environ,
         **Usage.now().since(before),
-        "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_rss_mib": round(peak_rss_mib(), 1),
         "message": message,
     }
     target = Path(folder) / f"{task}.json"

@@ -47,6 +47,18 @@ def launch_time() -> float:
     return time.time() - max(age, 0.0)
 
 
+def peak_rss_mib() -> float:
+    """Return the most memory that this process has held, in MiB.
+
+    Linux tells it for this program alone (VmHWM); getrusage counts what the process held before it became this program.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except FileNotFoundError:  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
 def _io() -> dict[str, int]:
     try:
         lines = Path("/proc/self/io").read_text().splitlines()

@@ -82,7 +82,7 @@ def run_warm(stage: Stage, arguments: Sequence[str]) -> int | None:
 
 def serve(library: str, listener: socket.socket) -> None:
     """Load the library and fork a stage for every connection, for ever."""
-    for name in (library, *_WITH.get(library, ())):
+    for name in (library, *_WITH.get(library, ()), "components.stages"):
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks answer for themselves: nobody waits for them
     server = os.getpid()

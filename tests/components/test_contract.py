@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from components.__main__ import named_stages
 from components.contract import Needs, Paths, Port, Refused, Stage, main
+from components.stages import STAGES
 from perception.errors import InputError
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +141,23 @@ def test_records_tell_what_the_work_used(tmp_path: Path, monkeypatch: pytest.Mon
     record = json.loads((tmp_path / "records" / "copy.json").read_text())
     assert 0.1 <= record["cpu_seconds"] < 5 and record["start_cpu_seconds"] > 0
     assert 3_000_000 <= record["written_bytes"] < 3_500_000
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_a_command_imports_its_own_stage_alone(name: str) -> None:
+    assert named_stages([name, "--help"]) == {name: STAGES[name]}
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["contract"], ["resolves"], ["../ingest"], ["__main__"]])
+def test_a_command_that_names_no_stage_knows_all(arguments: list[str]) -> None:
+    assert named_stages(arguments) is STAGES
+
+
+def test_the_peak_of_memory_is_this_programs_own() -> None:
+    program = "from components.usage import peak_rss_mib; print(peak_rss_mib())"
+    held = b"x" * (400 << 20)  # what a child has before it becomes another program, by getrusage's count
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(held) and 1 < float(done.stdout) < 300
 
 
 def test_a_killed_stage_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
