@@ -72,7 +72,8 @@ DUELS = (
     ),
     Duel(
         name="pruned_latency", ours="network pruned while it learns, by latency at equal mIoU", peers=("torch-pruning",),
-        bar="no slower, mIoU at most 0.5 points below", limit="dense time / ratio of multiplications", timeout_s=900.0,
+        bar="no slower, mIoU at most 0.5 points below", limit="dense time / ratio of multiplications",
+        options=("--epochs", "6", "--frames", "120"), timeout_s=900.0,
     ),
     Duel(
         name="confusion", ours="confusion matrix of 19 classes", peers=("torchmetrics", "cityscapesscripts"),
