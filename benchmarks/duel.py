@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 REQUIRED = ("duel", "ours", "peer", "unit", "ratio", "bar", "limit_share", "pass", "load", "quiet", "cores")
-EXTRA = "install the extra 'benchmarks': .venv/bin/python -m pip install -c constraints.txt -e '.[benchmarks]'"
+EXTRA = (
+    "install the extra 'benchmarks' beside those of `make setup`: .venv/bin/python -m pip install -c constraints.txt "
+    "-e '.[gates,versioning,cluster,development,benchmarks]'"
+)
 
 
 def least_seconds(runs: Mapping[str, Callable[[], object]], rounds: int, *, warm_rounds: int = 0) -> dict[str, float]:

@@ -97,7 +97,7 @@ DUELS = (
         bar="<= 0.15 s a step; a warm gate of 100,000 rows <= 1 s", limit="starting an interpreter",
     ),
     Duel(
-        name="low_rank", ours="convolution factorised to a given error", peers=("tensorly-torch",),
+        name="low_rank", ours="convolution factorised to a given error", peers=("tensorly-torch", "tensorly"),
         bar="no slower, error no larger", limit="dense time / ratio of multiplications",
     ),
     Duel(
