@@ -72,7 +72,9 @@ def row_costs(file: Path) -> dict[str, float]:
         return float((large["stages"][stage][key] - small["stages"][stage][key]) / rows)
 
     costs = {f"{stage}_row_s": slope(stage, "cpu_seconds") for stage in ("gather", "gate", "select", "diff")}
-    costs |= {f"{stage}_row_bytes": slope(stage, "peak_rss_mib") * 2**20 for stage in ("gather", "gate", "select")}
+    costs |= {
+        f"{stage}_row_bytes": slope(stage, "peak_rss_mib") * 2**20 for stage in ("gather", "gate", "score", "select")
+    }
     gate = small["stages"]["gate"]["cpu_seconds"] - costs["gate_row_s"] * small["rows"]
     return {name: max(cost, 1e-9) for name, cost in (costs | {"gate_start_s": gate}).items()}
 

@@ -130,6 +130,7 @@ class Rates:
     diff_row_s: float  # of comparing two manifests
     gather_row_bytes: float  # memory of the one process, a row
     gate_row_bytes: float
+    score_row_bytes: float  # of every shard's process, a row of the whole pool: it reads the night's manifest
     select_row_bytes: float
 
     def __post_init__(self) -> None:
@@ -269,7 +270,8 @@ def _score(world: World) -> StageForecast:
     fleet, cluster = world.fleet, world.cluster
     seconds = fleet.pool_frames * world.plan.members / world.gpu.forward_frames_a_s
     moved = fleet.pool_frames * fleet.frame_bytes
-    return _fan_out(world, "score", cluster.score_shards, seconds, moved, cluster.gpus, gpus_a_pod=1)
+    found = _fan_out(world, "score", cluster.score_shards, seconds, moved, cluster.gpus, gpus_a_pod=1)
+    return replace(found, memory_gib=fleet.pool_frames * world.rates.score_row_bytes / GIB)
 
 
 def _fan_out(

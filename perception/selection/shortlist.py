@@ -55,11 +55,11 @@ def shortlist_files(
     (conditions, drives) or other scores; their index must stay.
     """
     best: pd.DataFrame | None = None
-    wanted = set(labelled_ids)
+    labelled = pd.Index(sorted(set(labelled_ids)), dtype=object)  # looked up in every batch
     for batch in _batches(paths):
         light = batch.drop_columns([name for name in ("embedding",) if name in batch.column_names]).to_pandas()
         light = light.reset_index(drop=True)
-        light = light[~light["frame_id"].isin(wanted)]
+        light = light[labelled.get_indexer(light["frame_id"]) < 0]
         light = light if prepare is None else prepare(light)
         check_candidates(light, settings)
         fresh = light.assign(row=light.index)
