@@ -8,6 +8,7 @@ From that declaration come
 Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 refused by a gate.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -17,12 +18,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.failures import machine_failure
 from components.parameters import build_parameters, read_section
+from components.seal import check_seal, write_seal
 from components.usage import FORKED_VARIABLE, LAUNCHED_VARIABLE, Usage, peak_rss_mib
 from perception.errors import InputError, Unreachable
 
@@ -148,28 +151,47 @@ def execute(call: Call) -> Outcome:
     nothing that looks finished. Of the processes that torchrun started, each runs the stage and the first one's outputs count.
     """
     before, values, message, code, passing = Usage.now(), {}, "", EXIT_DONE, False
-    write_record(call.task, status="running", before=before, message="")
     working: dict[str, Path] = {}
+    _check_task(call.task)
     try:
+        write_record(call.task, status="running", before=before, message="")
         working = {name: _working_folder(path) for name, path in call.outputs.items()}
         _check_inputs(call)
         parameters: Any = build_parameters(call.stage.parameters, call.parameters, where=call.task)
         outputs = Paths({name: (folder,) for name, folder in working.items()})
-        values = dict(call.stage.run(Paths(call.inputs), outputs, parameters) or {})
+        try:
+            values = dict(call.stage.run(Paths(call.inputs), outputs, parameters) or {})
+        except Refused as refusal:
+            code, message = EXIT_REFUSED, str(refusal)
+        if is_first_process():
+            _seal_and_place(working, call.outputs)
     except InputError as error:
         code, message, passing = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
-    except Refused as refusal:
-        code, message = EXIT_REFUSED, str(refusal)
     except Exception as error:
-        traceback.print_exc()
-        code, message = EXIT_FAILED, f"{type(error).__name__}: {error}"
-    if code in (EXIT_DONE, EXIT_REFUSED) and is_first_process():
-        _place(working, call.outputs)
+        code, message = EXIT_FAILED, _failure(error)
     _discard(working)
     if message:
         print(f"nightdrive {call.task}: {message}", file=sys.stderr)
-    write_record(call.task, status=STATUS_OF_EXIT[code], before=before, message=message)
+    with _told_and_forgotten(call.task):
+        write_record(call.task, status=STATUS_OF_EXIT[code], before=before, message=message)
     return Outcome(code=code, values=values, message=message, passing=passing)
+
+
+def _failure(error: Exception) -> str:
+    """Say what failed: in one line where it is the machine, with the traceback where it may be the program."""
+    said = machine_failure(error)
+    if said is None:
+        traceback.print_exception(error)
+    return said or f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def _told_and_forgotten(task: str) -> Iterator[None]:
+    """Say that a record could not be written, and go on: how the task ended does not depend on it."""
+    try:
+        yield
+    except InputError as error:
+        print(f"nightdrive {task}: {error}", file=sys.stderr)
 
 
 def is_first_process() -> bool:
@@ -213,12 +235,12 @@ def write_record(task: str, *, status: str, before: Usage, message: str) -> None
     started: when its work began, in seconds since 1970; launched: when its command was started. seconds, cpu_seconds,
     read_bytes, written_bytes: of its work alone; start_cpu_seconds: of the process before that. forked: from a warm
     process. peak_rss_mib: so far.
+    Raises InputError for a name that no task has and for a folder that cannot be written.
     """
     folder = os.environ.get(RECORDS_VARIABLE)
     if not folder or not is_first_process():
         return
-    if not re.fullmatch(TASK_RULE, task):
-        raise InputError(f"--task {task!r}: must match {TASK_RULE}; rename it")
+    _check_task(task)
     record = {
         "name": task,
         "status": status,
@@ -232,10 +254,18 @@ def write_record(task: str, *, status: str, before: Usage, message: str) -> None
         "message": message,
     }
     target = Path(folder) / f"{task}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(record))
-    partial.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(record))
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}); make room, or correct its folder") from None
+
+
+def _check_task(task: str) -> None:
+    if not re.fullmatch(TASK_RULE, task):
+        raise InputError(f"--task {task!r}: must match {TASK_RULE}; rename it")
 
 
 def read_records() -> list[dict[str, Any]]:
@@ -302,6 +332,7 @@ def _check_inputs(call: Call) -> None:
         for folder in folders:
             if name not in optional and not folder.is_dir():
                 raise InputError(f"{_option(name)} {folder}: no such folder; run the stage that writes it first")
+            check_seal(folder)
 
 
 # ---------------------------------------------------------------- outputs appear whole or not at all
@@ -318,6 +349,12 @@ def _working_folder(target: Path) -> Path:
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{target}: cannot be written ({said}); choose a folder that this user may write") from None
+
+
+def _seal_and_place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
+    for folder in working.values():
+        write_seal(folder)
+    _place(working, targets)
 
 
 def _place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
