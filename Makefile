@@ -22,7 +22,8 @@ NIGHT = --profile $(call quote,$(PROFILE)) $(if $(DATA),--data $(call quote,$(DA
 CLUSTER_NIGHT = $(subst --profile 'demo',--profile 'nightly',$(NIGHT)) $(if $(IMAGES),--images $(call quote,$(IMAGES)))
 CLUSTER_RUN = $(foreach item,$(PARAMETER),--parameter $(call quote,$(item)))
 
-.PHONY: help setup run test lint pipeline-compile scenes table bench profile simulate engine evaluate clean review promote rollback reject versions history reproduce lineage scrub retire
+.PHONY: help setup run test lint pipeline-compile scenes table bench profile simulate engine evaluate clean review promote rollback reject
+.PHONY: versions history verify-history reproduce lineage scrub retire faults audit licences
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -42,6 +43,15 @@ run: setup  ## one whole night on this machine: PROFILE=demo|smoke|camvid DATA=D
 
 test: setup lint  ## the checks and tests (no container engine and no server needed beforehand)
 	@$(RUN_PYTHON) -m pytest -n 2 --dist loadgroup
+
+faults: setup  ## the whole fault campaign and bad-input campaign, with their counts: CAMPAIGN=all|faults|inputs EXAMPLES=60
+	@$(RUN_PYTHON) -m tests.faults $(if $(CAMPAIGN),$(call quote,$(CAMPAIGN))) $(if $(EXAMPLES),--examples $(call quote,$(EXAMPLES)))
+
+audit: setup  ## pins exact, installed files as their packages recorded them, licences listed; no network
+	@$(RUN_PYTHON) -m pipelines.audit
+
+licences: setup  ## write docs/licences.md from what is installed
+	@$(RUN_PYTHON) -m pipelines.audit --write
 
 test-containers: setup  ## the smoke night as containers on a real S3 server, against the same night on this machine (needs a container engine)
 	@$(RUN_PYTHON) -m pytest -m containers tests/containers
@@ -100,6 +110,9 @@ versions: setup  ## list the data versions of the registry
 
 history: setup  ## list every decision with its signature, checked against the registry's git history
 	@$(VERSIONS) history $(call say,REGISTRY,registry)
+
+verify-history: setup  ## check that every data tag and decision is signed by an allowed key: SIGNERS=FILE REGISTRY=DIR
+	@$(VERSIONS) verify_history $(call say,REGISTRY,registry) $(call say,SIGNERS,signers)
 
 reproduce: setup  ## fetch exactly the data of a version and prove it by its hash: VERSION=TAG OUT=DIR
 	@$(VERSIONS) reproduce $(call say,REGISTRY,registry) $(call say,VERSION,version) $(if $(filter command line,$(origin OUT)),--out $(call quote,$(OUT)))

@@ -18,7 +18,9 @@ _DISK_WORDS = {
     "Input/output error": errno.EIO,
 }
 _GPU_TYPES = {"OutOfMemoryError", "AcceleratorError", "CudaError"}
-_GPU_WORDS = re.compile(r"CUDA error|CUDA out of memory|CUDA driver|CUDNN_STATUS|cuDNN error|CUBLAS_STATUS|NCCL error|NVML")
+_GPU_WORDS = re.compile(
+    r"CUDA error|CUDA out of memory|CUDA driver|CUDNN_STATUS|cuDNN error|CUBLAS_STATUS|NCCL error|NVML"
+)
 _GPU_REMEDY = "run the task on another machine, or hide the GPU with CUDA_VISIBLE_DEVICES= to run on the CPU"
 _GPU_MEMORY_REMEDY = "give the stage smaller batches (batch_frames) or a GPU with more memory"
 
@@ -58,7 +60,9 @@ def _memory(error: BaseException) -> str | None:
 
 
 def _gpu(error: BaseException) -> str | None:
-    if type(error).__name__ not in _GPU_TYPES and not (isinstance(error, RuntimeError) and _GPU_WORDS.search(str(error))):
+    if type(error).__name__ not in _GPU_TYPES and not (
+        isinstance(error, RuntimeError) and _GPU_WORDS.search(str(error))
+    ):
         return None
     remedy = _GPU_MEMORY_REMEDY if "out of memory" in str(error) else _GPU_REMEDY
     return f"the GPU failed ({_first_line(error)}); {remedy}"

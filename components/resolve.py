@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from components.contract import Needs, Paths, Port, Stage, log
-from components.parameters import absolute
+from components.parameters import absolute, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,12 @@ class ResolveParameters:
     remote: str  # where the registry keeps data: a folder or s3://bucket/prefix
     store: str  # blob store: a folder or s3://bucket/prefix
     revision: str = "current"  # what people promoted last, or the tag of a version
+    require_signed: bool = False  # refuse a version whose tag or release is not signed by an allowed key
+    allowed_signers: str = ""  # with require_signed: lines `name ssh-ed25519 KEY`, or the path of a file with them
+
+    def __post_init__(self) -> None:
+        told = bool(self.allowed_signers.strip())
+        require(told or not self.require_signed, "allowed_signers", self.allowed_signers, "require_signed needs a list")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> None:
@@ -23,6 +29,10 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> None:
 
     registry, remote = absolute(parameters.registry), absolute(parameters.remote)
     base = write_base(outputs.one("base"), registry, remote, open_store(parameters.store), parameters.revision)
+    if parameters.require_signed and base.tag:
+        from perception.versioning.signatures import require_signed
+
+        log(f"{base.tag} is signed by {require_signed(registry, base.tag, parameters.allowed_signers)}")
     released = base.champion[:8] if base.champion else "none yet"
     log(f"data version: {base.tag or 'none yet'}, {base.frames} frames; champion: {released}")
 

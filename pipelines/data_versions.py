@@ -133,6 +133,21 @@ def history(given: argparse.Namespace) -> None:
     print(f"{len(found.decisions)} decisions; every one is as it was written, and the pointers are what they say")
 
 
+def verify_history(given: argparse.Namespace) -> None:
+    """Check that every data tag and every decision is signed by a key of the list of allowed signers."""
+    from perception.versioning.signatures import check_history
+
+    found = check_history(given.registry, _needed(given, "signers"))
+    for each in found:
+        print(f"{each.what:<44} {f'signed by {each.signer}' if each.signer else f'PROBLEM: {each.problem}'}")
+    bad = [each for each in found if each.signer is None]
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(found)} tags and decisions of {given.registry} bear no signature that counts"
+        )
+    print(f"{len(found)} tags and decisions, every one signed by an allowed key")
+
+
 def reproduce(given: argparse.Namespace) -> None:
     """Fetch exactly the data of a version into a new folder and prove it by its hashes."""
     from perception.versioning.lineage import reproduce as fetch
@@ -236,7 +251,19 @@ def _manifest(given: argparse.Namespace) -> str:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     function.__name__: function
-    for function in (review, promote, rollback, reject, versions, history, reproduce, lineage, scrub, retire)
+    for function in (
+        review,
+        promote,
+        rollback,
+        reject,
+        versions,
+        history,
+        verify_history,
+        reproduce,
+        lineage,
+        scrub,
+        retire,
+    )
 }
 
 
@@ -246,7 +273,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("command", choices=list(COMMANDS))
     parser.add_argument("--registry", default=os.environ.get("NIGHTDRIVE_REGISTRY", str(REGISTRY)))
     parser.add_argument("--out", type=Path, default=None)
-    for name in ("base", "head", "version", "manifest", "by", "reason", "frame", "drive", "plan"):
+    for name in ("base", "head", "version", "manifest", "by", "reason", "frame", "drive", "plan", "signers"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--model", choices=("auto", "release", "keep"), default="auto")
     parser.add_argument("--sample", type=int, default=200, help="objects to read back; -1: all")

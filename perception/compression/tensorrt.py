@@ -20,7 +20,7 @@ def tensorrt_command(model: Path, engine: Path, *, largest_batch_frames: int = 1
         raise InputError(f"no ONNX file at {model}: run a night, or export a network first")
     if largest_batch_frames < 1:
         raise InputError(f"largest_batch_frames {largest_batch_frames}: at least 1")
-    (given,) = onnx.load(str(model)).graph.input
+    (given,) = _loaded(model).graph.input
     sizes = [dimension.dim_value for dimension in given.type.tensor_type.shape.dim[1:]]
     if not all(sizes):
         raise InputError(f"{model}: height and width must be fixed; export it again")
@@ -29,6 +29,20 @@ def tensorrt_command(model: Path, engine: Path, *, largest_batch_frames: int = 1
     profile = [f"--{name}Shapes={INPUT_NAME}:{batch}x{shape}" for name, batch in shapes.items()]
     precision = ["--fp16"] if half else []
     return ["trtexec", f"--onnx={model}", f"--saveEngine={engine}", *profile, *precision]
+
+
+def _loaded(model: Path) -> onnx.ModelProto:
+    try:
+        loaded = onnx.load(str(model))
+        onnx.checker.check_model(loaded)
+    except Exception as error:  # protobuf raises a family of its own
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{model}: is no ONNX network ({said}); export it again") from None
+    if len(loaded.graph.input) != 1:
+        raise InputError(
+            f"{model}: takes {len(loaded.graph.input)} inputs, must take one batch of images; export it again"
+        )
+    return loaded
 
 
 def build_engine(model: Path, engine: Path, *, largest_batch_frames: int = 1, half: bool = True) -> str:

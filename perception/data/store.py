@@ -72,15 +72,13 @@ class FolderStore:
         """Write a blob to a temporary name, flush it to disk and move it into place."""
         blob = describe_blob(data, suffix)
         path = self.root / blob.uri
-        # A file of another size was cut short by something outside this program; writing it again mends it.
-        if not (path.is_file() and path.stat().st_size == blob.size_bytes):
-            try:
+        try:
+            # A file with other bytes was damaged by something outside this program; writing it again mends it.
+            if not _holds(path, data):
                 replace_file(path, data)
-            except OSError as error:
-                reason = f"cannot be written ({error.strerror})"
-                raise InputError(
-                    f"store {self.root}: {reason}; give a folder with space that you may write to"
-                ) from None
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror})"
+            raise InputError(f"store {self.root}: {reason}; give a folder with space that you may write to") from None
         return blob
 
     def get(self, uri: str) -> bytes:
@@ -97,6 +95,11 @@ class FolderStore:
     def exists(self, uri: str) -> bool:
         """Look for the file."""
         return (self.root / checked_uri(uri)).is_file()
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Say whether the file is there with exactly these bytes; reading costs less than making the data did."""
+    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
 
 
 def describe_blob(data: bytes, suffix: str) -> Blob:

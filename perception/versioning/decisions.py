@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,7 @@ def release_champion(
                 return None
             current = read_pointer(clone, CURRENT, head)
             done = _decision("release", version, people, why, current["tag"] if current else None)
-            done = replace(done, model_sha256=stored.model_sha256)
+            done = _dated_last(clone, head, replace(done, model_sha256=stored.model_sha256))
             return {**stored_files, CHAMPION: json_bytes(asdict(released)), **_decision_file(done)}, _message(done)
 
         push_commit(clone, changes)
@@ -273,6 +273,7 @@ def _decide(registry: str | Path, version: Version, decide: Callable[[Clone, str
             decision = decide(clone, head)
             if decision is None:
                 return None
+            decision = _dated_last(clone, head, decision)
             made[:] = [decision]
             files: dict[str, bytes | None] = dict(_decision_file(decision))
             if decision.action in ("promote", "rollback"):
@@ -283,6 +284,20 @@ def _decide(registry: str | Path, version: Version, decide: Callable[[Clone, str
             return files, _message(decision)
 
         return made[0] if push_commit(clone, changes) else None
+
+
+def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:
+    """Date a decision after the ones before it, even where this machine's clock lies behind theirs.
+
+    Decisions are kept in the order of their times; one that was dated before its predecessor would count as undone.
+    """
+    paths = sorted(git_text(clone, "ls-tree", "--name-only", head, "decisions/").split())
+    if not paths:
+        return decision
+    last = datetime.fromisoformat(json.loads(read_committed(clone, paths[-1], head) or b"{}")["decided_utc"])
+    if datetime.fromisoformat(decision.decided_utc) > last:
+        return decision
+    return replace(decision, decided_utc=(last + timedelta(microseconds=1)).isoformat(timespec="microseconds"))
 
 
 def _pointer(version: Version, decision: Decision) -> dict[str, Any]:

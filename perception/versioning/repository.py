@@ -182,8 +182,11 @@ def commit_files(clone: Clone, base: str | None, files: Mapping[str, bytes | Non
 
 def _signing(clone: Clone) -> list[str]:
     """Give the option that signs a commit where git's configuration asks for it; commit-tree does not look itself."""
-    asked = run_git(clone, "config", "--type=bool", "--get", "commit.gpgsign", check=False)
-    return ["-S"] if asked.stdout.strip() == b"true" else []
+    return ["-S"] if _asked_to_sign(clone, "commit.gpgsign") else []
+
+
+def _asked_to_sign(clone: Clone, name: str) -> bool:
+    return run_git(clone, "config", "--type=bool", "--get", name, check=False).stdout.strip() == b"true"
 
 
 def trailers(subject: str, body: str, **values: str | None) -> str:
@@ -216,7 +219,8 @@ def push_commit(
         commit = commit_files(clone, base, *change)
         targets = [f"{commit}:refs/heads/main"]
         if tag:
-            run_git(clone, "tag", "--force", "-a", "-F", "-", tag[0], commit, stdin=tag[1].encode())
+            kind = "-s" if _asked_to_sign(clone, "tag.gpgsign") else "-a"
+            run_git(clone, "tag", "--force", kind, "-F", "-", tag[0], commit, stdin=tag[1].encode())
             targets.append(f"refs/tags/{tag[0]}")
         done = run_git(clone, "push", "--quiet", "--atomic", "origin", *targets, check=False)
         if not done.returncode:

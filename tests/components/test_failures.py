@@ -39,7 +39,9 @@ def test_each_is_named_in_one_line(error: BaseException, words: str) -> None:
     assert "\n" not in said
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), OSError(errno.ENOENT, "No such file"), KeyError("CUDA error")])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a bug"), OSError(errno.ENOENT, "No such file"), KeyError("CUDA error")]
+)
 def test_what_may_be_a_bug_is_none_of_them(error: BaseException) -> None:
     assert machine_failure(error) is None
 

@@ -1,0 +1,98 @@
+"""`make faults`: the whole fault campaign and the whole bad-input campaign, with their counts; exit code 1 where anything was lost."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.faults.counting import Count
+
+SEEDS = (1, 2, 3)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the campaigns that are asked for, print every row as it ends and the table at the end."""
+    parser = argparse.ArgumentParser(prog="make faults", description="Fault campaign and bad-input campaign.")
+    parser.add_argument("campaign", choices=("all", "faults", "inputs"), nargs="?", default="all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of the kills, one night each")
+    parser.add_argument("--examples", type=int, default=60, help="generated cases of each bad-input property")
+    parser.add_argument("--only", default="", help="the faults of these names, such as clock,gpu")
+    given = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from tests.faults.counting import table
+    from tests.faults.nights import load_libraries
+
+    started = time.monotonic()
+    load_libraries()
+    rows = []
+    folder = Path(tempfile.mkdtemp(prefix="nightdrive-faults-"))
+    try:
+        for row in _rows(given, folder):
+            rows.append(row)
+            print(f"{time.monotonic() - started:6.0f} s  {table([row]).splitlines()[1]}", flush=True)
+            print(
+                *(f"          LOSS: {loss}" for loss in row.losses),
+                sep="\n",
+                end="\n" if row.losses else "",
+                flush=True,
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    used = time.process_time() + sum(os.times()[2:4])
+    print(f"\n{table(rows)}\n{time.monotonic() - started:.0f} s, {used:.0f} s of one core")
+    return 1 if any(row.losses for row in rows) else 0
+
+
+def _rows(given: argparse.Namespace, folder: Path) -> "Iterator[Count]":
+    if given.campaign in ("all", "faults"):
+        yield from fault_rows(folder, given.seeds, given.only)
+    if given.campaign in ("all", "inputs"):
+        from tests.faults.inputs import input_rows
+
+        yield from input_rows(folder / "inputs", given.examples)
+
+
+def fault_rows(folder: Path, seeds: Sequence[int], only: str = "") -> "Iterator[Count]":
+    """Run the faults of the full campaign named in `only` (all where it is empty), against one undisturbed night."""
+    from tests.conftest import running_s3
+    from tests.faults import cases
+    from tests.faults.kills import kill_campaign, undisturbed_night
+
+    undisturbed = undisturbed_night(folder / "undisturbed")
+    tag = json.loads((undisturbed.run / "version" / "version.json").read_text())["tag"]
+    stages = ("gather", "score@0", "select", "gate_select", "curate", "adapt", "compress", "report")
+    learning = ("ensemble", "score@0", "compare", "adapt", "train_prune")
+
+    def s3_failing(place: Path) -> "Count":
+        with running_s3() as server:
+            return cases.s3_failing(place, undisturbed, server)
+
+    rows: dict[str, Callable[[Path], Count]] = {
+        "kills": lambda place: kill_campaign(place, undisturbed, seeds),
+        "full_disk": lambda place: cases.full_disk(place, undisturbed, stages),
+        "read_only": lambda place: cases.read_only_store(place, undisturbed),
+        "s3_gone": cases.s3_gone,
+        "s3_failing": s3_failing,
+        "registry": lambda place: cases.registry_unreachable(place, undisturbed),
+        "clock": lambda place: cases.clock_skew(place, undisturbed, ()),
+        "decisions": lambda place: cases.decisions_with_a_skewed_clock(place, undisturbed, tag),
+        "two_nights": lambda place: cases.two_nights(place, undisturbed, ()),
+        "gpu": lambda place: cases.broken_gpu(place, undisturbed, learning),
+        "artifacts": lambda place: cases.spoilt_artifacts(place, undisturbed),
+        "blobs": lambda place: cases.spoilt_blobs(place, undisturbed),
+        "shards": lambda place: cases.spoilt_shards(place, undisturbed, tag),
+    }
+    for name, run in rows.items():
+        if not only or name in only.split(","):
+            yield run(folder / name)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
