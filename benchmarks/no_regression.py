@@ -179,7 +179,7 @@ def _score(
 ) -> SegmentationScore:
     classes = len(parameters.class_names())
     if path.exists():
-        kept = np.load(path)
+        kept = np.load(path, allow_pickle=False)
         frames, groups = pd.read_parquet(path.with_suffix(".frames")), pd.read_parquet(path.with_suffix(".groups"))
         return SegmentationScore(groups=groups, counts=kept["counts"], frames=frames)
     score = evaluate_frames(parameters.frame_set(test), test, torch_predictor(network), classes, change=change)

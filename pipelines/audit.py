@@ -71,11 +71,11 @@ def pins(file: Path = PINS) -> dict[str, str]:
 def licence_of(package: Distribution) -> str:
     """Return what a package says about its licence, in one line."""
     about = package.metadata
-    said = about.get("License-Expression") or ""
+    said = about["License-Expression"] or ""
     listed = [
         text.rpartition("::")[2].strip() for text in about.get_all("Classifier") or [] if text.startswith("License ::")
     ]
-    short = (about.get("License") or "").strip()
+    short = (about["License"] or "").strip()
     if (
         not said
         and short

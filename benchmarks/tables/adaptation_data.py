@@ -97,7 +97,7 @@ def keep(path: Path, frames: Simulated) -> None:
 
 def kept(path: Path) -> Simulated:
     """Read frames that `keep` wrote."""
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         return Simulated(
             images=torch.from_numpy(file["images"]),
             labels=torch.from_numpy(file["labels"]),
@@ -148,7 +148,7 @@ def keep_targets(path: Path, frames: Instances) -> None:
 
 def kept_targets(path: Path) -> Instances:
     """Read what `keep_targets` wrote."""
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         return Instances(fields={name: torch.from_numpy(file[name]) for name in file.files})
 
 

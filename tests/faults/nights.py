@@ -116,9 +116,9 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-def load_libraries() -> None:
+def load_libraries(libraries: Sequence[str] = LIBRARIES) -> None:
     """Load once what stages load, so that a fork of this process starts with its own work."""
-    for name in (*LIBRARIES, *(f"components.{stage}" for stage in STAGES)):
+    for name in (*libraries, *(f"components.{stage}" for stage in STAGES)):
         importlib.import_module(name)
 
 
@@ -199,7 +199,10 @@ def clear(task: Task, run: Path) -> None:
 
 # ---------------------------------------------------------------- what a night gave, without what time changes
 
-VOLATILE = re.compile(r"seconds|latency|_utc$|^commit$|cost|peak_rss|^run$|^started$|^launched$|^forked$|(read|written)_bytes$|^model_sha256$|^commands$")
+VOLATILE = re.compile(
+    r"seconds|latency|_utc$|^commit$|cost|peak_rss|^run$|^started$|^launched$|^forked$|(read|written)_bytes$|"
+    r"^model_sha256$|^commands$"
+)
 NOT_COMPARED = (
     "seal.json",
     "card.md",

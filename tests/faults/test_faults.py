@@ -9,6 +9,7 @@ import pytest
 from tests.faults import cases
 from tests.faults.counting import Count, counted, table
 from tests.faults.kills import Undisturbed, kill_campaign, undisturbed_night
+from tests.faults.nights import load_libraries
 
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -18,6 +19,7 @@ SHORT = ("resolve", "ingest", "gather", "ensemble", "score", "select", "curate",
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
     """A night up to its publication, without its gates."""
+    load_libraries(("torch._dynamo", "pyarrow.dataset", "perception.training.loop", "perception.uncertainty.ensemble"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield undisturbed_night(tmp_path_factory.mktemp("undisturbed"), SHORT)
