@@ -7,10 +7,11 @@ Small networks are trained on procedural scenes with different seeds and judged 
 drive. With --start shared they go on from one network, as a night goes on from the champion; with --start scratch they
 share nothing. A night draws its test drives from the pool with replacement and asks perception.metrics.comparison.
 - seeds: challenger and champion differ by the seed alone. Bar: refused in at most 5 % of the nights.
-- worse: the challenger's images of one condition are dimmed and made noisy until its mIoU there is 3 points below the
-  champion's. Bar: refused in at least 95 % of the nights, that condition being named.
+- worse: a network's images of one condition are dimmed and made noisy until its mIoU there is 3 points below the
+  champion's. Bar: refused in at least 95 % of the nights, that condition being named. The network is the champion itself,
+  or with --spoil challenger the one of another seed, which may then be better or worse in all other conditions too.
 With four networks or more the rule is asked twice: with its margins as they are, and with those widened to the spread
-between seeds, which is measured on the networks that the pair at hand is not of.
+between seeds, which is measured on the networks that the pair at hand is not of; --wide-alone asks that alone.
 Networks and counts are kept in --work, so that a second call asks the rule alone, and a training that was cut off goes
 on. The last line is JSON.
 """
@@ -33,7 +34,7 @@ from components.learning import LearningParameters, best_device, seeded
 from components.parameters import build_parameters
 from perception.data.loading import Augment, pixel_counts, shuffled_batches
 from perception.data.store import open_store
-from perception.metrics.comparison import RegressionRule, Verdict, compare, seed_spread
+from perception.metrics.comparison import APART, RegressionRule, Verdict, compare, seed_spread
 from perception.metrics.confusion import mean_iou
 from perception.metrics.segmentation import SegmentationScore, evaluate_frames, torch_predictor
 from perception.metrics.slices import column_slices
@@ -90,6 +91,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--taxonomy", default="cityscapes19")
     parser.add_argument("--start", choices=("shared", "scratch"), default="shared")
     parser.add_argument("--condition", default="time_of_day=night")
+    parser.add_argument("--spoil", choices=("champion", "challenger"), default="champion")
+    parser.add_argument("--wide-alone", action="store_true", help="do not ask with the rule's own margins")
     parser.add_argument("--train-only", type=int, nargs="+", metavar="SEED", help="train these networks, and stop")
     parser.add_argument("--work", type=Path, default=Path("build/no_regression"))
     return parser.parse_args()
@@ -272,14 +275,18 @@ def _ask(networks, scores, test, parameters: LearningParameters, rule: Regressio
     column, value = options.condition.split("=")
     rows = (scores[0].groups[column] == value).to_numpy(bool)
     kinds = ("seeds", "worse") if len(scores) < LEAST_FOR_SPREAD else ("seeds", "worse", "seeds, wide", "worse, wide")
+    kinds = kinds[2:] if options.wide_alone else kinds
     nights: Nights = {kind: [] for kind in kinds}
     for number, (champion, challenger) in enumerate(pairs):
         _print_pair(champion, challenger, scores)
-        name = f"{_network_file(options, challenger).stem}_below_{champion}"
+        spoiled = champion if options.spoil == "champion" else challenger
+        name = f"{_network_file(options, spoiled).stem}_below_{champion}"
         below = _miou(scores[champion], rows) - DROP
-        worse = _worsened(networks[challenger], scores[challenger], below, test, parameters, options, name)
+        worse = _worsened(networks[spoiled], scores[spoiled], below, test, parameters, options, name)
         others = [score for index, score in enumerate(scores) if index not in (champion, challenger)]
-        wide = replace(rule, seed_spread=seed_spread(others, classes, rule)) if len(kinds) > 2 else rule
+        wide = (
+            replace(rule, seed_spread=seed_spread(others, classes, rule)) if len(scores) >= LEAST_FOR_SPREAD else rule
+        )
         for kind in kinds:
             against = scores[challenger] if kind.startswith("seeds") else worse
             asked = wide if kind.endswith("wide") else rule
@@ -315,17 +322,18 @@ def _shares(nights: Nights, suffix: str, condition: str) -> dict:
 
 
 def _report(nights: Nights, scores, spread: dict[str, float], rule: RegressionRule, options) -> dict:
-    shares = _shares(nights, "", options.condition)
+    shares = _shares(nights, "", options.condition) if "seeds" in nights else {}
     wide = _shares(nights, ", wide", options.condition) if "seeds, wide" in nights else None
-    conditions = [spread[name] for name in spread if not name.startswith("class=")]
+    conditions = [spread[name] for name in spread if not name.startswith("class=") and not name.endswith(APART)]
     return {
-        "benchmark": "no_regression", "start": options.start, "nights": len(nights["seeds"]), "drives": options.drives,
+        "benchmark": "no_regression", "start": options.start, "nights": len(next(iter(nights.values()))), "spoiled": options.spoil,
+        "drives": options.drives,
         "condition": options.condition, "networks": len(scores), "network_width": options.network_width,
         "epochs": options.epochs, "margin": rule.margin, "class_margin": rule.class_margin, "confidence": rule.confidence,
         "miou": [round(score.miou(), 4) for score in scores], "seed_spread_of_conditions": round(max(conditions), 4),
         "seed_spread": {name: round(each, 4) for name, each in spread.items()},
         **shares, "wide": wide, "seeds_bar": SEED_BAR, "worse_bar": WORSE_BAR,
-        "pass": _passes(shares) or (wide is not None and _passes(wide)),
+        "pass": (bool(shares) and _passes(shares)) or (wide is not None and _passes(wide)),
     }  # fmt: skip
 
 

@@ -9,6 +9,9 @@ set. One false alarm among all figures is enough to refuse, so the bounds hold f
 value is the quantile of the greatest studentised difference (Westfall and Young, "Resampling-Based Multiple Testing",
 1993; maxT), which knows how the figures hang together. Where `seed_spread` says by how much trainings that differ only
 by their seed scatter in a figure, its margin is at least what two of them differ by at most, for all figures together.
+A seed mostly lifts or lowers all conditions alike, so a loss within that wider margin is refused all the same where it
+exceeds the rule's own margin and sets the condition apart: where it is greater than the loss on all other frames by
+more than seeds make it. That is what a network looks like which has unlearned one condition.
 
 promote: is it shown that the figure is not worse by more than the margin? Here every figure must pass, so each may be
 asked at the full level (Berger, "Multiparameter Hypothesis Testing and Acceptance Sampling", 1982: intersection-union).
@@ -19,6 +22,7 @@ hold: neither. The test set cannot tell yet; `drives_needed` says how many drive
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +35,7 @@ from perception.metrics.segmentation import SegmentationScore
 from perception.metrics.slices import column_slices
 
 OVERALL = "overall"
+APART = " apart"  # after a condition's name: its figure less that of all other frames
 SURE_SHARE = 0.5  # of the margin: a refusal needs a loss that surely exceeds this
 _BLOCK_NUMBERS = 4_000_000  # resampled counts in memory at once
 
@@ -47,7 +52,8 @@ class RegressionRule:
     resamples: int = 2000
     unit: str = "drives"  # what is resampled, in words: drives, or clips of them
     seed: int = 0
-    # Standard deviation of a figure between trainings that differ only by their seed, by the figure's name: seed_spread().
+    # Standard deviation of a figure between trainings that differ only by their seed, by the figure's name, and of a
+    # condition's difference from all other frames, by its name and " apart": as seed_spread() gives them.
     seed_spread: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,6 +88,8 @@ class Judgement:
     frames: int
     outcome: str  # worse, no worse, or open
     drives_needed: int | None  # to show "no worse" if the difference is what was seen; None: no number would
+    apart: float | None = None  # a condition's difference less that on all other frames; None: not judged
+    apart_margin: float | None = None  # what two seeds differ by at most in that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +118,23 @@ class _Figures:
     averaged: NDArray[np.bool_]  # (figure, class)
     drives: NDArray[np.int64]  # (figure,)
     frames: NDArray[np.int64]
-    margins: NDArray[np.float64]
+    own_margins: NDArray[np.float64]  # the rule's
     unknown: list[str]
+
+    @property
+    def conditions(self) -> NDArray[np.bool_]:
+        """Return which figures are conditions: (figure,) bool. The first figure is that of all frames."""
+        return np.array([name != OVERALL and not name.startswith("class=") for name in self.names], bool)
+
+    def differences(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return challenger's less champion's figures, and those of all frames outside a condition: (resample, figure) each."""
+        ours, theirs = (self.both(resampled_sums(weights, each)) for each in (self.challenger, self.champion))
+        return ours[0] - theirs[0], ours[1] - theirs[1]
+
+    def both(self, sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return figures of summed tallies (resample, figure, 3, class), and those of all frames outside a condition."""
+        rest = np.where(self.conditions[:, None, None], sums[:, :1] - sums, 0.0)
+        return _values(sums, self.averaged), _values(rest, self.averaged)
 
 
 def compare(
@@ -131,9 +154,7 @@ def compare(
     ours, theirs = (
         _values(part.sum(axis=0)[None], figures.averaged)[0] for part in (figures.challenger, figures.champion)
     )
-    resampled = _resampled_differences(figures, rule)
-    difference = ours - theirs
-    judgements, critical = _judge(figures, theirs, ours, difference, resampled, rule)
+    judgements, critical = _judge(figures, theirs, ours, rule)
     return _verdict(judgements, figures.unknown, critical, rule)
 
 
@@ -142,21 +163,35 @@ def seed_spread(scores: Sequence[SegmentationScore], classes: Sequence[str], rul
 
     scores: of two networks or more, on the same frames; figures are those that `compare` would judge by this rule.
     A variance of a handful of networks may be far too small by chance, so each is averaged with the mean variance of
-    its kind, of conditions or of classes (moderated variances, Smyth 2004, with a prior as heavy as the data).
+    its kind, of conditions or of classes (moderated variances, Smyth 2004, with a prior as heavy as the data). So is
+    that of how far a condition lies apart from all other frames, with those of the same column.
     Raises InputError for fewer networks and for scores of different frames.
     """
     if len(scores) < 2:
         raise InputError(f"{len(scores)} score: the spread between seeds needs two networks or more; train another")
-    values = []
+    values, apart = [], []
     for score in scores:
         _check_same_frames(scores[0], score)
         figures = _figures(scores[0], score, classes, rule)
-        values.append(_values(figures.challenger.sum(axis=0)[None], figures.averaged)[0])
+        own, rest = (each[0] for each in figures.both(figures.challenger.sum(axis=0)[None]))
+        values.append(own)
+        apart.append(own - rest)
+    kinds = ["class" if name.startswith("class=") else "condition" for name in figures.names]
+    spread = dict(zip(figures.names, _moderated(np.array(values), kinds), strict=True))
+    known = np.flatnonzero(np.isfinite(apart).all(axis=0))
+    columns = [figures.names[index].partition("=")[0] for index in known]
+    of_apart = _moderated(np.array(apart)[:, known], columns)
+    return spread | {figures.names[index] + APART: each for index, each in zip(known, of_apart, strict=True)}
+
+
+def _moderated(values: NDArray[np.float64], kinds: Sequence[str]) -> list[float]:
+    """Return the standard deviation of each column of (network, figure), its variance averaged with that of its kind."""
     variance = np.var(values, axis=0, ddof=1)
-    of_class = np.array([name.startswith("class=") for name in figures.names], bool)
-    for kind in (of_class, ~of_class):
-        variance[kind] = (variance[kind] + variance[kind].mean()) / 2 if kind.any() else variance[kind]
-    return dict(zip(figures.names, np.sqrt(variance).tolist(), strict=True))
+    for kind in set(kinds):
+        members = np.array([each == kind for each in kinds], bool)
+        variance[members] = (variance[members] + variance[members].mean()) / 2
+    deviations: list[float] = np.sqrt(variance).tolist()
+    return deviations
 
 
 def _check_same_frames(champion: SegmentationScore, challenger: SegmentationScore) -> None:
@@ -200,16 +235,22 @@ def _figures(
         averaged=np.array([each[3] for each in found], dtype=bool),
         drives=np.array([each[4] for each in found], dtype=np.int64),
         frames=np.array([each[5] for each in found], dtype=np.int64),
-        margins=_margins([(each[0], each[6]) for each in found], rule),
+        own_margins=np.array([each[6] for each in found], dtype=np.float64),
         unknown=unknown,
     )
 
 
-def _margins(figures: Sequence[tuple[str, float]], rule: RegressionRule) -> NDArray[np.float64]:
-    """Widen each figure's own margin to what two seeds differ by at most, at the rule's confidence for all of them."""
-    quantile = float(special.ndtri(rule.confidence ** (1 / max(len(figures), 1))))  # Sidak
-    between_two = math.sqrt(2) * quantile
-    return np.array([max(own, between_two * rule.seed_spread.get(name, 0.0)) for name, own in figures], np.float64)
+def _margins(figures: _Figures, rule: RegressionRule) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each figure's margin, widened to what two seeds differ by at most, and that of how far it lies apart.
+
+    At most: at the rule's confidence for all of them together; infinite where the spread was not measured.
+    """
+    spread = rule.seed_spread
+    tests = len(figures.names) + sum(name + APART in spread for name in figures.names)
+    between_two = math.sqrt(2) * float(special.ndtri(rule.confidence ** (1 / max(tests, 1))))  # Sidak
+    wide = np.array([between_two * spread.get(name, 0.0) for name in figures.names], np.float64)
+    apart = np.array([between_two * spread.get(name + APART, math.inf) for name in figures.names], np.float64)
+    return np.maximum(figures.own_margins, wide), apart
 
 
 def _by_drive(counts: NDArray[np.int64], drive_of: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -228,41 +269,48 @@ def _values(counts: NDArray[np.float64], averaged: NDArray[np.bool_]) -> NDArray
     return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
 
 
-def _resampled_differences(figures: _Figures, rule: RegressionRule) -> NDArray[np.float64]:
-    """Return challenger - champion in every resample of drives: (resample, figure) float64."""
+def _resampled_differences(figures: _Figures, rule: RegressionRule) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return challenger - champion in every resample of drives, and how far that lies apart: (resample, figure) each."""
     weights = drive_weights(len(figures.champion), rule.resamples, rule.seed)
     block = max(1, _BLOCK_NUMBERS // max(1, figures.champion[0].size))
-    parts = []
-    for start in range(0, rule.resamples, block):
-        drawn = weights[start : start + block]
-        ours, theirs = (
-            _values(resampled_sums(drawn, part), figures.averaged) for part in (figures.challenger, figures.champion)
-        )
-        parts.append(ours - theirs)
-    return np.concatenate(parts)
+    parts = [figures.differences(weights[start : start + block]) for start in range(0, rule.resamples, block)]
+    difference, rest = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return difference, difference - rest
 
 
 def _judge(
-    figures: _Figures,
-    theirs: NDArray[np.float64],
-    ours: NDArray[np.float64],
-    difference: NDArray[np.float64],
-    resampled: NDArray[np.float64],
-    rule: RegressionRule,
+    figures: _Figures, theirs: NDArray[np.float64], ours: NDArray[np.float64], rule: RegressionRule
 ) -> tuple[list[Judgement], float]:
+    difference, rest = (each[0] for each in figures.differences(np.ones((1, len(figures.champion)))))
+    resampled, resampled_apart = _resampled_differences(figures, rule)
+    margins, apart_margins = _margins(figures, rule)
+    asked = np.isfinite(apart_margins) & np.isfinite(rest)
+    apart, resampled_apart = np.where(asked, difference - rest, 0.0), np.where(asked, resampled_apart, 0.0)
     # With n drives a bootstrap's spread is too small by sqrt((n - 1) / n), and Student's quantile stands for the normal.
     few = figures.drives
-    error = np.maximum(np.nanstd(resampled, axis=0) * np.sqrt(few / (few - 1)), 1e-12)
-    studentised = np.nan_to_num((difference - resampled) / error)
+    error, apart_error = (
+        np.maximum(np.nanstd(each, axis=0) * np.sqrt(few / (few - 1)), 1e-12) for each in (resampled, resampled_apart)
+    )
+    studentised = np.maximum(
+        np.nan_to_num((difference - resampled) / error), np.nan_to_num((apart - resampled_apart) / apart_error)
+    )
     greatest = float(np.quantile(studentised.max(axis=1), rule.confidence))
     greatest = max(greatest, float(special.ndtri(rule.confidence)))
     together = special.stdtrit(few - 1, special.ndtr(greatest))
     alone = special.stdtrit(few - 1, rule.confidence)
     upper, lower = difference + together * error, difference - alone * error
+
+    def surely_beyond(value: NDArray[np.float64], bound: NDArray[np.float64], by: NDArray[np.float64]) -> Any:
+        return (value < -by) & (bound < -by * SURE_SHARE)
+
+    own = figures.own_margins
+    set_apart = asked & surely_beyond(difference, upper, own)
+    set_apart &= surely_beyond(apart, apart + together * apart_error, np.where(asked, apart_margins, 0.0))
+    worse = surely_beyond(difference, upper, margins) | set_apart
     judged = []
     for index in range(len(figures.names)):
-        margin = float(figures.margins[index])
-        worse = difference[index] < -margin and upper[index] < -margin * SURE_SHARE
+        margin = float(own[index] if set_apart[index] else margins[index])
+        room = float(difference[index]) + margin
         judged.append(
             Judgement(
                 name=figures.names[index],
@@ -274,10 +322,10 @@ def _judge(
                 upper=float(upper[index]),
                 drives=int(few[index]),
                 frames=int(figures.frames[index]),
-                outcome="worse" if worse else "no worse" if lower[index] > -margin else "open",
-                drives_needed=_drives_needed(
-                    float(difference[index]) + margin, float(error[index]), int(few[index]), rule.confidence
-                ),
+                outcome="worse" if worse[index] else "no worse" if lower[index] > -margin else "open",
+                drives_needed=_drives_needed(room, float(error[index]), int(few[index]), rule.confidence),
+                apart=float(apart[index]) if asked[index] else None,
+                apart_margin=float(apart_margins[index]) if asked[index] else None,
             )
         )
     order = {"worse": 0, "open": 1, "no worse": 2}
@@ -314,9 +362,15 @@ def _verdict(judgements: list[Judgement], unknown: list[str], critical: float, r
 
 
 def _worse_in_words(each: Judgement) -> str:
+    if each.apart is not None and each.apart_margin is not None and each.apart < -each.apart_margin:
+        more = (
+            f", {-100 * each.apart:.1f} more than on all other frames, where seeds make {100 * each.apart_margin:.1f}"
+        )
+    else:
+        more = ""
     return (
         f"{each.name}: {100 * each.challenger:.1f} % against the champion's {100 * each.champion:.1f} %, "
-        f"worse by {-100 * each.difference:.1f} points (allowed {100 * each.margin:.1f}; surely by {-100 * each.upper:.1f})"
+        f"worse by {-100 * each.difference:.1f} points (allowed {100 * each.margin:.1f}; surely by {-100 * each.upper:.1f}){more}"
     )
 
 

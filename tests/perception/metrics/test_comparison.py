@@ -140,9 +140,11 @@ def test_the_spread_between_seeds_is_the_standard_deviation_drawn_to_that_of_its
     spread = seed_spread(networks, CLASSES, RULE)
     verdicts = [compare(networks[0], network, CLASSES, RULE) for network in networks]
     figures = [{each.name: each.challenger for each in verdict.judgements} for verdict in verdicts]
-    assert set(spread) == set(figures[0])
+    conditions = {name for name in figures[0] if name != "overall" and not name.startswith("class=")}
+    seen = {name for name in conditions if name != "scene=urban"}  # all frames are urban: there are no others
+    assert set(spread) == set(figures[0]) | {f"{name} apart" for name in seen}
     for kind in (True, False):
-        names = [name for name in spread if name.startswith("class=") is kind]
+        names = [name for name in figures[0] if name.startswith("class=") is kind]
         own = {name: np.var([values[name] for values in figures], ddof=1) for name in names}
         for name in names:
             expected = np.sqrt((own[name] + np.mean(list(own.values()))) / 2)
@@ -217,3 +219,47 @@ def test_scores_of_different_frames_are_refused(facts):
         RegressionRule(margin=-0.1)
     with pytest.raises(InputError, match="confidence"):
         RegressionRule(confidence=0.3)
+
+
+def lifted(score, generator, night_points=0.0):
+    """Turn one share of right pixels wrong in every class and condition alike; by night so many points more."""
+    counts, share = score.counts.copy(), generator.uniform(0.0, 0.1)
+    night = (score.groups.time_of_day == "night").to_numpy(bool)
+    lost = (counts[:, range(len(CLASSES)), range(len(CLASSES))] * share).astype(np.int64)
+    for k in range(len(CLASSES)):
+        counts[:, k, k] -= lost[:, k]
+        counts[:, k, (k + 1) % len(CLASSES)] += lost[:, k]
+    moved = replace(score, counts=counts)
+    return worsened(moved, night, night_points) if night_points else moved
+
+
+def test_a_condition_that_is_set_apart_is_refused_although_seeds_lift_all_conditions_by_more(facts):
+    """Seeds move everything together by several points, so that margins grow far beyond a loss in one condition."""
+    generator, near = np.random.default_rng(5), facts.head(400)
+    networks = [lifted(simulate(near, 1, 10 + seed), generator) for seed in range(6)]
+    spread = seed_spread(networks, CLASSES, RULE)
+    assert spread["time_of_day=night"] > 3 * spread["time_of_day=night apart"]
+    champion = networks[0]
+    worse = worsened(champion, (near.time_of_day == "night").to_numpy(bool), 0.04)
+    unaware = {name: each for name, each in spread.items() if not name.endswith(" apart")}
+    assert compare(champion, worse, CLASSES, replace(RULE, seed_spread=unaware)).decision != "refuse"
+    verdict = compare(champion, worse, CLASSES, replace(RULE, seed_spread=spread))
+    refused = [each for each in verdict.judgements if each.outcome == "worse"]
+    assert [each.name for each in refused] == ["time_of_day=night"]
+    assert refused[0].margin == RULE.margin and refused[0].apart < -refused[0].apart_margin
+    assert "more than on all other frames, where seeds make" in verdict.reason
+    for other in networks[1:]:
+        assert compare(champion, other, CLASSES, replace(RULE, seed_spread=spread)).decision != "refuse"
+
+
+def test_how_far_a_condition_lies_apart_is_its_difference_less_that_of_all_other_frames(facts):
+    near = facts.head(200)
+    champion, challenger = simulate(near, 1, 2), simulate(near, 1, 3)
+    rule = replace(RULE, seed_spread={"time_of_day=night apart": 0.01})
+    (night,) = (each for each in compare(champion, challenger, CLASSES, rule).judgements if each.apart is not None)
+    rows = (near.time_of_day == "night").to_numpy(bool)
+    slow = [
+        mean_iou(challenger.counts[part].sum(axis=0)) - mean_iou(champion.counts[part].sum(axis=0))
+        for part in (rows, ~rows)
+    ]
+    assert night.name == "time_of_day=night" and night.apart == pytest.approx(slow[0] - slow[1])
