@@ -11,7 +11,7 @@ value is the quantile of the greatest studentised difference (Westfall and Young
 by their seed scatter in a figure, its margin is at least what two of them differ by at most, for all figures together.
 A seed mostly lifts or lowers all conditions alike, so a loss within that wider margin is refused all the same where it
 exceeds the rule's own margin and sets the condition apart: where it is greater than the loss on all other frames by
-more than seeds make it. That is what a network looks like which has unlearned one condition.
+more than seeds make it, and by at least half the rule's own margin. That is what a network looks like which has unlearned one condition.
 
 promote: is it shown that the figure is not worse by more than the margin? Here every figure must pass, so each may be
 asked at the full level (Berger, "Multiparameter Hypothesis Testing and Acceptance Sampling", 1982: intersection-union).
@@ -89,7 +89,7 @@ class Judgement:
     outcome: str  # worse, no worse, or open
     drives_needed: int | None  # to show "no worse" if the difference is what was seen; None: no number would
     apart: float | None = None  # a condition's difference less that on all other frames; None: not judged
-    apart_margin: float | None = None  # what two seeds differ by at most in that
+    apart_margin: float | None = None  # what two seeds differ by at most in that, at least half the rule's own margin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,14 +243,16 @@ def _figures(
 def _margins(figures: _Figures, rule: RegressionRule) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return each figure's margin, widened to what two seeds differ by at most, and that of how far it lies apart.
 
-    At most: at the rule's confidence for all of them together; infinite where the spread was not measured.
+    At most: at the rule's confidence for all of them together; infinite where the spread was not measured. A condition
+    lies apart by at least half the rule's own margin.
     """
     spread = rule.seed_spread
     tests = len(figures.names) + sum(name + APART in spread for name in figures.names)
     between_two = math.sqrt(2) * float(special.ndtri(rule.confidence ** (1 / max(tests, 1))))  # Sidak
     wide = np.array([between_two * spread.get(name, 0.0) for name in figures.names], np.float64)
     apart = np.array([between_two * spread.get(name + APART, math.inf) for name in figures.names], np.float64)
-    return np.maximum(figures.own_margins, wide), apart
+    # A spread that a few networks happened to make small must not let a hair's breadth set a condition apart.
+    return np.maximum(figures.own_margins, wide), np.maximum(apart, SURE_SHARE * figures.own_margins)
 
 
 def _by_drive(counts: NDArray[np.int64], drive_of: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -363,9 +365,7 @@ def _verdict(judgements: list[Judgement], unknown: list[str], critical: float, r
 
 def _worse_in_words(each: Judgement) -> str:
     if each.apart is not None and each.apart_margin is not None and each.apart < -each.apart_margin:
-        more = (
-            f", {-100 * each.apart:.1f} more than on all other frames, where seeds make {100 * each.apart_margin:.1f}"
-        )
+        more = f", {-100 * each.apart:.1f} more than on all other frames, where it may be {100 * each.apart_margin:.1f}"
     else:
         more = ""
     return (
