@@ -82,15 +82,15 @@ def row_costs(file: Path) -> dict[str, float]:
 def frame_costs(count: int) -> dict[str, float]:
     """Return seconds of processor time a frame: of taking it in, of packing it, and of a pair in k-centre."""
     scenes = scene_frames(World(), "street", 0, count, 1, HEIGHT_PX, WIDTH_PX)
-    images = [encode_scene(scene).image_jpg for _, scene in scenes]
-    facts = [fact for fact, _ in scene_frames(World(), "street", 0, count, 1, 8, 16)]
+    frames = [(facts, encode_scene(scene).image_jpg) for facts, scene in scenes]
+    images = [image for _, image in frames]
     settings = IntakeSettings(source="fleet", split="pool", domain="real", labels="none", taxonomy="cityscapes19")
     points = np.random.default_rng(0).normal(size=(SHORTLIST, DIMENSION)).astype(np.float32)
 
     def arrivals() -> Iterator[Arrival]:
-        for fact, image in zip(facts, images, strict=True):
+        for facts, image in frames:
             yield Arrival(
-                facts=fact, image=image, image_path=f"{fact.frame_id}.jpg", label=None, label_path="",
+                facts=facts, image=image, image_path=f"{facts.frame_id}.jpg", label=None, label_path="",
                 label_taxonomy="cityscapes19",
             )  # fmt: skip
 

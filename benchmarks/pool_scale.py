@@ -52,7 +52,7 @@ def main() -> int:
         small = measure(Path(folder) / "small", options.small, options)
         large = measure(Path(folder) / "large", options.rows, options)
     report = judged(small, large) | {
-        "command": f"python -m benchmarks.pool_scale --rows {options.rows} --small {options.small}",
+        "command": f"python -m benchmarks.pool_scale --rows {options.rows} --small {options.small} --part {options.part}",
         "hardware": hardware("cpu"),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "seconds": round(time.perf_counter() - started),
@@ -290,7 +290,7 @@ def page(report: Mapping[str, Any]) -> str:
     """Write the page: every stage's time and memory at both sizes, and whether they are linear and flat."""
     small, large = report["small"], report["large"]
     lines = [
-        "# A pool of a million frames", "", f"    {report['command']}", "",
+        f"# A pool of {large['rows']:,} frames", "", f"    {report['command']}", "",
         f"{report['hardware']}; {report['date']}; {report['seconds']} s in all. What is measured and why the images are tiny stands in",
         "[scale](../scale.md). Seconds are the processor's; memory is that of a stage's largest process.", "",
         f"| stage | {small['rows']:,} rows, s | {large['rows']:,} rows, s | of linear | MiB | MiB | bytes a row | linear | memory |",

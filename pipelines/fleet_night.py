@@ -8,6 +8,7 @@ from components.parameters import require
 from pipelines.shard_queue import even_shards, run_shards
 
 HOUR_S, TB, GIB = 3600.0, 1e12, 2.0**30
+SHORTLIST_OF_BUDGET = 2.0  # assumed: frames that the strategy looks at, for each that it chooses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +235,7 @@ def stages_of(world: World) -> tuple[StageForecast, ...]:
     """Predict every stage of the night, in its order."""
     fleet, rates = world.fleet, world.rates
     pool, curated = fleet.pool_frames, fleet.curated_frames
+    pairs = SHORTLIST_OF_BUDGET * curated * curated
     trained = {
         "ensemble": world.plan.ensemble_passes, "compare": world.plan.compare_passes, "adapt": world.plan.adapt_passes,
         "train_prune": world.plan.train_passes,
@@ -245,9 +247,7 @@ def stages_of(world: World) -> tuple[StageForecast, ...]:
         _single(world, "gate_ingest", rates.gate_start_s + pool * rates.gate_row_s, pool * rates.gate_row_bytes),
         training["ensemble"],
         _score(world),
-        _single(
-            world, "select", pool * rates.select_row_s + 2.0 * curated * curated * rates.select_pair_s, pool * rates.select_row_bytes
-        ),
+        _single(world, "select", pool * rates.select_row_s + pairs * rates.select_pair_s, pool * rates.select_row_bytes),
         _curate(world),
         _single(world, "publish", curated * rates.diff_row_s, 0.0, moved=2 * curated * fleet.frame_bytes),
         replace(training["compare"], critical=False, note="beside adapt"),
