@@ -25,7 +25,7 @@ from typing import Any
 
 from components.failures import machine_failure
 from components.parameters import build_parameters, read_section
-from components.seal import check_seal, write_seal
+from components.seal import check_seal, is_sealed, write_seal
 from components.usage import FORKED_VARIABLE, LAUNCHED_VARIABLE, Usage, peak_rss_mib
 from perception.errors import InputError, Unreachable
 
@@ -91,6 +91,18 @@ class Paths:
         folders = [folder for folder in self.folders.get(port, ()) if folder.exists()]
         return folders[0] if folders else None
 
+
+# What code raises on tables and records that lack something, or hold another type; pyarrow's and pandas' errors are among them.
+_OF_WRONG_DATA = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+    FileNotFoundError,
+)
 
 Run = Callable[[Paths, Paths, Any], Mapping[str, str] | None]
 
@@ -168,7 +180,7 @@ def execute(call: Call) -> Outcome:
     except InputError as error:
         code, message, passing = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
     except Exception as error:
-        code, message = EXIT_FAILED, _failure(error)
+        code, message = _failure(call, error)
     _discard(working)
     if message:
         print(f"nightdrive {call.task}: {message}", file=sys.stderr)
@@ -177,12 +189,27 @@ def execute(call: Call) -> Outcome:
     return Outcome(code=code, values=values, message=message, passing=passing)
 
 
-def _failure(error: Exception) -> str:
-    """Say what failed: in one line where it is the machine, with the traceback where it may be the program."""
-    said = machine_failure(error)
-    if said is None:
-        traceback.print_exception(error)
-    return said or f"{type(error).__name__}: {error}"
+def _failure(call: Call, error: Exception) -> tuple[int, str]:
+    """Give exit code and message of what a stage raised: the machine, a hand-made input, or else a fault of the program.
+
+    Only the last is told with its traceback. A sealed input is what a stage wrote, so it is never blamed.
+    """
+    if said := machine_failure(error):
+        return EXIT_FAILED, said
+    by_hand = [
+        f"{_option(name)} {folder}"
+        for name, folders in call.inputs.items()
+        for folder in folders
+        if not is_sealed(folder)
+    ]
+    if by_hand and isinstance(error, _OF_WRONG_DATA):
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return (
+            EXIT_BAD_INPUT,
+            f"{', '.join(by_hand)}: no stage wrote this (it has no seal), and it cannot be used ({said}); correct it",
+        )
+    traceback.print_exception(error)
+    return EXIT_FAILED, f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager

@@ -20,12 +20,17 @@ def write_seal(folder: Path) -> None:
     (folder / SEAL_FILE).write_text(json.dumps({"files": listed}, indent=1, sort_keys=True) + "\n")
 
 
+def is_sealed(folder: Path) -> bool:
+    """Say whether a stage wrote the folder, and nobody took its seal off."""
+    return (folder / SEAL_FILE).is_file()
+
+
 def check_seal(folder: Path) -> None:
     """Raise InputError for the first file of a sealed folder that is gone or no longer what its stage wrote.
 
     Files that were added since are no concern of the seal.
     """
-    if not (folder / SEAL_FILE).is_file():
+    if not is_sealed(folder):
         return
     for name, (size_bytes, sha256) in _read(folder / SEAL_FILE).items():
         path = folder / name

@@ -224,6 +224,12 @@ def content(run: Path) -> dict[str, str]:
     }
 
 
+def content_of(folder: Path, run_name: str) -> dict[str, str]:
+    """Give a digest of every file of one artifact, by its path in it."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in NOT_COMPARED]
+    return {path.relative_to(folder).as_posix(): _digest(path, run_name) for path in files}
+
+
 def _digest(path: Path, run_name: str) -> str:
     if path.suffix == ".json":
         text = path.read_text().replace(f"data/{run_name}-", "data/night-").replace(f"runs/{run_name}-", "runs/night-")
