@@ -155,6 +155,11 @@ def gather_frames(arrived: Sequence[Path], folder: Path) -> int:
         raise InputError(
             f"{arrived[0].parent}: profile.parquet must have one row a frame of the manifest; ingest again"
         )
+    twice = tables["oracle"].frame_id[tables["oracle"].frame_id.duplicated()]
+    if len(twice):
+        raise InputError(
+            f"{arrived[0].parent}: oracle.parquet hides two labels for frame {twice.iloc[0]!r}, must be one; ingest again"
+        )
     write_frames_folder(Intake(manifest=manifest, **tables), folder)
     gate_table(manifest, tables["profile"]).to_parquet(folder / "gate.parquet", index=False)
     return len(manifest)
