@@ -126,6 +126,8 @@ def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
 def _members(path: Path, contents: bool = True) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Yield every file and its bytes, refusing whatever is not a plain file inside the archive's own folder."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would keep its reader waiting for ever
+            raise InputError(f"{path}: is no file, must be a tar file; fetch the data version again")
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if member.isdir():

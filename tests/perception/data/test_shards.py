@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -151,6 +152,12 @@ def test_damaged_header_in_the_middle(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(InputError, match="shard is truncated or damaged"):
         list(read_shard(path))
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(InputError, match="is no file, must be a tar file; fetch"):
+        list(read_shard(tmp_path / "pipe.tar"))
 
 
 def test_what_is_no_shard(tmp_path: Path) -> None:
