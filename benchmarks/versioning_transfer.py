@@ -145,7 +145,7 @@ def duel(root: Path, frames: int, frame_bytes: int, folder_passed: bool) -> bool
     contents = np.random.default_rng(0).bytes(frames * frame_bytes)
     frame_ids = [f"d{k // 200}_{k:06d}" for k in range(frames)]
     blobs = [contents[k * frame_bytes : (k + 1) * frame_bytes] for k in range(frames)]
-    with server_module._running_s3() as running:
+    with server_module.running_s3() as running:
         os.environ |= running.server.environment() | {"AWS_DEFAULT_REGION": "us-east-1"}
         ours = _ours(root, running.server, frame_ids, blobs)
         limit = _limit(root, running.server)
