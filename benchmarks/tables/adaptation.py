@@ -22,12 +22,13 @@ from benchmarks.tables.adaptation_report import page, plot
 from benchmarks.tables.data import SEGMENTATION
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.segmenters import Kept, predictions, sure_labels, training_settings, weights_of
 from benchmarks.tables.shrinking import seeded
 from perception.adaptation.detector import DETECTOR_NETWORKS, DetectSettings, ForegroundDetector, detect
 from perception.adaptation.detector_quality import labelled_objects
 from perception.adaptation.detector_training import TargetSettings, detection_loss
 from perception.adaptation.fusion import FusionSettings, Instances, fuse, pseudo_ground_truth
-from perception.adaptation.pseudo import IGNORE, class_thresholds, confidence_histogram, pseudo_quality
+from perception.adaptation.pseudo import pseudo_quality
 from perception.adaptation.statistics import adapt_statistics
 from perception.data.scenes.world import World, world_from_dict
 from perception.errors import InputError
@@ -35,7 +36,7 @@ from perception.metrics.confusion import confusion_matrix, iou
 from perception.metrics.detection import Objects, average_precision
 from perception.models.checkpoint import load_network, save_network
 from perception.models.erfnet import ERFNet
-from perception.training.loop import TrainSettings, class_weights, evaluation_mode, fit
+from perception.training.loop import TrainSettings, fit
 
 TABLE_SIZES = ("small", "medium", "full")
 ABOUT = "learning from the simulator: source only, fused, pseudo-labels, full supervision"
@@ -154,28 +155,10 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
 
 
 @dataclass(frozen=True)
-class Work:
-    """Where frames and networks of one section are kept between cells, and on what device they are used."""
+class Work(Kept):
+    """What is kept of this table, and its plan."""
 
-    request: Request
     plan: Plan
-
-    @property
-    def folder(self) -> Path:
-        folder = self.request.work / "adaptation" / self.request.section / "kept"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    @property
-    def device(self) -> str:
-        return self.request.device
-
-    def network_path(self, name: str, seed: int) -> Path:
-        return self.folder / f"{name}-seed{seed}.safetensors"
-
-    def segmenter(self, name: str, seed: int) -> nn.Module:
-        """Load a segmentation network that an earlier cell kept."""
-        return load_network(self.network_path(name, seed)).to(self.device)
 
     def detector(self, name: str, seed: int) -> nn.Module:
         """Load a detector that an earlier cell kept."""
@@ -337,7 +320,7 @@ def _student(work: Work, seed: int, fused: bool) -> Found:
             [simulator, Labels(images, pseudo)], _shares(plan),
             plan.student_steps, plan.variation, 100 * seed + 10 + round_,
         )  # fmt: skip
-        weights = _weights(stream.sources, classes)
+        weights = weights_of(stream.sources, classes)
         settings = _settings(work, plan.student_rate, seed)
         fit(network, lambda _, s=stream: s, settings, class_weights=weights, iterations_per_epoch=plan.student_steps)  # type: ignore[misc]
         adapt_statistics(network, (part.float() / 255 for part in images.split(16)))
@@ -354,11 +337,7 @@ def _shares(plan: Plan) -> list[int]:
 
 
 def _settings(work: Work, rate: float, seed: int, **changes: Any) -> TrainSettings:
-    on_gpu = work.device.startswith("cuda")
-    return TrainSettings(
-        epochs=1, batch_frames=work.plan.batch_frames, learning_rate=rate, weight_decay=1e-4, schedule="poly", seed=seed,
-        device=work.device, mixed_precision=on_gpu, captured=on_gpu and not work.request.eager, **changes,
-    )  # fmt: skip
+    return training_settings(work.request, work.plan.batch_frames, rate, seed, **changes)
 
 
 def _train_from_nothing(work: Work, sources: list[Labels], seed: int) -> nn.Module:
@@ -368,14 +347,9 @@ def _train_from_nothing(work: Work, sources: list[Labels], seed: int) -> nn.Modu
     stream = SegmentationStream(sources, shares, plan.steps, plan.variation, 100 * seed + 1)
     fit(
         network, lambda _: stream, _settings(work, plan.learning_rate, seed),
-        class_weights=_weights(sources, classes), iterations_per_epoch=plan.steps,
+        class_weights=weights_of(sources, classes), iterations_per_epoch=plan.steps,
     )  # fmt: skip
     return network
-
-
-def _weights(sources: list[Labels], classes: int) -> np.ndarray:
-    counts = sum(torch.bincount(source.labels.flatten().int(), minlength=256)[:classes].cpu() for source in sources)
-    return class_weights(counts.numpy())  # type: ignore[union-attr]
 
 
 def _labels(work: Work, name: str) -> Labels:
@@ -384,17 +358,6 @@ def _labels(work: Work, name: str) -> Labels:
 
 
 # ---------------------------------------------------------------- prediction
-
-
-def _predictions(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Give class and confidence of every pixel: (frame, height, width) uint8 and float16, on the images' device."""
-    classes, confidence = [], []
-    for part in images.split(16):
-        with evaluation_mode(network):
-            probability, winner = network(part.float() / 255).float().softmax(1).max(1)
-        classes.append(winner.to(torch.uint8))
-        confidence.append(probability.half())
-    return torch.cat(classes), torch.cat(confidence)
 
 
 def _detections(work: Work, network: nn.Module, images: Tensor) -> list[Any]:
@@ -410,12 +373,8 @@ def _detections(work: Work, network: nn.Module, images: Tensor) -> list[Any]:
 def _pseudo_labels(work: Work, network: nn.Module, images: Tensor, instances: list[Instances] | None) -> Tensor:
     """Label frames by what the network is sure of and, where given, by instances: (frame, height, width) uint8."""
     taxonomy = data.taxonomy_of(work.request.data_kind)
-    classes, confidence = _predictions(network, images)
-    pairs = zip(classes.cpu().numpy(), confidence.float().cpu().numpy(), strict=True)
-    histogram = confidence_histogram(pairs, len(taxonomy.classes))
-    limits = class_thresholds(histogram, work.plan.kept_share, work.plan.highest_threshold)
-    sure = confidence >= torch.tensor(limits, device=images.device, dtype=torch.float16)[classes.long()]
-    labels = torch.where(sure, classes, IGNORE)
+    plan = work.plan
+    labels = sure_labels(network, images, len(taxonomy.classes), plan.kept_share, plan.highest_threshold)
     if instances is None:
         return labels
     fused = [
@@ -436,7 +395,7 @@ def _judge_fused(
     work: Work, source: nn.Module, detector: nn.Module, images: Tensor, labels: Tensor, thresholds: tuple[float, ...]
 ) -> list[list[float | None]]:
     """Give the IoU by class, in per cent, of the fused prediction for each score threshold."""
-    classes, _ = _predictions(source, images.to(work.device))
+    classes, _ = predictions(source, images.to(work.device))
     found = [each.instances for each in _detections(work, detector, images)]
     scored = []
     for threshold in thresholds:
@@ -449,7 +408,7 @@ def _judge_fused(
 def _kept_and_judged(work: Work, network: nn.Module, name: str, seed: int) -> Found:
     save_network(network.cpu(), work.network_path(name, seed), {})
     test = target(work).test
-    classes, _ = _predictions(network.to(work.device), test.images.to(work.device))
+    classes, _ = predictions(network.to(work.device), test.images.to(work.device))
     return {"iou": _iou(classes, test.labels, work)}
 
 

@@ -26,7 +26,7 @@ from perception.selection.settings import Quota, SelectionSettings
 from perception.training.loop import TrainSettings, class_weights, fit
 from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
 from perception.uncertainty.ensemble import make_ensemble
-from perception.uncertainty.scores import ScoreSettings, score_frames
+from perception.uncertainty.scores import MEASURES, ScoreSettings, score_frames
 
 CLASSES = 11
 
@@ -135,13 +135,10 @@ def labelled_rows(
     train_network(
         ensemble, labelled, plan, plan.ensemble_steps, seed, device, ensemble_loss(loss, weights_of(labelled))
     )
-    scored = {
-        measure: _scored(ensemble, train, drives, measure, device)
-        for measure in {choice.measure for choice in choices.values()}
-    }
+    scored = _scored(ensemble, train, drives, device)
     found = {}
     for name, choice in choices.items():
-        table = scored[choice.measure]
+        table = scored.assign(score=scored[choice.measure], measure=choice.measure)
         settings = SelectionSettings(
             budget_frames=budget, strategy=choice.strategy, seed=seed, duplicate_gap_frames=choice.gap_frames,
             quotas=_quotas(drives, choice.drive_share),
@@ -162,7 +159,8 @@ def _quotas(drives: list[str], share: float | None) -> tuple[Quota, ...]:
     )
 
 
-def _scored(ensemble: nn.Module, train: Labelled, drives: list[str], measure: str, device: str) -> pd.DataFrame:
+def _scored(ensemble: nn.Module, train: Labelled, drives: list[str], device: str) -> pd.DataFrame:
+    """Score every frame once: a column for each measure's mean over the image, and what strategies look at."""
     batches = (
         (
             [f"{row:06d}" for row in range(start, min(start + 8, len(train)))],
@@ -170,17 +168,14 @@ def _scored(ensemble: nn.Module, train: Labelled, drives: list[str], measure: st
         )
         for start in range(0, len(train), 8)
     )
-    rows = list(score_frames(ensemble, batches, ScoreSettings(measure=measure), device=device))
-    return pd.DataFrame(
-        {
-            "frame_id": [row.frame_id for row in rows],
-            "score": [row.score for row in rows],
-            "embedding": [row.embedding for row in rows],
-            "drive_id": drives,
-            "drive_place": pd.Series(drives).groupby(drives).cumcount(),
-            "measure": measure,
-        }
-    )
+    rows = list(score_frames(ensemble, batches, ScoreSettings(), device=device))
+    facts = {
+        "frame_id": [row.frame_id for row in rows],
+        "embedding": [row.embedding for row in rows],
+        "drive_id": drives,
+        "drive_place": pd.Series(drives).groupby(drives).cumcount(),
+    }
+    return pd.DataFrame(facts | {measure: [row.means[measure] for row in rows] for measure in MEASURES})
 
 
 def _learn(

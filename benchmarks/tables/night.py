@@ -24,8 +24,9 @@ from benchmarks.tables.dpe_segmentation import Plan as ChoicePlan
 from benchmarks.tables.night_report import page, plot
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.segmenters import Kept, predictions, sure_labels, training_settings, weights_of
 from benchmarks.tables.shrinking import latency_ms_and_bytes, seeded
-from perception.adaptation.pseudo import IGNORE, class_thresholds, confidence_histogram, pseudo_quality
+from perception.adaptation.pseudo import pseudo_quality
 from perception.adaptation.statistics import adapt_statistics
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
 from perception.compression.cost import count_macs, count_parameters
@@ -36,12 +37,11 @@ from perception.errors import InputError
 from perception.metrics.confusion import confusion_matrix, iou
 from perception.models.checkpoint import load_network, save_network
 from perception.models.erfnet import ERFNet
-from perception.training.loop import TrainSettings, class_weights, evaluation_mode, fit
+from perception.training.loop import fit
 
 ABOUT = (
     "the night's promise: full supervision, a tenth at random and chosen, simulator, pseudo-labels, pruned, compressed"
 )
-TAXONOMY = "camvid11"
 WORLD_SEED = 7
 CLIP_FRAMES = 10  # its test part is one drive: clips of it stand for conditions
 
@@ -89,24 +89,10 @@ PLANS = {
 
 
 @dataclass(frozen=True)
-class Work:
-    """Where networks are kept between cells, and what they learn from."""
+class Work(Kept):
+    """What is kept of this table, its plan, and what networks learn from."""
 
-    request: Request
     plan: Plan
-
-    @property
-    def folder(self) -> Path:
-        folder = self.request.work / "night" / self.request.section / "kept"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def network_path(self, row: str, seed: int) -> Path:
-        return self.folder / f"{row}-seed{seed}.safetensors"
-
-    def network(self, row: str, seed: int) -> nn.Module:
-        """Load the network of a row."""
-        return load_network(self.network_path(row, seed)).to(self.request.device)
 
     def real(self) -> tuple[Labelled, Labelled, list[str]]:
         """Return CamVid's train and val frames, and the drive of each train frame."""
@@ -116,12 +102,12 @@ class Work:
     def labels(self, rows: list[int]) -> Labels:
         """Return train frames with their labels, on the device."""
         part = self.real()[0].take(rows)
-        return Labels(part.images.to(self.request.device), part.labels.to(torch.uint8).to(self.request.device))
+        return Labels(part.images.to(self.device), part.labels.to(torch.uint8).to(self.device))
 
     def simulator(self) -> Labels:
         """Return the simulator's frames, on the device."""
         kept = _kept_simulator(self.folder / "simulator.npz")
-        return Labels(kept.images.to(self.request.device), kept.labels.to(self.request.device))
+        return Labels(kept.images.to(self.device), kept.labels.to(self.device))
 
 
 @cache
@@ -175,7 +161,7 @@ def _render(work: Work, _before: Mapping[str, Found]) -> Found:
 def _choose(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
     """Choose a tenth of the train frames: half of it at random, the rest by the ensemble that learnt from that half."""
     names = {name: CHOICES[name] for name in ("random", work.plan.chosen_by)}
-    found = labelled_rows(work.real, work.plan.choice, seed, work.request.device, names)
+    found = labelled_rows(work.real, work.plan.choice, seed, work.device, names)
     return {"random": found["random"], "chosen": found[work.plan.chosen_by]}
 
 
@@ -221,7 +207,7 @@ def _pseudo(work: Work, seed: int, before: Mapping[str, Found], *, row: str) -> 
     train = work.real()[0]
     others = [number for number in range(len(train)) if number not in set(chosen)]
     unlabelled = work.labels(others)
-    pseudo = _pseudo_labels(work.network("simulator", seed), unlabelled.images, work.plan)
+    pseudo = _pseudo_labels(work.segmenter("simulator", seed), unlabelled.images, work.plan)
     quality = pseudo_quality(zip(unlabelled.labels.cpu().numpy(), pseudo.cpu().numpy(), strict=True), _classes())
     sources = [work.simulator(), work.labels(chosen), Labels(unlabelled.images, pseudo)]
     found = _learn(work, row, seed, sources, list(work.plan.pseudo_shares), know_target=True, shrink=row == "pruned")
@@ -231,7 +217,7 @@ def _pseudo(work: Work, seed: int, before: Mapping[str, Found], *, row: str) -> 
 def _compressed(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
     """Replace layers of the pruned network by low-rank pairs where onnxruntime is faster with them."""
     torch.set_num_threads(1)
-    network = work.network("pruned", seed).cpu().eval()
+    network = work.segmenter("pruned", seed).cpu().eval()
     example = torch.zeros(1, 3, work.plan.height_px, work.plan.width_px)
     made = factorise_by_latency(network, example, work.plan.energy)
     ranks = {row.layer: row.rank for row in made.layers if row.choice != "dense"}
@@ -259,17 +245,13 @@ def _learn(
     know_target: its normalisation layers end with the averages over the unlabelled train frames.
     """
     torch.set_num_threads(1)  # what this costs a network this small is less than what a second thread takes from others
-    plan, device = work.plan, work.request.device
+    plan, device = work.plan, work.device
     network = seeded(lambda: ERFNet(_classes(), width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
-    settings = TrainSettings(
-        epochs=plan.epochs, batch_frames=plan.batch_frames, learning_rate=plan.learning_rate, weight_decay=1e-4,
-        schedule="poly", seed=seed, device=device, mixed_precision=device.startswith("cuda"),
-        captured=device.startswith("cuda") and not work.request.eager,
-    )  # fmt: skip
+    settings = training_settings(work.request, plan.batch_frames, plan.learning_rate, seed, epochs=plan.epochs)
     hooks = _shrinking(network, plan).after_epoch if shrink else None
     fit(
         network, lambda epoch: _Epoch(sources, shares, plan, 1000 * seed + epoch), settings,
-        class_weights=_weights(sources), iterations_per_epoch=plan.steps // plan.epochs, after_epoch=hooks,
+        class_weights=weights_of(sources, _classes()), iterations_per_epoch=plan.steps // plan.epochs, after_epoch=hooks,
     )  # fmt: skip
     if know_target:
         network.to(device)
@@ -287,40 +269,19 @@ def _shrinking(network: nn.Module, plan: Plan) -> CompressionAwareTraining:
     return CompressionAwareTraining(network, example, plan.learning_rate, settings)
 
 
-def _weights(sources: list[Labels]) -> np.ndarray:
-    counts = sum(torch.bincount(source.labels.flatten().int(), minlength=256)[: _classes()].cpu() for source in sources)
-    return class_weights(counts.numpy())  # type: ignore[union-attr]
-
-
 def _classes() -> int:
     return len(frames_data.taxonomy_of("camvid").classes)
 
 
 def _pseudo_labels(network: nn.Module, images: Tensor, plan: Plan) -> Tensor:
-    """Label frames by what the network is sure of, class by class: (frame, height, width) uint8, 255 where it is not."""
-    classes, confidence = _predictions(network, images)
-    pairs = zip(classes.cpu().numpy(), confidence.cpu().numpy(), strict=True)
-    limits = class_thresholds(confidence_histogram(pairs, _classes()), plan.kept_share, plan.highest_threshold)
-    sure = confidence >= torch.tensor(limits, device=images.device, dtype=torch.float32)[classes.long()]
-    return torch.where(sure, classes, IGNORE)
-
-
-def _predictions(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Give class and confidence of every pixel: (frame, height, width) uint8 and float32."""
-    classes, confidence = [], []
-    for part in images.split(16):
-        with evaluation_mode(network):
-            probability, winner = network(part.float() / 255).float().softmax(1).max(1)
-        classes.append(winner.to(torch.uint8))
-        confidence.append(probability)
-    return torch.cat(classes), torch.cat(confidence)
+    return sure_labels(network, images, _classes(), plan.kept_share, plan.highest_threshold)
 
 
 def _kept_and_judged(work: Work, network: nn.Module, row: str, seed: int) -> Found:
     """Keep a network and say how good it is on the test frames, and how large it is."""
     save_network(network.cpu(), work.network_path(row, seed), {})
     test = work.real()[1]
-    classes, _ = _predictions(network.to(work.request.device), test.images.to(work.request.device))
+    classes, _ = predictions(network.to(work.device), test.images.to(work.device))
     labels, predicted = test.labels.numpy(), classes.cpu().numpy()
     clips = [
         confusion_matrix(labels[start : start + CLIP_FRAMES], predicted[start : start + CLIP_FRAMES], _classes())
