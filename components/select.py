@@ -1,6 +1,6 @@
 """select: choose the frames to label tonight."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,9 @@ class SelectParameters:
     duplicate_gap_frames: int = 0  # frames of one drive fewer places apart in its order; 0: no such rule
     duplicate_rule: str = "any"  # any: one of the limits is enough; all: every one must hold
     quotas: tuple[dict[str, object], ...] = ()  # {column, value, minimum_share} or {class, class_share, minimum_share}
-    control_draws: int = 3  # control groups, drawn independently: compare takes one for each of its trainings in turn
+    # Control groups, drawn independently, because one may be lucky: compare takes one for each of its trainings in turn.
+    # Each takes another pass over the scores, so there should be no more than compare.seeds.
+    control_draws: int = 1
     failure_query: str = (
         ""  # an earlier night's evaluation/query.json: frames like its failures score higher; "": base's
     )
@@ -94,48 +96,13 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
 
     The score tables are merged shard by shard; no more than a batch of rows and the shortlist is in memory.
     """
-    import pandas as pd
-
     from perception.data.annotation import write_batch
     from perception.data.store import open_store
-    from perception.selection.budget import choose_frames
-    from perception.selection.composition import embedded_by_classes
-    from perception.selection.shortlist import labelled_rows, shortlist_files
 
-    pool, folder = open_pool(inputs), outputs.one("selection")
-    tables = [path / "scores.parquet" for path in inputs.many("scores")]
-    before = labelled_so_far(inputs)
-    labelled, places = set(before.frame_id), _drive_places(pool, before)
-    where = before.set_index("frame_id")[["drive_id", "timestamp_utc"]].join(places)
-    known = labelled_rows(tables, labelled).join(where, on="frame_id")
+    pool, folder, before = open_pool(inputs), outputs.one("selection"), labelled_so_far(inputs)
     factors = _failure_factors(pool, inputs.one("base") / "query.json", parameters.failure_query)
-    facts = pool.drop(columns=["score", "rank", "reason"], errors="ignore").set_index("frame_id")
-    facts = facts.assign(boost=factors).join(places)
-    settings = parameters.settings()
-
-    def choose(settings: "SelectionSettings") -> "pd.DataFrame":
-        candidates = shortlist_files(tables, settings, labelled, partial(_candidates, facts)).drop(columns="boost")
-        if parameters.distance_by == "classes":
-            candidates, near = embedded_by_classes(candidates, known)
-            return choose_frames(candidates, settings, labelled=near)
-        return choose_frames(candidates, settings, labelled=known)
-
-    # What narrows the choice is the strategy's as well: the control group is any frames of the pool.
-    at_random = replace(
-        settings,
-        strategy="random",
-        quotas=(),
-        duplicate_distance=None,
-        duplicate_gap_s=None,
-        duplicate_gap_frames=None,
-    )
-    selected = choose(settings)
-    # One draw may be lucky: several say what random choice is worth.
-    draws = (
-        choose(replace(at_random, seed=parameters.seed + draw)).assign(draw=draw)
-        for draw in range(parameters.control_draws)
-    )
-    control = pd.concat(draws, ignore_index=True)
+    tables = [path / "scores.parquet" for path in inputs.many("scores")]
+    selected, control = _choices(pool.assign(boost=factors), before, tables, parameters)
     selected.to_parquet(folder / "selected.parquet", index=False)
     control.to_parquet(folder / "control.parquet", index=False)
     chosen = pool[pool.frame_id.isin(selected.frame_id)].drop(columns=["score", "rank", "reason"], errors="ignore")
@@ -153,11 +120,55 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     }
     write_json(folder / "selection.json", story)
     judged = selected.assign(
-        in_pool=selected.frame_id.isin(pool.frame_id), in_labelled=selected.frame_id.isin(known.frame_id)
+        in_pool=selected.frame_id.isin(pool.frame_id), in_labelled=selected.frame_id.isin(before.frame_id)
     )
     judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"budget_frames": parameters.budget_frames})
     log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}; annotation batch {batch}")
+
+
+def _choices(
+    pool: "pd.DataFrame", before: "pd.DataFrame", tables: "Sequence[Path]", parameters: SelectParameters
+) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Return the frames that the strategy chooses, and every draw of the control group, told apart by column draw.
+
+    pool: with column boost, by how much a frame's score is raised. before: the frames that have labels.
+    """
+    import pandas as pd
+
+    from perception.selection.budget import choose_frames
+    from perception.selection.composition import embedded_by_classes
+    from perception.selection.shortlist import labelled_rows, shortlist_files
+
+    facts = pool.drop(columns=["score", "rank", "reason"], errors="ignore").set_index("frame_id")
+    where = before.set_index("frame_id")[["drive_id", "timestamp_utc"]]
+    if parameters.duplicate_gap_frames:
+        places = _drive_places(pool, before)
+        facts, where = facts.join(places), where.join(places)
+    labelled = set(before.frame_id)
+    known = labelled_rows(tables, labelled).join(where, on="frame_id")
+
+    def choose(settings: "SelectionSettings") -> "pd.DataFrame":
+        candidates = shortlist_files(tables, settings, labelled, partial(_candidates, facts)).drop(columns="boost")
+        if parameters.distance_by == "classes":
+            candidates, near = embedded_by_classes(candidates, known)
+            return choose_frames(candidates, settings, labelled=near)
+        return choose_frames(candidates, settings, labelled=known)
+
+    settings = parameters.settings()
+    selected = choose(settings)
+    # What narrows the choice is the strategy's as well: the control group is any frames of the pool.
+    at_random = replace(
+        settings,
+        strategy="random",
+        quotas=(),
+        duplicate_distance=None,
+        duplicate_gap_s=None,
+        duplicate_gap_frames=None,
+    )
+    seeds = [parameters.seed + draw for draw in range(parameters.control_draws)]
+    draws = [choose(replace(at_random, seed=seed)).assign(draw=draw) for draw, seed in enumerate(seeds)]
+    return selected, pd.concat(draws, ignore_index=True)
 
 
 def _drive_places(*tables: "pd.DataFrame") -> "pd.Series[int]":
