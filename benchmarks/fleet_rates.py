@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks.duel import least_seconds
 from benchmarks.tables.machine import hardware
 from perception.data.files import replace_file
 from perception.data.scenes.folder import encode_scene, scene_frames
@@ -97,29 +98,20 @@ def frame_costs(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         numbers = iter(range(10**6))
-        take_in = least_cpu_seconds(
-            lambda: admit_frames(arrivals(), count, FolderStore(root / str(next(numbers))), settings)
-        )
-        pack = least_cpu_seconds(
-            lambda: write_shard(((f"f{k:04d}", {"jpg": image}) for k, image in enumerate(images)), root / "shard.tar")
-        )
-    choose = least_cpu_seconds(lambda: k_centre(points, CHOSEN, first=0))
+        runs = {
+            "take_in": lambda: admit_frames(arrivals(), count, FolderStore(root / str(next(numbers))), settings),
+            "pack": lambda: write_shard(
+                ((f"f{k:04d}", {"jpg": image}) for k, image in enumerate(images)), root / "shard.tar"
+            ),
+            "choose": lambda: k_centre(points, CHOSEN, first=0),
+        }
+        seconds = least_seconds(runs, ROUNDS, clock=time.process_time)
     return {
         "frame_bytes": sum(map(len, images)) / count,
-        "ingest_core_s": take_in / count,
-        "curate_core_s": pack / count,
-        "select_pair_s": choose / (SHORTLIST * CHOSEN),
+        "ingest_core_s": seconds["take_in"] / count,
+        "curate_core_s": seconds["pack"] / count,
+        "select_pair_s": seconds["choose"] / (SHORTLIST * CHOSEN),
     }
-
-
-def least_cpu_seconds(work: Callable[[], object]) -> float:
-    """Run the work several times and return the least seconds of this process's time."""
-    least = float("inf")
-    for _ in range(ROUNDS):
-        start = time.process_time()
-        work()
-        least = min(least, time.process_time() - start)
-    return least
 
 
 if __name__ == "__main__":

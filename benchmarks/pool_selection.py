@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.duel import finish, result
+from components.usage import peak_rss_mib
 from perception.selection.budget import choose_frames
 from perception.selection.settings import SelectionSettings
 from perception.selection.shortlist import BATCH_ROWS, shortlist_files
@@ -103,8 +104,7 @@ def _select(folder: Path, budget: int) -> int:
     chosen = choose_frames(shortlist_files(paths, settings, labelled["frame_id"]), settings, labelled)
     seconds = time.perf_counter() - start
     assert chosen["frame_id"].nunique() == budget
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    peak_mib = int(status["VmHWM"].split()[0]) // 1024
+    peak_mib = int(peak_rss_mib())
     read_seconds = _read_seconds(paths)
     print(json.dumps({"seconds": round(seconds, 2), "read_seconds": round(read_seconds, 2), "peak_mib": peak_mib}))
     return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from components.contract import progress_line
 from components.learning import FrameParameters, write_json
 from components.parameters import require
+from perception.data.files import file_sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +117,7 @@ def judge(
     identity = identity_of(about, parameters)
     about = _in_units(about, parameters.clip_frames)
     score = _score(frames, about, model, parameters, "evaluate", folder)
-    figures = _figures(score, parameters) | {"test_set_sha256": identity, "model_sha256": sha256_of(model)}
+    figures = _figures(score, parameters) | {"test_set_sha256": identity, "model_sha256": file_sha256(model)}
     figures |= _failures(score, parameters)
     figures |= {"latency": latency(model, parameters), "shift": _shift(frames, about, model, parameters)}
     figures |= _against(champion, score, frames, about, parameters)
@@ -146,11 +147,6 @@ def onnx_predictor(model: Path, threads: int) -> Any:
         return np.concatenate(parts)[: len(images)]
 
     return predict
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def identity_of(about: "pd.DataFrame", parameters: JudgeParameters) -> str:
@@ -374,7 +370,7 @@ def _against(
 
 def _comparison(verdict: "Verdict", theirs: "SegmentationScore", champion: Path, parameters: JudgeParameters) -> Json:
     return {
-        "champion_sha256": sha256_of(champion),
+        "champion_sha256": file_sha256(champion),
         "margin": parameters.regression_margin,
         "class_margin": parameters.class_regression_margin,
         "confidence": parameters.confidence,

@@ -4,10 +4,10 @@ A truncated table, a flipped bit in a network's weights or a file that a copy lo
 without a seal (made by hand, or by another tool) is taken as it is; whoever edits an artifact on purpose removes its seal.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
+from perception.data.files import file_sha256
 from perception.errors import InputError
 
 SEAL_FILE = "seal.json"
@@ -40,7 +40,7 @@ def check_seal(folder: Path) -> None:
         if found != size_bytes:
             raise InputError(f"{path}: has {found} bytes, its stage wrote {size_bytes}; {_remedy(folder)}")
         try:
-            same = _sha256(path) == sha256
+            same = file_sha256(path) == sha256
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); {_remedy(folder)}") from None
         if not same:
@@ -64,9 +64,4 @@ def _read(path: Path) -> dict[str, tuple[int, str]]:
 
 
 def _facts(path: Path) -> dict[str, int | str]:
-    return {"size_bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size_bytes": path.stat().st_size, "sha256": file_sha256(path)}

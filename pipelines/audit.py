@@ -116,14 +116,21 @@ def _split(licence: str, word: str) -> list[str]:
     return parts
 
 
+def installed(name: str) -> Distribution | None:
+    """Return a package's metadata; None where it is not installed here."""
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return None
+
+
 def licences(kept: Mapping[str, Licence]) -> list[Licence]:
     """Return the licence of every pinned package; kept: those of the page, which stand for packages that are not installed here."""
     found = []
     for name, version in pins().items():
-        try:
-            licence = BY_HAND.get(name) or licence_of(distribution(name))
-        except PackageNotFoundError:
-            licence = BY_HAND.get(name) or (kept[name].licence if name in kept else "unknown")
+        package = installed(name)
+        known = licence_of(package) if package else kept[name].licence if name in kept else "unknown"
+        licence = BY_HAND.get(name, known)
         found.append(Licence(name, version, licence, kind_of(licence)))
     return found
 
@@ -153,10 +160,8 @@ def installed_differently() -> list[str]:
     """Name the pinned packages that are installed in another version."""
     wrong = []
     for name, version in pins().items():
-        try:
-            found = distribution(name).version.partition("+")[0]
-        except PackageNotFoundError:
-            continue
+        package = installed(name)
+        found = package.version.partition("+")[0] if package else version
         if found != version:
             wrong.append(f"{name} is {found}, pinned to {version}")
     return wrong
@@ -166,11 +171,8 @@ def changed_files(packages: Sequence[str]) -> tuple[int, list[str]]:
     """Hash every file of the packages against their RECORD; return how many were checked, and those that differ or are gone."""
     checked, wrong = 0, []
     for name in packages:
-        try:
-            package = distribution(name)
-        except PackageNotFoundError:
-            continue
-        for file in package.files or []:
+        package = installed(name)
+        for file in (package.files if package else None) or []:
             if file.hash is None or file.hash.mode != "sha256":
                 continue  # RECORD itself, and what was compiled here
             checked += 1

@@ -1,8 +1,15 @@
 """Write files that appear whole or not at all."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def replace_file(path: Path, data: bytes) -> None:

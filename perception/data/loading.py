@@ -209,7 +209,7 @@ def shuffled_batches(
     batches = _split(_draws(len(frames), seed, epoch, epoch_frames or len(frames)), batch_frames)
     # A batch's random numbers are drawn together: among decoded frames each generator would find a cold cache.
     varied = ([_variation(seed, *draw, augment) for draw in batch] for batch in batches)
-    yield from _batches(varied, batch_frames, partial(_augmented, frames), frames.settings, as_bytes)
+    yield from _batches(varied, batch_frames, frames, as_bytes)
 
 
 def count_batches(frames: int, batch_frames: int, epoch_frames: int | None = None) -> int:
@@ -226,7 +226,7 @@ def ordered_batches(frames: FrameSet, batch_frames: int) -> Iterator[Batch]:
     batches = (
         [_Variation(index) for index in range(start, min(start + batch_frames, len(frames)))] for start in starts
     )
-    yield from _batches(batches, batch_frames, partial(_augmented, frames), frames.settings, as_bytes=False)
+    yield from _batches(batches, batch_frames, frames, as_bytes=False)
 
 
 @dataclass
@@ -336,19 +336,18 @@ class _Variation:
 def _batches(
     batches: Iterable[Sequence[_Variation]],
     batch_frames: int,
-    load: Callable[[_Variation], _Loaded],
-    settings: LoadSettings,
+    frames: FrameSet,
     as_bytes: bool,
 ) -> Iterator[Batch]:
     """Load batches in their order, each frame by whichever worker is free, ahead of who takes them.
 
     Two batches ahead, or as many as give every worker a frame while the last frame of the first batch is waited for.
     """
-    fill = _fill_bytes if as_bytes else _fill_floats
+    settings, fill = frames.settings, _fill_bytes if as_bytes else _fill_floats
 
     def start(batch: Sequence[_Variation]) -> tuple[Batch, list[Callable[[], None]]]:
         made = _empty_batch(len(batch), settings, as_bytes)
-        return made, [partial(_load_into, made, slot, load, each, fill) for slot, each in enumerate(batch)]
+        return made, [partial(_load_into, made, slot, frames, each, fill) for slot, each in enumerate(batch)]
 
     if settings.workers == 0:
         for batch in batches:
@@ -392,11 +391,11 @@ def _empty_batch(count: int, settings: LoadSettings, as_bytes: bool) -> Batch:
 def _load_into(
     batch: Batch,
     slot: int,
-    load: Callable[[_Variation], _Loaded],
+    frames: FrameSet,
     variation: _Variation,
     fill: Callable[[NDArray[Any], NDArray[np.uint8], NDArray[np.float64] | None], None],
 ) -> None:
-    image, label, colors = load(variation)
+    image, label, colors = _augmented(frames, variation)
     fill(batch.images[slot].numpy(), image, colors)
     batch.labels[slot].numpy()[:] = label
 

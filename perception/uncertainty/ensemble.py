@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from perception.data.files import file_sha256
 from perception.errors import InputError
 from perception.models.checkpoint import load_network, save_network
 from perception.models.registry import NETWORKS
@@ -293,7 +294,6 @@ def _check_member(folder: Path, name: str, sha256: str) -> None:
     path = folder / name
     if not path.is_file():
         raise InputError(f"{path} does not exist though {ENSEMBLE_FILE} names it; fetch the ensemble again")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != sha256:
         raise InputError(f"{path} has sha256 {found}, {ENSEMBLE_FILE} says {sha256}; fetch the ensemble again")

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from perception.data.files import file_sha256
 from perception.errors import InputError
 from perception.versioning.decisions import CURRENT, champion
 from perception.versioning.processes import Author, git_text, git_url, read_committed, shallow_clone
-from perception.versioning.records import FILES, MANIFEST, Version, file_sha256, json_bytes
+from perception.versioning.records import FILES, MANIFEST, Version, json_bytes
 from perception.versioning.registry import fetch, resolve
 from perception.versioning.remote import ask_each, open_remote, pointed_at, read_folder
 from perception.versioning.repository import configured_remote, read_pointer

@@ -47,12 +47,6 @@ def run_folder(tag: str) -> str:
     return f"datasets/runs/{tag.removeprefix('data/')}"
 
 
-def file_sha256(path: Path) -> str:
-    """Hash a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def json_bytes(content: Any) -> bytes:
     """Write JSON the one way that equal content has equal bytes."""
     return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from perception.data.files import file_sha256
 from perception.data.manifest import read_manifest
 from perception.errors import InputError
 from perception.versioning.processes import (
@@ -39,7 +40,6 @@ from perception.versioning.records import (
     SHARDS,
     TAG_RULE,
     Version,
-    file_sha256,
     json_bytes,
     run_folder,
     split_sha256,

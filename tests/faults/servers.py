@@ -9,14 +9,25 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+@dataclass
+class WebServer:
+    """Say how a web server answers, and what it was asked."""
+
+    status: int  # of every answer; may be changed while the server runs
+    url: str = ""
+    asked: int = 0  # requests so far
+
+
 @contextlib.contextmanager
-def failing_web_server(status: int) -> Iterator[str]:
-    """Answer every request with one HTTP status; yield the server's URL."""
+def web_server(status: int) -> Iterator[WebServer]:
+    """Answer every request with one HTTP status."""
+    state = WebServer(status)
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
+            state.asked += 1
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(status)
+            self.send_response(state.status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -28,11 +39,19 @@ def failing_web_server(status: int) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    state.url = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield state
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextlib.contextmanager
+def failing_web_server(status: int) -> Iterator[str]:
+    """Answer every request with one HTTP status; yield the server's URL."""
+    with web_server(status) as state:
+        yield state.url
 
 
 def closed_url() -> str:

@@ -1,12 +1,8 @@
 """A registry whose server is gone may be asked again; one that is not there, or refuses, is bad input."""
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -17,35 +13,15 @@ from components.stages import STAGES
 from perception.errors import InputError
 from perception.versioning.processes import RegistryError
 from perception.versioning.registry import create_registry, fetch, find_tag, publish, resolve
+from tests.faults.servers import WebServer, closed_url, web_server
 
 
 @pytest.fixture
-def web() -> Iterator[SimpleNamespace]:
+def web() -> Iterator[WebServer]:
     """A web server that answers everything with one status, and counts."""
-    state = SimpleNamespace(status=200, asked=0, url="")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.asked += 1
-            self.send_response(state.status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_port}/data.git"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield state
-    server.shutdown()
-    server.server_close()
-
-
-def closed_url() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}/data.git"
+    with web_server(200) as state:
+        state.url += "/data.git"
+        yield state
 
 
 def calls(url: str, frames: Path, out: Path) -> list[object]:
@@ -60,7 +36,7 @@ def calls(url: str, frames: Path, out: Path) -> list[object]:
 
 @pytest.mark.parametrize("status", [None, 500, 503, 429])
 def test_a_server_that_is_gone_or_fails_may_be_asked_again(web, tools, tmp_path, status):
-    url, web.status = (closed_url() if status is None else web.url), status
+    url, web.status = (f"{closed_url()}/data.git" if status is None else web.url), status
     frames = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), {"a.tar": b"a"})
     for call in calls(url, frames, tmp_path):
         with pytest.raises(RegistryError, match=r"cannot be reached.*try again"):
