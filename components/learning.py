@@ -94,6 +94,7 @@ class LearningParameters(FrameParameters):
     batch_frames: int  # frames in one step
     learning_rate: float  # of Adam, falling to zero
     weight_decay: float = 1e-4  # of Adam
+    mixed_precision: bool = True  # on a GPU: bfloat16 where it is safe; a processor always computes in float32
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,6 +115,8 @@ class LearningParameters(FrameParameters):
         """Return the training loop's settings; an offset gives an independent repetition."""
         from perception.training.loop import TrainSettings
 
+        device = best_device()
+        on_gpu = device.startswith("cuda")
         return TrainSettings(
             epochs=self.epochs,
             batch_frames=self.batch_frames,
@@ -121,7 +124,9 @@ class LearningParameters(FrameParameters):
             weight_decay=self.weight_decay,
             schedule="poly",
             seed=self.seed + seed_offset,
-            device=best_device(),
+            device=device,
+            mixed_precision=on_gpu and self.mixed_precision,
+            captured=on_gpu,  # a network this small would wait for its kernels to be launched
         )
 
     def train(
@@ -186,7 +191,7 @@ def training_state(what: str, settings: "TrainSettings", frame_ids: Sequence[str
     folder = os.environ.get(TRAINING_STATE_VARIABLE)
     if not folder:
         return None
-    same_anywhere = replace(settings, device="cpu")
+    same_anywhere = replace(settings, device="cpu", mixed_precision=False, captured=False)
     identity = hashlib.sha256("\n".join([what, repr(same_anywhere), *frame_ids]).encode()).hexdigest()
     return Resume(path=Path(folder) / f"{identity[:24]}.state", every_minutes=5, identity=identity)
 
