@@ -2,8 +2,8 @@
 
 The blueprint names the network and its constructor's arguments, and lists every leaf module at its dotted path with its
 type and arguments. Loading builds the network, puts the listed leaves in place of its own, and loads the weights
-strictly. So a network that lost channels, whose convolutions became chains of convolutions (nn.Sequential) or whose
-normalisation was folded away (nn.Identity) needs no history.
+strictly. So a network that lost channels or whole branches (ClosedBranch), whose convolutions became chains of
+convolutions (nn.Sequential) or whose normalisation was folded away (nn.Identity) needs no history.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from perception.errors import InputError
+from perception.models.closed_branch import ClosedBranch
 from perception.models.registry import NETWORKS
 from perception.models.tensor_file import read_header, read_tensors, write_tensors
 
@@ -97,7 +98,7 @@ def _leaf_types() -> dict[str, type[nn.Module]]:
     types = (
         nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU,
         nn.SiLU, nn.GELU, nn.Sigmoid, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
-        nn.Flatten, nn.Identity,
+        nn.Flatten, nn.Identity, ClosedBranch,
     )  # fmt: skip
     return {kind.__name__: kind for kind in types}
 

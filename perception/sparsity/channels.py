@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from perception.errors import InputError
+from perception.models.closed_branch import ClosedBranch
 from perception.models.modes import evaluation_mode
 from perception.sparsity.function_rules import visit_function
 from perception.sparsity.module_rules import visit_module
@@ -19,7 +20,7 @@ def walk_channels(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]
     example_input: one tensor, or a tuple of positional inputs, batch first and channels second, on any device. Raises
     InputError for a network that torch.fx cannot trace or that the example does not fit.
     """
-    graph_module = _trace(network, example_input)
+    graph_module = trace_network(network, example_input)
     held = Counter(id(p) for m in network.modules() for p in m._parameters.values() if p is not None)
     walk = ChannelWalk(dict(network.named_modules(remove_duplicate=False)), {key for key, n in held.items() if n > 1})
     known: dict[fx.Node, Any] = {}
@@ -28,13 +29,25 @@ def walk_channels(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]
     return walk
 
 
-def _trace(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> fx.GraphModule:
+class _Tracer(fx.Tracer):
+    """Torch's tracer, for which a closed branch is a layer like torch's own."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, ClosedBranch) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace_network(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> fx.GraphModule:
+    """Trace `network` in evaluation mode, with the shape of every value for the example in its node's metadata.
+
+    Raises InputError for a network that torch.fx cannot trace or that the example does not fit.
+    """
     given = example_input if isinstance(example_input, tuple) else (example_input,)
     device = next((parameter.device for parameter in network.parameters()), None)
     inputs = tuple(value.to(device) for value in given)
     try:
         with evaluation_mode(network):
-            graph_module = fx.symbolic_trace(network)
+            tracer = _Tracer()
+            graph_module = fx.GraphModule(network, tracer.trace(network))
             ShapeProp(graph_module).propagate(*inputs)
     except Exception as error:
         raise InputError(

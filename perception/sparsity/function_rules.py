@@ -29,7 +29,7 @@ EXTREME_NAMES = ("maximum", "minimum")
 
 def visit_function(walk: ChannelWalk, node: fx.Node, values: list[Value], known: dict[fx.Node, Any]) -> Any:
     """Give the channels that come out of a function or method call; `values` are those that go in."""
-    name = _name(node)
+    name = function_name(node)
     if node.op == "call_function" and name == "getitem":
         return _getitem(walk, node, values, known)
     if name in ("size", "dim") or (name == "getattr" and node.args[1] in ("shape", "ndim", "device", "dtype")):
@@ -45,7 +45,7 @@ def visit_function(walk: ChannelWalk, node: fx.Node, values: list[Value], known:
     return not_followed(walk, node, values)
 
 
-def _name(node: fx.Node) -> str:
+def function_name(node: fx.Node) -> str:
     """Give the name by which a function or method is known; one that is not torch's or an operator has none."""
     if node.op == "call_method":
         return str(node.target)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch import fx, nn
 
+from perception.models.closed_branch import ClosedBranch
 from perception.sparsity.walk import ChannelWalk, Value, describe, flatten_channels, map_shapes, not_followed, shape_of
 
 # Per-channel operations with f(0) = 0: what a removed channel leaves behind stays exactly zero.
@@ -36,6 +37,8 @@ def visit_module(walk: ChannelWalk, node: fx.Node, module: nn.Module, values: li
         return values[0].with_zero(values[0].zero & (module.value == 0))
     if isinstance(module, nn.Flatten):
         return flatten_channels(walk, node, values, module.start_dim, module.end_dim)
+    if isinstance(module, ClosedBranch):
+        return _closed_branch(walk, node, module)
     visitor = _layer_visitor(module)
     if visitor is None or len(values) != 1 or "weight" in getattr(module, "parametrizations", {}):
         return not_followed(walk, node, values)
@@ -45,6 +48,13 @@ def visit_module(walk: ChannelWalk, node: fx.Node, module: nn.Module, values: li
     if isinstance(given, Value):
         walk.visits[id(module)] = (values[0], given)
     return given
+
+
+def _closed_branch(walk: ChannelWalk, node: fx.Node, module: ClosedBranch) -> Value:
+    """Own the constant that is left of a branch; it is no layer, since it reads nothing."""
+    given = walk.new(module.channels)
+    walk.record("own", str(node.target), module, "shift", 0, given)
+    return Value(module.dim % module.rank, given, np.ones(len(given), bool))
 
 
 def _layer_visitor(module: nn.Module) -> Callable[[ChannelWalk, fx.Node, Any, Value], Any] | None:

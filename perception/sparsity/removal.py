@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from perception.errors import InputError
+from perception.models.closed_branch import ClosedBranch
 from perception.sparsity.groups import Groups, Slice, assemble
 from perception.sparsity.proximal import zero_neurons
 
@@ -156,6 +157,8 @@ def _set_sizes(module: Any, depthwise: bool) -> None:
         module.in_channels, module.out_channels = (first, second) if module.transposed else (second, first)
     elif isinstance(module, nn.GroupNorm):
         module.num_groups = module.num_channels = len(module.weight)
+    elif isinstance(module, ClosedBranch):
+        module.channels = len(module.shift)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     else:  # batch and instance normalisation
@@ -171,7 +174,7 @@ def _renumbered(groups: Groups, alive: Tensor, cuts: Cuts, kept: dict[str, Tenso
         own, carried, induced = (
             tuple(_moved(part, stays, cuts) for part in parts) for parts in (group.own, group.carried, group.induced)
         )
-        size = _own_size(groups.network, own)
+        size = own_size(groups.network, own)
         sets.append(replace(group, own=own, carried=carried, induced=induced, parameters_per_neuron=size))
     number = torch.cat([torch.cumsum(alive.long(), 0) - 1, alive.sum()[None]])
     layer_neurons = {layer: number[numbers[kept[layer]]] for layer, numbers in groups.layer_neurons.items()}
@@ -185,7 +188,8 @@ def _moved(part: Slice, stays: Tensor, cuts: Cuts) -> Slice:
     return replace(part, index=index if kept is None else torch.searchsorted(kept, index))
 
 
-def _own_size(network: nn.Module, own: tuple[Slice, ...]) -> int:
+def own_size(network: nn.Module, own: tuple[Slice, ...]) -> int:
+    """Count the parameters that one neuron owns in these slices."""
     parameters = dict(network.named_parameters(remove_duplicate=False))
     return sum(
         part.index.shape[1] * (parameters[part.tensor].numel() // parameters[part.tensor].shape[part.dim])
