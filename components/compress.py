@@ -71,6 +71,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     card |= {
         "latency_ms_by_batch": latency_by_batch(measured),
         "neurons_removed_percent": neurons_removed_percent(trained["layers"]),
+        "closed_branches": trained.get("closed_branches", []),
     }
     write_json(folder / "card.json", card)
     (folder / "card.md").write_text(card_markdown(card))

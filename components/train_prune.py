@@ -27,6 +27,7 @@ class TrainPruneParameters(LearningParameters):
     latency_share: float = 1.0  # of the dense network's modelled latency that may be left; 1: only zeroed neurons leave
     latency_by: str = "blocks"  # the model: blocks of multiplications (repeatable), or measured in onnxruntime here
     multiple_of: int = 8  # neurons leave in such numbers: kernels compute as many channels at once
+    close_branches: bool = False  # whole residual branches may leave too, so that the network gets shallower
     minimum_channels: int = 4  # every layer keeps at least so many
     max_loss_ratio: float = 2.0  # to the dense network's training loss; the gate refuses a pruned one that learned less
     max_miou_loss: float = 0.1  # against the dense network; the gate refuses a pruned one that loses more
@@ -66,7 +67,7 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
     save_network(dense, folder / "dense.safetensors", {"trained_on": "curated, simulator and pseudo-labelled frames"})
 
     pruned = load_network(start)
-    history["pruned"], layers = _train_pruned(pruned, frames, parameters)
+    history["pruned"], structure = _train_pruned(pruned, frames, parameters)
     save_network(pruned, folder / "pruned.safetensors", {"trained_on": "curated, simulator and pseudo-labelled frames"})
 
     everything = read_frames(inputs)
@@ -74,7 +75,7 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
     figures = _figures_of(dense, "dense", test, parameters) | _figures_of(pruned, "pruned", test, parameters)
     losses = {name: [record.loss for record in records] for name, records in history.items()}
     origin = provenance(inputs.one("curated") / "version" / "manifest.parquet")
-    write_json(folder / "network.json", figures | origin | {"loss": losses, "layers": layers})
+    write_json(folder / "network.json", figures | origin | structure | {"loss": losses})
     _gate_rows(figures, losses, parameters).to_parquet(folder / "gate.parquet", index=False)
     log(f"parameters {figures['parameters_dense']:,} dense, {figures['parameters_pruned']:,} pruned")
 
@@ -94,10 +95,8 @@ def training_frames(inputs: Paths, parameters: TrainPruneParameters) -> "pd.Data
     return pd.concat([simulator, pseudo, *[human] * repeats], ignore_index=True)
 
 
-def _train_pruned(
-    network: Any, frames: Any, parameters: TrainPruneParameters
-) -> tuple[list[Any], list[dict[str, Any]]]:
-    """Train with a proximal step after every pressed epoch and the neurons' leave at the reloads; also tell each layer's loss."""
+def _train_pruned(network: Any, frames: Any, parameters: TrainPruneParameters) -> tuple[list[Any], dict[str, Any]]:
+    """Train with a proximal step after every pressed epoch and the neurons' leave at the reloads; also tell what left."""
     import torch
 
     from perception.compression.aware_training import CompressionAwareTraining
@@ -108,9 +107,9 @@ def _train_pruned(
         network, frames, what="train and prune", epochs=parameters.pruned_epochs, after_epoch=hooks.after_epoch
     )
     removals = [record.removed for record in hooks.records if record.removed]
-    after = {item.layer: item.channels_after for item in removals[-1]}
+    after = {item.layer: item.channels_after for removed in removals for item in removed}
     layers = [{"layer": item.layer, "before": item.channels_before, "after": after[item.layer]} for item in removals[0]]
-    return records, layers
+    return records, {"layers": layers, "closed_branches": [name for record in hooks.records for name in record.closed]}
 
 
 def _shrink_settings(parameters: TrainPruneParameters) -> "ShrinkSettings":
@@ -124,6 +123,7 @@ def _shrink_settings(parameters: TrainPruneParameters) -> "ShrinkSettings":
         target_cost_share=parameters.latency_share if parameters.latency_share < 1 else None,
         costs=parameters.latency_by,  # type: ignore[arg-type]
         strength_by_cost=parameters.press_by_cost,
+        close_branches=parameters.close_branches,
         minimum_channels=parameters.minimum_channels,
         multiple_of=parameters.multiple_of,
     )

@@ -24,6 +24,8 @@ from perception.compression.latency_budget import (
 from perception.compression.low_rank import LayerChoice, factorise_by_energy
 from perception.compression.nuclear import calibrate_nuclear_strength, nuclear_step
 from perception.errors import InputError
+from perception.sparsity.branches import Branch, find_branches
+from perception.sparsity.closing import close_zero_branches
 from perception.sparsity.groups import Groups, find_groups
 from perception.sparsity.proximal import calibrate_strength, measure_sparsity, proximal_step
 from perception.sparsity.ranking import loss_importance, zero_weakest
@@ -55,6 +57,7 @@ class ShrinkSettings:
     strength_by_cost: float = 0.0  # power of a neuron's share in the latency by which it is pressed harder; 0: alike
     first_layers: int = 3  # layers that are protected
     first_factor: float = 0.4  # of the strength that protected layers get
+    close_branches: bool = False  # residual branches may leave whole: those that are zero, and others for a cost
     minimum_channels: int = 4  # output channels that every layer keeps
     multiple_of: int = 1  # a group set keeps a multiple of this many neurons
 
@@ -95,15 +98,17 @@ class ShrinkRecord:
     parameters: int
     removed: tuple[LayerRemoval, ...] = ()
     factorised: tuple[LayerChoice, ...] = ()
+    closed: tuple[str, ...] = ()  # residual branches, by name; their layers are in `removed` with no channel left
 
 
 class CompressionAwareTraining:
     """Hooks for a training loop: proximal steps, and the reload of a smaller network, in place.
 
     After the last reload the steps end and the smaller network learns undisturbed; without reloads they never end.
+    Residual branches without a neuron left are closed there; what they add is then their normalisation's bias.
     With several reloads a target is approached in equal ratios, as HALP does it. Give `after_epoch` (or `after_step`
     for a step each iteration) to perception.training.loop.fit. `groups` and `records` tell the present state. A network
-    that is resumed must have the shape that it had when it was saved.
+    that is resumed must have the shape that it had when it was saved, closed branches included.
     """
 
     def __init__(
@@ -118,6 +123,9 @@ class CompressionAwareTraining:
         self.example_input = example_input
         self.averaged = tuple(averaged)
         self.groups: Groups = find_groups(network, example_input)
+        self.branches: tuple[Branch, ...] = ()  # those that are open
+        if settings.close_branches and settings.reload_epochs:
+            self.branches = find_branches(network, self.groups, example_input)
         self._parameters_at_start = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
         self._cost_at_start = 0.0
         if settings.target_cost_share is not None or settings.strength_by_cost > 0:
@@ -168,6 +176,7 @@ class CompressionAwareTraining:
     def observe(self, epoch: int, network: nn.Module, optimizer: Optimizer) -> None:
         """Record the sparsity and reload: what after_epoch does where the steps are taken each iteration."""
         removed: tuple[LayerRemoval, ...] = ()
+        closed: tuple[Branch, ...] = ()
         factorised: tuple[LayerChoice, ...] = ()
         last = epoch == max(self.settings.reload_epochs, default=-1)
         if last and self.settings.target_share is not None:
@@ -176,12 +185,23 @@ class CompressionAwareTraining:
             self._spend(epoch, network, optimizer)
         measured = measure_sparsity(self.groups)
         if epoch in self.settings.reload_epochs:
-            removed = self._remove(network, optimizer)
+            channels = {layer: len(numbers) for layer, numbers in self.groups.layer_neurons.items()}
+            closed = self._close(network, optimizer)
+            kept = {item.layer: item for item in self._remove(network, optimizer)}
+            removed = tuple(kept.get(name, LayerRemoval(name, count, 0)) for name, count in channels.items())
             if last and self.settings.factorise_energy is not None:
                 factorised = self._factorise(network, optimizer, self.settings.factorise_energy)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         self.records.append(
-            ShrinkRecord(epoch, measured.neurons, measured.group_parameters, parameters, removed, factorised)
+            ShrinkRecord(
+                epoch,
+                measured.neurons,
+                measured.group_parameters,
+                parameters,
+                removed,
+                factorised,
+                tuple(branch.name for branch in closed),
+            )
         )
 
     def _share_still_due(self) -> float:
@@ -203,7 +223,15 @@ class CompressionAwareTraining:
             minimum_channels=max(self.settings.multiple_of, self.settings.minimum_channels),
             importance=loss_importance(self.groups, optimizer) if self.settings.importance == "loss" else None,
             lost=self.settings.lost,
+            branches=self.branches,
         )
+
+    def _close(self, network: nn.Module, optimizer: Optimizer) -> tuple[Branch, ...]:
+        closing = close_zero_branches(
+            network, self.groups, self.branches, settle=True, optimizer=optimizer, averaged=self.averaged
+        )
+        self.groups, self.branches = closing.groups, closing.open
+        return closing.closed
 
     def _remove(self, network: nn.Module, optimizer: Optimizer) -> tuple[LayerRemoval, ...]:
         removal = remove_zero_channels(

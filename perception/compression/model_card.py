@@ -28,8 +28,9 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     """Write the card of components/compress.py as a page of Markdown.
 
     card: input [channel, height_px, width_px], opset, parameters, macs and bytes, each with its `_dense` counterpart,
-    miou, neurons_removed_percent, layers (of low_rank.LayerChoice), contracted_layers, contraction_max_abs_error,
-    export_max_abs_error, latency_ms_by_batch, the sha256 of both files, data_manifest_sha256, code_commit and image.
+    miou, neurons_removed_percent, closed_branches (names), layers (of low_rank.LayerChoice), contracted_layers,
+    contraction_max_abs_error, export_max_abs_error, latency_ms_by_batch, the sha256 of both files,
+    data_manifest_sha256, code_commit and image.
     """
     channels, height, width = card["input"]
     sizes = [
@@ -52,6 +53,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "code": card["code_commit"] or "unknown",
         "image": card["image"] or "none: a local run",
         "neurons removed": f"{card['neurons_removed_percent']:.1f} %",
+        "residual branches closed": ", ".join(card["closed_branches"]) or "none",
         "low-rank layers": _ranks(card["layers"]),
         "contracted layers": f"{card['contracted_layers']}, largest difference {card['contraction_max_abs_error']:.1e}",
         "ONNX against torch": f"largest difference {card['export_max_abs_error']:.1e}",

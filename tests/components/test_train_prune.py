@@ -33,6 +33,11 @@ def test_a_latency_share_of_one_sets_no_target() -> None:
     assert (found.target_cost_share, found.strength_share, found.costs) == (0.4, 0.2, "measured")
 
 
+def test_branches_close_where_asked() -> None:
+    assert not _shrink_settings(parameters()).close_branches
+    assert _shrink_settings(parameters(close_branches=True)).close_branches
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"reloads": 10}, {"reloads": 0}, {"latency_share": 0.0}, {"latency_by": "guess"}, {"press_epochs": 12},

@@ -122,6 +122,58 @@ def test_latency_target_is_approached_in_equal_ratios_and_pressing_ends_with_it(
     assert hooks.records[-1].neurons_zero == 0
 
 
+class ResidualNetwork(nn.Module):
+    """A stem and four residual blocks, of which the problem needs hardly one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+                nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16),
+            ) for _ in range(4)
+        )  # fmt: skip
+        self.head = nn.Linear(256, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = torch.relu(x + block(x))
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize("lost", ["sum", "share"])
+def test_branches_close_at_several_reloads_and_the_network_learns_on(lost: str) -> None:
+    torch.manual_seed(0)
+    network, example = ResidualNetwork(), torch.zeros(1, 1, 8, 8)
+    average = copy.deepcopy(network)
+    settings = ShrinkSettings(
+        strength_share=0.05, reload_epochs=(1, 3), target_cost_share=0.4, multiple_of=8, lost=lost, minimum_channels=8,
+        close_branches=True,
+    )  # type: ignore[arg-type]  # fmt: skip
+    hooks = CompressionAwareTraining(network, example, 0.05, settings, averaged=[average])
+    assert len(hooks.branches) == 4
+    accuracy = train(network, 8, hooks.after_epoch, learning_rate=0.02)
+    assert accuracy > 0.9
+    closed = [name for record in hooks.records for name in record.closed]
+    assert closed and {record.epoch for record in hooks.records if record.closed} <= {1, 3}
+    assert len(closed) == len(set(closed)) == 4 - len(hooks.branches)
+    assert hooks._costs(network).cost() <= 0.4 * hooks._cost_at_start
+    assert [p.shape for p in network.parameters()] == [p.shape for p in average.parameters()]
+    left = {item.layer: item.channels_after for record in hooks.records for item in record.removed}
+    assert {name for name, count in left.items() if count == 0} == {f"{name}.{k}" for name in closed for k in (0, 3)}
+
+
+def test_branches_stay_open_unless_asked() -> None:
+    network = ResidualNetwork()
+    settings = ShrinkSettings(strength_share=0.5, reload_epochs=(1,), minimum_channels=1)
+    hooks = CompressionAwareTraining(network, torch.zeros(1, 1, 8, 8), 0.05, settings)
+    train(network, 2, hooks.after_epoch, learning_rate=0.02)
+    assert hooks.branches == () and all(record.closed == () for record in hooks.records)
+    assert all(item.channels_after >= 1 for item in hooks.records[1].removed)
+
+
 def test_neurons_that_matter_least_to_the_loss_leave_where_asked() -> None:
     network, example = small_network(), torch.zeros(1, 1, 8, 8)
     with torch.no_grad():  # strong, and unheard: by their norm they would stay

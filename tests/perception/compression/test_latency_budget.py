@@ -19,6 +19,8 @@ from perception.compression.latency_budget import (
 )
 from perception.errors import InputError
 from perception.models.erfnet import ERFNet
+from perception.sparsity.branches import find_branches
+from perception.sparsity.closing import close_zero_branches
 from perception.sparsity.groups import find_groups
 from perception.sparsity.proximal import scale_neurons, zero_neurons
 from perception.sparsity.removal import remove_zero_channels
@@ -182,3 +184,73 @@ def test_shares_of_bundles_add_up_to_what_the_set_lost() -> None:
     steps = [_loss(worth[start:], 3, "share") for start in (0, 3, 6)]
     assert sum(steps) == pytest.approx(np.log(worth.sum() / worth[9:].sum()))
     assert steps == sorted(steps) and _loss(np.array([0.0, 0.0, 1.0]), 2, "share") == 0
+
+
+class Blocks(nn.Module):
+    """Residual blocks of linear layers of equal cost after one layer whose outputs are fixed by the output."""
+
+    def __init__(self, blocks: int = 3, inside: int = 16) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.ModuleList(nn.Linear(8, inside) for _ in range(blocks))
+        self.second = nn.ModuleList(nn.Linear(inside, 8) for _ in range(blocks))
+        self.relu = nn.ModuleList(nn.ReLU() for _ in range(blocks))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for first, relu, second in zip(self.first, self.relu, self.second, strict=True):
+            x = x + second(relu(first(x)))
+        return x
+
+
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3])
+def test_greedy_with_branches_is_the_best_choice_where_costs_are_alike(share: float) -> None:
+    """Each of three blocks keeps two bundles, one, or is silenced: all choices can be tried."""
+    network, example = Blocks(), torch.zeros(1, 8)
+    groups = find_groups(network, example)
+    branches = find_branches(network, groups, example)
+    model = block_costs(network, groups, example, call_macs=0.0)
+    assert [branch.modules for branch in branches] == [(f"first.{k}", f"relu.{k}", f"second.{k}") for k in range(3)]
+    importance = torch.rand(groups.neurons, generator=torch.Generator().manual_seed(3))
+    worth = [np.sort(importance[groups.set_of_neuron == k].numpy()) for k in range(3)]
+    choices = [gone for gone in itertools.product((0, 8, 16), repeat=3) if 1 - sum(gone) / 48 <= share]
+    best = min(sum(float(w[:n].sum()) for w, n in zip(worth, gone, strict=True)) for gone in choices)
+    dead = zero_to_cost(groups, model, share * model.cost(), importance=importance, branches=branches)
+    assert importance[dead].sum().item() == pytest.approx(best)
+
+
+def test_branches_reach_budgets_that_neurons_alone_do_not() -> None:
+    torch.manual_seed(0)
+    network = ERFNet(7, 0.25)
+    groups = find_groups(network, EXAMPLE)
+    branches = find_branches(network, groups, EXAMPLE)
+    model = block_costs(network, groups, EXAMPLE)
+    importance = torch.rand(groups.neurons, generator=torch.Generator().manual_seed(1))
+    budget = 0.4 * model.cost()
+    with pytest.raises(InputError, match="cannot be reached"):
+        zero_to_cost(groups, model, budget, importance=importance)
+    dead = zero_to_cost(groups, model, budget, importance=importance, branches=branches)
+    assert torch.equal(zero_neurons(groups), dead)
+    before = copy.deepcopy(network).eval()
+    closing = close_zero_branches(network, groups, branches)
+    assert 0 < len(closing.closed) < len(branches)
+    remove_zero_channels(network, closing.groups, multiple_of=8)
+    left = block_costs(network, find_groups(network, EXAMPLE), EXAMPLE)
+    assert left.cost() <= budget and len(left.layers) == len(model.layers) - 4 * len(closing.closed)
+    frames = torch.rand(2, 3, 32, 64)
+    torch.testing.assert_close(network.eval()(frames), before(frames), rtol=0, atol=1e-5)
+
+
+def test_shares_close_no_stage_while_anything_else_saves() -> None:
+    """Four blocks of equal neurons: sums may take them in any order, shares grow dearer and leave one of them."""
+    network, example = Blocks(4, 8), torch.zeros(1, 8)
+    groups = find_groups(network, example)
+    branches = find_branches(network, groups, example)
+    model = block_costs(network, groups, example)
+    importance = torch.linspace(1.0, 1.1, groups.neurons)
+    zero_to_cost(groups, model, 0.25 * model.cost(), importance=importance, branches=branches, lost="share")
+    closing = close_zero_branches(network, groups, branches)
+    assert [branch.modules[0] for branch in closing.open] == ["first.3"]
+    zero_to_cost(
+        closing.groups, block_costs(network, closing.groups, example), 0.0, branches=closing.open, lost="share"
+    )
+    assert bool(zero_neurons(closing.groups).all())  # nothing else was left to save
