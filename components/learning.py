@@ -1,6 +1,6 @@
 """What the stages that train networks have in common: their parameters, and which frames each of them may learn from."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -226,8 +226,8 @@ def labelled_so_far(inputs: Paths) -> "pd.DataFrame":
 
     from perception.data.manifest import read_manifest
 
-    frames = read_frames(inputs)
-    arrived = frames[(frames.split == "train") & (frames.domain == "real") & (frames.label_source == "human")]
+    frames = read_manifest(inputs.one("frames") / "manifest.parquet", split="train", domain="real")
+    arrived = frames[frames.label_source == "human"]
     base = read_manifest(inputs.one("base") / "manifest.parquet", split="train")
     if not len(base):
         return arrived
@@ -243,13 +243,29 @@ def curated_training_frames(inputs: Paths) -> "pd.DataFrame":
     return read_manifest(inputs.one("curated") / "version" / "manifest.parquet", split="train")
 
 
-def open_pool(inputs: Paths) -> "pd.DataFrame":
-    """Return the frames that may be selected tonight: the pool without what the base version already holds."""
+def open_pool(inputs: Paths, drives: Collection[str] | None = None) -> "pd.DataFrame":
+    """Return the frames that may be selected tonight: the pool without what the base version already holds.
+
+    drives: read the frames of these drives alone.
+    """
     from perception.data.manifest import read_manifest
 
-    frames = read_frames(inputs)
+    frames = read_manifest(inputs.one("frames") / "manifest.parquet", split="pool", drives=drives)
     base = read_manifest(inputs.one("base") / "manifest.parquet", columns=["frame_id"])
-    return frames[(frames.split == "pool") & ~frames.frame_id.isin(base.frame_id)]
+    return frames[~frames.frame_id.isin(base.frame_id)]
+
+
+def shard_frames(inputs: Paths, shard: int, shard_count: int) -> "pd.DataFrame":
+    """Return one shard's part of the open pool and, after it, of what is labelled so far; no more of the pool is held."""
+    import pandas as pd
+
+    from perception.data.manifest import read_drives
+    from perception.selection.shards import in_shard
+
+    pool_drives = pd.Series(read_drives(inputs.one("frames") / "manifest.parquet", split="pool"), dtype=object)
+    pool = open_pool(inputs, set(pool_drives[in_shard(pool_drives, shard, shard_count)]))
+    labelled = labelled_so_far(inputs)
+    return pd.concat([pool, labelled[in_shard(labelled.drive_id, shard, shard_count)]], ignore_index=True)
 
 
 def image_batches(frames: "FrameSet", batch_frames: int) -> Iterator[tuple[list[str], Any]]:

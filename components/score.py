@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.contract import Needs, Paths, Port, Stage, log, progress_line
-from components.learning import FrameParameters, image_batches, labelled_so_far, open_pool
+from components.learning import FrameParameters, image_batches, shard_frames
 from components.parameters import did_you_mean, require
 
 if TYPE_CHECKING:
@@ -64,16 +64,12 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
 
     Frames that are labelled already are scored too: the selection keeps away from where they lie.
     """
-    import pandas as pd
-
-    from perception.selection.shards import in_shard
     from perception.selection.shortlist import BATCH_ROWS
     from perception.uncertainty.ensemble import ensemble_sha256, load_committee
     from perception.uncertainty.scores import score_frames, score_table
 
     parameters.prepare()
-    known = pd.concat([open_pool(inputs), labelled_so_far(inputs)], ignore_index=True)
-    shard = known[in_shard(known.drive_id, parameters.shard, parameters.shard_count)]
+    shard = shard_frames(inputs, parameters.shard, parameters.shard_count)
     settings = parameters.settings()
     rows = score_frames(
         load_committee(inputs.one("ensemble")),

@@ -2,7 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +103,26 @@ def validate_manifest(frames: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def read_manifest(
-    path: Path, columns: Sequence[str] | None = None, split: str | None = None, domain: str | None = None
+    path: Path,
+    columns: Sequence[str] | None = None,
+    split: str | None = None,
+    domain: str | None = None,
+    drives: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """Read and validate a manifest file, optionally only some columns and only the frames of a split or domain.
+    """Read and validate a manifest file, optionally only some columns and only the frames of a split, domain or drives.
 
-    Row groups and columns that are not asked for are not read. Types are checked for every column, values for those
-    that are read. Raises InputError for a file that is missing, unreadable or invalid.
+    Row groups and columns that are not asked for are not read, and of frames that are not asked for none is kept: a
+    process that works on a part of a large pool needs memory for that part. Types are checked for every column, values
+    for those that are read. Raises InputError for a file that is missing, unreadable or invalid.
     """
-    return _frames(_read_table(path, columns, split, domain))
+    return _frames(_read_table(path, columns, split, domain, drives))
+
+
+def read_drives(path: Path, split: str | None = None) -> list[str]:
+    """Return the drives of a manifest file, each once, in the order of their first frames; raises as read_manifest."""
+    column = _read_table(path, ["drive_id"], split, None)["drive_id"]
+    drives: list[str] = column.unique().to_pylist()
+    return drives
 
 
 def read_manifests(
@@ -149,25 +163,49 @@ def write_manifest(frames: pd.DataFrame, path: Path) -> str:
 
 def _frames(table: pa.Table) -> pd.DataFrame:
     frames: pd.DataFrame = table.to_pandas()
-    return frames
+    if len(frames):
+        return frames
+    # pandas cannot join on text columns without a chunk, which is what Arrow gives for a table without a row.
+    return frames.assign(
+        **{
+            name: pd.Series([], dtype="str")
+            for name in frames.columns
+            if isinstance(frames[name].dtype, pd.StringDtype)
+        }
+    )
 
 
 # --- reading
 
 
-def _read_table(path: Path, columns: Sequence[str] | None, split: str | None, domain: str | None) -> pa.Table:
+def _read_table(
+    path: Path,
+    columns: Sequence[str] | None,
+    split: str | None,
+    domain: str | None,
+    drives: Collection[str] | None = None,
+) -> pa.Table:
     _check_filter("split", split, SPLITS)
     _check_filter("domain", domain, DOMAINS)
     if not path.is_file():
         raise InputError(f"{path}: no such manifest file; give the path of a manifest.parquet")
-    conditions = [(name, "==", value) for name, value in (("split", split), ("domain", domain)) if value is not None]
+    wanted = {"split": split and [split], "domain": domain and [domain], "drive_id": drives}
+    conditions = [
+        pc.field(name).isin(pa.array(sorted(values), pa.string()))
+        for name, values in wanted.items()
+        if values is not None
+    ]
     try:
         schema = pq.read_schema(path)
         _check_stored_schema(schema, str(path))
         names = _wanted(schema.names, columns, str(path))
         # partitioning=None: a folder named like split=train beside the file must not add a column.
         table = pq.read_table(
-            path, columns=names, filters=conditions or None, partitioning=None, page_checksum_verification=True
+            path,
+            columns=names,
+            filters=reduce(and_, conditions) if conditions else None,
+            partitioning=None,
+            page_checksum_verification=True,
         )
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column name that is no UTF-8

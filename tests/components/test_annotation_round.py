@@ -11,7 +11,7 @@ import pytest
 
 from components import compare, curate, gather, ingest, select
 from components.contract import Paths
-from components.learning import labelled_so_far, open_pool
+from components.learning import labelled_so_far, open_pool, shard_frames
 from components.parameters import build_parameters
 from perception.data.decoding import decode_label
 from perception.data.manifest import empty_manifest, read_manifest, write_manifest
@@ -20,6 +20,7 @@ from perception.data.scenes.world import world_from_dict
 from perception.data.store import FolderStore
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
+from perception.selection.shards import in_shard
 
 HEIGHT, WIDTH = 64, 128
 ROAD, BUDGET = 0, 4
@@ -117,6 +118,11 @@ def test_labels_come_back_checked_attributed_and_merged(night: Night, tmp_path: 
     assert set(labelled.label_drop) == {f"{story['annotation_batch']}/Ada/2026-02-01"}
     assert set(labelled.label_source) == {"human"}
     assert (manifest.loc[done["broken"] + done["open"]].split == "pool").all()
+    inputs = Paths({"frames": (second,), "base": (tmp_path / "base",)})
+    known = pd.concat([open_pool(inputs), labelled], ignore_index=True)
+    shards = [shard_frames(inputs, shard, 3).frame_id.tolist() for shard in range(3)]
+    assert shards == [known.frame_id[in_shard(known.drive_id, shard, 3)].tolist() for shard in range(3)]
+    assert sum(map(len, shards)) == len(known) == 12
     rejected = pd.read_parquet(second / "rejected.parquet")
     assert rejected.frame_id.tolist() == done["broken"] and "raod" in rejected.rule.iloc[0]
 

@@ -13,6 +13,7 @@ import pytest
 from perception.data.manifest import (
     COLUMNS,
     empty_manifest,
+    read_drives,
     read_manifest,
     read_manifests,
     validate_manifest,
@@ -109,6 +110,19 @@ def test_read_filters_and_columns(tmp_path: Path) -> None:
         read_manifest(tmp_path / "manifest.parquet", split="trian")
     with pytest.raises(InputError, match="column score is not in this manifest"):
         read_manifest(tmp_path / "manifest.parquet", columns=["score"])
+
+
+def test_read_some_drives(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    frames = make(20).assign(drive_id=[f"drive-{number % 4}" for number in range(20)])
+    write_manifest(frames, path)
+    frames = read_manifest(path)
+    assert sorted(read_drives(path)) == ["drive-0", "drive-1", "drive-2", "drive-3"]
+    assert sorted(read_drives(path, split="pool")) == sorted(set(frames.drive_id[frames.split == "pool"]))
+    some = read_manifest(path, split="pool", drives={"drive-1", "drive-2", "drive-9"})
+    slow = frames[(frames.split == "pool") & frames.drive_id.isin(["drive-1", "drive-2"])]
+    assert some.frame_id.tolist() == slow.frame_id.tolist()
+    assert len(read_manifest(path, drives=set())) == 0
 
 
 def test_read_manifests_concatenates(tmp_path: Path) -> None:
