@@ -22,7 +22,7 @@ from benchmarks.tables.adaptation_report import page, plot
 from benchmarks.tables.data import SEGMENTATION
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import Kept, predictions, sure_labels, training_settings, weights_of
+from benchmarks.tables.segmenters import Kept, placed, predictions, sure_labels, training_settings, weights_of
 from benchmarks.tables.shrinking import seeded
 from perception.adaptation.detector import DETECTOR_NETWORKS, DetectSettings, ForegroundDetector, detect
 from perception.adaptation.detector_quality import labelled_objects
@@ -71,9 +71,10 @@ class Plan:
     rounds: int  # pseudo-labels are made anew by the student in each
     detector_steps: int
     learning_rate: float = 1e-3
-    student_rate: float = 5e-4
+    student_rate: float = 1e-3
     detector_rate: float = 2e-3
     simulator_share: float = 0.25  # of a batch that pseudo-labels are learnt in
+    foreground_share: float = 0.25  # of it, simulator frames whose foreground has random textures
     kept_share: float = 0.6  # of each class, the most confident pixels become pseudo-labels
     highest_threshold: float = 0.9
     lowest_score: float = 0.05  # of instances that fusion gets to see
@@ -92,7 +93,9 @@ SEGMENTER = ("width", "batch_frames", "steps", "learning_rate", "variation")
 DETECTOR = (
     "detector_width", "batch_frames", "detector_steps", "detector_rate", "variation", "lowest_score", "most_detections",
 )  # fmt: skip
-STUDENT = ("student_steps", "rounds", "student_rate", "simulator_share", "kept_share", "highest_threshold")
+STUDENT = (
+    "student_steps", "rounds", "student_rate", "simulator_share", "foreground_share", "kept_share", "highest_threshold",
+)  # fmt: skip
 DEPENDS = {
     "source": SEGMENTER, "joint": SEGMENTER, "full": SEGMENTER, "detector": DETECTOR, "untextured": DETECTOR,
     "fused": SEGMENTER + DETECTOR, "plain": SEGMENTER + STUDENT, "pseudo": SEGMENTER + DETECTOR + STUDENT,
@@ -107,12 +110,12 @@ PLANS = {
     "medium": Plan(
         street_px=(64, 128), camvid_px=(72, 96), simulator_frames=1000, foreground_frames=500, held_out_frames=60,
         street_frames=300, street_test_frames=80, width=0.5, detector_width=1.0, batch_frames=8, steps=2400,
-        student_steps=800, rounds=2, detector_steps=1500, learning_rate=2e-3, student_rate=1e-3, detector_rate=3e-3,
+        student_steps=1200, rounds=2, detector_steps=1500, learning_rate=2e-3, student_rate=2e-3, detector_rate=3e-3,
     ),
     "full": Plan(
         street_px=(128, 256), camvid_px=(144, 192), simulator_frames=2000, foreground_frames=1000, held_out_frames=80,
         street_frames=400, street_test_frames=120, width=1.0, detector_width=2.0, batch_frames=16, steps=1500,
-        student_steps=500, rounds=2, detector_steps=1500,
+        student_steps=1000, rounds=2, detector_steps=1500,
     ),
 }  # fmt: skip
 
@@ -162,7 +165,7 @@ class Work(Kept):
 
     def detector(self, name: str, seed: int) -> nn.Module:
         """Load a detector that an earlier cell kept."""
-        return load_network(self.network_path(name, seed), DETECTOR_NETWORKS).to(self.device)
+        return placed(load_network(self.network_path(name, seed), DETECTOR_NETWORKS), self.device)
 
 
 def _timed(compute: Any, work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
@@ -256,7 +259,7 @@ def _detector(work: Work, seed: int, textured: bool = True) -> Found:
     kept = data.kept_targets(work.folder / f"{name}_targets.npz")
     frames = data.Instances(fields={field: value.to(work.device) for field, value in kept.fields.items()})
     class_ids = data.foreground_ids(taxonomy)
-    network = seeded(lambda: ForegroundDetector(len(class_ids), plan.detector_width), seed)
+    network = placed(seeded(lambda: ForegroundDetector(len(class_ids), plan.detector_width), seed), work.device)
     stream = DetectionStream(frames, plan.batch_frames, plan.detector_steps, plan.variation, 10 * seed + 1)
     settings = _settings(work, plan.detector_rate, seed, optimiser="adamw", max_grad_norm=10.0)
     records = fit(network, lambda _: stream, settings, loss=detection_loss, iterations_per_epoch=plan.detector_steps)
@@ -302,14 +305,18 @@ def _fused(work: Work, seed: int) -> Found:
 
 
 def _student(work: Work, seed: int, fused: bool) -> Found:
-    """Go on from the source network with pseudo-labels of the target's train frames beside the simulator's labels."""
+    """Go on from the source network with pseudo-labels of the target's train frames beside the simulator's labels.
+
+    A share of the simulator's frames has its foreground in random textures, without which foreground known by texture
+    alone would be learnt again.
+    """
     plan = work.plan
     network = work.segmenter("source", seed)
     detector = work.detector("detector", seed) if fused else None
     train = target(work).train
     images, truth = train.images.to(work.device), train.labels.to(torch.uint8).numpy()
     classes = len(data.taxonomy_of(work.request.data_kind).classes)
-    simulator = _labels(work, "simulator")
+    sources = [_labels(work, "simulator"), _labels(work, "foreground")]
     found: Found = {}
     found_instances = [each.instances for each in _detections(work, detector, train.images)] if detector else None
     for round_ in range(plan.rounds):
@@ -317,7 +324,7 @@ def _student(work: Work, seed: int, fused: bool) -> Found:
         quality = pseudo_quality(zip(truth, pseudo.cpu().numpy(), strict=True), classes)
         found |= {"coverage": 100 * quality.coverage, "precision": 100 * quality.precision}
         stream = SegmentationStream(
-            [simulator, Labels(images, pseudo)], _shares(plan),
+            [*sources, Labels(images, pseudo)], _shares(plan),
             plan.student_steps, plan.variation, 100 * seed + 10 + round_,
         )  # fmt: skip
         weights = weights_of(stream.sources, classes)
@@ -328,9 +335,11 @@ def _student(work: Work, seed: int, fused: bool) -> Found:
 
 
 def _shares(plan: Plan) -> list[int]:
-    """Return how many frames of a batch are the simulator's, and how many the target's."""
-    simulator = round(plan.batch_frames * plan.simulator_share)
-    return [simulator, plan.batch_frames - simulator]
+    """Return how many frames of a batch are the simulator's, how many have textured foreground, how many are the target's."""
+    simulator, foreground = (
+        round(plan.batch_frames * share) for share in (plan.simulator_share, plan.foreground_share)
+    )
+    return [simulator, foreground, plan.batch_frames - simulator - foreground]
 
 
 # ---------------------------------------------------------------- training
@@ -342,7 +351,8 @@ def _settings(work: Work, rate: float, seed: int, **changes: Any) -> TrainSettin
 
 def _train_from_nothing(work: Work, sources: list[Labels], seed: int) -> nn.Module:
     plan, classes = work.plan, len(data.taxonomy_of(work.request.data_kind).classes)
-    network = seeded(lambda: ERFNet(classes, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
+    made = seeded(lambda: ERFNet(classes, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
+    network = placed(made, work.device)
     shares = [plan.batch_frames // len(sources)] * len(sources)
     stream = SegmentationStream(sources, shares, plan.steps, plan.variation, 100 * seed + 1)
     fit(

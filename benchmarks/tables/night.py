@@ -24,7 +24,7 @@ from benchmarks.tables.dpe_segmentation import Plan as ChoicePlan
 from benchmarks.tables.night_report import page, plot
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import Kept, predictions, sure_labels, training_settings, weights_of
+from benchmarks.tables.segmenters import Kept, placed, predictions, sure_labels, training_settings, weights_of
 from benchmarks.tables.shrinking import latency_ms_and_bytes, seeded
 from perception.adaptation.pseudo import pseudo_quality
 from perception.adaptation.statistics import adapt_statistics
@@ -63,6 +63,7 @@ class Plan:
     learning_rate: float
     press: float  # share of the median neuron norm that one proximal step takes at first
     cost_share: float  # of the network's latency, by block_costs, that may be left
+    close_branches: bool = True  # whole residual branches may leave as well
     simulator_share: float = 0.5  # of a batch, where only labels are learnt beside it
     pseudo_shares: tuple[int, int, int] = (2, 3, 3)  # of a batch: simulator, labels, pseudo-labels
     kept_share: float = 0.8  # of each class, the most confident pixels become pseudo-labels
@@ -74,16 +75,16 @@ class Plan:
 
 PLANS = {
     "small": Plan(
-        height_px=72, width_px=96, width=1.0, simulator_frames=800, steps=1200, epochs=30, prune_epoch=11,
-        learning_rate=2e-3, press=0.05, cost_share=0.4,
+        height_px=72, width_px=96, width=1.0, simulator_frames=800, steps=1200, epochs=30, prune_epoch=9,
+        learning_rate=2e-3, press=0.05, cost_share=0.25,
         choice=ChoicePlan(height_px=72, width_px=96, width=0.25, members=4, beta=1e-7, first_percent=5, percent=10,
                           ensemble_steps=150, steps=400),
     ),
     "full": Plan(
-        height_px=144, width_px=192, width=1.0, simulator_frames=2000, batch_frames=16, steps=6000, epochs=60,
-        prune_epoch=23, learning_rate=1e-3, press=0.05, cost_share=0.45, pseudo_shares=(4, 6, 6),
-        choice=ChoicePlan(height_px=144, width_px=192, width=0.5, members=8, beta=1e-7, first_percent=5, percent=10,
-                          ensemble_steps=600, steps=2000, learning_rate=2e-3),
+        height_px=144, width_px=192, width=1.0, simulator_frames=2000, batch_frames=16, steps=2000, epochs=40,
+        prune_epoch=13, learning_rate=1e-3, press=0.05, cost_share=0.2, pseudo_shares=(4, 6, 6),
+        choice=ChoicePlan(height_px=144, width_px=192, width=0.5, members=4, beta=1e-7, first_percent=5, percent=10,
+                          ensemble_steps=300, steps=2000, learning_rate=2e-3),
     ),
 }  # fmt: skip
 
@@ -201,13 +202,13 @@ def _simulator(work: Work, seed: int, before: Mapping[str, Found]) -> Found:
     return _learn(work, "simulator", seed, [work.simulator(), labels], shares, know_target=True)
 
 
-def _pseudo(work: Work, seed: int, before: Mapping[str, Found], *, row: str) -> Found:
-    """Learn from all three; as row `pruned` the network loses weight while it learns."""
+def _pseudo(work: Work, seed: int, before: Mapping[str, Found], *, row: str, teacher: str) -> Found:
+    """Learn from all three, the pseudo-labels by row `teacher`; as row `pruned` the network loses weight meanwhile."""
     chosen = before[f"choose-seed{seed}"]["chosen"]
     train = work.real()[0]
     others = [number for number in range(len(train)) if number not in set(chosen)]
     unlabelled = work.labels(others)
-    pseudo = _pseudo_labels(work.segmenter("simulator", seed), unlabelled.images, work.plan)
+    pseudo = _pseudo_labels(work.segmenter(teacher, seed), unlabelled.images, work.plan)
     quality = pseudo_quality(zip(unlabelled.labels.cpu().numpy(), pseudo.cpu().numpy(), strict=True), _classes())
     sources = [work.simulator(), work.labels(chosen), Labels(unlabelled.images, pseudo)]
     found = _learn(work, row, seed, sources, list(work.plan.pseudo_shares), know_target=True, shrink=row == "pruned")
@@ -230,8 +231,8 @@ CELLS: dict[str, tuple[Callable[..., Found], tuple[str, ...]]] = {
     "random": (partial(_tenth, row="random"), ("choose",)),
     "chosen": (partial(_tenth, row="chosen"), ("choose",)),
     "simulator": (_simulator, ("choose",)),
-    "pseudo": (partial(_pseudo, row="pseudo"), ("choose", "simulator")),
-    "pruned": (partial(_pseudo, row="pruned"), ("choose", "simulator")),
+    "pseudo": (partial(_pseudo, row="pseudo", teacher="simulator"), ("choose", "simulator")),
+    "pruned": (partial(_pseudo, row="pruned", teacher="pseudo"), ("choose", "pseudo")),
     "compressed": (_compressed, ("pruned",)),
 }
 
@@ -250,7 +251,7 @@ def _learn(
     settings = training_settings(work.request, plan.batch_frames, plan.learning_rate, seed, epochs=plan.epochs)
     hooks = _shrinking(network, plan).after_epoch if shrink else None
     fit(
-        network, lambda epoch: _Epoch(sources, shares, plan, 1000 * seed + epoch), settings,
+        placed(network, device), lambda epoch: _Epoch(sources, shares, plan, 1000 * seed + epoch), settings,
         class_weights=weights_of(sources, _classes()), iterations_per_epoch=plan.steps // plan.epochs, after_epoch=hooks,
     )  # fmt: skip
     if know_target:
@@ -263,7 +264,7 @@ def _learn(
 def _shrinking(network: nn.Module, plan: Plan) -> CompressionAwareTraining:
     settings = ShrinkSettings(
         strength_share=plan.press, reload_epochs=(plan.prune_epoch,), target_cost_share=plan.cost_share,
-        importance="loss", multiple_of=8,
+        importance="loss", multiple_of=8, close_branches=plan.close_branches,
     )  # fmt: skip
     example = torch.zeros(1, 3, plan.height_px, plan.width_px)
     return CompressionAwareTraining(network, example, plan.learning_rate, settings)

@@ -86,7 +86,7 @@ def test_a_pruned_row_learns_shrinks_and_is_judged(tmp_path: Path, monkeypatch: 
     work = night.Work(request(work=tmp_path), TINY)
     before = {"choose-seed0": {"chosen": [0, 3, 5, 7]}}
     night._simulator(work, 0, before)
-    found = night._pseudo(work, 0, before, row="pruned")
+    found = night._pseudo(work, 0, before, row="pruned", teacher="simulator")
     dense = night._full(work, 0, before)
     assert found["parameters"] < dense["parameters"] and found["macs"] < dense["macs"]
     assert 0 <= found["worst_clip_miou"] <= found["miou"] <= 100
