@@ -27,6 +27,9 @@ class TrainPruneParameters(LearningParameters):
     latency_share: float = 1.0  # of the dense network's modelled latency that may be left; 1: only zeroed neurons leave
     latency_by: str = "blocks"  # the model: blocks of multiplications (repeatable), or measured in onnxruntime here
     multiple_of: int = 8  # neurons leave in such numbers: kernels compute as many channels at once
+    lost: str = (
+        "sum"  # with a neuron: its own worth, or its share of what its layer has left, which close_branches wants
+    )
     close_branches: bool = False  # whole residual branches may leave too, so that the network gets shallower
     minimum_channels: int = 4  # every layer keeps at least so many
     max_loss_ratio: float = 2.0  # to the dense network's training loss; the gate refuses a pruned one that learned less
@@ -49,6 +52,7 @@ class TrainPruneParameters(LearningParameters):
         require(1 <= self.reloads <= self.press_epochs, "reloads", self.reloads, f"must lie in 1..{self.press_epochs}")
         require(0 < self.latency_share <= 1, "latency_share", self.latency_share, "must be above 0, at most 1")
         require(self.latency_by in ("blocks", "measured"), "latency_by", self.latency_by, "must be blocks or measured")
+        require(self.lost in ("sum", "share"), "lost", self.lost, "must be sum or share")
         for name in ("multiple_of", "minimum_channels"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
 
@@ -123,6 +127,7 @@ def _shrink_settings(parameters: TrainPruneParameters) -> "ShrinkSettings":
         target_cost_share=parameters.latency_share if parameters.latency_share < 1 else None,
         costs=parameters.latency_by,  # type: ignore[arg-type]
         strength_by_cost=parameters.press_by_cost,
+        lost=parameters.lost,  # type: ignore[arg-type]
         close_branches=parameters.close_branches,
         minimum_channels=parameters.minimum_channels,
         multiple_of=parameters.multiple_of,
