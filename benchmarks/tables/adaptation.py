@@ -97,7 +97,8 @@ STUDENT = (
     "student_steps", "rounds", "student_rate", "simulator_share", "foreground_share", "kept_share", "highest_threshold",
 )  # fmt: skip
 DEPENDS = {
-    "source": SEGMENTER, "joint": SEGMENTER, "full": SEGMENTER, "detector": DETECTOR, "untextured": DETECTOR,
+    "source": SEGMENTER, "joint": SEGMENTER, "full": SEGMENTER,
+    "longer": (*SEGMENTER, "rounds", "student_steps"), "detector": DETECTOR, "untextured": DETECTOR,
     "fused": SEGMENTER + DETECTOR, "plain": SEGMENTER + STUDENT, "pseudo": SEGMENTER + DETECTOR + STUDENT,
 }  # fmt: skip
 
@@ -244,12 +245,13 @@ def _joint(work: Work, seed: int) -> Found:
     return _kept_and_judged(work, network, "joint", seed)
 
 
-def _full(work: Work, seed: int) -> Found:
-    """Train the same network on the target's own labels."""
-    train = target(work).train
+def _full(work: Work, seed: int, name: str) -> Found:
+    """Train the same network on the target's own labels; as `longer` for as many steps as the student in all."""
+    plan, train = work.plan, target(work).train
     labels = Labels(train.images.to(work.device), train.labels.to(torch.uint8).to(work.device))
-    network = _train_from_nothing(work, [labels], seed)
-    return _kept_and_judged(work, network, "full", seed)
+    more = plan.rounds * plan.student_steps if name == "longer" else 0
+    network = _train_from_nothing(work, [labels], seed, plan.steps + more)
+    return _kept_and_judged(work, network, name, seed)
 
 
 def _detector(work: Work, seed: int, textured: bool = True) -> Found:
@@ -349,15 +351,17 @@ def _settings(work: Work, rate: float, seed: int, **changes: Any) -> TrainSettin
     return training_settings(work.request, work.plan.batch_frames, rate, seed, **changes)
 
 
-def _train_from_nothing(work: Work, sources: list[Labels], seed: int) -> nn.Module:
+def _train_from_nothing(work: Work, sources: list[Labels], seed: int, steps: int = 0) -> nn.Module:
+    """Train a new network for so many steps, by default the plan's."""
+    steps = steps or work.plan.steps
     plan, classes = work.plan, len(data.taxonomy_of(work.request.data_kind).classes)
     made = seeded(lambda: ERFNet(classes, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
     network = placed(made, work.device)
     shares = [plan.batch_frames // len(sources)] * len(sources)
-    stream = SegmentationStream(sources, shares, plan.steps, plan.variation, 100 * seed + 1)
+    stream = SegmentationStream(sources, shares, steps, plan.variation, 100 * seed + 1)
     fit(
         network, lambda _: stream, _settings(work, plan.learning_rate, seed),
-        class_weights=weights_of(sources, classes), iterations_per_epoch=plan.steps,
+        class_weights=weights_of(sources, classes), iterations_per_epoch=steps,
     )  # fmt: skip
     return network
 
@@ -436,7 +440,8 @@ NETWORKS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
     "detector": (_detector, ()),
     "fused": (_fused, ("source", "detector")),
     "pseudo": (partial(_student, fused=True), ("source", "detector")),
-    "full": (_full, ()),
+    "full": (partial(_full, name="full"), ()),
+    "longer": (partial(_full, name="longer"), ()),
     "plain": (partial(_student, fused=False), ("source",)),
     "joint": (_joint, ()),
     "untextured": (partial(_detector, textured=False), ()),

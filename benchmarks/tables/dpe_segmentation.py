@@ -133,7 +133,13 @@ def labelled_rows(
     loss = EnsembleLoss(penalty="dpe", beta=plan.beta)
     labelled = train.take(first)
     train_network(
-        ensemble, labelled, plan, plan.ensemble_steps, seed, device, ensemble_loss(loss, weights_of(labelled))
+        ensemble,
+        labelled,
+        plan,
+        plan.ensemble_steps,
+        seed,
+        device,
+        ensemble_loss(loss, weights_of(labelled).to(device)),
     )
     scored = _scored(ensemble, train, drives, device)
     found = {}
@@ -189,7 +195,7 @@ def _learn(
     train, test, _ = data()
     labelled = train.take(results[f"choose-seed{seed}"]["labelled"][name])
     ensemble = make_ensemble(lambda _: _network(plan), 1, 5000 + seed)
-    loss = ensemble_loss(EnsembleLoss(penalty="none"), weights_of(labelled))
+    loss = ensemble_loss(EnsembleLoss(penalty="none"), weights_of(labelled).to(device))
     train_network(ensemble, labelled, plan, plan.steps, seed, device, loss)
     confusion = _confusion(ensemble.members[0], test, device)
     ious = iou(confusion)

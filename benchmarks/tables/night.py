@@ -30,6 +30,7 @@ from perception.adaptation.pseudo import pseudo_quality
 from perception.adaptation.statistics import adapt_statistics
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
 from perception.compression.cost import count_macs, count_parameters
+from perception.compression.latency_budget import Lost
 from perception.compression.low_rank import factorise_by_latency
 from perception.data.loading import Batch
 from perception.data.scenes.world import world_from_dict
@@ -64,6 +65,7 @@ class Plan:
     press: float  # share of the median neuron norm that one proximal step takes at first
     cost_share: float  # of the network's latency, by block_costs, that may be left
     close_branches: bool = True  # whole residual branches may leave as well
+    lost: Lost = "share"  # of its layer's importance: no layer becomes a bottleneck
     simulator_share: float = 0.5  # of a batch, where only labels are learnt beside it
     pseudo_shares: tuple[int, int, int] = (2, 3, 3)  # of a batch: simulator, labels, pseudo-labels
     kept_share: float = 0.8  # of each class, the most confident pixels become pseudo-labels
@@ -76,13 +78,13 @@ class Plan:
 PLANS = {
     "small": Plan(
         height_px=72, width_px=96, width=1.0, simulator_frames=800, steps=1200, epochs=30, prune_epoch=9,
-        learning_rate=2e-3, press=0.05, cost_share=0.25,
+        learning_rate=2e-3, press=0.03, cost_share=0.14,
         choice=ChoicePlan(height_px=72, width_px=96, width=0.25, members=4, beta=1e-7, first_percent=5, percent=10,
                           ensemble_steps=150, steps=400),
     ),
     "full": Plan(
-        height_px=144, width_px=192, width=1.0, simulator_frames=2000, batch_frames=16, steps=2000, epochs=40,
-        prune_epoch=13, learning_rate=1e-3, press=0.05, cost_share=0.2, pseudo_shares=(4, 6, 6),
+        height_px=144, width_px=192, width=1.0, simulator_frames=2000, batch_frames=16, steps=1600, epochs=40,
+        prune_epoch=13, learning_rate=1e-3, press=0.03, cost_share=0.14, pseudo_shares=(4, 6, 6),
         choice=ChoicePlan(height_px=144, width_px=192, width=0.5, members=4, beta=1e-7, first_percent=5, percent=10,
                           ensemble_steps=300, steps=2000, learning_rate=2e-3),
     ),
@@ -264,7 +266,7 @@ def _learn(
 def _shrinking(network: nn.Module, plan: Plan) -> CompressionAwareTraining:
     settings = ShrinkSettings(
         strength_share=plan.press, reload_epochs=(plan.prune_epoch,), target_cost_share=plan.cost_share,
-        importance="loss", multiple_of=8, close_branches=plan.close_branches,
+        importance="loss", lost=plan.lost, multiple_of=8, close_branches=plan.close_branches,
     )  # fmt: skip
     example = torch.zeros(1, 3, plan.height_px, plan.width_px)
     return CompressionAwareTraining(network, example, plan.learning_rate, settings)
