@@ -83,7 +83,7 @@ PLANS = {
                           ensemble_steps=150, steps=400),
     ),
     "full": Plan(
-        height_px=144, width_px=192, width=1.0, simulator_frames=2000, batch_frames=16, steps=1600, epochs=40,
+        height_px=144, width_px=192, width=1.0, simulator_frames=2000, batch_frames=16, steps=1400, epochs=40,
         prune_epoch=13, learning_rate=1e-3, press=0.03, cost_share=0.14, pseudo_shares=(4, 6, 6),
         choice=ChoicePlan(height_px=144, width_px=192, width=0.5, members=4, beta=1e-7, first_percent=5, percent=10,
                           ensemble_steps=300, steps=2000, learning_rate=2e-3),
