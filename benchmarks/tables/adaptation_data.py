@@ -23,6 +23,7 @@ from perception.adaptation.detector_training import (
 from perception.data.scenes.render import render_drive
 from perception.data.scenes.world import Rendering, World
 from perception.data.taxonomies import Taxonomy, label_lookup, load_taxonomy
+from perception.errors import InputError
 
 SIMULATOR_DRIVES, FOREGROUND_DRIVES, HELD_OUT_DRIVES = (
     100_000,
@@ -96,7 +97,11 @@ def keep(path: Path, frames: Simulated) -> None:
 
 
 def kept(path: Path) -> Simulated:
-    """Read frames that `keep` wrote."""
+    """Read frames that `keep` wrote; raises InputError where they are gone."""
+    if not path.is_file():
+        raise InputError(
+            f"{path}: the frames of an earlier cell are gone; remove the folder {path.parent.parent} and begin anew"
+        )
     with np.load(path, allow_pickle=False) as file:
         return Simulated(
             images=torch.from_numpy(file["images"]),
