@@ -29,7 +29,16 @@ import cv2
 import pandas as pd
 import torch
 
-from perception.data.loading import Augment, Batch, FrameSet, LoadSettings, WaitingTime, shuffled_batches, usable_cores
+from perception.data.loading import (
+    MOST_WORKERS,
+    Augment,
+    Batch,
+    FrameSet,
+    LoadSettings,
+    WaitingTime,
+    shuffled_batches,
+    usable_cores,
+)
 from perception.data.scenes.folder import encode_scene, scene_frames
 from perception.data.scenes.world import world_from_dict
 from perception.data.store import FolderStore, open_store
@@ -56,7 +65,9 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cores = usable_cores()
-    parser.add_argument("--workers", type=int, nargs="+", default=sorted({1, min(4, cores), cores}))
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=sorted({1, min(4, cores), min(MOST_WORKERS, cores), cores})
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--frames", type=int, default=64, help="rendered")
     parser.add_argument("--frame-height", type=int, default=1024, help="of rendered frames, px; twice as wide")

@@ -30,6 +30,7 @@ class TrainPruneParameters(LearningParameters):
     lost: str = (
         "sum"  # with a neuron: its own worth, or its share of what its layer has left, which close_branches wants
     )
+    importance: str = "norm"  # what a neuron is worth for latency_share: its norm, or its estimated share in the loss
     close_branches: bool = False  # whole residual branches may leave too, so that the network gets shallower
     minimum_channels: int = 4  # every layer keeps at least so many
     max_loss_ratio: float = 2.0  # to the dense network's training loss; the gate refuses a pruned one that learned less
@@ -53,6 +54,7 @@ class TrainPruneParameters(LearningParameters):
         require(0 < self.latency_share <= 1, "latency_share", self.latency_share, "must be above 0, at most 1")
         require(self.latency_by in ("blocks", "measured"), "latency_by", self.latency_by, "must be blocks or measured")
         require(self.lost in ("sum", "share"), "lost", self.lost, "must be sum or share")
+        require(self.importance in ("norm", "loss"), "importance", self.importance, "must be norm or loss")
         for name in ("multiple_of", "minimum_channels"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
 
@@ -128,6 +130,7 @@ def _shrink_settings(parameters: TrainPruneParameters) -> "ShrinkSettings":
         costs=parameters.latency_by,  # type: ignore[arg-type]
         strength_by_cost=parameters.press_by_cost,
         lost=parameters.lost,  # type: ignore[arg-type]
+        importance=parameters.importance,  # type: ignore[arg-type]
         close_branches=parameters.close_branches,
         minimum_channels=parameters.minimum_channels,
         multiple_of=parameters.multiple_of,

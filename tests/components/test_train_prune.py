@@ -35,14 +35,15 @@ def test_a_latency_share_of_one_sets_no_target() -> None:
 
 def test_branches_close_where_asked() -> None:
     assert not _shrink_settings(parameters()).close_branches
-    found = _shrink_settings(parameters(close_branches=True, lost="share"))
-    assert found.close_branches and found.lost == "share"
+    found = _shrink_settings(parameters(close_branches=True, lost="share", importance="loss"))
+    assert found.close_branches and (found.lost, found.importance) == ("share", "loss")
 
 
 @pytest.mark.parametrize(
     "wrong",
     [{"reloads": 10}, {"reloads": 0}, {"latency_share": 0.0}, {"latency_by": "guess"}, {"press_epochs": 12},
-     {"press_share": 1.0}, {"lost": "all"}, {"sparse_share": 1.0}, {"multiple_of": 0}, {"pruned_epochs": -1}, {"press_by_cost": 2.0}],
+     {"press_share": 1.0}, {"lost": "all"}, {"importance": "size"},
+     {"sparse_share": 1.0}, {"multiple_of": 0}, {"pruned_epochs": -1}, {"press_by_cost": 2.0}],
 )  # fmt: skip
 def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
