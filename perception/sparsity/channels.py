@@ -1,6 +1,7 @@
 """Trace a network and follow every channel from its producer to its readers."""
 
 from collections import Counter
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -9,7 +10,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from perception.errors import InputError
 from perception.models.closed_branch import ClosedBranch
 from perception.models.modes import evaluation_mode
-from perception.sparsity.function_rules import visit_function
+from perception.sparsity.function_rules import function_name, visit_function
 from perception.sparsity.module_rules import visit_module
 from perception.sparsity.walk import ChannelWalk, not_followed, values_in
 
@@ -22,11 +23,23 @@ def walk_channels(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]
     """
     graph_module = trace_network(network, example_input)
     held = Counter(id(p) for m in network.modules() for p in m._parameters.values() if p is not None)
-    walk = ChannelWalk(dict(network.named_modules(remove_duplicate=False)), {key for key, n in held.items() if n > 1})
+    shared = {key for key, n in held.items() if n > 1} | _read_by_functions(graph_module)
+    walk = ChannelWalk(dict(network.named_modules(remove_duplicate=False)), shared)
     known: dict[fx.Node, Any] = {}
     for node in graph_module.graph.nodes:
         known[node] = _visit(walk, node, known)
     return walk
+
+
+def _read_by_functions(graph_module: fx.GraphModule) -> set[int]:
+    """Give the ids of the tensors that the forward's own code computes with, beside the layers that hold them."""
+    reads = [node for node in graph_module.graph.nodes if node.op == "get_attr" and not all(map(_asks, node.users))]
+    return {id(attrgetter(str(node.target))(graph_module)) for node in reads}
+
+
+def _asks(user: fx.Node) -> bool:
+    """Tell whether a node only asks a tensor for its kind."""
+    return user.op == "call_function" and function_name(user) == "getattr" and user.args[1] in ("dtype", "device")
 
 
 class _Tracer(fx.Tracer):

@@ -108,7 +108,7 @@ class ChannelWalk:
         assert held.shape[dim] == len(atoms), (layer, tensor, held.shape, dim, len(atoms))
         self.records.append(Record(role, layer, f"{layer}.{tensor}" if layer else tensor, dim, atoms))
         if tensor in module._parameters and id(held) in self.shared_parameters:
-            self.fix(atoms, f"{layer}.{tensor} is shared with another layer")
+            self.fix(atoms, f"{layer}.{tensor} is shared with another layer or function")
 
 
 def map_shapes(node: fx.Node, give: Callable[[torch.Size], Any]) -> Any:

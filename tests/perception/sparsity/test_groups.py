@@ -114,6 +114,25 @@ def test_shared_weight_is_not_pruned() -> None:
     assert "shared" in {entry.layer: entry.reason for entry in groups.unprunable}["0"]
 
 
+class ByFunction(nn.Module):
+    """A weight that a function computes with as well, beside one that is only asked for its kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d, self.e = (nn.Conv2d(4, 4, 1) for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c(torch.relu(self.b(torch.relu(self.a(x.to(self.c.weight.dtype))))))
+        return self.e(torch.relu(self.d(torch.conv2d(x, self.b.weight))))
+
+
+def test_a_weight_that_a_function_reads_too_is_not_pruned() -> None:
+    groups = find_groups(ByFunction(), torch.zeros(1, 4, 4, 4))
+    reasons = {entry.layer: entry.reason for entry in groups.unprunable}
+    assert [group.name for group in groups.sets] == ["d"]
+    assert "shared" in reasons["a"] and "shared" in reasons["b"]
+
+
 def test_refuses_what_has_no_prunable_channel_or_cannot_be_traced() -> None:
     with pytest.raises(InputError, match="no prunable channel"):
         find_groups(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.zeros(1, 3, 4, 4))
