@@ -140,9 +140,10 @@ def zero_to_cost(
 
     Each time the bundle or branch goes that loses least importance for the cost it saves; within a set the least
     important neurons go first. importance: (neuron,), at least 0; by default the square of the neuron's norm as a
-    multiple of its set's median, so that neurons that the proximal steps have zeroed go first and free. lost: what a
-    bundle loses is the sum of its importance, or by how much the logarithm of its set's importance falls ("share"): then
-    a set grows dearer as it empties and no layer becomes a bottleneck. Every set keeps `minimum_channels` neurons.
+    multiple of its set's median (of those that are not zero, where most are), so that neurons that the proximal steps
+    have zeroed go first and free. lost: what a bundle loses is the sum of its importance, or by how much the logarithm
+    of its set's importance falls ("share"): then a set grows dearer as it empties and no layer becomes a bottleneck.
+    Every set keeps `minimum_channels` neurons.
 
     branches: of find_branches, which may be silenced: all their own neurons become zero, their layers' whole cost is
     saved (close_zero_branches must follow), and lost is what is left in the layer that has least, since emptying any one
@@ -262,9 +263,13 @@ def _loss(worth: NDArray[np.float64], bundle: int, lost: Lost) -> float:
 
 def _relative_squares(groups: Groups) -> Tensor:
     norms, sets = neuron_norms(groups).double().cpu(), groups.set_of_neuron.cpu()
-    tiny = torch.finfo(torch.float64).tiny
-    medians = torch.stack([norms[sets == k].median() for k in range(len(groups.sets))]).clamp_min(tiny)
-    return (norms / medians[sets]).square()
+    relative = torch.zeros_like(norms)
+    for k in range(len(groups.sets)):
+        members = norms[sets == k]
+        living = members if members.median() > 0 else members[members > 0]
+        if len(living):  # by 0 they would be infinite, and a sum of them no number
+            relative[sets == k] = members / living.median()
+    return relative.square()
 
 
 def _model(
@@ -281,7 +286,8 @@ def _model(
         for part in group.own + group.induced:
             if part.tensor in index and part.dim < 2:
                 cuts[index[part.tensor], part.dim, number] += part.index.shape[1]
-    widths = np.array([layer.weight.shape[:2] for layer in modules.values()], np.int64)  # type: ignore[index]
+    sizes = [layer.weight.shape[:2] for layer in modules.values()]  # type: ignore[index]
+    widths = np.array(sizes, np.int64).reshape(-1, 2)  # also where every layer has left
     return CostModel(unit, block, tuple(modules), np.array(call), np.array(pair), widths, cuts)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from perception.compression.cost import count_macs
 from perception.compression.latency_budget import (
     _loss,
+    _relative_squares,
     block_costs,
     measured_costs,
     parameter_costs,
@@ -22,7 +23,7 @@ from perception.models.erfnet import ERFNet
 from perception.sparsity.branches import find_branches
 from perception.sparsity.closing import close_zero_branches
 from perception.sparsity.groups import find_groups
-from perception.sparsity.proximal import scale_neurons, zero_neurons
+from perception.sparsity.proximal import neuron_norms, scale_neurons, zero_neurons
 from perception.sparsity.removal import remove_zero_channels
 
 EXAMPLE = torch.zeros(1, 3, 32, 64)
@@ -131,6 +132,26 @@ def test_what_the_proximal_step_zeroed_goes_first() -> None:
     model = block_costs(groups.network, groups, EXAMPLE)
     dead = zero_to_cost(groups, model, model.cost() * 0.98)
     assert bool(dead[factors == 0].all()) or not bool(dead[factors == 1].any())
+
+
+def test_sets_that_are_mostly_zero_are_priced_by_the_neurons_that_are_left() -> None:
+    """A median of zero must not make the others infinite, whose shares are no numbers and whose order is none."""
+    network, example = Blocks(3, 32), torch.zeros(1, 8)
+    groups = find_groups(network, example)
+    factors = torch.ones(groups.neurons)
+    for k in range(3):
+        factors[torch.nonzero(groups.set_of_neuron == k).flatten()[:17]] = 0
+    scale_neurons(groups, factors)
+    worth = _relative_squares(groups)
+    norms = neuron_norms(groups).double()
+    for k in range(3):
+        own = norms[groups.set_of_neuron == k]
+        expected = (own / own[own > 0].median()).square()
+        torch.testing.assert_close(worth[groups.set_of_neuron == k], expected)
+    model = block_costs(network, groups, example, call_macs=0.0)
+    dead = zero_to_cost(groups, model, 0.5 * model.cost(), lost="share")
+    gone = [int(dead[groups.set_of_neuron == k].sum()) for k in range(3)]
+    assert gone == [16, 16, 16]  # free ones alone, from every set
 
 
 def test_impossible_budgets_are_refused() -> None:
