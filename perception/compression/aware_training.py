@@ -208,7 +208,8 @@ class CompressionAwareTraining:
         """Turn the target, a share of the neurons' parameters at the start, into a share of those that are left."""
         assert self.settings.target_share is not None
         now = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
-        return max(0.0, 1 - (1 - self.settings.target_share) * self._parameters_at_start / now)
+        kept = (1 - self.settings.target_share) * self._parameters_at_start
+        return 1 - kept / now if now > kept else 0.0
 
     def _spend(self, epoch: int, network: nn.Module, optimizer: Optimizer) -> None:
         """Zero neurons until the network costs what it may cost after this reload."""

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from perception.errors import InputError
+from perception.models.closed_branch import ClosedBranch
 from perception.models.modes import evaluation_mode
 from perception.sparsity.channels import trace_network
 from perception.sparsity.function_rules import function_name
@@ -75,7 +77,8 @@ def find_branches(network: nn.Module, groups: Groups, example_input: Tensor | tu
 
     groups: those of `network`; example_input: as for find_groups. The branch is a chain of modules (element-wise
     functions may lie between) from the other operand itself, an identity shortcut; its last layer reads nothing but
-    prunable neurons that the chain alone holds, and only normalisations and element-wise modules follow that layer.
+    prunable neurons that the chain alone holds, and only normalisations and element-wise modules follow that layer. The
+    network is run to see that its forward needs nothing of these modules but their outputs.
     Raises InputError for groups of another network and for one that cannot be traced.
     """
     if groups.network is not network:
@@ -92,8 +95,33 @@ def find_branches(network: nn.Module, groups: Groups, example_input: Tensor | tu
             branch = _branch(steps, len(shape_of(output)), modules, groups) if steps else None
             if branch is not None:
                 found.append(branch)
-    whole = bool(found) and not _broadcasts(network, found, example_input)
-    return tuple(replace(branch, whole=whole) for branch in found)
+    written = _written_into(network, found, example_input) if found else set()
+    found = [replace(branch, whole=branch.modules[-1] in written) for branch in found]
+    if not _runs_without(network, found, example_input):
+        found = [branch for branch in found if _runs_without(network, [branch], example_input)]
+    return tuple(found)
+
+
+def new_constant(branch: Branch, reader: Any) -> ClosedBranch:
+    """Make the constant, all zero, that a branch with this last layer leaves."""
+    channels = reader.out_features if isinstance(reader, nn.Linear) else reader.out_channels
+    return ClosedBranch(channels, branch.rank, branch.dim, branch.whole).to(reader.weight)
+
+
+def put_constant(network: nn.Module, branch: Branch, leaf: ClosedBranch) -> None:
+    """Put `leaf`, what a branch adds from now on, where its last module was, and what passes its input on before."""
+    layers = {name: network.get_submodule(name) for name in branch.modules}
+    for name, layer in layers.items():
+        _put(network, name, nn.Identity().train(layer.training))
+    if branch.copies:  # the identity in a copy, which what stays behind may write into
+        first = next(name for name, layer in layers.items() if _holds(layer))
+        _put(network, first, nn.LeakyReLU(1.0).train(layers[first].training))
+    _put(network, branch.modules[-1], leaf.train(layers[branch.reader].training))
+
+
+def _put(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
 
 
 def _operands(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
@@ -138,7 +166,7 @@ def _branch(steps: list[_Step], rank: int, modules: dict[str, nn.Module], groups
     first = next((k for k, step in enumerate(steps) if step.module and _holds(modules[step.module])), None)
     if first is None or any(step.in_place for step in steps[:first]):  # it would write into the shortcut
         return None
-    reader = _reader(steps, modules)
+    reader = _reader(steps, modules, rank)
     names = tuple(step.module for step in steps if step.module)
     private = [group for group in groups.sets if _layers_of(group) <= set(names)]
     reads = () if reader is None else _reads(reader, modules, private)
@@ -171,12 +199,14 @@ def _holds(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def _reader(steps: list[_Step], modules: dict[str, nn.Module]) -> str | None:
+def _reader(steps: list[_Step], modules: dict[str, nn.Module], rank: int) -> str | None:
     """Find the last layer, after which nothing may come but what maps a constant to a constant."""
+    normalised = False
     for step in reversed(steps):
         module = modules.get(step.module) if step.module else None
+        normalised |= isinstance(module, BATCH_NORMS)  # along dimension 1, which must be the layer's
         if isinstance(module, _LAYERS):
-            return step.module
+            return None if normalised and isinstance(module, nn.Linear) and rank != 2 else step.module
         if not isinstance(module, (*BATCH_NORMS, *_POINTWISE)):
             return None
     return None
@@ -210,22 +240,52 @@ def _whole_gate(layer: str, groups: Groups) -> bool:
     return bool((groups.layer_neurons[layer] < groups.neurons).all())
 
 
-def _broadcasts(network: nn.Module, branches: Sequence[Branch], example_input: Tensor | tuple[Tensor, ...]) -> bool:
-    """Tell whether the sums take outputs of size 1 from the branches: one that writes into its operand does not."""
+def _run(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> None:
     given = example_input if isinstance(example_input, tuple) else (example_input,)
     device = next(network.parameters()).device
+    with evaluation_mode(network):
+        network(*(value.to(device) for value in given))
 
-    def shrunk(branch: Branch) -> Callable[[nn.Module, object, Tensor], Tensor]:
-        dims = [d for d in range(branch.rank) if d != branch.dim]
-        return lambda _, __, output: output.mean(dims, keepdim=True)
 
-    handles = [network.get_submodule(each.modules[-1]).register_forward_hook(shrunk(each)) for each in branches]
+def _written_into(
+    network: nn.Module, branches: Sequence[Branch], example_input: Tensor | tuple[Tensor, ...]
+) -> set[str]:
+    """Name the last modules whose outputs the sums write into, which a graph of torch.fx does not always show."""
+    outputs: dict[str, tuple[Tensor, int]] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _, __, output: outputs.update({name: (output, output._version)})
+
+    names = [branch.modules[-1] for branch in branches]
+    handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in names]
     try:
-        with evaluation_mode(network):
-            network(*(value.to(device) for value in given))
-    except RuntimeError:
+        _run(network, example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name for name, (output, version) in outputs.items() if output._version != version}
+
+
+def _runs_without(network: nn.Module, branches: Sequence[Branch], example_input: Tensor | tuple[Tensor, ...]) -> bool:
+    """Tell whether the forward also runs where the branches are closed: its code may ask a layer for more than a call.
+
+    It may read a layer's stride or weight, call it with a second argument, or hold it in a list of its own.
+    """
+    layers = {name: network.get_submodule(name) for branch in branches for name in branch.modules}
+    handles = [layer.register_forward_pre_hook(_refuse) for layer in layers.values()]
+    try:
+        for branch in branches:
+            put_constant(network, branch, new_constant(branch, layers[branch.reader]))
+        _run(network, example_input)
+    except Exception:  # whatever the forward's code makes of it
         return False
     finally:
         for handle in handles:
             handle.remove()
+        for name, layer in layers.items():
+            _put(network, name, layer)
     return True
+
+
+def _refuse(*_: object) -> None:
+    raise RuntimeError("a layer that has left is called")

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from perception.errors import InputError
-from perception.models.closed_branch import ClosedBranch
 from perception.models.modes import evaluation_mode
-from perception.sparsity.branches import Branch
+from perception.sparsity.branches import Branch, new_constant, put_constant
 from perception.sparsity.groups import Groups, GroupSet, Slice, assemble
 from perception.sparsity.module_rules import BATCH_NORMS
 from perception.sparsity.proximal import zero_neurons
@@ -68,17 +67,10 @@ def _close(network: nn.Module, branch: Branch, settle: bool, optimizer: Optimize
     reader: Any = layers[branch.reader]
     before = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
     shift = _constant(branch, list(layers.values()), reader, settle)
-    leaf = ClosedBranch(shift.numel(), branch.rank, branch.dim, branch.whole).to(shift).train(reader.training)
+    leaf = new_constant(branch, reader)
     leaf.shift.copy_(shift.flatten())
     leaf.shift.requires_grad_(reader.weight.requires_grad)
-    for name, layer in layers.items():
-        _put(network, name, nn.Identity().train(layer.training))
-    if branch.copies:
-        first = next(name for name, layer in layers.items() if next(layer.parameters(), None) is not None)
-        _put(
-            network, first, nn.LeakyReLU(1.0).train(reader.training)
-        )  # the identity in a copy, which what stays behind may write into
-    _put(network, branch.modules[-1], leaf)
+    put_constant(network, branch, leaf)
     if optimizer is not None:
         gone = before - {id(parameter) for parameter in network.parameters()}
         _exchange(optimizer, gone, reader.weight, leaf.shift)
@@ -96,11 +88,6 @@ def _constant(branch: Branch, layers: list[Any], reader: Any, settle: bool) -> T
             with evaluation_mode(module):
                 value = module(value.clone())
     return value
-
-
-def _put(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
 
 
 def _exchange(optimizer: Optimizer, gone: set[int], weight: nn.Parameter, shift: nn.Parameter) -> None:

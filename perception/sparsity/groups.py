@@ -150,7 +150,8 @@ def assemble(
         OwnTensor(network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], dim, numbers.to(device))
         for (name, dim), numbers in held.items()
     )
-    set_of_neuron = torch.repeat_interleave(torch.arange(len(sets)), torch.tensor([group.neurons for group in sets]))
+    sizes = torch.tensor([group.neurons for group in sets], dtype=torch.int64)  # none where all have left
+    set_of_neuron = torch.repeat_interleave(torch.arange(len(sets)), sizes)
     return Groups(network, sets, unprunable, layer_neurons, tensors, set_of_neuron.to(device))
 
 

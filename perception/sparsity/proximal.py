@@ -24,6 +24,8 @@ def proximal_step(groups: Groups, step_size: float, strength: Strength, alpha: f
     """
     if not 0 <= alpha <= 1 or step_size < 0:
         raise InputError(f"alpha {alpha} and step_size {step_size}: alpha lies in [0, 1] and step_size is at least 0")
+    if not groups.sets:  # all have left
+        return
     lambdas, flat = _strengths(groups, strength), _numbers(groups)
     absent = lambdas.new_zeros(1)  # positions of no neuron are neither thresholded nor shrunk
     if alpha > 0:
@@ -41,6 +43,8 @@ def neuron_norms(groups: Groups, flat: Tensor | None = None) -> Tensor:
 
     flat: the concatenated neuron numbers of `groups.tensors`, where the caller already has them.
     """
+    if not groups.sets:
+        return torch.zeros(0)
     flat = _numbers(groups) if flat is None else flat
     rows = [_row_norms(tensor.parameter, tensor.dim) for tensor in groups.tensors]
     squares = torch.cat(rows).square_()
@@ -50,6 +54,8 @@ def neuron_norms(groups: Groups, flat: Tensor | None = None) -> Tensor:
 @torch.no_grad()
 def zero_neurons(groups: Groups) -> Tensor:
     """Tell which neurons own nothing but zeros: (neuron,) bool."""
+    if not groups.sets:
+        return torch.zeros(0, dtype=torch.bool)
     numbers = _numbers(groups)
     alive = torch.cat([(_rows(t.parameter, t.dim) != 0).any(1) for t in groups.tensors])
     counts = numbers.new_zeros(groups.neurons + 1).index_add_(0, numbers, alive.long())
@@ -59,6 +65,8 @@ def zero_neurons(groups: Groups) -> Tensor:
 @torch.no_grad()
 def scale_neurons(groups: Groups, factors: Tensor) -> None:
     """Multiply each neuron's own parameters in place by factors: (neuron,); a factor of 0 gives exact zeros."""
+    if not groups.sets:
+        return
     factors = factors.to(groups.tensors[0].parameter)
     padded = torch.cat([factors, factors.new_ones(1)])
     _scale(groups, padded[_numbers(groups)])
@@ -117,7 +125,9 @@ class Sparsity:
 
 
 def measure_sparsity(groups: Groups) -> Sparsity:
-    """Measure how much of the network the proximal steps have zeroed."""
+    """Measure how much of the network the proximal steps have zeroed: 0 where no neuron is left to zero."""
+    if not groups.sets:
+        return Sparsity(0.0, 0.0, 0.0, 0.0)
     dead = zero_neurons(groups).cpu()
     channels = [n for n in groups.layer_neurons.values() if bool((n < groups.neurons).any())]
     padded = torch.cat([dead, torch.zeros(1, dtype=torch.bool)])

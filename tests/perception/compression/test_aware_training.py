@@ -165,6 +165,30 @@ def test_branches_close_at_several_reloads_and_the_network_learns_on(lost: str) 
     assert {name for name, count in left.items() if count == 0} == {f"{name}.{k}" for name in closed for k in (0, 3)}
 
 
+@pytest.mark.parametrize("target", [{}, {"target_share": 0.4}, {"target_cost_share": 0.3}])
+def test_training_goes_on_after_the_last_neuron_has_left(target: dict[str, float]) -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv_1, self.conv_2 = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 1, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.conv_2(torch.relu(self.conv_1(x)))
+
+    torch.manual_seed(0)
+    network, example = Alone(), torch.rand(1, 1, 8, 8)
+    settings = ShrinkSettings(strength_share=0.9, reload_epochs=(2, 3, 4), close_branches=True, **target)  # type: ignore[arg-type]
+    hooks = CompressionAwareTraining(network, example, 0.05, settings)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    for epoch in range(6):
+        optimizer.zero_grad()
+        network(example).square().mean().backward()
+        optimizer.step()
+        hooks.after_epoch(epoch, network, optimizer)
+    assert hooks.groups.neurons == 0 and hooks.records[-1].parameters == 1  # the constant
+    assert [name for record in hooks.records for name in record.closed] == ["conv_1"]
+
+
 def test_branches_stay_open_unless_asked() -> None:
     network = ResidualNetwork()
     settings = ShrinkSettings(strength_share=0.5, reload_epochs=(1,), minimum_channels=1)

@@ -22,7 +22,14 @@ from perception.models.resnet import ResNet18
 from perception.sparsity.branches import Branch, find_branches
 from perception.sparsity.closing import Closing, close_zero_branches
 from perception.sparsity.groups import Groups, find_groups
-from perception.sparsity.proximal import scale_neurons
+from perception.sparsity.proximal import (
+    Sparsity,
+    measure_sparsity,
+    neuron_norms,
+    proximal_step,
+    scale_neurons,
+    zero_neurons,
+)
 from perception.sparsity.removal import remove_zero_channels
 
 
@@ -274,3 +281,106 @@ def test_a_branch_with_a_neuron_left_stays_open() -> None:
         network.get_parameter(groups.sets[target].own[0].tensor)[0, 0] = 1e-3
     closing = close_zero_branches(network, groups, branches)
     assert closing.closed == () and closing.open == branches and closing.groups is groups
+
+
+class Asking(nn.Module):
+    """A block whose code wants more of its layers than the outputs of a call, in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.stem, self.head = way, nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.conv_1, self.conv_2 = nn.Conv2d(8, 6, 2, stride=2), nn.ConvTranspose2d(6, 8, 2, stride=2)
+        self.own_list = [self.conv_1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if self.way == "stride" and self.conv_1.stride != (2, 2):
+            return self.head(x)
+        if self.way == "dtype":
+            x = x.to(self.conv_1.weight.dtype)
+        first = self.own_list[0] if self.way == "list" else self.conv_1
+        y = torch.relu(first(x))
+        if self.way == "argument":
+            y = self.conv_2(y, output_size=[16, 32])
+        elif self.way == "name":
+            y = self.conv_2(input=y)
+        else:
+            y = self.conv_2(y)
+        return self.head(x + y)
+
+
+@pytest.mark.parametrize(
+    ("way", "count"), [(w, 0) for w in ("stride", "dtype", "list", "argument", "name")] + [("", 1)]
+)
+def test_layers_that_are_asked_for_more_than_a_call_stay(way: str, count: int) -> None:
+    torch.manual_seed(0)
+    network, frames = Asking(way), torch.rand(1, 3, 16, 32)
+    before = dict(network.named_modules())
+    groups = find_groups(network, frames)
+    assert len(find_branches(network, groups, frames)) == count
+    assert dict(network.named_modules()) == before
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+class WritesInto(nn.Module):
+    """Linear layers whose sum writes into the branch, which a batch of one row does not show by its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.lin_1, self.lin_2, self.head = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.lin_2(torch.relu(self.lin_1(x)))
+        y += x
+        return self.head(y)
+
+
+def test_a_sum_that_writes_into_the_branch_is_seen_on_one_row() -> None:
+    torch.manual_seed(0)
+    network, one, rows = WritesInto(), torch.rand(1, 8), torch.rand(5, 8)
+    groups = find_groups(network, one)
+    branches = find_branches(network, groups, one)
+    silence(groups, branches)
+    with torch.no_grad():
+        expected = network(rows)
+        assert len(close_zero_branches(network, groups, branches).closed) == 1
+        torch.testing.assert_close(network(rows), expected)
+
+
+class OtherDimension(nn.Module):
+    """A normalisation along another dimension than the channels of the branch's last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 4)
+        self.lin_1, self.lin_2, self.norm = nn.Linear(8, 6), nn.Linear(6, 8), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        return self.head(x + self.norm(self.lin_2(torch.relu(self.lin_1(x)))))
+
+
+def test_a_normalisation_along_another_dimension_gives_no_constant_per_channel() -> None:
+    network, frames = OtherDimension(), torch.rand(2, 3, 8, 4)
+    assert find_branches(network, find_groups(network, frames), frames) == ()
+
+
+def test_a_network_may_lose_its_last_neuron_with_a_branch() -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv_1, self.conv_2 = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.conv_2(torch.relu(self.conv_1(x)))
+
+    network, frames = Alone(), torch.rand(2, 3, 8, 8)
+    groups = find_groups(network, frames)
+    branches = find_branches(network, groups, frames)
+    silence(groups, branches)
+    left = close_zero_branches(network, groups, branches).groups
+    assert left.neurons == len(zero_neurons(left)) == len(neuron_norms(left)) == 0 and left.sets == ()
+    assert measure_sparsity(left) == Sparsity(0, 0, 0, 0)
+    proximal_step(left, 0.1, 0.1)
+    assert remove_zero_channels(network, left).parameters_after == 3  # the constant
