@@ -7,11 +7,12 @@ Exit codes: 0 the table is complete and written, 4 the minutes are spent and cel
 
 import argparse
 import importlib
-import pkgutil
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
+
+import torch
 
 import benchmarks.tables
 from benchmarks.tables.data import data_kind
@@ -19,10 +20,6 @@ from benchmarks.tables.results import write_results
 from benchmarks.tables.runner import SIZES, Request, machines, run_cells
 from perception.errors import InputError
 
-HELPERS = {
-    "__main__", "adaptation_batches", "adaptation_data", "adaptation_report", "committees", "data", "dpe_report",
-    "dpe_segmentation", "machine", "results", "runner", "shrinking", "statistics",
-}  # fmt: skip
 RUN_OUT = 4
 
 
@@ -31,6 +28,7 @@ def main(arguments: list[str]) -> int:
     try:
         module = importlib.import_module(f"benchmarks.tables.{options.table}")
         _require_size(module, options)
+        _require_sound(options)
         request = Request(
             table=options.table,
             data=options.data,
@@ -66,8 +64,36 @@ def main(arguments: list[str]) -> int:
 
 
 def _names() -> list[str]:
-    found = (each.name for each in pkgutil.iter_modules(benchmarks.tables.__path__))
-    return sorted(name for name in found if name not in HELPERS)
+    """Name the modules beside this one that are tables, which say what they are about; the others help them."""
+    modules = sorted(Path(benchmarks.tables.__path__[0]).glob("*.py"))
+    return [module.stem for module in modules if "\nABOUT = " in module.read_text()]
+
+
+def _require_sound(options: argparse.Namespace) -> None:
+    """Raise InputError for options that would stop a table on its way, before anything is computed."""
+    if not options.minutes >= 0:
+        raise InputError(f"MINUTES = {options.minutes}: must be at least 0; 0 sets no limit")
+    if options.workers < 1:
+        raise InputError(f"--workers {options.workers}: must be at least 1")
+    try:
+        re.compile(options.only or "")
+    except re.error as error:
+        raise InputError(f"--only {options.only!r}: no regular expression ({error}); give a part of a name") from None
+    _require_device(options.device)
+    for name in ("work", "out"):
+        folder = getattr(options, name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--{name} {folder}: cannot be made ({error.strerror}); give another folder") from None
+
+
+def _require_device(device: str) -> None:
+    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
+        raise InputError(f"DEVICE = {device}: must be cpu, cuda or cuda:N")
+    number = int(device.partition(":")[2] or 0)
+    if device != "cpu" and number >= torch.cuda.device_count():
+        raise InputError(f"DEVICE = {device}: this machine has {torch.cuda.device_count()} GPUs that torch can use")
 
 
 def _require_size(module: ModuleType, options: argparse.Namespace) -> None:

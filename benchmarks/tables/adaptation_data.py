@@ -1,11 +1,14 @@
 """What the adaptation table learns from and is judged on: simulator frames, a target's frames, on the device as bytes."""
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -97,17 +100,25 @@ def keep(path: Path, frames: Simulated) -> None:
 
 
 def kept(path: Path) -> Simulated:
-    """Read frames that `keep` wrote; raises InputError where they are gone."""
-    if not path.is_file():
-        raise InputError(
-            f"{path}: the frames of an earlier cell are gone; remove the folder {path.parent.parent} and begin anew"
-        )
-    with np.load(path, allow_pickle=False) as file:
-        return Simulated(
-            images=torch.from_numpy(file["images"]),
-            labels=torch.from_numpy(file["labels"]),
-            instances=file["instances"],
-        )
+    """Read frames that `keep` wrote; raises InputError where they are gone or damaged."""
+    file = _arrays(path, ("images", "labels", "instances"))
+    return Simulated(
+        images=torch.from_numpy(file["images"]), labels=torch.from_numpy(file["labels"]), instances=file["instances"]
+    )
+
+
+def _arrays(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a file that an earlier cell kept, at least those of these names."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in dict.fromkeys((*names, *file.files))}
+    except FileNotFoundError:
+        problem = "the frames of an earlier cell are gone"
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        problem = "the frames of an earlier cell are damaged"
+    else:
+        return arrays
+    raise InputError(f"{path}: {problem}; remove the folder {path.parent.parent} and begin anew")
 
 
 def joined(parts: Sequence[Simulated]) -> Simulated:
@@ -152,9 +163,8 @@ def keep_targets(path: Path, frames: Instances) -> None:
 
 
 def kept_targets(path: Path) -> Instances:
-    """Read what `keep_targets` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        return Instances(fields={name: torch.from_numpy(file[name]) for name in file.files})
+    """Read what `keep_targets` wrote; raises InputError where it is gone or damaged."""
+    return Instances(fields={name: torch.from_numpy(array) for name, array in _arrays(path, ("images",)).items()})
 
 
 def _rendered(

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks.tables.machine import hardware
 from benchmarks.tables.runner import Request
 from perception.data.files import replace_file
+from perception.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,12 @@ def write_results(
 ) -> Path:
     """Replace this section of the table's page and leave its other sections; return the page.
 
-    machines: what the cells ran on, in words; without it this machine and the request's device are described.
+    machines: what the cells ran on, in words; without it this machine and the request's device are described. Raises
+    InputError where the figures beside the page are damaged.
     """
     out.mkdir(parents=True, exist_ok=True)
     store = out / f"{request.table}.json"
-    known: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {"sections": {}}
+    known = _known(store) if store.exists() else {"sections": {}}
     section = {
         "command": command,
         "hardware": machines or hardware(request.device),
@@ -55,6 +57,16 @@ def write_results(
     page = out / f"{request.table}.md"
     replace_file(page, _page(known).encode())
     return page
+
+
+def _known(store: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(store.read_text())
+    except (OSError, ValueError):
+        known = None
+    if not isinstance(known, dict) or not isinstance(known.get("sections"), dict):
+        raise InputError(f"{store}: not the figures of a table; restore this file, or remove it to begin a new page")
+    return known
 
 
 def _page(known: dict[str, Any]) -> str:

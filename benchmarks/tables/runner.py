@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.tables.machine import hardware
 from perception.data.files import replace_file
+from perception.errors import InputError
 
 SIZES = ("small", "medium", "full")
 
@@ -77,7 +78,7 @@ def machines(cells: Sequence[Cell], request: Request, work: Path) -> str:
     for cell in cells:
         path = _folder(request, work) / f"{cell.name}.json"
         if path.exists():
-            found[cell.side_by_side].append(json.loads(path.read_text()).get("hardware", "machine not recorded"))
+            found[cell.side_by_side].append(_read(path).get("hardware", "machine not recorded"))
     trained, measured = (" and ".join(dict.fromkeys(names)) for names in (found[False], found[True]))
     return trained if measured in ("", trained) else f"{trained}; latency on {measured}"
 
@@ -96,10 +97,21 @@ def _kept(folder: Path, cell: Cell, results: Mapping[str, Found]) -> dict[str, A
     path = folder / f"{cell.name}.json"
     if not path.exists():
         return None
-    kept: dict[str, Any] = json.loads(path.read_text())
+    kept = _read(path)
     if cell.side_by_side and kept.get("before") != sorted(results):
         return None
     return kept if kept["settings"] == json.loads(json.dumps(dict(cell.settings))) else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a kept result; raises InputError for a file that is damaged."""
+    try:
+        kept = json.loads(path.read_text())
+    except (OSError, ValueError):
+        kept = None
+    if not isinstance(kept, dict) or not {"settings", "seconds", "found"} <= kept.keys():
+        raise InputError(f"{path}: no result of a cell; remove this file, and the same command computes it again")
+    return kept
 
 
 def _run(folder: Path, cell: Cell, request: Request, results: Mapping[str, Found]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from benchmarks.tables import __main__ as tables
+from benchmarks.tables import adaptation_data
 from benchmarks.tables.data import classification, data_kind
 from benchmarks.tables.machine import hardware
-from benchmarks.tables.results import Report
+from benchmarks.tables.results import Report, write_results
 from benchmarks.tables.runner import Cell, Request, machines, run_cells
 from benchmarks.tables.statistics import area_under_rejection_curve, expected_calibration_error, mean_and_spread
 from perception.errors import InputError
@@ -92,6 +94,20 @@ def test_page_names_every_machine(tmp_path: Path) -> None:
     assert machines(cells, request_for(), tmp_path) == f"a GPU; latency on {hardware('cpu')}"
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"settings": {}, "seconds": 1}', "\x00"])
+def test_a_damaged_result_is_named(tmp_path: Path, text: str) -> None:
+    cells = counting_cells([])
+    run_cells(cells, request_for(), tmp_path)
+    path = tmp_path / "toy" / "scenes-small" / "b.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"b\.json: no result of a cell; remove this file"):
+        run_cells(cells, request_for(), tmp_path)
+    with pytest.raises(InputError, match=r"b\.json"):
+        machines(cells, request_for(), tmp_path)
+    path.unlink()
+    assert run_cells(cells, request_for(), tmp_path)[0]["b"] == {"value": 2}
+
+
 def test_mean_and_spread() -> None:
     assert mean_and_spread([1.0, 3.0]) == "2.00 ± 1.41"
     assert mean_and_spread([1.0]) == "1.00"
@@ -155,3 +171,58 @@ def test_the_command_writes_a_page_with_one_section_a_data_set(
     assert "## scenes, small" in page and "## scenes, full" in page and page.count("c = 4") == 2
     assert json.loads((tmp_path / "out" / "toy.json").read_text())["sections"]["scenes-small"]["figures"] == {"c": 4}
     assert "toy.md" in capsys.readouterr().out
+
+
+def test_every_table_that_is_offered_has_cells_and_a_report() -> None:
+    names = tables._names()
+    assert {"adaptation", "compress", "dpe", "night", "prune"} <= set(names) and {
+        "segmenters",
+        "dpe_segmentation",
+    }.isdisjoint(names)
+    for name in names:
+        module = importlib.import_module(f"benchmarks.tables.{name}")
+        assert callable(module.cells) and callable(module.report)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("--minutes", "-1", "MINUTES = -1.0: must be at least 0"),
+        ("--minutes", "nan", "MINUTES = nan: must be at least 0"),
+        ("--workers", "0", "--workers 0: must be at least 1"),
+        ("--only", "[", "--only '[': no regular expression"),
+        ("--device", "tpu", "DEVICE = tpu: must be cpu, cuda or cuda:N"),
+        ("--device", "cuda:99", "DEVICE = cuda:99: this machine has"),
+        ("--work", "/dev/null/work", "--work /dev/null/work: cannot be made"),
+        ("--size", "medium", "SIZE = medium: table night has small, full"),
+        ("--data", "/dev/null/data", "no data set that tables know"),
+    ],
+)
+def test_bad_options_end_in_one_line(
+    option: str, value: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    assert tables.main(["night", *folders, option, value]) == 2
+    error = capsys.readouterr().err
+    assert problem in error and error.count("\n") == 1
+
+
+def test_damaged_figures_beside_a_page_are_named(tmp_path: Path) -> None:
+    (tmp_path / "toy.json").write_text("{")
+    with pytest.raises(InputError, match=r"toy\.json: not the figures of a table"):
+        write_results(tmp_path, request_for(), Report(title="A toy", body="", figures={}), "make table", 1.0)
+
+
+def test_kept_frames_that_are_gone_or_damaged_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "kept" / "simulator.npz"
+    path.parent.mkdir()
+    for read in (adaptation_data.kept, adaptation_data.kept_targets):
+        with pytest.raises(InputError, match="are gone; remove the folder"):
+            read(path)
+    np.savez(path, labels=np.zeros(3))
+    whole = path.read_bytes()
+    for contents in (b"", b"PK", whole[: len(whole) // 2], whole[:60] + b"xx" + whole[62:], whole):
+        path.write_bytes(contents)
+        for read in (adaptation_data.kept, adaptation_data.kept_targets):
+            with pytest.raises(InputError, match=r"simulator\.npz: .* damaged"):
+                read(path)
