@@ -189,12 +189,6 @@ def _read_table(
     _check_filter("domain", domain, DOMAINS)
     if not path.is_file():
         raise InputError(f"{path}: no such manifest file; give the path of a manifest.parquet")
-    wanted = {"split": split and [split], "domain": domain and [domain], "drive_id": drives}
-    conditions = [
-        pc.field(name).isin(pa.array(sorted(values), pa.string()))
-        for name, values in wanted.items()
-        if values is not None
-    ]
     try:
         schema = pq.read_schema(path)
         _check_stored_schema(schema, str(path))
@@ -203,7 +197,7 @@ def _read_table(
         table = pq.read_table(
             path,
             columns=names,
-            filters=reduce(and_, conditions) if conditions else None,
+            filters=_filter(split, domain, drives),
             partitioning=None,
             page_checksum_verification=True,
         )
@@ -214,6 +208,16 @@ def _read_table(
     table = pa.table([_plain(column) for column in table.columns], names=table.column_names).select(names)
     _check_values(table, str(path))
     return table
+
+
+def _filter(split: str | None, domain: str | None, drives: Collection[str] | None) -> pc.Expression | None:
+    wanted = {"split": split and [split], "domain": domain and [domain], "drive_id": drives}
+    conditions = [
+        pc.field(name).isin(pa.array(sorted(values), pa.string()))
+        for name, values in wanted.items()
+        if values is not None
+    ]
+    return reduce(and_, conditions) if conditions else None
 
 
 def _check_filter(name: str, value: str | None, vocabulary: Sequence[str]) -> None:

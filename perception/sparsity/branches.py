@@ -172,26 +172,34 @@ def _branch(steps: list[_Step], rank: int, modules: dict[str, nn.Module], groups
     reads = () if reader is None else _reads(reader, modules, private)
     if reader is None or not reads:
         return None
-    gates = tuple(
-        dict.fromkeys(
-            gate for name in names if name != reader and (gate := _sets_of(name, groups)) and _whole_gate(name, groups)
-            and set(gate) <= {group.name for group in private}
-        )
-    )  # fmt: skip
-    levels = zip(*(name.split(".") for name in names), strict=False)
-    title = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels)]
     return Branch(
-        name=".".join(title) or names[0],
+        name=_shared_beginning(names) or names[0],
         modules=names,
         reader=reader,
         reads=reads,
-        gates=gates or (reads,),
+        gates=_gates(names, reader, private, groups) or (reads,),
         sets=tuple(group.name for group in private),
         stream=_sets_of(reader, groups),
         rank=rank,
         dim=rank - 1 if isinstance(modules[reader], nn.Linear) else 1,
         copies=any(step.in_place for step in steps if not step.module),
     )
+
+
+def _shared_beginning(names: tuple[str, ...]) -> str:
+    """Give the part of dotted names that all of them begin with."""
+    levels = zip(*(name.split(".") for name in names), strict=False)
+    return ".".join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels))
+
+
+def _gates(
+    names: tuple[str, ...], reader: str, private: Sequence[GroupSet], groups: Groups
+) -> tuple[tuple[str, ...], ...]:
+    """Name for each layer before the reader the sets of its neurons, where these are private and all it has."""
+    held = {group.name for group in private}
+    gates = {name: _sets_of(name, groups) for name in names if name != reader}
+    found = (gate for name, gate in gates.items() if gate and _whole_gate(name, groups) and held.issuperset(gate))
+    return tuple(dict.fromkeys(found))
 
 
 def _holds(module: nn.Module) -> bool:
@@ -243,7 +251,7 @@ def _whole_gate(layer: str, groups: Groups) -> bool:
 def _run(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> None:
     given = example_input if isinstance(example_input, tuple) else (example_input,)
     device = next(network.parameters()).device
-    with evaluation_mode(network):
+    with torch.inference_mode(False), evaluation_mode(network):  # tensors of inference mode count no writing
         network(*(value.to(device) for value in given))
 
 

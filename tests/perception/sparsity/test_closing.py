@@ -348,6 +348,13 @@ def test_a_sum_that_writes_into_the_branch_is_seen_on_one_row() -> None:
         torch.testing.assert_close(network(rows), expected)
 
 
+def test_branches_are_found_in_inference_mode_too() -> None:
+    network, frames = WritesInto(), torch.rand(2, 8)
+    groups = find_groups(network, frames)
+    with torch.inference_mode():
+        assert [branch.whole for branch in find_branches(network, groups, frames.clone())] == [True]
+
+
 class OtherDimension(nn.Module):
     """A normalisation along another dimension than the channels of the branch's last layer."""
 
