@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import LearningParameters, curated_training_frames, provenance, read_frames, write_json
+from components.learning import (
+    LearningParameters,
+    best_device,
+    curated_training_frames,
+    provenance,
+    read_frames,
+    write_json,
+)
 from components.parameters import require
 
 if TYPE_CHECKING:
@@ -106,12 +113,14 @@ def _train_pruned(network: Any, frames: Any, parameters: TrainPruneParameters) -
     import torch
 
     from perception.compression.aware_training import CompressionAwareTraining
+    from perception.training.distributed import process_group
 
     example = torch.zeros(1, 3, parameters.height_px, parameters.width_px)
-    hooks = CompressionAwareTraining(network, example, parameters.learning_rate, _shrink_settings(parameters))
-    records = parameters.train(
-        network, frames, what="train and prune", epochs=parameters.pruned_epochs, after_epoch=hooks.after_epoch
-    )
+    with process_group(best_device()):  # before the hooks are made: what they measure, all processes must agree on
+        hooks = CompressionAwareTraining(network, example, parameters.learning_rate, _shrink_settings(parameters))
+        records = parameters.train(
+            network, frames, what="train and prune", epochs=parameters.pruned_epochs, after_epoch=hooks.after_epoch
+        )
     removals = [record.removed for record in hooks.records if record.removed]
     after = {item.layer: item.channels_after for removed in removals for item in removed}
     layers = [{"layer": item.layer, "before": item.channels_before, "after": after[item.layer]} for item in removals[0]]

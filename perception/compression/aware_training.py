@@ -30,6 +30,7 @@ from perception.sparsity.groups import Groups, find_groups
 from perception.sparsity.proximal import calibrate_strength, measure_sparsity, proximal_step
 from perception.sparsity.ranking import loss_importance, zero_weakest
 from perception.sparsity.removal import LayerRemoval, remove_zero_channels
+from perception.training import distributed
 
 Costs = Literal["blocks", "measured", "parameters"]
 Importance = Literal["norm", "loss"]
@@ -137,7 +138,8 @@ class CompressionAwareTraining:
         self.records: list[ShrinkRecord] = []
 
     def _costs(self, network: nn.Module) -> CostModel:
-        return _COST_MODELS[self.settings.costs](network, self.groups, self.example_input)
+        """Give process 0's cost model to all: times that each measured itself would prune each process differently."""
+        return distributed.gather(_COST_MODELS[self.settings.costs](network, self.groups, self.example_input))[0]
 
     def _calibrated(self, network: nn.Module, learning_rate: float) -> dict[str, float]:
         settings = self.settings

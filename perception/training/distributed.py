@@ -39,11 +39,11 @@ def world_size() -> int:
 def process_group(device: str) -> Iterator[None]:
     """Join the processes that torchrun started, over NCCL on CUDA and gloo on the CPU; do nothing without torchrun.
 
-    Raises InputError when some but not all of torchrun's variables are set.
+    Inside another process_group nothing is joined again. Raises InputError when some but not all of torchrun's variables are set.
     """
     expected = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     present = [name for name in expected if name in os.environ]
-    if not present:
+    if not present or (dist.is_available() and dist.is_initialized()):
         yield
         return
     if len(present) < len(expected):
