@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -193,14 +193,7 @@ def _read_table(
         schema = pq.read_schema(path)
         _check_stored_schema(schema, str(path))
         names = _wanted(schema.names, columns, str(path))
-        # partitioning=None: a folder named like split=train beside the file must not add a column.
-        table = pq.read_table(
-            path,
-            columns=names,
-            filters=_filter(split, domain, drives),
-            partitioning=None,
-            page_checksum_verification=True,
-        )
+        table = _rows(path, names, {"split": split and [split], "domain": domain and [domain], "drive_id": drives})
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column name that is no UTF-8
         reason = " ".join(str(error).split())
@@ -210,14 +203,23 @@ def _read_table(
     return table
 
 
-def _filter(split: str | None, domain: str | None, drives: Collection[str] | None) -> pc.Expression | None:
-    wanted = {"split": split and [split], "domain": domain and [domain], "drive_id": drives}
-    conditions = [
-        pc.field(name).isin(pa.array(sorted(values), pa.string()))
+def _rows(path: Path, names: Sequence[str], wanted: Mapping[str, Collection[str] | None]) -> pa.Table:
+    """Read columns of the rows that hold wanted values, row group by row group: what is not wanted is soon forgotten."""
+    conditions = {
+        name: pc.field(name).isin(pa.array(sorted(values), pa.string()))
         for name, values in wanted.items()
         if values is not None
-    ]
-    return reduce(and_, conditions) if conditions else None
+    }
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        if not conditions:
+            return file.read(columns=list(names)).select(names)
+        condition, parts = reduce(and_, conditions.values()), [file.schema_arrow.empty_table().select(names)]
+        for number in range(file.num_row_groups):
+            # Most columns are not decoded where the few that are asked about match nowhere.
+            if file.read_row_group(number, columns=list(conditions)).filter(condition).num_rows:
+                group = file.read_row_group(number, columns=list({*names, *conditions}))
+                parts.append(group.filter(condition).select(names))
+    return pa.concat_tables(parts)
 
 
 def _check_filter(name: str, value: str | None, vocabulary: Sequence[str]) -> None:
