@@ -29,7 +29,7 @@ ABOUT = "joint train and prune against dense, narrow, compact from scratch and T
 TABLE_SIZES = ("small", "medium", "full")
 # Of all arms: so many epochs. target: of ours; by latency chosen to cost about what the peer costs at its ratio (of every
 # layer's channels that go), by parameters where a network is so small that calls cost more than multiplications.
-# spread_target, first_reload: of the arm that empties no layer and prunes in two steps.
+# spread_target, first_reload: of the arm that loses shares of layers and prunes in two steps, the first one early.
 PARAMETERS = {"target_cost_share": 0.42, "costs": "parameters", "importance": "loss"}
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("accuracy", "small"): {
@@ -68,10 +68,10 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "prune_epoch": 19,
         "learning_rate": 2e-3,
         "press": 0.05,
-        "target": {"target_cost_share": 0.6, "importance": "loss"},
+        "target": {"target_cost_share": 0.36, "importance": "loss", "lost": "share", "close_branches": True},
         "peer_ratio": 0.4,
-        "first_reload": 9,
-        "spread_target": {"target_cost_share": 0.54, "importance": "loss", "lost": "share"},
+        "first_reload": 5,
+        "spread_target": {"target_cost_share": 0.36, "importance": "loss", "lost": "share", "close_branches": True},
     },
     ("accuracy", "full"): {
         "epochs": 60,
@@ -100,7 +100,7 @@ ARMS = {
     "dense": "dense",
     "ours": "group lasso, pruned while it learns",
     "scratch": "the same structure from scratch",
-    "spread": "group lasso, in two steps, no layer emptied",
+    "spread": "group lasso, in two steps, by shares",
     "peer": "Torch-Pruning, group norm",
     "narrow": "uniform narrowing, from scratch",
 }
@@ -297,8 +297,10 @@ def _claims(name: str, ours: dict[str, float], mean: Mapping[str, dict[str, floa
     """Hold one of our arms to the dense network and, where it has been trained, to the peer."""
     gone = 1 - ours["parameters"] / mean["dense"]["parameters"]
     gap = ours["score_percent"] - mean["dense"]["score_percent"]
+    saved = 1 - ours["train_seconds"] / mean["dense"]["train_seconds"]
     claims = [
-        (gone >= 0.6 and gap >= -0.5, f"{name}{gone:.0%} of the parameters are gone at a gap of {gap:+.2f} points")
+        (gone >= 0.6 and gap >= -0.5, f"{name}{gone:.0%} of the parameters are gone at a gap of {gap:+.2f} points"),
+        (saved >= 0.4 and gap >= -0.5, f"{name}it trains in {saved:.0%} less time than the dense network"),
     ]
     if "peer" in mean:
         peer = mean["peer"]
