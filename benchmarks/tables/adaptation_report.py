@@ -152,11 +152,7 @@ def plot(figures: Mapping[str, Any], request: Request) -> Figure:
     for each, key in zip(axes, MEANS, strict=True):
         for position, name in enumerate(reversed(names)):
             values = figures["rows"][name][key]
-            color = {
-                "source only": "#9aa5b1",
-                "fully supervised": "#2e8540",
-                "fully supervised, longer": "#2e8540",
-            }.get(name, "#2f6db3")
+            color = "#2e8540" if name in GOALS else "#9aa5b1" if name == "source only" else "#2f6db3"
             each.barh(position, float(np.mean(values)), color=color, height=0.6)
             each.plot(values, [position] * len(values), "o", color="black", markersize=3)
         each.set_yticks(range(len(names)), list(reversed(names)))

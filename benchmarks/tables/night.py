@@ -257,7 +257,6 @@ def _learn(
         class_weights=weights_of(sources, _classes()), iterations_per_epoch=plan.steps // plan.epochs, after_epoch=hooks,
     )  # fmt: skip
     if know_target:
-        network.to(device)
         images = work.real()[0].images
         adapt_statistics(network, (part.to(device).float() / 255 for part in images.split(16)))
     return _kept_and_judged(work, network, row, seed)

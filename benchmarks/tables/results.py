@@ -13,9 +13,8 @@ matplotlib.use("svg")  # no display, and pictures that a diff can read
 from matplotlib.figure import Figure
 
 from benchmarks.tables.machine import hardware
-from benchmarks.tables.runner import Request
+from benchmarks.tables.runner import Request, read_object
 from perception.data.files import replace_file
-from perception.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +59,8 @@ def write_results(
 
 
 def _known(store: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(store.read_text())
-    except (OSError, ValueError):
-        known = None
-    if not isinstance(known, dict) or not isinstance(known.get("sections"), dict):
-        raise InputError(f"{store}: not the figures of a table; restore this file, or remove it to begin a new page")
-    return known
+    otherwise = "not the figures of a table; restore this file, or remove it to begin a new page"
+    return read_object(store, lambda known: isinstance(known.get("sections"), dict), otherwise)
 
 
 def _page(known: dict[str, Any]) -> str:

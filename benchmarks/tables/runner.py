@@ -105,13 +105,19 @@ def _kept(folder: Path, cell: Cell, results: Mapping[str, Found]) -> dict[str, A
 
 def _read(path: Path) -> dict[str, Any]:
     """Read a kept result; raises InputError for a file that is damaged."""
+    otherwise = "no result of a cell; remove this file, and the same command computes it again"
+    return read_object(path, lambda kept: {"settings", "seconds", "found"} <= kept.keys(), otherwise)
+
+
+def read_object(path: Path, fits: Callable[[dict[str, Any]], bool], otherwise: str) -> dict[str, Any]:
+    """Read a JSON object that a table wrote, NaN included; raises InputError, in these words, where it is none that fits."""
     try:
-        kept = json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
-        kept = None
-    if not isinstance(kept, dict) or not {"settings", "seconds", "found"} <= kept.keys():
-        raise InputError(f"{path}: no result of a cell; remove this file, and the same command computes it again")
-    return kept
+        found = None
+    if not isinstance(found, dict) or not fits(found):
+        raise InputError(f"{path}: {otherwise}")
+    return found
 
 
 def _run(folder: Path, cell: Cell, request: Request, results: Mapping[str, Found]) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def world_size() -> int:
 def process_group(device: str) -> Iterator[None]:
     """Join the processes that torchrun started, over NCCL on CUDA and gloo on the CPU; do nothing without torchrun.
 
-    Inside another process_group nothing is joined again. Raises InputError when some but not all of torchrun's variables are set.
+    Inside another process_group nothing is joined again. Raises InputError when some but not all of torchrun's variables
+    are set.
     """
     expected = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     present = [name for name in expected if name in os.environ]
