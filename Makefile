@@ -135,7 +135,7 @@ evaluate: setup  ## judge an exported network on a data set: MODEL=FILE.onnx DAT
 scenes: setup  ## a contact sheet of procedural scenes: OUT=FILE.jpg
 	@$(RUN_PYTHON) benchmarks/scenes_gallery.py $(OUT)
 
-table: setup  ## a published table at this machine's size, into docs/results: TABLE=NAME DATA=PATH SIZE=small|medium|full SEEDS=3 MINUTES=9 DEVICE=cuda
+table: setup  ## a published table at this machine's size, into docs/results: TABLE=NAME DATA=PATH SIZE=small|medium|long|full SEEDS=3 MINUTES=9 DEVICE=cuda
 	@$(RUN_PYTHON) -m benchmarks.tables $(call quote,$(TABLE)) $(if $(DATA),--data $(call quote,$(DATA))) --size $(SIZE) --seeds $(SEEDS) \
 		--minutes $(MINUTES) --device $(DEVICE) $(if $(PARTIAL),--partial)
 

@@ -1,4 +1,4 @@
-"""Run a table: python -m benchmarks.tables TABLE --data PATH [--size small|medium|full] [--minutes M].
+"""Run a table: python -m benchmarks.tables TABLE --data PATH [--size small|medium|long|full] [--minutes M].
 
 Every finished cell is kept: a run that is stopped, or whose minutes are spent, goes on with the same command.
 Cells that measure this machine's processor wait for a call with --device cpu.

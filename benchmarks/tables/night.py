@@ -1,8 +1,10 @@
 """The whole promise in one table: a tenth of the labels and the simulator, in a network a tenth of the size.
 
-Every row learns from scratch for the same number of steps; each adds one of the night's stages to the row before. Rows
-are judged on CamVid's published val part, of which nothing is learnt; only the first row sees more than a tenth of the
-train part's labels.
+Each row adds one of the night's stages to the row before, and as in a night networks go on from the one before them: the
+simulator first, then labels, then labels and pseudo-labels. Labels are what is scarce, not steps; so that the longer
+training is not taken for the stages' worth, all labels and the chosen tenth are learnt once more for as many steps as
+the last rows had in all. Rows are judged on CamVid's published val part, of which nothing is learnt; only those with all
+labels see more than a tenth of the train part's.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -58,33 +60,37 @@ class Plan:
     choice: ChoicePlan  # how the tenth is chosen
     chosen_by: str = APART  # one of dpe_segmentation.CHOICES
     batch_frames: int = 8
-    steps: int  # of every row
-    epochs: int  # that the steps are divided into: shrinking acts after each
+    simulator_steps: int  # of the network that the rows with a simulator start from
+    steps: int  # of every row; the last ones start from a network that has learnt before
+    epochs: int  # that steps are divided into: shrinking acts after each
     prune_epoch: int  # after it channels leave, counted from 0
     learning_rate: float
     press: float  # share of the median neuron norm that one proximal step takes at first
     cost_share: float  # of the network's latency, by block_costs, that may be left
     close_branches: bool = True  # whole residual branches may leave as well
     lost: Lost = "share"  # of its layer's importance: no layer becomes a bottleneck
-    simulator_share: float = 0.5  # of a batch, where only labels are learnt beside it
-    pseudo_shares: tuple[int, int, int] = (2, 3, 3)  # of a batch: simulator, labels, pseudo-labels
+    pseudo_share: float = 0.5  # of a batch, the rest are labels
     kept_share: float = 0.8  # of each class, the most confident pixels become pseudo-labels
     highest_threshold: float = 0.9
     energy: float = 0.95  # that low-rank layers keep
-    variation: Variation = field(default_factory=Variation)
+    # Half of all frames mirrored, and little else: what brings domains together costs thousands of steps more
+    # (docs/decisions.md).
+    variation: Variation = field(
+        default_factory=lambda: Variation(zoom=(0.9, 1.3), color=0.15, tint=0.03, gamma=0.1, noise=0.0, blur_share=0.0)
+    )
     world: Mapping[str, Any] = field(default_factory=camvid_world)
 
 
 PLANS = {
     "small": Plan(
-        height_px=72, width_px=96, width=1.0, simulator_frames=800, steps=1200, epochs=30, prune_epoch=9,
-        learning_rate=2e-3, press=0.03, cost_share=0.14,
+        height_px=72, width_px=96, width=1.0, simulator_frames=800, simulator_steps=300, steps=600, epochs=30,
+        prune_epoch=9, learning_rate=3e-3, press=0.03, cost_share=0.14,
         choice=ChoicePlan(height_px=72, width_px=96, width=0.25, members=4, beta=1e-7, first_percent=5, percent=10,
                           ensemble_steps=150, steps=400),
     ),
     "full": Plan(
-        height_px=144, width_px=192, width=1.0, simulator_frames=2000, batch_frames=16, steps=1400, epochs=40,
-        prune_epoch=13, learning_rate=1e-3, press=0.03, cost_share=0.14, pseudo_shares=(4, 6, 6),
+        height_px=144, width_px=192, width=1.0, simulator_frames=2000, batch_frames=12, simulator_steps=500, steps=1000,
+        epochs=40, prune_epoch=7, learning_rate=2e-3, press=0.03, cost_share=0.14,
         choice=ChoicePlan(height_px=144, width_px=192, width=0.5, members=4, beta=1e-7, first_percent=5, percent=10,
                           ensemble_steps=300, steps=2000, learning_rate=2e-3),
     ),
@@ -174,47 +180,55 @@ class _Epoch:
 
     sources: list[Labels]
     shares: list[int]
-    plan: Plan
+    steps: int
+    variation: Variation
     seed: int
 
     def __len__(self) -> int:
-        return self.plan.steps // self.plan.epochs
+        return self.steps
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(SegmentationStream(self.sources, self.shares, len(self), self.plan.variation, self.seed))
+        return iter(SegmentationStream(self.sources, self.shares, self.steps, self.variation, self.seed))
 
 
 # ---------------------------------------------------------------- the rows
 
 
-def _full(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
-    everything = list(range(len(work.real()[0])))
-    return _learn(work, "full", seed, [work.labels(everything)], [work.plan.batch_frames])
+def _full(work: Work, seed: int, _before: Mapping[str, Found], *, row: str) -> Found:
+    everything = work.labels(list(range(len(work.real()[0]))))
+    return _learn(work, row, seed, _Lesson([everything], [work.plan.batch_frames], _steps(work.plan, row)))
 
 
-def _tenth(work: Work, seed: int, before: Mapping[str, Found], *, row: str) -> Found:
-    labels = work.labels(before[f"choose-seed{seed}"][row])
-    return _learn(work, row, seed, [labels], [work.plan.batch_frames])
+def _tenth(work: Work, seed: int, before: Mapping[str, Found], *, row: str, choice: str) -> Found:
+    """Learn from a tenth of the labels; as row `simulator` from the network that has learnt from the simulator."""
+    labels = work.labels(before[f"choose-seed{seed}"][choice])
+    start = "pretrained" if row == "simulator" else None
+    return _learn(work, row, seed, _Lesson([labels], [work.plan.batch_frames], _steps(work.plan, row), start))
 
 
-def _simulator(work: Work, seed: int, before: Mapping[str, Found]) -> Found:
-    labels = work.labels(before[f"choose-seed{seed}"]["chosen"])
-    share = round(work.plan.batch_frames * work.plan.simulator_share)
-    shares = [share, work.plan.batch_frames - share]
-    return _learn(work, "simulator", seed, [work.simulator(), labels], shares, know_target=True)
+def _pretrained(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
+    """Learn from the simulator alone; the normalisation layers end with the averages over the train frames."""
+    plan = work.plan
+    return _learn(work, "pretrained", seed, _Lesson([work.simulator()], [plan.batch_frames], plan.simulator_steps))
 
 
 def _pseudo(work: Work, seed: int, before: Mapping[str, Found], *, row: str, teacher: str) -> Found:
-    """Learn from all three, the pseudo-labels by row `teacher`; as row `pruned` the network loses weight meanwhile."""
-    chosen = before[f"choose-seed{seed}"]["chosen"]
+    """Go on from row `simulator`, with pseudo-labels by row `teacher`; as row `pruned` the network loses weight."""
+    plan, chosen = work.plan, before[f"choose-seed{seed}"]["chosen"]
     train = work.real()[0]
     others = [number for number in range(len(train)) if number not in set(chosen)]
     unlabelled = work.labels(others)
-    pseudo = _pseudo_labels(work.segmenter(teacher, seed), unlabelled.images, work.plan)
+    pseudo = _pseudo_labels(work.segmenter(teacher, seed), unlabelled.images, plan)
     quality = pseudo_quality(zip(unlabelled.labels.cpu().numpy(), pseudo.cpu().numpy(), strict=True), _classes())
-    sources = [work.simulator(), work.labels(chosen), Labels(unlabelled.images, pseudo)]
-    found = _learn(work, row, seed, sources, list(work.plan.pseudo_shares), know_target=True, shrink=row == "pruned")
+    share = round(plan.batch_frames * plan.pseudo_share)
+    sources, shares = [work.labels(chosen), Labels(unlabelled.images, pseudo)], [plan.batch_frames - share, share]
+    found = _learn(work, row, seed, _Lesson(sources, shares, plan.steps, "simulator"))
     return found | {"coverage": 100 * quality.coverage, "precision": 100 * quality.precision}
+
+
+def _steps(plan: Plan, row: str) -> int:
+    """Return a row's steps; those of rows named longer are as many as the rows with pseudo-labels have in all."""
+    return plan.simulator_steps + 2 * plan.steps if row.endswith("longer") else plan.steps
 
 
 def _compressed(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
@@ -228,35 +242,46 @@ def _compressed(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
 
 
 CELLS: dict[str, tuple[Callable[..., Found], tuple[str, ...]]] = {
-    "full": (_full, ()),
+    "full": (partial(_full, row="full"), ()),
+    "full_longer": (partial(_full, row="full_longer"), ()),
     "choose": (_choose, ()),
-    "random": (partial(_tenth, row="random"), ("choose",)),
-    "chosen": (partial(_tenth, row="chosen"), ("choose",)),
-    "simulator": (_simulator, ("choose",)),
+    "random": (partial(_tenth, row="random", choice="random"), ("choose",)),
+    "chosen": (partial(_tenth, row="chosen", choice="chosen"), ("choose",)),
+    "chosen_longer": (partial(_tenth, row="chosen_longer", choice="chosen"), ("choose",)),
+    "pretrained": (_pretrained, ()),
+    "simulator": (partial(_tenth, row="simulator", choice="chosen"), ("choose", "pretrained")),
     "pseudo": (partial(_pseudo, row="pseudo", teacher="simulator"), ("choose", "simulator")),
-    "pruned": (partial(_pseudo, row="pruned", teacher="pseudo"), ("choose", "pseudo")),
+    "pruned": (partial(_pseudo, row="pruned", teacher="pseudo"), ("choose", "simulator", "pseudo")),
     "compressed": (_compressed, ("pruned",)),
 }
 
 
-def _learn(
-    work: Work, row: str, seed: int, sources: list[Labels], shares: list[int], *, know_target: bool = False,
-    shrink: bool = False,
-) -> Found:  # fmt: skip
-    """Train a network from scratch for the plan's steps; keep and judge it.
+@dataclass(frozen=True)
+class _Lesson:
+    """What a network learns from, in which shares of a batch, for how many steps, and which network it starts from."""
 
-    know_target: its normalisation layers end with the averages over the unlabelled train frames.
-    """
+    sources: list[Labels]
+    shares: list[int]
+    steps: int
+    start: str | None = None  # a row; None: new weights
+
+
+def _learn(work: Work, row: str, seed: int, lesson: _Lesson) -> Found:
+    """Train a network, keep it and judge it."""
     torch.set_num_threads(1)  # what this costs a network this small is less than what a second thread takes from others
-    plan, device = work.plan, work.device
-    network = seeded(lambda: ERFNet(_classes(), width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
+    plan, device, epoch_steps = work.plan, work.device, lesson.steps // work.plan.epochs
+    if lesson.start is None:
+        network = seeded(lambda: ERFNet(_classes(), width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
+    else:
+        network = load_network(work.network_path(lesson.start, seed))
     settings = training_settings(work.request, plan.batch_frames, plan.learning_rate, seed, epochs=plan.epochs)
-    hooks = _shrinking(network, plan).after_epoch if shrink else None
     fit(
-        placed(network, device), lambda epoch: _Epoch(sources, shares, plan, 1000 * seed + epoch), settings,
-        class_weights=weights_of(sources, _classes()), iterations_per_epoch=plan.steps // plan.epochs, after_epoch=hooks,
+        placed(network, device),
+        lambda epoch: _Epoch(lesson.sources, lesson.shares, epoch_steps, plan.variation, 1000 * seed + epoch),
+        settings, class_weights=weights_of(lesson.sources, _classes()), iterations_per_epoch=epoch_steps,
+        after_epoch=_shrinking(network, plan).after_epoch if row == "pruned" else None,
     )  # fmt: skip
-    if know_target:
+    if row == "pretrained":
         images = work.real()[0].images
         adapt_statistics(network, (part.to(device).float() / 255 for part in images.split(16)))
     return _kept_and_judged(work, network, row, seed)

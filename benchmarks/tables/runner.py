@@ -12,7 +12,7 @@ from benchmarks.tables.machine import hardware
 from perception.data.files import replace_file
 from perception.errors import InputError
 
-SIZES = ("small", "medium", "full")
+SIZES = ("small", "medium", "long", "full")
 
 Found = dict[str, Any]
 

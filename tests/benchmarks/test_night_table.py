@@ -17,6 +17,7 @@ TINY = replace(
     width_px=32,
     width=0.5,
     batch_frames=4,
+    simulator_steps=3,
     steps=6,
     epochs=3,
     prune_epoch=1,
@@ -51,9 +52,14 @@ def test_the_promise_is_held_to_the_figures() -> None:
     assert "- holds: the network that ships keeps 10.0 % of the parameters (goal 10)" in body
     assert "- holds: it is 5.0 times faster (goal 4)" in body
     assert "- does not hold: shrinking costs +1.5 points (goal at most 1)" in body
+    assert "in all (goal" not in body
     assert "| 10 % of the labels, chosen − 10 % of the labels, at random | +2.0" in body
     assert figures["rows"]["chosen"]["latency_ms"] == [4.0, 4.0]
     assert night_report.plot(figures).axes
+    longer, _ = night_report.page(night.PLANS["small"], request(), found | results(full_longer=60.0))
+    assert (
+        "does not hold: a tenth of the labels and the simulator reach 81.0 % of full supervision that learns" in longer
+    )
 
 
 def test_rows_that_are_not_done_in_every_seed_are_left_out() -> None:
@@ -85,9 +91,10 @@ def test_a_pruned_row_learns_shrinks_and_is_judged(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(night.Work, "simulator", lambda work: work.labels(list(range(6))))
     work = night.Work(request(work=tmp_path), TINY)
     before = {"choose-seed0": {"chosen": [0, 3, 5, 7]}}
-    night._simulator(work, 0, before)
+    for row in ("pretrained", "simulator"):
+        night.CELLS[row][0](work, 0, before)
     found = night._pseudo(work, 0, before, row="pruned", teacher="simulator")
-    dense = night._full(work, 0, before)
+    dense = night.CELLS["full"][0](work, 0, before)
     assert found["parameters"] < dense["parameters"] and found["macs"] < dense["macs"]
     assert 0 <= found["worst_clip_miou"] <= found["miou"] <= 100
     network = load_network(work.network_path("pruned", 0))
@@ -106,3 +113,7 @@ def test_pseudo_labels_are_the_most_confident_pixels_of_each_class() -> None:
     labels = night._pseudo_labels(Sure(), torch.zeros(2, 3, 32, 32, dtype=torch.uint8), plan)
     assert (labels[:, :, :20] == IGNORE).all()
     assert (labels[:, :16, -4:] == 0).all() and (labels[:, 16:, -4:] == 1).all()
+
+
+def test_rows_named_longer_learn_as_many_steps_as_the_rows_with_pseudo_labels_in_all() -> None:
+    assert night._steps(TINY, "full_longer") == 3 + 6 + 6 and night._steps(TINY, "full") == 6
