@@ -32,7 +32,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from components.learning import LearningParameters, best_device, seeded
 from components.parameters import build_parameters
-from perception.data.loading import Augment, pixel_counts, shuffled_batches
+from perception.data.loading import pixel_counts, shuffled_batches
 from perception.data.store import open_store
 from perception.metrics.comparison import APART, RegressionRule, Verdict, compare, seed_spread
 from perception.metrics.confusion import mean_iou
@@ -166,7 +166,7 @@ def _trained(
         fit(
             network,
             lambda epoch: shuffled_batches(
-                train, settings.batch_frames, settings.seed, epoch, Augment(), parameters.epoch_frames, as_bytes=cuda
+                train, settings.batch_frames, settings.seed, epoch, parameters.augment(), parameters.epoch_frames, as_bytes=cuda
             ),
             settings, class_weights=class_weights(pixel_counts(train)), average=average,
             iterations_per_epoch=parameters.epoch_frames // settings.batch_frames,

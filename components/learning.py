@@ -14,7 +14,7 @@ COMMIT_VARIABLE, IMAGE_VARIABLE = "NIGHTDRIVE_COMMIT", "NIGHTDRIVE_IMAGE"  # set
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perception.data.loading import FrameSet, LoadSettings
+    from perception.data.loading import Augment, FrameSet, LoadSettings
     from perception.models.erfnet import ERFNet
     from perception.training.loop import EpochRecord, Resume, TrainSettings
 
@@ -94,6 +94,9 @@ class LearningParameters(FrameParameters):
     batch_frames: int  # frames in one step
     learning_rate: float  # of Adam, falling to zero
     weight_decay: float = 1e-4  # of Adam
+    least_zoom: float = 0.75  # training frames are zoomed by a factor between these two; a short training wants little
+    greatest_zoom: float = 1.5  # above 1 a part of the frame is seen, below 1 it is padded
+    color_jitter: float = 0.2  # brightness, contrast and saturation of training frames vary by this share at most
     mixed_precision: bool = True  # on a GPU: bfloat16 where it is safe; a processor always computes in float32
 
     def __post_init__(self) -> None:
@@ -103,6 +106,9 @@ class LearningParameters(FrameParameters):
         require(
             self.batch_frames >= 2, "batch_frames", self.batch_frames, "must be at least 2: normalisation needs a batch"
         )
+        require(0 < self.least_zoom <= 1, "least_zoom", self.least_zoom, "must be above 0 and at most 1")
+        require(1 <= self.greatest_zoom <= 8, "greatest_zoom", self.greatest_zoom, "must be from 1 to 8")
+        require(0 <= self.color_jitter < 1, "color_jitter", self.color_jitter, "must be at least 0 and below 1")
 
     def new_network(self) -> "ERFNet":
         """Build an untrained network for this stage's classes."""
@@ -110,6 +116,12 @@ class LearningParameters(FrameParameters):
 
         classes, dropout = len(self.class_names()), self.dropout
         return ERFNet(classes, width=self.network_width, dropout_quarter=dropout / 10, dropout_eighth=dropout)
+
+    def augment(self) -> "Augment":
+        """Return how training frames are varied."""
+        from perception.data.loading import Augment
+
+        return Augment(scale_range=(self.least_zoom, self.greatest_zoom), color_jitter=self.color_jitter)
 
     def train_settings(self, seed_offset: int = 0) -> "TrainSettings":
         """Return the training loop's settings; an offset gives an independent repetition."""
@@ -138,13 +150,13 @@ class LearningParameters(FrameParameters):
         loss (by default cross-entropy with rare classes weighted up) or a step after every epoch.
         """
         from components.contract import log, progress_line
-        from perception.data.loading import Augment, WaitingTime, count_batches, pixel_counts, shuffled_batches
+        from perception.data.loading import WaitingTime, count_batches, pixel_counts, shuffled_batches
         from perception.training.distributed import process_group
         from perception.training.loop import class_weights, fit
 
         settings = self.train_settings(seed_offset)
         settings = replace(settings, epochs=epochs) if epochs else settings
-        waiting = WaitingTime()
+        waiting, augment = WaitingTime(), self.augment()
 
         def batches(epoch: int) -> Any:
             drawn = shuffled_batches(
@@ -152,7 +164,7 @@ class LearningParameters(FrameParameters):
                 self.batch_frames,
                 seed=settings.seed,
                 epoch=epoch,
-                augment=Augment(),
+                augment=augment,
                 epoch_frames=self.epoch_frames,
                 as_bytes=settings.device.startswith("cuda"),  # converted on the GPU
             )
@@ -164,7 +176,7 @@ class LearningParameters(FrameParameters):
         if (
             "after_epoch" not in options and "after_step" not in options
         ):  # what such a function keeps is in no state file
-            options.setdefault("resume", training_state(what, settings, frames.frame_ids))
+            options.setdefault("resume", training_state(f"{what}, {augment}", settings, frames.frame_ids))
         with process_group(settings.device):
             records = fit(network, batches, settings, progress=progress_line(what), **options)
         network.to("cpu")

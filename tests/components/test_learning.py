@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import components.learning
 from components.contract import TRAINING_STATE_VARIABLE
 from components.learning import LearningParameters, training_state
+from perception.data.loading import Augment
+from perception.errors import InputError
 
 PARAMETERS = LearningParameters(
     store="store", taxonomy="cityscapes19", height_px=64, width_px=128, seed=1, network_width=0.25, epochs=2,
@@ -42,3 +47,44 @@ def test_a_training_state_is_found_again_on_another_kind_of_machine(
         states.append(training_state("student", PARAMETERS.train_settings(), ["a", "b"]))
     assert states[0] is not None and states[0] == states[1]
     assert states[0] != training_state("student", PARAMETERS.train_settings(seed_offset=1), ["a", "b"])
+
+
+class Frames:
+    """One frame that nothing is read of."""
+
+    frame_ids = ("a",)
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_how_frames_are_varied_is_a_parameter_and_part_of_what_a_state_belongs_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TRAINING_STATE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr("perception.data.loading.pixel_counts", lambda _: np.ones(19, dtype=np.int64))
+    seen, states = [], []
+
+    def batches(*_: Any, augment: Augment, **__: Any) -> list[Any]:
+        seen.append(augment)
+        return []
+
+    def fit(_network: Any, drawn: Any, _settings: Any, *, resume: Any, **_: Any) -> list[Any]:
+        list(drawn(0))
+        states.append(resume.identity)
+        return []
+
+    monkeypatch.setattr("perception.data.loading.shuffled_batches", batches)
+    monkeypatch.setattr("perception.training.loop.fit", fit)
+    for changes in ({}, {"least_zoom": 0.9, "greatest_zoom": 1.25, "color_jitter": 0.1}):
+        replace(PARAMETERS, **changes).train(torch.nn.Linear(1, 1), Frames(), what="student")  # type: ignore[arg-type]
+    assert seen == [Augment(), Augment(scale_range=(0.9, 1.25), color_jitter=0.1)]
+    assert states[0] != states[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("least_zoom", 0.0), ("least_zoom", 1.1), ("greatest_zoom", 0.9), ("color_jitter", 1.0)]
+)
+def test_variation_out_of_range_is_named(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"{name} .*{value}.*must be"):
+        replace(PARAMETERS, **{name: value})
