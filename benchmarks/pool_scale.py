@@ -226,27 +226,37 @@ def figures(root: Path, stage: str) -> dict[str, float]:
 
 
 def diff(root: Path) -> dict[str, float]:
-    """Compare the pool's manifest with a changed one, in a process of its own."""
-    command = [sys.executable, "-c", _DIFF, str(root / "frames" / "manifest.parquet")]
+    """Compare the pool's manifest with a changed one, both read from their files, in a process of its own."""
+    manifest, changed = root / "frames" / "manifest.parquet", root / "changed.parquet"
+    subprocess.run([sys.executable, "-c", _CHANGE, str(manifest), str(changed)], cwd=ROOT, check=True)
+    command = [sys.executable, "-c", _DIFF, str(manifest), str(changed)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+_CHANGE = """
+import sys
+from pathlib import Path
+from perception.data.manifest import read_manifest, write_manifest
+base = read_manifest(Path(sys.argv[1]))
+part = len(base) // 100
+head = base.iloc[part:].reset_index(drop=True)
+hashes = head.loc[: part - 1, "image_sha256"].str[::-1]
+head.loc[: part - 1, "image_sha256"] = hashes
+head.loc[: part - 1, "image_uri"] = "sha256/" + hashes.str[:2] + "/" + hashes + ".jpg"
+head.loc[part : 2 * part - 1, "split"] = "val"
+write_manifest(head, Path(sys.argv[2]))
+"""
 _DIFF = """
 import json, sys, time
 from pathlib import Path
 from components.usage import peak_rss_mib
-from perception.data.manifest import read_manifest
-from perception.versioning.diff import diff_manifests
-base = read_manifest(Path(sys.argv[1]))
-part = len(base) // 100
-head = base.iloc[part:].reset_index(drop=True)
-head.loc[: part - 1, "image_sha256"] = head.loc[: part - 1, "image_sha256"].str[::-1]
-head.loc[part : 2 * part - 1, "split"] = "val"
+from perception.versioning.diff import diff_files
 start, start_cpu = time.perf_counter(), time.process_time()
-found = diff_manifests(base, head).counts()
+diff = diff_files(Path(sys.argv[1]), Path(sys.argv[2]))
 seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+part, found = diff.base_frames // 100, diff.counts()
 assert (found["removed"], found["changed_image"], found["moved"]) == (part, part, part), found
 peak = peak_rss_mib()
 print(json.dumps({"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "peak_rss_mib": round(peak, 1)}))

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -120,9 +120,14 @@ def read_manifest(
 
 def read_drives(path: Path, split: str | None = None) -> list[str]:
     """Return the drives of a manifest file, each once, in the order of their first frames; raises as read_manifest."""
-    column = _read_table(path, ["drive_id"], split, None)["drive_id"]
+    column = _read_table(path, ["drive_id"], split, None, keep=_first_of_each)["drive_id"]
     drives: list[str] = column.unique().to_pylist()
     return drives
+
+
+def _first_of_each(column: pa.Table) -> pa.Table:
+    """Keep each value of a table's only column once: a drive has thousands of frames."""
+    return pa.table([column[0].unique()], schema=column.schema)
 
 
 def read_manifests(
@@ -184,6 +189,7 @@ def _read_table(
     split: str | None,
     domain: str | None,
     drives: Collection[str] | None = None,
+    keep: Callable[[pa.Table], pa.Table] | None = None,
 ) -> pa.Table:
     _check_filter("split", split, SPLITS)
     _check_filter("domain", domain, DOMAINS)
@@ -193,7 +199,9 @@ def _read_table(
         schema = pq.read_schema(path)
         _check_stored_schema(schema, str(path))
         names = _wanted(schema.names, columns, str(path))
-        table = _rows(path, names, {"split": split and [split], "domain": domain and [domain], "drive_id": drives})
+        table = _rows(
+            path, names, {"split": split and [split], "domain": domain and [domain], "drive_id": drives}, keep
+        )
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column name that is no UTF-8
         reason = " ".join(str(error).split())
@@ -203,8 +211,16 @@ def _read_table(
     return table
 
 
-def _rows(path: Path, names: Sequence[str], wanted: Mapping[str, Collection[str] | None]) -> pa.Table:
-    """Read columns of the rows that hold wanted values, row group by row group: what is not wanted is soon forgotten."""
+def _rows(
+    path: Path,
+    names: Sequence[str],
+    wanted: Mapping[str, Collection[str] | None],
+    keep: Callable[[pa.Table], pa.Table] | None,
+) -> pa.Table:
+    """Read columns of the rows that hold wanted values, row group by row group: what is not wanted is soon forgotten.
+
+    keep: given each group's wanted rows, returns those to go on with.
+    """
     conditions = {
         name: pc.field(name).isin(pa.array(sorted(values), pa.string()))
         for name, values in wanted.items()
@@ -218,7 +234,8 @@ def _rows(path: Path, names: Sequence[str], wanted: Mapping[str, Collection[str]
             # Most columns are not decoded where the few that are asked about match nowhere.
             if file.read_row_group(number, columns=list(conditions)).filter(condition).num_rows:
                 group = file.read_row_group(number, columns=list({*names, *conditions}))
-                parts.append(group.filter(condition).select(names))
+                found = group.filter(condition).select(names)
+                parts.append(keep(found) if keep else found)
     return pa.concat_tables(parts)
 
 

@@ -125,6 +125,18 @@ def test_read_some_drives(tmp_path: Path) -> None:
     assert len(read_manifest(path, drives=set())) == 0
 
 
+def test_drives_of_a_manifest_in_several_parts_come_once_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perception.data.manifest._ROW_GROUP_ROWS", 3)
+    path = tmp_path / "manifest.parquet"
+    write_manifest(make(20).assign(drive_id=[f"drive-{(7 - number) % 5}" for number in range(20)]), path)
+    frames = read_manifest(path)
+    for split in (None, "pool"):
+        slow = frames.drive_id if split is None else frames.drive_id[frames.split == split]
+        assert read_drives(path, split) == list(dict.fromkeys(slow))
+
+
 def test_read_manifests_concatenates(tmp_path: Path) -> None:
     write_manifest(make(4, "a").assign(px_car=3), tmp_path / "a.parquet")
     write_manifest(make(4, "b").assign(score=1.5), tmp_path / "b.parquet")
