@@ -106,7 +106,7 @@ class LearningParameters(FrameParameters):
         require(
             self.batch_frames >= 2, "batch_frames", self.batch_frames, "must be at least 2: normalisation needs a batch"
         )
-        require(0 < self.least_zoom <= 1, "least_zoom", self.least_zoom, "must be above 0 and at most 1")
+        require(0.1 <= self.least_zoom <= 1, "least_zoom", self.least_zoom, "must be from 0.1 to 1")
         require(1 <= self.greatest_zoom <= 8, "greatest_zoom", self.greatest_zoom, "must be from 1 to 8")
         require(0 <= self.color_jitter < 1, "color_jitter", self.color_jitter, "must be at least 0 and below 1")
 

@@ -83,7 +83,7 @@ def test_how_frames_are_varied_is_a_parameter_and_part_of_what_a_state_belongs_t
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("least_zoom", 0.0), ("least_zoom", 1.1), ("greatest_zoom", 0.9), ("color_jitter", 1.0)]
+    ("name", "value"), [("least_zoom", 0.05), ("least_zoom", 1.1), ("greatest_zoom", 0.9), ("color_jitter", 1.0)]
 )
 def test_variation_out_of_range_is_named(name: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"{name} .*{value}.*must be"):
