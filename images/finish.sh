@@ -4,4 +4,4 @@ set -eu
 find / -xdev -type f -perm /6000 -exec chmod ug-s {} +
 find / -xdev -type f -perm -0002 -exec chmod o-w {} +
 find / -xdev -type d -perm -0002 ! -perm -1000 -exec chmod o-w {} +
-rm -rf /var/cache/apt/* /var/lib/apt/lists/* /var/log/* /root/.cache /tmp/* /var/tmp/*
+rm -rf /var/cache/apt/* /var/lib/apt/lists/* /var/log/* ~/.cache /tmp/* /var/tmp/*
