@@ -219,7 +219,7 @@ def _rows(
 ) -> pa.Table:
     """Read columns of the rows that hold wanted values, row group by row group: what is not wanted is soon forgotten.
 
-    keep: given each group's wanted rows, returns those to go on with.
+    keep: given wanted rows, a group's or all, returns those to go on with.
     """
     conditions = {
         name: pc.field(name).isin(pa.array(sorted(values), pa.string()))
@@ -228,7 +228,8 @@ def _rows(
     }
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         if not conditions:
-            return file.read(columns=list(names)).select(names)
+            found = file.read(columns=list(names)).select(names)
+            return keep(found) if keep else found
         condition, parts = reduce(and_, conditions.values()), [file.schema_arrow.empty_table().select(names)]
         for number in range(file.num_row_groups):
             # Most columns are not decoded where the few that are asked about match nowhere.
