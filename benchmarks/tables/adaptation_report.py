@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.tables.results import markdown_table
+from benchmarks.tables.results import draw_rows, markdown_table
 from benchmarks.tables.runner import Found, Request
 from benchmarks.tables.statistics import mean_and_spread
 from perception.data.taxonomies import Taxonomy
@@ -148,15 +148,9 @@ def plot(figures: Mapping[str, Any], request: Request) -> Figure:
     """Draw the rows' means over foreground and background; dots are seeds."""
     figure = Figure(figsize=(7, 3))
     axes = figure.subplots(1, 3, sharey=True)
-    names = list(figures["rows"])
     for each, key in zip(axes, MEANS, strict=True):
-        for position, name in enumerate(reversed(names)):
-            values = figures["rows"][name][key]
-            color = "#2e8540" if name in GOALS else "#9aa5b1" if name == "source only" else "#2f6db3"
-            each.barh(position, float(np.mean(values)), color=color, height=0.6)
-            each.plot(values, [position] * len(values), "o", color="black", markersize=3)
-        each.set_yticks(range(len(names)), list(reversed(names)))
+        values = {name: found[key] for name, found in figures["rows"].items()}
+        draw_rows(each, values, supervised=GOALS, baselines=("source only",))
         each.set_xlabel(f"{key}, %" if key == "mIoU" else f"mean IoU, {key}, %")
-        each.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"target: {'CamVid' if request.data_kind == 'camvid' else 'street scenes'}")
     return figure

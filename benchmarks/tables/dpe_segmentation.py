@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.tables.committees import Images
 from benchmarks.tables.data import Labelled, camvid
-from benchmarks.tables.results import Report, markdown_table
+from benchmarks.tables.results import Report, draw_rows, markdown_table
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.statistics import mean_and_spread
 from perception.errors import InputError
@@ -285,10 +285,6 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
 def _plot(miou: Mapping[str, list[float]]) -> Figure:
     figure = Figure(figsize=(6, 2.4))
     axes = figure.subplots()
-    for position, (name, values) in enumerate(reversed(miou.items())):
-        axes.barh(position, float(np.mean(values)), color="#9aa5b1" if name == "random" else "#2f6db3", height=0.6)
-        axes.plot(values, [position] * len(values), "o", color="black", markersize=3)
-    axes.set_yticks(range(len(miou)), list(reversed(miou)))
+    draw_rows(axes, miou, baselines=("random",))
     axes.set_xlabel("mIoU on CamVid val, %; dots are seeds")
-    axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -80,6 +80,11 @@ class Plan:
     )
     world: Mapping[str, Any] = field(default_factory=camvid_world)
 
+    @property
+    def steps_in_all(self) -> int:
+        """Return the steps of the rows with pseudo-labels, those of the networks that they start from included."""
+        return self.simulator_steps + 2 * self.steps
+
 
 PLANS = {
     "small": Plan(
@@ -194,26 +199,41 @@ class _Epoch:
 # ---------------------------------------------------------------- the rows
 
 
-def _full(work: Work, seed: int, _before: Mapping[str, Found], *, row: str) -> Found:
-    everything = work.labels(list(range(len(work.real()[0]))))
-    return _learn(work, row, seed, _Lesson([everything], [work.plan.batch_frames], _steps(work.plan, row)))
+def _full(work: Work, seed: int, _before: Mapping[str, Found], *, row: str, longer: bool = False) -> Found:
+    everything = list(range(len(work.real()[0])))
+    return _from_labels(work, row, seed, everything, longer=longer)
 
 
-def _tenth(work: Work, seed: int, before: Mapping[str, Found], *, row: str, choice: str) -> Found:
-    """Learn from a tenth of the labels; as row `simulator` from the network that has learnt from the simulator."""
-    labels = work.labels(before[f"choose-seed{seed}"][choice])
-    start = "pretrained" if row == "simulator" else None
-    return _learn(work, row, seed, _Lesson([labels], [work.plan.batch_frames], _steps(work.plan, row), start))
+def _tenth(
+    work: Work, seed: int, before: Mapping[str, Found], *, row: str, choice: str = "chosen", longer: bool = False,
+    start: str | None = None,
+) -> Found:  # fmt: skip
+    return _from_labels(work, row, seed, before[f"choose-seed{seed}"][choice], longer=longer, start=start)
+
+
+def _from_labels(
+    work: Work, row: str, seed: int, frames: list[int], *, longer: bool, start: str | None = None
+) -> Found:
+    """Learn from train frames with their labels alone. longer: for as many steps as the last rows in all."""
+    plan = work.plan
+    steps = plan.steps_in_all if longer else plan.steps
+    network = _trained(work, seed, _Lesson([work.labels(frames)], [plan.batch_frames], steps, start))
+    return _kept_and_judged(work, network, row, seed)
 
 
 def _pretrained(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
     """Learn from the simulator alone; the normalisation layers end with the averages over the train frames."""
     plan = work.plan
-    return _learn(work, "pretrained", seed, _Lesson([work.simulator()], [plan.batch_frames], plan.simulator_steps))
+    network = _trained(work, seed, _Lesson([work.simulator()], [plan.batch_frames], plan.simulator_steps))
+    images = work.real()[0].images
+    adapt_statistics(network, (part.to(work.device).float() / 255 for part in images.split(16)))
+    return _kept_and_judged(work, network, "pretrained", seed)
 
 
-def _pseudo(work: Work, seed: int, before: Mapping[str, Found], *, row: str, teacher: str) -> Found:
-    """Go on from row `simulator`, with pseudo-labels by row `teacher`; as row `pruned` the network loses weight."""
+def _pseudo(
+    work: Work, seed: int, before: Mapping[str, Found], *, row: str, teacher: str, shrink: bool = False
+) -> Found:
+    """Go on from row `simulator`, with pseudo-labels by row `teacher`."""
     plan, chosen = work.plan, before[f"choose-seed{seed}"]["chosen"]
     train = work.real()[0]
     others = [number for number in range(len(train)) if number not in set(chosen)]
@@ -222,13 +242,9 @@ def _pseudo(work: Work, seed: int, before: Mapping[str, Found], *, row: str, tea
     quality = pseudo_quality(zip(unlabelled.labels.cpu().numpy(), pseudo.cpu().numpy(), strict=True), _classes())
     share = round(plan.batch_frames * plan.pseudo_share)
     sources, shares = [work.labels(chosen), Labels(unlabelled.images, pseudo)], [plan.batch_frames - share, share]
-    found = _learn(work, row, seed, _Lesson(sources, shares, plan.steps, "simulator"))
+    network = _trained(work, seed, _Lesson(sources, shares, plan.steps, "simulator", shrink))
+    found = _kept_and_judged(work, network, row, seed)
     return found | {"coverage": 100 * quality.coverage, "precision": 100 * quality.precision}
-
-
-def _steps(plan: Plan, row: str) -> int:
-    """Return a row's steps; those of rows named longer are as many as the rows with pseudo-labels have in all."""
-    return plan.simulator_steps + 2 * plan.steps if row.endswith("longer") else plan.steps
 
 
 def _compressed(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
@@ -243,15 +259,15 @@ def _compressed(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
 
 CELLS: dict[str, tuple[Callable[..., Found], tuple[str, ...]]] = {
     "full": (partial(_full, row="full"), ()),
-    "full_longer": (partial(_full, row="full_longer"), ()),
+    "full_longer": (partial(_full, row="full_longer", longer=True), ()),
     "choose": (_choose, ()),
     "random": (partial(_tenth, row="random", choice="random"), ("choose",)),
-    "chosen": (partial(_tenth, row="chosen", choice="chosen"), ("choose",)),
-    "chosen_longer": (partial(_tenth, row="chosen_longer", choice="chosen"), ("choose",)),
+    "chosen": (partial(_tenth, row="chosen"), ("choose",)),
+    "chosen_longer": (partial(_tenth, row="chosen_longer", longer=True), ("choose",)),
     "pretrained": (_pretrained, ()),
-    "simulator": (partial(_tenth, row="simulator", choice="chosen"), ("choose", "pretrained")),
+    "simulator": (partial(_tenth, row="simulator", start="pretrained"), ("choose", "pretrained")),
     "pseudo": (partial(_pseudo, row="pseudo", teacher="simulator"), ("choose", "simulator")),
-    "pruned": (partial(_pseudo, row="pruned", teacher="pseudo"), ("choose", "simulator", "pseudo")),
+    "pruned": (partial(_pseudo, row="pruned", teacher="pseudo", shrink=True), ("choose", "simulator", "pseudo")),
     "compressed": (_compressed, ("pruned",)),
 }
 
@@ -264,10 +280,10 @@ class _Lesson:
     shares: list[int]
     steps: int
     start: str | None = None  # a row; None: new weights
+    shrink: bool = False  # the network loses weight meanwhile
 
 
-def _learn(work: Work, row: str, seed: int, lesson: _Lesson) -> Found:
-    """Train a network, keep it and judge it."""
+def _trained(work: Work, seed: int, lesson: _Lesson) -> nn.Module:
     torch.set_num_threads(1)  # what this costs a network this small is less than what a second thread takes from others
     plan, device, epoch_steps = work.plan, work.device, lesson.steps // work.plan.epochs
     if lesson.start is None:
@@ -279,12 +295,9 @@ def _learn(work: Work, row: str, seed: int, lesson: _Lesson) -> Found:
         placed(network, device),
         lambda epoch: _Epoch(lesson.sources, lesson.shares, epoch_steps, plan.variation, 1000 * seed + epoch),
         settings, class_weights=weights_of(lesson.sources, _classes()), iterations_per_epoch=epoch_steps,
-        after_epoch=_shrinking(network, plan).after_epoch if row == "pruned" else None,
+        after_epoch=_shrinking(network, plan).after_epoch if lesson.shrink else None,
     )  # fmt: skip
-    if row == "pretrained":
-        images = work.real()[0].images
-        adapt_statistics(network, (part.to(device).float() / 255 for part in images.split(16)))
-    return _kept_and_judged(work, network, row, seed)
+    return network
 
 
 def _shrinking(network: nn.Module, plan: Plan) -> CompressionAwareTraining:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.tables.results import markdown_table
+from benchmarks.tables.results import draw_rows, markdown_table
 from benchmarks.tables.runner import Found, Request
 from benchmarks.tables.shrinking import verdict
 from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
@@ -29,7 +29,6 @@ ROWS = {
     "compressed": "+ compressed",
 }
 SHRUNK = ("pruned", "compressed")
-GREEN, GREY, BLUE = "#2e8540", "#9aa5b1", "#2f6db3"
 SHARE, PARAMETER_SHARE, SPEED_UP, LOSS_POINTS = 95.0, 0.10, 4.0, 1.0  # the promise
 
 
@@ -69,7 +68,7 @@ def _setting(plan: "Plan", request: Request) -> str:
         f"these. + simulator: from the network that learnt from {plan.simulator_frames} simulator frames alone for "
         f"{plan.simulator_steps} steps. + pseudo-labels: from the row before, which labels all frames without a label. "
         "Pruned: from there as well, with the labels of the row before it. As long as the last rows in all: "
-        f"{plan.simulator_steps + 2 * plan.steps} steps. "
+        f"{plan.steps_in_all} steps. "
         f"Pruned after {plan.prune_epoch + 1} of {plan.epochs} epochs to {plan.cost_share:g} of the cost, in multiples of "
         "8 channels; low-rank pairs where onnxruntime is faster with them. Worst clip: of 10 consecutive frames. Latency: "
         "onnxruntime, one thread, one frame, taking turns. Mean ± standard deviation over seeds."
@@ -138,13 +137,11 @@ def plot(figures: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(8, 3.6))
     axes = figure.subplots()
     rows = figures["rows"]
-    for position, (row, found) in enumerate(reversed(rows.items())):
-        color = GREEN if row in ("full", "full_longer") else GREY if row in ("random", "chosen_longer") else BLUE
-        axes.barh(position, float(np.mean(found["miou"])), color=color, height=0.6)
-        axes.plot(found["miou"], [position] * len(found["miou"]), "o", color="black", markersize=3)
+    supervised, baselines = (ROWS["full"], ROWS["full_longer"]), (ROWS["random"], ROWS["chosen_longer"])
+    draw_rows(
+        axes, {ROWS[row]: found["miou"] for row, found in rows.items()}, supervised=supervised, baselines=baselines
+    )
     goal = SHARE / 100 * float(np.mean(rows["full"]["miou"]))
     axes.axvline(goal, color="#b3372f", linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(rows)), [ROWS[row] for row in reversed(rows)])
     axes.set_xlabel("mIoU on CamVid val, %; dots are seeds; dashed: 95 % of full supervision")
-    axes.spines[["top", "right"]].set_visible(False)
     return figure

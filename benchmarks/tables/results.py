@@ -1,20 +1,24 @@
 """Write docs/results/TABLE.md, TABLE.json and its plots: a table's sections, one a data set and size."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("svg")  # no display, and pictures that a diff can read
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.tables.machine import hardware
 from benchmarks.tables.runner import Request, read_object
 from perception.data.files import replace_file
+
+SUPERVISED, BASELINE, OURS = "#2e8540", "#9aa5b1", "#2f6db3"  # the colours of a table's rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,3 +87,22 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a table; every column but the first is aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def draw_rows(
+    axes: Axes,
+    rows: Mapping[str, Sequence[float]],
+    *,
+    supervised: Collection[str] = (),
+    baselines: Collection[str] = (),
+) -> None:
+    """Draw a bar for the mean of every row, the first on top, with a dot for each seed.
+
+    rows: values of the seeds by the row's name. supervised, baselines: names of the rows that have their colours.
+    """
+    for position, (name, values) in enumerate(reversed(rows.items())):
+        color = SUPERVISED if name in supervised else BASELINE if name in baselines else OURS
+        axes.barh(position, float(np.mean(values)), color=color, height=0.6)
+        axes.plot(values, [position] * len(values), "o", color="black", markersize=3)
+    axes.set_yticks(range(len(rows)), list(reversed(rows)))
+    axes.spines[["top", "right"]].set_visible(False)

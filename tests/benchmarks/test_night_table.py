@@ -93,7 +93,7 @@ def test_a_pruned_row_learns_shrinks_and_is_judged(tmp_path: Path, monkeypatch: 
     before = {"choose-seed0": {"chosen": [0, 3, 5, 7]}}
     for row in ("pretrained", "simulator"):
         night.CELLS[row][0](work, 0, before)
-    found = night._pseudo(work, 0, before, row="pruned", teacher="simulator")
+    found = night._pseudo(work, 0, before, row="pruned", teacher="simulator", shrink=True)
     dense = night.CELLS["full"][0](work, 0, before)
     assert found["parameters"] < dense["parameters"] and found["macs"] < dense["macs"]
     assert 0 <= found["worst_clip_miou"] <= found["miou"] <= 100
@@ -115,5 +115,18 @@ def test_pseudo_labels_are_the_most_confident_pixels_of_each_class() -> None:
     assert (labels[:, :16, -4:] == 0).all() and (labels[:, 16:, -4:] == 1).all()
 
 
-def test_rows_named_longer_learn_as_many_steps_as_the_rows_with_pseudo_labels_in_all() -> None:
-    assert night._steps(TINY, "full_longer") == 3 + 6 + 6 and night._steps(TINY, "full") == 6
+def test_rows_named_longer_learn_as_many_steps_as_the_rows_with_pseudo_labels_in_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = {}
+
+    def judged(_work: night.Work, lesson: night._Lesson, row: str, _seed: int) -> dict:
+        steps[row] = lesson.steps
+        return {}
+
+    monkeypatch.setattr(night.Work, "real", lambda _: (frames(12, 0), frames(20, 1), ["a"] * 12))
+    monkeypatch.setattr(night, "_trained", lambda _work, _seed, lesson: lesson)
+    monkeypatch.setattr(night, "_kept_and_judged", judged)
+    for row in ("full", "full_longer", "chosen", "chosen_longer"):
+        night.CELLS[row][0](night.Work(request(work=tmp_path), TINY), 0, {"choose-seed0": {"chosen": [0, 3]}})
+    assert steps == {"full": 6, "full_longer": 3 + 6 + 6, "chosen": 6, "chosen_longer": 3 + 6 + 6}
