@@ -48,10 +48,10 @@ faults: setup  ## the whole fault campaign and bad-input campaign, with their co
 	@$(RUN_PYTHON) -m tests.faults $(if $(CAMPAIGN),$(call quote,$(CAMPAIGN))) $(if $(EXAMPLES),--examples $(call quote,$(EXAMPLES)))
 
 audit: setup  ## pins exact, installed files as their packages recorded them, licences listed; no network
-	@$(RUN_PYTHON) -m pipelines.audit
+	@$(RUN_PYTHON) -m pipelines.commands.audit
 
 licences: setup  ## write docs/licences.md from what is installed
-	@$(RUN_PYTHON) -m pipelines.audit --write
+	@$(RUN_PYTHON) -m pipelines.commands.audit --write
 
 test-containers: setup  ## the smoke night as containers on a real S3 server, against the same night on this machine (needs a container engine)
 	@$(RUN_PYTHON) -m pytest -m containers tests/containers
@@ -63,33 +63,33 @@ lint: setup  ## style, types, import rules
 	@$(VENV)/bin/lint-imports --no-cache >/dev/null || $(VENV)/bin/lint-imports --no-cache
 
 pipeline-compile: setup  ## the night as Kubeflow pipeline YAML: OUT=FILE PROFILE=nightly
-	@$(RUN_PYTHON) -m pipelines.compile $(CLUSTER_NIGHT) --out $(call quote,$(OUT))
+	@$(RUN_PYTHON) -m pipelines.kubeflow.compile $(CLUSTER_NIGHT) --out $(call quote,$(OUT))
 
 .PHONY: dag images preflight pipeline-submit pipeline-status cancel schedule test-containers
 
 dag: setup  ## draw the compiled pipeline into docs/dag.md
-	@$(RUN_PYTHON) -m pipelines.dag_page
+	@$(RUN_PYTHON) -m pipelines.commands.dag_page
 
 images: setup  ## build the images: REGISTRY=HOST/PATH TAG=NAME PUSH=yes SETS="gates versioning torch-cpu torch-cuda"
-	@$(RUN_PYTHON) -m pipelines.images $(if $(REGISTRY),--registry $(call quote,$(REGISTRY))) $(if $(TAG),--tag $(call quote,$(TAG))) \
+	@$(RUN_PYTHON) -m pipelines.kubeflow.images $(if $(REGISTRY),--registry $(call quote,$(REGISTRY))) $(if $(TAG),--tag $(call quote,$(TAG))) \
 		$(if $(SETS),--sets $(SETS)) $(if $(filter yes,$(PUSH)),--push)
 
 preflight: setup  ## say what the cluster lacks for a night: PROFILE=nightly IMAGES=FILE PARAMETER="name=value ..."
-	@$(RUN_PYTHON) -m pipelines.preflight $(CLUSTER_NIGHT) $(CLUSTER_RUN)
+	@$(RUN_PYTHON) -m pipelines.kubeflow.preflight $(CLUSTER_NIGHT) $(CLUSTER_RUN)
 
 pipeline-submit: setup  ## start a night on the cluster and follow it: KFP_HOST=URL IMAGES=FILE PARAMETER="name=value ..."
-	@$(RUN_PYTHON) -m pipelines.submit $(CLUSTER_NIGHT) $(CLUSTER_RUN) $(if $(filter no,$(PREFLIGHT)),--no-preflight) $(if $(filter no,$(FOLLOW)),--no-follow)
+	@$(RUN_PYTHON) -m pipelines.kubeflow.submit $(CLUSTER_NIGHT) $(CLUSTER_RUN) $(if $(filter no,$(PREFLIGHT)),--no-preflight) $(if $(filter no,$(FOLLOW)),--no-follow)
 
 pipeline-status: setup  ## show a run on the cluster, by default the latest: RUN=ID
-	@$(RUN_PYTHON) -m pipelines.runs status $(if $(RUN),--run $(call quote,$(RUN)))
+	@$(RUN_PYTHON) -m pipelines.kubeflow.runs status $(if $(RUN),--run $(call quote,$(RUN)))
 
 cancel: setup  ## end a run on the cluster: RUN=ID
-	@$(RUN_PYTHON) -m pipelines.runs cancel $(if $(RUN),--run $(call quote,$(RUN)))
+	@$(RUN_PYTHON) -m pipelines.kubeflow.runs cancel $(if $(RUN),--run $(call quote,$(RUN)))
 
 schedule: setup  ## bring the recurring night in line with schedule.yaml: DRY_RUN=yes
-	@$(RUN_PYTHON) -m pipelines.schedule $(if $(filter yes,$(DRY_RUN)),--dry-run)
+	@$(RUN_PYTHON) -m pipelines.kubeflow.schedule $(if $(filter yes,$(DRY_RUN)),--dry-run)
 
-VERSIONS = $(RUN_PYTHON) -m pipelines.data_versions
+VERSIONS = $(RUN_PYTHON) -m pipelines.commands.data_versions
 say = $(if $($(1)),--$(2) $(call quote,$($(1))))
 DECISION = $(call say,REGISTRY,registry) $(call say,VERSION,version) $(call say,MANIFEST,manifest) $(call say,BY,by) $(call say,REASON,reason)
 
@@ -128,7 +128,7 @@ retire: setup  ## dry run of retention; with PLAN=HASH BY=NAME REASON=WHY it is 
 
 evaluate: setup  ## judge an exported network on a data set: MODEL=FILE.onnx DATA=DIR [PART=val FORMAT= TAXONOMY= CHAMPION=FILE.onnx OUT=DIR]
 	@[ -n "$(MODEL)" ] && [ -n "$(DATA)" ] || { echo "nightdrive: say MODEL=FILE.onnx and DATA=DIR" >&2; exit 2; }
-	@$(RUN_PYTHON) -m pipelines.evaluate $(call say,MODEL,model) $(call say,DATA,data) $(call say,FORMAT,format) $(call say,PART,part) \
+	@$(RUN_PYTHON) -m pipelines.commands.evaluate $(call say,MODEL,model) $(call say,DATA,data) $(call say,FORMAT,format) $(call say,PART,part) \
 		$(call say,TAXONOMY,taxonomy) $(call say,CHAMPION,champion) $(if $(filter command line,$(origin OUT)),--out $(call quote,$(OUT))) \
 		$(foreach item,$(SET),--set $(call quote,$(item)))
 
@@ -140,16 +140,16 @@ table: setup  ## a published table at this machine's size, into docs/results: TA
 		--minutes $(MINUTES) --device $(DEVICE) $(if $(PARTIAL),--partial)
 
 profile: setup  ## where the seconds and bytes of a night on this machine went: RUN=NAME
-	@$(RUN_PYTHON) -m pipelines.night_profile $(call say,RUN,run)
+	@$(RUN_PYTHON) -m pipelines.local.night_profile $(call say,RUN,run)
 
 simulate: setup  ## predict a night at a fleet's scale, into docs/results/fleet.md: SET="cluster.gpus=256 fleet.pool_every=10"
-	@$(RUN_PYTHON) -m pipelines.simulate $(foreach item,$(SET),--set $(call quote,$(item))) --out docs/results
+	@$(RUN_PYTHON) -m benchmarks.scale.simulate $(foreach item,$(SET),--set $(call quote,$(item))) --out docs/results
 
 bench: setup  ## the duels with the peers, into docs/results/duels.md: ONLY="NAME ..." ANYWAY=yes (prints on a busy machine)
 	@$(RUN_PYTHON) -m benchmarks.duels $(if $(ONLY),--only $(ONLY)) $(if $(filter yes,$(ANYWAY)),--anyway)
 
 engine: setup  ## a TensorRT engine from a network, where trtexec is installed: ONNX=FILE
-	@$(RUN_PYTHON) -m pipelines.engine $(call quote,$(ONNX))
+	@$(RUN_PYTHON) -m pipelines.commands.engine $(call quote,$(ONNX))
 
 clean:  ## remove runs and build products; the virtual environment stays
 	@rm -rf runs build .pytest_cache .mypy_cache .ruff_cache

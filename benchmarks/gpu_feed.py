@@ -39,10 +39,10 @@ from perception.data.loading import (
     shuffled_batches,
     usable_cores,
 )
-from perception.data.scenes.folder import encode_scene, scene_frames
-from perception.data.scenes.world import world_from_dict
 from perception.data.store import FolderStore, open_store
 from perception.models.erfnet import ERFNet
+from perception.simulator.folder import encode_scene, scene_frames
+from perception.simulator.world import world_from_dict
 from perception.training.loop import TrainSettings, fit
 
 TAXONOMY, CLASSES = "cityscapes19", 19

@@ -38,10 +38,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.duel import finish, result
 from perception.data.loading import Augment, Batch, FrameSet, LoadSettings, WaitingTime, shuffled_batches
-from perception.data.scenes.folder import encode_scene, scene_frames
-from perception.data.scenes.world import world_from_dict
 from perception.data.shards import write_shard
 from perception.data.store import FolderStore
+from perception.simulator.folder import encode_scene, scene_frames
+from perception.simulator.world import world_from_dict
 
 HEIGHT, WIDTH, BATCH_FRAMES = 512, 1024, 8
 BAR = 0.9

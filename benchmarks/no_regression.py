@@ -30,8 +30,8 @@ import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from components.learning import LearningParameters, best_device, seeded
-from components.parameters import build_parameters
+from components.stage.learning import LearningParameters, best_device, seeded
+from components.stage.parameters import build_parameters
 from perception.data.loading import pixel_counts, shuffled_batches
 from perception.data.store import open_store
 from perception.metrics.comparison import APART, RegressionRule, Verdict, compare, seed_spread
@@ -115,8 +115,8 @@ def _frames(
     work, height = options.work, options.height_px
     path = work / f"{name}_{drives}_{height}.parquet"
     if not path.exists():
-        from components.arrivals import arrivals
         from components.ingest import IngestParameters
+        from components.ingest.arrivals import arrivals
         from perception.quality.intake import IntakeSettings, admit_frames
 
         source = {"format": "scenes", "rendering": rendering, "domain": "real", "split": "test", "labels": "given",

@@ -28,9 +28,9 @@ from benchmarks.tables.data import Labelled
 from benchmarks.tables.runner import Request
 from benchmarks.tables.shrinking import Task, latency_ms, seeded, torch_pruning_hooks, train_arm
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
-from perception.data.scenes.folder import scene_frames
-from perception.data.scenes.world import World
 from perception.models.erfnet import ERFNet
+from perception.simulator.folder import scene_frames
+from perception.simulator.world import World
 from perception.sparsity.groups import find_groups
 from perception.sparsity.proximal import calibrate_strength, proximal_step, zero_neurons
 from perception.sparsity.removal import remove_zero_channels

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from perception.data.scenes.layout import draw_layout
-from perception.data.scenes.models import build_library
-from perception.data.scenes.render import Scene, render_drive
-from perception.data.scenes.world import SCENES, TIMES_OF_DAY, WEATHERS, Rendering, World
 from perception.data.taxonomies import colorize, load_taxonomy
+from perception.simulator.layout import draw_layout
+from perception.simulator.models import build_library
+from perception.simulator.render import Scene, render_drive
+from perception.simulator.world import SCENES, TIMES_OF_DAY, WEATHERS, Rendering, World
 
 DEFAULT = ("urban day clear", "urban day cloudy", "freeway day clear", "unmarked day", "urban twilight", "urban night",
            "artificial_light", "backlit clear", "rain day urban", "fog urban", "snow day", "freeway night")  # fmt: skip

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from perception.data.scenes.folder import encode_scene, scene_frames
-from perception.data.scenes.world import RENDERINGS, Rendering, World
+from perception.simulator.folder import encode_scene, scene_frames
+from perception.simulator.world import RENDERINGS, Rendering, World
 
 BAR_FRAMES_PER_S = 50.0
 

@@ -31,7 +31,9 @@ BAR_SECONDS, GATE_BAR_SECONDS = 0.15, 1.0
 STAGE = '''
 from dataclasses import dataclass
 import sys
-from components.contract import Needs, Port, Stage, die_with_parent, main
+from components.stage.command import main
+from components.stage.declaration import Needs, Port, Stage
+from components.stage.execution import die_with_parent
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:

@@ -4,9 +4,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import FrameParameters, read_frames, write_json
-from components.parameters import require
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.learning import FrameParameters, read_frames, write_json
+from components.stage.parameters import require
+from components.stage.records import log
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.contract import Needs, Paths, Port, Stage, log, progress_line
-from components.learning import labelled_so_far, read_frames, write_json
-from components.parameters import require
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.learning import labelled_so_far, read_frames, write_json
+from components.stage.parameters import require
+from components.stage.records import log, progress_line
 
 if TYPE_CHECKING:
     import pandas as pd

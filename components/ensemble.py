@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import LearningParameters, labelled_so_far
-from components.parameters import require
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.learning import LearningParameters, labelled_so_far
+from components.stage.parameters import require
+from components.stage.records import log
 
 KINDS = ("dpe", "plain", "snapshots", "mc_dropout")
 

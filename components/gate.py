@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from components.contract import Needs, Paths, Port, Refused, Stage, log
+from components.stage.declaration import Needs, Paths, Port, Refused, Stage
+from components.stage.records import log
 
 if TYPE_CHECKING:
     from perception.quality.gate import FailedExpectation
@@ -53,7 +54,6 @@ STAGE = Stage(
     inputs=(Port(name="subject", kind="any", about="folder that holds a gate.parquet table"),),
     outputs=(Port(name="verdict", kind="verdict", about="verdict.json and verdict.md, with the offending frames"),),
     values=("decision",),
-    values_on_problem={"decision": "refuse"},
     parameters=GateParameters,
     needs=Needs(image="gates", loads="great_expectations", memory_gib=3, retries=1, timeout_minutes=20),
     run=run,

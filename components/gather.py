@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from components.contract import Needs, Paths, Port, Stage, log
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.records import log
 
 
 @dataclass(frozen=True, kw_only=True)

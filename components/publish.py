@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import write_json
-from components.parameters import absolute
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.learning import write_json
+from components.stage.parameters import absolute
+from components.stage.records import log
 
 
 @dataclass(frozen=True, kw_only=True)

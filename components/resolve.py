@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from components.contract import Needs, Paths, Port, Stage, log
-from components.parameters import absolute, require
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.parameters import absolute, require
+from components.stage.records import log
 
 
 @dataclass(frozen=True, kw_only=True)

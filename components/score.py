@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.contract import Needs, Paths, Port, Stage, log, progress_line
-from components.learning import FrameParameters, image_batches, shard_frames
-from components.parameters import did_you_mean, require
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.learning import FrameParameters, image_batches, shard_frames
+from components.stage.parameters import did_you_mean, require
+from components.stage.records import log, progress_line
 
 if TYPE_CHECKING:
     import numpy as np

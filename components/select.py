@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import labelled_so_far, open_pool, write_json
-from components.parameters import build_parameters, did_you_mean, require
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.learning import labelled_so_far, open_pool, write_json
+from components.stage.parameters import build_parameters, did_you_mean, require
+from components.stage.records import log
 
 if TYPE_CHECKING:
     import numpy as np

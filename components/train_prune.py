@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.contract import Needs, Paths, Port, Stage, log
-from components.learning import (
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.learning import (
     LearningParameters,
     best_device,
     curated_training_frames,
@@ -12,7 +12,8 @@ from components.learning import (
     read_frames,
     write_json,
 )
-from components.parameters import require
+from components.stage.parameters import require
+from components.stage.records import log
 
 if TYPE_CHECKING:
     import pandas as pd

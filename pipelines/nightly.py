@@ -14,10 +14,10 @@ from typing import Any
 
 from kfp import dsl
 
-from components.kfp_face import FINAL_STATUS, container_component
-from components.parameters import build_parameters
+from components.stage.kfp_component import FINAL_STATUS, container_component
+from components.stage.parameters import build_parameters
 from perception.errors import InputError
-from pipelines.resources import MAX_ITERATIONS, Cluster, equip, image_of, iterations, resource_parameters
+from pipelines.kubeflow.resources import MAX_ITERATIONS, Cluster, equip, image_of, iterations, resource_parameters
 from pipelines.settings import stage_of, step_parameters
 
 

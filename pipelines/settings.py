@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.contract import Stage
-from components.parameters import build_parameters, did_you_mean, overlay, parse_value, read_yaml
 from components.report import GATES
-from components.stages import STAGES
+from components.stage.declaration import Stage
+from components.stage.parameters import build_parameters, did_you_mean, overlay, parse_value, read_yaml
+from components.stage.registry import all_stages
 from perception.errors import InputError
-from pipelines.resources import Cluster
+from pipelines.kubeflow.resources import Cluster
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
 SHARED = (
@@ -61,9 +61,9 @@ def load_settings(
 def stage_of(task: str) -> Stage:
     """Return the stage behind a task; a gate is called once a suite, as gate_SUITE."""
     name = "gate" if task.startswith("gate_") else task
-    if name not in STAGES:
-        raise InputError(f"section {task!r}: no such stage{did_you_mean(task, list(STAGES))}; mend params.yaml")
-    return STAGES[name]
+    if name not in all_stages():
+        raise InputError(f"section {task!r}: no such stage{did_you_mean(task, list(all_stages()))}; mend params.yaml")
+    return all_stages()[name]
 
 
 def step_parameters(settings: Mapping[str, Any], task: str) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _profiles(written: Mapping[str, Any], file: str) -> dict[str, Any]:
 
 def _check_sections(settings: Mapping[str, Any], file: str) -> None:
     """Refuse a night with a section missing or of the wrong shape, or a shared parameter that no stage has."""
-    stages = [name for name in STAGES if name != "gate"] + [f"gate_{suite}" for suite in GATES]
+    stages = [name for name in all_stages() if name != "gate"] + [f"gate_{suite}" for suite in GATES]
     for name in ("common", "sources", "images", "cluster", *stages):
         if not isinstance(settings.get(name), dict):
             raise InputError(f"{file}: section {name!r} must be a mapping, is {settings.get(name)!r}; mend it")
@@ -93,7 +93,7 @@ def _check_sections(settings: Mapping[str, Any], file: str) -> None:
     for name, source in settings["sources"].items():
         if not isinstance(source, dict) or not re.fullmatch("[A-Za-z0-9_-]+", str(name)):
             raise InputError(f"{file}: source {name!r}: must be a mapping, its name letters, digits, _ and -; mend it")
-    known = sorted({item.name for stage in STAGES.values() for item in dataclasses.fields(stage.parameters)})
+    known = sorted({item.name for stage in all_stages().values() for item in dataclasses.fields(stage.parameters)})
     for name in settings["common"]:
         if name not in known:
             raise InputError(

@@ -30,12 +30,12 @@ from perception.adaptation.detector_training import TargetSettings, detection_lo
 from perception.adaptation.fusion import FusionSettings, Instances, fuse, pseudo_ground_truth
 from perception.adaptation.pseudo import pseudo_quality
 from perception.adaptation.statistics import adapt_statistics
-from perception.data.scenes.world import World, world_from_dict
 from perception.errors import InputError
 from perception.metrics.confusion import confusion_matrix, iou
 from perception.metrics.detection import Objects, average_precision
 from perception.models.checkpoint import load_network, save_network
 from perception.models.erfnet import ERFNet
+from perception.simulator.world import World, world_from_dict
 from perception.training.loop import TrainSettings, fit
 
 TABLE_SIZES = ("small", "medium", "full")

@@ -23,10 +23,10 @@ from perception.adaptation.detector_training import (
     class_channels,
     encode_targets,
 )
-from perception.data.scenes.render import render_drive
-from perception.data.scenes.world import Rendering, World
 from perception.data.taxonomies import Taxonomy, label_lookup, load_taxonomy
 from perception.errors import InputError
+from perception.simulator.render import render_drive
+from perception.simulator.world import Rendering, World
 
 SIMULATOR_DRIVES, FOREGROUND_DRIVES, HELD_OUT_DRIVES = (
     100_000,

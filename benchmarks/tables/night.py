@@ -35,11 +35,11 @@ from perception.compression.cost import count_macs, count_parameters
 from perception.compression.latency_budget import Lost
 from perception.compression.low_rank import factorise_by_latency
 from perception.data.loading import Batch
-from perception.data.scenes.world import world_from_dict
 from perception.errors import InputError
 from perception.metrics.confusion import confusion_matrix, iou
 from perception.models.checkpoint import load_network, save_network
 from perception.models.erfnet import ERFNet
+from perception.simulator.world import world_from_dict
 from perception.training.loop import fit
 
 ABOUT = (

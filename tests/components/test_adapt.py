@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from components import adapt, gate, gather, ingest
-from components.contract import Paths, Refused
-from components.parameters import build_parameters
+from components.stage.declaration import Paths, Refused
+from components.stage.parameters import build_parameters
 from perception.adaptation.foreground import load_foreground
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError

@@ -10,17 +10,17 @@ import pandas as pd
 import pytest
 
 from components import compare, curate, gather, ingest, select
-from components.contract import Paths
-from components.learning import labelled_so_far, open_pool, shard_frames
-from components.parameters import build_parameters
+from components.stage.declaration import Paths
+from components.stage.learning import labelled_so_far, open_pool, shard_frames
+from components.stage.parameters import build_parameters
 from perception.data.decoding import decode_label
 from perception.data.manifest import empty_manifest, read_manifest, write_manifest
-from perception.data.scenes.folder import write_scenes
-from perception.data.scenes.world import world_from_dict
 from perception.data.store import FolderStore
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.selection.shards import in_shard
+from perception.simulator.folder import write_scenes
+from perception.simulator.world import world_from_dict
 
 HEIGHT, WIDTH = 64, 128
 ROAD, BUDGET = 0, 4

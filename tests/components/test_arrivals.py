@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from components.arrivals import arrivals
 from components.ingest import IngestParameters, Source
+from components.ingest.arrivals import arrivals
 from perception.data.shards import write_shard
 from perception.data.store import FolderStore
 from perception.quality.intake import Intake, IntakeSettings, admit_frames

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from perception.data.taxonomies import load_taxonomy
-from pipelines.evaluate import main, table
+from pipelines.commands.evaluate import main, table
 from tests.components.test_evaluate import HEIGHT, QUICK, TOLD, WIDTH, export
 
 CITIES = {"aachen": 3, "bonn": 2}

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from components import ensemble, gather, ingest, score
-from components.contract import Paths
-from components.parameters import build_parameters
+from components.stage.declaration import Paths
+from components.stage.parameters import build_parameters
 from perception.data.manifest import empty_manifest, write_manifest
-from perception.data.scenes.folder import write_scenes
-from perception.data.scenes.world import world_from_dict
 from perception.errors import InputError
+from perception.simulator.folder import write_scenes
+from perception.simulator.world import world_from_dict
 
 HEIGHT, WIDTH = 32, 64
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from components.__main__ import named_stages
-from components.contract import Needs, Paths, Port, Refused, Stage, main
-from components.stages import STAGES
+from components.stage.__main__ import named_stages
+from components.stage.command import main
+from components.stage.declaration import Needs, Paths, Port, Refused, Stage
+from components.stage.registry import STAGES
 from perception.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +155,7 @@ def test_a_command_that_names_no_stage_knows_all(arguments: list[str]) -> None:
 
 
 def test_the_peak_of_memory_is_this_programs_own() -> None:
-    program = "from components.usage import peak_rss_mib; print(peak_rss_mib())"
+    program = "from components.stage.usage import peak_rss_mib; print(peak_rss_mib())"
     held = b"x" * (400 << 20)  # what a child has before it becomes another program, by getrusage's count
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert len(held) and 1 < float(done.stdout) < 300
@@ -166,7 +167,7 @@ def test_a_killed_stage_leaves_nothing_that_looks_finished(tmp_path: Path) -> No
         import os, signal, sys
         from tests.components.test_contract import COPY
         from dataclasses import replace
-        from components.contract import main
+        from components.stage.command import main
         def run(inputs, outputs, parameters):
             (outputs.one("copied") / "half").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from components.contract import main
-from components.stages import STAGES
+from components.stage.command import main
+from components.stage.registry import STAGES
 from perception.compression.export import export_onnx, fold_batchnorm
-from perception.data.scenes.folder import write_scenes
-from perception.data.scenes.world import World
 from perception.data.taxonomies import load_taxonomy
 from perception.models.erfnet import ERFNet
 from perception.reporting.page import MAX_PAGE_BYTES
-from pipelines.evaluate import main as evaluate_folder
+from perception.simulator.folder import write_scenes
+from perception.simulator.world import World
+from pipelines.commands.evaluate import main as evaluate_folder
 
 HEIGHT, WIDTH, DRIVES = 32, 64, 10
 QUICK = {"resamples": 100, "shift_frames": 2, "latency_repeats": 2, "latency_batch_frames": [1, 2], "minimum_drives": 3,

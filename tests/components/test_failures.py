@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from components.contract import Paths, main
-from components.failures import machine_failure
+from components.stage.command import main
+from components.stage.declaration import Paths
+from components.stage.failures import machine_failure
 from tests.components.test_contract import COPY
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from components import kfp_step
-from components.contract import Needs, Paths, Stage, main
-from components.kfp_step import Problem, local_path, read_problem
-from components.stages import STAGES
+from components.stage.command import main
+from components.stage.declaration import Needs, Paths, Stage
+from components.stage.kfp_step import Problem, local_path, read_problem
+from components.stage.registry import STAGES
 from perception.errors import InputError, Unreachable
 from tests.components.test_contract import COPY
 

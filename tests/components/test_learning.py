@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-import components.learning
-from components.contract import TRAINING_STATE_VARIABLE
-from components.learning import LearningParameters, training_state
+import components.stage.learning
+from components.stage.execution import TRAINING_STATE_VARIABLE
+from components.stage.learning import LearningParameters, training_state
 from perception.data.loading import Augment
 from perception.errors import InputError
 
@@ -32,7 +32,7 @@ PARAMETERS = LearningParameters(
 def test_a_gpu_trains_in_mixed_precision_and_replays_steps(
     device: str, wanted: bool, mixed: bool, captured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(components.learning, "best_device", lambda: device)
+    monkeypatch.setattr(components.stage.learning, "best_device", lambda: device)
     settings = replace(PARAMETERS, mixed_precision=wanted).train_settings()
     assert (settings.device, settings.mixed_precision, settings.captured) == (device, mixed, captured)
 
@@ -43,7 +43,7 @@ def test_a_training_state_is_found_again_on_another_kind_of_machine(
     monkeypatch.setenv(TRAINING_STATE_VARIABLE, str(tmp_path))
     states = []
     for device in ("cpu", "cuda:0"):
-        monkeypatch.setattr(components.learning, "best_device", lambda device=device: device)
+        monkeypatch.setattr(components.stage.learning, "best_device", lambda device=device: device)
         states.append(training_state("student", PARAMETERS.train_settings(), ["a", "b"]))
     assert states[0] is not None and states[0] == states[1]
     assert states[0] != training_state("student", PARAMETERS.train_settings(seed_offset=1), ["a", "b"])

@@ -1,6 +1,6 @@
 """What the report says of the A/B comparison."""
 
-from components.night_report import _comparison_in_words
+from components.report.night import _comparison_in_words
 
 
 def test_the_spread_over_seeds_and_the_paired_difference_are_told() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.parameters import build_parameters, overlay, read_section, read_yaml, require
+from components.stage.parameters import build_parameters, overlay, read_section, read_yaml, require
 from perception.errors import InputError
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from components.contract import Paths, main
-from components.seal import SEAL_FILE, check_seal, write_seal
+from components.stage.command import main
+from components.stage.declaration import Paths
+from components.stage.seal import SEAL_FILE, check_seal, write_seal
 from perception.errors import InputError
 from tests.components.test_contract import COPY
 

@@ -15,8 +15,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from components.contract import Call
-from components.train_job import Cluster, TrainJobSettings, manifest, run, run_on_nodes
+from components.stage.execution import Call
+from components.stage.train_job import Cluster, TrainJobSettings, manifest, run, run_on_nodes
 from perception.errors import InputError, Unreachable
 from tests.components.test_contract import COPY
 
@@ -162,7 +162,7 @@ def test_a_step_that_kubernetes_ends_leaves_no_job_behind(api: tuple[Api, Cluste
     program = textwrap.dedent(
         f"""
         import json
-        from components.train_job import Cluster, run
+        from components.stage.train_job import Cluster, run
         cluster = Cluster(url={cluster.url!r}, namespace="nights", token="secret-token", authority=None)
         run(cluster, json.loads({json.dumps(JOB)!r}), lambda line: print(line, flush=True))
         """

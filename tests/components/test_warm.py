@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from components import stages
-from components.contract import Needs, Paths, Port, Stage
-from components.warm import WARM_VARIABLE, run_warm, serve, warm_processes
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.warm import WARM_VARIABLE, run_warm, serve, warm_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,8 +43,8 @@ PROBE = Stage(
 )
 CALLER = """
 import sys
-from components.contract import Needs, Stage
-from components.warm import run_warm
+from components.stage.declaration import Needs, Stage
+from components.stage.warm import run_warm
 stage = Stage(name="probe", summary="", parameters=object, needs=Needs(image="torch", loads="json"), run=print)
 sys.exit(run_warm(stage, sys.argv[1:]))
 """

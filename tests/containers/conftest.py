@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from perception.errors import InputError
-from pipelines.images import Image, build_images, find_docker, read_digests
+from pipelines.kubeflow.images import Image, build_images, find_docker, read_digests
 
 IMAGES_VARIABLE = "NIGHTDRIVE_TEST_IMAGES"  # a file of digests: these images are tested and none is built
 SETS_VARIABLE = "NIGHTDRIVE_TEST_SETS"  # such as "torch-cuda", which is some gigabytes to download

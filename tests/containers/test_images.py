@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from components.contract import Stage
-from components.stages import STAGES
-from pipelines.images import Image
+from components.stage.declaration import Stage
+from components.stage.registry import STAGES
+from pipelines.kubeflow.images import Image
 from tests.containers.conftest import SETS
 
 pytestmark = pytest.mark.containers

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kfp import components, local
 
-from pipelines.compile import compile_pipeline
+from pipelines.kubeflow.compile import compile_pipeline
 from tests.conftest import S3Server
 from tests.containers.engine import Engine, engine_in_place, kill_once
 from tests.end_to_end.nights import run_night

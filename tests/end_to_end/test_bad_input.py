@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from components.contract import main
-from components.stages import STAGES
+from components.stage.command import main
+from components.stage.registry import STAGES
 from tests.end_to_end.nights import run_night
 
 DRIVES = ("0001TP", "0006R0")

@@ -23,7 +23,7 @@ from perception.versioning.curated import build_version
 from perception.versioning.models import champion, propose
 from perception.versioning.records import Version
 from perception.versioning.registry import create_registry, fetch, publish, resolve
-from pipelines.data_versions import main
+from pipelines.commands.data_versions import main
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HEIGHT, WIDTH = 64, 128

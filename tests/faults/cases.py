@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from components.contract import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from tests.faults.counting import Count, counted
 from tests.faults.kills import Undisturbed, different
 from tests.faults.nights import Ended, Task, clear, content, run_task, tasks_of, write_night
@@ -407,7 +407,7 @@ def broken_gpu_patch(fault: GPUFault) -> Callable[[], None]:
     def patch() -> None:
         import torch
 
-        import components.learning
+        import components.stage.learning
 
         moves = [0]
         real = torch.Tensor.to
@@ -420,7 +420,7 @@ def broken_gpu_patch(fault: GPUFault) -> Callable[[], None]:
             return real(tensor, *arguments, **options)
 
         torch.Tensor.to = to  # type: ignore[method-assign,assignment]
-        components.learning.best_device = lambda: "cpu"
+        components.stage.learning.best_device = lambda: "cpu"
 
     return patch
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.contract import EXIT_DONE
-from components.seal import check_seal
+from components.stage.declaration import EXIT_DONE
+from components.stage.seal import check_seal
 from perception.errors import InputError
 from tests.faults.counting import Count, counted
 from tests.faults.nights import Task, clear, content, run_task, tasks_of, write_night

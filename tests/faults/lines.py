@@ -22,8 +22,8 @@ CONTENTS = (
 def command_lines(folder: Path, registry: Path) -> dict[str, tuple[Callable[[list[str]], int], list[list[str]]]]:
     """Give every command line: its main function and argument lists in which `?` stands for something odd."""
     import benchmarks.tables.__main__ as tables
-    from components.contract import main as component
-    from components.stages import STAGES
+    from components.stage.command import main as component
+    from components.stage.registry import STAGES
     from pipelines import data_versions, engine, evaluate, local, runs, schedule, submit
 
     out, file, data = str(folder / "out"), str(folder / "odd_file"), str(folder)

@@ -20,8 +20,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from components.contract import RECORDS_VARIABLE, main
-from components.stages import STAGES
+from components.stage.command import main
+from components.stage.records import RECORDS_VARIABLE
+from components.stage.registry import STAGES
 from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parents[2]

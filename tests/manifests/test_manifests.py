@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from pipelines.preflight import wanted_by
-from pipelines.resources import S3_KEYS
+from pipelines.kubeflow.preflight import wanted_by
+from pipelines.kubeflow.resources import S3_KEYS
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("kind", "cpu", "gpu", "production")
@@ -124,8 +124,8 @@ def test_production_lets_runs_reach_only_addresses_that_are_named(rendered: dict
 def test_production_brings_every_secret_account_and_claim_that_a_night_names(
     rendered: dict[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    from pipelines.compile import compile_pipeline
-    from pipelines.submit import SERVICE_ACCOUNT
+    from pipelines.kubeflow.compile import compile_pipeline
+    from pipelines.kubeflow.submit import SERVICE_ACCOUNT
 
     compile_pipeline("nightly", tmp_path / "night.yaml")
     wanted, objects = wanted_by(tmp_path / "night.yaml", {}), rendered["production"]

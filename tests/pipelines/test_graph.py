@@ -12,8 +12,8 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.stages import STAGES
-from pipelines.compile import compile_pipeline, in_one_order
+from components.stage.registry import STAGES
+from pipelines.kubeflow.compile import compile_pipeline, in_one_order
 from pipelines.settings import load_settings, stage_of
 
 ROOT = Path(__file__).parents[2]
@@ -157,7 +157,15 @@ def test_two_compiles_give_the_same_bytes(compiled: Path, tmp_path: Path) -> Non
 
 def test_another_process_compiles_the_same_bytes(compiled: Path, tmp_path: Path) -> None:
     """Protobuf gives mappings another order in each process, and KFP prints them into the leading comment."""
-    command = [sys.executable, "-m", "pipelines.compile", "--profile", "nightly", "--out", str(tmp_path / "other.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.kubeflow.compile",
+        "--profile",
+        "nightly",
+        "--out",
+        str(tmp_path / "other.yaml"),
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert (tmp_path / "other.yaml").read_bytes() == compiled.read_bytes()
     line = "#    gpu_tolerations: list [Default: [{'key': 'a [1]', 'effect': 'b'}]]"

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.stages import STAGES
+from components.stage.registry import STAGES
 from perception.errors import InputError
 from pipelines import images
-from pipelines.compile import compile_pipeline
-from pipelines.images import NAME_IN_PARAMS, SETS, find_docker, pushed_images, read_digests, references
+from pipelines.kubeflow.compile import compile_pipeline
+from pipelines.kubeflow.images import NAME_IN_PARAMS, SETS, find_docker, pushed_images, read_digests, references
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.local import ENGINE_FILE
-from pipelines.night_profile import main, night_profile, profile_text
+from pipelines.local.night_profile import main, night_profile, profile_text
 
 DVC = """
 stages:

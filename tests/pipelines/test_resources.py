@@ -12,14 +12,21 @@ from google.protobuf import json_format
 from kfp import compiler
 from kfp.kubernetes import kubernetes_executor_config_pb2
 
-from components.kfp_step import is_of_resources
-from components.parameters import build_parameters
-from components.stages import STAGES
-from components.train_job import TrainJobSettings
+from components.stage.kfp_step import is_of_resources
+from components.stage.parameters import build_parameters
+from components.stage.registry import STAGES
+from components.stage.train_job import TrainJobSettings
 from perception.errors import InputError
-from pipelines.compile import compile_pipeline
+from pipelines.kubeflow.compile import compile_pipeline
+from pipelines.kubeflow.resources import (
+    MAX_ITERATIONS,
+    NEVER_CACHED,
+    Cluster,
+    image_of,
+    iterations,
+    resource_parameters,
+)
 from pipelines.nightly import build_pipeline
-from pipelines.resources import MAX_ITERATIONS, NEVER_CACHED, Cluster, image_of, iterations, resource_parameters
 from pipelines.settings import load_settings
 
 SPOT = [

@@ -17,7 +17,7 @@ from kfp import components, local
 from kfp.local import docker_task_handler
 from kfp.local.orchestrator import task_executor
 
-from pipelines.compile import compile_pipeline
+from pipelines.kubeflow.compile import compile_pipeline
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.stages import STAGES
+from components.stage.registry import STAGES
 from perception.errors import InputError
 from pipelines.settings import PARAMS_FILE, load_settings, stage_of, step_parameters
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.scale.shard_queue import Shard, even_shards, max_min_share, run_shards
 from perception.errors import InputError
-from pipelines.shard_queue import Shard, even_shards, max_min_share, run_shards
 
 FAST = 1e18  # bytes a second: never the bottleneck
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perception.errors import InputError
-from pipelines import simulate
-from pipelines.fleet_night import (
+from benchmarks.scale.fleet_night import (
     Fleet,
     FleetCluster,
     Gpu,
@@ -21,6 +19,8 @@ from pipelines.fleet_night import (
     night_hours,
     stages_of,
 )  # fmt: skip
+from perception.errors import InputError
+from pipelines import simulate
 from pipelines.settings import load_settings
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from components.stages import STAGES
-from pipelines.source_hash import reachable_files, source_hashes
+from components.stage.registry import STAGES
+from pipelines.local.source_hash import reachable_files, source_hashes
 
 ROOT = Path(__file__).parents[2]
 

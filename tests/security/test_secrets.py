@@ -68,7 +68,7 @@ def test_no_error_about_a_server_tells_the_keys(tmp_path: Path) -> None:
 
 
 def test_the_compiled_pipeline_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.compile import main
+    from pipelines.kubeflow.compile import main
 
     for name, secret in PLANTED.items():
         monkeypatch.setenv(name, secret)

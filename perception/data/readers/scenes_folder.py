@@ -1,4 +1,4 @@
-"""Folders as perception.data.scenes writes them."""
+"""Folders as perception.simulator writes them."""
 
 import csv
 import re

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components.contract import main
-from components.stages import STAGES
+from components.stage.command import main
+from components.stage.registry import STAGES
 from perception.errors import InputError
 from perception.versioning.base import Base
 from perception.versioning.decisions import promote

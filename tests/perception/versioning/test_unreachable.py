@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from components import kfp_step
-from components.contract import main
-from components.kfp_step import read_problem
-from components.stages import STAGES
+from components.stage.command import main
+from components.stage.kfp_step import read_problem
+from components.stage.registry import STAGES
 from perception.errors import InputError
 from perception.versioning.processes import RegistryError
 from perception.versioning.registry import create_registry, fetch, find_tag, publish, resolve

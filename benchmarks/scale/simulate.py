@@ -1,0 +1,208 @@
+"""`make simulate`: predict a night at a fleet's scale from measured costs, say what it waits for, and draw it."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.scale.fleet_night import (
+    Fleet,
+    FleetCluster,
+    Forecast,
+    Gpu,
+    Limits,
+    Plan,
+    Prices,
+    Rates,
+    StageForecast,
+    World,
+    forecast,
+    night_hours,
+    stages_of,
+)
+from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE
+from components.stage.parameters import build_parameters, parse_value, read_yaml
+from perception.errors import InputError
+from pipelines.settings import load_settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parent.parent
+FLEET_FILE, RATES_FILE = ROOT / "pipelines" / "fleet.yaml", ROOT / "docs" / "results" / "fleet_rates.json"
+SECTIONS = {"fleet": Fleet, "cluster": FleetCluster, "limits": Limits, "gpu": Gpu, "prices": Prices}
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the cluster, in the picture
+
+
+def load_world(file: Path, rates_file: Path, profile: str, overrides: Sequence[str]) -> tuple[World, dict[str, Any]]:
+    """Read fleet.yaml, the measured rates and the night's parameters; return them, and what is known of the measurement."""
+    written = read_yaml(file)
+    for override in overrides:
+        _override(written, override)
+    sections: dict[str, Any] = {
+        name: build_parameters(kind, written.get(name) or {}, where=name) for name, kind in SECTIONS.items()
+    }
+    measured = _rates(rates_file)
+    known = {name: value for name, value in measured["rates"].items() if name != "frame_bytes"}
+    rates = build_parameters(Rates, known, where=str(rates_file))
+    plan = Plan.of(load_settings(profile))
+    return World(rates=rates, plan=plan, **sections), measured  # type: ignore[arg-type]
+
+
+def _override(written: dict[str, Any], override: str) -> None:
+    name, separator, value = override.partition("=")
+    section, dot, field = name.partition(".")
+    if not separator or not dot or section not in SECTIONS:
+        raise InputError(f"SET={override}: must be SECTION.NAME=VALUE, of {', '.join(SECTIONS)} in fleet.yaml")
+    written.setdefault(section, {})[field] = parse_value(value, override)
+
+
+def _rates(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+        assert isinstance(found["rates"], Mapping)
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; measure with `python -m benchmarks.scale.fleet_rates` first") from None
+    except (ValueError, KeyError, AssertionError):
+        raise InputError(
+            f"{file}: holds no measured rates; measure with `python -m benchmarks.scale.fleet_rates`"
+        ) from None
+    return found
+
+
+# ---------------------------------------------------------------- in words
+
+
+def forecast_text(world: World, found: Forecast, measured: Mapping[str, Any]) -> str:
+    """Write the prediction: what comes in, every stage, what the night waits for, which limits it breaks, what it costs."""
+    fleet, hours = world.fleet, found.hours
+    lines = [
+        f"a night: {fleet.raw_frames:,.0f} raw frames ({fleet.bytes_a_year / fleet.nights_a_year / 1e12:,.0f} TB), "
+        f"{fleet.pool_frames:,} in the pool, {fleet.curated_frames:,} curated",
+        f"{'stage':44} {'hours':>7} {'GPU-h':>8} {'core-h':>9} {'TB':>7} {'pods':>6} {'GiB':>6}",
+        *(_stage_line(stage) for stage in found.stages),
+        f"{'the night':44} {hours:7.2f} {found.gpu_hours:8.1f} {sum(s.core_hours for s in found.stages):9.1f} "
+        f"{sum(s.moved_tb for s in found.stages):7.1f} {sum(s.pods for s in found.stages):6d}",
+        f"bottleneck: {found.bottleneck} (twice as much: {found.hours_if_doubled[found.bottleneck]:.2f} h instead of {hours:.2f})",
+        "twice as much of: " + "; ".join(f"{name} {each:.2f} h" for name, each in found.hours_if_doubled.items()),
+        *(f"limit: {each}" for each in found.exceeded or ("none is broken",)),
+        "cost, at assumed prices: " + ", ".join(f"{name} {each:,.0f}" for name, each in found.cost.items()),
+        f"measured on: {measured['hardware']}, {measured['date']}, by {measured['command']}; one H200 for the GPU (fleet.yaml)",
+    ]
+    return "\n".join(lines)
+
+
+def _stage_line(stage: StageForecast) -> str:
+    aside = "" if stage.critical else " (beside)"
+    memory = f"{stage.memory_gib:6.1f}" if stage.memory_gib else f"{'':6}"
+    return (
+        f"{stage.name + aside:44} {stage.hours:7.2f} {stage.gpu_hours:8.1f} {stage.core_hours:9.1f} {stage.moved_tb:7.1f} "
+        f"{stage.pods:6d} {memory}{'  ' + stage.note if stage.note else ''}"
+    ).rstrip()
+
+
+# ---------------------------------------------------------------- the picture and the page
+
+
+def scaled_hours(world: World) -> dict[str, list[float]]:
+    """Predict the night's hours with a cluster of every one of SCALES: GPUs alone, and everything."""
+    cluster = world.cluster
+    found: dict[str, list[float]] = {"GPUs that score": [], "the whole cluster": []}
+    for scale in SCALES:
+        gpus = replace(cluster, gpus=max(1, round(cluster.gpus * scale)))
+        whole = replace(
+            gpus,
+            cpu_pods=max(1, round(cluster.cpu_pods * scale)),
+            training_gpus=max(1, round(cluster.training_gpus * scale)),
+            store_gbit_s=cluster.store_gbit_s * scale,
+        )
+        for name, each in (("GPUs that score", gpus), ("the whole cluster", whole)):
+            found[name].append(night_hours(stages_of(replace(world, cluster=each))))
+    return found
+
+
+def draw(world: World, found: Forecast) -> "Figure":
+    """Draw the hours of every stage, and of the night on smaller and larger clusters."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    bars, curve = figure.subplots(1, 2, width_ratios=[1.4, 1])
+    start = 0.0
+    for row, stage in enumerate(found.stages):
+        bars.barh(
+            row,
+            stage.hours,
+            left=start,
+            color="tab:orange" if stage.gpu_hours else "tab:blue",
+            alpha=0.9 if stage.critical else 0.4,
+        )
+        start += stage.hours if stage.critical else 0.0
+    bars.set_yticks(
+        range(len(found.stages)),
+        [stage.name.replace("gates, compress, evaluate, propose, ", "... ") for stage in found.stages],
+    )
+    bars.invert_yaxis()
+    bars.axvline(world.fleet.window_hours, color="tab:red", linestyle="--")
+    bars.set_xlabel("hours since the last upload; orange: with GPUs, dashed: the window")
+    for name, hours in scaled_hours(world).items():
+        curve.plot(SCALES, hours, "o-", label=name)
+    curve.axhline(world.fleet.window_hours, color="tab:red", linestyle="--")
+    curve.set_xscale("log", base=2)
+    curve.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
+    curve.set_xlabel("times as much as assumed")
+    curve.set_ylabel("hours of the night")
+    curve.set_ylim(0)
+    curve.grid(alpha=0.3)
+    curve.legend(fontsize=8)
+    return figure
+
+
+def write_results(world: World, found: Forecast, text: str, command: str, folder: Path) -> Path:
+    """Write fleet.md and fleet.svg into the folder and return the page."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "nightdrive", "svg.fonttype": "none"}):
+        draw(world, found).savefig(folder / "fleet.svg", metadata={"Date": None})
+    page = folder / "fleet.md"
+    body = "\n".join("    " + line for line in text.splitlines())
+    page.write_text(
+        f"# A night of a fleet, predicted\n\n    {command}\n\nNothing of this ran: it is a model of a night, explained in "
+        f"[scale](../scale.md). What is measured, stated and assumed stands in [fleet.yaml](../../pipelines/fleet.yaml).\n\n"
+        f"{body}\n\n![Hours of every stage, and of the night by the cluster's size](fleet.svg)\n"
+    )
+    return page
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Predict the night that the command line describes; print it and write its page."""
+    parser = argparse.ArgumentParser(prog="make simulate", description="Predict a night at a fleet's scale.")
+    parser.add_argument("--profile", default="nightly", help="whose trainings are simulated (params.yaml)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="another value of fleet.yaml"
+    )
+    parser.add_argument("--fleet", type=Path, default=FLEET_FILE, help="parameters of fleet and cluster")
+    parser.add_argument("--rates", type=Path, default=RATES_FILE, help="measured costs a frame")
+    parser.add_argument("--out", type=Path, help="folder to write fleet.md and fleet.svg into (default: print only)")
+    given = parser.parse_args(arguments)
+    try:
+        world, measured = load_world(given.fleet, given.rates, given.profile, given.set)
+        found = forecast(world)
+    except InputError as error:
+        print(f"nightdrive: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    text = forecast_text(world, found, measured)
+    print(text)
+    if given.out:
+        said = "".join(f" {each}" for each in given.set)
+        command = "make simulate" + (f' SET="{said.strip()}"' if said else "")
+        print(f"written: {write_results(world, found, text, command, given.out)}")
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,119 @@
+"""compare: was the selection worth it? The same budget spent by the strategy and at random, on the same network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from components.compare.doubts import doubted_labels
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.learning import LearningParameters, labelled_so_far, read_frames, seeded, write_json
+from components.stage.parameters import require
+from components.stage.records import log
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareParameters(LearningParameters):
+    """Say how the two arms are trained; both the same."""
+
+    # Trainings of each arm, from different first weights, those at random each on another draw; from 2 on the report
+    # shows their spread.
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.seeds >= 1, "seeds", self.seeds, "must be at least 1")
+
+
+def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
+    """Write comparison.json: mIoU on the frozen test set of each arm and seed; null for an arm whose labels are not there.
+
+    labels.json ranks the selected frames' labels by how much the ensemble doubts them.
+    """
+    import pandas as pd
+
+    parameters.prepare()
+    known, frames = labelled_so_far(inputs), read_frames(inputs)
+    test = frames[frames.split == "test"].reset_index(drop=True)
+    results: dict[str, Any] = {"seeds": parameters.seeds, "missing_labels": {}}
+    for arm, file in (("selected", "selected.parquet"), ("random", "control.parquet")):
+        chosen = pd.read_parquet(inputs.one("selection") / file)
+        labelled, missing = _with_labels(inputs, frames[frames.frame_id.isin(chosen.frame_id)], parameters.store)
+        results["missing_labels"][arm] = missing
+        groups = [labelled[labelled.frame_id.isin(group.frame_id)] for group in _groups(chosen)]
+        learnt_from = [pd.concat([known, group]) for group in groups]
+        results[f"miou_{arm}"] = None if missing else _train_and_score(learnt_from, test, arm, parameters)
+        if arm == "selected" and not missing and len(labelled):
+            doubts = doubted_labels(inputs.one("ensemble"), labelled, parameters)
+            write_json(outputs.one("comparison") / "labels.json", doubts)
+    write_json(outputs.one("comparison") / "comparison.json", results)
+    log(
+        f"mIoU with selected frames {_mean(results['miou_selected'])}, with random ones {_mean(results['miou_random'])}"
+    )
+
+
+def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tuple[pd.DataFrame, int]":
+    """Return the frames with their labels revealed, and how many labels are missing (a fleet labels no control group)."""
+    import pandas as pd
+
+    from perception.data.store import open_store
+
+    oracle, store = pd.read_parquet(inputs.one("frames") / "oracle.parquet"), open_store(store_url)
+    labelled = frames.drop(columns=list(oracle.columns.drop("frame_id"))).merge(oracle, on="frame_id", how="left")
+    missing = sum(1 for uri in labelled.label_uri if pd.isna(uri) or not store.exists(uri))
+    return labelled.assign(split="train", label_source="human"), missing
+
+
+def _groups(chosen: "pd.DataFrame") -> "list[pd.DataFrame]":
+    """Return the frames of every draw of the control group; the strategy's are one group."""
+    return [group for _, group in chosen.groupby("draw")] if "draw" in chosen else [chosen]
+
+
+def _train_and_score(
+    groups: "Sequence[pd.DataFrame]", test: "pd.DataFrame", arm: str, parameters: CompareParameters
+) -> list[float]:
+    """Train a network for each repetition, on the groups in turn; both arms start a repetition from the same weights."""
+    scores = []
+    for repetition in range(parameters.seeds):
+        network = seeded(parameters.new_network, parameters.seed + repetition)
+        frames = parameters.frame_set(groups[repetition % len(groups)])
+        parameters.train(network, frames, seed_offset=repetition, what=f"compare {arm}")
+        scores.append(parameters.miou(network, test))
+    return scores
+
+
+def _mean(scores: list[float] | None) -> str:
+    return f"{sum(scores) / len(scores):.3f}" if scores else "not measured"
+
+
+STAGE = Stage(
+    name="compare",
+    summary="Spend the same budget by the strategy and at random, and compare the networks that learn from it.",
+    inputs=(
+        Port(name="frames", kind="frames", about="the night's frames"),
+        Port(name="base", kind="version", about="the data version that the night starts from"),
+        Port(name="ensemble", kind="ensemble", about="the ensemble that scored the pool, which doubts some labels"),
+        Port(name="selection", kind="selection", about="the chosen frames and the random control group"),
+    ),
+    outputs=(
+        Port(
+            name="comparison",
+            kind="metrics",
+            about="comparison.json: mIoU of both arms; labels.json: which labels to look at again",
+        ),
+    ),
+    parameters=CompareParameters,
+    needs=Needs(
+        image="torch",
+        loads="torch",
+        cpu_cores=2,
+        memory_gib=8,
+        gpu_count=1,
+        timeout_minutes=240,
+        shared_memory_gib=8,
+        distributed=True,
+    ),
+    run=run,
+)

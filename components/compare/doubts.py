@@ -1,0 +1,56 @@
+"""Which of the new labels the night's ensemble doubts: the ranking that a review shows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.stage.learning import FrameParameters, best_device, image_batches
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+LISTED, CONFUSIONS = 50, 8
+
+
+def doubted_labels(ensemble: Path, labelled: "pd.DataFrame", parameters: FrameParameters) -> dict[str, Any]:
+    """Rank newly labelled frames by the probability that the ensemble gives to other classes than the label's.
+
+    labelled: manifest rows. The ensemble has not learned from them, so it cannot know their mistakes by heart.
+    """
+    from perception.quality.label_quality import worst_confusions
+
+    rows, confusion = _doubts(ensemble, labelled.reset_index(drop=True), parameters)
+    return {
+        "note": f"{len(rows)} newly labelled frames, ranked by the probability that the night's ensemble gives to other "
+        "classes than the label's; it has not learned from them. A high rank is a wrong label or a hard frame: look.",
+        "frames": len(rows),
+        "rows": sorted(rows, key=lambda row: (-row["doubt"], row["frame_id"]))[:LISTED],
+        "confusion": worst_confusions(confusion, parameters.class_names(), CONFUSIONS),
+    }
+
+
+def _doubts(
+    folder: Path, frames: "pd.DataFrame", parameters: FrameParameters
+) -> "tuple[list[dict[str, Any]], np.ndarray]":
+    import numpy as np
+    import torch
+
+    from perception.quality.label_quality import label_doubt
+    from perception.uncertainty.ensemble import load_committee
+
+    device = best_device()
+    committee, opened = load_committee(folder).to(device), parameters.frame_set(frames)
+    rows: list[dict[str, Any]] = []
+    confusion = np.zeros((len(parameters.class_names()),) * 2, np.int64)
+    place = 0
+    with torch.no_grad():
+        for frame_ids, images in image_batches(opened, 8):
+            members = [torch.softmax(logits, dim=1) for logits in committee.member_logits(images.to(device))]
+            probs = torch.stack(members).mean(0).float().cpu().numpy()
+            for index, frame_id in enumerate(frame_ids):
+                found = label_doubt(probs[index], opened.load(place)[1])
+                place += 1
+                if found.doubt is not None:
+                    rows.append({"frame_id": frame_id, "doubt": found.doubt, "sure_otherwise": found.sure_otherwise})
+                    confusion += found.confusion
+    return rows, confusion

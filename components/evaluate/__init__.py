@@ -1,0 +1,53 @@
+"""evaluate: judge the network that ships on the frozen test set, whole and by condition, against the champion."""
+
+from dataclasses import dataclass
+
+from components.evaluate.judging import JudgeParameters
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.learning import read_frames
+from components.stage.records import log
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateParameters(JudgeParameters):
+    """Say what is measured, when a network is worse than the champion, and what the gate refuses."""
+
+    least_miou: float = 0.05  # below this, overall or in a condition, the gate refuses
+
+
+def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> None:
+    """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow."""
+    from components.evaluate.judging import gate_rows, judge
+
+    parameters.prepare()
+    folder, frames = outputs.one("evaluation"), read_frames(inputs)
+    test = frames[frames.split == "test"].reset_index(drop=True)
+    figures = judge(
+        parameters.frame_set(test),
+        test,
+        inputs.one("compressed") / "model.onnx",
+        parameters,
+        folder,
+        champion=inputs.one("base") / "champion.onnx",
+    )
+    rows = gate_rows(figures, parameters.least_miou, parameters.minimum_frames)
+    rows.to_parquet(folder / "gate.parquet", index=False)
+    promotion = figures["promotion"]
+    log(f"mIoU {figures['miou']:.3f} on {figures['frames']} frames; {promotion['decision']}: {promotion['reason']}")
+
+
+STAGE = Stage(
+    name="evaluate",
+    summary="Judge the shipped network on the frozen test set, by class and condition, against the champion.",
+    inputs=(
+        Port(name="frames", kind="frames", about="the night's frames"),
+        Port(name="base", kind="version", about="the data version that the night starts from, with the champion"),
+        Port(name="compressed", kind="network", about="the exported network"),
+    ),
+    outputs=(
+        Port(name="evaluation", kind="metrics", about="figures, predictions, the promotion decision, tomorrow's query"),
+    ),
+    parameters=EvaluateParameters,
+    needs=Needs(image="torch", loads="torch", cpu_cores=2, memory_gib=4, gpu_count=1),
+    run=run,
+)

@@ -1,0 +1,433 @@
+"""Judge an exported network on labelled frames: what the evaluate stage and `make evaluate` have in common."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.stage.learning import FrameParameters, write_json
+from components.stage.parameters import require
+from components.stage.records import progress_line
+from perception.data.files import file_sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from perception.metrics.comparison import RegressionRule, Verdict
+    from perception.metrics.evidence import Evidence
+    from perception.metrics.figures import IntervalSettings
+    from perception.metrics.segmentation import JudgedFrame, LabelledFrames, SegmentationScore
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeParameters(FrameParameters):
+    """Say what is measured, when a frame has failed, and when a network is worse than the champion."""
+
+    batch_frames: int = 8  # frames in memory at once
+    slice_columns: tuple[str, ...] = ("time_of_day", "weather", "scene")  # manifest columns that slices are cut by
+    clip_frames: int = 0  # this many frames of a drive in a row count as one independent unit; 0: the whole drive does
+    minimum_frames: int = 10  # slices with fewer test frames are unknown, and judged neither way
+    minimum_drives: int = 8  # likewise for drives
+    confidence: float = 0.95  # of every interval and bound, and of the comparison with the champion
+    resamples: int = 1000  # of drives, for every interval
+    failure_pixel_accuracy: float = 0.5  # a frame with a smaller share of right pixels counts as failed
+    claim_failure_rate: float = 0.01  # the report says what it would take to show that no more frames than this fail
+    operating_mix: dict[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # share of operation by cell, such as "time_of_day=night,weather=rain,scene=urban": 0.1; empty: the test set's own
+    miles: float = 0.0  # driven under observation with exactly this network, where that is known
+    miles_failures: int = 0  # failures on those miles
+    regression_margin: float = (
+        0.02  # mIoU by which the network may fall behind the champion, overall and in any condition
+    )
+    class_regression_margin: float = 0.05  # IoU by which it may fall behind in any class
+    # Standard deviation of a figure (overall, time_of_day=night, class=bus) between trainings that differ only by their seed;
+    # benchmarks/no_regression.py measures it. Margins are widened to what two seeds differ by.
+    seed_spread: dict[str, float] = dataclasses.field(default_factory=dict)
+    test_set_sha256: str = ""  # the frozen test set's identity; another one is refused; "": not pinned
+    latency_batch_frames: tuple[int, ...] = (1, 2, 4, 8)  # batch sizes at which latency and throughput are measured
+    latency_repeats: int = 10  # measurements at each batch size; the median counts
+    shift_frames: int = 24  # test frames that are also judged under corruptions; 0: none
+    worst_frames: int = 24  # test frames in whose pictures failures are looked for
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (
+            ("batch_frames", 1), ("minimum_frames", 1), ("minimum_drives", 2), ("resamples", 100), ("clip_frames", 0),
+            ("latency_repeats", 2), ("shift_frames", 0), ("worst_frames", 0), ("miles_failures", 0),
+        ):  # fmt: skip
+            require(getattr(self, name) >= least, name, getattr(self, name), f"must be at least {least}")
+        for name in ("failure_pixel_accuracy", "claim_failure_rate"):
+            require(0 < getattr(self, name) < 1, name, getattr(self, name), "must lie in (0, 1)")
+        require(0.5 < self.confidence < 1, "confidence", self.confidence, "must lie in (0.5, 1)")
+        for name in ("regression_margin", "class_regression_margin"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "must lie in [0, 1)")
+        require(self.miles >= 0, "miles", self.miles, "must not be negative")
+        sizes = self.latency_batch_frames
+        require(all(size >= 1 for size in sizes), "latency_batch_frames", sizes, "must be at least 1 each")
+
+    def intervals(self) -> "IntervalSettings":
+        """Return how intervals are drawn."""
+        from perception.metrics.figures import IntervalSettings
+
+        return IntervalSettings(
+            confidence=self.confidence,
+            resamples=self.resamples,
+            seed=self.seed,
+            minimum_frames=self.minimum_frames,
+            minimum_drives=self.minimum_drives,
+        )
+
+    def rule(self) -> "RegressionRule":
+        """Return the rule that compares with the champion."""
+        from perception.metrics.comparison import RegressionRule
+
+        return RegressionRule(
+            margin=self.regression_margin,
+            class_margin=self.class_regression_margin,
+            confidence=self.confidence,
+            minimum_drives=self.minimum_drives,
+            minimum_frames=self.minimum_frames,
+            resamples=2 * self.resamples,
+            seed=self.seed,
+            unit="clips" if self.clip_frames else "drives",
+            seed_spread=self.seed_spread,
+        )
+
+
+def judge(
+    frames: "LabelledFrames",
+    about: "pd.DataFrame",
+    model: Path,
+    parameters: JudgeParameters,
+    folder: Path,
+    *,
+    champion: Path | None = None,
+) -> Json:
+    """Judge an exported network on labelled frames and write into `folder` what was found; return its figures.
+
+    about: the frames' manifest rows in their order. Writes evaluation.json, frames.parquet, confusion.npy, query.json,
+    regions.parquet and predictions/FRAME_ID.png. Raises InputError for another test set than the pinned one.
+    """
+    identity = identity_of(about, parameters)
+    about = _in_units(about, parameters.clip_frames)
+    score = _score(frames, about, model, parameters, "evaluate", folder)
+    figures = _figures(score, parameters) | {"test_set_sha256": identity, "model_sha256": file_sha256(model)}
+    figures |= _failures(score, parameters)
+    figures |= {"latency": latency(model, parameters), "shift": _shift(frames, about, model, parameters)}
+    figures |= _against(champion, score, frames, about, parameters)
+    figures |= _find_failures(frames, score, parameters, folder)
+    write_json(folder / "evaluation.json", figures)
+    return figures
+
+
+def onnx_predictor(model: Path, threads: int) -> Any:
+    """Return the function that gives an exported network's logits for images, run by onnxruntime.
+
+    A network that was exported for batches of a fixed size gets its images in such batches, the last one filled up.
+    """
+    import numpy as np
+
+    from perception.compression.export import open_session
+
+    session = open_session(model, threads)
+    entry = session.get_inputs()[0]
+    size = entry.shape[0]
+
+    def predict(images: "np.ndarray") -> "np.ndarray":
+        if not isinstance(size, int):
+            return session.run(None, {entry.name: images})[0]
+        filled = np.concatenate([images, np.zeros((-len(images) % size, *images.shape[1:]), images.dtype)])
+        parts = [session.run(None, {entry.name: part})[0] for part in np.split(filled, len(filled) // size)]
+        return np.concatenate(parts)[: len(images)]
+
+    return predict
+
+
+def identity_of(about: "pd.DataFrame", parameters: JudgeParameters) -> str:
+    """Return the sha256 of which frames are judged, with which pixels and labels; raise InputError if it is not the pinned one."""
+    from perception.errors import InputError
+
+    columns = [name for name in ("frame_id", "image_sha256", "label_sha256") if name in about]
+    rows = sorted(about[columns].astype(str).agg(" ".join, axis=1))
+    found = hashlib.sha256("\n".join(rows).encode()).hexdigest()
+    if parameters.test_set_sha256 and found != parameters.test_set_sha256:
+        raise InputError(
+            f"test_set_sha256 = {parameters.test_set_sha256}: the test set at hand is {found} ({len(about)} frames); "
+            "a frozen test set must not change: restore it, or pin the new one after people have agreed to it"
+        )
+    return found
+
+
+def _in_units(about: "pd.DataFrame", clip_frames: int) -> "pd.DataFrame":
+    """Cut drives into clips of `clip_frames` frames in a row, which then stand for drives."""
+    if not clip_frames:
+        return about
+    ordered = about.sort_values("frame_id").groupby("drive_id").cumcount() // clip_frames
+    return about.assign(drive_id=about.drive_id.astype(str) + "/clip" + ordered.reindex(about.index).astype(str))
+
+
+def _score(
+    frames: "LabelledFrames",
+    about: "pd.DataFrame",
+    model: Path,
+    parameters: JudgeParameters,
+    what: str,
+    folder: Path | None = None,
+) -> "SegmentationScore":
+    import numpy as np
+
+    from perception.metrics.segmentation import evaluate_frames
+
+    score = evaluate_frames(
+        frames,
+        about,
+        onnx_predictor(model, parameters.threads),
+        len(parameters.class_names()),
+        batch_frames=parameters.batch_frames,
+        columns=parameters.slice_columns,
+        boundary=folder is not None,
+        calibration=folder is not None,
+        on_frame=_keeper(folder / "predictions") if folder else None,
+        progress=progress_line(what),
+    )
+    if folder:
+        np.save(folder / "confusion.npy", score.confusion)
+        score.frames.to_parquet(folder / "frames.parquet", index=False)
+    return score
+
+
+def _keeper(folder: Path) -> Any:
+    """Return the function that writes a frame's prediction into `folder`, for whoever wants to count again."""
+    from PIL import Image
+
+    folder.mkdir()
+
+    def keep(frame: "JudgedFrame") -> None:
+        Image.fromarray(frame.prediction).save(folder / f"{frame.frame_id}.png")
+
+    return keep
+
+
+def _figures(score: "SegmentationScore", parameters: JudgeParameters) -> Json:
+    from perception.data.taxonomies import categories
+    from perception.metrics import figures as measured
+    from perception.metrics.slices import CONDITIONS, domain_grid
+
+    classes, settings = parameters.class_names(), parameters.intervals()
+    figures = measured.overall_figures(score, classes, categories(parameters.taxonomy), settings)
+    grid = domain_grid(score.groups) if set(CONDITIONS) <= set(score.columns) else None
+    return figures | {
+        "boundary_iou": measured.boundary_figures(score, classes, settings),
+        "calibration": measured.calibration_figures(score, settings),
+        "slices": measured.slice_figures(score, settings),
+        "miou_by_condition": {name: measured.plain(value) for name, value in score.miou_by_slice().items()},
+        "frames_by_condition": score.frames_by_slice(),
+        "domain": grid.to_dict("records") if grid is not None else [],
+        "unit": f"clips of {parameters.clip_frames} frames" if parameters.clip_frames else "drives",
+        "confidence": parameters.confidence,
+    }
+
+
+def failed_frames(score: "SegmentationScore", parameters: JudgeParameters) -> "np.ndarray[Any, Any]":
+    """Return which of the score's frames have failed: (frame,) bool; a frame without any judged pixel has not."""
+    failed: np.ndarray[Any, Any] = (score.frames.pixel_accuracy < parameters.failure_pixel_accuracy).to_numpy(bool)
+    return failed
+
+
+def _failures(score: "SegmentationScore", parameters: JudgeParameters) -> Json:
+    from perception.metrics.bounds import effective_counts, failure_rate_upper
+    from perception.metrics.evidence import gather_evidence
+    from perception.reporting.evidence import what_it_does_not_support, what_it_supports
+
+    judged = score.frames.pixel_accuracy.notna().to_numpy()
+    failed = failed_frames(score, parameters)[judged]
+    evidence: Evidence = gather_evidence(
+        score.frames[judged].reset_index(drop=True),
+        failed,
+        parameters.slice_columns,
+        confidence=parameters.confidence,
+        mix=parameters.operating_mix or None,
+        claim_rate=parameters.claim_failure_rate,
+        minimum_frames=parameters.minimum_frames,
+        minimum_drives=parameters.minimum_drives,
+        miles=parameters.miles,
+        miles_failures=parameters.miles_failures,
+    )
+    unit = "clips" if parameters.clip_frames else "drives"
+    words = {"supports": what_it_supports(evidence, unit), "does_not_support": what_it_does_not_support(evidence, unit)}
+    effective = effective_counts(evidence.failures, evidence.frames, evidence.design_effect)
+    return {
+        "failures": evidence.failures,
+        "failure_rule": f"fewer than {parameters.failure_pixel_accuracy:.0%} of the labelled pixels are right",
+        "failure_rate_upper_95": failure_rate_upper(*effective, 0.95),
+        "evidence": dataclasses.asdict(evidence) | words,
+    }
+
+
+def latency(model: Path, parameters: JudgeParameters) -> list[Json]:
+    """Measure milliseconds a batch and frames a second by batch size, in onnxruntime on this CPU."""
+    from perception.compression.cost import measure_latency_ms
+
+    if not parameters.latency_batch_frames:
+        return []
+    measured = measure_latency_ms(
+        {"model": model},
+        batch_sizes=parameters.latency_batch_frames,
+        repeats=parameters.latency_repeats,
+        threads=parameters.threads,
+    )
+    return [
+        {
+            "batch_frames": size,
+            "median_ms": each.median_ms,
+            "spread_ms": each.spread_ms,
+            "frames_per_s": 1e3 * size / each.median_ms,
+        }
+        for size, each in zip(parameters.latency_batch_frames, measured, strict=True)
+    ]
+
+
+class _Part:
+    """Keep some of the frames in memory, image and label at the network's size: they are judged many times over."""
+
+    def __init__(self, frames: "LabelledFrames", rows: Sequence[int]) -> None:
+        self._kept = [frames.load(row) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def load(self, index: int) -> Any:
+        return self._kept[index]
+
+    def full_label(self, index: int) -> Any:
+        return self._kept[index][1]
+
+
+def _shift(frames: "LabelledFrames", about: "pd.DataFrame", model: Path, parameters: JudgeParameters) -> list[Json]:
+    """Judge some frames, spread over the test set, as they are and under every corruption: mIoU and calibration.
+
+    At the network's size, all cases alike, so that they compare with each other.
+    """
+    import numpy as np
+
+    from perception.metrics.calibration import calibration_error
+    from perception.metrics.segmentation import evaluate_frames
+    from perception.metrics.shift import CORRUPTIONS, STRENGTHS, corrupt
+
+    count = min(parameters.shift_frames, len(about))
+    if not count:
+        return []
+    rows = np.linspace(0, len(about) - 1, count).round().astype(int).tolist()
+    part, told = _Part(frames, rows), about.iloc[rows].reset_index(drop=True)
+    predict, classes = onnx_predictor(model, parameters.threads), len(parameters.class_names())
+    cases: list[tuple[str, int]] = [("none", 0), *((kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS)]
+    found = []
+    for kind, strength in cases:
+        change = (lambda images, k=kind, s=strength: corrupt(images, k, s)) if strength else None
+        score = evaluate_frames(
+            part,
+            told,
+            predict,
+            classes,
+            batch_frames=parameters.batch_frames,
+            columns=(),
+            calibration=True,
+            change=change,
+        )
+        assert score.reliability is not None
+        error = float(calibration_error(score.reliability.sum(axis=0)))
+        found.append({"kind": kind, "strength": strength, "miou": score.miou(), "calibration_error": error})
+    return found
+
+
+def _against(
+    champion: Path | None,
+    score: "SegmentationScore",
+    frames: "LabelledFrames",
+    about: "pd.DataFrame",
+    parameters: JudgeParameters,
+) -> Json:
+    """Compare with the champion on the same frames; the first network of all has none."""
+    from perception.metrics.comparison import compare
+
+    if champion is None or not champion.exists():
+        first = {"decision": "promote", "reason": "there is no champion yet", "reasons": ["there is no champion yet"]}
+        return {"miou_champion": None, "comparison": None, "promotion": first}
+    theirs = _score(frames, about, champion, parameters, "champion")
+    verdict = compare(theirs, score, parameters.class_names(), parameters.rule())
+    return {
+        "miou_champion": theirs.miou(),
+        "comparison": _comparison(verdict, theirs, champion, parameters),
+        "promotion": {"decision": verdict.decision, "reason": verdict.reason, "reasons": list(verdict.reasons)},
+    }
+
+
+def _comparison(verdict: "Verdict", theirs: "SegmentationScore", champion: Path, parameters: JudgeParameters) -> Json:
+    return {
+        "champion_sha256": file_sha256(champion),
+        "margin": parameters.regression_margin,
+        "class_margin": parameters.class_regression_margin,
+        "confidence": parameters.confidence,
+        "champion_iou_by_class": theirs.iou_by_class(parameters.class_names()),
+        "champion_miou_by_condition": {
+            name: None if value != value else value for name, value in theirs.miou_by_slice().items()
+        },
+        "judgements": [dataclasses.asdict(each) for each in verdict.judgements],
+        "unknown": list(verdict.unknown),
+    }
+
+
+def _find_failures(frames: Any, score: "SegmentationScore", parameters: JudgeParameters, folder: Path) -> Json:
+    """Look for the largest wrong regions in the worst frames, gather them into clusters and ask for more of the kind."""
+    import numpy as np
+    import pandas as pd
+    from PIL import Image
+
+    from perception.metrics.failures import cluster_regions, failure_queries, wrong_regions
+
+    classes = parameters.class_names()
+    table = score.frames.assign(row=np.arange(len(score.frames))).dropna(subset=["pixel_accuracy"])
+    worst = table.sort_values(["pixel_accuracy", "frame_id"]).head(parameters.worst_frames)
+    regions = []
+    for row in worst.itertuples():
+        label = frames.full_label(row.row)
+        shown = np.asarray(Image.open(folder / "predictions" / f"{row.frame_id}.png"))
+        regions += wrong_regions(row.frame_id, frames.full_image(row.row), label, shown, len(classes))
+    clusters = cluster_regions(regions, classes)
+    queries = failure_queries(clusters, score.frames, parameters.slice_columns)
+    write_json(folder / "query.json", {"about": "frames like these failures", "queries": queries})
+    rows = [
+        {"cluster": number, "name": each.name, "frame_id": region.frame_id, "x": region.box[0], "y": region.box[1],
+         "width": region.box[2], "height": region.box[3], "pixels": region.pixels, "share": region.share,
+         "label": classes[region.label], "predicted": classes[region.predicted]}
+        for number, each in enumerate(clusters) for region in each.regions
+    ]  # fmt: skip
+    columns = ["cluster", "name", "frame_id", "x", "y", "width", "height", "pixels", "share", "label", "predicted"]
+    pd.DataFrame(rows, columns=columns).to_parquet(folder / "regions.parquet", index=False)
+    shown_clusters = [
+        {"name": each.name, "share": each.share, "regions": len(each.regions),
+         "frames": len({region.frame_id for region in each.regions})}
+        for each in clusters
+    ]  # fmt: skip
+    return {"failure_clusters": shown_clusters, "queries": queries}
+
+
+def gate_rows(figures: Mapping[str, Any], least_miou: float, minimum_frames: int) -> "pd.DataFrame":
+    """Return the figures that the gate judges: mIoU overall and in every condition with enough frames, and the frames."""
+    from perception.quality.metrics_table import metric_rows
+
+    rows: list[Json] = [
+        {"metric": "miou", "value": figures["miou"], "lower": least_miou, "upper": 1.0},
+        {"metric": "frames", "value": float(figures["frames"]), "lower": float(minimum_frames)},
+        {"metric": "failure_rate_upper_95", "value": figures["failure_rate_upper_95"], "lower": 0.0, "upper": 1.0},
+    ]
+    for name, value in figures["miou_by_condition"].items():
+        if figures["frames_by_condition"][name] >= minimum_frames:
+            rows.append({"metric": "miou", "slice": name, "value": value, "lower": least_miou, "upper": 1.0})
+    return metric_rows([{"stage": "evaluate"} | row for row in rows])

@@ -1,0 +1,92 @@
+"""What a stage is: one declaration, from which its command line, its Kubeflow step and its DVC command are derived.
+
+Exit codes of all faces: 0 done, 1 failed, 2 bad usage or bad input, 3 refused by a gate.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
+STATUS_OF_EXIT = {EXIT_DONE: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input", EXIT_REFUSED: "refused"}
+
+
+class Refused(Exception):
+    """Say that a gate refused; the outputs written so far are kept, because they explain why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """Name one artifact that a stage takes or gives; every artifact is a folder."""
+
+    name: str
+    kind: (
+        str  # what lies in the folder: frames, ensemble, scores, selection, version, network, metrics, verdict, report
+    )
+    about: str  # one line for --help and for the reference in docs/
+    many: bool = False  # takes a list of artifacts, one a batch, a shard or a gate
+    optional: bool = False  # the stage has something sensible to do without it
+    gate_table: bool = False  # the folder holds gate.parquet, the table that a gate judges
+    shares: str = (
+        ""  # the folder holds one folder a share; a task that takes it is given the one that this parameter numbers
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """Declare what a stage needs to run on a cluster."""
+
+    image: str  # dependency set: gates, versioning or torch
+    cpu_cores: float = 1.0
+    memory_gib: float = 2.0
+    gpu_count: int = 0  # wanted where the cluster has GPUs; every stage also runs without
+    retries: int = 2  # for infrastructure errors; bad input and a refused gate are none
+    timeout_minutes: int = 60
+    shared_memory_gib: float = 0.0  # of /dev/shm, for data-loading processes; 0: the container engine's default
+    distributed: bool = False  # trains over all GPUs of its pod, one process a GPU
+    loads: str = (
+        ""  # the library that takes longest to load; one machine loads it once a night (components/stage/warm.py)
+    )
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Hold the folders of a stage's inputs or outputs by port name."""
+
+    folders: Mapping[str, tuple[Path, ...]]
+
+    def one(self, port: str) -> Path:
+        """Return the single folder of `port`."""
+        (folder,) = self.folders[port]
+        return folder
+
+    def many(self, port: str) -> tuple[Path, ...]:
+        """Return every folder of `port`, in the order in which they were given."""
+        return self.folders.get(port, ())
+
+    def maybe(self, port: str) -> Path | None:
+        """Return the folder of an optional port, or None where it was not given or does not exist."""
+        folders = [folder for folder in self.folders.get(port, ()) if folder.exists()]
+        return folders[0] if folders else None
+
+
+Run = Callable[[Paths, Paths, Any], Mapping[str, str] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Declare a stage: what it takes and gives, its parameters, what it needs, and the function that does its work."""
+
+    name: str
+    summary: str  # one sentence in the imperative
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    values: tuple[str, ...] = ()  # short strings given beside the artifacts, which an engine can branch on
+    parameters: type  # a frozen dataclass
+    needs: Needs
+    run: Run = field(repr=False)
+
+    def input(self, name: str) -> Port | None:
+        """Return the input port of that name, or None."""
+        return next((port for port in self.inputs if port.name == name), None)

@@ -1,0 +1,197 @@
+"""Run one call of a stage: its inputs checked, its outputs placed whole or not at all, and how it ended told in a record."""
+
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.stage.declaration import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_REFUSED,
+    STATUS_OF_EXIT,
+    Paths,
+    Refused,
+    Stage,
+)
+from components.stage.failures import machine_failure
+from components.stage.parameters import build_parameters
+from components.stage.records import check_task, is_first_process, write_record
+from components.stage.seal import check_seal, is_sealed, write_seal
+from components.stage.usage import Usage
+from perception.errors import InputError, Unreachable
+
+TRAINING_STATE_VARIABLE = "NIGHTDRIVE_TRAINING_STATE"  # folder where trainings keep what they need to go on once killed
+
+# What code raises on tables and records that lack something, or hold another type; pyarrow's and pandas' errors are among them.
+_OF_WRONG_DATA = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+    FileNotFoundError,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """Hold one call of a stage, whichever face it came through."""
+
+    stage: Stage
+    task: str  # the name of this call in the night: a stage may be called several times
+    inputs: Mapping[str, tuple[Path, ...]]
+    outputs: Mapping[str, Path]
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Say how a call ended."""
+
+    code: int  # one of the exit codes
+    values: Mapping[str, str]  # what the stage gave beside its artifacts
+    message: str = ""  # one line; empty when it is done
+    passing: bool = False  # a server did not answer: the same call may succeed later
+
+
+def execute(call: Call) -> Outcome:
+    """Run a call, place its outputs whole, and say how it ended.
+
+    The stage writes into temporary folders beside the outputs; they are renamed when it is done, so that a killed stage leaves
+    nothing that looks finished. Of the processes that torchrun started, each runs the stage and the first one's outputs count.
+    """
+    before, values, message, code, passing = Usage.now(), {}, "", EXIT_DONE, False
+    working: dict[str, Path] = {}
+    check_task(call.task)
+    try:
+        write_record(call.task, status="running", before=before, message="")
+        working = {name: _working_folder(path) for name, path in call.outputs.items()}
+        _check_inputs(call)
+        parameters: Any = build_parameters(call.stage.parameters, call.parameters, where=call.task)
+        outputs = Paths({name: (folder,) for name, folder in working.items()})
+        try:
+            values = dict(call.stage.run(Paths(call.inputs), outputs, parameters) or {})
+        except Refused as refusal:
+            code, message = EXIT_REFUSED, str(refusal)
+        if is_first_process():
+            _seal_and_place(working, call.outputs)
+    except InputError as error:
+        code, message, passing = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
+    except Exception as error:
+        code, message = _failure(call, error)
+    _discard(working)
+    if message:
+        print(f"nightdrive {call.task}: {message}", file=sys.stderr)
+    with _told_and_forgotten(call.task):
+        write_record(call.task, status=STATUS_OF_EXIT[code], before=before, message=message, values=values)
+    return Outcome(code=code, values=values, message=message, passing=passing)
+
+
+def option_name(port: str) -> str:
+    """Return the option of the command line that a port's folder is given with."""
+    return "--" + port.replace("_", "-")
+
+
+def _failure(call: Call, error: Exception) -> tuple[int, str]:
+    """Give exit code and message of what a stage raised: the machine, a hand-made input, or else a fault of the program.
+
+    Only the last is told with its traceback. A sealed input is what a stage wrote, so it is never blamed.
+    """
+    if said := machine_failure(error):
+        return EXIT_FAILED, said
+    by_hand = [
+        f"{option_name(name)} {folder}"
+        for name, folders in call.inputs.items()
+        for folder in folders
+        if not is_sealed(folder)
+    ]
+    if by_hand and isinstance(error, _OF_WRONG_DATA):
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return (
+            EXIT_BAD_INPUT,
+            f"{', '.join(by_hand)}: no stage wrote this (it has no seal), and it cannot be used ({said}); correct it",
+        )
+    traceback.print_exception(error)
+    return EXIT_FAILED, f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def _told_and_forgotten(task: str) -> Iterator[None]:
+    """Say that a record could not be written, and go on: how the task ended does not depend on it."""
+    try:
+        yield
+    except InputError as error:
+        print(f"nightdrive {task}: {error}", file=sys.stderr)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies; does nothing where the kernel is not Linux."""
+    if sys.platform == "linux":
+        import ctypes
+
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+
+
+def _check_inputs(call: Call) -> None:
+    optional = {port.name for port in call.stage.inputs if port.optional}
+    for name in (port.name for port in call.stage.inputs if port.name not in optional):
+        if not call.inputs.get(name):
+            raise InputError(f"{option_name(name)}: no folder given; name at least one")
+    for name, folders in call.inputs.items():
+        for folder in folders:
+            if name not in optional and not folder.is_dir():
+                raise InputError(f"{option_name(name)} {folder}: no such folder; run the stage that writes it first")
+            check_seal(folder)
+
+
+# ---------------------------------------------------------------- outputs appear whole or not at all
+
+
+def _working_folder(target: Path) -> Path:
+    if not target.name or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise InputError(
+            f"{target}: is no new or empty folder, and a stage overwrites nothing; remove it or name another"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{target}: cannot be written ({said}); choose a folder that this user may write") from None
+
+
+def _seal_and_place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
+    for folder in working.values():
+        write_seal(folder)
+    _place(working, targets)
+
+
+def _place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
+    for name, folder in working.items():
+        target = targets[name]
+        folder.chmod(0o755)
+        if (
+            target.exists()
+        ):  # an earlier result: renamed away first, since a folder cannot replace a filled one in one step
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            target.replace(old / "old")
+            folder.replace(target)
+            shutil.rmtree(old)
+        else:
+            folder.replace(target)
+
+
+def _discard(working: Mapping[str, Path]) -> None:
+    for folder in working.values():
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,122 @@
+"""Conditions of a drive and the light, air and ground that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception.simulator.world import SCENES, TIMES_OF_DAY, WEATHERS, Range, Weights, World
+
+Rgb = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Name what a drive was recorded in."""
+
+    time_of_day: str
+    weather: str
+    scene: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Light:
+    """Say how a drive is lit; colours are factors on reflected light or 0 to 255 values of the sky."""
+
+    ambient: Rgb  # light from everywhere
+    sun: Rgb  # light from the sun's direction
+    sun_direction: Rgb  # unit vector towards the sun: right, up, forward at the start of the drive
+    shadow: float  # share of light left in a cast shadow
+    sky_top: Rgb
+    sky_horizon: Rgb
+    clouds: float  # cover, 0 to 1
+    airlight: Rgb  # colour that distance fades to
+    extinction_per_m: float  # contrast over distance d is exp(-extinction * d)
+    headlights: float  # strength of the ego's own lights
+    lamps: float  # strength of street lamps and lit windows
+    wet: float  # strength of reflections on the road
+    snow_cover: float  # share of snow on the ground
+    glare: float  # strength of the veil round a low sun
+
+
+def uniform(rng: np.random.Generator, bounds: Range) -> float:
+    """Draw a float uniformly from (low, high)."""
+    return float(rng.uniform(bounds[0], bounds[1]))
+
+
+def choose(rng: np.random.Generator, weights: Weights, names: tuple[str, ...]) -> str:
+    """Draw a name by its relative weight; names without a weight have weight 0."""
+    mass = np.array([float(weights.get(name, 0.0)) for name in names])
+    return names[int(rng.choice(len(names), p=mass / mass.sum()))]
+
+
+def draw_conditions(world: World, rng: np.random.Generator) -> Conditions:
+    """Draw the conditions of one drive."""
+    return Conditions(
+        choose(rng, world.time_of_day_weights, TIMES_OF_DAY),
+        choose(rng, world.weather_weights, WEATHERS),
+        choose(rng, world.scene_weights, SCENES),
+    )
+
+
+def _scaled(color: Rgb, factor: float) -> Rgb:
+    return (color[0] * factor, color[1] * factor, color[2] * factor)
+
+
+# Ambient, sun, sky top, sky horizon by time of day; in each weather the sun and the colours are then dimmed or greyed.
+_TIMES: dict[str, tuple[Rgb, Rgb, Rgb, Rgb]] = {
+    "day": ((0.62, 0.64, 0.68), (0.62, 0.58, 0.5), (92.0, 142.0, 214.0), (206.0, 222.0, 238.0)),
+    "twilight": ((0.34, 0.33, 0.4), (0.14, 0.08, 0.04), (58.0, 72.0, 116.0), (206.0, 150.0, 118.0)),
+    "night": ((0.09, 0.095, 0.115), (0.0, 0.0, 0.0), (6.0, 8.0, 15.0), (30.0, 30.0, 38.0)),
+    "artificial_light": ((0.22, 0.19, 0.16), (0.0, 0.0, 0.0), (16.0, 15.0, 22.0), (54.0, 44.0, 38.0)),
+    "backlit": ((0.4, 0.4, 0.43), (0.85, 0.72, 0.5), (140.0, 172.0, 214.0), (255.0, 240.0, 208.0)),
+}
+
+
+def draw_light(world: World, conditions: Conditions, rng: np.random.Generator) -> Light:
+    """Draw the light of a drive under its conditions."""
+    ambient, sun, top, horizon = _TIMES[conditions.time_of_day]
+    dark = conditions.time_of_day in ("night", "artificial_light")
+    low_sun = conditions.time_of_day == "backlit"
+    azimuth = float(rng.normal(0, 0.16)) if low_sun else float(rng.uniform(-np.pi, np.pi))
+    elevation = float(rng.uniform(0.10, 0.2)) if low_sun else float(rng.uniform(0.45, 1.1))
+    clouds = {"clear": 0.25, "cloudy": 0.9, "rain": 1.0, "fog": 1.0, "snow": 1.0}[conditions.weather]
+    dim = {"clear": 1.0, "cloudy": 0.28, "rain": 0.0, "fog": 0.0, "snow": 0.0}[conditions.weather]
+    if low_sun:
+        dim = max(dim, 0.45)
+    gray = 0.0 if conditions.weather == "clear" else 0.75
+    level = {"clear": 1.0, "cloudy": 1.06, "rain": 0.78, "fog": 0.9, "snow": 0.92}[conditions.weather]
+    visibility = uniform(rng, world.fog_visibility_m)
+    seen = {"clear": 900.0, "cloudy": 600.0, "rain": 220.0, "fog": visibility, "snow": 150.0}[conditions.weather]
+    top, horizon = _greyed(top, gray, level), _greyed(horizon, gray * 0.8, level)
+    if conditions.weather in ("cloudy", "fog", "rain", "snow") and not dark:
+        top = _mixed(top, horizon, 0.65)
+    return Light(
+        ambient=_scaled(ambient, level * (1.12 if dim < 0.3 else 1.0)),
+        sun=_scaled(sun, dim),
+        sun_direction=(
+            float(np.sin(azimuth) * np.cos(elevation)), float(np.sin(elevation)),
+            float(np.cos(azimuth) * np.cos(elevation)),
+        ),
+        shadow=1.0 if dark else 1.0 - 0.55 * min(1.0, dim * 1.3),
+        sky_top=top,
+        sky_horizon=horizon,
+        clouds=clouds * float(rng.uniform(0.6, 1.0)),
+        airlight=_greyed(horizon, 0.5, 0.93),
+        extinction_per_m=3.0 / seen,  # contrast of 5 % is exp(-3)
+        headlights={"night": 1.25, "artificial_light": 0.45, "twilight": 0.12}.get(conditions.time_of_day, 0.0),
+        lamps={"night": 0.45, "artificial_light": 1.0, "twilight": 0.35}.get(conditions.time_of_day, 0.0),
+        wet=1.0 if conditions.weather == "rain" else 0.25 if conditions.weather == "snow" else 0.0,
+        snow_cover=float(rng.uniform(0.55, 0.95)) if conditions.weather == "snow" else 0.0,
+        glare=1.0 if low_sun and conditions.weather in ("clear", "cloudy") else 0.4 if low_sun else 0.0,
+    )  # fmt: skip
+
+
+def _mixed(a: Rgb, b: Rgb, share: float) -> Rgb:
+    return tuple((1 - share) * x + share * y for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
+
+
+def _greyed(color: Rgb, share: float, level: float) -> Rgb:
+    mean = sum(color) / 3
+    return _scaled(_mixed(color, (mean, mean, mean), share), level)

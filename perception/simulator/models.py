@@ -1,0 +1,708 @@
+"""Shapes of things: polygon models for what is solid, part maps (sprites) for what is intricate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from perception.simulator import textures as tx
+from perception.simulator.textures import MATERIAL_ID
+
+FloatArray = npt.NDArray[np.float32]
+CORNERS = 8  # vertices a polygon; shorter ones repeat their last vertex
+
+Point3 = tuple[float, float, float]
+
+
+@dataclass
+class MeshBuilder:
+    """Collect outward-facing polygons; local axes are x right, y up, z forward, in metres."""
+
+    class_id: int
+    center: Point3 = (0.0, 0.5, 0.0)  # a point inside: faces are turned away from it
+    polygons: list[FloatArray] = field(default_factory=list)
+    materials: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    classes: list[int] = field(default_factory=list)
+    solids: list[tuple[float, float]] = field(default_factory=list)  # x, z of the middle of the solid of each polygon
+    solid: tuple[float, float] = (0.0, 0.0)  # of what is added next; a model's solids are painted far to near
+
+    def face(self, points: Sequence[Point3], material: str, slot: int = 0, class_id: int | None = None) -> None:
+        """Add a convex polygon of 3 to 8 vertices; `slot` says which of the thing's colour choices it follows."""
+        corners = np.array(points, np.float32)
+        normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
+        if np.dot(normal, corners.mean(axis=0) - np.array(self.center)) < 0:
+            corners = corners[::-1]
+        padding = np.repeat(corners[-1:], CORNERS - len(corners), axis=0)
+        self.polygons.append(np.concatenate([corners, padding]))
+        self.materials.append(MATERIAL_ID[material])
+        self.slots.append(slot)
+        self.classes.append(self.class_id if class_id is None else class_id)
+        self.solids.append(self.solid)
+
+    def box(
+        self,
+        low: Point3,
+        high: Point3,
+        material: str,
+        slot: int = 0,
+        class_id: int | None = None,
+        top: str | None = None,
+    ) -> None:
+        """Add the four sides and the top of an axis-aligned box."""
+        (x0, y0, z0), (x1, y1, z1) = low, high
+        keep, self.center = self.center, ((x0 + x1) / 2, (y0 + y1) / 2, (z0 + z1) / 2)
+        self.face([(x0, y0, z0), (x0, y1, z0), (x0, y1, z1), (x0, y0, z1)], material, slot, class_id)
+        self.face([(x1, y0, z0), (x1, y1, z0), (x1, y1, z1), (x1, y0, z1)], material, slot, class_id)
+        self.face([(x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)], material, slot, class_id)
+        self.face([(x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)], material, slot, class_id)
+        self.face([(x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)], top or material, slot, class_id)
+        self.center = keep
+
+
+def _wheel(mesh: MeshBuilder, x: float, z: float, radius: float) -> None:
+    angles = np.arange(8) * np.pi / 4 + np.pi / 8
+    for r, material, out in ((radius, "tyre", 0.01), (radius * 0.58, "rim", 0.02)):
+        ring = [(x + np.sign(x) * out, radius + r * float(np.sin(a)), z + r * float(np.cos(a))) for a in angles]
+        mesh.face(ring, material, 2)
+
+
+# Saloon, hatchback, estate, SUV, van, pick-up: length, width, height of the waist and of the roof, in metres.
+_CAR_SIZES = (
+    (4.5, 1.78, 0.93, 1.44), (3.9, 1.7, 0.95, 1.5), (4.6, 1.8, 0.95, 1.5),
+    (4.6, 1.9, 1.08, 1.74), (5.1, 1.95, 1.15, 2.05), (5.2, 1.9, 1.05, 1.78),
+)  # fmt: skip
+# Of the same: length of the hood, run of the windscreen, run of the rear window, what lies behind it, in metres.
+_CAR_CABINS = (
+    (1.15, 0.85, 0.65, 0.85), (0.8, 0.75, 0.35, 0.08), (1.1, 0.8, 0.35, 0.05),
+    (1.05, 0.7, 0.35, 0.06), (0.55, 0.75, 0.1, 0.03), (1.1, 0.7, 0.3, 1.9),
+)  # fmt: skip
+
+
+def car_mesh(style: int) -> MeshBuilder:
+    """Build a saloon (0), hatchback (1), estate (2), SUV (3), van (4) or pick-up (5), nose towards +z."""
+    length, width, waist, height = _CAR_SIZES[style]
+    hood, front, rear, back = _CAR_CABINS[style]
+    mesh = MeshBuilder(tx.CAR, center=(0.0, 0.7, 0.0))
+    half, end, low, inset = width / 2, length / 2, 0.22, 0.14
+    nose, tail = (waist - 0.3, end), (waist - 0.12, -end)
+    deck = ((waist, end - hood), (waist, -end + 0.2))
+    for x in (-half, half):
+        side = [
+            (low + 0.1, -end),
+            tail,
+            deck[1],
+            deck[0],
+            (waist - 0.14, end - 0.15),
+            nose,
+            (low + 0.1, end),
+            (low, 0.0),
+        ]
+        mesh.face([(x, y, z) for y, z in side], "body")
+    outline = ((low, end), nose, *deck, tail, (low, -end))  # from the front bumper over the deck to the rear one
+    for (y0, z0), (y1, z1) in pairwise(outline):
+        mesh.face([(-half, y0, z0), (half, y0, z0), (half, y1, z1), (-half, y1, z1)], "body")
+    for x in (-half, half):
+        for z in (-end + 0.85, end - 0.85):
+            _wheel(mesh, x, z, 0.33 if style < 3 else 0.37)
+    for x in (-half + 0.24, half - 0.24):
+        _plate(mesh, x, waist - 0.38, end + 0.01, 0.17, 0.075, "headlight")
+        _plate(mesh, x, waist - 0.25, -end - 0.01, 0.16, 0.1, "taillight")
+    _plate(mesh, 0.0, 0.5, -end - 0.01, 0.26, 0.06, "plate")
+    _plate(mesh, 0.0, 0.42, end + 0.01, 0.26, 0.055, "plate")
+    _plate(mesh, 0.0, 0.3, -end - 0.012, half - 0.04, 0.07, "trim")
+    _plate(mesh, 0.0, 0.31, end + 0.012, half - 0.1, 0.09, "trim")
+    _cabin(mesh, half, waist, height, (-end + back, -end + back + rear), (end - hood - front, end - hood), inset)
+    return mesh
+
+
+def _plate(mesh: MeshBuilder, x: float, y: float, z: float, half_x: float, half_y: float, material: str) -> None:
+    mesh.face([(x - half_x, y - half_y, z), (x + half_x, y - half_y, z), (x + half_x, y + half_y, z),
+               (x - half_x, y + half_y, z)], material, 1)  # fmt: skip
+
+
+def _cabin(
+    mesh: MeshBuilder, half: float, waist: float, height: float, rear: tuple[float, float], front: tuple[float, float],
+    inset: float,
+) -> None:  # fmt: skip
+    """Add windscreen, rear window, side windows and roof between z `rear` (foot, top) and `front` (top, foot)."""
+    foot, top = half - 0.04, half - inset
+    mesh.face(
+        [(-foot, waist, front[1]), (foot, waist, front[1]), (top, height, front[0]), (-top, height, front[0])], "body"
+    )
+    mesh.face(
+        [(-foot, waist, rear[0]), (foot, waist, rear[0]), (top, height, rear[1]), (-top, height, rear[1])], "body"
+    )
+    rise = height - waist
+    for (z_foot, z_top), sign in ((front, 1), (rear, -1)):
+        z0, z1 = (z_top, z_foot) if sign > 0 else (z_foot, z_top)
+        a, b = (z1, z0) if sign > 0 else (z0, z1)
+        lower, upper = a + 0.1 * (b - a), a + 0.88 * (b - a)
+        out = 0.015 * sign
+        x0, x1 = foot - 0.1, top - 0.06
+        mesh.face(
+            [
+                (-x0, waist + 0.1 * rise, lower + out),
+                (x0, waist + 0.1 * rise, lower + out),
+                (x1, waist + 0.88 * rise, upper + out),
+                (-x1, waist + 0.88 * rise, upper + out),
+            ],
+            "glass",
+            1,
+        )
+    for side in (-1.0, 1.0):
+        mesh.face([(side * foot, waist, rear[0]), (side * foot, waist, front[1]), (side * top, height, front[0]),
+                   (side * top, height, rear[1])], "body")  # fmt: skip
+        y0, y1 = waist + 0.08 * rise, waist + 0.86 * rise
+        x0, x1 = side * (foot + 0.012), side * (top + 0.025)
+        z_low = (rear[0] + 0.22 * (rear[1] - rear[0]) + 0.06, front[1] - 0.22 * (front[1] - front[0]) - 0.1)
+        z_high = (rear[1] - 0.02, front[0] - 0.02)
+        middle = (z_low[0] + z_low[1]) / 2
+        for a, b, c, d in (
+            (z_low[0], middle - 0.04, middle - 0.04, z_high[0]),
+            (middle + 0.04, z_low[1], z_high[1], middle + 0.04),
+        ):
+            mesh.face([(x0, y0, a), (x0, y0, b), (x1, y1, c), (x1, y1, d)], "glass", 1)
+    mesh.face(
+        [(-top, height, rear[1]), (top, height, rear[1]), (top, height, front[0]), (-top, height, front[0])], "body"
+    )
+
+
+def _side_windows(mesh: MeshBuilder, half: float, y0: float, y1: float, z0: float, z1: float, panes: int) -> None:
+    step = (z1 - z0) / panes
+    for x in (-half - 0.015, half + 0.015):
+        for i in range(panes):
+            a, b = z0 + i * step + 0.06, z0 + (i + 1) * step - 0.06
+            mesh.face([(x, y0, a), (x, y0, b), (x, y1, b), (x, y1, a)], "glass", 1)
+
+
+def bus_mesh() -> MeshBuilder:
+    """Build a city bus of 11.5 m."""
+    mesh = MeshBuilder(tx.BUS, center=(0.0, 1.5, 0.0))
+    half, end, height = 1.25, 5.75, 3.05
+    mesh.box((-half, 0.32, -end), (half, height, end), "body")
+    _side_windows(mesh, half, 1.35, 2.5, -end + 0.4, end - 0.5, 7)
+    _plate(mesh, 0, 1.75, end + 0.015, 1.12, 0.72, "glass")
+    _plate(mesh, 0, 2.75, end + 0.02, 0.9, 0.17, "trim")
+    _plate(mesh, 0, 2.0, -end - 0.015, 1.0, 0.5, "glass")
+    _plate(mesh, 0, 0.55, -end - 0.015, 1.2, 0.16, "trim")
+    for x in (-0.95, 0.95):
+        _plate(mesh, x, 0.75, end + 0.015, 0.2, 0.12, "headlight")
+        _plate(mesh, x, 1.0, -end - 0.015, 0.12, 0.2, "taillight")
+    for x in (-half, half):
+        for z in (-3.2, 3.3):
+            _wheel(mesh, x, z, 0.48)
+    return mesh
+
+
+def truck_mesh(style: int) -> MeshBuilder:
+    """Build a box lorry (0) or a lorry with a long trailer (1)."""
+    mesh = MeshBuilder(tx.TRUCK, center=(0.0, 1.5, 0.0))
+    half, end, height = 1.22, (3.9, 7.2)[style], (3.3, 3.8)[style]
+    cab = end - 1.9
+    mesh.solid = (0.0, (cab - end) / 2)
+    mesh.box((-half + 0.1, 0.35, -end), (half - 0.1, 0.95, cab + 0.2), "trim", 1)
+    mesh.solid = (0.0, cab + 0.95)
+    mesh.box((-half + 0.04, 0.4, cab), (half - 0.04, 2.75, end), "body")
+    _plate(mesh, 0, 2.05, end + 0.015, 1.02, 0.42, "glass")
+    _plate(mesh, 0, 1.15, end + 0.015, 0.85, 0.22, "trim")
+    _side_windows(mesh, half - 0.04, 1.7, 2.4, end - 1.1, end - 0.15, 1)
+    for x in (-0.9, 0.9):
+        _plate(mesh, x, 0.72, end + 0.015, 0.2, 0.12, "headlight")
+    for x in (-half, half):
+        for z in (-end + 0.9, -end + 2.0, cab - 1.2, end - 1.0)[style == 0 :]:
+            mesh.solid = (0.0, cab + 0.95) if z > cab else (0.0, (cab - end) / 2)
+            _wheel(mesh, x * 0.98, z, 0.5)
+    mesh.solid = (0.0, (cab - end) / 2)
+    mesh.box((-half, 0.95, -end), (half, height, cab - 0.25), "side", 3)
+    for x in (-1.0, 1.0):
+        _plate(mesh, x, 0.8, -end - 0.015, 0.16, 0.1, "taillight")
+    _plate(mesh, 0.0, 2.2, -end - 0.015, 0.03, 1.2, "trim")
+    return mesh
+
+
+def train_mesh() -> MeshBuilder:
+    """Build a tram of three cars, 27 m long."""
+    mesh = MeshBuilder(tx.TRAIN, center=(0.0, 1.6, 0.0))
+    half, height = 1.25, 3.5
+    for start in (9.2, 0.0, -9.2):
+        z0, z1 = start - 4.4, start + 4.4
+        mesh.solid = (0.0, start)
+        mesh.box((-half, 0.25, z0), (half, height, z1), "body")
+        _side_windows(mesh, half, 1.3, 2.7, z0 + 0.3, z1 - 0.3, 5)
+        for x in (-half - 0.01, half + 0.01):
+            mesh.face([(x, 0.25, z0), (x, 0.25, z1), (x, 0.6, z1), (x, 0.6, z0)], "trim", 1)
+            mesh.face([(x, 2.85, z0), (x, 2.85, z1), (x, 3.1, z1), (x, 3.1, z0)], "side", 3)
+    for z, lamp in ((13.615, "headlight"), (-13.615, "taillight")):
+        mesh.solid = (0.0, z)
+        _plate(mesh, 0, 2.1, z, 1.05, 0.62, "glass")
+        _plate(mesh, 0, 3.05, z, 0.7, 0.16, "trim")
+        for x in (-0.85, 0.85):
+            _plate(mesh, x, 0.85, z, 0.16, 0.1, lamp)
+    return mesh
+
+
+def building_mesh(style: int) -> MeshBuilder:
+    """Build a unit house to be scaled: flat roof (0), shop below (1), gable along the street (2), gable across (3).
+
+    It spans x -0.5 to 0.5, z -0.5 to 0.5, y 0 to 1.
+    """
+    mesh = MeshBuilder(tx.BUILDING, center=(0.0, 0.4, 0.0))
+    if style < 2:
+        mesh.box((-0.5, 0, -0.5), (0.5, 1, 0.5), "facade", top="roof")
+        mesh.box((-0.515, 0.975, -0.51), (0.515, 1.0, 0.51), "curb")
+        return mesh
+    mesh.box((-0.5, 0, -0.5), (0.5, 0.74, 0.5), "facade", top="roof")
+    along = style == 2
+    ridge = [(0.0, 1.0, -0.5), (0.0, 1.0, 0.5)] if along else [(-0.5, 1.0, 0.0), (0.5, 1.0, 0.0)]
+    for sign in (-1, 1):
+        if along:
+            eaves = [(sign * 0.54, 0.72, 0.5), (sign * 0.54, 0.72, -0.5)]
+            mesh.face([(-0.5, 0.74, sign * 0.5), (0.5, 0.74, sign * 0.5), (0.0, 1.0, sign * 0.5)], "facade")
+        else:
+            eaves = [(0.5, 0.72, sign * 0.54), (-0.5, 0.72, sign * 0.54)]
+            mesh.face([(sign * 0.5, 0.74, -0.5), (sign * 0.5, 0.74, 0.5), (sign * 0.5, 1.0, 0.0)], "facade")
+        mesh.face([*ridge, *eaves], "roof", 1)
+    mesh.box((-0.06, 0.93, -0.3), (0.06, 1.08, -0.22), "roof", 1)
+    return mesh
+
+
+def box_mesh(class_id: int, material: str, top: str | None = None) -> MeshBuilder:
+    """Build a unit box (x and z -0.5 to 0.5, y 0 to 1) to be scaled."""
+    mesh = MeshBuilder(class_id)
+    mesh.box((-0.5, 0, -0.5), (0.5, 1, 0.5), material, top=top)
+    return mesh
+
+
+def guardrail_mesh() -> MeshBuilder:
+    """Build a guard rail 4 m long with two posts."""
+    mesh = MeshBuilder(tx.FENCE)
+    for z in (-1.0, 1.0):
+        mesh.box((0.02, 0, z - 0.06), (0.1, 0.72, z + 0.06), "rail", 1)
+    mesh.box((-0.06, 0.45, -2.02), (0.02, 0.76, 2.02), "rail")
+    return mesh
+
+
+def street_lamp_mesh(arm_m: float) -> MeshBuilder:
+    """Build a street lamp of 7.5 m whose arm points towards -x."""
+    mesh = MeshBuilder(tx.POLE)
+    mesh.box((-0.08, 0, -0.08), (0.08, 7.4, 0.08), "pole")
+    mesh.box((-arm_m, 7.3, -0.06), (0.08, 7.42, 0.06), "pole")
+    mesh.box((-arm_m - 0.5, 7.2, -0.14), (-arm_m, 7.38, 0.14), "lamp_street", 1)
+    return mesh
+
+
+def post_mesh(height_m: float, half_m: float) -> MeshBuilder:
+    """Build a bare pole."""
+    mesh = MeshBuilder(tx.POLE)
+    mesh.box((-half_m, 0, -half_m), (half_m, height_m, half_m), "pole")
+    return mesh
+
+
+def gantry_mesh() -> MeshBuilder:
+    """Build a motorway gantry of 24 m with two posts and a beam (pole class); its boards are separate signs."""
+    mesh = MeshBuilder(tx.POLE)
+    for x in (-12.0, 12.0):
+        mesh.box((x - 0.2, 0, -0.2), (x + 0.2, 7.2, 0.2), "pole")
+    mesh.box((-12.0, 6.6, -0.15), (12.0, 6.95, 0.15), "pole")
+    return mesh
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """Hold an upright cut-out that turns to the camera.
+
+    `parts`: (height, width) uint8, 0 = nothing, p = part p; `width_m`, `height_m` its size, standing on the ground at
+    its lower edge, centred. `materials`, `slots`, `classes`: by part, entry 0 unused.
+    """
+
+    parts: npt.NDArray[np.uint8]
+    width_m: float
+    height_m: float
+    materials: tuple[int, ...]
+    slots: tuple[int, ...]
+    classes: tuple[int, ...]
+
+
+class Canvas:
+    """Draw a part map in metres: x to the right from the middle, y up from the ground."""
+
+    def __init__(self, width_m: float, height_m: float, px_per_m: float, class_id: int) -> None:
+        self.size_m, self.scale, self.class_id = (width_m, height_m), px_per_m, class_id
+        self.map = np.zeros((round(height_m * px_per_m), round(width_m * px_per_m)), np.uint8)
+        self.materials, self.slots, self.classes = [0], [0], [0]
+
+    def part(self, material: str, slot: int = 0, class_id: int | None = None) -> int:
+        """Register a part and return its number."""
+        self.materials.append(MATERIAL_ID[material])
+        self.slots.append(slot)
+        self.classes.append(self.class_id if class_id is None else class_id)
+        return len(self.materials) - 1
+
+    def _pixels(self, points: Sequence[tuple[float, float]]) -> npt.NDArray[np.int32]:
+        array = np.array(points, np.float64) * [1, -1] + [self.size_m[0] / 2, self.size_m[1]]
+        return np.rint(array * self.scale).astype(np.int32)
+
+    def polygon(self, part: int, points: Sequence[tuple[float, float]]) -> None:
+        """Fill a polygon."""
+        cv2.fillPoly(self.map, [self._pixels(points)], part)
+
+    def limb(self, part: int, points: Sequence[tuple[float, float]], width_m: float) -> None:
+        """Draw a thick bent line."""
+        cv2.polylines(self.map, [self._pixels(points)], False, part, max(1, round(width_m * self.scale)))
+
+    def ellipse(self, part: int, x: float, y: float, radius_x: float, radius_y: float) -> None:
+        """Fill an ellipse."""
+        center = self._pixels([(x, y)])[0]
+        axes = (max(1, round(radius_x * self.scale)), max(1, round(radius_y * self.scale)))
+        cv2.ellipse(self.map, (int(center[0]), int(center[1])), axes, 0, 0, 360, part, -1)
+
+    def sprite(self) -> Sprite:
+        """Freeze the drawing."""
+        return Sprite(self.map, *self.size_m, tuple(self.materials), tuple(self.slots), tuple(self.classes))
+
+
+def person_sprite(phase: float, style: int) -> Sprite:
+    """Draw a walking adult (styles 0 to 3) or child (4) at a phase of the step in [0, 1)."""
+    tall = 1.0 if style < 4 else 0.72
+    c = Canvas(1.1 * tall, 1.86 * tall, 56, tx.PERSON)
+    shoe, trousers, skin = c.part("shoe", 2), c.part("trousers", 1), c.part("skin", 3)
+    jacket, hair = c.part("jacket", 0), c.part("hair", 2)
+    bag = c.part("jacket", 2)
+    swing = float(np.sin(phase * 2 * np.pi)) * (0.3 if style != 3 else 0.04)
+    m = tall
+    for sign in (-1, 1):  # legs
+        foot_x, knee_x = sign * swing * 0.95, sign * swing * 0.5 + 0.03
+        lift = max(0.0, -sign * swing) * 0.25
+        c.limb(trousers, [(0, 0.9 * m), (knee_x * m, 0.5 * m), (foot_x * m, (0.08 + lift) * m)], 0.15 * m)
+        c.limb(shoe, [(foot_x * m - 0.03, (0.05 + lift) * m), (foot_x * m + 0.14 * m, (0.04 + lift) * m)], 0.08 * m)
+    if style == 1:  # skirt or long coat
+        c.polygon(jacket, [(-0.19, 0.55), (0.21, 0.55), (0.15, 1.0), (-0.15, 1.0)])
+    c.polygon(
+        jacket,
+        [
+            (-0.17 * m, 0.86 * m),
+            (0.17 * m, 0.86 * m),
+            (0.21 * m, 1.4 * m),
+            (0.1 * m, 1.5 * m),
+            (-0.1 * m, 1.5 * m),
+            (-0.21 * m, 1.4 * m),
+        ],
+    )
+    for sign in (-1, 1):  # arms
+        hand = sign * swing * 0.9
+        c.limb(
+            jacket,
+            [(sign * 0.19 * m, 1.38 * m), (sign * 0.23 * m - hand * 0.4, 1.1 * m), (sign * 0.2 * m - hand, 0.86 * m)],
+            0.1 * m,
+        )
+        c.ellipse(skin, sign * 0.2 * m - hand, 0.83 * m, 0.045, 0.055)
+    if style == 2:
+        c.polygon(bag, [(0.2, 0.72), (0.42, 0.72), (0.4, 1.02), (0.24, 1.02)])
+    c.limb(skin, [(0, 1.48 * m), (0, 1.56 * m)], 0.1 * m)
+    c.ellipse(skin, 0.01, 1.66 * m, 0.095, 0.125)
+    c.ellipse(hair, -0.015, 1.73 * m, 0.11, 0.095)
+    return c.sprite()
+
+
+def _cycle(c: Canvas, class_id: int, base: float, radius: float, motor: bool) -> None:
+    tyre, spokes = c.part("tyre", 2, class_id), c.part("spokes", 1, class_id)
+    frame = c.part("frame", 0, class_id)
+    for x in (-base / 2, base / 2):
+        c.ellipse(tyre, x, radius, radius, radius)
+        c.ellipse(spokes, x, radius, radius - 0.07, radius - 0.07)
+    if motor:
+        body, seat = c.part("body", 0, class_id), c.part("trim", 1, class_id)
+        c.polygon(seat, [(-0.5, 0.36), (0.3, 0.3), (0.42, 0.62), (-0.3, 0.66)])
+        c.polygon(body, [(-0.02, 0.62), (0.5, 0.66), (0.42, 0.98), (0.2, 1.02), (-0.05, 0.85)])
+        c.polygon(body, [(-0.95, 0.78), (-0.85, 0.92), (-0.3, 0.8), (-0.3, 0.62)])
+        c.polygon(seat, [(-0.85, 0.84), (-0.05, 0.82), (-0.1, 0.74), (-0.8, 0.76)])
+        c.limb(frame, [(base / 2, radius), (0.42, 0.95), (0.3, 1.1)], 0.09)
+        return
+    hub, pedal, head = (-base / 2, radius), (-0.05, 0.3), (base / 2 - 0.22, 0.82)
+    c.limb(frame, [hub, pedal, head, (-0.2, 0.82), pedal], 0.055)
+    c.limb(frame, [hub, (-0.2, 0.82), (-0.24, 0.95)], 0.05)
+    c.limb(frame, [(base / 2, radius), head, (base / 2 - 0.27, 1.02), (base / 2 - 0.12, 1.04)], 0.05)
+    c.limb(c.part("trim", 1, class_id), [(-0.36, 0.96), (-0.12, 0.96)], 0.06)
+
+
+def side_rider_sprite(motor: bool, ridden: bool, phase: float = 0.0) -> Sprite:
+    """Draw a bicycle or motorcycle from its side, with or without its rider."""
+    class_id = tx.MOTORCYCLE if motor else tx.BICYCLE
+    c = Canvas(2.3, 1.9 if ridden else 1.2, 56, class_id)
+    _cycle(c, class_id, 1.35 if motor else 1.05, 0.32 if motor else 0.34, motor)
+    if not ridden:
+        return c.sprite()
+    jacket, trousers = c.part("jacket", 0, tx.RIDER), c.part("trousers", 1, tx.RIDER)
+    skin, helmet, shoe = c.part("skin", 3, tx.RIDER), c.part("hair", 2, tx.RIDER), c.part("shoe", 2, tx.RIDER)
+    seat_y = 0.86 if motor else 0.98
+    foot = (0.05 + 0.13 * float(np.cos(phase * 2 * np.pi)), 0.3 + 0.13 * float(np.sin(phase * 2 * np.pi)))
+    c.limb(trousers, [(-0.26, seat_y), (0.12, seat_y - 0.12 + foot[1] * 0.15), foot], 0.15)
+    c.limb(shoe, [foot, (foot[0] + 0.14, foot[1] - 0.02)], 0.08)
+    c.polygon(
+        jacket,
+        [
+            (-0.4, seat_y - 0.06),
+            (-0.16, seat_y - 0.08),
+            (0.18, seat_y + 0.48),
+            (-0.02, seat_y + 0.58),
+            (-0.2, seat_y + 0.5),
+        ],
+    )
+    c.limb(jacket, [(0.05, seat_y + 0.46), (0.18, seat_y + 0.2), (0.38, seat_y + 0.12)], 0.1)
+    c.ellipse(skin, 0.12, seat_y + 0.7, 0.1, 0.125)
+    c.ellipse(helmet, 0.09, seat_y + 0.77, 0.12, 0.1)
+    return c.sprite()
+
+
+def end_rider_sprite(motor: bool, ridden: bool) -> Sprite:
+    """Draw a bicycle or motorcycle from behind or ahead, with or without its rider."""
+    class_id = tx.MOTORCYCLE if motor else tx.BICYCLE
+    c = Canvas(0.95, 1.86 if ridden else 1.15, 64, class_id)
+    tyre, frame = c.part("tyre", 2), c.part("frame", 0)
+    width = 0.15 if motor else 0.07
+    c.limb(tyre, [(0, 0.05), (0, 0.66)], width)
+    if motor:
+        c.polygon(
+            c.part("body", 0), [(-0.2, 0.42), (0.2, 0.42), (0.24, 0.8), (0.12, 0.98), (-0.12, 0.98), (-0.24, 0.8)]
+        )
+        c.polygon(c.part("taillight", 1), [(-0.08, 0.72), (0.08, 0.72), (0.08, 0.8), (-0.08, 0.8)])
+    c.limb(frame, [(0, 0.4), (0, 1.0)], 0.08)
+    c.limb(frame, [(-0.32, 1.02), (0.32, 1.02)], 0.05)
+    if not ridden:
+        return c.sprite()
+    trousers, shoe = c.part("trousers", 1, tx.RIDER), c.part("shoe", 2, tx.RIDER)
+    jacket, skin = c.part("jacket", 0, tx.RIDER), c.part("skin", 3, tx.RIDER)
+    helmet = c.part("hair", 2, tx.RIDER)
+    for sign, foot in ((-1, 0.22), (1, 0.4)):
+        c.limb(trousers, [(sign * 0.1, 0.95), (sign * 0.2, 0.72), (sign * 0.13, foot)], 0.15)
+        c.limb(shoe, [(sign * 0.13, foot), (sign * 0.15, foot - 0.04)], 0.1)
+    c.polygon(jacket, [(-0.17, 0.86), (0.17, 0.86), (0.23, 1.38), (0.1, 1.48), (-0.1, 1.48), (-0.23, 1.38)])
+    for sign in (-1, 1):
+        c.limb(jacket, [(sign * 0.2, 1.36), (sign * 0.33, 1.15), (sign * 0.28, 1.03)], 0.1)
+    c.ellipse(skin, 0, 1.6, 0.1, 0.12)
+    c.ellipse(helmet, 0, 1.67, 0.115, 0.1)
+    return c.sprite()
+
+
+def sign_sprite(style: int) -> Sprite:
+    """Draw a traffic sign on its post: round, triangle, octagon, blue disc, diamond, board, with pictograms."""
+    c = Canvas(1.0, 3.1, 64, tx.TRAFFIC_SIGN)
+    c.limb(c.part("pole", 1, tx.POLE), [(0, 0), (0, 2.9)], 0.08)
+    red, white, blue = c.part("sign_red"), c.part("sign_white", 1), c.part("sign_blue")
+    ink, yellow = c.part("sign_ink", 2), c.part("sign_yellow")
+    y, r = 2.6, 0.38
+    angles = np.arange(8) * np.pi / 4 + np.pi / 8
+    if style == 0:
+        c.ellipse(red, 0, y, r, r)
+        c.ellipse(white, 0, y, r * 0.74, r * 0.74)
+        c.limb(ink, [(-0.12, y - 0.12), (-0.12, y + 0.12)], 0.06)
+        c.ellipse(ink, 0.1, y, 0.08, 0.13)
+    elif style == 1:
+        c.polygon(red, [(-0.42, y - 0.32), (0.42, y - 0.32), (0, y + 0.4)])
+        c.polygon(white, [(-0.26, y - 0.22), (0.26, y - 0.22), (0, y + 0.22)])
+        c.limb(ink, [(0, y - 0.16), (0, y + 0.08)], 0.06)
+    elif style == 2:
+        c.polygon(red, [(0.4 * float(np.cos(a)), y + 0.4 * float(np.sin(a))) for a in angles])
+        c.limb(white, [(-0.26, y), (0.26, y)], 0.14)
+    elif style == 3:
+        c.ellipse(blue, 0, y, r, r)
+        c.limb(white, [(-0.1, y - 0.22), (-0.1, y), (0.16, y + 0.12)], 0.09)
+    elif style == 4:
+        c.polygon(white, [(0, y - 0.42), (0.42, y), (0, y + 0.42), (-0.42, y)])
+        c.polygon(yellow, [(0, y - 0.3), (0.3, y), (0, y + 0.3), (-0.3, y)])
+    else:
+        c.polygon(blue, [(-0.46, y - 0.36), (0.46, y - 0.36), (0.46, y + 0.36), (-0.46, y + 0.36)])
+        for i in range(3):
+            c.limb(white, [(-0.36, y + 0.2 - i * 0.2), (0.1 + 0.1 * i, y + 0.2 - i * 0.2)], 0.07)
+    return c.sprite()
+
+
+def board_sprite(green: bool) -> Sprite:
+    """Draw a large direction board as hung from a gantry; its lower edge is 5.2 m above the road."""
+    c = Canvas(4.6, 7.6, 24, tx.TRAFFIC_SIGN)
+    face, white = c.part("sign_green" if green else "sign_blue"), c.part("sign_white", 1)
+    c.polygon(face, [(-2.2, 5.2), (2.2, 5.2), (2.2, 7.5), (-2.2, 7.5)])
+    for i in range(3):
+        c.limb(white, [(-1.7, 7.0 - i * 0.6), (0.5 + 0.4 * i, 7.0 - i * 0.6)], 0.26)
+    return c.sprite()
+
+
+def traffic_light_sprite(lit: int, height_m: float) -> Sprite:
+    """Draw a traffic light on its pole with lamp 0 (red), 1 (amber) or 2 (green) lit."""
+    c = Canvas(0.7, height_m + 0.1, 56, tx.TRAFFIC_LIGHT)
+    c.limb(c.part("pole", 1, tx.POLE), [(0, 0), (0, height_m - 0.5)], 0.11)
+    housing = c.part("housing")
+    c.polygon(housing, [(-0.2, height_m - 0.98), (0.2, height_m - 0.98), (0.2, height_m), (-0.2, height_m)])
+    for lamp, name in enumerate(("lamp_red", "lamp_amber", "lamp_green")):
+        part = c.part(name if lamp == lit else "lamp_off", lamp)
+        c.ellipse(part, 0, height_m - 0.19 - 0.3 * lamp, 0.12, 0.12)
+    return c.sprite()
+
+
+def tree_sprite(rng: np.random.Generator, style: int) -> Sprite:
+    """Grow a tree: broad (0), tall (1), conifer (2), bare (3); crowns have ragged edges and gaps."""
+    width, height = ((6.0, 8.0), (4.2, 9.5), (3.6, 8.5), (6.0, 8.5))[style]
+    c = Canvas(width, height, 18, tx.VEGETATION)
+    bark, dark, middle, light = c.part("bark", 1), c.part("leaves", 0), c.part("leaves", 0), c.part("leaves", 0)
+    trunk = (1.9, 2.1, 0.9, 2.2)[style]
+    c.limb(bark, [(0, 0), (0.05, trunk), (0, height * 0.7)], 0.34 if style != 2 else 0.26)
+    _branches(rng, c, bark, (0.0, trunk), height * 0.3, np.pi / 2, 5 if style == 3 else 3)
+    if style == 3:
+        return c.sprite()
+    rows, columns = np.mgrid[0 : c.map.shape[0], 0 : c.map.shape[1]]
+    y = height - rows / c.scale
+    x = columns / c.scale - width / 2
+    if style == 2:
+        reach = (height - y) / (height - trunk) * width * 0.45 * (0.75 + 0.25 * np.cos(y * 6.0))
+        density = np.where(y > trunk, 1.15 - np.abs(x) / np.maximum(reach, 0.05), -1.0)
+    else:
+        center = (height + trunk) / 2
+        density = np.full(c.map.shape, -9.0)
+        for _ in range(9):
+            r = rng.uniform(0.2, 0.3) * min(width, height - trunk)
+            reach_x, reach_y = 0.46 * width - r, 0.47 * (height - trunk) - r
+            cx = float(np.clip(rng.normal(0, width * 0.17), -reach_x, reach_x))
+            cy = center + float(np.clip(rng.normal(0, (height - trunk) * 0.16), -reach_y, reach_y))
+            density = np.maximum(density, 1.1 - np.hypot(x - cx, (y - cy) * 0.85) / r)
+    size = 256
+    noise = tx.periodic_noise(rng, 0.9, size)[: c.map.shape[0], : c.map.shape[1]]
+    lumps = tx.periodic_noise(rng, 1.6, size)[: c.map.shape[0], : c.map.shape[1]]
+    crown = density + 0.13 * noise + 0.1 * lumps > 0.12
+    lit = 0.5 * lumps + (y - height * 0.6) / height * 2.2 - x / width * 0.8 + 0.15 * noise
+    c.map[crown] = middle
+    c.map[crown & (lit < -0.45)] = dark
+    c.map[crown & (lit > 0.5)] = light
+    return c.sprite()
+
+
+def _branches(
+    rng: np.random.Generator, c: Canvas, part: int, start: tuple[float, float], length: float, angle: float, depth: int
+) -> None:
+    if depth == 0 or length < 0.25:
+        return
+    for turn in rng.uniform(-0.75, 0.75, 2 if depth < 5 else 3):
+        direction = angle + float(turn)
+        end = (start[0] + length * float(np.cos(direction)), start[1] + length * float(np.sin(direction)))
+        c.limb(part, [start, end], 0.035 * depth)
+        _branches(rng, c, part, end, length * float(rng.uniform(0.62, 0.8)), direction, depth - 1)
+
+
+def bush_sprite(rng: np.random.Generator) -> Sprite:
+    """Grow a bush of 2.4 by 1.5 m."""
+    c = Canvas(2.4, 1.5, 32, tx.VEGETATION)
+    dark, light = c.part("leaves", 0), c.part("leaves", 0)
+    rows, columns = np.mgrid[0 : c.map.shape[0], 0 : c.map.shape[1]]
+    y, x = 1.5 - rows / c.scale, columns / c.scale - 1.2
+    noise = tx.periodic_noise(rng, 0.9)[: c.map.shape[0], : c.map.shape[1]]
+    full = 1.0 - np.hypot(x / 1.15, (y - 0.35) / 1.1) + 0.12 * noise > 0.06
+    c.map[full] = dark
+    c.map[full & (y + 0.15 * noise > 0.75)] = light
+    return c.sprite()
+
+
+@dataclass(frozen=True)
+class Library:
+    """Hold every model. Meshes are runs of polygons in one pool; sprites follow the meshes in numbering.
+
+    `polygons`: (polygon, 8, 3) float32 m; `materials`, `slots`, `classes`: (polygon,); `first`, `count`: (mesh,).
+    `solids`: (polygon, 2) x and z of the middle of the solid it belongs to.
+    `sprite_size_m`: (sprite, 2) width and height; the sprites' parts are runs too: `part_materials`, `part_slots`,
+    `part_classes`: (part,); `part_first`, `part_count`: (sprite,).
+    `number`: the model number(s) of every name.
+    """
+
+    polygons: FloatArray
+    materials: npt.NDArray[np.int32]
+    slots: npt.NDArray[np.int32]
+    classes: npt.NDArray[np.int32]
+    solids: FloatArray
+    first: npt.NDArray[np.int32]
+    count: npt.NDArray[np.int32]
+    sprites: tuple[Sprite, ...]
+    sprite_size_m: FloatArray
+    part_materials: npt.NDArray[np.int32]
+    part_slots: npt.NDArray[np.int32]
+    part_classes: npt.NDArray[np.int32]
+    part_first: npt.NDArray[np.int32]
+    part_count: npt.NDArray[np.int32]
+    number: dict[str, tuple[int, ...]]
+
+
+PERSON_PHASES = 6
+
+
+def _meshes() -> dict[str, list[MeshBuilder]]:
+    return {
+        "car": [car_mesh(i) for i in (0, 1, 1, 2, 3, 4)],
+        "pickup": [car_mesh(5)],
+        "bus": [bus_mesh()],
+        "truck": [truck_mesh(0), truck_mesh(1)],
+        "train": [train_mesh()],
+        "building": [building_mesh(i) for i in range(4)],
+        "shop": [box_mesh(tx.BUILDING, "shop", top="roof")],
+        "wall": [box_mesh(tx.WALL, "wall", top="curb")],
+        "barrier": [box_mesh(tx.WALL, "barrier", top="curb")],
+        "fence": [box_mesh(tx.FENCE, "fence")],
+        "hedge": [box_mesh(tx.VEGETATION, "leaves")],
+        "guardrail": [guardrail_mesh()],
+        "lamp": [street_lamp_mesh(1.6), street_lamp_mesh(0.7)],
+        "post": [post_mesh(6.8, 0.09), post_mesh(0.95, 0.07)],
+        "gantry": [gantry_mesh()],
+        "clutter": [box_mesh(tx.VOID, "clutter")],
+    }
+
+
+def _sprites(rng: np.random.Generator) -> dict[str, list[Sprite]]:
+    return {
+        "person": [person_sprite(p / PERSON_PHASES, style) for style in range(5) for p in range(PERSON_PHASES)],
+        "bicycle": [side_rider_sprite(False, False), end_rider_sprite(False, False)],
+        "motorcycle": [side_rider_sprite(True, False), end_rider_sprite(True, False)],
+        "cyclist": [side_rider_sprite(False, True, p / 4) for p in range(4)] + [end_rider_sprite(False, True)],
+        "biker": [side_rider_sprite(True, True), end_rider_sprite(True, True)],
+        "sign": [sign_sprite(i) for i in range(6)],
+        "board": [board_sprite(False), board_sprite(True)],
+        "light": [traffic_light_sprite(i, 3.4) for i in range(3)] + [traffic_light_sprite(i, 5.2) for i in range(3)],
+        "tree": [tree_sprite(rng, style) for style in (0, 0, 0, 1, 1, 2)],
+        "bare": [tree_sprite(rng, 3) for _ in range(3)],
+        "bush": [bush_sprite(rng) for _ in range(3)],
+    }
+
+
+@lru_cache(maxsize=2)
+def build_library(seed: int) -> Library:
+    """Build every model; the seed grows the plants."""
+    number: dict[str, tuple[int, ...]] = {}
+    meshes: list[MeshBuilder] = []
+    for name, group in _meshes().items():
+        number[name] = tuple(range(len(meshes), len(meshes) + len(group)))
+        meshes.extend(group)
+    sprites: list[Sprite] = []
+    for name, cutouts in _sprites(np.random.default_rng([seed, 11])).items():
+        number[name] = tuple(range(len(meshes) + len(sprites), len(meshes) + len(sprites) + len(cutouts)))
+        sprites.extend(cutouts)
+    counts = np.array([len(m.polygons) for m in meshes], np.int32)
+    part_counts = np.array([len(s.materials) - 1 for s in sprites], np.int32)
+    return Library(
+        polygons=np.concatenate([np.stack(m.polygons) for m in meshes]),
+        materials=np.concatenate([np.array(m.materials, np.int32) for m in meshes]),
+        slots=np.concatenate([np.array(m.slots, np.int32) for m in meshes]),
+        classes=np.concatenate([np.array(m.classes, np.int32) for m in meshes]),
+        solids=np.concatenate([np.array(m.solids, np.float32) for m in meshes]),
+        first=np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32),
+        count=counts,
+        sprites=tuple(sprites),
+        sprite_size_m=np.array([(s.width_m, s.height_m) for s in sprites], np.float32),
+        part_materials=np.concatenate([s.materials[1:] for s in sprites]).astype(np.int32),
+        part_slots=np.concatenate([s.slots[1:] for s in sprites]).astype(np.int32),
+        part_classes=np.concatenate([s.classes[1:] for s in sprites]).astype(np.int32),
+        part_first=(np.cumsum(part_counts) - part_counts).astype(np.int32),
+        part_count=part_counts,
+        number=number,
+    )

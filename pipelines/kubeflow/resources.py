@@ -1,0 +1,217 @@
+"""What a stage declares that it needs, said in Kubeflow's words; what a cluster adds to it; what a run may override."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.stage.declaration import Needs
+from components.stage.kfp_step import CHECKPOINTS_VARIABLE, TRAIN_JOB_VARIABLE
+from components.stage.learning import IMAGE_VARIABLE
+from components.stage.parameters import build_parameters, did_you_mean, require
+from components.stage.registry import all_stages
+from components.stage.train_job import S3_KEYS
+
+NEVER_CACHED = (
+    "resolve",
+    "publish",
+    "propose",
+    "farewell",
+    "problem",
+    "problem_propose",
+)  # what they read or write lies outside the pipeline
+# A loop's iterations all live in one Kubernetes object of bounded size, and each one costs two pods: more shards share them.
+MAX_ITERATIONS = 64
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+CHECKPOINTS_FOLDER, SHARED_FOLDER, GIT_FOLDER = "/checkpoints", "/shared", "/secrets/git"
+# Git takes configuration from the environment: the mounted file has one line, https://USER:TOKEN@HOST.
+GIT_CREDENTIALS = {
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "credential.helper",
+    "GIT_CONFIG_VALUE_0": f"store --file={GIT_FOLDER}/credentials",
+}
+_NAME = "[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Say what this cluster adds to what the stages declare; secrets and claims are named, never held."""
+
+    s3_secret: str = "nightdrive-s3"  # keys endpoint, access_key, secret_key
+    git_secret: str = "nightdrive-git"  # key credentials, a git-credential-store file; empty: no secret is mounted
+    accelerator: str = "nvidia.com/gpu"  # resource name; a slice of a GPU is one too, such as nvidia.com/mig-1g.10gb
+    gpu_node_selector: dict[str, object] = field(default_factory=dict)  # of steps with a GPU
+    gpu_tolerations: tuple[dict[str, object], ...] = ()
+    cpu_node_selector: dict[str, object] = field(default_factory=dict)  # of all others
+    cpu_tolerations: tuple[dict[str, object], ...] = ()
+    queue: str = ""  # Kueue's local queue, which admits pods by priority and quota; empty: none
+    checkpoints_claim: str = ""  # volume claim that outlives pods: a training killed with its node goes on; empty: none
+    spot: tuple[str, ...] = ()  # stages that run on nodes which may be taken away
+    spot_node_selector: dict[str, object] = field(default_factory=dict)
+    spot_tolerations: tuple[dict[str, object], ...] = ()
+    spot_retries: int = 10  # of a stage on such nodes, in place of its own
+    parallel_steps: int = 0  # iterations of a loop at once; 0: all
+    night_hours: float = 20.0  # after which a night is ended: before the next one starts
+    nodes: dict[str, object] = field(default_factory=dict)  # by stage: train over so many nodes, as a TrainJob
+    shared_claim: str = ""  # volume claim that every node can mount at once; trainings over several nodes need it
+    stages: dict[str, dict[str, object]] = field(default_factory=dict)  # by stage: fields of its Needs that differ here
+
+    def __post_init__(self) -> None:
+        for name in ("s3_secret", "git_secret", "checkpoints_claim", "shared_claim", "queue"):
+            value = getattr(self, name)
+            empty = not value and name != "s3_secret"
+            require(empty or bool(re.fullmatch(_NAME, value)), name, value, "must be the name of a Kubernetes object")
+        rule = "must be a resource name such as nvidia.com/gpu"
+        require(
+            bool(re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", self.accelerator)), "accelerator", self.accelerator, rule
+        )
+        for name, count in self.nodes.items():
+            good = (
+                isinstance(count, int) and count >= 2 and name in all_stages() and all_stages()[name].needs.distributed
+            )
+            require(good, f"nodes.{name}", count, "must be at least 2, of a stage that trains")
+            require(bool(self.shared_claim), "shared_claim", "", f"must be named: {name} trains over {count} nodes")
+        for name in (*self.spot, *self.stages):
+            require(name in all_stages(), "cluster", name, f"is no stage{did_you_mean(name, list(all_stages()))}")
+        require(self.spot_retries >= 0, "spot_retries", self.spot_retries, "must not be negative")
+        require(0 <= self.parallel_steps <= 1000, "parallel_steps", self.parallel_steps, "must lie in 0..1000")
+        require(0 < self.night_hours <= 24 * 7, "night_hours", self.night_hours, "must lie above 0, at most a week")
+        for name in self.stages:
+            self.needs(name)
+
+    def needs(self, stage: str) -> Needs:
+        """Return what a stage needs on this cluster."""
+        declared = dataclasses.asdict(all_stages()[stage].needs)
+        if stage in self.spot:
+            declared["retries"] = self.spot_retries
+        needs = build_parameters(Needs, declared | self.stages.get(stage, {}), where=f"cluster.stages.{stage}")
+        for name in ("cpu_cores", "memory_gib", "timeout_minutes"):
+            require(getattr(needs, name) > 0, f"cluster.stages.{stage}.{name}", getattr(needs, name), "must be above 0")
+        for name in ("gpu_count", "retries", "shared_memory_gib"):
+            value = getattr(needs, name)
+            require(value >= 0, f"cluster.stages.{stage}.{name}", value, "must not be negative")
+        return needs
+
+    def step_needs(self, stage: str) -> Needs:
+        """Return what the step of a stage itself needs: with a TrainJob the GPUs are the job's, and the step only waits."""
+        needs = self.needs(stage)
+        return dataclasses.replace(needs, gpu_count=0, shared_memory_gib=0.0) if stage in self.nodes else needs
+
+
+def image_of(needs: Needs, images: Mapping[str, str]) -> str:
+    """Return the image of a step: with a GPU the CUDA build of its dependency set, where there is one."""
+    accelerated = f"{needs.image}_cuda"
+    return images[accelerated if needs.gpu_count and accelerated in images else needs.image]
+
+
+def resource_parameters(cluster: Cluster) -> dict[str, Any]:
+    """Return the pipeline parameters by which one run overrides resources, with their defaults."""
+    wanted: dict[str, Any] = {
+        "accelerator": cluster.accelerator,
+        "gpu_node_selector": dict(cluster.gpu_node_selector),
+        "gpu_tolerations": list(cluster.gpu_tolerations),
+        "cpu_node_selector": dict(cluster.cpu_node_selector),
+        "cpu_tolerations": list(cluster.cpu_tolerations),
+    }
+    for name in all_stages():
+        needs = cluster.step_needs(name)
+        wanted |= {f"{name}_cpu": f"{needs.cpu_cores:g}", f"{name}_memory": f"{needs.memory_gib:g}Gi"}
+        wanted |= {f"{name}_gpus": str(needs.gpu_count)} if needs.gpu_count else {}
+    return wanted
+
+
+def equip(step: Any, stage: str, task: str, image: str, cluster: Cluster, chosen: Mapping[str, Any]) -> Any:
+    """Give a step its name, resources, nodes, secrets, retries, time-out and caching; return it.
+
+    chosen: the run's value of every name in resource_parameters.
+    """
+    needs = cluster.step_needs(stage)
+    names = ["cpu", "memory", "gpus"] if needs.gpu_count else ["cpu", "memory"]
+    # KFP does not hand a parameter that only a resource names into the loops and conditions around the step by itself.
+    step.register_pipeline_channels([chosen[f"{stage}_{name}"] for name in names])
+    step.set_display_name(task)
+    step.set_cpu_request(chosen[f"{stage}_cpu"])
+    step.set_memory_request(chosen[f"{stage}_memory"]).set_memory_limit(chosen[f"{stage}_memory"])
+    if needs.gpu_count:
+        step.register_pipeline_channels([chosen["accelerator"]])
+        step.set_accelerator_type(chosen["accelerator"]).set_accelerator_limit(chosen[f"{stage}_gpus"])
+    step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="10m")
+    step.set_caching_options(task not in NEVER_CACHED)
+    step.set_env_variable(IMAGE_VARIABLE, image)
+    _place(step, stage, needs, cluster, chosen)
+    _mount(step, needs, cluster)
+    if stage in cluster.nodes:
+        _give_nodes(step, stage, image, cluster)
+    return step
+
+
+def _give_nodes(step: Any, stage: str, image: str, cluster: Cluster) -> None:
+    """Let the step train as a TrainJob over several nodes, which share a volume with it."""
+    from kfp import kubernetes
+
+    needs = cluster.needs(stage)
+    settings = {
+        "image": image,
+        "nodes": cluster.nodes[stage],
+        "gpus_per_node": needs.gpu_count,
+        "claim": cluster.shared_claim,
+        "folder": SHARED_FOLDER,
+        "accelerator": cluster.accelerator,
+        "queue": cluster.queue,
+        "deadline_seconds": needs.timeout_minutes * 60,
+        "s3_secret": cluster.s3_secret,
+        "node_selector": cluster.gpu_node_selector,
+        "tolerations": list(cluster.gpu_tolerations),
+    }
+    kubernetes.mount_pvc(step, cluster.shared_claim, SHARED_FOLDER)
+    step.set_env_variable(TRAIN_JOB_VARIABLE, json.dumps(settings, sort_keys=True))
+
+
+def _place(step: Any, stage: str, needs: Needs, cluster: Cluster, chosen: Mapping[str, Any]) -> None:
+    """Say on which nodes and through which queue the step's pod runs, and for how long."""
+    from kfp import kubernetes
+
+    if stage in cluster.spot:
+        for label, value in cluster.spot_node_selector.items():
+            kubernetes.add_node_selector(step, label, str(value))
+        kubernetes.add_toleration_json(step, list(cluster.spot_tolerations))
+    else:
+        kind = "gpu" if needs.gpu_count else "cpu"
+        kubernetes.add_node_selector_json(step, chosen[f"{kind}_node_selector"])
+        kubernetes.add_toleration_json(step, chosen[f"{kind}_tolerations"])
+    if cluster.queue:
+        kubernetes.add_pod_label(step, QUEUE_LABEL, cluster.queue)
+    kubernetes.set_timeout(step, needs.timeout_minutes * 60)
+
+
+def _mount(step: Any, needs: Needs, cluster: Cluster) -> None:
+    """Give the pod its secrets by reference, its shared memory, a writable /tmp, and the claim that outlives it."""
+    from kfp import kubernetes
+
+    kubernetes.use_secret_as_env(step, cluster.s3_secret, S3_KEYS)
+    kubernetes.empty_dir_mount(step, "tmp", "/tmp")
+    if needs.shared_memory_gib:
+        size = f"{needs.shared_memory_gib:g}Gi"
+        kubernetes.empty_dir_mount(step, "shared-memory", "/dev/shm", medium="Memory", size_limit=size)
+    if needs.image == "versioning" and cluster.git_secret:
+        kubernetes.use_secret_as_volume(step, cluster.git_secret, GIT_FOLDER)
+        for name, value in GIT_CREDENTIALS.items():
+            step.set_env_variable(name, value)
+    if needs.distributed and cluster.checkpoints_claim:
+        kubernetes.mount_pvc(step, cluster.checkpoints_claim, CHECKPOINTS_FOLDER)
+        step.set_env_variable(CHECKPOINTS_VARIABLE, CHECKPOINTS_FOLDER)
+
+
+def iterations(shards: Sequence[int]) -> list[int]:
+    """Return the iterations of the loop over shards: each shard one, or where they are too many, each a batch of shards.
+
+    Shards divide the pool by a hash modulo their number, so that fewer and larger ones are the same pool in batches.
+    """
+    return list(range(min(len(shards), MAX_ITERATIONS)))
+
+
+def readable(value: Any) -> str:
+    """Return a parameter's value as the text that a person types for it."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,183 @@
+"""`make pipeline-status` and `make cancel`: what a run on the cluster does, and how to end it; following a run for submit."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from components.stage.declaration import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED
+from perception.errors import InputError, Unreachable
+from pipelines.kubeflow.kfp_api import Missing, Server, connect, equals, exit_code_of
+
+ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+POLL_SECONDS = 10.0
+PATIENCE_SECONDS = 600.0  # a follower sits out a server that fails for so long
+EXIT_INTERRUPTED = 130
+_HIDDEN = ("-driver", "root", "executor")  # bookkeeping of the server, no tasks of ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Say how one task of a run goes."""
+
+    name: str
+    state: str
+    seconds: float | None
+    message: str
+
+
+def follow(server: Server, run_id: str, *, say: Callable[[str], None] = print) -> int:
+    """Tell every change of a run until it ends, print its table, and return the exit code: 0 done, 3 refused, 1 failed."""
+    shown: dict[str, str] = {}
+    failing_since: float | None = None
+    while True:
+        try:
+            run = _get(server, run_id)
+            failing_since = None
+        except Unreachable as error:
+            failing_since = failing_since or time.monotonic()
+            if time.monotonic() - failing_since > PATIENCE_SECONDS:
+                raise
+            say(f"  {error}; the run goes on meanwhile")
+            server.sleep(POLL_SECONDS)
+            continue
+        tasks = tasks_of(run)
+        _tell_changes(tasks, shown, say)
+        if run.state in ENDED:
+            say(run_table(run, tasks))
+            return exit_code(run, tasks)
+        server.sleep(POLL_SECONDS)
+
+
+def tasks_of(run: Any) -> list[Task]:
+    """Return the tasks of a run that a person knows, in the order in which they started."""
+    details = run.run_details.task_details if run.run_details else None
+    started = sorted(
+        details or (), key=lambda item: item.start_time or item.create_time or datetime.max.replace(tzinfo=UTC)
+    )
+    return [
+        Task(
+            name=item.display_name,
+            state=item.state or "PENDING",
+            seconds=_seconds(item.start_time, item.end_time),
+            message=(item.error.message or "") if item.error else "",
+        )
+        for item in started
+        if item.display_name and not item.display_name.endswith(_HIDDEN)
+    ]
+
+
+def exit_code(run: Any, tasks: Sequence[Task]) -> int:
+    """Return a run's exit code; what failed behind a gate was refused."""
+    if run.state == "SUCCEEDED":
+        return EXIT_DONE
+    refused = any(task.state == "FAILED" and task.name.startswith(("gate_", "problem")) for task in tasks)
+    return EXIT_REFUSED if refused and run.state == "FAILED" else EXIT_FAILED
+
+
+def run_table(run: Any, tasks: Sequence[Task]) -> str:
+    """Return a run as a short table: state, tasks, seconds, what went wrong."""
+    width = max([len(task.name) for task in tasks], default=4)
+    lines = [f"{run.display_name}: {run.state or 'PENDING'}"]
+    for task in tasks:
+        spent = "" if task.seconds is None else f"{task.seconds:8.0f} s"
+        lines.append(f"  {task.name:<{width}}  {task.state:<10}{spent:>10}  {_one_line(task.message)}".rstrip())
+    if run.error and run.error.message:
+        lines.append(f"  error: {_one_line(run.error.message)}")
+    return "\n".join(lines)
+
+
+def find_run(server: Server, wanted: str) -> str:
+    """Return the id of a run by its id or name; without one, of the latest run; raises InputError where there is none."""
+    options: dict[str, Any] = {"sort_by": "created_at desc"}
+    if server.namespace:
+        options["namespace"] = server.namespace
+    if not wanted:
+        latest = next(iter(server.every("RunServiceApi", "run_service_list_runs", "runs", **options)), None)
+        if latest is None:
+            raise InputError("there is no run yet; start one with `make pipeline-submit`")
+        return str(latest.run_id)
+    named = list(server.every("RunServiceApi", "run_service_list_runs", "runs", filter=equals(wanted), **options))
+    if named:
+        return str(named[0].run_id)
+    try:
+        return str(_get(server, wanted).run_id)
+    except Missing:
+        raise InputError(
+            f"RUN={wanted}: {server.host} has no run of this id or name; `make pipeline-status` shows the latest"
+        ) from None
+
+
+def cancel(server: Server, run_id: str) -> str:
+    """End a run that has not ended; return what to say about it."""
+    run = _get(server, run_id)
+    if run.state in ENDED:
+        return f"{run.display_name}: ended already ({run.state}); nothing to cancel"
+    server.ask("RunServiceApi", "run_service_terminate_run", run_id)
+    return f"{run.display_name}: cancelled; its farewell report still runs"
+
+
+def _get(server: Server, run_id: str) -> Any:
+    return server.ask("RunServiceApi", "run_service_get_run", run_id)
+
+
+def _tell_changes(tasks: Sequence[Task], shown: dict[str, str], say: Callable[[str], None]) -> None:
+    done = sum(task.state in ENDED for task in tasks)
+    for position, task in enumerate(tasks):
+        key = f"{position} {task.name}"
+        if shown.get(key) != task.state:
+            shown[key] = task.state
+            spent = f" after {task.seconds:.0f} s" if task.seconds is not None and task.state in ENDED else ""
+            say(
+                f"  {datetime.now():%H:%M:%S}  {task.name}: {task.state.lower()}{spent}  ({done} of {len(tasks)} begun are done)"
+            )
+
+
+def _seconds(start: datetime | None, end: datetime | None) -> float | None:
+    if start is None or start.year < 2000:
+        return None
+    finished = end if end is not None and end.year >= 2000 else datetime.now(UTC)
+    return max(0.0, (finished - start).total_seconds())
+
+
+def _one_line(text: str, most: int = 160) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Show or cancel a run as the command line asks."""
+    parser = argparse.ArgumentParser(
+        prog="make pipeline-status", description="Show, follow or cancel a run on the cluster."
+    )
+    parser.add_argument("action", choices=("status", "follow", "cancel"))
+    parser.add_argument("--run", default="", help="id or name of the run; default: the latest")
+    parser.add_argument("--host", default="", help="address of Kubeflow Pipelines; default: KFP_HOST")
+    given = parser.parse_args(arguments)
+    try:
+        server = connect(given.host)
+        run_id = find_run(server, given.run)
+        if given.action == "cancel":
+            if not given.run:
+                raise InputError("RUN= is missing: say which run to cancel, as `make pipeline-status` prints it")
+            print(cancel(server, run_id))
+            return EXIT_DONE
+        print(server.run_url(run_id))
+        if given.action == "follow":
+            return follow(server, run_id)
+        run = _get(server, run_id)
+        tasks = tasks_of(run)
+        print(run_table(run, tasks))
+        return exit_code(run, tasks) if run.state in ENDED else EXIT_DONE
+    except InputError as error:
+        print(f"nightdrive: {error}", file=sys.stderr)
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

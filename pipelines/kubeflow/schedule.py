@@ -1,0 +1,244 @@
+"""`make schedule`: bring the recurring run on the cluster in line with schedule.yaml.
+
+Kubeflow Pipelines cannot change a recurring run, only delete and create it, and deleting ends the run that it has started. So it
+is replaced only where it differs, and never while one of its runs is active. One run at a time, and no catching up on nights
+that were missed: the next one sees the same frames. It names no version, so that each night runs the latest one uploaded.
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+import zoneinfo
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.stage.declaration import EXIT_DONE, EXIT_FAILED
+from components.stage.parameters import build_parameters, read_yaml, require
+from perception.errors import InputError
+from pipelines.kubeflow.compile import compile_pipeline
+from pipelines.kubeflow.kfp_api import Server, connect, equals, exit_code_of
+from pipelines.kubeflow.runs import ENDED
+from pipelines.kubeflow.submit import PIPELINE, SERVICE_ACCOUNT, check_parameter, experiment, parameter_types
+
+SCHEDULE_FILE = Path(__file__).parent.parent / "schedule.yaml"
+# second, minute, hour, day of month, month, day of week
+_RANGES = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
+_NAMES = {
+    4: ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
+    5: ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Declare a recurring night."""
+
+    name: str  # of the recurring run
+    cron: str  # six fields, seconds first
+    time_zone: str  # of the IANA data base, such as Europe/Berlin
+    enabled: bool = True
+    service_account: str = SERVICE_ACCOUNT
+    parameters: dict[str, object] = field(default_factory=dict)  # of the pipeline
+
+    def __post_init__(self) -> None:
+        require(bool(self.name.strip()), "name", self.name, "must not be empty")
+        require(self.time_zone in zoneinfo.available_timezones(), "time_zone", self.time_zone, "is no IANA time zone")
+        _check_cron(self.cron)
+
+    @property
+    def trigger(self) -> str:
+        """Return the cron expression with its time zone, as the server's cron library reads it."""
+        return f"TZ={self.time_zone} {self.cron}"
+
+
+def read_schedule(file: Path) -> Schedule:
+    """Read a schedule file; raises InputError naming what is wrong."""
+    content = read_yaml(file)
+    try:
+        wanted = build_parameters(Schedule, content, where=file.name)
+    except InputError as error:  # the remedies of stage parameters speak of another file
+        said = str(error).replace("params.yaml or with SET", file.name).replace("params.yaml", file.name)
+        raise InputError(said) from None
+    if wanted.parameters:
+        _check_parameters(wanted, file.name)
+    return wanted
+
+
+def _check_parameters(wanted: Schedule, where: str) -> None:
+    """Hold the schedule's parameters against those that the night has as it is compiled now."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "nightdrive.yaml"
+        compile_pipeline("nightly", package)
+        known = parameter_types(package)
+    for name, value in wanted.parameters.items():
+        check_parameter(known, name, value, where)
+
+
+def reconcile(server: Server, wanted: Schedule, *, dry_run: bool = False) -> tuple[str, bool]:
+    """Bring the server's recurring run in line; return what was done, and whether the server is in line now."""
+    pipeline_id = _pipeline_id(server)
+    found = _recurring_runs(server, wanted.name)
+    differences = _differences(wanted, pipeline_id, found[0]) if found else ["it does not exist yet"]
+    if len(found) > 1:
+        differences.append(f"it exists {len(found)} times")
+    if not differences:
+        return f"schedule {wanted.name}: unchanged ({wanted.trigger}{'' if wanted.enabled else ', disabled'})", True
+    listed = "".join(f"\n  {difference}" for difference in differences)
+    if dry_run:
+        return f"schedule {wanted.name}: would be {'replaced' if found else 'created'}:{listed}", False
+    if found and differences == [_enabled_line(wanted.enabled)]:
+        _switch(server, found[0].recurring_run_id, wanted.enabled)
+        return f"schedule {wanted.name}: {'enabled' if wanted.enabled else 'disabled'}", True
+    active = [run for each in found for run in _active_runs(server, each.recurring_run_id)]
+    if active:
+        return (
+            f"schedule {wanted.name}: differs, but {active[0].display_name} is {str(active[0].state).lower()} and would be ended; "
+            f"run `make schedule` again when it is done, or `make cancel RUN={active[0].run_id}` first:{listed}",
+            False,
+        )
+    _replace(server, wanted, pipeline_id, found)
+    return f"schedule {wanted.name}: {'replaced' if found else 'created'} ({wanted.trigger}):{listed}", True
+
+
+def _replace(server: Server, wanted: Schedule, pipeline_id: str, found: Sequence[Any]) -> None:
+    """Create the wanted recurring run and only then delete the old ones, which start nothing meanwhile."""
+    for old in found:
+        _switch(server, old.recurring_run_id, False)
+    try:
+        _create(server, wanted, pipeline_id)
+    except InputError:
+        for old in found:
+            _switch(server, old.recurring_run_id, str(old.mode) == "ENABLE")
+        raise
+    for old in found:
+        server.ask("RecurringRunServiceApi", "recurring_run_service_delete_recurring_run", old.recurring_run_id)
+
+
+def _create(server: Server, wanted: Schedule, pipeline_id: str) -> None:
+    import kfp_server_api
+
+    reference = kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=pipeline_id)
+    body = kfp_server_api.V2beta1RecurringRun(
+        display_name=wanted.name,
+        experiment_id=experiment(server),
+        pipeline_version_reference=reference,
+        runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=dict(wanted.parameters)),
+        trigger=kfp_server_api.V2beta1Trigger(cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=wanted.trigger)),
+        max_concurrency="1",
+        no_catchup=True,
+        mode="ENABLE" if wanted.enabled else "DISABLE",
+        service_account=wanted.service_account,
+        namespace=server.namespace or None,
+    )
+    server.ask_once("RecurringRunServiceApi", "recurring_run_service_create_recurring_run", body)
+
+
+def _differences(wanted: Schedule, pipeline_id: str, found: Any) -> list[str]:
+    """Return, one a line, what the server has and what is wanted."""
+    reference, config = found.pipeline_version_reference, found.runtime_config
+    trigger = found.trigger.cron_schedule.cron if found.trigger and found.trigger.cron_schedule else None
+    pairs = {
+        "cron": (trigger, wanted.trigger),
+        "pipeline": (reference.pipeline_id if reference else None, pipeline_id),
+        "pinned version": ((reference.pipeline_version_id or None) if reference else None, None),
+        "parameters": (_plain(config.parameters if config else {}), _plain(wanted.parameters)),
+        "runs at once": (int(found.max_concurrency or 0), 1),
+        "catches up on missed nights": (not found.no_catchup, False),
+        "service account": (found.service_account, wanted.service_account),
+    }
+    lines = [f"{name}: {has!r} -> {wants!r}" for name, (has, wants) in pairs.items() if has != wants]
+    return lines + ([_enabled_line(wanted.enabled)] if (str(found.mode) == "ENABLE") != wanted.enabled else [])
+
+
+def _enabled_line(enabled: bool) -> str:
+    return f"enabled: {not enabled} -> {enabled}"
+
+
+def _plain(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return parameters with numbers as the server gives them back, which knows no integers."""
+    return {
+        name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        for name, value in (parameters or {}).items()
+    }
+
+
+def _pipeline_id(server: Server) -> str:
+    options = {"namespace": server.namespace} if server.namespace else {}
+    listed = server.every(
+        "PipelineServiceApi", "pipeline_service_list_pipelines", "pipelines", filter=equals(PIPELINE), **options
+    )
+    for item in listed:
+        if item.display_name == PIPELINE:
+            return str(item.pipeline_id)
+    raise InputError(f"pipeline {PIPELINE}: is not on the server yet; run `make pipeline-submit` once")
+
+
+def _recurring_runs(server: Server, name: str) -> list[Any]:
+    options = {"namespace": server.namespace} if server.namespace else {}
+    listed = server.every(
+        "RecurringRunServiceApi",
+        "recurring_run_service_list_recurring_runs",
+        "recurring_runs",
+        filter=equals(name),
+        **options,
+    )
+    return [item for item in listed if item.display_name == name]
+
+
+def _active_runs(server: Server, recurring_run_id: str) -> list[Any]:
+    options: dict[str, Any] = {"experiment_id": experiment(server), "sort_by": "created_at desc"}
+    runs = server.every("RunServiceApi", "run_service_list_runs", "runs", **options)
+    return [run for run in runs if run.recurring_run_id == recurring_run_id and run.state not in ENDED]
+
+
+def _switch(server: Server, recurring_run_id: str, enabled: bool) -> None:
+    operation = "enable" if enabled else "disable"
+    server.ask("RecurringRunServiceApi", f"recurring_run_service_{operation}_recurring_run", recurring_run_id)
+
+
+def _check_cron(text: str) -> None:
+    fields = text.split()
+    require(len(fields) == 6, "cron", text, "must have six fields: second minute hour day month weekday")
+    for position, (part, (lowest, highest)) in enumerate(zip(fields, _RANGES, strict=True)):
+        for item in part.split(","):
+            matched = re.fullmatch(r"(\*|\?|\w+(?:-\w+)?)(?:/(\d+))?", item)
+            require(matched is not None, "cron", text, f"{item!r} is no cron field")
+            assert matched is not None
+            numbers = [] if matched[1] in "*?" else [_cron_number(word, position) for word in matched[1].split("-")]
+            good = all(number is not None and lowest <= number <= highest for number in numbers)
+            require(good, "cron", text, f"{item!r} must lie in {lowest}..{highest}")
+            require(numbers == sorted(numbers), "cron", text, f"{item!r} ends before it begins")  # type: ignore[type-var]
+            require(matched[2] != "0", "cron", text, f"{item!r}: a step of 0")
+    rule = "must begin with one second, such as 0; else a night would start every few seconds"
+    require(fields[0].isdigit(), "cron", text, rule)
+
+
+def _cron_number(word: str, position: int) -> int | None:
+    names = _NAMES.get(position, [])
+    if word.upper() in names:
+        return names.index(word.upper()) + (1 if position == 4 else 0)
+    return int(word) if word.isdigit() else None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Reconcile as the command line asks; exit code 1 where the server is not in line afterwards."""
+    parser = argparse.ArgumentParser(prog="make schedule", description="Create or reconcile the recurring night.")
+    parser.add_argument("--file", type=Path, default=SCHEDULE_FILE, help="the declaration; default: schedule.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="show the difference and change nothing")
+    parser.add_argument("--host", default="", help="address of Kubeflow Pipelines; default: KFP_HOST")
+    given = parser.parse_args(arguments)
+    try:
+        wanted = read_schedule(given.file)
+        said, in_line = reconcile(connect(given.host), wanted, dry_run=given.dry_run)
+    except InputError as error:
+        print(f"nightdrive: {error}", file=sys.stderr)
+        return exit_code_of(error)
+    print(said)
+    return EXIT_DONE if in_line or given.dry_run else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

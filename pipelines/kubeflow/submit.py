@@ -1,0 +1,242 @@
+"""`make pipeline-submit`: compile the night, upload it as a version named by its content, start a run and follow it."""
+
+import argparse
+import hashlib
+import re
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from components.stage.declaration import EXIT_DONE
+from components.stage.parameters import did_you_mean, parse_value
+from perception.errors import InputError, Unreachable
+from pipelines.kubeflow.compile import compile_pipeline
+from pipelines.kubeflow.images import pushed_images
+from pipelines.kubeflow.kfp_api import Server, connect, equals, exit_code_of
+from pipelines.kubeflow.runs import EXIT_INTERRUPTED, follow
+
+PIPELINE = "nightdrive"
+EXPERIMENT = "nightdrive"
+SERVICE_ACCOUNT = "nightdrive-runner"
+# What a value of each KFP type is in Python, and in words.
+_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "STRING": ((str,), "text"),
+    "NUMBER_INTEGER": ((int,), "a whole number"),
+    "NUMBER_DOUBLE": ((int, float), "a number"),
+    "BOOLEAN": ((bool,), "true or false"),
+    "LIST": ((list,), "a list such as [{key: spot, operator: Exists}]"),
+    "STRUCT": ((dict,), "a mapping such as {pool: gpu}"),
+}
+# How Kubernetes writes what a stage asks for; the server would find a mistake only when the step is due.
+_QUANTITIES = {
+    "_cpu": (r"\d+(\.\d+)?|\d+m", "cores, such as 2 or 500m"),
+    "_memory": (r"\d+(\.\d+)?([kMGTPE]|[KMGTPE]i)?", "bytes, such as 64Gi"),
+    "_gpus": (r"\d+", "a whole number"),
+}
+
+
+def upload(server: Server, package: Path, *, say: Callable[[str], None] = print) -> tuple[str, str]:
+    """Make sure that the server has this very pipeline as a version; return (pipeline id, version id).
+
+    A version is named by its content, so that uploading the same one again finds it and changes nothing.
+    """
+    pipeline_id = _pipeline(server, say)
+    name = f"{PIPELINE}-{hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
+
+    def find() -> Any:
+        versions = server.every(
+            "PipelineServiceApi",
+            "pipeline_service_list_pipeline_versions",
+            "pipeline_versions",
+            pipeline_id,
+            filter=equals(name),
+        )
+        return next((item for item in versions if item.display_name == name), None)
+
+    def create() -> Any:
+        options = {"name": name, "pipelineid": pipeline_id}
+        return server.ask_once("PipelineUploadServiceApi", "upload_pipeline_version", str(package), **options)
+
+    version, is_new = once(server, find, create)
+    say(f"version {name}: {'uploaded' if is_new else 'is there already'}")
+    return pipeline_id, str(version.pipeline_version_id)
+
+
+def start(
+    server: Server,
+    pipeline_id: str,
+    version_id: str,
+    parameters: dict[str, Any],
+    service_account: str = SERVICE_ACCOUNT,
+) -> str:
+    """Start a run of a version and return its id."""
+    import kfp_server_api
+
+    name = f"{PIPELINE} {datetime.now():%Y-%m-%d %H:%M:%S} {uuid.uuid4().hex[:4]}"  # no two runs share a name
+    experiment_id = experiment(server)
+    reference = kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=pipeline_id, pipeline_version_id=version_id)
+    wanted = kfp_server_api.V2beta1Run(
+        experiment_id=experiment_id,
+        display_name=name,
+        pipeline_version_reference=reference,
+        runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=parameters),
+        service_account=service_account,
+    )
+
+    def find() -> Any:
+        options = {"experiment_id": experiment_id, "filter": equals(name)}
+        return next(iter(server.every("RunServiceApi", "run_service_list_runs", "runs", **options)), None)
+
+    run, _ = once(server, find, lambda: server.ask_once("RunServiceApi", "run_service_create_run", wanted), new=True)
+    return str(run.run_id)
+
+
+def experiment(server: Server) -> str:
+    """Return the id of the experiment that holds the nights, made where it is missing."""
+    import kfp_server_api
+
+    options = {"namespace": server.namespace} if server.namespace else {}
+
+    def find() -> Any:
+        listed = server.every(
+            "ExperimentServiceApi",
+            "experiment_service_list_experiments",
+            "experiments",
+            filter=equals(EXPERIMENT),
+            **options,
+        )
+        return next(iter(listed), None)
+
+    wanted = kfp_server_api.V2beta1Experiment(display_name=EXPERIMENT, **options)
+    found, _ = once(
+        server, find, lambda: server.ask_once("ExperimentServiceApi", "experiment_service_create_experiment", wanted)
+    )
+    return str(found.experiment_id)
+
+
+def once(server: Server, find: Callable[[], Any], create: Callable[[], Any], *, new: bool = False) -> tuple[Any, bool]:
+    """Return what `find` finds, or else what `create` makes, and whether it was made now.
+
+    A server that fails while it creates may have done so all the same: it is asked before anything is made a second time.
+    new: nothing of that name can be there yet, so that the first question is spared.
+    """
+    found = None if new else find()
+    if found is not None:
+        return found, False
+    for pause in (1.0, 3.0, None):
+        try:
+            return create(), True
+        except Unreachable:
+            found = find()
+            if found is not None:
+                return found, True
+            if pause is None:
+                raise
+            server.sleep(pause)
+    raise AssertionError
+
+
+def run_parameters(package: Path, given: Sequence[str]) -> dict[str, Any]:
+    """Return NAME=VALUE pairs as the parameters of a run; raises InputError for one that the pipeline cannot take."""
+    known = parameter_types(package)
+    parameters: dict[str, Any] = {}
+    for pair in given:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise InputError(f"PARAMETER={pair}: must be NAME=VALUE, such as budget_frames=500")
+        as_text = known.get(name) == "STRING"
+        parameters[name] = value if as_text else parse_value(value, pair)
+        check_parameter(known, name, parameters[name], f"PARAMETER={pair}")
+    return parameters
+
+
+def parameter_types(package: Path) -> dict[str, str]:
+    """Return the KFP type of every parameter of a compiled pipeline, by name."""
+    import yaml
+
+    known = next(yaml.safe_load_all(package.read_text()))["root"]["inputDefinitions"]["parameters"]
+    return {name: item["parameterType"] for name, item in known.items()}
+
+
+def check_parameter(known: Mapping[str, str], name: str, value: Any, where: str) -> None:
+    """Raise InputError where the pipeline has no parameter of that name, or one of another type."""
+    if name not in known:
+        hint = did_you_mean(name, list(known))
+        raise InputError(f"{where}: the pipeline has no parameter {name!r}{hint}; it has {', '.join(sorted(known))}")
+    types, words = _TYPES[known[name]]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise InputError(f"{where}: {name} = {value!r}: must be {words}; correct it")
+    for ending, (rule, said) in _QUANTITIES.items():
+        if name.endswith(ending) and not re.fullmatch(rule, str(value)):
+            raise InputError(f"{where}: {name} = {value!r}: must be {said}; correct it")
+
+
+def _pipeline(server: Server, say: Callable[[str], None]) -> str:
+    import kfp_server_api
+
+    options = {"namespace": server.namespace} if server.namespace else {}
+
+    def find() -> Any:
+        listed = server.every(
+            "PipelineServiceApi", "pipeline_service_list_pipelines", "pipelines", filter=equals(PIPELINE), **options
+        )
+        return next((item for item in listed if item.display_name == PIPELINE), None)
+
+    wanted = kfp_server_api.V2beta1Pipeline(display_name=PIPELINE, **options)
+    pipeline, is_new = once(
+        server, find, lambda: server.ask_once("PipelineServiceApi", "pipeline_service_create_pipeline", wanted)
+    )
+    if is_new:
+        say(f"pipeline {PIPELINE}: created")
+    return str(pipeline.pipeline_id)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Submit a night as the command line asks; the exit code is the run's."""
+    parser = argparse.ArgumentParser(prog="make pipeline-submit", description="Start a night on the cluster.")
+    parser.add_argument("--profile", default="nightly", help="a profile of params.yaml")
+    parser.add_argument("--data", default="", help="folder of a data set, as the steps see it")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a parameter")
+    parser.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="of the run alone")
+    parser.add_argument("--images", type=Path, help="the file of digests that `make images` wrote")
+    parser.add_argument("--host", default="", help="address of Kubeflow Pipelines; default: KFP_HOST")
+    parser.add_argument("--service-account", default=SERVICE_ACCOUNT, help="that the steps run as")
+    parser.add_argument("--no-preflight", action="store_true", help="do not look into the cluster beforehand")
+    parser.add_argument("--no-follow", action="store_true", help="start the run and do not wait for it")
+    given = parser.parse_args(arguments)
+    try:
+        return _submit(given)
+    except InputError as error:
+        print(f"nightdrive: {error}", file=sys.stderr)
+        return exit_code_of(error)
+
+
+def _submit(given: argparse.Namespace) -> int:
+    from pipelines import preflight
+
+    server = connect(given.host)
+    images = pushed_images(given.images)
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "nightdrive.yaml"
+        compile_pipeline(given.profile, package, given.set, given.data, images)
+        parameters = run_parameters(package, given.parameter)
+        if not given.no_preflight and preflight.run(package, parameters, given.service_account):
+            raise InputError("the cluster lacks what is listed above; mend it, or skip this check with PREFLIGHT=no")
+        pipeline_id, version_id = upload(server, package)
+        run_id = start(server, pipeline_id, version_id, parameters, given.service_account)
+    print(f"run {run_id}: {server.run_url(run_id)}", flush=True)
+    if given.no_follow:
+        return EXIT_DONE
+    try:
+        return follow(server, run_id)
+    except KeyboardInterrupt:
+        print(f"\nthe run goes on; `make pipeline-status RUN={run_id}` shows it, `make cancel RUN={run_id}` ends it")
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,161 @@
+"""`make profile`: where the seconds and the bytes of a night on this machine went, from the records in its folder."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE
+from perception.errors import InputError
+from pipelines.local.run import ENGINE_FILE, ROOT, folders_of
+
+ENGINE_BAR = 0.10  # of the stages' own work, that the local engine may add
+MB = 1e6
+_NUMBERS = ("launched", "started", "seconds", "cpu_seconds", "start_cpu_seconds", "read_bytes", "written_bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCost:
+    """Say what one task of the night took."""
+
+    name: str
+    seconds: float  # of its own work, by the clock
+    cpu_seconds: float  # of its own work; more than `seconds` where several cores worked
+    start_seconds: float  # from its command to its work: interpreter, imports, waiting for a library to load
+    read_mb: float  # by read calls, from disk or not
+    written_mb: float
+    output_mb: float  # what lies in its output folders
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightProfile:
+    """Say where a night's seconds and bytes went."""
+
+    tasks: tuple[TaskCost, ...]  # of the last call of `make run`, in the order in which they ran
+    earlier: tuple[str, ...]  # tasks that an earlier call had done
+    seconds: float  # of the whole call
+    work_seconds: float  # the sum of the tasks' own work
+    start_seconds: float  # the sum of what their processes took to start
+    between_seconds: float  # the rest: the engine before, between and after the tasks
+    engine_share: float  # what is not the tasks' own work, as a share of it
+    engine_cpu_seconds: (
+        float  # processor time that is not the tasks' own work: the engine, starts, loading of libraries
+    )
+
+
+def night_profile(run: Path) -> NightProfile:
+    """Read a run's folder; raises InputError where no night has run there or its records are from before they said enough."""
+    engine = _read(run / ENGINE_FILE, ("started", "ended", "cpu_seconds"))
+    records = [_read(path, _NUMBERS) for path in (run / "records").glob("*.json")]
+    ran = sorted((each for each in records if each["launched"] >= engine["started"]), key=lambda each: each["launched"])
+    if not ran:
+        raise InputError(f"{run}: the last call found everything done; remove the folder and run the night again")
+    sizes = _output_mb(run)
+    tasks = tuple(_cost(record, sizes) for record in ran)
+    seconds, work = engine["ended"] - engine["started"], sum(task.seconds for task in tasks)
+    start = sum(task.start_seconds for task in tasks)
+    return NightProfile(
+        tasks=tasks,
+        earlier=tuple(sorted(each["name"] for each in records if each["launched"] < engine["started"])),
+        seconds=seconds,
+        work_seconds=work,
+        start_seconds=start,
+        between_seconds=seconds - work - start,
+        engine_share=seconds / work - 1,
+        # The engine's own record holds what its children used, all but the forks of warm processes.
+        engine_cpu_seconds=engine["cpu_seconds"] - sum(each["cpu_seconds"] for each in ran if not each.get("forked")),
+    )
+
+
+def _read(path: Path, numbers: Sequence[str]) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run a night with `make run` first") from None
+    except ValueError:
+        raise InputError(f"{path}: is no JSON; run the night again") from None
+    missing = [name for name in numbers if not isinstance(record.get(name), int | float)]
+    if missing:
+        raise InputError(f"{path}: has no {missing[0]}; run the night again, on Linux")
+    return record
+
+
+def _cost(record: Mapping[str, Any], sizes: Mapping[str, float]) -> TaskCost:
+    return TaskCost(
+        name=record["name"],
+        seconds=record["seconds"],
+        cpu_seconds=record["cpu_seconds"],
+        start_seconds=record["started"] - record["launched"],
+        read_mb=record["read_bytes"] / MB,
+        written_mb=record["written_bytes"] / MB,
+        output_mb=sizes.get(record["name"], 0.0),
+    )
+
+
+def _output_mb(run: Path) -> dict[str, float]:
+    """Return the size of what lies in every task's output folders, by task."""
+    import yaml
+
+    found: dict[str, float] = {}
+    for name, stage in yaml.safe_load((run / "dvc.yaml").read_text())["stages"].items():
+        for folder in folders_of(stage, "outs"):
+            if "foreach" in stage:
+                found |= {f"{name}@{each.name}": _size_mb(each) for each in (run / folder).glob("*")}
+            else:
+                found[name] = _size_mb(run / folder)
+    return found
+
+
+def _size_mb(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MB
+
+
+def profile_text(profile: NightProfile) -> str:
+    """Write the profile as a table, the dearest task first, and what the engine adds."""
+    lines = [
+        f"{'task':20} {'seconds':>8} {'share':>6} {'CPU s':>8} {'start s':>8} {'read MB':>8} {'wrote MB':>8} {'output MB':>9}"
+    ]
+    for task in sorted(profile.tasks, key=lambda each: -each.seconds):
+        lines.append(
+            f"{task.name:20} {task.seconds:8.1f} {task.seconds / profile.seconds:6.1%} {task.cpu_seconds:8.1f} "
+            f"{task.start_seconds:8.2f} {task.read_mb:8.1f} {task.written_mb:8.1f} {task.output_mb:9.1f}"
+        )
+    total = [sum(getattr(task, name) for task in profile.tasks) for name in ("read_mb", "written_mb", "output_mb")]
+    lines += [
+        f"{'the tasks themselves':20} {profile.work_seconds:8.1f} {profile.work_seconds / profile.seconds:6.1%} "
+        f"{sum(task.cpu_seconds for task in profile.tasks):8.1f} {profile.start_seconds:8.2f} "
+        + " ".join(f"{value:{width}.1f}" for value, width in zip(total, (8, 8, 9), strict=True)),
+        f"{'starting processes':20} {profile.start_seconds:8.1f} {profile.start_seconds / profile.seconds:6.1%}",
+        f"{'the engine between':20} {profile.between_seconds:8.1f} {profile.between_seconds / profile.seconds:6.1%}",
+        f"{'the whole night':20} {profile.seconds:8.1f} 100.0%",
+        f"the local engine adds {profile.engine_share:.1%} to the tasks' own work "
+        f"(bar {ENGINE_BAR:.0%}: {'holds' if profile.engine_share <= ENGINE_BAR else 'falls short'})",
+    ]
+    cpu = sum(task.cpu_seconds for task in profile.tasks)
+    lines.append(
+        f"in processor time: {profile.engine_cpu_seconds:.1f} s beside {cpu:.1f} s of the tasks, {profile.engine_cpu_seconds / cpu:.1%}"
+    )
+    if profile.earlier:
+        lines.append(f"done by an earlier call, not counted: {', '.join(profile.earlier)}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the profile of the night that the command line names."""
+    parser = argparse.ArgumentParser(prog="make profile", description="Say where a night's seconds and bytes went.")
+    parser.add_argument("--run", default="latest", help="name of the run's folder (default: the latest)")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of all runs")
+    given = parser.parse_args(arguments)
+    try:
+        print(profile_text(night_profile(given.runs / given.run)))
+    except InputError as error:
+        print(f"nightdrive: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
