@@ -217,6 +217,7 @@ STAGE = Stage(
             name="selection",
             kind="selection",
             about="the chosen frames with rank and reason, a random control group, and annotation/: the batch to label",
+            gate_table=True,
         ),
     ),
     parameters=SelectParameters,

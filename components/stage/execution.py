@@ -84,7 +84,7 @@ def execute(call: Call) -> Outcome:
         except Refused as refusal:
             code, message = EXIT_REFUSED, str(refusal)
         if is_first_process():
-            _seal_and_place(working, call.outputs)
+            _seal_and_place(call.stage, working, call.outputs)
     except InputError as error:
         code, message, passing = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
     except Exception as error:
@@ -171,9 +171,12 @@ def _working_folder(target: Path) -> Path:
         raise InputError(f"{target}: cannot be written ({said}); choose a folder that this user may write") from None
 
 
-def _seal_and_place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
-    for folder in working.values():
-        write_seal(folder)
+def _seal_and_place(stage: Stage, working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
+    """Seal what was written, a folder that is shared out share by share, and give it its name."""
+    for port in stage.outputs:
+        folder = working[port.name]
+        for part in sorted(folder.iterdir()) if port.shares else [folder]:
+            write_seal(part)
     _place(working, targets)
 
 
