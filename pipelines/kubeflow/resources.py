@@ -17,6 +17,7 @@ from perception.errors import InputError
 
 # A loop's iterations all live in one Kubernetes object of bounded size, and each one costs two pods: more shards share them.
 MAX_ITERATIONS = 64
+USER_ID = 10001  # of the images; a namespace that enforces `restricted` wants the pod to say that it is not root's
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CHECKPOINTS_FOLDER, SHARED_FOLDER, GIT_FOLDER = "/checkpoints", "/shared", "/secrets/git"
 # Git takes configuration from the environment: the mounted file has one line, https://USER:TOKEN@HOST.
@@ -101,12 +102,16 @@ def image_of(needs: Needs, images: Mapping[str, str]) -> str:
 
 def with_resources(step: Any, stage: str, image: str, cluster: Cluster) -> Any:
     """Return the step with its resources, nodes, secrets, retries and time-out."""
+    from kfp import kubernetes
+
     needs = cluster.step_needs(stage)
     step.set_cpu_request(f"{needs.cpu_cores:g}")
     step.set_memory_request(f"{needs.memory_gib:g}Gi").set_memory_limit(f"{needs.memory_gib:g}Gi")
     if needs.gpu_count:
         step.set_accelerator_type(cluster.accelerator).set_accelerator_limit(needs.gpu_count)
-    step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="10m")
+    # Of pods that vanish; no longest duration, since Argo takes that as the time since the first try began.
+    step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0)
+    kubernetes.set_security_context(step, run_as_user=USER_ID, run_as_non_root=True)
     step.set_env_variable(IMAGE_VARIABLE, image)
     _place(step, stage, needs, cluster)
     _mount(step, needs, cluster)
