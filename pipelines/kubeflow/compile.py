@@ -1,10 +1,8 @@
 """`make pipeline-compile`: write the night as Kubeflow pipeline YAML, the same bytes every time."""
 
-import argparse
 import ast
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,27 +46,3 @@ def in_one_order(text: str) -> str:
         return f"{line[1]}{json.dumps(ast.literal_eval(line[2]), sort_keys=True)}]"
 
     return _NESTED_DEFAULT.sub(rewrite, text)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Compile as the command line asks and print where the file is."""
-    parser = argparse.ArgumentParser(
-        prog="make pipeline-compile", description="Write the night as Kubeflow pipeline YAML."
-    )
-    parser.add_argument("--profile", default="nightly", help="a profile of params.yaml")
-    parser.add_argument("--data", default="", help="folder of a data set, for profiles that read one")
-    parser.add_argument("--out", type=Path, default=Path("build/nightdrive.yaml"), help="the file to write")
-    parser.add_argument("--images", type=Path, help="the file of digests that `make images` wrote; default: by name")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a parameter")
-    given = parser.parse_args(arguments)
-    try:
-        compile_pipeline(given.profile, given.out, given.set, given.data, given.images)
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return 2
-    print(f"compiled {given.profile} into {given.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

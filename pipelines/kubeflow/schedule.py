@@ -5,9 +5,7 @@ is replaced only where it differs, and never while one of its runs is active. On
 that were missed: the next one sees the same frames. It names no version, so that each night runs the latest one uploaded.
 """
 
-import argparse
 import re
-import sys
 import tempfile
 import zoneinfo
 from collections.abc import Mapping, Sequence
@@ -15,15 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_DONE, EXIT_FAILED
 from components.stage.parameters import build_parameters, read_yaml, require
 from perception.errors import InputError
 from pipelines.kubeflow.compile import compile_pipeline
-from pipelines.kubeflow.kfp_api import Server, connect, equals, exit_code_of
+from pipelines.kubeflow.kfp_api import Server, equals
 from pipelines.kubeflow.runs import ENDED
 from pipelines.kubeflow.submit import PIPELINE, SERVICE_ACCOUNT, check_parameter, experiment, parameter_types
 
-SCHEDULE_FILE = Path(__file__).parent.parent / "schedule.yaml"
+SCHEDULE_FILE = Path(__file__).parents[2] / "schedule.yaml"
 # second, minute, hour, day of month, month, day of week
 _RANGES = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 _NAMES = {
@@ -221,24 +218,3 @@ def _cron_number(word: str, position: int) -> int | None:
     if word.upper() in names:
         return names.index(word.upper()) + (1 if position == 4 else 0)
     return int(word) if word.isdigit() else None
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Reconcile as the command line asks; exit code 1 where the server is not in line afterwards."""
-    parser = argparse.ArgumentParser(prog="make schedule", description="Create or reconcile the recurring night.")
-    parser.add_argument("--file", type=Path, default=SCHEDULE_FILE, help="the declaration; default: schedule.yaml")
-    parser.add_argument("--dry-run", action="store_true", help="show the difference and change nothing")
-    parser.add_argument("--host", default="", help="address of Kubeflow Pipelines; default: KFP_HOST")
-    given = parser.parse_args(arguments)
-    try:
-        wanted = read_schedule(given.file)
-        said, in_line = reconcile(connect(given.host), wanted, dry_run=given.dry_run)
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return exit_code_of(error)
-    print(said)
-    return EXIT_DONE if in_line or given.dry_run else EXIT_FAILED
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,7 @@
 """`make pipeline-submit`: compile the night, upload it as a version named by its content, start a run and follow it."""
 
-import argparse
 import hashlib
 import re
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +11,12 @@ from typing import Any
 
 from components.stage.declaration import EXIT_DONE
 from components.stage.parameters import did_you_mean, parse_value
+from components.stage.program import EXIT_INTERRUPTED
 from perception.errors import InputError, Unreachable
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.images import pushed_images
-from pipelines.kubeflow.kfp_api import Server, connect, equals, exit_code_of
-from pipelines.kubeflow.runs import EXIT_INTERRUPTED, follow
+from pipelines.kubeflow.kfp_api import Server, connect, equals
+from pipelines.kubeflow.runs import follow as follow_run
 
 PIPELINE = "nightdrive"
 EXPERIMENT = "nightdrive"
@@ -195,48 +194,36 @@ def _pipeline(server: Server, say: Callable[[str], None]) -> str:
     return str(pipeline.pipeline_id)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Submit a night as the command line asks; the exit code is the run's."""
-    parser = argparse.ArgumentParser(prog="make pipeline-submit", description="Start a night on the cluster.")
-    parser.add_argument("--profile", default="nightly", help="a profile of params.yaml")
-    parser.add_argument("--data", default="", help="folder of a data set, as the steps see it")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a parameter")
-    parser.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="of the run alone")
-    parser.add_argument("--images", type=Path, help="the file of digests that `make images` wrote")
-    parser.add_argument("--host", default="", help="address of Kubeflow Pipelines; default: KFP_HOST")
-    parser.add_argument("--service-account", default=SERVICE_ACCOUNT, help="that the steps run as")
-    parser.add_argument("--no-preflight", action="store_true", help="do not look into the cluster beforehand")
-    parser.add_argument("--no-follow", action="store_true", help="start the run and do not wait for it")
-    given = parser.parse_args(arguments)
-    try:
-        return _submit(given)
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return exit_code_of(error)
+def submit(
+    profile: str,
+    overrides: Sequence[str],
+    data: str,
+    images: Path | None,
+    host: str,
+    service_account: str,
+    *,
+    preflight: bool,
+    follow: bool,
+) -> int:
+    """Compile, upload and start a night and return the exit code: the run's where it is followed.
 
+    Raises InputError where the preflight finds that something is missing, Unreachable where the server does not answer.
+    """
+    from pipelines.kubeflow import preflight as looking
 
-def _submit(given: argparse.Namespace) -> int:
-    from pipelines import preflight
-
-    server = connect(given.host)
-    images = pushed_images(given.images)
+    server = connect(host)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "nightdrive.yaml"
-        compile_pipeline(given.profile, package, given.set, given.data, images)
-        parameters = run_parameters(package, given.parameter)
-        if not given.no_preflight and preflight.run(package, parameters, given.service_account):
+        compile_pipeline(profile, package, overrides, data, pushed_images(images))
+        if preflight and looking.run(package, service_account):
             raise InputError("the cluster lacks what is listed above; mend it, or skip this check with PREFLIGHT=no")
         pipeline_id, version_id = upload(server, package)
-        run_id = start(server, pipeline_id, version_id, parameters, given.service_account)
+        run_id = start(server, pipeline_id, version_id, {}, service_account)
     print(f"run {run_id}: {server.run_url(run_id)}", flush=True)
-    if given.no_follow:
+    if not follow:
         return EXIT_DONE
     try:
-        return follow(server, run_id)
+        return follow_run(server, run_id)
     except KeyboardInterrupt:
         print(f"\nthe run goes on; `make pipeline-status RUN={run_id}` shows it, `make cancel RUN={run_id}` ends it")
         return EXIT_INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

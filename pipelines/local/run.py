@@ -4,23 +4,19 @@ The night lives in runs/RUN: its parameters, a copy of dvc.yaml, every stage's o
 does only what is not done; a night that was killed goes on where it stopped.
 """
 
-import argparse
 import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
+from components.stage.declaration import EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
 from components.stage.execution import die_with_parent
-from components.stage.failures import machine_failure
 from components.stage.learning import COMMIT_VARIABLE
 from components.stage.records import RECORDS_VARIABLE
 from components.stage.registry import all_stages
@@ -28,10 +24,8 @@ from components.stage.usage import Usage
 from components.stage.warm import warm_processes
 from perception.errors import InputError
 from pipelines.local.source_hash import source_hashes
-from pipelines.local.summary_table import night_table
-from pipelines.settings import load_settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESERVED = ("latest", "registry", "store")  # what else lies in the folder of runs
 ENGINE_FILE = "engine.json"  # what the engine itself used: pipelines/local/night_profile.py
 EXIT_OF_STATUS = {status: code for code, status in STATUS_OF_EXIT.items()}
@@ -198,39 +192,3 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run a night as the command line asks; print its table and where its report is."""
-    parser = argparse.ArgumentParser(prog="make run", description="Run one whole night on this machine.")
-    parser.add_argument("--profile", default="demo", help="a profile of params.yaml")
-    parser.add_argument("--data", default="", help="folder of a data set, for profiles that read one")
-    parser.add_argument("--run", default="", help="name of the run's folder (default: the profile)")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of all runs")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a parameter")
-    given = parser.parse_args(arguments)
-    started = time.monotonic()
-    try:
-        name = given.run or given.profile
-        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in RESERVED:
-            raise InputError(
-                f"RUN={name}: must be letters, digits, _ and -, and none of {', '.join(RESERVED)}; rename it"
-            )
-        data = str(Path(given.data).resolve()) if given.data else ""
-        run = (given.runs / name).resolve()
-        code = run_night(run, load_settings(given.profile, given.set, data, run=name))
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except OSError as error:
-        said = machine_failure(error)
-        if said is None:
-            raise
-        print(f"nightdrive: {said}", file=sys.stderr)
-        return EXIT_FAILED
-    print(night_table(run, seconds=time.monotonic() - started))
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,17 +1,14 @@
 """`make dag`: draw the compiled pipeline into docs/dag.md, from the YAML that Kubeflow gets and nothing else."""
 
-import argparse
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE
-from perception.errors import InputError
+from pipelines.kubeflow.compile import compile_pipeline
 
-PAGE = Path(__file__).parent.parent / "docs" / "dag.md"
+PAGE = Path(__file__).parents[2] / "docs" / "dag.md"
 
 
 @dataclass
@@ -44,6 +41,15 @@ def read_graph(package: Path) -> Graph:
     graph.tasks = {node: graph.tasks[node] for node in order}
     graph.edges.sort(key=lambda edge: (order.index(edge[1]), order.index(edge[0])))
     return graph
+
+
+def write_page(target: Path) -> Path:
+    """Compile the nightly profile, draw it into `target` and return that."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "night.yaml"
+        compile_pipeline("nightly", package)
+        target.write_text(page(read_graph(package)))
+    return target
 
 
 def page(graph: Graph) -> str:
@@ -193,26 +199,3 @@ def _row(
 
 def _key(node: str) -> str:
     return node.replace(" ", "_")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Write the page as the command line asks."""
-    from pipelines.kubeflow.compile import compile_pipeline
-
-    parser = argparse.ArgumentParser(prog="make dag", description="Draw the compiled pipeline into docs/dag.md.")
-    parser.add_argument("--out", type=Path, default=PAGE, help="the page to write")
-    given = parser.parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            package = Path(folder) / "night.yaml"
-            compile_pipeline("nightly", package)
-            given.out.write_text(page(read_graph(package)))
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    print(f"drawn: {given.out}")
-    return EXIT_DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
