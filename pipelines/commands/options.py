@@ -29,7 +29,7 @@ def _is_whole(override: str) -> bool:
     import yaml  # here, so that --help need not wait for it
 
     try:
-        yaml.compose(override.partition("=")[2], yaml.SafeLoader)
+        yaml.compose(override.partition("=")[2].strip(), yaml.SafeLoader)
     except yaml.YAMLError:
         return False
     return True

@@ -1,5 +1,6 @@
 """`nightdrive`: the one program. Every command is a make target of the same name; each is loaded only when it is asked for."""
 
+import ast
 import importlib
 import sys
 from collections import UserDict
@@ -58,6 +59,14 @@ SECTIONS = {
 }
 
 
+def _sentence(place: str) -> str:
+    """Return the first line of a command's docstring, read and not imported: what measures may load torch."""
+    module, _, attribute = place.partition(":")
+    source = ast.parse(ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text())
+    texts = [ast.get_docstring(node) for node in source.body if getattr(node, "name", "") == attribute]
+    return (texts[0] or "").partition("\n")[0]
+
+
 class _Commands(UserDict[str, Any]):
     """Hold the commands by name; each is loaded when it is looked up."""
 
@@ -76,7 +85,7 @@ class _Program(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section, names in SECTIONS.items():
             with formatter.section(section):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(84)) for name in names])
+                formatter.write_dl([(name, _sentence(place)) for name, place in names.items()])
 
 
 PROGRAM = _Program(
