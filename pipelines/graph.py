@@ -152,10 +152,9 @@ class Graph:
         gates = [judged_by[artifact] for each in given.values() for artifact in each if artifact in judged_by]
         sources = {artifact.task for each in given.values() for artifact in each}
         implied = self.upstream(sources | set(gates))  # what it waits for anyway
-        fields |= {
-            "after": tuple(gate for gate in dict.fromkeys(gates) if gate not in implied and stage.name != "gate")
-        }
-        self.tasks[name] = Task(name=name, stage=stage, takes=given, only_if_news=bool(self.news_from), **more)
+        after = [gate for gate in dict.fromkeys(gates) if gate not in implied and stage.name != "gate"]
+        more |= {"after": tuple(after), "only_if_news": bool(self.news_from)}
+        self.tasks[name] = Task(name=name, stage=stage, takes=given, **more)
 
     def _gate(self, suite: str, stage: Stage, name: str) -> None:
         judged = [Artifact(name, port.name) for port in stage.outputs if port.gate_table]

@@ -96,7 +96,8 @@ def _cost(record: Mapping[str, Any], sizes: Mapping[str, float]) -> TaskCost:
 
 def _output_mb(run: Path) -> dict[str, float]:
     """Return the size of what lies in every task's output folders, by task."""
-    night, found = nightly(), {}
+    night = nightly()
+    found: dict[str, float] = {}
     for task in night.tasks.values():
         (folder, *more) = outputs_of(night, task)
         if task.over:
