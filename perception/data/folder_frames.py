@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perception.data.decoding import decode_image, decode_label, image_size
+from perception.data.decoding import BadFrame, decode_image, decode_label, image_size
 from perception.data.loading import LoadSettings, resize_image, resize_label
 from perception.data.readers import READERS, RawFrame, Reader
 from perception.data.taxonomies import apply_lookup, label_lookup, load_taxonomy
 from perception.errors import InputError
 
-_TOLD = ("frame_id", "drive_id", "camera", "time_of_day", "weather", "scene")
+_TOLD = ("frame_id", "drive_id", "image_uri", "camera", "time_of_day", "weather", "scene")
 
 
 class FolderFrames:
@@ -30,9 +30,27 @@ class FolderFrames:
     def __len__(self) -> int:
         return len(self._frames)
 
+    def without_broken(self) -> tuple["FolderFrames", list[BadFrame]]:
+        """Decode every frame once; return those that can be read, and of each other what is wrong with it.
+
+        Raises BadFrame where none can be read.
+        """
+        readable, broken = [], []
+        for index, frame in enumerate(self._frames):
+            try:
+                self.full_image(index)
+                self.full_label(index)
+            except BadFrame as error:
+                broken.append(error)
+            else:
+                readable.append(frame)
+        if not readable:
+            raise broken[0]
+        return FolderFrames(self._reader, readable, self._settings), broken
+
     def about(self) -> pd.DataFrame:
-        """Return what the layout tells about each frame: frame_id, drive_id and the conditions; None is unknown."""
-        rows = [{name: getattr(frame, name) for name in _TOLD} for frame in self._frames]
+        """Return what the layout tells about each frame: frame_id, drive_id, image_uri, the conditions; None is unknown."""
+        rows = [{**vars(frame), "image_uri": frame.image_name} for frame in self._frames]
         return pd.DataFrame(rows, columns=list(_TOLD), dtype=object)
 
     def full_image(self, index: int) -> NDArray[np.uint8]:

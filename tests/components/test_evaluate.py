@@ -12,14 +12,13 @@ import torch
 from PIL import Image
 
 from components.stage.command import main
-from components.stage.registry import all_stages
 from perception.compression.export import export_onnx, fold_batchnorm
 from perception.data.taxonomies import load_taxonomy
 from perception.models.erfnet import ERFNet
 from perception.reporting.page import MAX_PAGE_BYTES
 from perception.simulator.folder import write_scenes
 from perception.simulator.world import World
-from pipelines.commands.evaluate import main as evaluate_folder
+from pipelines.commands.program import main as nightdrive
 
 HEIGHT, WIDTH, DRIVES = 32, 64, 10
 QUICK = {"resamples": 100, "shift_frames": 2, "latency_repeats": 2, "latency_batch_frames": [1, 2], "minimum_drives": 3,
@@ -52,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call(root: Path, *more: str, model: str = "net.onnx", data: str = "scenes") -> int:
     sets = [word for name, value in QUICK.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-    return evaluate_folder(["--model", str(root / model), "--data", str(root / data), *sets, *more])
+    return nightdrive(["evaluate", "--model", str(root / model), "--data", str(root / data), *sets, *more])
 
 
 def test_a_folder_is_judged_with_nothing_but_the_exported_file(place: Path) -> None:
@@ -134,9 +133,7 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
 
 def run(stage: str, values: dict[str, object], place: Path, *ports: str, code: int = 0) -> int:
     sets = [word for name, value in values.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-    found = main(
-        all_stages(), [stage, *sets, *(each if each.startswith("--") else str(place / each) for each in ports)]
-    )
+    found = main([stage, *sets, *(each if each.startswith("--") else str(place / each) for each in ports)])
     assert found == code
     return found
 
@@ -213,6 +210,32 @@ def test_a_network_of_a_fixed_batch_size_is_judged_as_one_of_any(place: Path, tm
     fixed, whole = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("fixed", "whole"))
     assert fixed["iou_by_class"] == whole["iou_by_class"] and fixed["miou"] == whole["miou"]
     assert [row["batch_frames"] for row in fixed["latency"]] == [size]
+
+
+def test_what_is_left_out_is_counted_and_named_with_its_reason(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place / "scenes", tmp_path / "scenes")
+    first, second, third, *rest = sorted((tmp_path / "scenes" / "labels").iterdir())
+    first.unlink()
+    Image.new("L", (WIDTH, HEIGHT - 1)).save(second)
+    Image.new("L", (WIDTH, HEIGHT), 255).save(third)
+    assert call(place, "--out", str(tmp_path / "out"), data=str(tmp_path / "scenes")) == 0
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (figures["found"], figures["judged"]) == (2 * DRIVES, len(rest))
+    images = tmp_path / "scenes" / "images"
+    assert figures["left_out"] == [
+        {"path": str(images / f"{first.stem}.jpg"), "rule": "has no label"},
+        {
+            "path": str(second),
+            "rule": f"label is {WIDTH}x{HEIGHT - 1} px, its image {WIDTH}x{HEIGHT} px, must be equal",
+        },
+        {"path": str(images / f"{third.stem}.jpg"), "rule": "no pixel of its label is of a class that counts"},
+    ]
+    printed, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    assert "20 found, 17 judged, 3 left out" in printed and "20 frames found, 17 judged, 3 left out" in page
+    for each in figures["left_out"]:
+        assert each["path"] in printed and each["rule"] in printed and each["rule"] in page
 
 
 def test_a_result_is_replaced_whole(place: Path, tmp_path: Path) -> None:
