@@ -30,6 +30,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perception.data.decoding import BadFrame
+from perception.data.detection.coco import decode_mask
 from perception.data.files import replace_file
 from perception.data.manifest import read_manifest, write_manifest
 from perception.data.store import Store
@@ -320,12 +321,7 @@ def _draw_annotations(
 
 
 def _run_length_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
-    """Decode COCO's uncompressed run lengths: columns one after the other, background first."""
-    counts = shape.get("counts")
-    if not isinstance(counts, list) or list(shape.get("size", ())) != list(size) or sum(counts) != size[0] * size[1]:
-        raise BadFrame(
-            path, "run lengths must be a list of counts over the whole image", "export polygons, or uncompressed runs"
-        )
-    values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    mask: NDArray[np.bool_] = values.reshape(size[1], size[0]).T
-    return mask
+    try:
+        return decode_mask(shape, *size, "an annotation")
+    except InputError as error:
+        raise BadFrame(path, str(error).partition("; ")[0], "export it again") from None

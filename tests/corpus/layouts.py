@@ -34,7 +34,7 @@ class Layout:
     label: str
     frame_id: str
     encode: Callable[[np.ndarray], bytes] = grey
-    beside: Callable[["Layout"], Tree] = lambda layout: {}
+    beside: Callable[["Layout"], Tree] = lambda _layout: {}
     pack: Callable[[Tree, Path], None] | None = None  # None: plain files in folders
     free_names: bool = False  # the frames' names are their owner's own
 
@@ -122,7 +122,7 @@ def train_ids(layout: Layout) -> Tree:
         for number, path in enumerate(layout.labels())
     }
     statistics = json.dumps([{"0": 24, "13": 24, "file": path} for path in tree]).encode()
-    return tree | {name: statistics for name in ("sample_class_stats.json", "sample_class_stats_dict.json")}
+    return tree | dict.fromkeys(("sample_class_stats.json", "sample_class_stats_dict.json"), statistics)
 
 
 def cityscapes_beside(layout: Layout) -> Tree:

@@ -38,7 +38,7 @@ def windows_line_ends(tree: Tree) -> Tree:
 def other_tools_files(tree: Tree) -> Tree:
     """Add files of other tools to every folder: lists, notes, caches, thumbnails in a hidden folder."""
     folders = {str(PurePosixPath(name).parent) for name in tree}
-    own = ("classes.txt", "README.md", "data.yaml", "labels.cache", ".thumbs/a.png", "Makefile")
+    own = ("classes.names", "README.md", "data.yaml", "labels.cache", ".thumbs/a.png", "Makefile")
     return tree | {str(PurePosixPath(folder) / name): b"of another tool" for folder in folders for name in own}
 
 
@@ -71,8 +71,10 @@ def orientation(layout: Layout, tree: Tree, value: int) -> Tree:
 
 
 def half_the_labels(layout: Layout, tree: Tree) -> Tree:
-    """Leave the first two labels out."""
-    return {name: data for name, data in tree.items() if name not in layout.labels()[:2]}
+    """Leave the first two labels out, and what lies beside them under their names."""
+    gone = [label.rpartition(".")[0].removesuffix(".label") for label in layout.labels()[:2]]
+    kept = (*layout.images(), *(f"{stem}.json" for stem in layout.stems))
+    return {name: data for name, data in tree.items() if name in kept or not name.startswith(tuple(gone))}
 
 
 def one_bad_size(layout: Layout, tree: Tree) -> Tree:
@@ -97,12 +99,12 @@ def _is_text(name: str) -> bool:
 
 
 SAME: dict[str, Callable[[Layout, Tree], Tree]] = {
-    "as published": lambda layout, tree: tree,
-    "hidden files": lambda layout, tree: hidden_files(tree),
-    "byte order marks": lambda layout, tree: byte_order_marks(tree),
-    "windows line ends": lambda layout, tree: windows_line_ends(tree),
-    "files of other tools": lambda layout, tree: other_tools_files(tree),
-    "upper-case suffixes": lambda layout, tree: upper_case_suffixes(tree),
+    "as published": lambda _layout, tree: tree,
+    "hidden files": lambda _layout, tree: hidden_files(tree),
+    "byte order marks": lambda _layout, tree: byte_order_marks(tree),
+    "windows line ends": lambda _layout, tree: windows_line_ends(tree),
+    "files of other tools": lambda _layout, tree: other_tools_files(tree),
+    "upper-case suffixes": lambda _layout, tree: upper_case_suffixes(tree),
     "palette labels": palette_labels,
     "EXIF upright": lambda layout, tree: orientation(layout, tree, 1),
 }

@@ -50,7 +50,8 @@ _VIDEO = re.compile(r"([0-9a-f]{8}-[0-9a-f]{8})(-\d{7})?")
 def bdd100k_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
     """List images/10k/SPLIT/NAME.jpg with labels/sem_seg/masks/SPLIT/NAME.png and the attributes of its JSON files.
 
-    The first release has seg/images/SPLIT/NAME.jpg and seg/labels/SPLIT/NAME_train_id.png in their place. A drive is the video that a frame was taken from, by its name.
+    The first release has seg/images/SPLIT/NAME.jpg and seg/labels/SPLIT/NAME_train_id.png in their place.
+    A drive is the video that a frame was taken from, by its name.
     """
     check_folder(root)
     place, masks, ending = next((each for each in _RELEASES if (root / each[0]).is_dir()), _RELEASES[0])
