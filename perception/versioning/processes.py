@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from perception.errors import InputError, Unreachable
 
@@ -63,24 +64,26 @@ def git_url(registry: str | Path) -> str:
     return Path(text).absolute().as_uri()
 
 
-def child_environment(scratch: Path, author: Author, safe_directory: str | None = None) -> dict[str, str]:
+def child_environment(scratch: Path, author: Author, registry: str | Path) -> dict[str, str]:
     """Return the environment of git children: no prompt, nothing written outside `scratch`, settings of our own.
 
-    safe_directory: the one local repository that is trusted, whoever owns it. Credentials stay where the surroundings put them
-    (AWS_*, GIT_ASKPASS), and so does what git's configuration says of servers and keys. Raises InputError for one that git
-    cannot read.
+    registry: the one repository that they work on; in a folder it is trusted, whoever owns it. Credentials stay where the
+    surroundings put them (AWS_*, GIT_ASKPASS), and so does what git's configuration says of servers and keys. Raises InputError
+    for one that git cannot read.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     own |= {name: value for name, value in os.environ.items() if _USERS_VARIABLES.fullmatch(name)}
     own |= {"GIT_CEILING_DIRECTORIES": str(scratch.parent), "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "TZ": "UTC"}
     own.setdefault("HOME", str(scratch))
     settings = _users_settings(scratch, own)
-    if safe_directory:
+    url = git_url(registry)
+    if url.startswith("file://"):
         # Rewritten addresses are for servers. A volume may belong to another user id than this process.
         settings = [(name, value) for name, value in settings if not name.startswith("url.")]
-        settings.append(("safe.directory", safe_directory))
+        settings.append(("safe.directory", unquote(url.removeprefix("file://"))))
     configuration = scratch / "gitconfig"
-    configuration.write_text("".join(_setting(name, value) for name, value in settings), errors="surrogateescape")
+    lines = "".join(_setting(name, value) for name, value in settings)
+    configuration.write_bytes(lines.encode(errors="surrogateescape"))
     return own | {
         "GIT_CONFIG_GLOBAL": str(configuration),
         "GIT_CONFIG_NOSYSTEM": "1",
@@ -162,8 +165,7 @@ def shallow_clone(
     """
     with scratch_folder(scratch) as folder:
         url = git_url(registry)
-        local = url.removeprefix("file://") if url.startswith("file://") else None
-        environment = child_environment(folder, author, local)
+        environment = child_environment(folder, author, url)
         start = Clone(folder, environment, url)
         limits = ["--depth", str(depth), "--no-tags"] if depth else []
         done = run_git(

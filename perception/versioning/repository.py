@@ -100,7 +100,7 @@ def _create_bare(place: Path, remote_url: str, author: Author) -> None:
     """Build the repository beside its place and move it there whole, so that no half-made registry is ever seen."""
     with scratch_folder(place.absolute().parent, prefix=f".{place.name}-") as scratch:
         bare = scratch / "registry.git"
-        environment = child_environment(scratch, author)
+        environment = child_environment(scratch, author, bare)
         subprocess.run(["git", "init", "--quiet", "--bare", "-b", "main", bare], env=environment, check=True)
         clone = Clone(bare, environment, git_url(place))
         for name, value in (
@@ -125,7 +125,7 @@ def _create_bare(place: Path, remote_url: str, author: Author) -> None:
 
 def _commit_first(registry: str | Path, remote_url: str, author: Author) -> None:
     with scratch_folder() as scratch:
-        environment = child_environment(scratch, author, str(registry))
+        environment = child_environment(scratch, author, registry)
         (scratch / "first").mkdir()
         clone = Clone(scratch / "first", environment, git_url(registry))
         run_git(clone, "init", "--quiet", "-b", "main")
@@ -256,8 +256,7 @@ def remote_tags(registry: str | Path, pattern: str = "data/*") -> dict[str, str]
     """
     with scratch_folder() as scratch:
         url = git_url(registry)
-        local = url.removeprefix("file://") if url.startswith("file://") else None
-        clone = Clone(scratch, child_environment(scratch, Author(), local), url)
+        clone = Clone(scratch, child_environment(scratch, Author(), url), url)
         done = run_git(clone, "ls-remote", "--", url, f"refs/tags/{pattern}", f"refs/tags/{pattern}^{{}}", check=False)
     if done.returncode:
         raise _not_read(registry, done.stderr)

@@ -209,7 +209,7 @@ def code_commit() -> str:
     """Return the commit of the code, marked where files differ from it; empty outside a git checkout."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=-changed", "--exclude=*"]
     with scratch_folder() as scratch:
-        environment = child_environment(scratch, Author(), str(ROOT))
+        environment = child_environment(scratch, Author(), ROOT)
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout.strip()
 
 

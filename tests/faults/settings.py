@@ -332,10 +332,10 @@ def answers_under(name: str, folder: Path, answers: Callable[[Path, Callable[[li
     """Give the answers of registry commands under one setting; settings that Python reads as it starts get processes."""
     with surroundings((name,), folder / "settings") as environment:
         run = in_a_process(environment) if SETTINGS[name].at_start else in_this_process
-        return {each: _unsigned(said) for each, said in answers(folder / "place", run).items()}
+        return {each: unsigned(said) for each, said in answers(folder / "place", run).items()}
 
 
-def _unsigned(said: str) -> str:
+def unsigned(said: str) -> str:
     """Leave out by which key something was signed: that is what signing changes, and all that it may change."""
     return re.sub(r"\[signed, .*?\]|is signed by a key that is not in the list of allowed signers", "not signed", said).replace(
         "[not signed]", "not signed"
@@ -344,7 +344,7 @@ def _unsigned(said: str) -> str:
 
 def commands_under_settings(folder: Path) -> Count:
     """Run every registry command under each setting alone; each must say and do the same."""
-    expected = {each: _unsigned(said) for each, said in all_answers(folder / "undisturbed", in_this_process).items()}
+    expected = {each: unsigned(said) for each, said in all_answers(folder / "undisturbed", in_this_process).items()}
     endings = []
     for number, name in enumerate(SETTINGS):
         try:
