@@ -39,7 +39,7 @@ def imported_by(statement: str) -> set[str]:
     "statement",
     [
         "import components.stage.registry",
-        "import pipelines.local",
+        "import pipelines.commands.program",
         "import pipelines.settings",
         "import pipelines.kubeflow.compile",
     ],

@@ -14,5 +14,6 @@ def run_night(
 ) -> "subprocess.CompletedProcess[str]":
     """Run a night as `make run` does, in a folder of runs of its own."""
     sets = [word for override in overrides for word in ("--set", override)]
-    command = [sys.executable, "-m", "pipelines.local", "--runs", str(runs), "--profile", profile, *sets, *arguments]
+    night = ["run", "--runs", str(runs), "--profile", profile, *sets, *arguments]
+    command = [sys.executable, "-m", "pipelines.commands", *night]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))

@@ -184,7 +184,7 @@ def only_done(run: Path, tasks: tuple[str, ...]) -> str:
 
 def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Path, tmp_path: Path) -> None:
     generator = np.random.default_rng(7)
-    command = [sys.executable, "-m", "pipelines.local", "--runs", str(tmp_path), "--profile", "smoke"]
+    command = [sys.executable, "-m", "pipelines.commands", "run", "--runs", str(tmp_path), "--profile", "smoke"]
     for kill in range(6):
         process = subprocess.Popen(
             command,

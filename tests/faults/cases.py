@@ -365,7 +365,7 @@ def _both_published(registry: Path) -> str:
 
 def second_on_one_folder(folder: Path) -> str:
     """Hold the lock of a run as its night does, and start another night there."""
-    from pipelines.local import main
+    from pipelines.commands.program import main
 
     run = folder / "locked" / "smoke"
     run.mkdir(parents=True)
@@ -373,7 +373,7 @@ def second_on_one_folder(folder: Path) -> str:
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with contextlib.redirect_stderr(said):
-            code = main(["--runs", str(folder / "locked"), "--profile", "smoke"])
+            code = main(["run", "--runs", str(folder / "locked"), "--profile", "smoke"])
     clear_enough = code == EXIT_BAD_INPUT and "another night is running" in said.getvalue()
     return (
         "error"

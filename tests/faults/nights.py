@@ -59,7 +59,8 @@ TINY = (
 def night_command(runs: Path, *arguments: str) -> list[str]:
     """Give the command of a tiny night in a folder of runs of its own."""
     sets = [word for override in TINY for word in ("--set", override)]
-    return [sys.executable, "-m", "pipelines.local", "--runs", str(runs), "--profile", "smoke", *sets, *arguments]
+    night = ["run", "--runs", str(runs), "--profile", "smoke", *sets, *arguments]
+    return [sys.executable, "-m", "pipelines.commands", *night]
 
 
 @dataclass(frozen=True)

@@ -68,13 +68,13 @@ def test_no_error_about_a_server_tells_the_keys(tmp_path: Path) -> None:
 
 
 def test_the_compiled_pipeline_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.kubeflow.compile import main
+    from pipelines.commands.program import main
 
     for name, secret in PLANTED.items():
         monkeypatch.setenv(name, secret)
     monkeypatch.chdir(ROOT)
     out = tmp_path / "night.yaml"
-    assert main(["--profile", "smoke", "--out", str(out)]) == 0
+    assert main(["pipeline-compile", "--profile", "smoke", "--out", str(out)]) == 0
     assert leaks(out, ROOT / "manifests", ROOT / "params.yaml", ROOT / "dvc.yaml") == []
 
 

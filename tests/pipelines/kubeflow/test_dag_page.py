@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines.commands.dag_page import PAGE, Graph, page, read_graph
 from pipelines.kubeflow.compile import compile_pipeline
+from pipelines.kubeflow.dag_page import PAGE, Graph, page, read_graph
 from pipelines.settings import stage_of
 
 

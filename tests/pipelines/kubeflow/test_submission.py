@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from perception.errors import InputError, Unreachable
-from pipelines import images, kfp_api, preflight, runs, schedule, submit
+from pipelines.commands.program import main
+from pipelines.kubeflow import images, kfp_api, runs, schedule, submit
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.kfp_api import connect
-from tests.pipelines.stub_server import Stub, operations, serve
+from tests.pipelines.kubeflow.stub_server import Stub, operations, serve
 
 UPLOAD = ("POST", "/apis/v2beta1/pipelines/upload_version")
 CREATE_PIPELINE = ("POST", "/apis/v2beta1/pipelines")
@@ -184,7 +185,7 @@ def test_a_wrong_address_says_what_to_do(
 ) -> None:
     """Exit code 2 is the caller's mistake; 1 is a server that may be there later."""
     monkeypatch.setenv("KFP_HOST", host)
-    for main, arguments in ((submit.main, ["--no-preflight"]), (runs.main, ["status"]), (schedule.main, [])):
+    for arguments in (["pipeline-submit", "--no-preflight"], ["pipeline-status"], ["schedule"]):
         assert main(arguments) == code
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1
@@ -258,26 +259,26 @@ def test_following_sits_out_a_server_that_fails_for_a_while(stub: Stub, capsys: 
 
 
 def test_status_shows_the_latest_run_or_one_by_name(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert runs.main(["status"]) == 2
+    assert main(["pipeline-status"]) == 2
     assert "there is no run yet" in capsys.readouterr().err
     stub.add("runs", "run_id", {"display_name": "first", "state": "SUCCEEDED"})
     stub.add("runs", "run_id", {"display_name": "second", "state": "RUNNING"})
-    assert runs.main(["status"]) == 0
+    assert main(["pipeline-status"]) == 0
     said = capsys.readouterr().out
     assert "second: RUNNING" in said
     assert f"{stub.url}/#/runs/details/run-2" in said
-    assert runs.main(["status", "--run", "first"]) == 0
+    assert main(["pipeline-status", "--run", "first"]) == 0
     assert "first: SUCCEEDED" in capsys.readouterr().out
-    assert runs.main(["status", "--run", "run-77"]) == 2
+    assert main(["pipeline-status", "--run", "run-77"]) == 2
     assert "has no run of this id or name" in capsys.readouterr().err
 
 
 def test_cancelling_ends_a_run_that_runs_and_no_other(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.add("runs", "run_id", {"display_name": "night", "state": "RUNNING"})
     stub.add("runs", "run_id", {"display_name": "over", "state": "FAILED"})
-    assert runs.main(["cancel"]) == 2
-    assert runs.main(["cancel", "--run", "night"]) == 0
-    assert runs.main(["cancel", "--run", "over"]) == 0
+    assert main(["cancel"]) == 2
+    assert main(["cancel", "--run", "night"]) == 0
+    assert main(["cancel", "--run", "over"]) == 0
     assert stub.objects["runs"]["run-1"]["state"] == "CANCELING"
     assert stub.objects["runs"]["run-2"]["state"] == "FAILED"
     assert "nothing to cancel" in capsys.readouterr().out
@@ -288,7 +289,7 @@ def test_submit_from_end_to_end(
 ) -> None:
     monkeypatch.setattr(images, "DIGESTS_FILE", tmp_path / "none.json")
     stub.next_states = [run_of("RUNNING", ("ingest", "RUNNING")), run_of("SUCCEEDED", ("ingest", "SUCCEEDED"))]
-    assert submit.main(["--no-preflight", "--parameter", "budget_frames=5"]) == 0
+    assert main(["pipeline-submit", "--no-preflight", "--set", "select.budget_frames=5"]) == 0
     said = capsys.readouterr().out
     assert f"run run-1: {stub.url}/#/runs/details/run-1" in said
     assert said.rstrip().splitlines()[-2].endswith("SUCCEEDED")
@@ -409,7 +410,7 @@ def test_a_mistake_in_the_schedule_is_named(tmp_path: Path, changes: dict[str, A
 
 
 def test_a_schedule_without_a_pipeline_says_what_comes_first(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert schedule.main([]) == 2
+    assert main(["schedule"]) == 2
     assert "run `make pipeline-submit` once" in capsys.readouterr().err
     assert stub.count(*CREATE_SCHEDULE) == 0
 
@@ -462,7 +463,7 @@ def images_file(stub: Stub, folder: Path) -> Path:
 def test_a_cluster_that_has_everything_passes(
     cluster: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert preflight.main(["--images", str(images_file(cluster, tmp_path))]) == 0
+    assert main(["preflight", "--images", str(images_file(cluster, tmp_path))]) == 0
     said = capsys.readouterr().out
     assert "MISSING" not in said
     assert "unknown" not in said
@@ -478,9 +479,9 @@ def test_a_cluster_that_has_everything_passes(
             "kubectl --namespace nightdrive create secret generic",
         ),
         ("/api/v1/namespaces/nightdrive", [], "MISSING  namespace nightdrive: apply an overlay of manifests/"),
-        ("", ["--parameter", "accelerator=nvidia.com/mig-1g.10gb"], "MISSING  1 x nvidia.com/mig-1g.10gb"),
-        ("", ["--parameter", "train_prune_gpus=8"], "MISSING  8 x nvidia.com/gpu"),
-        ("", ["--parameter", "gpu_node_selector={pool: big}"], "on nodes with pool=big: no node offers it"),
+        ("", ["--set", "cluster.accelerator=nvidia.com/mig-1g.10gb"], "MISSING  1 x nvidia.com/mig-1g.10gb"),
+        ("", ["--set", "cluster.stages.train_prune.gpu_count=8"], "MISSING  8 x nvidia.com/gpu"),
+        ("", ["--set", "cluster.gpu_node_selector={pool: big}"], "on nodes with pool=big: no node offers it"),
         ("/v2/", [], "is not in its registry; run `make images"),
         ("no images", [], "is named without a digest; run `make images"),
     ],
@@ -493,7 +494,7 @@ def test_what_is_missing_is_said_before_anything_starts(
         cluster.manifests.popitem()
     cluster.kubernetes.pop(change, None)
     given = ["--images", str(file)] if change != "no images" else []
-    assert preflight.main([*given, *arguments]) == 1
+    assert main(["preflight", *given, *arguments]) == 1
     assert said in capsys.readouterr().out
 
 
@@ -505,7 +506,7 @@ def test_a_secret_without_a_key_and_what_may_not_be_asked_are_told_apart(
     file = images_file(cluster, tmp_path)
     for path in cluster.manifests:
         cluster.manifests[path] = 401
-    assert preflight.main(["--images", str(file)]) == 1
+    assert main(["preflight", "--images", str(file)]) == 1
     said = capsys.readouterr().out
     assert "MISSING  secret nightdrive-s3: lacks endpoint; add them" in said
     assert "unknown  1 x nvidia.com/gpu: the Kubernetes API answered 403" in said
@@ -516,7 +517,7 @@ def test_submit_starts_nothing_where_something_is_missing(
     cluster: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster.kubernetes.pop("/api/v1/namespaces/nightdrive/secrets/nightdrive-git")
-    assert submit.main(["--images", str(images_file(cluster, tmp_path))]) == 2
+    assert main(["pipeline-submit", "--images", str(images_file(cluster, tmp_path))]) == 2
     assert "the cluster lacks what is listed above" in capsys.readouterr().err
     assert not cluster.objects["runs"]
     assert not cluster.objects["pipelines"]

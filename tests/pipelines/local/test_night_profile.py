@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local import ENGINE_FILE
-from pipelines.local.night_profile import main, night_profile, profile_text
+from pipelines.commands.program import main
+from pipelines.local.night_profile import night_profile, profile_text
+from pipelines.local.run import ENGINE_FILE
 
 DVC = """
 stages:
@@ -56,7 +57,7 @@ def test_tasks_of_an_earlier_call_do_not_count(tmp_path: Path) -> None:
 
 def test_the_dearest_task_comes_first_and_the_bar_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     night(tmp_path / "smoke")
-    assert main(["--runs", str(tmp_path), "--run", "smoke"]) == 0
+    assert main(["profile", "--runs", str(tmp_path), "--run", "smoke"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:3] == ["ingest@fleet", "30.0", "46.2%"]
     assert lines[-2] == "the local engine adds 30.0% to the tasks' own work (bar 10%: falls short)"
@@ -79,5 +80,5 @@ def test_a_folder_that_says_too_little_ends_with_code_2(
     tmp_path: Path, spoil: object, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(night(tmp_path / "smoke"))  # type: ignore[operator]
-    assert main(["--runs", str(tmp_path), "--run", "smoke"]) == 2
+    assert main(["profile", "--runs", str(tmp_path), "--run", "smoke"]) == 2
     assert words in capsys.readouterr().err
