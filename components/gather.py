@@ -1,12 +1,11 @@
 """gather: put the manifests of all sources together into the night's one manifest."""
 
-from dataclasses import dataclass
-
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.records import log
+from perception.parameters import checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class GatherParameters:
     """Take no parameters."""
 

@@ -1,13 +1,12 @@
 """resolve: find the exact data version that this night starts from."""
 
-from dataclasses import dataclass
-
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.parameters import absolute, require
+from components.stage.parameters import absolute
 from components.stage.records import log
+from perception.parameters import BrokenRule, checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class ResolveParameters:
     """Say where the data registry is and which version to start from."""
 
@@ -19,8 +18,8 @@ class ResolveParameters:
     allowed_signers: str = ""  # with require_signed: lines `name ssh-ed25519 KEY`, or the path of a file with them
 
     def __post_init__(self) -> None:
-        told = bool(self.allowed_signers.strip())
-        require(told or not self.require_signed, "allowed_signers", self.allowed_signers, "require_signed needs a list")
+        if self.require_signed and not self.allowed_signers.strip():
+            raise BrokenRule("allowed_signers", self.allowed_signers, "must not be empty with require_signed")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> None:

@@ -1,15 +1,17 @@
 """select: choose the frames to label tonight."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
 
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import labelled_so_far, open_pool, write_json
-from components.stage.parameters import build_parameters, did_you_mean, require
+from components.stage.learning import Taxonomy, check_classes, class_names, labelled_so_far, open_pool, write_json
 from components.stage.records import log
+from perception.parameters import BrokenRule, Count, CountOrZero, NotNegative, Seed, ShareToOne, checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,74 +23,48 @@ if TYPE_CHECKING:
 JUDGED = ("frame_id", "score", "rank", "drive_id", "split", "in_pool", "in_labelled")  # columns that the gate looks at
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
+class QuotaParameters:
+    """Ask that a share of the budget goes to frames of one condition, or to frames that show a class."""
+
+    minimum_share: ShareToOne  # of the budget, if the pool has such frames
+    column: str | None = None  # of the candidates, such as time_of_day
+    value: str | None = None  # that the column must have, such as night
+    class_name: str | None = Field(default=None, alias="class")  # a class that the frames show
+    class_share: ShareToOne = 0.001  # of the pixels predicted as that class from which a frame shows it
+
+
+@checked
 class SelectParameters:
     """Choose the strategy and how much may be labelled."""
 
     store: str  # blob store: a folder or s3://bucket/prefix
-    seed: int  # of the control group and of strategies that draw at random
-    budget_frames: int  # frames to label tonight
-    taxonomy: str  # quotas name its classes, annotators get them
-    strategy: str = "k_centre"  # top_n, k_centre, kmeans_plus_plus, core_set or random
-    shortlist_frames: int = 20_000  # most uncertain frames of the whole pool that the strategy looks at
-    metric: str = "euclidean"  # distance between embeddings, or cosine
-    distance_by: str = "features"  # features: the scores' embeddings; classes: shares of the predicted classes
-    duplicate_distance: float = (
-        0.0  # frames of one drive with embeddings closer than this are near-duplicates; 0: no such rule
-    )
-    duplicate_gap_s: float = 0.0  # frames of one drive closer than this in time are near-duplicates; 0: no such rule
-    duplicate_gap_frames: int = 0  # frames of one drive fewer places apart in its order; 0: no such rule
-    duplicate_rule: str = "any"  # any: one of the limits is enough; all: every one must hold
-    quotas: tuple[dict[str, object], ...] = ()  # {column, value, minimum_share} or {class, class_share, minimum_share}
-    # Control groups, drawn independently, because one may be lucky: compare takes one for each of its trainings in turn.
-    # Each takes another pass over the scores, so there should be no more than compare.seeds.
-    control_draws: int = 1
-    failure_query: str = (
-        ""  # an earlier night's evaluation/query.json: frames like its failures score higher; "": base's
-    )
+    seed: Seed  # of the control group and of strategies that draw at random
+    budget_frames: Count  # frames to label tonight
+    taxonomy: Taxonomy  # quotas name its classes, annotators get them
+    # by which frames are chosen
+    strategy: Literal["top_n", "k_centre", "kmeans_plus_plus", "core_set", "random"] = "k_centre"
+    shortlist_frames: Count = 20_000  # most uncertain frames of the whole pool that the strategy looks at
+    metric: Literal["euclidean", "cosine"] = "euclidean"  # distance between embeddings
+    # features: the scores' embeddings; classes: shares of the predicted classes
+    distance_by: Literal["features", "classes"] = "features"
+    # frames of one drive with embeddings closer than this are near-duplicates; 0: no such rule
+    duplicate_distance: NotNegative = 0.0
+    # frames of one drive closer than this in time are near-duplicates; 0: no such rule
+    duplicate_gap_s: NotNegative = 0.0
+    duplicate_gap_frames: CountOrZero = 0  # frames of one drive fewer places apart in its order; 0: no such rule
+    duplicate_rule: Literal["any", "all"] = "any"  # any: one of the limits is enough; all: every one must hold
+    quotas: tuple[QuotaParameters, ...] = ()  # least shares of the budget for conditions and classes
+    # Each control group takes another pass over the scores, so there should be no more than compare.seeds.
+    # control groups, drawn independently, because one may be lucky: compare takes one for each training in turn
+    control_draws: Count = 1
+    # an earlier night's evaluation/query.json: frames like its failures score higher; empty: base's
+    failure_query: str = ""
 
     def __post_init__(self) -> None:
-        require(self.budget_frames >= 1, "budget_frames", self.budget_frames, "must be at least 1")
-        require(
-            self.shortlist_frames >= self.budget_frames,
-            "shortlist_frames",
-            self.shortlist_frames,
-            "must hold the budget",
-        )
-        require(self.control_draws >= 1, "control_draws", self.control_draws, "must be at least 1")
-        require(
-            self.distance_by in ("features", "classes"), "distance_by", self.distance_by, "must be features or classes"
-        )
-        self.settings()
-
-    def settings(self) -> "SelectionSettings":
-        """Return what the selection is told, with every field checked."""
-        from perception.selection.settings import SelectionSettings
-
-        return SelectionSettings(
-            budget_frames=self.budget_frames,
-            strategy=self.strategy,
-            shortlist_frames=self.shortlist_frames,
-            metric=self.metric,
-            seed=self.seed,
-            duplicate_distance=self.duplicate_distance or None,
-            duplicate_gap_s=self.duplicate_gap_s or None,
-            duplicate_gap_frames=self.duplicate_gap_frames or None,
-            duplicate_rule=self.duplicate_rule,
-            quotas=tuple(self._quota(number, given) for number, given in enumerate(self.quotas)),
-        )
-
-    def _quota(self, number: int, given: Mapping[str, object]) -> "Quota":
-        from perception.data.taxonomies import load_taxonomy
-        from perception.selection.settings import Quota
-
-        values = dict(given)
-        if "class" in values:
-            name, known = str(values.pop("class")), load_taxonomy(self.taxonomy).classes
-            hint = did_you_mean(name, known)
-            require(name in known, f"quotas[{number}].class", name, f"no class of {self.taxonomy}{hint}")
-            values["class_id"] = known.index(name)
-        return build_parameters(Quota, values, where=f"quotas[{number}]")
+        if self.shortlist_frames < self.budget_frames:
+            raise BrokenRule("shortlist_frames", self.shortlist_frames, "must hold the budget")
+        _quotas(self)
 
 
 def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
@@ -156,7 +132,7 @@ def _choices(
             return choose_frames(candidates, settings, labelled=near)
         return choose_frames(candidates, settings, labelled=known)
 
-    settings = parameters.settings()
+    settings = _settings(parameters)
     selected = choose(settings)
     # What narrows the choice is the strategy's as well: the control group is any frames of the pool.
     at_random = replace(
@@ -170,6 +146,42 @@ def _choices(
     seeds = [parameters.seed + draw for draw in range(parameters.control_draws)]
     draws = [choose(replace(at_random, seed=seed)).assign(draw=draw) for draw, seed in enumerate(seeds)]
     return selected, pd.concat(draws, ignore_index=True)
+
+
+def _settings(parameters: SelectParameters) -> "SelectionSettings":
+    """Return what the selection is told; a limit of 0 is none."""
+    from perception.selection.settings import SelectionSettings
+
+    return SelectionSettings(
+        budget_frames=parameters.budget_frames,
+        strategy=parameters.strategy,
+        shortlist_frames=parameters.shortlist_frames,
+        metric=parameters.metric,
+        seed=parameters.seed,
+        duplicate_distance=parameters.duplicate_distance or None,
+        duplicate_gap_s=parameters.duplicate_gap_s or None,
+        duplicate_gap_frames=parameters.duplicate_gap_frames or None,
+        duplicate_rule=parameters.duplicate_rule,
+        quotas=_quotas(parameters),
+    )
+
+
+def _quotas(parameters: SelectParameters) -> "tuple[Quota, ...]":
+    """Return the quotas with their classes by number; raises InputError for one that names no kind of frame."""
+    from perception.selection.settings import Quota
+
+    known = class_names(parameters.taxonomy)
+    check_classes("quotas", (each.class_name for each in parameters.quotas if each.class_name), parameters.taxonomy)
+    return tuple(
+        Quota(
+            minimum_share=each.minimum_share,
+            column=each.column,
+            value=each.value,
+            class_id=known.index(each.class_name) if each.class_name else None,
+            class_share=each.class_share,
+        )
+        for each in parameters.quotas
+    )
 
 
 def _drive_places(*tables: "pd.DataFrame") -> "pd.Series[int]":

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.ingest import Source
 from components.report import GATES
 from components.stage.declaration import Stage
-from components.stage.parameters import build_parameters, did_you_mean, overlay, parse_value, read_yaml
+from components.stage.parameters import build_parameters, did_you_mean, overlay, parse_value, plain_values, read_yaml
 from components.stage.registry import all_stages
 from perception.errors import InputError
 from pipelines.kubeflow.resources import Cluster
@@ -44,6 +45,8 @@ def load_settings(
         _override(settings, override)
     _check_sections(settings, file.name)
     settings["sources"] = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
+    for name, source in settings["sources"].items():
+        build_parameters(Source, source, where=f"sources.{name}")
     build_parameters(Cluster, settings["cluster"], where="cluster")
     night = {name: settings[name] for name in ("sources", "shards", "images", "cluster")} | {"profile": profile}
     shared = settings["common"] | {
@@ -70,8 +73,7 @@ def step_parameters(settings: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Return a plain value for every parameter of the task's stage, as a pipeline step wants them."""
     given = _of_first_call(task, settings) | settings[task]
     complete: Any = build_parameters(stage_of(task).parameters, given, where=task)
-    values = {item.name: getattr(complete, item.name) for item in dataclasses.fields(complete)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return plain_values(complete)
 
 
 def _profiles(written: Mapping[str, Any], file: str) -> dict[str, Any]:
@@ -145,10 +147,7 @@ def _section(
     parameters = stage_of(task).parameters
     names = {item.name for item in dataclasses.fields(parameters)}
     section = {name: value for name, value in shared.items() if name in names} | dict(own)
-    checked: Any = build_parameters(parameters, _of_first_call(task, settings) | section, where=task)
-    if task == "ingest":
-        for source in settings["sources"]:
-            dataclasses.replace(checked, source=source).chosen()
+    build_parameters(parameters, _of_first_call(task, settings) | section, where=task)
     return section
 
 

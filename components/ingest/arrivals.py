@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from components.ingest import IngestParameters, Source
 
 if TYPE_CHECKING:
     from perception.quality.intake import Arrival
-    from perception.simulator.world import Rendering
 
 
 def arrivals(source: Source, parameters: IngestParameters) -> "tuple[Iterator[Arrival], int]":
@@ -84,15 +83,13 @@ def _from_files(source: Source) -> "tuple[Iterator[Arrival], int]":
 def _rendered(source: Source, parameters: IngestParameters) -> "tuple[Iterator[Arrival], int]":
     from perception.quality.intake import Arrival
     from perception.simulator.folder import encode_scene, scene_frames
-    from perception.simulator.world import world_from_dict
 
-    world = world_from_dict(source.world)
     size = {"height_px": parameters.height_px, "width_px": parameters.width_px}
 
     def each() -> "Iterator[Arrival]":
         for facts, scene in scene_frames(
-            world,
-            cast("Rendering", source.rendering),
+            source.world,
+            source.rendering,
             seed=parameters.seed,
             drives=source.drives,
             frames_per_drive=source.frames_per_drive,

@@ -1,67 +1,42 @@
 """propose: put tonight's version before people: what was measured, the network, and the page to decide by."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.parameters import absolute, require
+from components.stage.parameters import absolute
 from components.stage.records import log
+from perception.parameters import Count, CountOrZero, NotNegative, Seed, checked
 
 if TYPE_CHECKING:
     from perception.versioning.approval import ApprovalRules
-    from perception.versioning.review import ReviewSettings
 
 GATES = ("ingest", "select", "curate", "adapt", "train_prune", "compress", "evaluate")
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class ProposeParameters:
     """Say where the registry is, what a review points out, and when no person is needed."""
 
     store: str  # blob store: a folder or s3://bucket/prefix
-    seed: int  # of the pictures drawn
+    seed: Seed  # of the pictures drawn
     registry: str  # git repository of the data registry: a folder or a URL
     run: str  # name of the run
-    profile: str
-    least_frames: int = 10  # a class and condition cell that fewer frames show is named as thin
-    share_change: float = 0.25  # relative change of a class's pixel share that is pointed out
-    near_bits: int = 6  # images whose difference hashes differ in at most so many of 64 bits look alike
-    worse_by: float = 0.02  # mIoU by which a condition counts as worse
-    automatic: bool = (
-        False  # release without a person where none of the next rules objects and the test set is the same
-    )
-    max_removed_frames: int = 0
-    max_changed_frames: int = 0  # relabelled, moved or with other image bytes
-    max_added_share: float = 0.5  # of the frames of the version that is current
-    max_gate_warnings: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.least_frames >= 1, "least_frames", self.least_frames, "must be at least 1")
-        require(0 <= self.near_bits < 64, "near_bits", self.near_bits, "must lie in 0..63")
-
-    def review_settings(self) -> "ReviewSettings":
-        """Return what a review points out."""
-        from perception.versioning.review import ReviewSettings
-
-        return ReviewSettings(
-            least_frames=self.least_frames,
-            share_change=self.share_change,
-            near_bits=self.near_bits,
-            worse_by=self.worse_by,
-        )
-
-    def rules(self) -> "ApprovalRules":
-        """Return the rules of automatic approval."""
-        from perception.versioning.approval import ApprovalRules
-
-        return ApprovalRules(
-            max_removed_frames=self.max_removed_frames,
-            max_changed_frames=self.max_changed_frames,
-            max_added_share=self.max_added_share,
-            max_gate_warnings=self.max_gate_warnings,
-        )
+    profile: str  # of the night
+    least_frames: Count = 10  # a class and condition cell that fewer frames show is named as thin
+    share_change: NotNegative = 0.25  # relative change of a class's pixel share that is pointed out
+    # images whose difference hashes differ in at most so many of 64 bits look alike
+    near_bits: Annotated[int, Field(ge=0, lt=64)] = 6
+    worse_by: NotNegative = 0.02  # mIoU by which a condition counts as worse
+    # release without a person where none of the next rules objects and the test set is the same
+    automatic: bool = False
+    max_removed_frames: CountOrZero = 0  # with automatic: frames that leave
+    max_changed_frames: CountOrZero = 0  # with automatic: frames relabelled, moved or with other image bytes
+    max_added_share: NotNegative = 0.5  # with automatic: of the frames of the version that is current
+    max_gate_warnings: CountOrZero = 0  # with automatic: warnings of all gates
 
 
 def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> dict[str, str]:
@@ -80,9 +55,9 @@ def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> dict[st
         propose(registry, tag, evidence, model=model, facts={"run": parameters.run, **evidence["lineage"]})
     facts, commands, pictures, taxonomy = _review(registry, tag, base, parameters)
     if parameters.automatic:
-        reasons = objections(facts, parameters.rules())
+        reasons = objections(facts, _rules(parameters))
         log(f"a person must look: {'; '.join(reasons)}" if reasons else "released by the automatic rules")
-        if approve_automatically(registry, facts, parameters.rules()):
+        if approve_automatically(registry, facts, _rules(parameters)):
             facts, commands, pictures, taxonomy = _review(registry, tag, base, parameters)
     write_review(outputs.one("review"), facts, commands, pictures, load_taxonomy(taxonomy))
     log(f"review of {tag}: {facts['answers']['changed']} Leaking? {facts['answers']['leaking']}")
@@ -91,10 +66,28 @@ def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> dict[st
 
 def _review(registry: str, tag: str, base: str, parameters: ProposeParameters) -> Any:
     from perception.data.store import open_store
+    from perception.versioning.review import ReviewSettings
     from perception.versioning.review_sides import review
 
-    store, settings = open_store(parameters.store), parameters.review_settings()
+    settings = ReviewSettings(
+        least_frames=parameters.least_frames,
+        share_change=parameters.share_change,
+        near_bits=parameters.near_bits,
+        worse_by=parameters.worse_by,
+    )
+    store = open_store(parameters.store)
     return review(registry, tag, base, settings=settings, store=store, seed=parameters.seed)
+
+
+def _rules(parameters: ProposeParameters) -> "ApprovalRules":
+    from perception.versioning.approval import ApprovalRules
+
+    return ApprovalRules(
+        max_removed_frames=parameters.max_removed_frames,
+        max_changed_frames=parameters.max_changed_frames,
+        max_added_share=parameters.max_added_share,
+        max_gate_warnings=parameters.max_gate_warnings,
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,25 +1,24 @@
 """report: put the whole night on one page, and its figures into summary.json."""
 
-from dataclasses import dataclass, field
+from pydantic import Field
 
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import FrameParameters
 from components.stage.records import log
+from perception.parameters import checked
 
 GATES = ("ingest", "select", "curate", "adapt", "train_prune", "compress", "evaluate")
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class ReportParameters(FrameParameters):
     """Say whose night it was and where its pictures are."""
 
     run: str  # name of the run
-    profile: str
+    profile: str  # of the night
     registry: str  # git repository of the data registry, for the command that reproduces the version
-    settings: dict[str, object] = field(
-        default_factory=dict
-    )  # every parameter of the night, for the page's last section
-    final_status: dict[str, object] = field(default_factory=dict)  # what a pipeline says of a run that ended early
+    settings: dict[str, str] = Field(default_factory=dict)  # every parameter of the night, for the page's last section
+    final_status: dict[str, object] = Field(default_factory=dict)  # what a pipeline says of a run that ended early
 
 
 def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str, str]:
@@ -27,8 +26,9 @@ def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str
     from components.report.night import gather_night
     from perception.reporting.page import render_report
     from perception.reporting.summary import write_summary
+    from perception.training.setup import set_threads
 
-    parameters.prepare()
+    set_threads(parameters.threads)
     night, folder = gather_night(inputs, parameters), outputs.one("report")
     write_summary(night.summary, folder / "summary.json")
     (folder / "report.html").write_text(render_report(night), encoding="utf-8")

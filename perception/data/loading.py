@@ -234,6 +234,13 @@ def ordered_batches(frames: FrameSet, batch_frames: int) -> Iterator[Batch]:
     yield from _batches(batches, batch_frames, frames, as_bytes=False)
 
 
+def image_batches(frames: FrameSet, batch_frames: int) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Yield frames in their order as (frame_ids, images), images (frame, 3, height, width) float32 in [0, 1]."""
+    for number, batch in enumerate(ordered_batches(frames, batch_frames)):
+        start = number * batch_frames
+        yield list(frames.frame_ids[start : start + len(batch.images)]), batch.images
+
+
 @dataclass
 class WaitingTime:
     """Measure how long a training loop waits for its batches; above a few percent the loader starves it.

@@ -42,6 +42,7 @@ def evaluate(
     from perception.data.readers import open_reader
     from perception.data.taxonomies import load_taxonomy
     from perception.reporting.evaluation_page import render_evaluation
+    from perception.training.setup import set_threads
 
     if out.exists() and not (out / RESULT).is_file():
         raise InputError(f"{out}: exists and is no earlier result of this command; remove it or name another with OUT=")
@@ -52,7 +53,7 @@ def evaluate(
     parameters = build_parameters(
         JudgeParameters, {"store": "-", "seed": 0, **(given or {}), **network}, where="evaluate"
     )
-    parameters.prepare()
+    set_threads(parameters.threads)
     if not data.is_dir():
         raise InputError(f"DATA={data}: no such folder; give the folder that holds the data set")
     reader = open_reader(format) if format else recognise_format(data, part or None)

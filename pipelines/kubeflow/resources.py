@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from components.stage.declaration import Needs
 from components.stage.kfp_step import CHECKPOINTS_VARIABLE, TRAIN_JOB_VARIABLE
 from components.stage.learning import IMAGE_VARIABLE
-from components.stage.parameters import build_parameters, did_you_mean, require
+from components.stage.parameters import build_parameters, did_you_mean, plain_values
 from components.stage.registry import all_stages
 from components.stage.train_job import S3_KEYS
+from perception.parameters import BrokenRule, CountOrZero, checked, matching
 
 NEVER_CACHED = (
     "resolve",
@@ -35,64 +37,73 @@ GIT_CREDENTIALS = {
 _NAME = "[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
 
 
-@dataclass(frozen=True, kw_only=True)
+@with_config(ConfigDict(extra="forbid", strict=True))
+class Toleration(TypedDict, total=False):
+    """Let pods of a stage onto nodes with a taint, in Kubernetes' own words."""
+
+    key: str
+    operator: Literal["Exists", "Equal"]
+    value: str
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+    tolerationSeconds: int
+
+
+KubernetesName = Annotated[str, matching(_NAME, "must be the name of a Kubernetes object")]
+NameOrNone = Annotated[str, matching(f"({_NAME})?", "must be the name of a Kubernetes object, or empty")]
+Labels = dict[str, str]
+
+
+@checked
 class Cluster:
     """Say what this cluster adds to what the stages declare; secrets and claims are named, never held."""
 
-    s3_secret: str = "nightdrive-s3"  # keys endpoint, access_key, secret_key
-    git_secret: str = "nightdrive-git"  # key credentials, a git-credential-store file; empty: no secret is mounted
-    accelerator: str = "nvidia.com/gpu"  # resource name; a slice of a GPU is one too, such as nvidia.com/mig-1g.10gb
-    gpu_node_selector: dict[str, object] = field(default_factory=dict)  # of steps with a GPU
-    gpu_tolerations: tuple[dict[str, object], ...] = ()
-    cpu_node_selector: dict[str, object] = field(default_factory=dict)  # of all others
-    cpu_tolerations: tuple[dict[str, object], ...] = ()
-    queue: str = ""  # Kueue's local queue, which admits pods by priority and quota; empty: none
-    checkpoints_claim: str = ""  # volume claim that outlives pods: a training killed with its node goes on; empty: none
+    s3_secret: KubernetesName = "nightdrive-s3"  # keys endpoint, access_key, secret_key
+    # key credentials, a git-credential-store file; empty: no secret is mounted
+    git_secret: NameOrNone = "nightdrive-git"
+    # resource name; a slice of a GPU is one too, nvidia.com/mig-1g.10gb
+    accelerator: Annotated[
+        str, matching("[a-z0-9.-]+/[A-Za-z0-9._-]+", "must be a resource name such as nvidia.com/gpu")
+    ] = "nvidia.com/gpu"
+    gpu_node_selector: Labels = Field(default_factory=dict)  # of steps with a GPU
+    gpu_tolerations: tuple[Toleration, ...] = ()  # of steps with a GPU
+    cpu_node_selector: Labels = Field(default_factory=dict)  # of all others
+    cpu_tolerations: tuple[Toleration, ...] = ()  # of all others
+    queue: NameOrNone = ""  # Kueue's local queue, which admits pods by priority and quota; empty: none
+    # volume claim that outlives pods: a training killed with its node goes on; empty: none
+    checkpoints_claim: NameOrNone = ""
     spot: tuple[str, ...] = ()  # stages that run on nodes which may be taken away
-    spot_node_selector: dict[str, object] = field(default_factory=dict)
-    spot_tolerations: tuple[dict[str, object], ...] = ()
-    spot_retries: int = 10  # of a stage on such nodes, in place of its own
-    parallel_steps: int = 0  # iterations of a loop at once; 0: all
-    night_hours: float = 20.0  # after which a night is ended: before the next one starts
-    nodes: dict[str, object] = field(default_factory=dict)  # by stage: train over so many nodes, as a TrainJob
-    shared_claim: str = ""  # volume claim that every node can mount at once; trainings over several nodes need it
-    stages: dict[str, dict[str, object]] = field(default_factory=dict)  # by stage: fields of its Needs that differ here
+    spot_node_selector: Labels = Field(default_factory=dict)  # of such stages
+    spot_tolerations: tuple[Toleration, ...] = ()  # of such stages
+    spot_retries: CountOrZero = 10  # of a stage on such nodes, in place of its own
+    parallel_steps: Annotated[int, Field(ge=0, le=1000)] = 0  # iterations of a loop at once; 0: all
+    # after which a night is ended: before the next one starts
+    night_hours: Annotated[float, Field(gt=0, le=24 * 7)] = 20.0
+    # by stage: train over so many nodes, as a TrainJob
+    nodes: dict[str, Annotated[int, Field(ge=2)]] = Field(default_factory=dict)
+    # volume claim that every node can mount at once; trainings over several nodes need it
+    shared_claim: NameOrNone = ""
+    stages: dict[str, dict[str, object]] = Field(default_factory=dict)  # by stage: fields of its Needs that differ here
 
     def __post_init__(self) -> None:
-        for name in ("s3_secret", "git_secret", "checkpoints_claim", "shared_claim", "queue"):
-            value = getattr(self, name)
-            empty = not value and name != "s3_secret"
-            require(empty or bool(re.fullmatch(_NAME, value)), name, value, "must be the name of a Kubernetes object")
-        rule = "must be a resource name such as nvidia.com/gpu"
-        require(
-            bool(re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", self.accelerator)), "accelerator", self.accelerator, rule
-        )
+        known = all_stages()
+        for field in ("spot", "nodes", "stages"):
+            for name in getattr(self, field):
+                if name not in known:
+                    raise BrokenRule(field, name, f"is no stage{did_you_mean(name, list(known))}")
         for name, count in self.nodes.items():
-            good = (
-                isinstance(count, int) and count >= 2 and name in all_stages() and all_stages()[name].needs.distributed
-            )
-            require(good, f"nodes.{name}", count, "must be at least 2, of a stage that trains")
-            require(bool(self.shared_claim), "shared_claim", "", f"must be named: {name} trains over {count} nodes")
-        for name in (*self.spot, *self.stages):
-            require(name in all_stages(), "cluster", name, f"is no stage{did_you_mean(name, list(all_stages()))}")
-        require(self.spot_retries >= 0, "spot_retries", self.spot_retries, "must not be negative")
-        require(0 <= self.parallel_steps <= 1000, "parallel_steps", self.parallel_steps, "must lie in 0..1000")
-        require(0 < self.night_hours <= 24 * 7, "night_hours", self.night_hours, "must lie above 0, at most a week")
+            if not known[name].needs.distributed:
+                raise BrokenRule(f"nodes.{name}", count, "must be of a stage that trains")
+            if not self.shared_claim:
+                raise BrokenRule("shared_claim", "", f"must be named: {name} trains over {count} nodes")
         for name in self.stages:
             self.needs(name)
 
     def needs(self, stage: str) -> Needs:
         """Return what a stage needs on this cluster."""
-        declared = dataclasses.asdict(all_stages()[stage].needs)
+        declared = plain_values(all_stages()[stage].needs)
         if stage in self.spot:
             declared["retries"] = self.spot_retries
-        needs = build_parameters(Needs, declared | self.stages.get(stage, {}), where=f"cluster.stages.{stage}")
-        for name in ("cpu_cores", "memory_gib", "timeout_minutes"):
-            require(getattr(needs, name) > 0, f"cluster.stages.{stage}.{name}", getattr(needs, name), "must be above 0")
-        for name in ("gpu_count", "retries", "shared_memory_gib"):
-            value = getattr(needs, name)
-            require(value >= 0, f"cluster.stages.{stage}.{name}", value, "must not be negative")
-        return needs
+        return build_parameters(Needs, declared | self.stages.get(stage, {}), where=f"stages.{stage}")
 
     def step_needs(self, stage: str) -> Needs:
         """Return what the step of a stage itself needs: with a TrainJob the GPUs are the job's, and the step only waits."""
@@ -175,7 +186,7 @@ def _place(step: Any, stage: str, needs: Needs, cluster: Cluster, chosen: Mappin
 
     if stage in cluster.spot:
         for label, value in cluster.spot_node_selector.items():
-            kubernetes.add_node_selector(step, label, str(value))
+            kubernetes.add_node_selector(step, label, value)
         kubernetes.add_toleration_json(step, list(cluster.spot_tolerations))
     else:
         kind = "gpu" if needs.gpu_count else "cpu"
