@@ -165,7 +165,14 @@ STAGE = Stage(
         Port(name="frames", kind="frames", about="the night's frames, for its test set"),
         Port(name="network", kind="network", about="dense and pruned weights"),
     ),
-    outputs=(Port(name="compressed", kind="network", about="model.onnx, dense.onnx, weights, model card and latency"),),
+    outputs=(
+        Port(
+            name="compressed",
+            kind="network",
+            about="model.onnx, dense.onnx, weights, model card and latency",
+            gate_table=True,
+        ),
+    ),
     parameters=CompressParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=2, memory_gib=4),
     run=run,

@@ -91,7 +91,10 @@ STAGE = Stage(
     ),
     outputs=(
         Port(
-            name="curated", kind="version", about="version/ as it will be published, and the table that its gate judges"
+            name="curated",
+            kind="version",
+            about="version/ as it will be published, and the table that its gate judges",
+            gate_table=True,
         ),
     ),
     parameters=CurateParameters,

@@ -32,7 +32,6 @@ class GateParameters:
     bounds: dict[str, object] = Field(default_factory=dict)
     # day by which waivers expire, as YYYY-MM-DD; empty: the day on which the gate runs
     today: Annotated[str, AfterValidator(_day)] = ""
-    enforce: bool = True  # end with exit code 3 on a refusal; a pipeline that branches on the decision says false
 
     def __post_init__(self) -> None:
         from perception.quality.suites import load_suite, usable
@@ -40,7 +39,7 @@ class GateParameters:
         usable(load_suite(self.suite), self.bounds)
 
 
-def run(inputs: Paths, outputs: Paths, parameters: GateParameters) -> dict[str, str]:
+def run(inputs: Paths, outputs: Paths, parameters: GateParameters) -> None:
     """Write verdict.json and verdict.md; raise Refused where a critical expectation failed without a waiver."""
     from perception.quality.gate import judge_folders, write_verdict
 
@@ -50,10 +49,9 @@ def run(inputs: Paths, outputs: Paths, parameters: GateParameters) -> dict[str, 
     log(f"gate {verdict.suite}: {verdict.decision}; {verdict.checked} expectations, {len(verdict.failed)} failed")
     for failure in verdict.failed:
         log(f"  [{failure.severity}] {_in_words(failure)}")
-    if verdict.decision == "refuse" and parameters.enforce:
+    if verdict.decision == "refuse":
         first = next(failure for failure in verdict.failed if failure.severity == "critical" and not failure.waived_by)
         raise Refused(f"gate {verdict.suite} refused: {_in_words(first)}; {first.remedy}")
-    return {"decision": verdict.decision}
 
 
 def _in_words(failure: "FailedExpectation") -> str:
@@ -68,7 +66,6 @@ STAGE = Stage(
     summary="Judge what a stage gave against a reviewed suite of expectations.",
     inputs=(Port(name="subject", kind="any", about="folder that holds a gate.parquet table"),),
     outputs=(Port(name="verdict", kind="verdict", about="verdict.json and verdict.md, with the offending frames"),),
-    values=("decision",),
     parameters=GateParameters,
     needs=Needs(image="gates", loads="great_expectations", memory_gib=3, retries=1, timeout_minutes=20),
     run=run,

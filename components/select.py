@@ -229,6 +229,7 @@ STAGE = Stage(
             name="selection",
             kind="selection",
             about="the chosen frames with rank and reason, a random control group, and annotation/: the batch to label",
+            gate_table=True,
         ),
     ),
     parameters=SelectParameters,

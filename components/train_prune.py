@@ -196,7 +196,11 @@ STAGE = Stage(
         Port(name="curated", kind="version", about="the curated frames with human labels"),
         Port(name="adaptation", kind="network", about="the network to start from, and the pseudo-labelled frames"),
     ),
-    outputs=(Port(name="network", kind="network", about="dense and pruned weights, and how they were trained"),),
+    outputs=(
+        Port(
+            name="network", kind="network", about="dense and pruned weights, and how they were trained", gate_table=True
+        ),
+    ),
     parameters=TrainPruneParameters,
     needs=Needs(
         image="torch",

@@ -1,19 +1,22 @@
 """Declare parameters: a field's type has its bounds, its name the unit, its comment what it means.
 
-From that come the check of what a person wrote, the message where that is wrong, docs/parameters.md and the schema that editors
-complete params.yaml by (pipelines/commands/parameters.py). Text for numbers (1e-6, which YAML takes for text) and dates for text are converted, 3.0 is the
-whole number 3, and a boolean is no number; inside lists and mappings as well.
+From that come the check of what a person wrote, the message where that is wrong, docs/parameters.md and the schema by which
+editors complete params.yaml (pipelines/commands/parameters.py). Text for numbers (1e-6, which YAML takes for text) and dates for
+text are converted, 3.0 is the whole number 3, and a boolean is no number; inside lists and mappings as well.
 """
 
 import functools
 import operator
 import re
 import types
+from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+
+from perception.errors import InputError, did_you_mean
 
 Kind = TypeVar("Kind", bound=type)
 
@@ -27,6 +30,27 @@ ShareToOne = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_RULES = {  # pydantic's kinds of error in our words
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be finite",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "dataclass_type": "must be a mapping",
+    "missing": "holds too few values",  # of a list; a parameter that is missing has a message of its own
+    "too_long": "must hold at most {max_length} values",
+    "too_short": "must hold at least {min_length} values",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be below {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "multiple_of": "must be a multiple of {multiple_of:g}",
+    "literal_error": "must be {expected}",
+}
 
 
 class BrokenRule(ValueError):
@@ -42,12 +66,62 @@ class BrokenRule(ValueError):
 def checked(kind: Kind) -> Kind:
     """Return a class of parameters as a frozen dataclass that checks and converts what it is built from.
 
-    Its construction raises pydantic's ValidationError; components.stage.parameters tells it in our words.
+    Its construction raises InputError for the first mistake, however deep it lies.
     """
     hints = get_type_hints(kind, include_extras=True)
     kind.__annotations__ = {name: _converting(hints[name]) for name in kind.__annotations__}
     config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
-    return dataclass(kind, frozen=True, kw_only=True, config=config)  # type: ignore[return-value]
+    made: Any = dataclass(kind, frozen=True, kw_only=True, config=config)
+    build = made.__init__
+
+    @functools.wraps(build)
+    def build_in_our_words(self: Any, *arguments: Any, **values: Any) -> None:
+        try:
+            build(self, *arguments, **values)
+        except ValidationError as error:
+            raise InputError(in_words(made, error, made.__name__, "correct it")) from None
+
+    made.__init__ = build_in_our_words
+    return made  # type: ignore[no-any-return]
+
+
+def in_words(kind: type, errors: ValidationError, where: str, next_step: str) -> str:
+    """Return the first mistake in one line: the parameter, its value, the rule, and what to do next.
+
+    kind: the class that was built; where: what the line calls it.
+    """
+    found = errors.errors(include_url=False)
+    error: Mapping[str, Any] = next((each for each in found if each["type"] in _UNKNOWN), found[0])
+    *place, name = error["loc"] or ("",)
+    cause = error.get("ctx", {}).get("error")
+    if error["type"] in _UNKNOWN:
+        hint = did_you_mean(str(name), _known_names(kind, nested=bool(place)))
+        said = (
+            f"{_path(where, *place)}: unknown parameter {name!r}{hint}; see docs/parameters.md for the ones there are"
+        )
+    elif error["type"] == "missing" and isinstance(name, str):
+        said = f"{_path(where, *place)}: parameter {name!r} is missing; set it in params.yaml"
+    elif isinstance(cause, BrokenRule):
+        said = f"{_path(where, *error['loc'], cause.name)} = {cause.value!r}: {cause.rule}; {next_step}"
+    else:
+        rule = _RULES.get(error["type"], str(cause or error["msg"])).format(**_plain_context(error))
+        said = f"{_path(where, *error['loc'])} = {error['input']!r}: {rule}; {next_step}"
+    return said.replace("\n", "\\n")
+
+
+def _path(*parts: Any) -> str:
+    return ".".join(str(part) for part in parts if part != "[key]")
+
+
+def _plain_context(error: Mapping[str, Any]) -> dict[str, Any]:
+    context = dict(error.get("ctx", {}))
+    return context | ({"expected": context["expected"].replace("'", "")} if "expected" in context else {})
+
+
+def _known_names(kind: type, nested: bool) -> list[str]:
+    schema = TypeAdapter(kind).json_schema()
+    parts = schema.get("$defs", {}).values() if nested else [schema]
+    return [name for part in parts for name in part.get("properties", {})]
 
 
 def matching(pattern: str, rule: str) -> AfterValidator:

@@ -362,6 +362,7 @@ STAGE = Stage(
             name="adaptation",
             kind="network",
             about="segmenter, detector and student, the pseudo-labelled frames and their quality",
+            gate_table=True,
         ),
     ),
     parameters=AdaptParameters,

@@ -45,7 +45,12 @@ STAGE = Stage(
         Port(name="compressed", kind="network", about="the exported network"),
     ),
     outputs=(
-        Port(name="evaluation", kind="metrics", about="figures, predictions, the promotion decision, tomorrow's query"),
+        Port(
+            name="evaluation",
+            kind="metrics",
+            about="figures, predictions, the promotion decision, tomorrow's query",
+            gate_table=True,
+        ),
     ),
     parameters=EvaluateParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=2, memory_gib=4, gpu_count=1),

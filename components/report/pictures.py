@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.report import ReportParameters
+from components.report.parameters import ReportParameters
 from components.stage.declaration import Paths
 from components.stage.learning import class_names, open_frames
 from perception.adaptation.foreground import at_size, load_foreground, score_thresholds

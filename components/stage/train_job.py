@@ -113,7 +113,7 @@ def _lay_out(call: Call, work: Path) -> list[str]:
     """Copy the inputs to where every node sees them; return the stage's command line there."""
     import yaml
 
-    command = ["-m", "components", call.stage.name, "--task", call.task, "--params", str(work / "params.yaml")]
+    command = ["-m", "components.stage", call.stage.name, "--task", call.task, "--params", str(work / "params.yaml")]
     for port, folders in call.inputs.items():
         copies = [work / "inputs" / port / str(number) for number in range(len(folders))]
         for source, copy in zip(folders, copies, strict=True):

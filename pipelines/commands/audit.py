@@ -18,7 +18,7 @@ from pathlib import Path
 from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE
 from perception.errors import InputError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PINS = ROOT / "constraints.txt"
 PAGE = ROOT / "docs" / "licences.md"
 _PIN = re.compile(r"([a-z0-9-]+)==([0-9][0-9A-Za-z.]*)")

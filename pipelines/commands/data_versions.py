@@ -14,7 +14,7 @@ from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from components.stage.parameters import absolute
 from perception.errors import InputError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 REGISTRY = ROOT / "runs" / "registry" / "data.git"
 
 

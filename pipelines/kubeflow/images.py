@@ -24,7 +24,7 @@ from typing import Any
 from perception.errors import InputError
 from pipelines.local.run import code_commit
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SETS = ("gates", "versioning", "torch-cpu", "torch-cuda")
 # The name of each set in `images:` of params.yaml.
 NAME_IN_PARAMS = {"gates": "gates", "versioning": "versioning", "torch-cpu": "torch", "torch-cuda": "torch_cuda"}

@@ -1,8 +1,8 @@
-"""What a stage declares that it needs, said in Kubeflow's words; what a cluster adds to it; what a run may override."""
+"""What a stage declares that it needs, said in Kubeflow's words, and what a cluster adds to it."""
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, with_config
@@ -14,18 +14,12 @@ from components.stage.learning import IMAGE_VARIABLE
 from components.stage.parameters import build_parameters, did_you_mean, plain_values
 from components.stage.registry import all_stages
 from components.stage.train_job import S3_KEYS
+from perception.errors import InputError
 from perception.parameters import BrokenRule, CountOrZero, checked, matching
 
-NEVER_CACHED = (
-    "resolve",
-    "publish",
-    "propose",
-    "farewell",
-    "problem",
-    "problem_propose",
-)  # what they read or write lies outside the pipeline
 # A loop's iterations all live in one Kubernetes object of bounded size, and each one costs two pods: more shards share them.
 MAX_ITERATIONS = 64
+USER_ID = 10001  # of the images; a namespace that enforces `restricted` wants the pod to say that it is not root's
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CHECKPOINTS_FOLDER, SHARED_FOLDER, GIT_FOLDER = "/checkpoints", "/shared", "/secrets/git"
 # Git takes configuration from the environment: the mounted file has one line, https://USER:TOKEN@HOST.
@@ -117,41 +111,20 @@ def image_of(needs: Needs, images: Mapping[str, str]) -> str:
     return images[accelerated if needs.gpu_count and accelerated in images else needs.image]
 
 
-def resource_parameters(cluster: Cluster) -> dict[str, Any]:
-    """Return the pipeline parameters by which one run overrides resources, with their defaults."""
-    wanted: dict[str, Any] = {
-        "accelerator": cluster.accelerator,
-        "gpu_node_selector": dict(cluster.gpu_node_selector),
-        "gpu_tolerations": list(cluster.gpu_tolerations),
-        "cpu_node_selector": dict(cluster.cpu_node_selector),
-        "cpu_tolerations": list(cluster.cpu_tolerations),
-    }
-    for name in all_stages():
-        needs = cluster.step_needs(name)
-        wanted |= {f"{name}_cpu": f"{needs.cpu_cores:g}", f"{name}_memory": f"{needs.memory_gib:g}Gi"}
-        wanted |= {f"{name}_gpus": str(needs.gpu_count)} if needs.gpu_count else {}
-    return wanted
+def with_resources(step: Any, stage: str, image: str, cluster: Cluster) -> Any:
+    """Return the step with its resources, nodes, secrets, retries and time-out."""
+    from kfp import kubernetes
 
-
-def equip(step: Any, stage: str, task: str, image: str, cluster: Cluster, chosen: Mapping[str, Any]) -> Any:
-    """Give a step its name, resources, nodes, secrets, retries, time-out and caching; return it.
-
-    chosen: the run's value of every name in resource_parameters.
-    """
     needs = cluster.step_needs(stage)
-    names = ["cpu", "memory", "gpus"] if needs.gpu_count else ["cpu", "memory"]
-    # KFP does not hand a parameter that only a resource names into the loops and conditions around the step by itself.
-    step.register_pipeline_channels([chosen[f"{stage}_{name}"] for name in names])
-    step.set_display_name(task)
-    step.set_cpu_request(chosen[f"{stage}_cpu"])
-    step.set_memory_request(chosen[f"{stage}_memory"]).set_memory_limit(chosen[f"{stage}_memory"])
+    step.set_cpu_request(f"{needs.cpu_cores:g}")
+    step.set_memory_request(f"{needs.memory_gib:g}Gi").set_memory_limit(f"{needs.memory_gib:g}Gi")
     if needs.gpu_count:
-        step.register_pipeline_channels([chosen["accelerator"]])
-        step.set_accelerator_type(chosen["accelerator"]).set_accelerator_limit(chosen[f"{stage}_gpus"])
-    step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="10m")
-    step.set_caching_options(task not in NEVER_CACHED)
+        step.set_accelerator_type(cluster.accelerator).set_accelerator_limit(needs.gpu_count)
+    # Of pods that vanish; no longest duration, since Argo takes that as the time since the first try began.
+    step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0)
+    kubernetes.set_security_context(step, run_as_user=USER_ID, run_as_non_root=True)
     step.set_env_variable(IMAGE_VARIABLE, image)
-    _place(step, stage, needs, cluster, chosen)
+    _place(step, stage, needs, cluster)
     _mount(step, needs, cluster)
     if stage in cluster.nodes:
         _give_nodes(step, stage, image, cluster)
@@ -180,18 +153,15 @@ def _give_nodes(step: Any, stage: str, image: str, cluster: Cluster) -> None:
     step.set_env_variable(TRAIN_JOB_VARIABLE, json.dumps(settings, sort_keys=True))
 
 
-def _place(step: Any, stage: str, needs: Needs, cluster: Cluster, chosen: Mapping[str, Any]) -> None:
+def _place(step: Any, stage: str, needs: Needs, cluster: Cluster) -> None:
     """Say on which nodes and through which queue the step's pod runs, and for how long."""
     from kfp import kubernetes
 
-    if stage in cluster.spot:
-        for label, value in cluster.spot_node_selector.items():
-            kubernetes.add_node_selector(step, label, value)
-        kubernetes.add_toleration_json(step, list(cluster.spot_tolerations))
-    else:
-        kind = "gpu" if needs.gpu_count else "cpu"
-        kubernetes.add_node_selector_json(step, chosen[f"{kind}_node_selector"])
-        kubernetes.add_toleration_json(step, chosen[f"{kind}_tolerations"])
+    kind = "spot" if stage in cluster.spot else "gpu" if needs.gpu_count else "cpu"
+    for label, value in getattr(cluster, f"{kind}_node_selector").items():
+        kubernetes.add_node_selector(step, label, value)
+    for toleration in getattr(cluster, f"{kind}_tolerations"):
+        kubernetes.add_toleration_json(step, [toleration])
     if cluster.queue:
         kubernetes.add_pod_label(step, QUEUE_LABEL, cluster.queue)
     kubernetes.set_timeout(step, needs.timeout_minutes * 60)
@@ -215,14 +185,8 @@ def _mount(step: Any, needs: Needs, cluster: Cluster) -> None:
         step.set_env_variable(CHECKPOINTS_VARIABLE, CHECKPOINTS_FOLDER)
 
 
-def iterations(shards: Sequence[int]) -> list[int]:
-    """Return the iterations of the loop over shards: each shard one, or where they are too many, each a batch of shards.
-
-    Shards divide the pool by a hash modulo their number, so that fewer and larger ones are the same pool in batches.
-    """
-    return list(range(min(len(shards), MAX_ITERATIONS)))
-
-
-def readable(value: Any) -> str:
-    """Return a parameter's value as the text that a person types for it."""
-    return value if isinstance(value, str) else json.dumps(value)
+def iterations(count: int) -> list[int]:
+    """Return the iterations of a loop over so many batches or shards, one each; raises InputError for more than a loop can have."""
+    if count > MAX_ITERATIONS:
+        raise InputError(f"{count} batches or shards: a loop has at most {MAX_ITERATIONS} iterations; take larger ones")
+    return list(range(count))

@@ -23,7 +23,7 @@ from pipelines.kubeflow.kfp_api import Server, connect, equals, exit_code_of
 from pipelines.kubeflow.runs import ENDED
 from pipelines.kubeflow.submit import PIPELINE, SERVICE_ACCOUNT, check_parameter, experiment, parameter_types
 
-SCHEDULE_FILE = Path(__file__).parent.parent / "schedule.yaml"
+SCHEDULE_FILE = Path(__file__).parents[2] / "schedule.yaml"
 # second, minute, hour, day of month, month, day of week
 _RANGES = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 _NAMES = {
