@@ -51,7 +51,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
         f"{networks} network{'s' if networks > 1 else ''} ({parameters.kind}) learn from {len(labelled)} labelled frames"
     )
     ensemble = make_ensemble(lambda _: new_network(parameters), networks, parameters.seed)
-    penalty = "dpe" if parameters.kind == "dpe" and parameters.beta else "l2"
+    penalty: Literal["dpe", "l2"] = "dpe" if parameters.kind == "dpe" and parameters.beta else "l2"
     settings = EnsembleLoss(penalty=penalty, beta=parameters.beta, direction=parameters.direction)
     loss = ensemble_loss(settings, torch.from_numpy(class_weights(pixel_counts(labelled))).float())
     kept: list[torch.nn.Module] = []

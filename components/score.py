@@ -2,37 +2,27 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import FrameParameters, check_classes, class_names, open_frames, shard_frames
 from components.stage.records import log, progress_line
-from perception.parameters import BrokenRule, Count, CountOrZero, NotNegative, ShareFromZero, ShareToOne, checked
+from perception.parameters import BrokenRule, Count, CountOrZero, NotNegative, checked
+from perception.uncertainty.settings import ScoreRule, ScoreSettings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from perception.uncertainty.scores import ScoreSettings
-
 
 @checked
-class ScoreParameters(FrameParameters):
+class ScoreParameters(FrameParameters, ScoreRule):
     """Choose the shard and the measure of uncertainty."""
 
     shard: CountOrZero  # which shard of the pool to score
     shard_count: Count  # into how many shards the pool is divided, by drive
-    # of uncertainty, by which frames are ranked
-    measure: Literal["ensemble_entropy", "mean_entropy", "mutual_information", "variance", "variation_ratio"] = (
-        "ensemble_entropy"
-    )
-    # how the pixels' uncertainty becomes the frame's
-    reduction: Literal["mean", "max", "top_share", "region", "class_weighted"] = "mean"
-    top_share: ShareToOne = 0.05  # share of the pixels that reduction top_share averages
-    # share of the measure's greatest value above which a pixel belongs to a region
-    region_threshold: ShareFromZero = 0.25
     # by class, for class_weighted; a class left out: 1
     class_weights: dict[str, NotNegative] = Field(default_factory=dict)
     maps: bool = False  # write the measure's map of every frame as a picture, maps/FRAME.png
@@ -71,9 +61,8 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
     log(f"shard {parameters.shard} of {parameters.shard_count}: {len(table)} frames scored")
 
 
-def _settings(parameters: ScoreParameters) -> "ScoreSettings":
+def _settings(parameters: ScoreParameters) -> ScoreSettings:
     """Return how frames are scored."""
-    from perception.uncertainty.scores import ScoreSettings
 
     given, names = parameters.class_weights, class_names(parameters.taxonomy)
     weighted = parameters.reduction == "class_weighted"

@@ -11,60 +11,48 @@ from pydantic import Field
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import Taxonomy, check_classes, class_names, labelled_so_far, open_pool, write_json
 from components.stage.records import log
-from perception.parameters import BrokenRule, Count, CountOrZero, NotNegative, Seed, ShareToOne, checked
+from perception.parameters import Count, checked
+from perception.selection.settings import Quota, SelectionSettings
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-    from perception.selection.settings import Quota, SelectionSettings
 
 JUDGED = ("frame_id", "score", "rank", "drive_id", "split", "in_pool", "in_labelled")  # columns that the gate looks at
 
 
 @checked
-class QuotaParameters:
+class NamedQuota(Quota):
     """Ask that a share of the budget goes to frames of one condition, or to frames that show a class."""
 
-    minimum_share: ShareToOne  # of the budget, if the pool has such frames
-    column: str | None = None  # of the candidates, such as time_of_day
-    value: str | None = None  # that the column must have, such as night
-    class_name: str | None = Field(default=None, alias="class")  # a class that the frames show
-    class_share: ShareToOne = 0.001  # of the pixels predicted as that class from which a frame shows it
+    class_name: str | None = Field(default=None, alias="class")  # name of a class that the frames show
+
+    @property
+    def shows_class(self) -> bool:
+        """Return whether the quota is for frames that show a class."""
+        return self.class_id is not None or self.class_name is not None
 
 
 @checked
-class SelectParameters:
+class SelectParameters(SelectionSettings):
     """Choose the strategy and how much may be labelled."""
 
     store: str  # blob store: a folder or s3://bucket/prefix
-    seed: Seed  # of the control group and of strategies that draw at random
-    budget_frames: Count  # frames to label tonight
     taxonomy: Taxonomy  # quotas name its classes, annotators get them
-    # by which frames are chosen
-    strategy: Literal["top_n", "k_centre", "kmeans_plus_plus", "core_set", "random"] = "k_centre"
-    shortlist_frames: Count = 20_000  # most uncertain frames of the whole pool that the strategy looks at
-    metric: Literal["euclidean", "cosine"] = "euclidean"  # distance between embeddings
+    quotas: tuple[NamedQuota, ...] = ()  # least shares of the budget for conditions and classes
     # features: the scores' embeddings; classes: shares of the predicted classes
     distance_by: Literal["features", "classes"] = "features"
-    # frames of one drive with embeddings closer than this are near-duplicates; 0: no such rule
-    duplicate_distance: NotNegative = 0.0
-    # frames of one drive closer than this in time are near-duplicates; 0: no such rule
-    duplicate_gap_s: NotNegative = 0.0
-    duplicate_gap_frames: CountOrZero = 0  # frames of one drive fewer places apart in its order; 0: no such rule
-    duplicate_rule: Literal["any", "all"] = "any"  # any: one of the limits is enough; all: every one must hold
-    quotas: tuple[QuotaParameters, ...] = ()  # least shares of the budget for conditions and classes
-    # Each control group takes another pass over the scores, so there should be no more than compare.seeds.
-    # control groups, drawn independently, because one may be lucky: compare takes one for each training in turn
+    # Control groups, drawn independently, because one may be lucky: compare takes one for each of its trainings in turn.
+    # Each takes another pass over the scores, so there should be no more than compare.seeds.
     control_draws: Count = 1
     # an earlier night's evaluation/query.json: frames like its failures score higher; empty: base's
     failure_query: str = ""
 
     def __post_init__(self) -> None:
-        if self.shortlist_frames < self.budget_frames:
-            raise BrokenRule("shortlist_frames", self.shortlist_frames, "must hold the budget")
-        _quotas(self)
+        super().__post_init__()
+        check_classes("quotas", (each.class_name for each in self.quotas if each.class_name), self.taxonomy)
 
 
 def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
@@ -89,7 +77,11 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
         folder / "annotation",
         parameters.taxonomy,
     )
-    story = {"strategy": parameters.strategy, "budget_frames": parameters.budget_frames, "pool_frames": len(pool)}
+    story: dict[str, object] = {
+        "strategy": parameters.strategy,
+        "budget_frames": parameters.budget_frames,
+        "pool_frames": len(pool),
+    }
     story |= {
         "boosted_frames": int((factors > 1).sum()),
         "annotation_batch": batch,
@@ -132,56 +124,24 @@ def _choices(
             return choose_frames(candidates, settings, labelled=near)
         return choose_frames(candidates, settings, labelled=known)
 
-    settings = _settings(parameters)
+    known = class_names(parameters.taxonomy)
+    quotas = [
+        replace(each, class_id=known.index(each.class_name)) if each.class_name else each for each in parameters.quotas
+    ]
+    settings = replace(parameters, quotas=tuple(quotas))
     selected = choose(settings)
     # What narrows the choice is the strategy's as well: the control group is any frames of the pool.
     at_random = replace(
         settings,
         strategy="random",
         quotas=(),
-        duplicate_distance=None,
-        duplicate_gap_s=None,
-        duplicate_gap_frames=None,
+        duplicate_distance=0.0,
+        duplicate_gap_s=0.0,
+        duplicate_gap_frames=0,
     )
     seeds = [parameters.seed + draw for draw in range(parameters.control_draws)]
     draws = [choose(replace(at_random, seed=seed)).assign(draw=draw) for draw, seed in enumerate(seeds)]
     return selected, pd.concat(draws, ignore_index=True)
-
-
-def _settings(parameters: SelectParameters) -> "SelectionSettings":
-    """Return what the selection is told; a limit of 0 is none."""
-    from perception.selection.settings import SelectionSettings
-
-    return SelectionSettings(
-        budget_frames=parameters.budget_frames,
-        strategy=parameters.strategy,
-        shortlist_frames=parameters.shortlist_frames,
-        metric=parameters.metric,
-        seed=parameters.seed,
-        duplicate_distance=parameters.duplicate_distance or None,
-        duplicate_gap_s=parameters.duplicate_gap_s or None,
-        duplicate_gap_frames=parameters.duplicate_gap_frames or None,
-        duplicate_rule=parameters.duplicate_rule,
-        quotas=_quotas(parameters),
-    )
-
-
-def _quotas(parameters: SelectParameters) -> "tuple[Quota, ...]":
-    """Return the quotas with their classes by number; raises InputError for one that names no kind of frame."""
-    from perception.selection.settings import Quota
-
-    known = class_names(parameters.taxonomy)
-    check_classes("quotas", (each.class_name for each in parameters.quotas if each.class_name), parameters.taxonomy)
-    return tuple(
-        Quota(
-            minimum_share=each.minimum_share,
-            column=each.column,
-            value=each.value,
-            class_id=known.index(each.class_name) if each.class_name else None,
-            class_share=each.class_share,
-        )
-        for each in parameters.quotas
-    )
 
 
 def _drive_places(*tables: "pd.DataFrame") -> "pd.Series[int]":

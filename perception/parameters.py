@@ -5,6 +5,7 @@ editors complete params.yaml (pipelines/commands/parameters.py). Text for number
 text are converted, 3.0 is the whole number 3, and a boolean is no number; inside lists and mappings as well.
 """
 
+import dataclasses
 import functools
 import operator
 import re
@@ -15,6 +16,7 @@ from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import core_schema
 
 from perception.errors import InputError, did_you_mean
 
@@ -30,6 +32,8 @@ ShareToOne = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+Range = tuple[float, float]  # (low, high)
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 _RULES = {  # pydantic's kinds of error in our words
@@ -70,7 +74,9 @@ def checked(kind: Kind) -> Kind:
     """
     hints = get_type_hints(kind, include_extras=True)
     kind.__annotations__ = {name: _converting(hints[name]) for name in kind.__annotations__}
-    config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
+    config = ConfigDict(
+        extra="forbid", allow_inf_nan=False, validate_default=True, validate_by_name=True, validate_by_alias=True
+    )
     made: Any = dataclass(kind, frozen=True, kw_only=True, config=config)
     build = made.__init__
 
@@ -104,7 +110,8 @@ def in_words(kind: type, errors: ValidationError, where: str, next_step: str) ->
     elif isinstance(cause, BrokenRule):
         said = f"{_path(where, *error['loc'], cause.name)} = {cause.value!r}: {cause.rule}; {next_step}"
     else:
-        rule = _RULES.get(error["type"], str(cause or error["msg"])).format(**_plain_context(error))
+        ours = _RULES.get(error["type"])
+        rule = ours.format(**_plain_context(error)) if ours else cause or error["msg"]
         said = f"{_path(where, *error['loc'])} = {error['input']!r}: {rule}; {next_step}"
     return said.replace("\n", "\\n")
 
@@ -133,6 +140,25 @@ def matching(pattern: str, rule: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+@dataclasses.dataclass(frozen=True)
+class within:  # noqa: N801 - reads as a word of the declarations
+    """Bound both ends of a range, in the check and in the schema."""
+
+    low: float
+    high: float
+
+    def __get_pydantic_core_schema__(self, kind: Any, handler: Any) -> Any:
+        return core_schema.no_info_after_validator_function(self._check, handler(kind))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return handler(schema) | {"prefixItems": [{"type": "number", "minimum": self.low, "maximum": self.high}] * 2}
+
+    def _check(self, given: Range) -> Range:
+        if not self.low <= given[0] <= given[1] <= self.high:
+            raise ValueError(f"must rise and lie within {self.low:g} and {self.high:g}")
+        return given
 
 
 def number(value: Any) -> Any:

@@ -11,6 +11,7 @@ from pydantic import Field
 from components.stage.learning import FrameParameters, class_names, write_json
 from components.stage.records import progress_line
 from perception.data.files import file_sha256
+from perception.metrics.settings import IntervalSettings
 from perception.parameters import Count, CountOrZero, NotNegative, Share, ShareFromZero, checked
 
 if TYPE_CHECKING:
@@ -19,25 +20,19 @@ if TYPE_CHECKING:
 
     from perception.metrics.comparison import RegressionRule, Verdict
     from perception.metrics.evidence import Evidence
-    from perception.metrics.figures import IntervalSettings
     from perception.metrics.segmentation import JudgedFrame, LabelledFrames, SegmentationScore
 
 Json = dict[str, Any]
 
 
 @checked
-class JudgeParameters(FrameParameters):
+class JudgeParameters(FrameParameters, IntervalSettings):
     """Say what is measured, when a frame has failed, and when a network is worse than the champion."""
 
     batch_frames: Count = 8  # frames in memory at once
     slice_columns: tuple[str, ...] = ("time_of_day", "weather", "scene")  # manifest columns that slices are cut by
     # this many frames of a drive in a row count as one independent unit; 0: the whole drive does
     clip_frames: CountOrZero = 0
-    minimum_frames: Count = 10  # slices with fewer test frames are unknown, and judged neither way
-    minimum_drives: Annotated[int, Field(ge=2)] = 8  # likewise for drives
-    # of every interval and bound, and of the comparison with the champion
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    resamples: Annotated[int, Field(ge=100)] = 1000  # of drives, for every interval
     failure_pixel_accuracy: Share = 0.5  # a frame with a smaller share of right pixels counts as failed
     claim_failure_rate: Share = 0.01  # the report says what it would take to show that no more frames than this fail
     # share of operation by cell, such as "time_of_day=night,weather=rain,scene=urban": 0.1; empty: the test set's own
@@ -55,19 +50,6 @@ class JudgeParameters(FrameParameters):
     latency_repeats: Annotated[int, Field(ge=2)] = 10  # measurements at each batch size; the median counts
     shift_frames: CountOrZero = 24  # test frames that are also judged under corruptions; 0: none
     worst_frames: CountOrZero = 24  # test frames in whose pictures failures are looked for
-
-
-def interval_settings(parameters: JudgeParameters) -> "IntervalSettings":
-    """Return how intervals are drawn."""
-    from perception.metrics.figures import IntervalSettings
-
-    return IntervalSettings(
-        confidence=parameters.confidence,
-        resamples=parameters.resamples,
-        seed=parameters.seed,
-        minimum_frames=parameters.minimum_frames,
-        minimum_drives=parameters.minimum_drives,
-    )
 
 
 def regression_rule(parameters: JudgeParameters) -> "RegressionRule":
@@ -206,7 +188,7 @@ def _figures(score: "SegmentationScore", parameters: JudgeParameters) -> Json:
     from perception.metrics import figures as measured
     from perception.metrics.slices import CONDITIONS, domain_grid
 
-    classes, settings = class_names(parameters.taxonomy), interval_settings(parameters)
+    classes, settings = class_names(parameters.taxonomy), parameters
     figures = measured.overall_figures(score, classes, categories(parameters.taxonomy), settings)
     grid = domain_grid(score.groups) if set(CONDITIONS) <= set(score.columns) else None
     return figures | {

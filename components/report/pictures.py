@@ -23,7 +23,8 @@ from perception.models.checkpoint import load_network
 from perception.reporting import page
 from perception.reporting.evaluation_page import failure_clusters, tested_frames
 from perception.uncertainty.ensemble import load_committee
-from perception.uncertainty.scores import ScoreSettings, score_frames
+from perception.uncertainty.scores import score_frames
+from perception.uncertainty.settings import ScoreSettings
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 

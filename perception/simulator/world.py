@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_core import core_schema
 
-from perception.parameters import Fraction, NotNegative, checked
+from perception.parameters import Fraction, NotNegative, Range, checked, within
 
 Rendering = Literal["simulator", "street"]
 RENDERINGS: tuple[Rendering, ...] = ("simulator", "street")
@@ -18,27 +17,7 @@ WEATHERS = ("clear", "cloudy", "rain", "fog", "snow")
 SCENES = ("urban", "freeway", "unmarked")
 VEHICLES = ("car", "truck", "bus", "train")
 
-Range = tuple[float, float]
 Weights = dict[str, NotNegative]
-
-
-@dataclasses.dataclass(frozen=True)
-class within:  # noqa: N801 - reads as a word of the declarations
-    """Bound both ends of a range, in the check and in the schema."""
-
-    low: float
-    high: float
-
-    def __get_pydantic_core_schema__(self, kind: Any, handler: Any) -> Any:
-        return core_schema.no_info_after_validator_function(self._check, handler(kind))
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return handler(schema) | {"prefixItems": [{"type": "number", "minimum": self.low, "maximum": self.high}] * 2}
-
-    def _check(self, given: Range) -> Range:
-        if not self.low <= given[0] <= given[1] <= self.high:
-            raise ValueError(f"must rise and lie within {self.low:g} and {self.high:g}")
-        return given
 
 
 def weights_of(names: tuple[str, ...]) -> AfterValidator:
