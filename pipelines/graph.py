@@ -10,7 +10,7 @@ result while its inputs are the same, stands in the task itself. Both engines ar
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class Graph:
     def each(self, over: str, name: str, *, reads_outside: tuple[str, ...] = (), **takes: Artifact) -> Any:
         """Add one task of the stage for each batch or shard, counted by its parameter `over`; return what they give, as a list."""
         stage = find_stage(name)
-        if not {over, f"{over}_count"} <= set(stage.parameters.__dataclass_fields__):
+        if not {over, f"{over}_count"} <= {item.name for item in fields(stage.parameters)}:
             raise GraphError(f"{name}: is fanned out over {over!r}, but has no parameters {over} and {over}_count")
         self._add(name, stage, takes, over=over, reads_outside=reads_outside)
         given = tuple(Artifact(name, port.name, over) for port in stage.outputs)
@@ -139,23 +139,22 @@ class Graph:
                 raise GraphError(f"{task.name}: one a {task.over}, but nobody gathers what it gives")
         return self
 
-    def _add(self, name: str, stage: Stage, takes: Mapping[str, Any], **fields: Any) -> None:
+    def _add(self, name: str, stage: Stage, takes: Mapping[str, Any], **more: Any) -> None:
         if name in self.tasks or not re.fullmatch("[a-z_]+", name):
             raise GraphError(f"task {name!r}: must be a new name of small letters and _")
         given = {port: each if isinstance(each, tuple) else (each,) for port, each in takes.items()}
-        for outside in fields.get("reads_outside", ()):
+        for outside in more.get("reads_outside", ()):
             if outside not in _OUTSIDE:
                 raise GraphError(f"{name}: reads {outside!r}, which is none of {', '.join(_OUTSIDE)}")
-        for problem in self._mistakes(stage, given, fields.get("over", "")):
+        for problem in self._mistakes(stage, given, more.get("over", "")):
             raise GraphError(f"{name}: {problem}")
         judged_by = {task.takes["subject"][0]: task.name for task in self.gates.values()}
         gates = [judged_by[artifact] for each in given.values() for artifact in each if artifact in judged_by]
         sources = {artifact.task for each in given.values() for artifact in each}
         implied = self.upstream(sources | set(gates))  # what it waits for anyway
-        fields |= {
-            "after": tuple(gate for gate in dict.fromkeys(gates) if gate not in implied and stage.name != "gate")
-        }
-        self.tasks[name] = Task(name=name, stage=stage, takes=given, only_if_news=bool(self.news_from), **fields)
+        after = [gate for gate in dict.fromkeys(gates) if gate not in implied and stage.name != "gate"]
+        more |= {"after": tuple(after), "only_if_news": bool(self.news_from)}
+        self.tasks[name] = Task(name=name, stage=stage, takes=given, **more)
 
     def _gate(self, suite: str, stage: Stage, name: str) -> None:
         judged = [Artifact(name, port.name) for port in stage.outputs if port.gate_table]

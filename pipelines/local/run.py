@@ -223,30 +223,3 @@ def _only_one(run: Path) -> Iterator[None]:
 
 def _write(path: Path, text: str) -> None:
     replace_file(path, text.encode())
-
-
-def main(arguments: list[str]) -> int:  # the command of the program replaces this
-    import argparse
-    import time
-
-    from pipelines.local.summary_table import night_table
-    from pipelines.nightly import nightly
-    from pipelines.settings import load_settings
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--profile", default="demo")
-    parser.add_argument("--data", default="")
-    parser.add_argument("--run", default="")
-    parser.add_argument("--runs", type=Path, default=RUNS)
-    parser.add_argument("--set", action="append", default=[])
-    given = parser.parse_args(arguments)
-    started, night = time.monotonic(), nightly()
-    run = run_folder(given.run or given.profile, given.runs)
-    data = str(Path(given.data).resolve()) if given.data else ""
-    code = run_night(night, run, load_settings(night, given.profile, given.set, data, run=run.name))
-    print(night_table(run, seconds=time.monotonic() - started))
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -37,7 +37,9 @@ def command_lines(folder: Path, registry: Path) -> dict[str, tuple[Callable[[lis
 
     stages = [[name, *_required(stage, out)] for name, stage in all_stages().items()]
     ends = (["--set", "?"], ["--params", "?"], ["--params", file])
-    calls = [[*words, *end] for words in stages for end in ends] + [[name, "--executor-input", "?"] for name in all_stages()]
+    calls = [[*words, *end] for words in stages for end in ends] + [
+        [name, "--executor-input", "?"] for name in all_stages()
+    ]
     return {
         "components": (component_line, [*calls, *lists("?", "select --task ?")]),
         "run": (local.main, lists(

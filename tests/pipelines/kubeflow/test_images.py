@@ -13,7 +13,7 @@ from pipelines.kubeflow import images
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.images import NAME_IN_PARAMS, SETS, find_docker, pushed_images, read_digests, references
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def written(folder: Path, *, pushed: bool) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from components.stage.registry import all_stages
 from pipelines.local.source_hash import reachable_files, source_hashes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def names(stage: str) -> set[str]:
