@@ -19,7 +19,7 @@ from kfp.local.orchestrator import task_executor
 
 from pipelines.kubeflow.compile import compile_pipeline
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 pytestmark = [
     pytest.mark.xdist_group("kfp-local"),  # its settings are global
     pytest.mark.filterwarnings("ignore:Task .* have no effect in the current local runner"),
