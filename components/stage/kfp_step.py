@@ -26,12 +26,10 @@ PROBLEM_FILE = "problem.json"
 NEVER_RETRIED = "--never-retried"
 PAUSES_VARIABLE = "NIGHTDRIVE_RETRY_PAUSES"  # seconds between tries while a server does not answer, such as 5,20,60
 DEFAULT_PAUSES = "5,20,60"
-CHECKPOINTS_VARIABLE = (
-    "NIGHTDRIVE_CHECKPOINTS"  # folder that outlives the pod; a step on it goes on where it was killed
-)
-TRAIN_JOB_VARIABLE = (
-    "NIGHTDRIVE_TRAIN_JOB"  # JSON of components.stage.train_job.TrainJobSettings: train over several nodes
-)
+# folder that outlives the pod; a step on it goes on where it was killed
+CHECKPOINTS_VARIABLE = "NIGHTDRIVE_CHECKPOINTS"
+# JSON of components.stage.train_job.TrainJobSettings: train over several nodes
+TRAIN_JOB_VARIABLE = "NIGHTDRIVE_TRAIN_JOB"
 # What KFP hands a step beside its parameters: values that only its resources name.
 RESOURCE_INPUTS = {
     "cpu_request",

@@ -68,9 +68,8 @@ class AdaptationFigures:
     background_miou_source_only: float | None = None
     background_miou_fused: float | None = None
     background_miou_pseudo: float | None = None
-    iou_by_class: Mapping[str, Mapping[str, float | None] | None] | None = (
-        None  # source_only, fused, pseudo: class: IoU
-    )
+    # source_only, fused, pseudo: class: IoU
+    iou_by_class: Mapping[str, Mapping[str, float | None] | None] | None = None
     pseudo_coverage: float | None = None  # share of pixels that got a pseudo-label
     pseudo_precision: float | None = None  # share of those that are right
 
