@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
-
-IGNORE = 255
 
 
 @dataclass(frozen=True, kw_only=True)

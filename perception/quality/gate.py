@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from perception.data.files import replace_file
 from perception.errors import InputError
 from perception.quality.checks import SHOWN, Outcome
 from perception.quality.suites import Expectation, Rows, Suite, bind, load_suite, needed_parameters, substitute
@@ -172,10 +173,9 @@ def columns_named(entry: Expectation, kwargs: Mapping[str, Any]) -> set[str]:
 
 def write_verdict(verdict: Verdict, folder: Path) -> None:
     """Write verdict.json and verdict.md into a folder, the same bytes for the same verdict."""
-    folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(asdict(verdict), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    _write_whole(folder / "verdict.json", content)
-    _write_whole(folder / "verdict.md", verdict_page(verdict))
+    replace_file(folder / "verdict.json", content.encode())
+    replace_file(folder / "verdict.md", verdict_page(verdict).encode())
 
 
 def read_verdict(path: Path) -> Verdict:
@@ -552,9 +552,3 @@ def _failure_lines(failure: FailedExpectation) -> list[str]:
         lines += [f"- {', '.join(f'{key}={value}' for key, value in row.items())}" for row in failure.frames]
         lines.append("")
     return lines
-
-
-def _write_whole(path: Path, content: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)
