@@ -1,8 +1,6 @@
 """propose: put tonight's version before people: what was measured, the network, and the page to decide by."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.stage.declaration import Needs, Paths, Port, Stage
@@ -67,23 +65,28 @@ class ProposeParameters:
 def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> dict[str, str]:
     """Record evidence and network beside the version; write review.html, review.md and review.json; return the state."""
     from components.propose.evidence import gather_evidence, network_files
+    from perception.data.tables import read_record
     from perception.data.taxonomies import load_taxonomy
+    from perception.reporting.records import PublishedVersion
     from perception.reporting.review_page import write_review
     from perception.versioning.approval import approve_automatically, objections
     from perception.versioning.models import propose
+    from perception.versioning.records import Published
+    from perception.versioning.review_sides import NOTHING
 
     registry = absolute(parameters.registry)
-    tag = read_json(inputs.one("version") / "version.json")["tag"]
-    base = read_json(inputs.one("base") / "run.json").get("tag") or "none"
+    tag = read_record(inputs.one("version") / "version.json", PublishedVersion).tag
+    base = inputs.one("base") / "run.json"
+    before = read_record(base, Published)["tag"] if base.exists() else NOTHING
     evidence = gather_evidence(inputs, parameters)
     with network_files(inputs) as model:
         propose(registry, tag, evidence, model=model, facts={"run": parameters.run, **evidence["lineage"]})
-    facts, commands, pictures, taxonomy = _review(registry, tag, base, parameters)
+    facts, commands, pictures, taxonomy = _review(registry, tag, before, parameters)
     if parameters.automatic:
         reasons = objections(facts, parameters.rules())
         log(f"a person must look: {'; '.join(reasons)}" if reasons else "released by the automatic rules")
         if approve_automatically(registry, facts, parameters.rules()):
-            facts, commands, pictures, taxonomy = _review(registry, tag, base, parameters)
+            facts, commands, pictures, taxonomy = _review(registry, tag, before, parameters)
     write_review(outputs.one("review"), facts, commands, pictures, load_taxonomy(taxonomy))
     log(f"review of {tag}: {facts['answers']['changed']} Leaking? {facts['answers']['leaking']}")
     return {"state": "proposed"}
@@ -95,11 +98,6 @@ def _review(registry: str, tag: str, base: str, parameters: ProposeParameters) -
 
     store, settings = open_store(parameters.store), parameters.review_settings()
     return review(registry, tag, base, settings=settings, store=store, seed=parameters.seed)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that a stage may have written; empty where it did not."""
-    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 _OPTIONAL = {

@@ -186,7 +186,7 @@ def _tried(call: Call, sleep: Callable[[float], None] = time.sleep) -> Outcome:
     """Run the call, again after a pause while a server does not answer; in the end that is a failure, which KFP retries."""
     for pause in [*_pauses(), None]:
         outcome = execute(call)
-        if not outcome.passing:
+        if not outcome.transient:
             return outcome
         if pause is not None:
             log(f"{call.task}: trying again in {pause:g} s")

@@ -11,12 +11,16 @@ import pandas as pd
 from perception.data.decoding import BadFrame, decode_image, decode_label
 from perception.data.manifest import empty_manifest, read_manifest, validate_manifest, write_manifest
 from perception.data.store import Store
+from perception.data.tables import read_table
 from perception.data.taxonomies import Taxonomy, load_taxonomy
 from perception.errors import InputError
 from perception.quality.profile import label_facts, profile_frame
 
-REJECTED_COLUMNS = ("source", "path", "frame_id", "rule", "remedy")
-ORACLE_COLUMNS = ("frame_id", "source", "label_uri", "label_sha256", "label_taxonomy", "instances_uri")
+# What the columns of the tables beside a manifest hold, as read_table checks it.
+REJECTED = dict.fromkeys(("source", "path", "frame_id", "rule", "remedy"), "text")
+ORACLE = dict.fromkeys(("frame_id", "source", "label_uri", "label_sha256", "label_taxonomy"), "text")
+ORACLE |= {"instances_uri": "text?"}
+PROFILE = {"frame_id": "text", "image_sha256_actual": "text", "decode_ok": "flag", "dhash": "text", "*": "number?"}
 _KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
 
 
@@ -50,8 +54,8 @@ class Intake:
 
     manifest: pd.DataFrame
     profile: pd.DataFrame  # one row a frame: facts measured on pixels; nothing about hidden labels
-    rejected: pd.DataFrame  # REJECTED_COLUMNS
-    oracle: pd.DataFrame  # ORACLE_COLUMNS: labels that stay hidden until their frame is selected
+    rejected: pd.DataFrame  # columns of REJECTED
+    oracle: pd.DataFrame  # columns of ORACLE: labels that stay hidden until their frame is selected
 
 
 @dataclass
@@ -110,9 +114,9 @@ def admit_frames(
         _reveal_first(ledger, settings.initial_labelled_frames, settings.seed, settings.source)
     return Intake(
         manifest=pd.DataFrame(ledger.rows) if ledger.rows else empty_manifest(),
-        profile=pd.DataFrame(ledger.facts) if ledger.facts else pd.DataFrame({"frame_id": pd.Series(dtype=str)}),
-        rejected=pd.DataFrame(ledger.rejected, columns=list(REJECTED_COLUMNS)),
-        oracle=pd.DataFrame(list(ledger.hidden.values()), columns=list(ORACLE_COLUMNS)),
+        profile=pd.DataFrame(ledger.facts) if ledger.facts else pd.DataFrame(columns=list(PROFILE)[:-1]),
+        rejected=pd.DataFrame(ledger.rejected, columns=list(REJECTED)),
+        oracle=pd.DataFrame(list(ledger.hidden.values()), columns=list(ORACLE)),
     )
 
 
@@ -144,10 +148,9 @@ def gather_frames(arrived: Sequence[Path], folder: Path) -> int:
     superseded = [_superseded(manifest, manifests) for manifest in manifests]
     kept = [manifest[~manifest.frame_id.isin(gone)] for manifest, gone in zip(manifests, superseded, strict=True)]
     manifest = validate_manifest(pd.concat([rows for rows in kept if len(rows)], ignore_index=True), str(folder))
-    columns = {"profile": ("frame_id",), "rejected": REJECTED_COLUMNS, "oracle": ORACLE_COLUMNS}
     tables = {}
-    for name, needed in columns.items():
-        found = [_read_table(path / f"{name}.parquet", needed) for path in arrived]
+    for name, columns in (("profile", PROFILE), ("rejected", REJECTED), ("oracle", ORACLE)):
+        found = [read_table(path / f"{name}.parquet", columns) for path in arrived]
         rows = [table[~table.frame_id.isin(gone)] for table, gone in zip(found, superseded, strict=True)]
         tables[name] = pd.concat([table for table in rows if len(table)] or rows[:1], ignore_index=True)
     profiled = tables["profile"].frame_id
@@ -182,19 +185,6 @@ def _superseded(manifest: pd.DataFrame, manifests: Sequence[pd.DataFrame]) -> se
             "remove the label, or the frame that took its name"
         )
     return set(both.frame_id)
-
-
-def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as Parquet ({type(error).__name__}); ingest the source again"
-        ) from None
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise InputError(f"{path}: has no column {missing[0]!r}; ingest the source again")
-    return table
 
 
 def gate_table(manifest: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
