@@ -24,23 +24,11 @@ from components.stage.declaration import (
 from components.stage.failures import machine_failure
 from components.stage.parameters import build_parameters
 from components.stage.records import check_task, is_first_process, write_record
-from components.stage.seal import check_seal, is_sealed, write_seal
+from components.stage.seal import check_seal, write_seal
 from components.stage.usage import Usage
 from perception.errors import InputError, Unreachable
 
 TRAINING_STATE_VARIABLE = "NIGHTDRIVE_TRAINING_STATE"  # folder where trainings keep what they need to go on once killed
-
-# What code raises on tables and records that lack something, or hold another type; pyarrow's and pandas' errors are among them.
-_OF_WRONG_DATA = (
-    KeyError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    IndexError,
-    OverflowError,
-    RecursionError,
-    FileNotFoundError,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +49,7 @@ class Outcome:
     code: int  # one of the exit codes
     values: Mapping[str, str]  # what the stage gave beside its artifacts
     message: str = ""  # one line; empty when it is done
-    passing: bool = False  # a server did not answer: the same call may succeed later
+    transient: bool = False  # a server did not answer: the same call may succeed later
 
 
 def execute(call: Call) -> Outcome:
@@ -70,7 +58,7 @@ def execute(call: Call) -> Outcome:
     The stage writes into temporary folders beside the outputs; they are renamed when it is done, so that a killed stage leaves
     nothing that looks finished. Of the processes that torchrun started, each runs the stage and the first one's outputs count.
     """
-    before, values, message, code, passing = Usage.now(), {}, "", EXIT_DONE, False
+    before, values, message, code, transient = Usage.now(), {}, "", EXIT_DONE, False
     working: dict[str, Path] = {}
     check_task(call.task)
     try:
@@ -84,17 +72,17 @@ def execute(call: Call) -> Outcome:
         except Refused as refusal:
             code, message = EXIT_REFUSED, str(refusal)
         if is_first_process():
-            _seal_and_place(working, call.outputs)
+            _seal_and_place(call.stage, working, call.outputs)
     except InputError as error:
-        code, message, passing = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
+        code, message, transient = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
     except Exception as error:
-        code, message = _failure(call, error)
+        code, message = EXIT_FAILED, _failure(error)
     _discard(working)
     if message:
         print(f"nightdrive {call.task}: {message}", file=sys.stderr)
     with _told_and_forgotten(call.task):
         write_record(call.task, status=STATUS_OF_EXIT[code], before=before, message=message, values=values)
-    return Outcome(code=code, values=values, message=message, passing=passing)
+    return Outcome(code=code, values=values, message=message, transient=transient)
 
 
 def option_name(port: str) -> str:
@@ -102,27 +90,12 @@ def option_name(port: str) -> str:
     return "--" + port.replace("_", "-")
 
 
-def _failure(call: Call, error: Exception) -> tuple[int, str]:
-    """Give exit code and message of what a stage raised: the machine, a hand-made input, or else a fault of the program.
-
-    Only the last is told with its traceback. A sealed input is what a stage wrote, so it is never blamed.
-    """
-    if said := machine_failure(error):
-        return EXIT_FAILED, said
-    by_hand = [
-        f"{option_name(name)} {folder}"
-        for name, folders in call.inputs.items()
-        for folder in folders
-        if not is_sealed(folder)
-    ]
-    if by_hand and isinstance(error, _OF_WRONG_DATA):
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return (
-            EXIT_BAD_INPUT,
-            f"{', '.join(by_hand)}: no stage wrote this (it has no seal), and it cannot be used ({said}); correct it",
-        )
-    traceback.print_exception(error)
-    return EXIT_FAILED, f"{type(error).__name__}: {error}"
+def _failure(error: Exception) -> str:
+    """Return in one line what the machine failed at; of any other error, a fault of the program, print the traceback too."""
+    said = machine_failure(error)
+    if not said:
+        traceback.print_exception(error)
+    return said or f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
@@ -171,9 +144,12 @@ def _working_folder(target: Path) -> Path:
         raise InputError(f"{target}: cannot be written ({said}); choose a folder that this user may write") from None
 
 
-def _seal_and_place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
-    for folder in working.values():
-        write_seal(folder)
+def _seal_and_place(stage: Stage, working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
+    """Seal what was written, a folder that is shared out share by share, and give it its name."""
+    for port in stage.outputs:
+        folder = working[port.name]
+        for part in sorted(folder.iterdir()) if port.shares else [folder]:
+            write_seal(part)
     _place(working, targets)
 
 

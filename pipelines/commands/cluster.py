@@ -141,12 +141,3 @@ def schedule(file: Path | None, dry_run: bool, host: str) -> int:
     said, in_line = reconcile(connect(host), wanted, dry_run=dry_run)
     print(said)
     return EXIT_DONE if in_line or dry_run else EXIT_FAILED
-
-
-@click.command(epilog="Example: nightdrive dag")
-@click.option("--out", type=PATH, metavar="FILE", help="The page to write; default: docs/dag.md.")
-def dag(out: Path | None) -> None:
-    """Draw the compiled pipeline into docs/dag.md."""
-    from pipelines.kubeflow.dag_page import PAGE, write_page
-
-    print(f"drawn: {write_page(out or PAGE)}")

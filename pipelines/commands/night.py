@@ -1,12 +1,10 @@
 """The commands of a night on this machine, of its network and of its figures."""
 
-import re
 import time
 from pathlib import Path
 
 import click
 
-from perception.errors import InputError
 from pipelines.commands.options import PATH, night_options, set_option
 
 runs_option = click.option(
@@ -20,15 +18,14 @@ runs_option = click.option(
 @runs_option
 def run(profile: str, data: str, overrides: list[str], run: str, runs: Path) -> int:
     """Run one whole night on this machine; a night that was stopped goes on."""
-    from pipelines.local.run import RESERVED, run_night
+    from pipelines.local.run import run_folder, run_night
     from pipelines.local.summary_table import night_table
+    from pipelines.nightly import nightly
     from pipelines.settings import load_settings
 
-    started, name = time.monotonic(), run or profile
-    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in RESERVED:
-        raise InputError(f"RUN={name}: must be letters, digits, _ and -, and none of {', '.join(RESERVED)}; rename it")
-    folder = (runs / name).resolve()
-    code = run_night(folder, load_settings(profile, overrides, str(Path(data).resolve()) if data else "", run=name))
+    started, night, folder = time.monotonic(), nightly(), run_folder(run or profile, runs)
+    data = str(Path(data).resolve()) if data else ""
+    code = run_night(night, folder, load_settings(night, profile, overrides, data, run=folder.name))
     print(night_table(folder, seconds=time.monotonic() - started))
     return code
 

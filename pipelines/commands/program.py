@@ -30,7 +30,6 @@ SECTIONS = {
         "pipeline-status": "pipelines.commands.cluster:pipeline_status",
         "cancel": "pipelines.commands.cluster:cancel",
         "schedule": "pipelines.commands.cluster:schedule",
-        "dag": "pipelines.commands.cluster:dag",
     },
     "Data versions": {
         "review": "pipelines.commands.registry:review",
@@ -53,6 +52,7 @@ SECTIONS = {
         "faults": "tests.faults.command:faults",
     },
     "Upkeep": {
+        "dag": "pipelines.commands.upkeep:dag",
         "audit": "pipelines.commands.upkeep:audit",
         "licences": "pipelines.commands.upkeep:licences",
     },
@@ -63,8 +63,8 @@ def _sentence(place: str) -> str:
     """Return the first line of a command's docstring, read and not imported: what measures may load torch."""
     module, _, attribute = place.partition(":")
     source = ast.parse(ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text())
-    texts = [ast.get_docstring(node) for node in source.body if getattr(node, "name", "") == attribute]
-    return (texts[0] or "").partition("\n")[0]
+    functions = (node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == attribute)
+    return (ast.get_docstring(next(functions)) or "").partition("\n")[0]
 
 
 class _Commands(UserDict[str, Any]):

@@ -1,6 +1,10 @@
 """The commands that look after what Nightdrive depends on."""
 
+from pathlib import Path
+
 import click
+
+ROOT = Path(__file__).parents[2]
 
 
 @click.command(epilog="Example: nightdrive audit")
@@ -17,3 +21,17 @@ def licences() -> None:
     from pipelines.local.audit import write_page
 
     print(write_page())
+
+
+@click.command(epilog="Example: nightdrive dag")
+def dag() -> None:
+    """Write what is derived from the graph of the night: dvc.yaml and its drawing, docs/dag.md."""
+    from perception.data.files import replace_file
+    from pipelines.drawing import page
+    from pipelines.local.dvc_file import dvc_file
+    from pipelines.nightly import nightly
+
+    night = nightly()
+    for file, text in ((ROOT / "dvc.yaml", dvc_file(night)), (ROOT / "docs" / "dag.md", page(night))):
+        replace_file(file, text.encode())
+        print(f"written: {file}")

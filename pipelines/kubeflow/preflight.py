@@ -86,8 +86,6 @@ def wanted_by(package: Path) -> Wanted:
     import yaml
 
     spec, *platforms = yaml.safe_load_all(package.read_text())
-    inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-    values = {name: item.get("defaultValue") for name, item in inputs.items()}
     executors = spec["deploymentSpec"]["executors"]
     secrets: dict[str, set[str]] = {}
     claims: set[str] = set()
@@ -100,9 +98,9 @@ def wanted_by(package: Path) -> Wanted:
             secrets.setdefault(secret["secretName"], set()).add("credentials")
         claims |= {claim["constant"] for claim in settings.get("pvcMount", [])}
         asked = executors[name]["container"].get("resources", {}).get("accelerator")
-        count = int(_value(asked["resourceCount"], values)) if asked else 0
-        if asked and count:
-            accelerators.add((str(_value(asked["resourceType"], values)), count, _labels(settings, values)))
+        if asked:
+            labels = settings.get("nodeSelector", {}).get("labels", {})
+            accelerators.add((asked["resourceType"], int(asked["resourceCount"]), tuple(sorted(labels.items()))))
     return Wanted(
         secrets={name: tuple(sorted(keys)) for name, keys in sorted(secrets.items())},
         claims=tuple(sorted(claims)),
@@ -241,16 +239,3 @@ def _offers(nodes: Sequence[Any], resource: str, count: int, labels: Sequence[tu
         and all((node.metadata.labels or {}).get(name) == value for name, value in labels)
         for node in nodes
     )
-
-
-def _labels(settings: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    selector = settings.get("nodeSelector", {})
-    chosen = dict(selector.get("labels", {}))
-    source = selector.get("nodeSelectorJson", {}).get("componentInputParameter", "")
-    chosen |= values.get(source.removeprefix("pipelinechannel--")) or {}
-    return tuple(sorted((name, str(value)) for name, value in chosen.items()))
-
-
-def _value(text: str, values: Mapping[str, Any]) -> Any:
-    matched = re.search(r"pipelinechannel--(\w+)", text)
-    return values[matched[1]] if matched else text

@@ -71,7 +71,8 @@ def exit_code(run: Any, tasks: Sequence[Task]) -> int:
     """Return a run's exit code; what failed behind a gate was refused."""
     if run.state == "SUCCEEDED":
         return EXIT_DONE
-    refused = any(task.state == "FAILED" and task.name.startswith(("gate_", "problem")) for task in tasks)
+    # Argo names a node by its key in the pipeline, gate-ingest or gate-ingest(0).
+    refused = any(task.state == "FAILED" and task.name.startswith("gate-") for task in tasks)
     return EXIT_REFUSED if refused and run.state == "FAILED" else EXIT_FAILED
 
 

@@ -6,19 +6,17 @@ that were missed: the next one sees the same frames. It names no version, so tha
 """
 
 import re
-import tempfile
 import zoneinfo
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from components.stage.parameters import build_parameters, read_yaml, require
+from components.stage.parameters import build_parameters, read_yaml
 from perception.errors import InputError
-from pipelines.kubeflow.compile import compile_pipeline
+from perception.parameters import BrokenRule, checked, matching
 from pipelines.kubeflow.kfp_api import Server, equals
 from pipelines.kubeflow.runs import ENDED
-from pipelines.kubeflow.submit import PIPELINE, SERVICE_ACCOUNT, check_parameter, experiment, parameter_types
+from pipelines.kubeflow.submit import PIPELINE, SERVICE_ACCOUNT, experiment
 
 SCHEDULE_FILE = Path(__file__).parents[2] / "schedule.yaml"
 # second, minute, hour, day of month, month, day of week
@@ -29,21 +27,21 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Schedule:
     """Declare a recurring night."""
 
-    name: str  # of the recurring run
+    name: Annotated[str, matching(r"(?s).*\S.*", "must not be empty")]  # of the recurring run
     cron: str  # six fields, seconds first
     time_zone: str  # of the IANA data base, such as Europe/Berlin
     enabled: bool = True
     service_account: str = SERVICE_ACCOUNT
-    parameters: dict[str, object] = field(default_factory=dict)  # of the pipeline
 
     def __post_init__(self) -> None:
-        require(bool(self.name.strip()), "name", self.name, "must not be empty")
-        require(self.time_zone in zoneinfo.available_timezones(), "time_zone", self.time_zone, "is no IANA time zone")
-        _check_cron(self.cron)
+        if self.time_zone not in zoneinfo.available_timezones():
+            raise BrokenRule("time_zone", self.time_zone, "is no IANA time zone")
+        if problem := _cron_problem(self.cron):
+            raise BrokenRule("cron", self.cron, problem)
 
     @property
     def trigger(self) -> str:
@@ -53,25 +51,7 @@ class Schedule:
 
 def read_schedule(file: Path) -> Schedule:
     """Read a schedule file; raises InputError naming what is wrong."""
-    content = read_yaml(file)
-    try:
-        wanted = build_parameters(Schedule, content, where=file.name)
-    except InputError as error:  # the remedies of stage parameters speak of another file
-        said = str(error).replace("params.yaml or with SET", file.name).replace("params.yaml", file.name)
-        raise InputError(said) from None
-    if wanted.parameters:
-        _check_parameters(wanted, file.name)
-    return wanted
-
-
-def _check_parameters(wanted: Schedule, where: str) -> None:
-    """Hold the schedule's parameters against those that the night has as it is compiled now."""
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "nightdrive.yaml"
-        compile_pipeline("nightly", package)
-        known = parameter_types(package)
-    for name, value in wanted.parameters.items():
-        check_parameter(known, name, value, where)
+    return build_parameters(Schedule, read_yaml(file), where=file.name, place=file.name)
 
 
 def reconcile(server: Server, wanted: Schedule, *, dry_run: bool = False) -> tuple[str, bool]:
@@ -122,7 +102,6 @@ def _create(server: Server, wanted: Schedule, pipeline_id: str) -> None:
         display_name=wanted.name,
         experiment_id=experiment(server),
         pipeline_version_reference=reference,
-        runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=dict(wanted.parameters)),
         trigger=kfp_server_api.V2beta1Trigger(cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=wanted.trigger)),
         max_concurrency="1",
         no_catchup=True,
@@ -135,13 +114,12 @@ def _create(server: Server, wanted: Schedule, pipeline_id: str) -> None:
 
 def _differences(wanted: Schedule, pipeline_id: str, found: Any) -> list[str]:
     """Return, one a line, what the server has and what is wanted."""
-    reference, config = found.pipeline_version_reference, found.runtime_config
+    reference = found.pipeline_version_reference
     trigger = found.trigger.cron_schedule.cron if found.trigger and found.trigger.cron_schedule else None
     pairs = {
         "cron": (trigger, wanted.trigger),
         "pipeline": (reference.pipeline_id if reference else None, pipeline_id),
         "pinned version": ((reference.pipeline_version_id or None) if reference else None, None),
-        "parameters": (_plain(config.parameters if config else {}), _plain(wanted.parameters)),
         "runs at once": (int(found.max_concurrency or 0), 1),
         "catches up on missed nights": (not found.no_catchup, False),
         "service account": (found.service_account, wanted.service_account),
@@ -152,14 +130,6 @@ def _differences(wanted: Schedule, pipeline_id: str, found: Any) -> list[str]:
 
 def _enabled_line(enabled: bool) -> str:
     return f"enabled: {not enabled} -> {enabled}"
-
-
-def _plain(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return parameters with numbers as the server gives them back, which knows no integers."""
-    return {
-        name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        for name, value in (parameters or {}).items()
-    }
 
 
 def _pipeline_id(server: Server) -> str:
@@ -196,21 +166,33 @@ def _switch(server: Server, recurring_run_id: str, enabled: bool) -> None:
     server.ask("RecurringRunServiceApi", f"recurring_run_service_{operation}_recurring_run", recurring_run_id)
 
 
-def _check_cron(text: str) -> None:
+def _cron_problem(text: str) -> str:
+    """Return what is wrong with a cron expression, or nothing."""
     fields = text.split()
-    require(len(fields) == 6, "cron", text, "must have six fields: second minute hour day month weekday")
-    for position, (part, (lowest, highest)) in enumerate(zip(fields, _RANGES, strict=True)):
+    if len(fields) != 6:
+        return "must have six fields: second minute hour day month weekday"
+    for position, part in enumerate(fields):
         for item in part.split(","):
-            matched = re.fullmatch(r"(\*|\?|\w+(?:-\w+)?)(?:/(\d+))?", item)
-            require(matched is not None, "cron", text, f"{item!r} is no cron field")
-            assert matched is not None
-            numbers = [] if matched[1] in "*?" else [_cron_number(word, position) for word in matched[1].split("-")]
-            good = all(number is not None and lowest <= number <= highest for number in numbers)
-            require(good, "cron", text, f"{item!r} must lie in {lowest}..{highest}")
-            require(numbers == sorted(numbers), "cron", text, f"{item!r} ends before it begins")  # type: ignore[type-var]
-            require(matched[2] != "0", "cron", text, f"{item!r}: a step of 0")
-    rule = "must begin with one second, such as 0; else a night would start every few seconds"
-    require(fields[0].isdigit(), "cron", text, rule)
+            if problem := _cron_item_problem(item, position):
+                return f"{item!r} {problem}"
+    return (
+        ""
+        if fields[0].isdigit()
+        else "must begin with one second, such as 0; else a night would start every few seconds"
+    )
+
+
+def _cron_item_problem(item: str, position: int) -> str:
+    (lowest, highest), matched = _RANGES[position], re.fullmatch(r"(\*|\?|\w+(?:-\w+)?)(?:/(\d+))?", item)
+    if matched is None:
+        return "is no cron field"
+    numbers = [] if matched[1] in "*?" else [_cron_number(word, position) for word in matched[1].split("-")]
+    known = [number for number in numbers if number is not None and lowest <= number <= highest]
+    if known != numbers:
+        return f"must lie in {lowest}..{highest}"
+    if known != sorted(known):
+        return "ends before it begins"
+    return "has a step of 0" if matched[2] == "0" else ""
 
 
 def _cron_number(word: str, position: int) -> int | None:

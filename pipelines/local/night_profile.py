@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from perception.errors import InputError
-from pipelines.local.run import ENGINE_FILE, folders_of
+from pipelines.local.dvc_file import outputs_of
+from pipelines.local.run import ENGINE_FILE
+from pipelines.nightly import nightly
 
 ENGINE_BAR = 0.10  # of the stages' own work, that the local engine may add
 MB = 1e6
@@ -94,15 +96,14 @@ def _cost(record: Mapping[str, Any], sizes: Mapping[str, float]) -> TaskCost:
 
 def _output_mb(run: Path) -> dict[str, float]:
     """Return the size of what lies in every task's output folders, by task."""
-    import yaml
-
+    night = nightly()
     found: dict[str, float] = {}
-    for name, stage in yaml.safe_load((run / "dvc.yaml").read_text())["stages"].items():
-        for folder in folders_of(stage, "outs"):
-            if "foreach" in stage:
-                found |= {f"{name}@{each.name}": _size_mb(each) for each in (run / folder).glob("*")}
-            else:
-                found[name] = _size_mb(run / folder)
+    for task in night.tasks.values():
+        (folder, *more) = outputs_of(night, task)
+        if task.over:
+            found |= {f"{task.name}@{each.name}": _size_mb(each) for each in (run / folder).glob("*")}
+        else:
+            found[task.name] = sum(_size_mb(run / each) for each in (folder, *more))
     return found
 
 

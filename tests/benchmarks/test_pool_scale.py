@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import fleet_rates, pool_scale
+from benchmarks.scale import fleet_rates, pool_scale
 from perception.data.readers import open_reader
 from perception.errors import InputError
 

@@ -92,61 +92,24 @@ def test_other_content_is_a_second_version_of_the_same_pipeline(stub: Stub, pack
     assert (stub.count(*CREATE_PIPELINE), stub.count(*UPLOAD)) == (1, 2)
 
 
-def test_a_run_is_started_once_from_the_version_with_its_parameters(stub: Stub, package: Path) -> None:
+def test_a_run_is_started_once_from_the_version(stub: Stub, package: Path) -> None:
     server = connect()
     pipeline, version = submit.upload(server, package)
-    parameters = submit.run_parameters(
-        package, ["budget_frames=20", "train_prune_gpus=4", "gpu_node_selector={pool: a}"]
-    )
-    run_id = submit.start(server, pipeline, version, parameters)
+    run_id = submit.start(server, pipeline, version)
     run = stub.objects["runs"][run_id]
     assert run["pipeline_version_reference"] == {"pipeline_id": pipeline, "pipeline_version_id": version}
-    wanted = {"budget_frames": 20, "train_prune_gpus": "4", "gpu_node_selector": {"pool": "a"}}
-    assert run["runtime_config"]["parameters"] == wanted
+    assert not run.get("runtime_config"), "what a night is told is compiled into its version"
     assert run["service_account"] == "nightdrive-runner"
     assert stub.objects["experiments"][run["experiment_id"]]["display_name"] == "nightdrive"
-    submit.start(server, pipeline, version, {})
+    submit.start(server, pipeline, version)
     assert len(stub.objects["experiments"]) == 1
-
-
-def test_a_parameter_that_the_pipeline_does_not_have_is_named(package: Path) -> None:
-    with pytest.raises(InputError, match="did you mean 'budget_frames'"):
-        submit.run_parameters(package, ["budget_frame=1"])
-
-
-@pytest.mark.parametrize(
-    ("pair", "said"),
-    [
-        ("budget_frames", "must be NAME=VALUE"),
-        ("budget_frames=abc", "must be a whole number"),
-        ("budget_frames=1.5", "must be a whole number"),
-        ("budget_frames=true", "must be a whole number"),
-        ("gpu_tolerations=nope", "must be a list"),
-        ("cpu_node_selector=[a]", "must be a mapping"),
-        ("train_prune_gpus=many", "must be a whole number"),
-        ("train_prune_memory=64Gigs", "must be bytes, such as 64Gi"),
-        ("train_prune_cpu=0.5m", "must be cores, such as 2 or 500m"),
-    ],
-)
-def test_a_value_that_the_pipeline_cannot_take_is_named_before_anything_starts(
-    package: Path, pair: str, said: str
-) -> None:
-    with pytest.raises(InputError, match=re.escape(said)):
-        submit.run_parameters(package, [pair])
-
-
-def test_values_reach_the_run_in_the_type_that_the_pipeline_has(package: Path) -> None:
-    given = ["budget_frames=7", "train_prune_memory=64Gi", "train_prune_cpu=500m", "cpu_node_selector={pool: big}"]
-    assert submit.run_parameters(package, given) == {
-        "budget_frames": 7, "train_prune_memory": "64Gi", "train_prune_cpu": "500m", "cpu_node_selector": {"pool": "big"}
-    }  # fmt: skip
 
 
 def test_an_error_500_and_then_fine_is_no_error(stub: Stub, package: Path) -> None:
     server = connect()
     stub.failures = {LIST_PIPELINES: [500], CREATE_PIPELINE: [503], UPLOAD: [500], CREATE_RUN: [502, 500]}
     pipeline, version = submit.upload(server, package)
-    submit.start(server, pipeline, version, {})
+    submit.start(server, pipeline, version)
     assert [len(stub.objects[kind]) for kind in ("pipelines", "versions", "runs")] == [1, 1, 1]
 
 
@@ -155,7 +118,7 @@ def test_a_server_that_fails_after_it_did_what_it_was_asked_does_not_do_it_twice
     stub.fail_after_doing = True
     stub.failures = {CREATE_PIPELINE: [500], UPLOAD: [500], CREATE_RUN: [500]}
     pipeline, version = submit.upload(server, package)
-    submit.start(server, pipeline, version, {})
+    submit.start(server, pipeline, version)
     assert [len(stub.objects[kind]) for kind in ("pipelines", "versions", "runs")] == [1, 1, 1]
 
 
@@ -222,13 +185,13 @@ def test_following_tells_changes_and_ends_with_the_runs_exit_code(
     stub.add("runs", "run_id", {"display_name": "nightdrive 1"})
     stub.next_states = [
         run_of("RUNNING", ("root", "RUNNING"), ("ingest", "RUNNING")),
-        run_of("RUNNING", ("ingest", "SUCCEEDED"), ("gate_ingest", "RUNNING"), ("gate_ingest-driver", "RUNNING")),
-        run_of("SUCCEEDED", ("ingest", "SUCCEEDED"), ("gate_ingest", "SUCCEEDED")),
+        run_of("RUNNING", ("ingest", "SUCCEEDED"), ("gate-ingest", "RUNNING"), ("gate-ingest-driver", "RUNNING")),
+        run_of("SUCCEEDED", ("ingest", "SUCCEEDED"), ("gate-ingest", "SUCCEEDED")),
     ]
     assert runs.follow(connect(), "run-1") == 0
     said = capsys.readouterr().out
     assert "ingest: running" in said
-    assert "gate_ingest: running  (1 of 2 begun are done)" in said
+    assert "gate-ingest: running  (1 of 2 begun are done)" in said
     assert "root" not in said
     assert "driver" not in said
     assert "nightdrive 1: SUCCEEDED" in said
@@ -236,7 +199,7 @@ def test_following_tells_changes_and_ends_with_the_runs_exit_code(
 
 
 @pytest.mark.parametrize(
-    ("tasks", "code"), [((("ensemble", "FAILED"),), 1), ((("gate_select", "FAILED"), ("report", "SUCCEEDED")), 3)]
+    ("tasks", "code"), [((("ensemble", "FAILED"),), 1), ((("gate-select", "FAILED"), ("report", "SUCCEEDED")), 3)]
 )
 def test_a_failed_run_says_which_task_and_why(
     stub: Stub, tasks: tuple[tuple[str, str], ...], code: int, capsys: pytest.CaptureFixture[str]
@@ -319,21 +282,18 @@ def test_the_schedule_of_the_repository_is_sound() -> None:
 def test_a_schedule_is_created_with_its_time_zone_one_run_at_a_time_and_no_catching_up(
     scheduled: Stub, tmp_path: Path
 ) -> None:
-    said, in_line = schedule.reconcile(connect(), declared(tmp_path, parameters={"budget_frames": 7}))
+    said, in_line = schedule.reconcile(connect(), declared(tmp_path))
     assert in_line
     assert "created" in said
     (made,) = scheduled.objects["recurringruns"].values()
     assert made["trigger"]["cron_schedule"]["cron"] == "TZ=Europe/Berlin 0 30 21 * * MON-FRI"
     assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == ("1", True, "ENABLE")
     assert made["pipeline_version_reference"] == {"pipeline_id": "pipeline-1"}  # no version: the latest one
-    assert made["runtime_config"]["parameters"] == {"budget_frames": 7}
 
 
 def test_an_unchanged_schedule_is_left_alone(scheduled: Stub, tmp_path: Path) -> None:
-    wanted = declared(tmp_path, parameters={"budget_frames": 7})
+    wanted = declared(tmp_path)
     schedule.reconcile(connect(), wanted)
-    (made,) = scheduled.objects["recurringruns"].values()
-    made["runtime_config"]["parameters"] = {"budget_frames": 7.0}  # as the real server gives numbers back
     said, in_line = schedule.reconcile(connect(), wanted)
     assert in_line
     assert "unchanged" in said
@@ -397,9 +357,7 @@ def test_a_schedule_that_cannot_be_replaced_stays_as_it_was(scheduled: Stub, tmp
         ({"cron": "* * * * * *"}, "must begin with one second"),
         ({"cron": 5}, "must be text; mend schedule.yaml"),
         ({"time_zone": "Berlin"}, "is no IANA time zone; change it in schedule.yaml"),
-        ({"parameters": {"budget": 3}}, "did you mean 'budget_frames'?"),
-        ({"parameters": {"budget_frames": "3"}}, "budget_frames = '3': must be a whole number"),
-        ({"parameters": {"train_prune_gpus": 4}}, "train_prune_gpus = 4: must be text"),
+        ({"parameters": {}}, "unknown parameter 'parameters'"),
         ({"crno": "0 0 1 * * *"}, "did you mean 'cron'?"),
     ],
 )

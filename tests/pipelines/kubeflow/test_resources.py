@@ -1,0 +1,182 @@
+"""Resources: declarations and params.yaml reach Kubernetes, secrets are named only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2
+
+from components.stage.parameters import build_parameters
+from components.stage.registry import all_stages
+from components.stage.train_job import TrainJobSettings
+from perception.errors import InputError
+from pipelines.kubeflow.compile import compile_pipeline
+from pipelines.kubeflow.resources import MAX_ITERATIONS, Cluster, image_of, iterations
+from pipelines.nightly import nightly
+from pipelines.settings import load_settings
+from tests.pipelines.edges import steps
+
+Night = tuple[dict[str, Any], dict[str, Any]]
+
+SPOT = [
+    "cluster.spot=[train_prune]",
+    "cluster.spot_node_selector={pool: spot}",
+    "cluster.spot_tolerations=[{key: spot, operator: Exists}]",
+    "cluster.queue=night",
+    "cluster.stages.train_prune.gpu_count=4",
+    "cluster.stages.train_prune.memory_gib=64",
+    "cluster.stages.train_prune.shared_memory_gib=16",
+    "cluster.stages.train_prune.timeout_minutes=600",
+]
+
+
+def compiled(folder: Path, *overrides: str) -> Night:
+    target = folder / "night.yaml"
+    compile_pipeline("nightly", target, overrides)
+    spec, platform = yaml.safe_load_all(target.read_text())
+    return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    return compiled(tmp_path_factory.mktemp("compiled"))
+
+
+def containers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the container of every step, by its task."""
+    executors = spec["deploymentSpec"]["executors"]
+    return {name: executors[component["executorLabel"]]["container"] for name, _, component, _ in steps(spec)}
+
+
+def test_every_steps_kubernetes_settings_parse_strictly(night: Night) -> None:
+    spec, platform = night
+    assert set(platform) == set(spec["deploymentSpec"]["executors"])
+    for settings in platform.values():
+        json_format.ParseDict(settings, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+
+
+def test_a_step_asks_for_what_its_stage_declares(night: Night) -> None:
+    for name, container in containers(night[0]).items():
+        needs = all_stages()[container["command"][-1]].needs
+        asked = container["resources"]
+        assert asked["resourceCpuRequest"] == f"{needs.cpu_cores:g}", name
+        assert asked["resourceMemoryRequest"] == asked["resourceMemoryLimit"] == f"{needs.memory_gib:g}Gi", name
+        gpus = asked.get("accelerator", {"resourceType": "nvidia.com/gpu", "resourceCount": "0"})
+        assert (gpus["resourceType"], gpus["resourceCount"]) == ("nvidia.com/gpu", str(needs.gpu_count)), name
+
+
+def test_resources_come_from_the_settings_and_a_run_has_no_parameter_for_them(tmp_path: Path) -> None:
+    overrides = [
+        "cluster.stages.score.gpu_count=0",
+        "cluster.stages.score.cpu_cores=7",
+        "cluster.accelerator=amd.com/gpu",
+    ]
+    spec, _ = compiled(tmp_path, *overrides)
+    found = containers(spec)
+    assert "accelerator" not in found["score"]["resources"]
+    assert found["score"]["resources"]["resourceCpuRequest"] == "7"
+    assert found["score"]["image"] == "nightdrive-torch-cpu"
+    assert found["adapt"]["resources"]["accelerator"]["resourceType"] == "amd.com/gpu"
+    assert "pipelinechannel" not in json.dumps(spec["deploymentSpec"])
+
+
+def test_retries_and_time_outs(night: Night) -> None:
+    spec, platform = night
+    for name, task, component, _ in steps(spec):
+        stage = all_stages()[containers(spec)[name]["command"][-1]]
+        policy = task.get("retryPolicy", {})
+        assert policy.get("maxRetryCount", 0) == stage.needs.retries, name
+        assert (policy["backoffDuration"], policy["backoffFactor"]) == ("30s", 2.0)
+        assert platform[component["executorLabel"]]["activeDeadlineSeconds"] == str(stage.needs.timeout_minutes * 60)
+
+
+def test_secrets_come_by_reference_and_git_credentials_only_where_git_is(night: Night) -> None:
+    spec, platform = night
+    for label, settings in platform.items():
+        (secret,) = settings["secretAsEnv"]
+        assert secret["secretName"] == "nightdrive-s3"
+        wanted = {item["envVar"] for item in secret["keyToEnv"]}
+        assert wanted == {"NIGHTDRIVE_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+        stage = all_stages()[spec["deploymentSpec"]["executors"][label]["container"]["command"][-1]]
+        assert ("secretAsVolume" in settings) == (stage.needs.image == "versioning")
+
+
+def test_spot_nodes_queue_and_a_stages_own_override(tmp_path: Path) -> None:
+    spec, platform = compiled(tmp_path, *SPOT)
+    train = platform["exec-train-prune"]
+    assert train["nodeSelector"]["labels"] == {"pool": "spot"}
+    assert train["tolerations"][0]["key"] == "spot"
+    assert train["pvcMount"][0]["constant"] == "nightdrive-checkpoints"
+    assert {mount["mountPath"]: mount.get("sizeLimit") for mount in train["emptyDirMounts"]}["/dev/shm"] == "16Gi"
+    assert train["activeDeadlineSeconds"] == "36000"
+    asked = containers(spec)["train_prune"]["resources"]
+    assert (asked["accelerator"]["resourceCount"], asked["resourceMemoryLimit"]) == ("4", "64Gi")
+    assert all(item["podMetadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "night"} for item in platform.values())
+    retries = {name: task["retryPolicy"].get("maxRetryCount", 0) for name, task, _, _ in steps(spec)}
+    assert (retries["train_prune"], retries["adapt"]) == (10, 2)
+
+
+def test_steps_with_a_gpu_run_from_the_cuda_image(night: Night) -> None:
+    images = load_settings(nightly(), "nightly")["images"]
+    assert image_of(all_stages()["score"].needs, images) == "nightdrive-torch-cuda"
+    assert image_of(all_stages()["select"].needs, images) == "nightdrive-torch-cpu"
+    assert image_of(all_stages()["score"].needs, {"torch": "cpu-only"}) == "cpu-only"
+    executors = night[0]["deploymentSpec"]["executors"]
+    for executor in executors.values():
+        container = executor["container"]
+        assert container["image"] == image_of(all_stages()[container["command"][-1]].needs, images)
+        assert {"name": "NIGHTDRIVE_IMAGE", "value": container["image"]} in container["env"]
+
+
+def test_a_loop_has_an_iteration_for_each_and_no_more_than_it_can_have(night: Night) -> None:
+    loops = [task for item in night[0]["components"].values() for task in item.get("dag", {}).get("tasks", {}).values()]
+    raw = [json.loads(task["parameterIterator"]["items"]["raw"]) for task in loops if "parameterIterator" in task]
+    assert raw == [list(range(16))] * 2
+    assert iterations(MAX_ITERATIONS) == list(range(MAX_ITERATIONS))
+    with pytest.raises(InputError, match="5000 batches or shards: a loop has at most 64"):
+        iterations(5000)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"queue": "Not A Name"}, "queue = 'Not A Name'"),
+        ({"s3_secret": ""}, "s3_secret = ''"),
+        ({"accelerator": "gpu"}, "such as nvidia.com/gpu"),
+        ({"spot": ["train"]}, "did you mean 'train_prune'?"),
+        ({"stages": {"score": {"memory_gib": 0}}}, "cluster.stages.score.memory_gib = 0.0: must be above 0"),
+        ({"stages": {"score": {"memory": 4}}}, "unknown parameter 'memory'"),
+        ({"stages": {"score": {"gpu_count": -1}}}, "must not be negative"),
+        ({"night_hours": 0}, "night_hours"),
+        ({"secret": "x"}, "unknown parameter 'secret'"),
+    ],
+)
+def test_a_mistake_in_the_cluster_section_is_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build_parameters(Cluster, given, where="cluster")
+    assert said in str(caught.value)
+
+
+def test_a_cluster_without_gpus_asks_for_none(tmp_path: Path) -> None:
+    lacking = [f"cluster.stages.{name}.gpu_count=0" for name, stage in all_stages().items() if stage.needs.gpu_count]
+    found = containers(compiled(tmp_path, *lacking)[0])
+    assert not [name for name, container in found.items() if "accelerator" in container["resources"]]
+    assert not [name for name, container in found.items() if "cuda" in container["image"]]
+
+
+def test_a_training_over_several_nodes_waits_without_a_gpu_and_hands_the_job_what_it_needs(tmp_path: Path) -> None:
+    spec, platform = compiled(
+        tmp_path, "cluster.nodes.train_prune=4", "cluster.shared_claim=shared", "cluster.stages.train_prune.gpu_count=8"
+    )
+    container = spec["deploymentSpec"]["executors"]["exec-train-prune"]["container"]
+    assert "accelerator" not in container["resources"]
+    (given,) = [item["value"] for item in container["env"] if item["name"] == "NIGHTDRIVE_TRAIN_JOB"]
+    settings = build_parameters(TrainJobSettings, json.loads(given), where="test")
+    assert (settings.nodes, settings.gpus_per_node, settings.image) == (4, 8, container["image"])
+    mounted = {claim["constant"]: claim["mountPath"] for claim in platform["exec-train-prune"]["pvcMount"]}
+    assert mounted["shared"] == settings.folder
+    with pytest.raises(InputError, match="train_prune trains over 4 nodes"):
+        build_parameters(Cluster, {"nodes": {"train_prune": 4}}, where="cluster")

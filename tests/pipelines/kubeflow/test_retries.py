@@ -1,0 +1,102 @@
+"""The compiled night, run step by step on this machine: what a person must mend ends it, and nothing behind it runs.
+
+kfp.local walks the DAG with its own retries; only where it would start a container, the step's command runs here instead.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import docker
+import pytest
+from kfp import components, local
+from kfp.local import docker_task_handler
+from kfp.local.orchestrator import task_executor
+
+from pipelines.kubeflow.compile import compile_pipeline
+
+ROOT = Path(__file__).parents[3]
+pytestmark = [
+    pytest.mark.xdist_group("kfp-local"),  # its settings are global
+    pytest.mark.filterwarnings("ignore:Task .* have no effect in the current local runner"),
+]
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, str]]]:
+    """Each step that kfp.local ran: stage, exit code, what it said."""
+    ran: list[tuple[str, int, str]] = []
+
+    def run(client: Any, image: str, command: Sequence[str], volumes: Mapping[str, Any], **_: Any) -> int:  # noqa: ARG001
+        done = subprocess.run([sys.executable, *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+        ran.append((command[3], done.returncode, done.stdout + done.stderr))
+        return done.returncode
+
+    client = SimpleNamespace(info=lambda: {}, close=lambda: None)
+    monkeypatch.setattr(docker, "from_env", lambda: client)
+    monkeypatch.setattr(docker_task_handler, "run_docker_container", run)
+    monkeypatch.setattr(task_executor.time, "sleep", lambda _: None)  # KFP waits half a minute between tries
+    yield ran
+    local.config.LocalExecutionConfig.instance = None
+
+
+FEW = [
+    "fleet.drives=3", "fleet.frames_per_drive=1", "fleet.initial_labelled_frames=1", "simulator.drives=2",
+    "frozen_test.drives=1", "frozen_test.frames_per_drive=1",
+]  # fmt: skip
+
+
+def run_night(root: Path, *overrides: str, store: str = "") -> str:
+    places = [f"registry={root / 'data.git'}", f"remote={root / 'remote'}", f"store={store or root / 'store'}"]
+    # kfp.local tries a step again that ended by itself, which the backend never does.
+    once = [f"cluster.stages.{stage}.retries=0" for stage in ("resolve", "ingest", "gather", "gate", "report")]
+    wanted = [*once, *(f"sources.{item}" for item in FEW), *(f"common.{place}" for place in places), *overrides]
+    compile_pipeline("smoke", root / "night.yaml", wanted)
+    local.init(runner=local.DockerRunner(), pipeline_root=str(root / "artifacts"), raise_on_error=True)
+    with pytest.raises(RuntimeError) as failed:
+        components.load_component_from_file(str(root / "night.yaml"))()
+    return str(failed.value)
+
+
+def test_bad_input_ends_the_night_with_its_own_words(
+    steps: list[tuple[str, int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NIGHTDRIVE_S3_ENDPOINT", raising=False)
+    run_night(tmp_path, store="s3://nightdrive/store")
+    assert [(stage, code) for stage, code, _ in steps] == [("resolve", 2), ("report", 0)]
+    assert "NIGHTDRIVE_S3_ENDPOINT" in steps[0][2] and "Traceback" not in steps[0][2]
+
+
+def test_a_server_that_does_not_answer_fails_the_step(
+    steps: list[tuple[str, int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "NIGHTDRIVE_S3_ENDPOINT": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "NIGHTDRIVE_RETRY_PAUSES": "0",
+    }.items():
+        monkeypatch.setitem(os.environ, name, value)
+    run_night(tmp_path, store="s3://nightdrive/store")
+    failed = [(stage, code, said) for stage, code, said in steps if code]
+    assert {(stage, code) for stage, code, _ in failed} == {(failed[0][0], 1)}
+    assert all(
+        "cannot be reached" in said and "trying again in 0 s" in said and "Traceback" not in said for *_, said in failed
+    )
+    assert not [stage for stage, *_ in steps if stage == "gate"], "nothing was refused: the night may be tried again"
+
+
+def test_a_refused_gate_ends_with_its_own_code_and_what_it_guards_never_runs(
+    steps: list[tuple[str, int, str]], tmp_path: Path
+) -> None:
+    run_night(tmp_path, "gate_ingest.bounds={min_frames: 100}")
+    codes = {stage: code for stage, code, _ in steps}
+    assert codes.pop("gate") == 3
+    assert codes == {"resolve": 0, "ingest": 0, "gather": 0, "report": 0}
+    (said,) = (said for stage, _, said in steps if stage == "gate")
+    assert "frames" in said
+    assert "Traceback" not in said
