@@ -23,8 +23,8 @@ from benchmarks.scale.fleet_night import (
     night_hours,
     stages_of,
 )
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE
 from components.stage.parameters import build_parameters, parse_value, read_yaml
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE
 from perception.errors import InputError
 from pipelines.settings import load_settings
 

@@ -133,7 +133,7 @@ def cancel(run: str, host: str) -> None:
 @host_option
 def schedule(file: Path | None, dry_run: bool, host: str) -> int:
     """Bring the recurring night in line with schedule.yaml."""
-    from components.stage.declaration import EXIT_DONE, EXIT_FAILED
+    from components.stage.program import EXIT_DONE, EXIT_FAILED
     from pipelines.kubeflow.kfp_api import connect
     from pipelines.kubeflow.schedule import SCHEDULE_FILE, read_schedule, reconcile
 

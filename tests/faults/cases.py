@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from tests.faults.counting import Count, counted
 from tests.faults.kills import Undisturbed, different
 from tests.faults.nights import Ended, Task, clear, content, run_task, tasks_of, write_night

@@ -21,7 +21,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REFUSED
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REFUSED
 from perception.data.annotation import drop_label, labelled_ids, open_drops, write_batch
 from perception.data.classification import read_class_folders, read_classification, read_icdar_characters
 from perception.data.decoding import decode_image, decode_label
