@@ -41,7 +41,7 @@ def imported_by(statement: str) -> set[str]:
         "import components.stage.registry",
         "import pipelines.commands.program",
         "import pipelines.settings",
-        "import pipelines.kubeflow.compile",
+        "import pipelines.commands.cluster",
     ],
 )
 def test_command_lines_start_without_heavy_packages(statement: str) -> None:

@@ -355,7 +355,7 @@ def test_a_schedule_that_cannot_be_replaced_stays_as_it_was(scheduled: Stub, tmp
         ({"cron": "0 */0 1 * * *"}, "a step of 0"),
         ({"cron": "0 0 5-1 * * *"}, "'5-1' ends before it begins"),
         ({"cron": "* * * * * *"}, "must begin with one second"),
-        ({"cron": 5}, "must be text; mend schedule.yaml"),
+        ({"cron": 5}, "must be text; change it in schedule.yaml"),
         ({"time_zone": "Berlin"}, "is no IANA time zone; change it in schedule.yaml"),
         ({"parameters": {}}, "unknown parameter 'parameters'"),
         ({"crno": "0 0 1 * * *"}, "did you mean 'cron'?"),
