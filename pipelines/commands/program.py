@@ -53,6 +53,7 @@ SECTIONS = {
     },
     "Upkeep": {
         "dag": "pipelines.commands.upkeep:dag",
+        "parameters": "pipelines.commands.upkeep:parameters",
         "audit": "pipelines.commands.upkeep:audit",
         "licences": "pipelines.commands.upkeep:licences",
     },
