@@ -30,7 +30,7 @@ SECTIONS = {
         "benchmarks.scale.command": "simulate scenes",
         "tests.faults.command": "faults",
     },
-    "Upkeep": {"pipelines.commands.upkeep": "audit licences dag"},
+    "Upkeep": {"pipelines.commands.upkeep": "dag parameters audit licences"},
 }
 
 

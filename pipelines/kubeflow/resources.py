@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, with_config
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
 
 from components.stage.declaration import Needs
 from components.stage.kfp_step import CHECKPOINTS_VARIABLE, TRAIN_JOB_VARIABLE

@@ -407,7 +407,7 @@ def broken_gpu_patch(fault: GPUFault) -> Callable[[], None]:
     def patch() -> None:
         import torch
 
-        import components.stage.learning
+        import perception.training.setup
 
         moves = [0]
         real = torch.Tensor.to
@@ -420,7 +420,7 @@ def broken_gpu_patch(fault: GPUFault) -> Callable[[], None]:
             return real(tensor, *arguments, **options)
 
         torch.Tensor.to = to  # type: ignore[method-assign,assignment]
-        components.stage.learning.best_device = lambda: "cpu"
+        perception.training.setup.best_device = lambda: "cpu"
 
     return patch
 
