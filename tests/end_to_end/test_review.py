@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from pipelines.commands.data_versions import main
 
 from perception.data.manifest import read_manifest
 from perception.data.store import Store, open_store
