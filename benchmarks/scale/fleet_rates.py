@@ -20,8 +20,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.duel import least_seconds
-from benchmarks.tables.machine import hardware
+from benchmarks.duels.duel import least_seconds
+from benchmarks.machine import hardware
 from perception.data.files import replace_file
 from perception.data.shards import write_shard
 from perception.data.store import FolderStore

@@ -33,7 +33,7 @@ import cv2
 import numpy as np
 import yaml
 
-from benchmarks.tables.machine import hardware
+from benchmarks.machine import hardware
 from components.stage.registry import all_stages
 from perception.data.files import replace_file
 
