@@ -1,27 +1,23 @@
 """curate: put the newly labelled frames and the last data version together into the next one."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import labelled_so_far, read_frames, write_json
-from components.stage.parameters import require
+from components.stage.learning import Taxonomy, labelled_so_far, read_frames, write_json
 from components.stage.records import log, progress_line
+from perception.parameters import Count, checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class CurateParameters:
     """Say where blobs are and how the version is packed."""
 
     store: str  # blob store: a folder or s3://bucket/prefix
-    taxonomy: str  # pixels of labels are counted by its classes
-    frames_per_shard: int = 200  # frames in one tar; a version adds shards and never rewrites one
-
-    def __post_init__(self) -> None:
-        require(self.frames_per_shard >= 1, "frames_per_shard", self.frames_per_shard, "must be at least 1")
+    taxonomy: Taxonomy  # pixels of labels are counted by its classes
+    frames_per_shard: Count = 200  # frames in one tar; a version adds shards and never rewrites one
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
@@ -95,7 +91,10 @@ STAGE = Stage(
     ),
     outputs=(
         Port(
-            name="curated", kind="version", about="version/ as it will be published, and the table that its gate judges"
+            name="curated",
+            kind="version",
+            about="version/ as it will be published, and the table that its gate judges",
+            gate_table=True,
         ),
     ),
     parameters=CurateParameters,

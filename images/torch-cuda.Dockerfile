@@ -37,4 +37,4 @@ ENV PATH=/opt/nightdrive/bin:/usr/local/bin:/usr/bin:/bin \
     NIGHTDRIVE_COMMIT=${COMMIT}
 WORKDIR /app
 USER 10001:10001
-CMD ["python", "-m", "components", "--help"]
+CMD ["python", "-m", "components.stage", "--help"]

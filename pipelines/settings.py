@@ -6,29 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.report import GATES
-from components.stage.declaration import Stage
-from components.stage.parameters import build_parameters, did_you_mean, overlay, parse_value, read_yaml
-from components.stage.registry import all_stages
+from components.ingest.sources import Source
+from components.stage.parameters import build_parameters, did_you_mean, overlay, parse_value, plain_values, read_yaml
 from perception.errors import InputError
+from pipelines.graph import Graph, Task
 from pipelines.kubeflow.resources import Cluster
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
-SHARED = (
-    "common",
-    "sources",
-    "shards",
-    "images",
-    "cluster",
-    "profiles",
-    "profile",
-)  # top-level sections that are not tasks
+COUNTS = {"batch": "batches", "shard": "shards"}  # what a fan-out counts, and the setting that says how many there are
+# Top-level sections that are no task's parameters.
+SHARED = ("common", "sources", *COUNTS.values(), "images", "cluster", "profiles", "profile")
 
 
 def load_settings(
-    profile: str, overrides: Sequence[str] = (), data: str = "", run: str = "", file: Path = PARAMS_FILE
+    night: Graph, profile: str, overrides: Sequence[str] = (), data: str = "", run: str = "", file: Path = PARAMS_FILE
 ) -> dict[str, Any]:
-    """Return the settings of one night: a checked section for every task, with `profile`, `sources`, `shards`, `images` and `cluster`.
+    """Return the settings of one night: a checked section for every task, with `profile`, `sources`, `batches`, `shards`,
+    `images` and `cluster`.
 
     `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile).
     Raises InputError for an unknown profile, section or parameter, a value out of range, and DATA missing where it is needed.
@@ -40,38 +34,28 @@ def load_settings(
             f"PROFILE={profile}: no such profile{did_you_mean(profile, list(profiles))}; {file.name} has {', '.join(profiles)}"
         )
     settings = _layered(written, profiles[profile] or {})
+    settings |= {name: settings.get(name) or {} for name in night.tasks}
     for override in overrides:
         _override(settings, override)
-    _check_sections(settings, file.name)
-    settings["sources"] = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
+    _check_sections(settings, night, file.name)
+    sources = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
+    for name, source in sources.items():
+        build_parameters(Source, source, where=f"sources.{name}")
     build_parameters(Cluster, settings["cluster"], where="cluster")
-    night = {name: settings[name] for name in ("sources", "shards", "images", "cluster")} | {"profile": profile}
-    shared = settings["common"] | {
-        "sources": settings["sources"],
-        "shard_count": len(settings["shards"]),
-        "run": run or profile,
-    }
-    shared |= {"profile": profile, "waivers": [profile, *settings["sources"]]}
-    sections = {task: _section(task, settings[task] or {}, shared, settings) for task in settings if task not in SHARED}
+    shared = settings["common"] | {"sources": sources, "run": run or profile, "profile": profile}
+    shared |= {f"{over}_count": settings[name] for over, name in COUNTS.items()}
+    sections = {task.name: _section(task, settings[task.name], shared) for task in night.tasks.values()}
     if "report" in sections:
         sections["report"]["settings"] = _flat(sections)
-    return night | sections
+    kept = (*COUNTS.values(), "images", "cluster")
+    return {name: settings[name] for name in kept} | {"sources": sources, "profile": profile} | sections
 
 
-def stage_of(task: str) -> Stage:
-    """Return the stage behind a task; a gate is called once a suite, as gate_SUITE."""
-    name = "gate" if task.startswith("gate_") else task
-    if name not in all_stages():
-        raise InputError(f"section {task!r}: no such stage{did_you_mean(task, list(all_stages()))}; mend params.yaml")
-    return all_stages()[name]
-
-
-def step_parameters(settings: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return a plain value for every parameter of the task's stage, as a pipeline step wants them."""
-    given = _of_first_call(task, settings) | settings[task]
-    complete: Any = build_parameters(stage_of(task).parameters, given, where=task)
-    values = {item.name: getattr(complete, item.name) for item in dataclasses.fields(complete)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+def step_parameters(settings: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Return a plain value for every parameter of a task but the one that counts its fan-out, as a pipeline step wants them."""
+    given = settings[task.name] | ({task.over: 0} if task.over else {})
+    complete: Any = build_parameters(task.stage.parameters, given, where=task.name)
+    return {name: value for name, value in plain_values(complete).items() if name != task.over}
 
 
 def _profiles(written: Mapping[str, Any], file: str) -> dict[str, Any]:
@@ -81,19 +65,24 @@ def _profiles(written: Mapping[str, Any], file: str) -> dict[str, Any]:
     return profiles
 
 
-def _check_sections(settings: Mapping[str, Any], file: str) -> None:
-    """Refuse a night with a section missing or of the wrong shape, or a shared parameter that no stage has."""
-    stages = [name for name in all_stages() if name != "gate"] + [f"gate_{suite}" for suite in GATES]
-    for name in ("common", "sources", "images", "cluster", *stages):
+def _check_sections(settings: Mapping[str, Any], night: Graph, file: str) -> None:
+    """Refuse a night with a section missing or of the wrong shape, a section of no task, or a shared parameter that no stage has."""
+    for name in settings:
+        if name not in SHARED and name not in night.tasks:
+            hint = did_you_mean(name, list(night.tasks))
+            raise InputError(f"{file}: section {name!r}: no task of the night has this name{hint}; mend it")
+    for name in ("common", "sources", "images", "cluster", *night.tasks):
         if not isinstance(settings.get(name), dict):
             raise InputError(f"{file}: section {name!r} must be a mapping, is {settings.get(name)!r}; mend it")
-    shards = settings.get("shards")
-    if not isinstance(shards, list) or not shards or shards != list(range(len(shards))):
-        raise InputError(f"{file}: shards = {shards!r}: must count from 0, such as [0, 1]; mend it")
+    for name in COUNTS.values():
+        count = settings.get(name)
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 10_000:
+            raise InputError(f"{file}: {name} = {count!r}: must be a whole number from 1 to 10,000; mend it")
     for name, source in settings["sources"].items():
         if not isinstance(source, dict) or not re.fullmatch("[A-Za-z0-9_-]+", str(name)):
             raise InputError(f"{file}: source {name!r}: must be a mapping, its name letters, digits, _ and -; mend it")
-    known = sorted({item.name for stage in all_stages().values() for item in dataclasses.fields(stage.parameters)})
+    stages = [task.stage for task in night.tasks.values()]
+    known = sorted({item.name for stage in stages for item in dataclasses.fields(stage.parameters)})
     for name in settings["common"]:
         if name not in known:
             raise InputError(
@@ -138,22 +127,10 @@ def _with_data(name: str, source: Mapping[str, Any], data: str) -> dict[str, Any
     return dict(source) | ({"path": path.replace("{data}", data)} if path else {})
 
 
-def _section(
-    task: str, own: Mapping[str, Any], shared: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the task's section with what it shares with others filled in, after building its parameters once to check them."""
-    parameters = stage_of(task).parameters
-    names = {item.name for item in dataclasses.fields(parameters)}
+def _section(task: Task, own: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's section with what it shares with others filled in, after building its parameters once to check them."""
+    names = {item.name for item in dataclasses.fields(task.stage.parameters)}
     section = {name: value for name, value in shared.items() if name in names} | dict(own)
-    checked: Any = build_parameters(parameters, _of_first_call(task, settings) | section, where=task)
-    if task == "ingest":
-        for source in settings["sources"]:
-            dataclasses.replace(checked, source=source).chosen()
+    section |= {"suite": task.suite} if task.suite else {}
+    build_parameters(task.stage.parameters, section | ({task.over: 0} if task.over else {}), where=task.name)
     return section
-
-
-def _of_first_call(task: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that differ from call to call of a task that is called once a source or once a shard."""
-    return {"ingest": {"source": next(iter(settings["sources"]))}, "score": {"shard": settings["shards"][0]}}.get(
-        task, {}
-    )

@@ -1,30 +1,36 @@
 """compare: was the selection worth it? The same budget spent by the strategy and at random, on the same network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.compare.doubts import doubted_labels
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import LearningParameters, labelled_so_far, read_frames, seeded, write_json
-from components.stage.parameters import require
+from components.stage.learning import (
+    LearningParameters,
+    labelled_so_far,
+    network_miou,
+    new_network,
+    open_frames,
+    read_frames,
+    train,
+    train_settings,
+    write_json,
+)
 from components.stage.records import log
+from perception.parameters import Count, checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class CompareParameters(LearningParameters):
     """Say how the two arms are trained; both the same."""
 
-    # Trainings of each arm, from different first weights, those at random each on another draw; from 2 on the report
-    # shows their spread.
-    seeds: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.seeds >= 1, "seeds", self.seeds, "must be at least 1")
+    # trainings of each arm, from different first weights, those at random each on another draw; from 2 on the report
+    # shows their spread
+    seeds: Count = 1
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
@@ -34,7 +40,9 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     """
     import pandas as pd
 
-    parameters.prepare()
+    from perception.training.setup import set_threads
+
+    set_threads(parameters.threads)
     known, frames = labelled_so_far(inputs), read_frames(inputs)
     test = frames[frames.split == "test"].reset_index(drop=True)
     results: dict[str, Any] = {"seeds": parameters.seeds, "missing_labels": {}}
@@ -75,12 +83,15 @@ def _train_and_score(
     groups: "Sequence[pd.DataFrame]", test: "pd.DataFrame", arm: str, parameters: CompareParameters
 ) -> list[float]:
     """Train a network for each repetition, on the groups in turn; both arms start a repetition from the same weights."""
+    from perception.training.setup import best_device, seeded
+
     scores = []
     for repetition in range(parameters.seeds):
-        network = seeded(parameters.new_network, parameters.seed + repetition)
-        frames = parameters.frame_set(groups[repetition % len(groups)])
-        parameters.train(network, frames, seed_offset=repetition, what=f"compare {arm}")
-        scores.append(parameters.miou(network, test))
+        network = seeded(partial(new_network, parameters), parameters.seed + repetition)
+        frames = open_frames(groups[repetition % len(groups)], parameters)
+        settings = train_settings(parameters, device=best_device(), seed_offset=repetition)
+        train(network, frames, settings, parameters, what=f"compare {arm}")
+        scores.append(network_miou(network, test, parameters))
     return scores
 
 

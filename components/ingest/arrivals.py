@@ -1,104 +1,147 @@
-"""Where frames come from: the files of a data set through its reader, or scenes rendered here."""
+"""Where frames come from: the files of a data set through its reader, label drops, or scenes rendered here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
-from components.ingest import IngestParameters, Source
+from components.ingest.sources import Source
 
 if TYPE_CHECKING:
-    from perception.quality.intake import Arrival
-    from perception.simulator.world import Rendering
+    import pandas as pd
 
-
-def arrivals(source: Source, parameters: IngestParameters) -> "tuple[Iterator[Arrival], int]":
-    """Return the source's frames one by one, bytes not yet decoded, and how many there are."""
-    if source.format == "label_drop":
-        return _from_annotation(source, parameters)
-    return _rendered(source, parameters) if source.format == "scenes" else _from_files(source)
-
-
-def _from_annotation(source: Source, parameters: IngestParameters) -> "tuple[Iterator[Arrival], int]":
-    """Return the labelled frames of the label drops below `path`; their images come from the store, not from the drop."""
-    from perception.data.annotation import drop_label, newest_labels, open_drops
-    from perception.data.decoding import BadFrame
-    from perception.data.store import open_store
+    from perception.data.store import Store
     from perception.quality.intake import Arrival
 
-    store = open_store(parameters.store)
-    labelled = list(newest_labels(open_drops(Path(source.path))))
+LISTING_COLUMNS = ("source", "frame_id", "drive_id", "files")
 
-    def each() -> "Iterator[Arrival]":
-        for drop, frame in labelled:
-            try:
-                label = drop_label(drop, frame.frame_id, (int(frame.height_px), int(frame.width_px)))
-                problem = None
-            except BadFrame as bad:
-                label, problem = None, bad
-            yield Arrival(
-                facts=frame,
-                image=store.get(frame.image_uri),
-                image_path=frame.image_uri,
-                label=label,
-                label_path=f"{drop.folder}: {frame.frame_id}",
-                label_taxonomy=drop.taxonomy.name,
-                problem=problem,
-                label_drop=drop.name,
+
+def list_arrivals(name: str, source: Source) -> "pd.DataFrame":
+    """Return what a source holds, opening no image: columns LISTING_COLUMNS, one row a frame.
+
+    files: size in bytes and time of change of the frame's files, so that a frame whose file changed is another row.
+    Raises InputError for a folder that breaks its layout.
+    """
+    import pandas as pd
+
+    if source.format == "scenes":
+        from perception.simulator.folder import scene_names
+
+        named = scene_names(source.rendering, source.first_drive, source.drives, source.frames_per_drive)
+        rows = [(name, frame_id, drive_id, "") for _, drive_id, frame_ids in named for frame_id in frame_ids]
+    elif source.format == "label_drop":
+        from perception.data.annotation import label_files
+
+        rows = [
+            (name, str(frame.frame_id), str(frame.drive_id), _signature(label_files(drop, frame.frame_id)))
+            for drop, frame in _labelled(source)
+        ]
+    else:
+        rows = [
+            (
+                name,
+                frame.frame_id,
+                frame.drive_id,
+                _signature((frame.image_path, frame.label_path, frame.instances_path)),
             )
+            for frame in _files(source)
+        ]
+    return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
 
-    return each(), len(labelled)
+
+def arrivals(
+    source: Source, listed: "pd.DataFrame", store: "Store", seed: int, size: tuple[int, int]
+) -> "Iterator[Arrival]":
+    """Yield the listed frames of a source one by one, bytes not yet decoded.
+
+    size: (height, width) of rendered scenes in pixels; seed: of their world. store: where the images of label drops lie.
+    """
+    if source.format == "label_drop":
+        return _from_annotation(source, set(listed.frame_id), store)
+    if source.format == "scenes":
+        return _rendered(source, set(listed.drive_id), seed, size)
+    return _from_files(source, set(listed.frame_id))
 
 
-def _from_files(source: Source) -> "tuple[Iterator[Arrival], int]":
+def _signature(files: "Iterable[Path | None]") -> str:
+    stats = [path.stat() for path in files if path is not None and path.exists()]
+    return " ".join(f"{each.st_size}:{each.st_mtime_ns}" for each in stats)
+
+
+def _labelled(source: Source) -> "Iterator[tuple[Any, Any]]":
+    from perception.data.annotation import newest_labels, open_drops
+
+    return newest_labels(open_drops(Path(source.path)))
+
+
+def _files(source: Source) -> "Iterator[Any]":
+    from perception.data.readers import open_reader
+
+    return open_reader(source.format).frames(Path(source.path), source.part or None, source.labels == "given")
+
+
+def _from_annotation(source: Source, wanted: set[str], store: "Store") -> "Iterator[Arrival]":
+    """Yield the labelled frames of the label drops below `path`; their images come from the store, not from the drop."""
+    from perception.data.annotation import drop_label
+    from perception.data.decoding import BadFrame
+    from perception.quality.intake import Arrival
+
+    for drop, frame in _labelled(source):
+        if frame.frame_id not in wanted:
+            continue
+        try:
+            label = drop_label(drop, frame.frame_id, (int(frame.height_px), int(frame.width_px)))
+            problem = None
+        except BadFrame as bad:
+            label, problem = None, bad
+        yield Arrival(
+            facts=frame,
+            image=store.get(frame.image_uri),
+            image_path=frame.image_uri,
+            label=label,
+            label_path=f"{drop.folder}: {frame.frame_id}",
+            label_taxonomy=drop.taxonomy.name,
+            problem=problem,
+            label_drop=drop.name,
+        )
+
+
+def _from_files(source: Source, wanted: set[str]) -> "Iterator[Arrival]":
     from perception.data.decoding import BadFrame
     from perception.data.readers import open_reader
     from perception.quality.intake import Arrival
 
     reader = open_reader(source.format)
-    wants_labels = source.labels != "none"
-    frames = list(reader.frames(Path(source.path), source.part or None, source.labels == "given"))
-
-    def each() -> "Iterator[Arrival]":
-        for frame in frames:
-            try:
-                image = reader.image(frame)
-                label = reader.label(frame) if frame.label_path and wants_labels else None
-                instances = reader.instances(frame) if label is not None else None
-                problem = None
-            except BadFrame as bad:
-                image, label, instances, problem = b"", None, None, bad
-            yield Arrival(
-                facts=frame,
-                image=image,
-                image_path=frame.image_name,
-                label=label,
-                label_path=str(frame.label_path),
-                label_taxonomy=frame.label_taxonomy or reader.taxonomy,
-                instances=instances,
-                problem=problem,
-            )
-
-    return each(), len(frames)
+    for frame in _files(source):
+        if frame.frame_id not in wanted:
+            continue
+        try:
+            image = reader.image(frame)
+            label = reader.label(frame) if frame.label_path and source.labels != "none" else None
+            instances = reader.instances(frame) if label is not None else None
+            problem = None
+        except BadFrame as bad:
+            image, label, instances, problem = b"", None, None, bad
+        yield Arrival(
+            facts=frame,
+            image=image,
+            image_path=frame.image_name,
+            label=label,
+            label_path=str(frame.label_path),
+            label_taxonomy=frame.label_taxonomy or reader.taxonomy,
+            instances=instances,
+            problem=problem,
+        )
 
 
-def _rendered(source: Source, parameters: IngestParameters) -> "tuple[Iterator[Arrival], int]":
+def _rendered(source: Source, wanted: set[str], seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
     from perception.quality.intake import Arrival
-    from perception.simulator.folder import encode_scene, scene_frames
-    from perception.simulator.world import world_from_dict
+    from perception.simulator.folder import encode_scene, scene_frames, scene_names
 
-    world = world_from_dict(source.world)
-    size = {"height_px": parameters.height_px, "width_px": parameters.width_px}
-
-    def each() -> "Iterator[Arrival]":
-        for facts, scene in scene_frames(
-            world,
-            cast("Rendering", source.rendering),
-            seed=parameters.seed,
-            drives=source.drives,
-            frames_per_drive=source.frames_per_drive,
-            first_drive=source.first_drive,
-            **size,
-        ):
+    world, rendering = source.world, source.rendering
+    for drive, drive_id, _ in scene_names(rendering, source.first_drive, source.drives, source.frames_per_drive):
+        if drive_id not in wanted:
+            continue
+        for facts, scene in scene_frames(world, rendering, seed, 1, source.frames_per_drive, *size, first_drive=drive):
             encoded = encode_scene(scene)
             yield Arrival(
                 facts=facts,
@@ -109,5 +152,3 @@ def _rendered(source: Source, parameters: IngestParameters) -> "tuple[Iterator[A
                 label_taxonomy="cityscapes19",
                 instances=encoded.instances_png,
             )
-
-    return each(), source.drives * source.frames_per_drive

@@ -1,5 +1,6 @@
 """What a night found out about its data version, as plain values that the registry keeps with it."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from components.propose import GATES, ProposeParameters, read_json
+from components.propose.parameters import ProposeParameters
 from components.stage.declaration import Paths
 from components.stage.records import read_records
 
@@ -29,9 +30,7 @@ def gather_evidence(inputs: Paths, parameters: ProposeParameters) -> Json:
     return {
         "run": parameters.run,
         "profile": parameters.profile,
-        "gates": [
-            _verdict(verdict) for gate in GATES if (verdict := _figures(inputs, f"verdict_{gate}", "verdict.json"))
-        ],
+        "gates": [_verdict(read_json(folder / "verdict.json")) for folder in inputs.many("verdicts")],
         "evaluation": _evaluation(inputs),
         "model": _network(inputs, card),
         "selection": _selection(inputs),
@@ -39,6 +38,11 @@ def gather_evidence(inputs: Paths, parameters: ProposeParameters) -> Json:
         "cost": _cost(),
         "lineage": {name: str(card[name]) for name in ("code_commit", "image", "onnx_sha256") if card.get(name)},
     }
+
+
+def read_json(path: Path) -> Json:
+    """Read a JSON file that a stage may have written; empty where it did not."""
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 @contextmanager

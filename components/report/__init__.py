@@ -1,39 +1,22 @@
 """report: put the whole night on one page, and its figures into summary.json."""
 
-from dataclasses import dataclass, field
-
+from components.report.parameters import ReportParameters
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import FrameParameters
 from components.stage.records import log
 
-GATES = ("ingest", "select", "curate", "adapt", "train_prune", "compress", "evaluate")
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReportParameters(FrameParameters):
-    """Say whose night it was and where its pictures are."""
-
-    run: str  # name of the run
-    profile: str
-    registry: str  # git repository of the data registry, for the command that reproduces the version
-    settings: dict[str, object] = field(
-        default_factory=dict
-    )  # every parameter of the night, for the page's last section
-    final_status: dict[str, object] = field(default_factory=dict)  # what a pipeline says of a run that ended early
-
-
-def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str, str]:
+def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> None:
     """Write report.html and summary.json from whatever the night got done."""
     from components.report.night import gather_night
     from perception.reporting.page import render_report
     from perception.reporting.summary import write_summary
+    from perception.training.setup import set_threads
 
-    parameters.prepare()
+    set_threads(parameters.threads)
     night, folder = gather_night(inputs, parameters), outputs.one("report")
     write_summary(night.summary, folder / "summary.json")
     (folder / "report.html").write_text(render_report(night), encoding="utf-8")
     log(f"night {night.summary.status}: report of {(folder / 'report.html').stat().st_size / 1e6:.1f} MB")
-    return {"night": "whole"}
 
 
 _ABOUT = {
@@ -55,13 +38,9 @@ STAGE = Stage(
     summary="Put the whole night on one page and its figures into summary.json.",
     inputs=(
         *(Port(name=name, kind="any", about=about, optional=True) for name, about in _ABOUT.items()),
-        *(
-            Port(name=f"verdict_{gate}", kind="verdict", about=f"verdict of the {gate} gate", optional=True)
-            for gate in GATES
-        ),
+        Port(name="verdicts", kind="verdict", about="verdict of each gate", many=True, optional=True),
     ),
     outputs=(Port(name="report", kind="report", about="report.html and summary.json"),),
-    values=("night",),
     parameters=ReportParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=1, memory_gib=4),
     run=run,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from components.report import GATES, ReportParameters
+from components.report.parameters import ReportParameters
 from components.report.pictures import Pictures
 from components.stage.declaration import Paths
 from components.stage.parameters import absolute
@@ -101,14 +101,12 @@ def _outcome(records: list[Json], final_status: Mapping[str, Any]) -> tuple[str,
         if record["status"] != "done":
             killed = "was killed before it was done" if record["status"] == "running" else record["message"]
             return "failed", record["name"], killed
-    if final_status and final_status.get("state") != "SUCCEEDED":
+    # Kubeflow says COMPLETE or RUNNING of a good night: nothing but FAILED tells anything.
+    if final_status.get("state") == "FAILED":
         error = final_status.get("error") or {}
-        return (
-            "failed",
-            str(final_status.get("pipelineTaskName", "a step")),
-            str(error.get("message", "see the run's page")),
-        )
-    return "done", None, None
+        return "failed", "a step", str(error.get("message") or "see the run's page")
+    nothing = any(record["values"].get("news") == "nothing" for record in records)
+    return "nothing_new" if nothing else "done", None, None
 
 
 def _selection_figures(inputs: Paths) -> SelectionFigures:
@@ -348,9 +346,8 @@ def _figures(inputs: Paths, port: str, file: str) -> Json:
 
 
 def _verdicts(inputs: Paths) -> dict[str, Json]:
-    return {
-        gate: _figures(inputs, f"verdict_{gate}", "verdict.json") for gate in GATES if inputs.maybe(f"verdict_{gate}")
-    }
+    found = [_read(folder / "verdict.json") for folder in inputs.many("verdicts")]
+    return {str(verdict["suite"]): verdict for verdict in found}
 
 
 def _verdict_word(verdict: Json) -> str:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.report import ReportParameters
+from components.report.parameters import ReportParameters
 from components.stage.declaration import Paths
-from components.stage.learning import image_batches
+from components.stage.learning import class_names, open_frames
 from perception.adaptation.foreground import at_size, load_foreground, score_thresholds
 from perception.adaptation.fusion import FusionSettings, Instances, fuse
 from perception.adaptation.label_pool import Labeller, class_probabilities, predictions
 from perception.data.decoding import decode_image
+from perception.data.loading import image_batches
 from perception.data.manifest import read_manifest
 from perception.data.store import open_store
 from perception.metrics.segmentation import predicted_classes
@@ -22,7 +23,8 @@ from perception.models.checkpoint import load_network
 from perception.reporting import page
 from perception.reporting.evaluation_page import failure_clusters, tested_frames
 from perception.uncertainty.ensemble import load_committee
-from perception.uncertainty.scores import ScoreSettings, score_frames
+from perception.uncertainty.scores import score_frames
+from perception.uncertainty.settings import ScoreSettings
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -55,7 +57,7 @@ class Pictures:
             return {}
         measure = str(frames.measure.iloc[0]) if "measure" in frames else ScoreSettings().measure
         maps: dict[str, np.ndarray] = {}
-        rows = self._parameters.frame_set(self._frames.loc[list(frames.frame_id)], labels_required=False)
+        rows = open_frames(self._frames.loc[list(frames.frame_id)], self._parameters, labels_required=False)
         scored = score_frames(
             load_committee(folder),
             image_batches(rows, 8),
@@ -74,7 +76,7 @@ class Pictures:
         """
         folder = self._inputs.one("adaptation")
         rows = self._spread(self._frames[self._frames.split == "test"], count)
-        frames = self._parameters.frame_set(rows)
+        frames = open_frames(rows, self._parameters)
         labeller = self._labeller(folder, figures)
         student = class_probabilities(load_network(folder / "student.safetensors"), frames, len(frames))
         seen = zip(predictions(labeller, frames, len(frames)), student, strict=True)
@@ -87,7 +89,7 @@ class Pictures:
 
     def _labeller(self, folder: Path, figures: Mapping[str, Any]) -> Labeller:
         """Return the night's way to pseudo-label; without a detector there is nothing to fuse."""
-        names, path = self._parameters.class_names(), folder / "detector.safetensors"
+        names, path = class_names(self._parameters.taxonomy), folder / "detector.safetensors"
         thresholds = np.array([figures["threshold_by_class"][name] for name in names])
         trusted = {row["class"] for row in figures["trust"] if row["trusted"]}
         fusion = FusionSettings(
@@ -133,7 +135,7 @@ class Pictures:
         return failure_clusters(pd.read_parquet(folder / "regions.parquet"), clusters, self.image)
 
     def _label(self, frame_id: str) -> Picture:
-        return self._parameters.frame_set(self._frames.loc[[frame_id]]).full_label(0)
+        return open_frames(self._frames.loc[[frame_id]], self._parameters).full_label(0)
 
     @staticmethod
     def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perception.parameters import Count, CountOrZero, NotNegative, Positive, checked
+
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
 STATUS_OF_EXIT = {EXIT_DONE: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input", EXIT_REFUSED: "refused"}
 
@@ -33,21 +35,20 @@ class Port:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Needs:
     """Declare what a stage needs to run on a cluster."""
 
     image: str  # dependency set: gates, versioning or torch
-    cpu_cores: float = 1.0
-    memory_gib: float = 2.0
-    gpu_count: int = 0  # wanted where the cluster has GPUs; every stage also runs without
-    retries: int = 2  # for infrastructure errors; bad input and a refused gate are none
-    timeout_minutes: int = 60
-    shared_memory_gib: float = 0.0  # of /dev/shm, for data-loading processes; 0: the container engine's default
+    cpu_cores: Positive = 1.0  # of its pod
+    memory_gib: Positive = 2.0  # of its pod
+    gpu_count: CountOrZero = 0  # wanted where the cluster has GPUs; every stage also runs without
+    retries: CountOrZero = 2  # for infrastructure errors; bad input and a refused gate are none
+    timeout_minutes: Count = 60  # after which its pod is ended
+    shared_memory_gib: NotNegative = 0.0  # of /dev/shm, for data-loading processes; 0: the container engine's default
     distributed: bool = False  # trains over all GPUs of its pod, one process a GPU
-    loads: str = (
-        ""  # the library that takes longest to load; one machine loads it once a night (components/stage/warm.py)
-    )
+    # the library that takes longest to load; one machine loads it once a night (components/stage/warm.py)
+    loads: str = ""
 
 
 @dataclass(frozen=True)

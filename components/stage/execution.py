@@ -61,7 +61,7 @@ class Outcome:
     code: int  # one of the exit codes
     values: Mapping[str, str]  # what the stage gave beside its artifacts
     message: str = ""  # one line; empty when it is done
-    passing: bool = False  # a server did not answer: the same call may succeed later
+    transient: bool = False  # a server did not answer: the same call may succeed later
 
 
 def execute(call: Call) -> Outcome:
@@ -70,7 +70,7 @@ def execute(call: Call) -> Outcome:
     The stage writes into temporary folders beside the outputs; they are renamed when it is done, so that a killed stage leaves
     nothing that looks finished. Of the processes that torchrun started, each runs the stage and the first one's outputs count.
     """
-    before, values, message, code, passing = Usage.now(), {}, "", EXIT_DONE, False
+    before, values, message, code, transient = Usage.now(), {}, "", EXIT_DONE, False
     working: dict[str, Path] = {}
     check_task(call.task)
     try:
@@ -84,9 +84,9 @@ def execute(call: Call) -> Outcome:
         except Refused as refusal:
             code, message = EXIT_REFUSED, str(refusal)
         if is_first_process():
-            _seal_and_place(working, call.outputs)
+            _seal_and_place(call.stage, working, call.outputs)
     except InputError as error:
-        code, message, passing = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
+        code, message, transient = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
     except Exception as error:
         code, message = _failure(call, error)
     _discard(working)
@@ -94,7 +94,7 @@ def execute(call: Call) -> Outcome:
         print(f"nightdrive {call.task}: {message}", file=sys.stderr)
     with _told_and_forgotten(call.task):
         write_record(call.task, status=STATUS_OF_EXIT[code], before=before, message=message, values=values)
-    return Outcome(code=code, values=values, message=message, passing=passing)
+    return Outcome(code=code, values=values, message=message, transient=transient)
 
 
 def option_name(port: str) -> str:
@@ -171,9 +171,12 @@ def _working_folder(target: Path) -> Path:
         raise InputError(f"{target}: cannot be written ({said}); choose a folder that this user may write") from None
 
 
-def _seal_and_place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
-    for folder in working.values():
-        write_seal(folder)
+def _seal_and_place(stage: Stage, working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
+    """Seal what was written, a folder that is shared out share by share, and give it its name."""
+    for port in stage.outputs:
+        folder = working[port.name]
+        for part in sorted(folder.iterdir()) if port.shares else [folder]:
+            write_seal(part)
     _place(working, targets)
 
 

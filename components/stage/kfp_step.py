@@ -1,57 +1,37 @@
 """The container step of a Kubeflow pipeline: the stage's own program, with KFP's executor input in place of options.
 
-KFP retries a task whatever its exit code. A step therefore keeps apart what deserves another try and what does not:
-- a server that does not answer is tried again here, with growing pauses, and after that by KFP (exit code 1, as every crash);
-- bad input and refusals are never tried again: the step ends well, and its outputs hold `problem.json` instead of results. Every
-  later step passes the problem on unread, without work, to the next gate, which refuses. What a refusal leads to, a task
-  that is declared with `--never-retried`, ends with the problem's own exit code and makes the run red.
+Kubeflow retries no step that exits by itself, whatever the code. So a server that does not answer is waited for here, with
+growing pauses; bad input and a refusal end the step, and with it the run, at once.
 """
 
+import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, STATUS_OF_EXIT, Stage
+from components.stage.declaration import EXIT_DONE, EXIT_FAILED, Port, Stage
 from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute
+from components.stage.parameters import build_parameters
 from components.stage.records import is_first_process, log
+from components.stage.registry import find_stage
+from perception.data.files import replace_file
 from perception.errors import InputError
 
-PROBLEM_FILE = "problem.json"
-NEVER_RETRIED = "--never-retried"
 PAUSES_VARIABLE = "NIGHTDRIVE_RETRY_PAUSES"  # seconds between tries while a server does not answer, such as 5,20,60
 DEFAULT_PAUSES = "5,20,60"
-CHECKPOINTS_VARIABLE = (
-    "NIGHTDRIVE_CHECKPOINTS"  # folder that outlives the pod; a step on it goes on where it was killed
-)
-TRAIN_JOB_VARIABLE = (
-    "NIGHTDRIVE_TRAIN_JOB"  # JSON of components.stage.train_job.TrainJobSettings: train over several nodes
-)
-# What KFP hands a step beside its parameters: values that only its resources name.
-RESOURCE_INPUTS = {
-    "cpu_request",
-    "cpu_limit",
-    "memory_request",
-    "memory_limit",
-    "accelerator_type",
-    "accelerator_count",
-}
-CHANNEL_PREFIX = "pipelinechannel--"
+CHECKPOINTS_VARIABLE = "NIGHTDRIVE_CHECKPOINTS"  # folder that outlives the pod: a step goes on where it was killed
+TRAIN_JOB_VARIABLE = "NIGHTDRIVE_TRAIN_JOB"  # JSON of train_job.TrainJobSettings: train over several nodes
+OUTCOME_VARIABLE = "NIGHTDRIVE_OUTCOME"  # file in which the processes of one step say how they ended
+SETTINGS, TASK, FINAL_STATUS = "settings", "task", "final_status"
 _SCHEMES = (("gs://", "/gcs/"), ("s3://", "/s3/"), ("minio://", "/minio/"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """Say which task of the night could not do its work, why, and with which exit code."""
-
-    task: str
-    code: int
-    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,66 +41,70 @@ class Step:
     call: Call
     artifacts: Mapping[str, Any]  # the output artifacts, as KFP described them
     output_file: Path  # where the executor output belongs
-    never_retried: bool
 
 
-def run_step(stages: Mapping[str, Stage], arguments: Sequence[str]) -> int:
+def run_step(arguments: Sequence[str]) -> int:
     """Run the stage that KFP asks for and return the exit code; the executor output is always written."""
-    step = read_step(stages, arguments)
-    if _wants_more_processes(step.call.stage):
-        _start_processes(arguments)
+    try:
+        step = read_step(arguments)
+    except InputError as error:
+        print(f"nightdrive: {error}", file=sys.stderr)
+        return 2
     outcome = Outcome(code=EXIT_FAILED, values={})
     try:
-        outcome = _run(step)
+        outcome = _run(step, arguments)
     finally:
         if is_first_process():
-            _write_executor_output(step.output_file, outcome.values, step.artifacts)
+            _write_executor_output(step, outcome.values)
     return outcome.code
 
 
-def read_step(stages: Mapping[str, Stage], arguments: Sequence[str]) -> Step:
-    """Read the stage's name and KFP's executor input; raises InputError where they are no such thing."""
-    name, position = arguments[0], list(arguments).index("--executor-input")
-    if name not in stages or position + 1 >= len(arguments):
-        raise InputError(
-            f"usage: python -m components STAGE --executor-input JSON; got {list(arguments)[:2]}; stages: {', '.join(stages)}"
-        )
+def read_step(arguments: Sequence[str]) -> Step:
+    """Return the step that the stage's name and KFP's executor input describe; raises InputError where they are no such thing."""
+    position = list(arguments).index("--executor-input")
+    if position + 1 >= len(arguments):
+        raise InputError("usage: python -m components.stage STAGE --executor-input JSON; the JSON is missing")
     try:
         executor = json.loads(arguments[position + 1])
         output_file = Path(str(executor["outputs"]["outputFile"]))
-        call, artifacts = call_from_executor_input(stages[name], executor)
+        call, artifacts = call_from_executor_input(find_stage(arguments[0]), executor)
     except json.JSONDecodeError as error:
         raise InputError(f"--executor-input is not JSON ({error}); pass KFP's executor input placeholder") from None
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise InputError(f"--executor-input lacks {error}; pass what KFP's executor input placeholder gives") from None
-    never_retried = NEVER_RETRIED in arguments[:position]
-    return Step(call=call, artifacts=artifacts, output_file=output_file, never_retried=never_retried)
+    return Step(call=call, artifacts=artifacts, output_file=output_file)
 
 
 def call_from_executor_input(stage: Stage, executor: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
-    """Translate KFP's executor input into a call; return it with the output artifacts as KFP described them.
+    """Return KFP's executor input as a call, and the output artifacts as KFP described them.
 
-    The step's parameter `task` names the call; every other parameter is one of the stage's own, but for those that only the
-    step's resources name, which KFP hands over too.
+    The parameter `settings` is JSON: the stage's parameters, and `task`, the name of the call. What KFP gives beside it is
+    the number of the loop's iteration and, in an exit handler, the status of the run.
     """
     given = executor.get("inputs", {})
-    values = dict(given.get("parameterValues", {}))
-    parameters = {name: value for name, value in values.items() if not is_of_resources(name)}
-    task = str(parameters.pop("task", stage.name))
-    inputs = {
-        port.name: tuple(
-            local_path(item) for item in given.get("artifacts", {}).get(port.name, {}).get("artifacts", [])
-        )
-        for port in stage.inputs
-    }
+    beside = dict(given.get("parameterValues", {}))
+    parameters = json.loads(beside.pop(SETTINGS))
+    task = str(parameters.pop(TASK))
+    if beside and FINAL_STATUS not in beside:
+        (number,) = beside.values()
+        task = f"{task}@{int(number)}"
+    parameters |= beside
+    artifacts = given.get("artifacts", {})
+    inputs = {port.name: _folders(port, artifacts, parameters) for port in stage.inputs}
     described = {name: listed["artifacts"][0] for name, listed in executor["outputs"].get("artifacts", {}).items()}
     outputs = {port.name: local_path(described[port.name]) for port in stage.outputs}
     return Call(stage=stage, task=task, inputs=inputs, outputs=outputs, parameters=parameters), described
 
 
-def is_of_resources(name: str) -> bool:
-    """Tell whether an input of a step is none of its stage's parameters but one that KFP adds for its resources."""
-    return name in RESOURCE_INPUTS or name.startswith(CHANNEL_PREFIX)
+def numbered(port: str, number: int) -> str:
+    """Return the name of one of the inputs of a step that together fill a port that takes many."""
+    return f"{port}__{number}"
+
+
+def _folders(port: Port, artifacts: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[Path, ...]:
+    names = [port.name, *(numbered(port.name, number) for number in range(len(artifacts)))]
+    found = [local_path(item) for name in names for item in artifacts.get(name, {}).get("artifacts", [])]
+    return tuple(folder / str(int(parameters[port.shares])) if port.shares else folder for folder in found)
 
 
 def local_path(artifact: Mapping[str, Any]) -> Path:
@@ -136,62 +120,27 @@ def local_path(artifact: Mapping[str, Any]) -> Path:
     return Path(uri)
 
 
-def read_problem(folder: Path) -> Problem | None:
-    """Return the problem that a folder holds in place of results, or None."""
-    file = folder / PROBLEM_FILE
-    return Problem(**json.loads(file.read_text())) if file.is_file() else None
+def _run(step: Step, arguments: Sequence[str]) -> Outcome:
+    """Run the call here, on several GPUs of this pod, or on several nodes, again after a pause while a server does not answer."""
+    call = step.call
+    if "RANK" in os.environ:  # one of several processes: the one that started them tries again, with all of them
+        outcome = _with_training_state(call, lambda: execute(call))
+        _tell_starter(outcome)
+        return outcome
+    if call.stage.needs.distributed and os.environ.get(TRAIN_JOB_VARIABLE):
+        return _on_nodes(call)
+    if call.stage.needs.distributed and _gpu_count() > 1:
+        return _tried(call.task, lambda: _in_processes(arguments))
+    return _with_training_state(call, lambda: _tried(call.task, lambda: execute(call)))
 
 
-def _run(step: Step) -> Outcome:
-    """Pass on the first problem among the inputs, or else run the call; a problem in an optional input makes it absent."""
-    optional = {port.name for port in step.call.stage.inputs if port.optional}
-    found = {
-        name: problem
-        for name, folders in step.call.inputs.items()
-        for problem in map(read_problem, folders)
-        if problem is not None
-    }
-    for problem in (problem for name, problem in found.items() if name not in optional):
-        return _end_with(step, problem)
-    call = replace(
-        step.call, inputs={name: () if name in found else folders for name, folders in step.call.inputs.items()}
-    )
-    outcome = _on_nodes(call) if _has_nodes(call.stage) else _with_training_state(call, lambda: _tried(call))
-    if outcome.code in (EXIT_BAD_INPUT, EXIT_REFUSED):
-        return _end_with(step, Problem(task=call.task, code=outcome.code, message=outcome.message))
-    if found and outcome.code == EXIT_DONE:
-        _write_problem(step, next(iter(found.values())))
-        return replace(outcome, values={**outcome.values, **call.stage.values_on_problem})
-    return outcome
-
-
-def _end_with(step: Step, problem: Problem) -> Outcome:
-    if step.never_retried:
-        print(f"nightdrive {step.call.task}: {problem.task}: {problem.message}", file=sys.stderr)
-        return Outcome(code=problem.code, values={}, message=problem.message)
-    _write_problem(step, problem)
-    said = "passes on to the next gate" if problem.task != step.call.task else "leaves to the next gate"
-    log(f"{step.call.task} {said}: {problem.task}, {STATUS_OF_EXIT[problem.code]}: {problem.message}")
-    stage = step.call.stage
-    return Outcome(code=EXIT_DONE, values={**dict.fromkeys(stage.values, ""), **stage.values_on_problem})
-
-
-def _write_problem(step: Step, problem: Problem) -> None:
-    if not is_first_process():
-        return
-    for folder in step.call.outputs.values():
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / PROBLEM_FILE, json.dumps(problem.__dict__))
-
-
-def _tried(call: Call, sleep: Callable[[float], None] = time.sleep) -> Outcome:
-    """Run the call, again after a pause while a server does not answer; in the end that is a failure, which KFP retries."""
+def _tried(task: str, run: Callable[[], Outcome], sleep: Callable[[float], None] = time.sleep) -> Outcome:
     for pause in [*_pauses(), None]:
-        outcome = execute(call)
-        if not outcome.passing:
+        outcome = run()
+        if not outcome.transient:
             return outcome
         if pause is not None:
-            log(f"{call.task}: trying again in {pause:g} s")
+            log(f"{task}: trying again in {pause:g} s")
             sleep(pause)
     return replace(outcome, code=EXIT_FAILED)
 
@@ -209,8 +158,6 @@ def _with_training_state(call: Call, run: Callable[[], Outcome]) -> Outcome:
     root = os.environ.get(CHECKPOINTS_VARIABLE)
     if not root or not call.outputs:
         return run()
-    import hashlib
-
     key = hashlib.sha256("\n".join(sorted(str(path) for path in call.outputs.values())).encode()).hexdigest()[:24]
     folder = Path(root) / f"{call.task}-{key}"
     try:
@@ -224,26 +171,11 @@ def _with_training_state(call: Call, run: Callable[[], Outcome]) -> Outcome:
     return outcome
 
 
-def _has_nodes(stage: Stage) -> bool:
-    """Tell whether this step is to train over several nodes."""
-    return stage.needs.distributed and bool(os.environ.get(TRAIN_JOB_VARIABLE))
-
-
 def _on_nodes(call: Call) -> Outcome:
-    from components.stage.parameters import build_parameters
     from components.stage.train_job import Cluster, TrainJobSettings, run_on_nodes
 
     settings = build_parameters(TrainJobSettings, json.loads(os.environ[TRAIN_JOB_VARIABLE]), where=TRAIN_JOB_VARIABLE)
     return run_on_nodes(call, settings, Cluster.of_this_pod())
-
-
-def _wants_more_processes(stage: Stage) -> bool:
-    """Tell whether this is the first process of a step that trains over several GPUs of its pod."""
-    if _has_nodes(stage):
-        return False
-    if not stage.needs.distributed or "RANK" in os.environ:
-        return False
-    return _gpu_count() > 1
 
 
 def _gpu_count() -> int:
@@ -252,23 +184,30 @@ def _gpu_count() -> int:
     return torch.cuda.device_count()
 
 
-def _start_processes(arguments: Sequence[str]) -> None:
-    """Become torchrun, one process a GPU, each of which runs this step."""
+def _in_processes(arguments: Sequence[str]) -> Outcome:
+    """Run this step under torchrun, one process a GPU; the first of them that ends badly says how all ended."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={_gpu_count()}"]
-    os.execv(sys.executable, [*launch, "-m", "components", *arguments])
+    with tempfile.TemporaryDirectory() as scratch:
+        said = Path(scratch) / "outcome.json"
+        command = [*launch, "-m", "components.stage", *arguments]
+        done = subprocess.run(command, env={**os.environ, OUTCOME_VARIABLE: str(said)}, check=False)
+        if said.exists():
+            return Outcome(**json.loads(said.read_text()))
+    return Outcome(code=EXIT_DONE if done.returncode == 0 else EXIT_FAILED, values={})
 
 
-def _write_executor_output(target: Path, values: Mapping[str, str], artifacts: Mapping[str, Any]) -> None:
+def _tell_starter(outcome: Outcome) -> None:
+    target = os.environ.get(OUTCOME_VARIABLE)
+    if target and not Path(target).exists() and (outcome.code != EXIT_DONE or is_first_process()):
+        told = {"code": outcome.code, "values": dict(outcome.values), "message": outcome.message}
+        replace_file(Path(target), json.dumps(told | {"transient": outcome.transient}).encode())
+
+
+def _write_executor_output(step: Step, values: Mapping[str, str]) -> None:
     # Always written, also by a failed step: under kfp.local it is the only way that artifacts of a container step are seen.
     listed = {
         name: {"artifacts": [{"name": item.get("name", ""), "uri": item["uri"], "metadata": {}}]}
-        for name, item in artifacts.items()
+        for name, item in step.artifacts.items()
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, json.dumps({"parameterValues": dict(values), "artifacts": listed}))
-
-
-def _write(target: Path, text: str) -> None:
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(text)
-    partial.replace(target)
+    content = {"parameterValues": dict(values), "artifacts": listed}
+    replace_file(step.output_file, json.dumps(content).encode())

@@ -17,8 +17,13 @@ def run_program(program: click.Command, arguments: Sequence[str], name: str) -> 
     try:
         code = program.main(args=list(arguments), prog_name=name, standalone_mode=False)
         return code if isinstance(code, int) else EXIT_DONE
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return EXIT_BAD_INPUT
+    except click.ClickException as error:
+        asked = getattr(error, "ctx", None)
+        hint = f" (see `{asked.command_path} --help`)" if asked else ""
+        print(f"nightdrive: {error.format_message().rstrip('.')}{hint}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except InputError as error:
         print(f"nightdrive: {error}", file=sys.stderr)

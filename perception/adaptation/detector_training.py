@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from perception.adaptation.detector import (
 )
 from perception.errors import InputError
 from perception.metrics.detection import Objects
+from perception.parameters import Fraction, Range, ShareFromZero, checked, within
 from perception.training.distributed import share_of_mean
 
 INSTANCES_PER_CLASS = 1000  # instance maps hold class_id * 1000 + number
@@ -41,27 +43,17 @@ InstanceFrame = tuple[NDArray[np.uint8], NDArray[np.uint16]]
 _Sample = tuple[NDArray[np.uint8], Target]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class DetectionAugment:
     """Say how training frames are varied."""
 
     flip: bool = True  # mirror half of the frames left to right
-    scale_range: tuple[float, float] = (0.75, 1.5)  # zoom, log-uniform; below 1 the frame is padded, above 1 cropped
-    color_jitter: float = 0.3  # brightness, contrast and saturation are each multiplied by 1 ± this at most
-    sensor: float = 1.0  # strength of blur and noise, 0 for none: no camera is as clean as a simulator
-    texture_share: float = 0.5  # share of instances that get a random texture, so that only their shape tells them
-
-    def __post_init__(self) -> None:
-        low, high = self.scale_range
-        rules = {
-            "scale_range": (0.1 <= low <= high <= 10, "two rising numbers in 0.1 to 10"),
-            "color_jitter": (0 <= self.color_jitter < 1, "at least 0 and below 1"),
-            "sensor": (0 <= self.sensor <= 10, "0 to 10"),
-            "texture_share": (0 <= self.texture_share <= 1, "a share between 0 and 1"),
-        }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"{name} is {getattr(self, name)}, must be {rule}; change it")
+    # zoom, log-uniform; below 1 the frame is padded, above 1 cropped
+    scale_range: Annotated[Range, within(0.1, 10)] = (0.75, 1.5)
+    color_jitter: ShareFromZero = 0.3  # brightness, contrast and saturation are each multiplied by 1 ± this at most
+    # strength of blur and noise, 0 for none: no camera is as clean as a simulator
+    sensor: Annotated[float, Field(ge=0, le=10)] = 1.0
+    texture_share: Fraction = 0.5  # share of instances that get a random texture, so that only their shape tells them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from perception.compression.expansion import contract_network
 from perception.compression.modules import Layer, set_module
+from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 
 OPSET = 17
@@ -98,6 +100,12 @@ def _fold(layer: Layer, norm: Layer) -> None:
     bias = layer.bias.double() * scale if layer.bias is not None else torch.zeros_like(scale)
     layer.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=weight.requires_grad)
     layer.bias = nn.Parameter((bias + shift).to(weight.dtype), requires_grad=weight.requires_grad)
+
+
+def input_metadata(taxonomy: str) -> dict[str, str]:
+    """Return what an exported network tells whoever runs it: its taxonomy, its classes and its input."""
+    classes = json.dumps(load_taxonomy(taxonomy).classes)
+    return {"taxonomy": taxonomy, "classes": classes, "input": "RGB, float32 in [0, 1], frame x 3 x h x w"}
 
 
 def export_onnx(

@@ -217,6 +217,12 @@ def labelled_ids(drop: LabelDrop) -> list[str]:
     return sorted(found)
 
 
+def label_files(drop: LabelDrop, frame_id: str) -> tuple[Path, ...]:
+    """Return the files of a drop that may hold a frame's label."""
+    folder = drop.folder
+    return folder / "labels" / f"{frame_id}.png", folder / _polygon_file(frame_id), folder / COCO_FILE
+
+
 def drop_label(drop: LabelDrop, frame_id: str, size: tuple[int, int]) -> bytes:
     """Return a frame's label as the bytes of a label file in the drop's taxonomy.
 

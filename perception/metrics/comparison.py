@@ -20,19 +20,22 @@ hold: neither. The test set cannot tell yet; `drives_needed` says how many drive
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy import sparse, special
 
 from perception.errors import InputError
 from perception.metrics.bootstrap import drive_weights, resampled_sums
 from perception.metrics.confusion import iou_of_tallies, tallies
 from perception.metrics.segmentation import SegmentationScore
+from perception.metrics.settings import IntervalSettings
 from perception.metrics.slices import column_slices
+from perception.parameters import ShareFromZero, checked
 
 OVERALL = "overall"
 APART = " apart"  # after a condition's name: its figure less that of all other frames
@@ -40,34 +43,20 @@ SURE_SHARE = 0.5  # of the margin: a refusal needs a loss that surely exceeds th
 _BLOCK_NUMBERS = 4_000_000  # resampled counts in memory at once
 
 
-@dataclass(frozen=True, kw_only=True)
-class RegressionRule:
-    """Say when a challenger is worse than the champion, and how sure one has to be."""
+@checked
+class RegressionRule(IntervalSettings):
+    """Say when a challenger is worse than the champion, and how sure one has to be.
 
-    margin: float = 0.02  # mIoU by which it may fall behind, overall and in any condition
-    class_margin: float = 0.05  # IoU by which it may fall behind in any class
-    confidence: float = 0.95  # of a refusal, over all figures together; of a promotion, for each figure
-    minimum_drives: int = 8  # figures that rest on fewer drives are unknown, and judged neither way
-    minimum_frames: int = 10  # likewise for frames
-    resamples: int = 2000
+    confidence: of a refusal over all figures together, of a promotion for each figure.
+    """
+
+    margin: ShareFromZero = 0.02  # mIoU by which it may fall behind, overall and in any condition
+    class_margin: ShareFromZero = 0.05  # IoU by which it may fall behind in any class
+    resamples: Annotated[int, Field(ge=100)] = 2000
     unit: str = "drives"  # what is resampled, in words: drives, or clips of them
-    seed: int = 0
     # Standard deviation of a figure between trainings that differ only by their seed, by the figure's name, and of a
     # condition's difference from all other frames, by its name and " apart": as seed_spread() gives them.
-    seed_spread: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("margin", "class_margin"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must lie in [0, 1): it is a difference of IoU")
-        if not 0.5 < self.confidence < 1:
-            raise InputError(f"confidence={self.confidence} must lie strictly between 0.5 and 1, for example 0.95")
-        for name, least in (("minimum_drives", 2), ("minimum_frames", 1), ("resamples", 100)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)} must be at least {least}")
-        for figure, spread in self.seed_spread.items():
-            if not 0 <= spread < 1:
-                raise InputError(f"seed_spread of {figure} is {spread}, must lie in [0, 1): it is a difference of IoU")
+    seed_spread: dict[str, ShareFromZero] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

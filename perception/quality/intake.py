@@ -1,8 +1,8 @@
 """Intake: from the bytes of arriving frames to a frames folder, with every broken file listed and left out."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from perception.errors import InputError
 from perception.quality.profile import label_facts, profile_frame
 
 REJECTED_COLUMNS = ("source", "path", "frame_id", "rule", "remedy")
+PROFILE_KEYS = ("frame_id", "source")
 ORACLE_COLUMNS = ("frame_id", "source", "label_uri", "label_sha256", "label_taxonomy", "instances_uri")
 _KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
 
@@ -58,8 +59,7 @@ class Intake:
 class _Ledger:
     rows: list[dict[str, Any]] = field(default_factory=list)
     facts: list[dict[str, Any]] = field(default_factory=list)
-    hidden: dict[str, dict[str, Any]] = field(default_factory=dict)
-    label_facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hidden: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -72,9 +72,6 @@ class IntakeSettings:
     domain: str  # synthetic or real
     labels: str  # given: every frame keeps its label; oracle: stored but hidden; drop: back from annotation; none
     taxonomy: str  # pixels are counted by its classes, whatever a label file's own are, so that sources compare
-    initial_labelled_frames: int = 0  # of an oracle: frames drawn by `seed` that are labelled from the start
-    max_rejected_fraction: float = 0.0  # more broken frames than this are an error; none may be where labels are given
-    seed: int = 0
 
 
 def admit_frames(
@@ -88,9 +85,8 @@ def admit_frames(
     """Check every arriving frame, put its files into the store and describe it in a manifest.
 
     count: how many frames arrive. Whether a hidden label file is sound is checked, since that depends on the file and
-    not on what it shows. Of a drop none may have come yet, and a broken label is left out like a broken frame.
-    Raises InputError when too many frames are broken, or one of a test or labelled set: a test set with a frame missing
-    is another test set.
+    not on what it shows. A broken frame, or one with a broken label, is listed and left out; whether too many are is
+    for `gather_frames` to say, which sees the whole source.
     """
     ledger, counted = _Ledger(), load_taxonomy(settings.taxonomy)
     for done, arrival in enumerate(arrivals, start=1):
@@ -100,19 +96,13 @@ def admit_frames(
             ledger.rejected.append(_rejection(settings.source, arrival, bad))
         if progress:
             progress(done, count)
-    tolerated = 0.0 if settings.labels == "given" else settings.max_rejected_fraction
-    _check_rejected(ledger.rejected, count, settings.source, tolerated)
-    if not ledger.rows and (settings.labels != "drop" or ledger.rejected):
-        raise InputError(
-            f"source {settings.source!r}: not one of its {count} frames can be used; mend its files or leave the source out"
-        )
-    if settings.labels == "oracle":
-        _reveal_first(ledger, settings.initial_labelled_frames, settings.seed, settings.source)
     return Intake(
         manifest=pd.DataFrame(ledger.rows) if ledger.rows else empty_manifest(),
-        profile=pd.DataFrame(ledger.facts) if ledger.facts else pd.DataFrame({"frame_id": pd.Series(dtype=str)}),
+        profile=pd.DataFrame(ledger.facts)
+        if ledger.facts
+        else pd.DataFrame({"frame_id": pd.Series(dtype=str), "source": pd.Series(dtype=str)}),
         rejected=pd.DataFrame(ledger.rejected, columns=list(REJECTED_COLUMNS)),
-        oracle=pd.DataFrame(list(ledger.hidden.values()), columns=list(ORACLE_COLUMNS)),
+        oracle=pd.DataFrame(ledger.hidden, columns=list(ORACLE_COLUMNS)),
     )
 
 
@@ -134,54 +124,87 @@ def write_frames_folder(intake: Intake, folder: Path) -> None:
         _sorted(table).to_parquet(folder / f"{name}.parquet", index=False)
 
 
-def gather_frames(arrived: Sequence[Path], folder: Path) -> int:
-    """Write one frames folder out of several; return the number of frames.
+def join_intakes(intakes: Sequence[Intake]) -> Intake:
+    """Return several intakes as one; none give an empty one."""
+    empty = Intake(
+        manifest=empty_manifest(),
+        profile=pd.DataFrame({name: pd.Series(dtype=str) for name in PROFILE_KEYS}),
+        rejected=pd.DataFrame(columns=list(REJECTED_COLUMNS)),
+        oracle=pd.DataFrame(columns=list(ORACLE_COLUMNS)),
+    )
 
-    A label drop's frame takes the place of the same frame as footage. Raises InputError when two sources share a
-    frame_id otherwise.
+    def joined(name: str) -> pd.DataFrame:
+        tables: list[pd.DataFrame] = [table for each in intakes if len(table := getattr(each, name))]
+        return pd.concat(tables, ignore_index=True) if tables else getattr(empty, name)
+
+    return Intake(**{each.name: joined(each.name) for each in fields(Intake)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRules:
+    """Say what is asked of all frames of one source together."""
+
+    labels: str  # as in IntakeSettings
+    initial_labelled_frames: int = 0  # of an oracle: frames drawn by the seed that are labelled from the start
+    max_rejected_fraction: float = 0.0  # more broken frames than this are an error; none may be where labels are given
+
+
+def gather_frames(
+    arrived: Sequence[Path], folder: Path, rules: Mapping[str, SourceRules], store: Store, taxonomy: str, seed: int
+) -> pd.DataFrame:
+    """Write one frames folder out of those of all batches; return its manifest.
+
+    rules: by source. A label drop's frame takes the place of the same frame as footage. Raises InputError when a frame_id
+    occurs twice otherwise, when too many frames of a source are broken, or one of a test or labelled set: a test set
+    with a frame missing is another test set.
     """
-    manifests = [read_manifest(path / "manifest.parquet") for path in arrived]
-    superseded = [_superseded(manifest, manifests) for manifest in manifests]
-    kept = [manifest[~manifest.frame_id.isin(gone)] for manifest, gone in zip(manifests, superseded, strict=True)]
-    manifest = validate_manifest(pd.concat([rows for rows in kept if len(rows)], ignore_index=True), str(folder))
-    columns = {"profile": ("frame_id",), "rejected": REJECTED_COLUMNS, "oracle": ORACLE_COLUMNS}
-    tables = {}
-    for name, needed in columns.items():
-        found = [_read_table(path / f"{name}.parquet", needed) for path in arrived]
-        rows = [table[~table.frame_id.isin(gone)] for table, gone in zip(found, superseded, strict=True)]
-        tables[name] = pd.concat([table for table in rows if len(table)] or rows[:1], ignore_index=True)
-    profiled = tables["profile"].frame_id
-    if profiled.duplicated().any() or not manifest.frame_id.isin(profiled).all():
-        raise InputError(
-            f"{arrived[0].parent}: profile.parquet must have one row a frame of the manifest; ingest again"
-        )
-    twice = tables["oracle"].frame_id[tables["oracle"].frame_id.duplicated()]
-    if len(twice):
-        raise InputError(
-            f"{arrived[0].parent}: oracle.parquet hides two labels for frame {twice.iloc[0]!r}, must be one; ingest again"
-        )
-    write_frames_folder(Intake(manifest=manifest, **tables), folder)
-    gate_table(manifest, tables["profile"]).to_parquet(folder / "gate.parquet", index=False)
-    return len(manifest)
+    intake = _without_superseded(join_intakes([_read_intake(path) for path in arrived]))
+    for source, rule in rules.items():
+        _check_source(intake, source, rule)
+        if rule.labels == "oracle" and rule.initial_labelled_frames:
+            intake = _reveal_first(intake, source, rule.initial_labelled_frames, store, taxonomy, seed)
+    intake = replace(intake, manifest=validate_manifest(intake.manifest, str(folder)))
+    write_frames_folder(intake, folder)
+    gate_table(intake.manifest, intake.profile).to_parquet(folder / "gate.parquet", index=False)
+    return intake.manifest
 
 
-def _superseded(manifest: pd.DataFrame, manifests: Sequence[pd.DataFrame]) -> set[str]:
-    """Return the frames of a footage manifest that a label drop brings with their labels.
+def _read_intake(path: Path) -> Intake:
+    intake = Intake(
+        manifest=read_manifest(path / "manifest.parquet"),
+        profile=_read_table(path / "profile.parquet", PROFILE_KEYS),
+        rejected=_read_table(path / "rejected.parquet", REJECTED_COLUMNS),
+        oracle=_read_table(path / "oracle.parquet", ORACLE_COLUMNS),
+    )
+    profiled, hidden = intake.profile.frame_id, intake.oracle.frame_id
+    if not intake.manifest.frame_id.isin(profiled).all() or len(profiled) != len(intake.manifest):
+        raise InputError(f"{path}: profile.parquet must have one row a frame of the manifest; ingest again")
+    if hidden.duplicated().any():
+        twice = hidden[hidden.duplicated()].iloc[0]
+        raise InputError(f"{path}: oracle.parquet hides two labels for frame {twice!r}, must be one; ingest again")
+    return intake
 
-    Raises InputError when the drop's image is another one than the footage's.
-    """
-    if "label_drop" in manifest:
-        return set()
-    dropped = [other[["frame_id", "image_sha256", "label_drop"]] for other in manifests if "label_drop" in other]
-    if not dropped:
-        return set()
-    both = manifest[manifest.label_source == "none"].merge(pd.concat(dropped), on="frame_id", suffixes=("", "_dropped"))
+
+def _without_superseded(intake: Intake) -> Intake:
+    """Leave out footage whose label a label drop brings; raises InputError when the drop is about another image."""
+    frames = intake.manifest
+    if "label_drop" not in frames:
+        return intake
+    dropped = frames[frames.label_drop.notna()][["frame_id", "image_sha256", "label_drop"]]
+    footage = frames[frames.label_drop.isna() & (frames.label_source == "none")]
+    both = footage[["frame_id", "source", "image_sha256"]].merge(dropped, on="frame_id", suffixes=("", "_dropped"))
     for frame in both[both.image_sha256 != both.image_sha256_dropped].itertuples():
         raise InputError(
             f"frame {frame.frame_id!r}: label drop {frame.label_drop} is about another image than the footage's; "
             "remove the label, or the frame that took its name"
         )
-    return set(both.frame_id)
+    gone = set(zip(both.frame_id, both.source, strict=True))
+
+    def kept(table: pd.DataFrame) -> pd.DataFrame:
+        stays = [pair not in gone for pair in zip(table.frame_id, table.source, strict=True)]
+        return table[stays].reset_index(drop=True)
+
+    return replace(intake, manifest=kept(frames), profile=kept(intake.profile), oracle=kept(intake.oracle))
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -291,13 +314,16 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSett
             "instances_uri": None,
         }
         if reference is not None and label is not None:
-            ledger.hidden[row["frame_id"]] = {"frame_id": row["frame_id"], "source": settings.source, **reference}
-            ledger.label_facts[row["frame_id"]] = label_facts(
-                label, taxonomy, counted
-            )  # written only for a frame that is revealed
+            ledger.hidden.append({"frame_id": row["frame_id"], "source": settings.source, **reference})
     ledger.rows.append(row)
     ledger.facts.append(
-        {"frame_id": row["frame_id"], "image_sha256_actual": image_blob.sha256, "decode_ok": True} | facts
+        {
+            "frame_id": row["frame_id"],
+            "source": settings.source,
+            "image_sha256_actual": image_blob.sha256,
+            "decode_ok": True,
+        }
+        | facts
     )
 
 
@@ -321,32 +347,41 @@ def _labelled(reference: dict[str, Any] | None, domain: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- all frames of a source
 
 
-def _check_rejected(rejected: Sequence[dict[str, Any]], count: int, name: str, tolerated_fraction: float) -> None:
-    if not rejected or len(rejected) <= tolerated_fraction * count:
-        return
-    first = rejected[0]
-    rule = "none may be" if tolerated_fraction == 0 else f"at most {tolerated_fraction:.0%} may be"
-    raise InputError(
-        f"{first['path']}: {first['rule']}; {first['remedy']} ({len(rejected)} of {count} files of source {name!r} are broken, {rule})"
-    )
+def _check_source(intake: Intake, name: str, rule: SourceRules) -> None:
+    """Raise InputError where too many frames of a source are broken, or none is left; of a drop none may have come yet."""
+    broken = intake.rejected[intake.rejected.source == name]
+    count = int((intake.manifest.source == name).sum()) + len(broken)
+    tolerated = 0.0 if rule.labels == "given" else rule.max_rejected_fraction
+    if len(broken) > tolerated * count:
+        first = broken.iloc[0]
+        allowed = "none may be" if tolerated == 0 else f"at most {tolerated:.0%} may be"
+        raise InputError(
+            f"{first.path}: {first.rule}; {first.remedy} ({len(broken)} of {count} files of source {name!r} are broken, {allowed})"
+        )
+    if len(broken) == count and (rule.labels != "drop" or count):
+        raise InputError(
+            f"source {name!r}: not one of its {count} frames can be used; mend its files or leave the source out"
+        )
 
 
-def _reveal_first(ledger: _Ledger, count: int, seed: int, name: str) -> None:
-    """Label `count` frames from the start, drawn at random without regard to what their labels show."""
-    order = sorted(ledger.rows, key=lambda row: hashlib.sha256(f"{seed}:{row['frame_id']}".encode()).digest())
+def _reveal_first(intake: Intake, name: str, count: int, store: Store, taxonomy: str, seed: int) -> Intake:
+    """Label `count` frames of a source from the start, drawn at random without regard to what their labels show."""
+    own = intake.manifest[intake.manifest.source == name]
+    order = sorted(own.frame_id, key=lambda frame_id: hashlib.sha256(f"{seed}:{frame_id}".encode()).digest())
     if count > len(order):
         raise InputError(
             f"source {name!r}: initial_labelled_frames = {count}, but it has {len(order)} frames; ask for fewer"
         )
-    facts_of = {facts["frame_id"]: facts for facts in ledger.facts}
-    for row in order[:count]:
-        reference = ledger.hidden.pop(row["frame_id"], None)
-        if reference is None:
-            raise InputError(
-                f"frame {row['frame_id']!r} of source {name!r}: drawn for the initial labelled set but has no label; add its label file"
-            )
-        row |= reference | {"split": "train", "label_source": "human"}
-        facts_of[row["frame_id"]].update(ledger.label_facts[row["frame_id"]])
+    drawn = own[own.frame_id.isin(order[:count])]
+    for frame_id in drawn.frame_id[~drawn.frame_id.isin(intake.oracle.frame_id)]:
+        raise InputError(
+            f"frame {frame_id!r} of source {name!r}: drawn for the initial labelled set but has no label; add its label file"
+        )
+    revealed, _ = reveal_selected(drawn, intake.oracle)
+    others = intake.manifest[~intake.manifest.frame_id.isin(drawn.frame_id)]
+    profile = profile_labels(revealed, intake.profile, store, taxonomy)
+    hidden = intake.oracle[~intake.oracle.frame_id.isin(drawn.frame_id)]
+    return replace(intake, manifest=pd.concat([revealed, others], ignore_index=True), profile=profile, oracle=hidden)
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:

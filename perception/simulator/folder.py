@@ -76,14 +76,22 @@ def scene_frames(
     """
     if drives < 1 or first_drive < 0:
         raise InputError(f"drives is {drives} from {first_drive}; at least one drive from 0 on is needed; raise them")
-    for drive in range(first_drive, first_drive + drives):
-        drive_id = f"{rendering}_d{drive:04d}"
+    for drive, drive_id, frame_ids in scene_names(rendering, first_drive, drives, frames_per_drive):
         scenes = render_drive(world, rendering, seed, drive, frames_per_drive, height_px, width_px)
         for frame, scene in enumerate(scenes):
             time = EPOCH + drive * DRIVE_INTERVAL + timedelta(seconds=frame * world.frame_interval_s)
             c = scene.conditions
-            facts = SceneFacts(f"{drive_id}_f{frame:03d}", drive_id, time, CAMERA, c.time_of_day, c.weather, c.scene)
+            facts = SceneFacts(frame_ids[frame], drive_id, time, CAMERA, c.time_of_day, c.weather, c.scene)
             yield facts, scene
+
+
+def scene_names(
+    rendering: str, first_drive: int, drives: int, frames_per_drive: int
+) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield (drive, drive_id, frame_ids) of every drive that `scene_frames` renders."""
+    for drive in range(first_drive, first_drive + drives):
+        drive_id = f"{rendering}_d{drive:04d}"
+        yield drive, drive_id, [f"{drive_id}_f{frame:03d}" for frame in range(frames_per_drive)]
 
 
 def write_scenes(

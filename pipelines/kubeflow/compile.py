@@ -1,18 +1,13 @@
-"""`make pipeline-compile`: write the night as Kubeflow pipeline YAML, the same bytes every time."""
+"""Write the night as Kubeflow pipeline YAML, the same bytes every time."""
 
-import argparse
-import ast
-import json
-import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from perception.errors import InputError
+from pipelines.kubeflow.dsl import build_pipeline
+from pipelines.kubeflow.images import references
+from pipelines.nightly import nightly
 from pipelines.settings import load_settings
-
-# A line of the comment that KFP writes on top: the default of a list or a mapping, as Python prints it.
-_NESTED_DEFAULT = re.compile(r"(?m)^(#    \w+: (?:list|dict) \[Default: )(.+)\]$")
 
 
 def compile_pipeline(
@@ -24,51 +19,15 @@ def compile_pipeline(
     """
     from kfp import compiler
 
-    from pipelines.kubeflow.images import references
-    from pipelines.nightly import build_pipeline
-
     if target.suffix not in (".yaml", ".yml") or target.is_dir():
         raise InputError(f"OUT={target}: must be a file that ends in .yaml; name another")
-    settings = load_settings(profile, overrides, data, run="nightly")
+    night = nightly()
+    settings = load_settings(night, profile, overrides, data, run="nightly")
+    names = settings["images"] | (references(images) if images else {})
+    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.stem}.partial{target.suffix}")
-        names = settings["images"] | (references(images) if images else {})
-        compiler.Compiler().compile(build_pipeline(settings, names), str(partial))
-        partial.write_text(in_one_order(partial.read_text()))
+        compiler.Compiler().compile(build_pipeline(night, settings, names), str(partial))
         partial.replace(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror}); choose another file with OUT=FILE") from None
-
-
-def in_one_order(text: str) -> str:
-    """Return compiled YAML with the keys in its leading comment sorted: KFP prints them in an order that differs by process."""
-
-    def rewrite(line: re.Match[str]) -> str:
-        return f"{line[1]}{json.dumps(ast.literal_eval(line[2]), sort_keys=True)}]"
-
-    return _NESTED_DEFAULT.sub(rewrite, text)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Compile as the command line asks and print where the file is."""
-    parser = argparse.ArgumentParser(
-        prog="make pipeline-compile", description="Write the night as Kubeflow pipeline YAML."
-    )
-    parser.add_argument("--profile", default="nightly", help="a profile of params.yaml")
-    parser.add_argument("--data", default="", help="folder of a data set, for profiles that read one")
-    parser.add_argument("--out", type=Path, default=Path("build/nightdrive.yaml"), help="the file to write")
-    parser.add_argument("--images", type=Path, help="the file of digests that `make images` wrote; default: by name")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a parameter")
-    given = parser.parse_args(arguments)
-    try:
-        compile_pipeline(given.profile, given.out, given.set, given.data, given.images)
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return 2
-    print(f"compiled {given.profile} into {given.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

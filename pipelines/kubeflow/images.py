@@ -6,13 +6,11 @@ The settings of this machine's pip (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_CERT
 a mounted folder; no layer keeps them.
 """
 
-import argparse
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from perception.errors import InputError
-from pipelines.local.run import code_commit
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SETS = ("gates", "versioning", "torch-cpu", "torch-cuda")
 # The name of each set in `images:` of params.yaml.
 NAME_IN_PARAMS = {"gates": "gates", "versioning": "versioning", "torch-cpu": "torch", "torch-cuda": "torch_cuda"}
@@ -51,7 +48,15 @@ class Image:
 def build_images(
     sets: Sequence[str], registry: str, tag: str, *, push: bool, out: Path = DIGESTS_FILE
 ) -> dict[str, Image]:
-    """Build (and push) the images of `sets`; write their bills of materials and the file of digests beside `out`."""
+    """Build (and push) the images of `sets`; write their bills of materials and the file of digests beside `out`.
+
+    tag: empty for the commit. Raises InputError for names that no registry takes, and where building fails.
+    """
+    tag = tag or _commit() or "latest"
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", tag):
+        raise InputError(f"TAG={tag}: must be letters, digits, _ . and -, at most 128; name another")
+    if push and not registry:
+        raise InputError("PUSH=yes: needs REGISTRY=HOST/PATH; say where the images belong")
     docker = find_docker()
     out.parent.mkdir(parents=True, exist_ok=True)
     built = {}
@@ -183,8 +188,14 @@ def _secrets(folder: Path) -> list[str]:
 
 def _arguments() -> dict[str, str]:
     committed = _output(["git", "-C", str(ROOT), "log", "-1", "--format=%cI"], check=False)
-    given = {"COMMIT": code_commit(), "CREATED": committed, "BASE": os.environ.get(BASE_VARIABLE, "")}
+    given = {"COMMIT": _commit(), "CREATED": committed, "BASE": os.environ.get(BASE_VARIABLE, "")}
     return {name: value for name, value in given.items() if value}
+
+
+def _commit() -> str:
+    from pipelines.local.run import code_commit  # loads what a command's --help need not wait for
+
+    return code_commit()
 
 
 def _write_digests(file: Path, built: Mapping[str, Image]) -> None:
@@ -201,30 +212,3 @@ def _output(command: Sequence[str], *, given: str | None = None, check: bool = T
         said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
         raise InputError(f"`{' '.join(command[:3])} ...` failed: {said[-1]}; is the container engine running?")
     return done.stdout.strip() if not done.returncode else ""
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Build images as the command line asks and print their names."""
-    parser = argparse.ArgumentParser(prog="make images", description="Build one image a dependency set.")
-    parser.add_argument("--registry", default="", help="registry and path that names begin with, such as HOST/TEAM")
-    parser.add_argument("--tag", default="", help="default: the commit")
-    parser.add_argument("--sets", nargs="*", default=list(SETS), choices=SETS, help="dependency sets; default: all")
-    parser.add_argument("--push", action="store_true", help="push, so that the file of digests holds the registry's")
-    parser.add_argument("--out", type=Path, default=DIGESTS_FILE, help="the file of digests")
-    given = parser.parse_args(arguments)
-    try:
-        tag = given.tag or code_commit() or "latest"
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", tag):
-            raise InputError(f"TAG={tag}: must be letters, digits, _ . and -, at most 128; name another")
-        if given.push and not given.registry:
-            raise InputError("PUSH=yes: needs REGISTRY=HOST/PATH; say where the images belong")
-        build_images(given.sets, given.registry.rstrip("/"), tag, push=given.push, out=given.out)
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return 2
-    print(f"images: {given.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

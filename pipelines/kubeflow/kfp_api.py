@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_FAILED
 from perception.errors import InputError, Unreachable
 
 HOST_VARIABLE, UI_VARIABLE = "KFP_HOST", "KFP_UI"
@@ -25,11 +24,6 @@ Result = TypeVar("Result")
 
 class Missing(InputError):
     """Report that the server has no such object."""
-
-
-def exit_code_of(error: InputError) -> int:
-    """Return the exit code of an error: a server that fails is no mistake of the caller's."""
-    return EXIT_FAILED if isinstance(error, Unreachable) else EXIT_BAD_INPUT
 
 
 @dataclass(frozen=True)

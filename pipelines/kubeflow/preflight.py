@@ -1,9 +1,7 @@
 """`make preflight`: say before anything starts what the cluster lacks for this night."""
 
-import argparse
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
-from perception.errors import InputError, Unreachable
+from components.stage.declaration import EXIT_DONE, EXIT_FAILED
+from perception.errors import Unreachable
 
 NAMESPACE_VARIABLE, DEFAULT_NAMESPACE = "NIGHTDRIVE_NAMESPACE", "nightdrive"
 TIMEOUT_SECONDS = 10
@@ -54,22 +52,40 @@ class Wanted:
     images: tuple[str, ...]
 
 
-def run(package: Path, parameters: Mapping[str, Any], service_account: str) -> int:
+def look_first(
+    profile: str, overrides: Sequence[str], data: str, images: Path | None, host: str, service_account: str
+) -> int:
+    """Print what a night needs of the cluster and whether it is there; return the exit code, 1 where something is missing."""
+    from pipelines.kubeflow.compile import compile_pipeline
+    from pipelines.kubeflow.images import pushed_images
+    from pipelines.kubeflow.kfp_api import connect
+
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "nightdrive.yaml"
+        compile_pipeline(profile, package, overrides, data, pushed_images(images))
+        missing = run(package, service_account)
+    try:
+        server = Finding(what=f"Kubeflow Pipelines at {connect(host).host}", there=True)
+    except Unreachable as error:
+        server = Finding(what="Kubeflow Pipelines", there=False, remedy=str(error))
+    print(server.line())
+    return EXIT_DONE if server.there and not missing else EXIT_FAILED
+
+
+def run(package: Path, service_account: str) -> int:
     """Print what the night of `package` needs and whether it is there; return how many things are missing."""
-    findings = list(check(wanted_by(package, parameters), service_account))
+    findings = list(check(wanted_by(package), service_account))
     print("preflight:", flush=True)
     for finding in findings:
         print(finding.line(), flush=True)
     return sum(finding.there is False for finding in findings)
 
 
-def wanted_by(package: Path, parameters: Mapping[str, Any]) -> Wanted:
-    """Read from a compiled pipeline what its steps need of the cluster, with the parameters that a run would have."""
+def wanted_by(package: Path) -> Wanted:
+    """Read from a compiled pipeline what its steps need of the cluster."""
     import yaml
 
     spec, *platforms = yaml.safe_load_all(package.read_text())
-    inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-    values = {name: item.get("defaultValue") for name, item in inputs.items()} | dict(parameters)
     executors = spec["deploymentSpec"]["executors"]
     secrets: dict[str, set[str]] = {}
     claims: set[str] = set()
@@ -82,9 +98,9 @@ def wanted_by(package: Path, parameters: Mapping[str, Any]) -> Wanted:
             secrets.setdefault(secret["secretName"], set()).add("credentials")
         claims |= {claim["constant"] for claim in settings.get("pvcMount", [])}
         asked = executors[name]["container"].get("resources", {}).get("accelerator")
-        count = int(_value(asked["resourceCount"], values)) if asked else 0
-        if asked and count:
-            accelerators.add((str(_value(asked["resourceType"], values)), count, _labels(settings, values)))
+        if asked:
+            labels = settings.get("nodeSelector", {}).get("labels", {})
+            accelerators.add((asked["resourceType"], int(asked["resourceCount"]), tuple(sorted(labels.items()))))
     return Wanted(
         secrets={name: tuple(sorted(keys)) for name, keys in sorted(secrets.items())},
         claims=tuple(sorted(claims)),
@@ -204,7 +220,7 @@ def _missing_keys(secret: Any, keys: Sequence[str]) -> str:
 def _accelerators(api: Any, wanted: Wanted) -> Iterator[Finding]:
     for resource, count, labels in wanted.accelerators:
         where = f" on nodes with {', '.join(f'{name}={value}' for name, value in labels)}" if labels else ""
-        remedy = f"no node offers it; add a node pool, or choose another: PARAMETER=accelerator=..., *_gpus=0 for none{where}"
+        remedy = f"no node offers it; add a node pool, or choose another: SET=cluster.accelerator=...{where}"
         yield _asked(
             f"{count} x {resource}{where}",
             remedy,
@@ -223,53 +239,3 @@ def _offers(nodes: Sequence[Any], resource: str, count: int, labels: Sequence[tu
         and all((node.metadata.labels or {}).get(name) == value for name, value in labels)
         for node in nodes
     )
-
-
-def _labels(settings: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    selector = settings.get("nodeSelector", {})
-    chosen = dict(selector.get("labels", {}))
-    source = selector.get("nodeSelectorJson", {}).get("componentInputParameter", "")
-    chosen |= values.get(source.removeprefix("pipelinechannel--")) or {}
-    return tuple(sorted((name, str(value)) for name, value in chosen.items()))
-
-
-def _value(text: str, values: Mapping[str, Any]) -> Any:
-    matched = re.search(r"pipelinechannel--(\w+)", text)
-    return values[matched[1]] if matched else text
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Check the cluster as the command line asks; exit code 1 where something is missing."""
-    from pipelines.kubeflow.compile import compile_pipeline
-    from pipelines.kubeflow.images import pushed_images
-    from pipelines.kubeflow.kfp_api import connect
-    from pipelines.kubeflow.submit import SERVICE_ACCOUNT, run_parameters
-
-    parser = argparse.ArgumentParser(prog="make preflight", description="Say what the cluster lacks for a night.")
-    parser.add_argument("--profile", default="nightly", help="a profile of params.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a parameter")
-    parser.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="of the run alone")
-    parser.add_argument("--images", type=Path, help="the file of digests that `make images` wrote")
-    parser.add_argument("--host", default="", help="address of Kubeflow Pipelines; default: KFP_HOST")
-    parser.add_argument("--service-account", default=SERVICE_ACCOUNT, help="that the steps run as")
-    given = parser.parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            package = Path(folder) / "nightdrive.yaml"
-            images = pushed_images(given.images)
-            compile_pipeline(given.profile, package, given.set, "", images)
-            missing = run(package, run_parameters(package, given.parameter), given.service_account)
-        try:
-            server = connect(given.host)
-            print(Finding(what=f"Kubeflow Pipelines at {server.host}", there=True).line())
-        except Unreachable as error:
-            print(Finding(what="Kubeflow Pipelines", there=False, remedy=str(error)).line())
-            missing += 1
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    return EXIT_FAILED if missing else EXIT_DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,29 +1,25 @@
-"""What a stage declares that it needs, said in Kubeflow's words; what a cluster adds to it; what a run may override."""
+"""What a stage declares that it needs, said in Kubeflow's words, and what a cluster adds to it."""
 
 import dataclasses
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from components.stage.declaration import Needs
 from components.stage.kfp_step import CHECKPOINTS_VARIABLE, TRAIN_JOB_VARIABLE
 from components.stage.learning import IMAGE_VARIABLE
-from components.stage.parameters import build_parameters, did_you_mean, require
+from components.stage.parameters import build_parameters, did_you_mean, plain_values
 from components.stage.registry import all_stages
 from components.stage.train_job import S3_KEYS
+from perception.errors import InputError
+from perception.parameters import BrokenRule, CountOrZero, checked, matching
 
-NEVER_CACHED = (
-    "resolve",
-    "publish",
-    "propose",
-    "farewell",
-    "problem",
-    "problem_propose",
-)  # what they read or write lies outside the pipeline
 # A loop's iterations all live in one Kubernetes object of bounded size, and each one costs two pods: more shards share them.
 MAX_ITERATIONS = 64
+USER_ID = 10001  # of the images; a namespace that enforces `restricted` wants the pod to say that it is not root's
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CHECKPOINTS_FOLDER, SHARED_FOLDER, GIT_FOLDER = "/checkpoints", "/shared", "/secrets/git"
 # Git takes configuration from the environment: the mounted file has one line, https://USER:TOKEN@HOST.
@@ -35,64 +31,73 @@ GIT_CREDENTIALS = {
 _NAME = "[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
 
 
-@dataclass(frozen=True, kw_only=True)
+@with_config(ConfigDict(extra="forbid", strict=True))
+class Toleration(TypedDict, total=False):
+    """Let pods of a stage onto nodes with a taint, in Kubernetes' own words."""
+
+    key: str
+    operator: Literal["Exists", "Equal"]
+    value: str
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+    tolerationSeconds: int
+
+
+KubernetesName = Annotated[str, matching(_NAME, "must be the name of a Kubernetes object")]
+NameOrNone = Annotated[str, matching(f"({_NAME})?", "must be the name of a Kubernetes object, or empty")]
+Labels = dict[str, str]
+
+
+@checked
 class Cluster:
     """Say what this cluster adds to what the stages declare; secrets and claims are named, never held."""
 
-    s3_secret: str = "nightdrive-s3"  # keys endpoint, access_key, secret_key
-    git_secret: str = "nightdrive-git"  # key credentials, a git-credential-store file; empty: no secret is mounted
-    accelerator: str = "nvidia.com/gpu"  # resource name; a slice of a GPU is one too, such as nvidia.com/mig-1g.10gb
-    gpu_node_selector: dict[str, object] = field(default_factory=dict)  # of steps with a GPU
-    gpu_tolerations: tuple[dict[str, object], ...] = ()
-    cpu_node_selector: dict[str, object] = field(default_factory=dict)  # of all others
-    cpu_tolerations: tuple[dict[str, object], ...] = ()
-    queue: str = ""  # Kueue's local queue, which admits pods by priority and quota; empty: none
-    checkpoints_claim: str = ""  # volume claim that outlives pods: a training killed with its node goes on; empty: none
+    s3_secret: KubernetesName = "nightdrive-s3"  # keys endpoint, access_key, secret_key
+    # key credentials, a git-credential-store file; empty: no secret is mounted
+    git_secret: NameOrNone = "nightdrive-git"
+    # resource name; a slice of a GPU is one too, nvidia.com/mig-1g.10gb
+    accelerator: Annotated[
+        str, matching("[a-z0-9.-]+/[A-Za-z0-9._-]+", "must be a resource name such as nvidia.com/gpu")
+    ] = "nvidia.com/gpu"
+    gpu_node_selector: Labels = Field(default_factory=dict)  # of steps with a GPU
+    gpu_tolerations: tuple[Toleration, ...] = ()  # of steps with a GPU
+    cpu_node_selector: Labels = Field(default_factory=dict)  # of all others
+    cpu_tolerations: tuple[Toleration, ...] = ()  # of all others
+    queue: NameOrNone = ""  # Kueue's local queue, which admits pods by priority and quota; empty: none
+    # volume claim that outlives pods: a training killed with its node goes on; empty: none
+    checkpoints_claim: NameOrNone = ""
     spot: tuple[str, ...] = ()  # stages that run on nodes which may be taken away
-    spot_node_selector: dict[str, object] = field(default_factory=dict)
-    spot_tolerations: tuple[dict[str, object], ...] = ()
-    spot_retries: int = 10  # of a stage on such nodes, in place of its own
-    parallel_steps: int = 0  # iterations of a loop at once; 0: all
-    night_hours: float = 20.0  # after which a night is ended: before the next one starts
-    nodes: dict[str, object] = field(default_factory=dict)  # by stage: train over so many nodes, as a TrainJob
-    shared_claim: str = ""  # volume claim that every node can mount at once; trainings over several nodes need it
-    stages: dict[str, dict[str, object]] = field(default_factory=dict)  # by stage: fields of its Needs that differ here
+    spot_node_selector: Labels = Field(default_factory=dict)  # of such stages
+    spot_tolerations: tuple[Toleration, ...] = ()  # of such stages
+    spot_retries: CountOrZero = 10  # of a stage on such nodes, in place of its own
+    parallel_steps: Annotated[int, Field(ge=0, le=1000)] = 0  # iterations of a loop at once; 0: all
+    # after which a night is ended: before the next one starts
+    night_hours: Annotated[float, Field(gt=0, le=24 * 7)] = 20.0
+    # by stage: train over so many nodes, as a TrainJob
+    nodes: dict[str, Annotated[int, Field(ge=2)]] = Field(default_factory=dict)
+    # volume claim that every node can mount at once; trainings over several nodes need it
+    shared_claim: NameOrNone = ""
+    stages: dict[str, dict[str, object]] = Field(default_factory=dict)  # by stage: fields of its Needs that differ here
 
     def __post_init__(self) -> None:
-        for name in ("s3_secret", "git_secret", "checkpoints_claim", "shared_claim", "queue"):
-            value = getattr(self, name)
-            empty = not value and name != "s3_secret"
-            require(empty or bool(re.fullmatch(_NAME, value)), name, value, "must be the name of a Kubernetes object")
-        rule = "must be a resource name such as nvidia.com/gpu"
-        require(
-            bool(re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", self.accelerator)), "accelerator", self.accelerator, rule
-        )
+        known = all_stages()
+        for field in ("spot", "nodes", "stages"):
+            for name in getattr(self, field):
+                if name not in known:
+                    raise BrokenRule(field, name, f"is no stage{did_you_mean(name, list(known))}")
         for name, count in self.nodes.items():
-            good = (
-                isinstance(count, int) and count >= 2 and name in all_stages() and all_stages()[name].needs.distributed
-            )
-            require(good, f"nodes.{name}", count, "must be at least 2, of a stage that trains")
-            require(bool(self.shared_claim), "shared_claim", "", f"must be named: {name} trains over {count} nodes")
-        for name in (*self.spot, *self.stages):
-            require(name in all_stages(), "cluster", name, f"is no stage{did_you_mean(name, list(all_stages()))}")
-        require(self.spot_retries >= 0, "spot_retries", self.spot_retries, "must not be negative")
-        require(0 <= self.parallel_steps <= 1000, "parallel_steps", self.parallel_steps, "must lie in 0..1000")
-        require(0 < self.night_hours <= 24 * 7, "night_hours", self.night_hours, "must lie above 0, at most a week")
+            if not known[name].needs.distributed:
+                raise BrokenRule(f"nodes.{name}", count, "must be of a stage that trains")
+            if not self.shared_claim:
+                raise BrokenRule("shared_claim", "", f"must be named: {name} trains over {count} nodes")
         for name in self.stages:
             self.needs(name)
 
     def needs(self, stage: str) -> Needs:
         """Return what a stage needs on this cluster."""
-        declared = dataclasses.asdict(all_stages()[stage].needs)
+        declared = plain_values(all_stages()[stage].needs)
         if stage in self.spot:
             declared["retries"] = self.spot_retries
-        needs = build_parameters(Needs, declared | self.stages.get(stage, {}), where=f"cluster.stages.{stage}")
-        for name in ("cpu_cores", "memory_gib", "timeout_minutes"):
-            require(getattr(needs, name) > 0, f"cluster.stages.{stage}.{name}", getattr(needs, name), "must be above 0")
-        for name in ("gpu_count", "retries", "shared_memory_gib"):
-            value = getattr(needs, name)
-            require(value >= 0, f"cluster.stages.{stage}.{name}", value, "must not be negative")
-        return needs
+        return build_parameters(Needs, declared | self.stages.get(stage, {}), where=f"stages.{stage}")
 
     def step_needs(self, stage: str) -> Needs:
         """Return what the step of a stage itself needs: with a TrainJob the GPUs are the job's, and the step only waits."""
@@ -106,41 +111,20 @@ def image_of(needs: Needs, images: Mapping[str, str]) -> str:
     return images[accelerated if needs.gpu_count and accelerated in images else needs.image]
 
 
-def resource_parameters(cluster: Cluster) -> dict[str, Any]:
-    """Return the pipeline parameters by which one run overrides resources, with their defaults."""
-    wanted: dict[str, Any] = {
-        "accelerator": cluster.accelerator,
-        "gpu_node_selector": dict(cluster.gpu_node_selector),
-        "gpu_tolerations": list(cluster.gpu_tolerations),
-        "cpu_node_selector": dict(cluster.cpu_node_selector),
-        "cpu_tolerations": list(cluster.cpu_tolerations),
-    }
-    for name in all_stages():
-        needs = cluster.step_needs(name)
-        wanted |= {f"{name}_cpu": f"{needs.cpu_cores:g}", f"{name}_memory": f"{needs.memory_gib:g}Gi"}
-        wanted |= {f"{name}_gpus": str(needs.gpu_count)} if needs.gpu_count else {}
-    return wanted
+def with_resources(step: Any, stage: str, image: str, cluster: Cluster) -> Any:
+    """Return the step with its resources, nodes, secrets, retries and time-out."""
+    from kfp import kubernetes
 
-
-def equip(step: Any, stage: str, task: str, image: str, cluster: Cluster, chosen: Mapping[str, Any]) -> Any:
-    """Give a step its name, resources, nodes, secrets, retries, time-out and caching; return it.
-
-    chosen: the run's value of every name in resource_parameters.
-    """
     needs = cluster.step_needs(stage)
-    names = ["cpu", "memory", "gpus"] if needs.gpu_count else ["cpu", "memory"]
-    # KFP does not hand a parameter that only a resource names into the loops and conditions around the step by itself.
-    step.register_pipeline_channels([chosen[f"{stage}_{name}"] for name in names])
-    step.set_display_name(task)
-    step.set_cpu_request(chosen[f"{stage}_cpu"])
-    step.set_memory_request(chosen[f"{stage}_memory"]).set_memory_limit(chosen[f"{stage}_memory"])
+    step.set_cpu_request(f"{needs.cpu_cores:g}")
+    step.set_memory_request(f"{needs.memory_gib:g}Gi").set_memory_limit(f"{needs.memory_gib:g}Gi")
     if needs.gpu_count:
-        step.register_pipeline_channels([chosen["accelerator"]])
-        step.set_accelerator_type(chosen["accelerator"]).set_accelerator_limit(chosen[f"{stage}_gpus"])
-    step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="10m")
-    step.set_caching_options(task not in NEVER_CACHED)
+        step.set_accelerator_type(cluster.accelerator).set_accelerator_limit(needs.gpu_count)
+    # Of pods that vanish; no longest duration, since Argo takes that as the time since the first try began.
+    step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0)
+    kubernetes.set_security_context(step, run_as_user=USER_ID, run_as_non_root=True)
     step.set_env_variable(IMAGE_VARIABLE, image)
-    _place(step, stage, needs, cluster, chosen)
+    _place(step, stage, needs, cluster)
     _mount(step, needs, cluster)
     if stage in cluster.nodes:
         _give_nodes(step, stage, image, cluster)
@@ -169,18 +153,15 @@ def _give_nodes(step: Any, stage: str, image: str, cluster: Cluster) -> None:
     step.set_env_variable(TRAIN_JOB_VARIABLE, json.dumps(settings, sort_keys=True))
 
 
-def _place(step: Any, stage: str, needs: Needs, cluster: Cluster, chosen: Mapping[str, Any]) -> None:
+def _place(step: Any, stage: str, needs: Needs, cluster: Cluster) -> None:
     """Say on which nodes and through which queue the step's pod runs, and for how long."""
     from kfp import kubernetes
 
-    if stage in cluster.spot:
-        for label, value in cluster.spot_node_selector.items():
-            kubernetes.add_node_selector(step, label, str(value))
-        kubernetes.add_toleration_json(step, list(cluster.spot_tolerations))
-    else:
-        kind = "gpu" if needs.gpu_count else "cpu"
-        kubernetes.add_node_selector_json(step, chosen[f"{kind}_node_selector"])
-        kubernetes.add_toleration_json(step, chosen[f"{kind}_tolerations"])
+    kind = "spot" if stage in cluster.spot else "gpu" if needs.gpu_count else "cpu"
+    for label, value in getattr(cluster, f"{kind}_node_selector").items():
+        kubernetes.add_node_selector(step, label, value)
+    for toleration in getattr(cluster, f"{kind}_tolerations"):
+        kubernetes.add_toleration_json(step, [toleration])
     if cluster.queue:
         kubernetes.add_pod_label(step, QUEUE_LABEL, cluster.queue)
     kubernetes.set_timeout(step, needs.timeout_minutes * 60)
@@ -204,14 +185,8 @@ def _mount(step: Any, needs: Needs, cluster: Cluster) -> None:
         step.set_env_variable(CHECKPOINTS_VARIABLE, CHECKPOINTS_FOLDER)
 
 
-def iterations(shards: Sequence[int]) -> list[int]:
-    """Return the iterations of the loop over shards: each shard one, or where they are too many, each a batch of shards.
-
-    Shards divide the pool by a hash modulo their number, so that fewer and larger ones are the same pool in batches.
-    """
-    return list(range(min(len(shards), MAX_ITERATIONS)))
-
-
-def readable(value: Any) -> str:
-    """Return a parameter's value as the text that a person types for it."""
-    return value if isinstance(value, str) else json.dumps(value)
+def iterations(count: int) -> list[int]:
+    """Return the iterations of a loop over so many batches or shards, one each; raises InputError for more than a loop can have."""
+    if count > MAX_ITERATIONS:
+        raise InputError(f"{count} batches or shards: a loop has at most {MAX_ITERATIONS} iterations; take larger ones")
+    return list(range(count))

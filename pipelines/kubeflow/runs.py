@@ -1,7 +1,5 @@
 """`make pipeline-status` and `make cancel`: what a run on the cluster does, and how to end it; following a run for submit."""
 
-import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +8,11 @@ from typing import Any
 
 from components.stage.declaration import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED
 from perception.errors import InputError, Unreachable
-from pipelines.kubeflow.kfp_api import Missing, Server, connect, equals, exit_code_of
+from pipelines.kubeflow.kfp_api import Missing, Server, equals
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 POLL_SECONDS = 10.0
 PATIENCE_SECONDS = 600.0  # a follower sits out a server that fails for so long
-EXIT_INTERRUPTED = 130
 _HIDDEN = ("-driver", "root", "executor")  # bookkeeping of the server, no tasks of ours
 
 
@@ -74,7 +71,8 @@ def exit_code(run: Any, tasks: Sequence[Task]) -> int:
     """Return a run's exit code; what failed behind a gate was refused."""
     if run.state == "SUCCEEDED":
         return EXIT_DONE
-    refused = any(task.state == "FAILED" and task.name.startswith(("gate_", "problem")) for task in tasks)
+    # Argo names a node by its key in the pipeline, gate-ingest or gate-ingest(0).
+    refused = any(task.state == "FAILED" and task.name.startswith("gate-") for task in tasks)
     return EXIT_REFUSED if refused and run.state == "FAILED" else EXIT_FAILED
 
 
@@ -109,6 +107,14 @@ def find_run(server: Server, wanted: str) -> str:
         raise InputError(
             f"RUN={wanted}: {server.host} has no run of this id or name; `make pipeline-status` shows the latest"
         ) from None
+
+
+def status(server: Server, run_id: str) -> int:
+    """Print the table of a run and return its exit code; 0 while it has not ended."""
+    run = _get(server, run_id)
+    tasks = tasks_of(run)
+    print(run_table(run, tasks))
+    return exit_code(run, tasks) if run.state in ENDED else EXIT_DONE
 
 
 def cancel(server: Server, run_id: str) -> str:
@@ -146,38 +152,3 @@ def _seconds(start: datetime | None, end: datetime | None) -> float | None:
 def _one_line(text: str, most: int = 160) -> str:
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Show or cancel a run as the command line asks."""
-    parser = argparse.ArgumentParser(
-        prog="make pipeline-status", description="Show, follow or cancel a run on the cluster."
-    )
-    parser.add_argument("action", choices=("status", "follow", "cancel"))
-    parser.add_argument("--run", default="", help="id or name of the run; default: the latest")
-    parser.add_argument("--host", default="", help="address of Kubeflow Pipelines; default: KFP_HOST")
-    given = parser.parse_args(arguments)
-    try:
-        server = connect(given.host)
-        run_id = find_run(server, given.run)
-        if given.action == "cancel":
-            if not given.run:
-                raise InputError("RUN= is missing: say which run to cancel, as `make pipeline-status` prints it")
-            print(cancel(server, run_id))
-            return EXIT_DONE
-        print(server.run_url(run_id))
-        if given.action == "follow":
-            return follow(server, run_id)
-        run = _get(server, run_id)
-        tasks = tasks_of(run)
-        print(run_table(run, tasks))
-        return exit_code(run, tasks) if run.state in ENDED else EXIT_DONE
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return exit_code_of(error)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -5,25 +5,20 @@ is replaced only where it differs, and never while one of its runs is active. On
 that were missed: the next one sees the same frames. It names no version, so that each night runs the latest one uploaded.
 """
 
-import argparse
 import re
-import sys
-import tempfile
 import zoneinfo
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_DONE, EXIT_FAILED
 from components.stage.parameters import build_parameters, read_yaml, require
 from perception.errors import InputError
-from pipelines.kubeflow.compile import compile_pipeline
-from pipelines.kubeflow.kfp_api import Server, connect, equals, exit_code_of
+from pipelines.kubeflow.kfp_api import Server, equals
 from pipelines.kubeflow.runs import ENDED
-from pipelines.kubeflow.submit import PIPELINE, SERVICE_ACCOUNT, check_parameter, experiment, parameter_types
+from pipelines.kubeflow.submit import PIPELINE, SERVICE_ACCOUNT, experiment
 
-SCHEDULE_FILE = Path(__file__).parent.parent / "schedule.yaml"
+SCHEDULE_FILE = Path(__file__).parents[2] / "schedule.yaml"
 # second, minute, hour, day of month, month, day of week
 _RANGES = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 _NAMES = {
@@ -41,7 +36,6 @@ class Schedule:
     time_zone: str  # of the IANA data base, such as Europe/Berlin
     enabled: bool = True
     service_account: str = SERVICE_ACCOUNT
-    parameters: dict[str, object] = field(default_factory=dict)  # of the pipeline
 
     def __post_init__(self) -> None:
         require(bool(self.name.strip()), "name", self.name, "must not be empty")
@@ -62,19 +56,7 @@ def read_schedule(file: Path) -> Schedule:
     except InputError as error:  # the remedies of stage parameters speak of another file
         said = str(error).replace("params.yaml or with SET", file.name).replace("params.yaml", file.name)
         raise InputError(said) from None
-    if wanted.parameters:
-        _check_parameters(wanted, file.name)
     return wanted
-
-
-def _check_parameters(wanted: Schedule, where: str) -> None:
-    """Hold the schedule's parameters against those that the night has as it is compiled now."""
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "nightdrive.yaml"
-        compile_pipeline("nightly", package)
-        known = parameter_types(package)
-    for name, value in wanted.parameters.items():
-        check_parameter(known, name, value, where)
 
 
 def reconcile(server: Server, wanted: Schedule, *, dry_run: bool = False) -> tuple[str, bool]:
@@ -125,7 +107,6 @@ def _create(server: Server, wanted: Schedule, pipeline_id: str) -> None:
         display_name=wanted.name,
         experiment_id=experiment(server),
         pipeline_version_reference=reference,
-        runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=dict(wanted.parameters)),
         trigger=kfp_server_api.V2beta1Trigger(cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=wanted.trigger)),
         max_concurrency="1",
         no_catchup=True,
@@ -138,13 +119,12 @@ def _create(server: Server, wanted: Schedule, pipeline_id: str) -> None:
 
 def _differences(wanted: Schedule, pipeline_id: str, found: Any) -> list[str]:
     """Return, one a line, what the server has and what is wanted."""
-    reference, config = found.pipeline_version_reference, found.runtime_config
+    reference = found.pipeline_version_reference
     trigger = found.trigger.cron_schedule.cron if found.trigger and found.trigger.cron_schedule else None
     pairs = {
         "cron": (trigger, wanted.trigger),
         "pipeline": (reference.pipeline_id if reference else None, pipeline_id),
         "pinned version": ((reference.pipeline_version_id or None) if reference else None, None),
-        "parameters": (_plain(config.parameters if config else {}), _plain(wanted.parameters)),
         "runs at once": (int(found.max_concurrency or 0), 1),
         "catches up on missed nights": (not found.no_catchup, False),
         "service account": (found.service_account, wanted.service_account),
@@ -155,14 +135,6 @@ def _differences(wanted: Schedule, pipeline_id: str, found: Any) -> list[str]:
 
 def _enabled_line(enabled: bool) -> str:
     return f"enabled: {not enabled} -> {enabled}"
-
-
-def _plain(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return parameters with numbers as the server gives them back, which knows no integers."""
-    return {
-        name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        for name, value in (parameters or {}).items()
-    }
 
 
 def _pipeline_id(server: Server) -> str:
@@ -221,24 +193,3 @@ def _cron_number(word: str, position: int) -> int | None:
     if word.upper() in names:
         return names.index(word.upper()) + (1 if position == 4 else 0)
     return int(word) if word.isdigit() else None
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Reconcile as the command line asks; exit code 1 where the server is not in line afterwards."""
-    parser = argparse.ArgumentParser(prog="make schedule", description="Create or reconcile the recurring night.")
-    parser.add_argument("--file", type=Path, default=SCHEDULE_FILE, help="the declaration; default: schedule.yaml")
-    parser.add_argument("--dry-run", action="store_true", help="show the difference and change nothing")
-    parser.add_argument("--host", default="", help="address of Kubeflow Pipelines; default: KFP_HOST")
-    given = parser.parse_args(arguments)
-    try:
-        wanted = read_schedule(given.file)
-        said, in_line = reconcile(connect(given.host), wanted, dry_run=given.dry_run)
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return exit_code_of(error)
-    print(said)
-    return EXIT_DONE if in_line or given.dry_run else EXIT_FAILED
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

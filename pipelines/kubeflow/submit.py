@@ -1,42 +1,24 @@
 """`make pipeline-submit`: compile the night, upload it as a version named by its content, start a run and follow it."""
 
-import argparse
 import hashlib
-import re
-import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from components.stage.declaration import EXIT_DONE
-from components.stage.parameters import did_you_mean, parse_value
+from components.stage.program import EXIT_INTERRUPTED
 from perception.errors import InputError, Unreachable
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.images import pushed_images
-from pipelines.kubeflow.kfp_api import Server, connect, equals, exit_code_of
-from pipelines.kubeflow.runs import EXIT_INTERRUPTED, follow
+from pipelines.kubeflow.kfp_api import Server, connect, equals
+from pipelines.kubeflow.runs import follow as follow_run
 
 PIPELINE = "nightdrive"
 EXPERIMENT = "nightdrive"
 SERVICE_ACCOUNT = "nightdrive-runner"
-# What a value of each KFP type is in Python, and in words.
-_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "STRING": ((str,), "text"),
-    "NUMBER_INTEGER": ((int,), "a whole number"),
-    "NUMBER_DOUBLE": ((int, float), "a number"),
-    "BOOLEAN": ((bool,), "true or false"),
-    "LIST": ((list,), "a list such as [{key: spot, operator: Exists}]"),
-    "STRUCT": ((dict,), "a mapping such as {pool: gpu}"),
-}
-# How Kubernetes writes what a stage asks for; the server would find a mistake only when the step is due.
-_QUANTITIES = {
-    "_cpu": (r"\d+(\.\d+)?|\d+m", "cores, such as 2 or 500m"),
-    "_memory": (r"\d+(\.\d+)?([kMGTPE]|[KMGTPE]i)?", "bytes, such as 64Gi"),
-    "_gpus": (r"\d+", "a whole number"),
-}
 
 
 def upload(server: Server, package: Path, *, say: Callable[[str], None] = print) -> tuple[str, str]:
@@ -70,7 +52,6 @@ def start(
     server: Server,
     pipeline_id: str,
     version_id: str,
-    parameters: dict[str, Any],
     service_account: str = SERVICE_ACCOUNT,
 ) -> str:
     """Start a run of a version and return its id."""
@@ -83,7 +64,6 @@ def start(
         experiment_id=experiment_id,
         display_name=name,
         pipeline_version_reference=reference,
-        runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=parameters),
         service_account=service_account,
     )
 
@@ -140,41 +120,6 @@ def once(server: Server, find: Callable[[], Any], create: Callable[[], Any], *, 
     raise AssertionError
 
 
-def run_parameters(package: Path, given: Sequence[str]) -> dict[str, Any]:
-    """Return NAME=VALUE pairs as the parameters of a run; raises InputError for one that the pipeline cannot take."""
-    known = parameter_types(package)
-    parameters: dict[str, Any] = {}
-    for pair in given:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise InputError(f"PARAMETER={pair}: must be NAME=VALUE, such as budget_frames=500")
-        as_text = known.get(name) == "STRING"
-        parameters[name] = value if as_text else parse_value(value, pair)
-        check_parameter(known, name, parameters[name], f"PARAMETER={pair}")
-    return parameters
-
-
-def parameter_types(package: Path) -> dict[str, str]:
-    """Return the KFP type of every parameter of a compiled pipeline, by name."""
-    import yaml
-
-    known = next(yaml.safe_load_all(package.read_text()))["root"]["inputDefinitions"]["parameters"]
-    return {name: item["parameterType"] for name, item in known.items()}
-
-
-def check_parameter(known: Mapping[str, str], name: str, value: Any, where: str) -> None:
-    """Raise InputError where the pipeline has no parameter of that name, or one of another type."""
-    if name not in known:
-        hint = did_you_mean(name, list(known))
-        raise InputError(f"{where}: the pipeline has no parameter {name!r}{hint}; it has {', '.join(sorted(known))}")
-    types, words = _TYPES[known[name]]
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        raise InputError(f"{where}: {name} = {value!r}: must be {words}; correct it")
-    for ending, (rule, said) in _QUANTITIES.items():
-        if name.endswith(ending) and not re.fullmatch(rule, str(value)):
-            raise InputError(f"{where}: {name} = {value!r}: must be {said}; correct it")
-
-
 def _pipeline(server: Server, say: Callable[[str], None]) -> str:
     import kfp_server_api
 
@@ -195,48 +140,36 @@ def _pipeline(server: Server, say: Callable[[str], None]) -> str:
     return str(pipeline.pipeline_id)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Submit a night as the command line asks; the exit code is the run's."""
-    parser = argparse.ArgumentParser(prog="make pipeline-submit", description="Start a night on the cluster.")
-    parser.add_argument("--profile", default="nightly", help="a profile of params.yaml")
-    parser.add_argument("--data", default="", help="folder of a data set, as the steps see it")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a parameter")
-    parser.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="of the run alone")
-    parser.add_argument("--images", type=Path, help="the file of digests that `make images` wrote")
-    parser.add_argument("--host", default="", help="address of Kubeflow Pipelines; default: KFP_HOST")
-    parser.add_argument("--service-account", default=SERVICE_ACCOUNT, help="that the steps run as")
-    parser.add_argument("--no-preflight", action="store_true", help="do not look into the cluster beforehand")
-    parser.add_argument("--no-follow", action="store_true", help="start the run and do not wait for it")
-    given = parser.parse_args(arguments)
-    try:
-        return _submit(given)
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return exit_code_of(error)
+def submit(
+    profile: str,
+    overrides: Sequence[str],
+    data: str,
+    images: Path | None,
+    host: str,
+    service_account: str,
+    *,
+    preflight: bool,
+    follow: bool,
+) -> int:
+    """Compile, upload and start a night and return the exit code: the run's where it is followed.
 
+    Raises InputError where the preflight finds that something is missing, Unreachable where the server does not answer.
+    """
+    from pipelines.kubeflow import preflight as looking
 
-def _submit(given: argparse.Namespace) -> int:
-    from pipelines import preflight
-
-    server = connect(given.host)
-    images = pushed_images(given.images)
+    server = connect(host)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "nightdrive.yaml"
-        compile_pipeline(given.profile, package, given.set, given.data, images)
-        parameters = run_parameters(package, given.parameter)
-        if not given.no_preflight and preflight.run(package, parameters, given.service_account):
+        compile_pipeline(profile, package, overrides, data, pushed_images(images))
+        if preflight and looking.run(package, service_account):
             raise InputError("the cluster lacks what is listed above; mend it, or skip this check with PREFLIGHT=no")
         pipeline_id, version_id = upload(server, package)
-        run_id = start(server, pipeline_id, version_id, parameters, given.service_account)
+        run_id = start(server, pipeline_id, version_id, service_account)
     print(f"run {run_id}: {server.run_url(run_id)}", flush=True)
-    if given.no_follow:
+    if not follow:
         return EXIT_DONE
     try:
-        return follow(server, run_id)
+        return follow_run(server, run_id)
     except KeyboardInterrupt:
         print(f"\nthe run goes on; `make pipeline-status RUN={run_id}` shows it, `make cancel RUN={run_id}` ends it")
         return EXIT_INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,16 +1,15 @@
 """`make profile`: where the seconds and the bytes of a night on this machine went, from the records in its folder."""
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE
 from perception.errors import InputError
-from pipelines.local.run import ENGINE_FILE, ROOT, folders_of
+from pipelines.local.dvc_file import outputs_of
+from pipelines.local.run import ENGINE_FILE
+from pipelines.nightly import nightly
 
 ENGINE_BAR = 0.10  # of the stages' own work, that the local engine may add
 MB = 1e6
@@ -97,15 +96,14 @@ def _cost(record: Mapping[str, Any], sizes: Mapping[str, float]) -> TaskCost:
 
 def _output_mb(run: Path) -> dict[str, float]:
     """Return the size of what lies in every task's output folders, by task."""
-    import yaml
-
+    night = nightly()
     found: dict[str, float] = {}
-    for name, stage in yaml.safe_load((run / "dvc.yaml").read_text())["stages"].items():
-        for folder in folders_of(stage, "outs"):
-            if "foreach" in stage:
-                found |= {f"{name}@{each.name}": _size_mb(each) for each in (run / folder).glob("*")}
-            else:
-                found[name] = _size_mb(run / folder)
+    for task in night.tasks.values():
+        (folder, *more) = outputs_of(night, task)
+        if task.over:
+            found |= {f"{task.name}@{each.name}": _size_mb(each) for each in (run / folder).glob("*")}
+        else:
+            found[task.name] = sum(_size_mb(run / each) for each in (folder, *more))
     return found
 
 
@@ -141,21 +139,3 @@ def profile_text(profile: NightProfile) -> str:
     if profile.earlier:
         lines.append(f"done by an earlier call, not counted: {', '.join(profile.earlier)}")
     return "\n".join(lines)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Print the profile of the night that the command line names."""
-    parser = argparse.ArgumentParser(prog="make profile", description="Say where a night's seconds and bytes went.")
-    parser.add_argument("--run", default="latest", help="name of the run's folder (default: the latest)")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of all runs")
-    given = parser.parse_args(arguments)
-    try:
-        print(profile_text(night_profile(given.runs / given.run)))
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    return EXIT_DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,10 @@
-"""`make run`: one whole night on this machine, with DVC as the engine.
+"""One whole night on this machine, with DVC as the engine.
 
-The night lives in runs/RUN: its parameters, a copy of dvc.yaml, every stage's output and a record a stage. Running it again
-does only what is not done; a night that was killed goes on where it stopped.
+The night lives in runs/RUN: its parameters, dvc.yaml, every stage's output and a record a stage. Running it again asks what
+lies outside (the registry, the footage, the day) and does only what is not done; a night that was killed goes on where it
+stopped.
 """
 
-import argparse
 import contextlib
 import fcntl
 import json
@@ -13,141 +13,168 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
-from components.stage.execution import die_with_parent
-from components.stage.failures import machine_failure
+from components.stage.declaration import EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
+from components.stage.execution import die_with_parent, option_name
 from components.stage.learning import COMMIT_VARIABLE
-from components.stage.records import RECORDS_VARIABLE
+from components.stage.records import RECORDS_VARIABLE, read_records
 from components.stage.registry import all_stages
 from components.stage.usage import Usage
 from components.stage.warm import warm_processes
+from perception.data.files import replace_file
 from perception.errors import InputError
+from pipelines.graph import NEWS, NOTHING_NEW, Graph, Task
+from pipelines.local.dvc_file import dvc_file, folder_of, outputs_of
 from pipelines.local.source_hash import source_hashes
-from pipelines.local.summary_table import night_table
-from pipelines.settings import load_settings
+from pipelines.settings import COUNTS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
+RUNS = ROOT / "runs"
 RESERVED = ("latest", "registry", "store")  # what else lies in the folder of runs
 ENGINE_FILE = "engine.json"  # what the engine itself used: pipelines/local/night_profile.py
 EXIT_OF_STATUS = {status: code for code, status in STATUS_OF_EXIT.items()}
+PUBLISHED = (
+    "report/report.html",
+    "report/summary.json",
+    "review/review.html",
+    "review/review.md",
+    "review/review.json",
+)
 
 
-def run_night(run: Path, settings: Mapping[str, Any]) -> int:
+def run_folder(name: str, runs: Path = RUNS) -> Path:
+    """Return the folder of the run of that name; raises InputError for a name that no run can have."""
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in RESERVED:
+        raise InputError(f"RUN={name}: must be letters, digits, _ and -, and none of {', '.join(RESERVED)}; rename it")
+    return (runs / name).resolve()
+
+
+def run_night(night: Graph, run: Path, settings: Mapping[str, Any]) -> int:
     """Run the night in the folder `run`, write its report whatever happens, and return the exit code."""
     with _only_one(run):
         before = Usage.now()
-        prepare(run, settings)
-        code = _engine(run)
-        if code != EXIT_DONE:
-            _report_failure(run)
+        prepare(night, run, settings)
+        code = _engine(night, run)
         publish_report(run)
-        _write_engine_record(run, before)
+        after = Usage.now()
+        used = {"started": round(before.at, 3), "ended": round(after.at, 3), **after.since(before)}
+        _write(run / ENGINE_FILE, json.dumps(used))  # its own and all stages', but for those in warm processes
     return code
 
 
-def prepare(run: Path, settings: Mapping[str, Any]) -> None:
-    """Write what the engine reads: params.yaml, code.yaml, dvc.yaml; drop outputs of sources and shards that are gone."""
+def prepare(night: Graph, run: Path, settings: Mapping[str, Any]) -> None:
+    """Write what the engine reads (params.yaml, code.yaml, dvc.yaml); drop what no task of this night has written."""
     import yaml
 
-    _write(run / "params.yaml", yaml.safe_dump(dict(settings), sort_keys=True))
+    counted = {name: list(range(settings[name])) for name in COUNTS.values()}
+    _write(run / "params.yaml", yaml.safe_dump({**settings, **counted}, sort_keys=True))
     _write(run / "code.yaml", yaml.safe_dump(source_hashes({name: f"components.{name}" for name in all_stages()})))
-    shutil.copyfile(ROOT / "dvc.yaml", run / "dvc.yaml")
+    _write(run / "dvc.yaml", dvc_file(night))
     if not (run / ".dvc").is_dir():
         _dvc(run, "init", "--no-scm", "--quiet", environment=_environment(run)).check_returncode()
     # A night killed with -9 leaves DVC's record of who reads and writes what; nobody else is here, so it says nothing.
     (run / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
-    for place in (run, run / "arrived", run / "scores", run / "gates"):
-        for half_written in place.glob(".*.*"):  # folders of stages that were killed
-            shutil.rmtree(half_written)
-    for folder, names in (("arrived", settings["sources"]), ("scores", settings["shards"])):
-        for stale in (path for path in (run / folder).glob("*") if path.name not in {str(name) for name in names}):
+    for half_written in (path for place in (run, *run.glob("*/")) for path in place.glob(".*.*") if path.is_dir()):
+        shutil.rmtree(half_written)  # folders of stages that were killed
+    for task in (task for task in night.tasks.values() if task.over):
+        known = set(map(str, counted[COUNTS[task.over]]))
+        for stale in (path for path in (run / outputs_of(night, task)[0]).glob("*") if path.name not in known):
             shutil.rmtree(stale)
+    for path in (run / "records").glob("*.json"):  # what did not end well runs again, and says so anew
+        if json.loads(path.read_text())["status"] != STATUS_OF_EXIT[EXIT_DONE]:
+            path.unlink()
 
 
 def publish_report(run: Path) -> None:
     """Put the report, the summary and the review at the top of the run and point runs/latest at it."""
-    for folder, name in (
-        *(("report", name) for name in ("report.html", "summary.json")),
-        *(("review", f"review.{kind}") for kind in ("html", "md", "json")),
-    ):
-        (run / name).unlink(missing_ok=True)
-        if (run / folder / name).exists():
-            _write(run / name, (run / folder / name).read_text())
+    for name in PUBLISHED:
+        written, shown = run / name, run / Path(name).name
+        shown.unlink(missing_ok=True)
+        if written.exists():
+            replace_file(shown, written.read_bytes())
     link = run.parent / ".latest"
     link.unlink(missing_ok=True)
     link.symlink_to(run.name)
     link.replace(run.parent / "latest")
 
 
-def _engine(run: Path) -> int:
-    before = _record_times(run)
+def _engine(night: Graph, run: Path) -> int:
+    """Run what is not done; stop with 0 where a task says that nothing is new. A night that does not end well is told too."""
     libraries = sorted({stage.needs.loads for stage in all_stages().values()} - {""})
     with warm_processes(libraries, _environment(run)) as environment:
-        engine = _dvc(run, "repro", "--quiet", environment=environment)
+        code = _reproduce(run, environment, night.news_from)
+        if code == EXIT_DONE and _says_nothing_new(night, run):
+            _tell_without_engine(night, run, night.downstream({night.news_from}), environment)
+            return EXIT_DONE
+        if code == EXIT_DONE:
+            code = _reproduce(run, environment, "--downstream", night.news_from)
+        if code != EXIT_DONE:
+            _tell_without_engine(night, run, _left_behind(night, run), environment)
+    return code
+
+
+def _reproduce(run: Path, environment: Mapping[str, str], *what: str) -> int:
+    engine = _dvc(run, "repro", "--quiet", *what, environment=environment)
     if engine.returncode == 0:
         return EXIT_DONE
-    # What this night wrote is what changed: clocks may jump, and a file server's may be another than ours.
-    written = [path for path, moment in _record_times(run).items() if before.get(path) != moment]
-    statuses = [json.loads(path.read_text())["status"] for path in written]
-    failed = [status for status in statuses if status != STATUS_OF_EXIT[EXIT_DONE]]
-    return EXIT_OF_STATUS.get(failed[0], EXIT_FAILED) if failed else EXIT_FAILED
+    ended = [EXIT_OF_STATUS.get(record["status"], EXIT_FAILED) for record in read_records(run / "records")]
+    return next((code for code in ended if code != EXIT_DONE), EXIT_FAILED)
 
 
-def _record_times(run: Path) -> dict[Path, tuple[int, int]]:
-    """Tell which records there are, with what changes when one is written anew: its time and its place on the disk."""
-    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in sorted((run / "records").glob("*.json"))}
+def _says_nothing_new(night: Graph, run: Path) -> bool:
+    record = run / "records" / f"{night.news_from}.json"
+    return bool(json.loads(record.read_text())["values"].get(NEWS) == NOTHING_NEW)
 
 
-def _write_engine_record(run: Path, before: Usage) -> None:
-    """Write engine.json: when the engine worked, and what it and all stages used (stages in warm processes left out)."""
-    after = Usage.now()
-    record = {"started": round(before.at, 3), "ended": round(after.at, 3), **after.since(before)}
-    _write(run / ENGINE_FILE, json.dumps(record))
-
-
-def _report_failure(run: Path) -> None:
-    """Write the report of a night that did not end well, and the review of its version where it published one."""
-    stale = stale_folders(run)
-    if (run / "version").is_dir() and "version" not in stale:
-        _run_again(run, "propose", "review", stale)
-    _run_again(run, "report", "report", stale)
-
-
-def stale_folders(run: Path) -> set[str]:
-    """Name the outputs that an earlier night left behind what failed: they say nothing about this one."""
-    import yaml
-
-    records = [json.loads(path.read_text()) for path in (run / "records").glob("*.json")]
+def _left_behind(night: Graph, run: Path) -> set[str]:
+    """Name the tasks that did not run tonight because of one that failed: what they wrote is an earlier night's."""
+    records = read_records(run / "records")
     failed = {record["name"].partition("@")[0] for record in records if record["status"] != STATUS_OF_EXIT[EXIT_DONE]}
-    stages = yaml.safe_load((run / "dvc.yaml").read_text())["stages"]
-    gives = {name: folders_of(stage, "outs") for name, stage in stages.items()}
-    stale: set[str] = set()
-    for name, stage in stages.items():  # written in the order in which they run
-        if name not in failed and folders_of(stage, "deps") & stale.union(*(gives[each] for each in failed)):
-            stale |= gives[name]
-    return stale
+    return night.downstream(failed) | {name for name in failed if name in night.tasks and not night.tasks[name].suite}
 
 
-def folders_of(stage: Mapping[str, Any], key: str) -> set[str]:
-    """Give the folders that a stage of dvc.yaml takes or gives; those of a loop by what they have in common."""
-    listed = stage.get("do", stage).get(key, [])
-    return {(next(iter(item)) if isinstance(item, dict) else item).partition("/${")[0] for item in listed}
+def _tell_without_engine(night: Graph, run: Path, left_out: set[str], environment: Mapping[str, str]) -> None:
+    """Run the tasks that a failed or empty night has too, with those of their inputs that this night wrote."""
+    for task in (task for task in night.tasks.values() if task.at_failure):
+        given = {
+            name: [
+                folder
+                for artifact in artifacts
+                if artifact.task not in left_out and (run / (folder := folder_of(night, artifact))).is_dir()
+            ]
+            for name, artifacts in task.takes.items()
+        }
+        _remove(night, run, task)
+        if all(given[port.name] for port in task.stage.inputs if not port.optional):
+            _run_task(night, run, task, given, environment)
 
 
-def _run_again(run: Path, stage: str, output: str, stale: set[str]) -> None:
-    """Run a stage with those of its inputs that this night wrote, outside the engine."""
-    shutil.rmtree(run / output, ignore_errors=True)
-    command = [sys.executable, "-m", "components", stage, "--params", "params.yaml", f"--{output}", output]
-    for port in all_stages()[stage].inputs:
-        folder = port.name.replace("verdict_", "gates/")
-        given = (run / folder).is_dir() and folder not in stale
-        command += [f"--{port.name.replace('_', '-')}", folder] if given else []
-    subprocess.run(command, cwd=run, env=_environment(run), check=False)
+def _remove(night: Graph, run: Path, task: Task) -> None:
+    for folder in outputs_of(night, task):
+        shutil.rmtree(run / folder, ignore_errors=True)
+
+
+def _run_task(
+    night: Graph, run: Path, task: Task, given: Mapping[str, list[str]], environment: Mapping[str, str]
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "components.stage",
+        task.stage.name,
+        "--task",
+        task.name,
+        "--params",
+        "params.yaml",
+    ]
+    for name, folders in given.items():
+        command += [word for folder in folders for word in (option_name(name), folder)]
+    for port, folder in zip(task.stage.outputs, outputs_of(night, task), strict=True):
+        command += [option_name(port.name), folder]
+    subprocess.run(command, cwd=run, env=environment, check=False)
 
 
 def _dvc(run: Path, *arguments: str, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[bytes]":
@@ -195,42 +222,4 @@ def _only_one(run: Path) -> Iterator[None]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run a night as the command line asks; print its table and where its report is."""
-    parser = argparse.ArgumentParser(prog="make run", description="Run one whole night on this machine.")
-    parser.add_argument("--profile", default="demo", help="a profile of params.yaml")
-    parser.add_argument("--data", default="", help="folder of a data set, for profiles that read one")
-    parser.add_argument("--run", default="", help="name of the run's folder (default: the profile)")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of all runs")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a parameter")
-    given = parser.parse_args(arguments)
-    started = time.monotonic()
-    try:
-        name = given.run or given.profile
-        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in RESERVED:
-            raise InputError(
-                f"RUN={name}: must be letters, digits, _ and -, and none of {', '.join(RESERVED)}; rename it"
-            )
-        data = str(Path(given.data).resolve()) if given.data else ""
-        run = (given.runs / name).resolve()
-        code = run_night(run, load_settings(given.profile, given.set, data, run=name))
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except OSError as error:
-        said = machine_failure(error)
-        if said is None:
-            raise
-        print(f"nightdrive: {said}", file=sys.stderr)
-        return EXIT_FAILED
-    print(night_table(run, seconds=time.monotonic() - started))
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    replace_file(path, text.encode())

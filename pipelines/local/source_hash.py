@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OURS = ("components", "perception")
 DATA_FILES = ("*.yaml", "*/*.yaml", "*/*.html", "*/*.css")
 

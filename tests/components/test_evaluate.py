@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from components.stage.command import main
-from components.stage.registry import STAGES
+from components.stage.registry import all_stages
 from perception.compression.export import export_onnx, fold_batchnorm
 from perception.data.taxonomies import load_taxonomy
 from perception.models.erfnet import ERFNet
@@ -134,7 +134,9 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
 
 def run(stage: str, values: dict[str, object], place: Path, *ports: str, code: int = 0) -> int:
     sets = [word for name, value in values.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-    found = main(STAGES, [stage, *sets, *(each if each.startswith("--") else str(place / each) for each in ports)])
+    found = main(
+        all_stages(), [stage, *sets, *(each if each.startswith("--") else str(place / each) for each in ports)]
+    )
     assert found == code
     return found
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.stage.declaration import Stage
-from components.stage.registry import STAGES
+from components.stage.registry import all_stages
 from pipelines.kubeflow.images import Image
 from tests.containers.conftest import SETS
 
@@ -31,7 +31,7 @@ def run(docker: str, image: Image, *command: str, user: str = "", options: tuple
 
 def stages_of(name: str) -> list[Stage]:
     """The stages that an image runs; both builds of torch run the same ones."""
-    return [stage for stage in STAGES.values() if stage.needs.image == name.partition("-")[0]]
+    return [stage for stage in all_stages().values() if stage.needs.image == name.partition("-")[0]]
 
 
 @pytest.fixture(params=SETS)
@@ -62,7 +62,7 @@ def test_packages_fit_together_and_every_stage_starts(docker: str, images: dict[
     check = "cd / && PATH=/usr/local/bin:/usr/bin:/bin python3 -m pip --python /opt/nightdrive/bin/python check"
     assert "No broken requirements" in run(docker, images[name], "sh", "-c", check)
     for stage in stages_of(name):
-        assert stage.summary[:20] in run(docker, images[name], "python", "-m", "components", stage.name, "--help")
+        assert stage.summary[:20] in run(docker, images[name], "python", "-m", "components.stage", stage.name, "--help")
 
 
 def test_it_starts_quickly(docker: str, images: dict[str, Image], name: str) -> None:
@@ -70,7 +70,7 @@ def test_it_starts_quickly(docker: str, images: dict[str, Image], name: str) -> 
     took = []
     for _ in range(3):
         started = time.monotonic()
-        run(docker, images[name], "python", "-m", "components", "--help")
+        run(docker, images[name], "python", "-m", "components.stage", "--help")
         took.append(time.monotonic() - started)
     assert min(took) < HELP_SECONDS, took
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from components.stage.command import main
-from components.stage.registry import STAGES
+from components.stage.registry import all_stages
 from tests.end_to_end.nights import run_night
 
 DRIVES = ("0001TP", "0006R0")
@@ -59,7 +59,7 @@ def ingest(data: Path, tmp_path: Path, source: str = "fleet", **changes: object)
         "seed": 0,
     }
     sets = [word for name, value in values.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-    return main(STAGES, ["ingest", *sets, "--arrived", str(tmp_path / "arrived")])
+    return main(all_stages(), ["ingest", *sets, "--arrived", str(tmp_path / "arrived")])
 
 
 def truncate(path: Path) -> None:
@@ -131,14 +131,14 @@ def test_a_manifest_with_a_duplicate_or_a_missing_column_is_named(
     arrived, twice = tmp_path / "arrived", tmp_path / "twice"
     shutil.copytree(arrived, twice)
     gather = ["gather", "--arrived", str(arrived), str(twice), "--frames", str(tmp_path / "frames")]
-    assert main(STAGES, gather) == 2
+    assert main(all_stages(), gather) == 2
     assert "camvid_0001TP_000000" in capsys.readouterr().err
     manifest = pd.read_parquet(arrived / "manifest.parquet")
     (
         arrived / "seal.json"
     ).unlink()  # a table that somebody changes by hand; with its seal it would be refused as changed
     manifest.drop(columns=["drive_id"]).to_parquet(arrived / "manifest.parquet")
-    assert main(STAGES, ["gather", "--arrived", str(arrived), "--frames", str(tmp_path / "frames")]) == 2
+    assert main(all_stages(), ["gather", "--arrived", str(arrived), "--frames", str(tmp_path / "frames")]) == 2
     assert "drive_id" in capsys.readouterr().err
 
 

@@ -74,7 +74,7 @@ def test_a_refused_gate_shows_the_offending_frames(night: Path, tmp_path: Path) 
     broken = table.index[table.label_uri.notna()][3]
     table.loc[broken, "unknown_label_px"] = 7
     table.to_parquet(tmp_path / "subject" / "gate.parquet", index=False)
-    command = [sys.executable, "-m", "components", "gate", "--params", "params.yaml", "--task", "gate_ingest"]
+    command = [sys.executable, "-m", "components.stage", "gate", "--params", "params.yaml", "--task", "gate_ingest"]
     command += ["--subject", str(tmp_path / "subject"), "--verdict", str(tmp_path / "verdict")]
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
     refused = subprocess.run(command, cwd=night, env=environment, capture_output=True, text=True, check=False)

@@ -365,7 +365,7 @@ def _both_published(registry: Path) -> str:
 
 def second_on_one_folder(folder: Path) -> str:
     """Hold the lock of a run as its night does, and start another night there."""
-    from pipelines.local import main
+    from pipelines.local.run import main
 
     run = folder / "locked" / "smoke"
     run.mkdir(parents=True)

@@ -23,7 +23,7 @@ def command_lines(folder: Path, registry: Path) -> dict[str, tuple[Callable[[lis
     """Give every command line: its main function and argument lists in which `?` stands for something odd."""
     import benchmarks.tables.__main__ as tables
     from components.stage.command import main as component
-    from components.stage.registry import STAGES
+    from components.stage.registry import all_stages
     from pipelines import data_versions, engine, evaluate, local, runs, schedule, submit
 
     out, file, data = str(folder / "out"), str(folder / "odd_file"), str(folder)
@@ -33,11 +33,13 @@ def command_lines(folder: Path, registry: Path) -> dict[str, tuple[Callable[[lis
         return [[known.get(word, word) for word in text.split()] for text in texts]
 
     def component_line(words: list[str]) -> int:
-        return component(STAGES, words)
+        return component(all_stages(), words)
 
-    stages = [[name, *_required(stage, out)] for name, stage in STAGES.items()]
+    stages = [[name, *_required(stage, out)] for name, stage in all_stages().items()]
     ends = (["--set", "?"], ["--params", "?"], ["--params", file])
-    calls = [[*words, *end] for words in stages for end in ends] + [[name, "--executor-input", "?"] for name in STAGES]
+    calls = [[*words, *end] for words in stages for end in ends] + [
+        [name, "--executor-input", "?"] for name in all_stages()
+    ]
     return {
         "components": (component_line, [*calls, *lists("?", "select --task ?")]),
         "run": (local.main, lists(

@@ -22,7 +22,7 @@ import yaml
 
 from components.stage.command import main
 from components.stage.records import RECORDS_VARIABLE
-from components.stage.registry import STAGES
+from components.stage.registry import all_stages
 from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ LIBRARIES = (
 
 def load_libraries(libraries: Sequence[str] = LIBRARIES) -> None:
     """Load once what stages load, so that a fork of this process starts with its own work."""
-    for name in (*libraries, *(f"components.{stage}" for stage in STAGES)):
+    for name in (*libraries, *(f"components.{stage}" for stage in all_stages())):
         importlib.import_module(name)
 
 
@@ -176,7 +176,7 @@ def _become_task(task: Task, run: Path, log: Path, before: Callable[[], None] | 
         os.environ[RECORDS_VARIABLE] = str(run / "records")
         if before:
             before()
-        code = main(STAGES, [*_expanded(task.words), *more])
+        code = main(all_stages(), [*_expanded(task.words), *more])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:

@@ -12,7 +12,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.stage.registry import STAGES
+from components.stage.registry import all_stages
 from pipelines.kubeflow.compile import compile_pipeline, in_one_order
 from pipelines.settings import load_settings, stage_of
 
@@ -136,13 +136,13 @@ def test_each_dvc_stage_matches_its_declaration(task: str) -> None:
 
 
 def test_every_declared_stage_is_in_the_night() -> None:
-    assert {stage_of(task).name for task in dvc_stages()} == set(STAGES)
+    assert {stage_of(task).name for task in dvc_stages()} == set(all_stages())
 
 
 def test_steps_take_every_parameter_of_their_stage(spec: dict[str, Any]) -> None:
     settings = load_settings("nightly")
     components = spec["components"]
-    for name, stage in STAGES.items():
+    for name, stage in all_stages().items():
         found = [key for key in components if key == f"comp-{name.replace('_', '-')}"]
         fields = set(stage.parameters.__dataclass_fields__)
         for key in found:

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import fleet_rates, pool_scale
+from benchmarks.scale import fleet_rates, pool_scale
 from perception.data.readers import open_reader
 from perception.errors import InputError
 
-STAGES = ("ingest", "gather", "gate", "score", "select", "diff")
+all_stages() = ("ingest", "gather", "gate", "score", "select", "diff")
 
 
 def size(rows: int, seconds_a_row: float, start_s: float, mib: float, **stages: dict[str, float]) -> dict[str, Any]:
     each = {"seconds": 1.0, "cpu_seconds": start_s + seconds_a_row * rows, "peak_rss_mib": mib}
-    return {"rows": rows, "parts": rows // 1000, "stages": {name: each | stages.get(name, {}) for name in STAGES}}
+    return {"rows": rows, "parts": rows // 1000, "stages": {name: each | stages.get(name, {}) for name in all_stages()}}
 
 
 def test_a_linear_and_flat_pool_passes() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.scale import simulate
 from benchmarks.scale.fleet_night import (
     Fleet,
     FleetCluster,
@@ -20,7 +21,6 @@ from benchmarks.scale.fleet_night import (
     stages_of,
 )  # fmt: skip
 from perception.errors import InputError
-from pipelines import simulate
 from pipelines.settings import load_settings
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local import ROOT, stale_folders
+from pipelines.local.run import ROOT, stale_folders
 
 
 @pytest.mark.parametrize(

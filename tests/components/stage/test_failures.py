@@ -9,7 +9,7 @@ import pytest
 from components.stage.command import main
 from components.stage.declaration import Paths
 from components.stage.failures import machine_failure
-from tests.components.test_contract import COPY
+from tests.components.stage.test_execution import COPY
 
 
 def caused(text: str, by: BaseException) -> BaseException:

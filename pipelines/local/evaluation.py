@@ -4,17 +4,14 @@ The classes are read from the file's metadata, which every night's export writes
 another tool. The result is a folder with report.html, evaluation.json, every prediction and the failures found.
 """
 
-import argparse
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.evaluate.judging import JudgeParameters, judge
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE
 from components.stage.parameters import build_parameters, parse_value
 from components.stage.records import log
 from perception.errors import InputError
@@ -22,7 +19,7 @@ from perception.errors import InputError
 RESULT = "evaluation.json"
 
 
-def evaluate(
+def evaluate_folder(
     model: Path,
     data: Path,
     out: Path,
@@ -42,6 +39,7 @@ def evaluate(
     from perception.data.readers import open_reader
     from perception.data.taxonomies import load_taxonomy
     from perception.reporting.evaluation_page import render_evaluation
+    from perception.training.setup import set_threads
 
     if out.exists() and not (out / RESULT).is_file():
         raise InputError(f"{out}: exists and is no earlier result of this command; remove it or name another with OUT=")
@@ -52,15 +50,19 @@ def evaluate(
     parameters = build_parameters(
         JudgeParameters, {"store": "-", "seed": 0, **(given or {}), **network}, where="evaluate"
     )
-    parameters.prepare()
+    set_threads(parameters.threads)
     if not data.is_dir():
         raise InputError(f"DATA={data}: no such folder; give the folder that holds the data set")
-    reader = open_reader(format) if format else recognise_format(data, part or None)
     settings = LoadSettings(height_px=parameters.height_px, width_px=parameters.width_px, taxonomy=parameters.taxonomy)
-    frames = FolderFrames(reader, list(reader.frames(data, part or None, False)), settings)
+    try:
+        reader = open_reader(format) if format else recognise_format(data, part or None)
+        frames = FolderFrames(reader, list(reader.frames(data, part or None, False)), settings)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or data}: {error.strerror}; make it readable, or name another place"
+        ) from None
     log(f"{model.name} on {len(frames)} labelled frames of {data} ({reader.name})")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    working = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    working = _working_folder(out)
     try:
         figures = judge(frames, frames.about(), model, parameters, working, champion=champion)
         page = render_evaluation(
@@ -71,6 +73,17 @@ def evaluate(
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return figures
+
+
+def judge_fields(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return overrides NAME=VALUE as fields of JudgeParameters; raises InputError for what is none."""
+    fields = {}
+    for override in overrides:
+        name, separator, value = override.partition("=")
+        if not separator:
+            raise InputError(f"SET={override}: must be NAME=VALUE, such as minimum_frames=5")
+        fields[name.removeprefix("evaluate.")] = parse_value(value, override)
+    return fields
 
 
 def describe_network(model: Path, taxonomy: str, what: str) -> dict[str, Any]:
@@ -158,6 +171,14 @@ def _check_champion(champion: Path | None, network: Mapping[str, Any], taxonomy:
             )
 
 
+def _working_folder(out: Path) -> Path:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"{out.parent}: {error.strerror}; make it writable, or name another place with OUT=") from None
+
+
 def _place(working: Path, out: Path) -> None:
     """Put the finished folder in its place; an earlier result is removed only then."""
     working.chmod(0o755)
@@ -170,7 +191,7 @@ def _place(working: Path, out: Path) -> None:
         working.replace(out)
 
 
-def table(figures: Mapping[str, Any], out: Path) -> str:
+def figures_table(figures: Mapping[str, Any], out: Path) -> str:
     """Return the figures as the short table that `make evaluate` prints: IoU to three decimals, as cityscapesScripts."""
     rows = [(name, _three(value)) for name, value in figures["iou_by_class"].items()]
     rows += [(f"category {name}", _three(value)) for name, value in figures["iou_by_category"].items()]
@@ -196,44 +217,3 @@ def _three(value: float | None) -> str:
 
 def _between(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Judge a network as the command line asks; print the table; return the exit code."""
-    parser = argparse.ArgumentParser(prog="make evaluate", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", required=True, type=Path, help="the exported network, an ONNX file")
-    parser.add_argument("--data", required=True, type=Path, help="folder of the data set")
-    parser.add_argument("--format", default="", help="the folder's layout; found out where it is not given")
-    parser.add_argument("--part", default="", help="the data set's own name of the part to read, such as val")
-    parser.add_argument("--taxonomy", default="", help="the network's classes, for a file that does not tell")
-    parser.add_argument("--champion", type=Path, help="another ONNX file to compare with")
-    parser.add_argument("--out", type=Path, help="where the result goes; default runs/evaluate/MODEL-DATA")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a field of JudgeParameters")
-    options = parser.parse_args(arguments)
-    out = options.out or Path("runs/evaluate") / f"{options.model.stem}-{options.data.resolve().name}"
-    try:
-        given = {}
-        for item in options.set:
-            name, separator, value = item.partition("=")
-            if not separator:
-                raise InputError(f"SET={item}: must be NAME=VALUE, such as minimum_frames=5")
-            given[name.removeprefix("evaluate.")] = parse_value(value, item)
-        figures = evaluate(
-            options.model, options.data, out, format=options.format, part=options.part, taxonomy=options.taxonomy,
-            champion=options.champion, given=given,
-        )  # fmt: skip
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except OSError as error:
-        place = error.filename or options.data
-        print(
-            f"nightdrive: {place}: {error.strerror or error}; make it readable, or name another place", file=sys.stderr
-        )
-        return EXIT_BAD_INPUT
-    print(table(figures, out))
-    return EXIT_DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -5,20 +5,17 @@ recorded when it was built; docs/licences.md lists every package with its licenc
 `make licences` writes that page.
 """
 
-import argparse
 import base64
 import hashlib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE
 from perception.errors import InputError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PINS = ROOT / "constraints.txt"
 PAGE = ROOT / "docs" / "licences.md"
 _PIN = re.compile(r"([a-z0-9-]+)==([0-9][0-9A-Za-z.]*)")
@@ -188,25 +185,16 @@ def _record_hash(path: Path) -> str:
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Check everything, or write the page of licences; exit code 2 where something is not as it should be."""
-    parser = argparse.ArgumentParser(prog="make audit", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write docs/licences.md and check nothing")
-    given = parser.parse_args(arguments)
-    try:
-        rows = licences(read_page())
-        if given.write:
-            PAGE.write_text(page_of(rows))
-            print(f"{PAGE.relative_to(ROOT)}: {len(rows)} packages")
-            return EXIT_DONE
-        _audit(rows)
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    return EXIT_DONE
+def write_page() -> str:
+    """Write the page of licences and return what was written."""
+    rows = licences(read_page())
+    PAGE.write_text(page_of(rows))
+    return f"{PAGE.relative_to(ROOT)}: {len(rows)} packages"
 
 
-def _audit(rows: Sequence[Licence]) -> None:
+def check() -> None:
+    """Check pins, installed files and the page, and print what was found; raises InputError where something is not as it should be."""
+    rows = licences(read_page())
     wrong = installed_differently()
     print(f"pins       {len(rows)} exact; {len(wrong)} installed in another version")
     checked, changed = changed_files([row.package for row in rows])
@@ -219,7 +207,3 @@ def _audit(rows: Sequence[Licence]) -> None:
         raise InputError(f"{(wrong + changed)[0]}; set up the environment again: rm -r .venv && make setup")
     if not current:
         raise InputError(f"{PAGE.relative_to(ROOT)} is out of date; write it with `make licences`")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.stage.registry import STAGES
+from components.stage.registry import all_stages
 from perception.errors import InputError
-from pipelines import images
+from pipelines.kubeflow import images
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.images import NAME_IN_PARAMS, SETS, find_docker, pushed_images, read_digests, references
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def written(folder: Path, *, pushed: bool) -> Path:
@@ -76,7 +76,7 @@ def test_without_a_client_it_is_said_which_is_missing(monkeypatch: pytest.Monkey
 
 
 def test_every_stage_has_an_image_and_every_image_what_the_lock_file_knows() -> None:
-    assert {stage.needs.image for stage in STAGES.values()} <= set(NAME_IN_PARAMS.values())
+    assert {stage.needs.image for stage in all_stages().values()} <= set(NAME_IN_PARAMS.values())
     locked = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
     for file in (ROOT / "images" / "requirements").glob("*.txt"):
         names = re.findall(r"(?m)^[a-z][a-z0-9-]*", file.read_text())

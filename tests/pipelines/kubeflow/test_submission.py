@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from perception.errors import InputError, Unreachable
-from pipelines import images, kfp_api, preflight, runs, schedule, submit
+from pipelines.kubeflow import images, kfp_api, preflight, runs, schedule, submit
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.kfp_api import connect
-from tests.pipelines.stub_server import Stub, operations, serve
+from tests.pipelines.kubeflow.stub_server import Stub, operations, serve
 
 UPLOAD = ("POST", "/apis/v2beta1/pipelines/upload_version")
 CREATE_PIPELINE = ("POST", "/apis/v2beta1/pipelines")

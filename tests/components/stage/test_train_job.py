@@ -18,7 +18,7 @@ import pytest
 from components.stage.execution import Call
 from components.stage.train_job import Cluster, TrainJobSettings, manifest, run, run_on_nodes
 from perception.errors import InputError, Unreachable
-from tests.components.test_contract import COPY
+from tests.components.stage.test_execution import COPY
 
 SCHEMA = json.loads((Path(__file__).parent / "train_job_schema.json").read_text())
 SETTINGS = TrainJobSettings(
@@ -92,7 +92,7 @@ def condition(kind: str, message: str = "") -> dict[str, str]:
     return {"type": kind, "status": "True", "message": message}
 
 
-JOB = manifest("job", SETTINGS, ["-m", "components", "copy"], {"A": "b"})
+JOB = manifest("job", SETTINGS, ["-m", "components.stage", "copy"], {"A": "b"})
 
 
 def no_pause(_: float) -> None:

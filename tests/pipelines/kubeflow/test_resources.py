@@ -14,7 +14,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 
 from components.stage.kfp_step import is_of_resources
 from components.stage.parameters import build_parameters
-from components.stage.registry import STAGES
+from components.stage.registry import all_stages
 from components.stage.train_job import TrainJobSettings
 from perception.errors import InputError
 from pipelines.kubeflow.compile import compile_pipeline
@@ -75,7 +75,7 @@ def test_every_steps_kubernetes_settings_parse_strictly(night: tuple[dict[str, A
 def test_every_resource_of_every_stage_is_a_pipeline_parameter(night: tuple[dict[str, Any], dict[str, Any]]) -> None:
     spec, platform = night
     parameters = spec["root"]["inputDefinitions"]["parameters"]
-    for name, stage in STAGES.items():
+    for name, stage in all_stages().items():
         assert parameters[f"{name}_cpu"]["defaultValue"] == f"{stage.needs.cpu_cores:g}"
         assert parameters[f"{name}_memory"]["defaultValue"] == f"{stage.needs.memory_gib:g}Gi"
         assert (f"{name}_gpus" in parameters) == bool(stage.needs.gpu_count)
@@ -87,7 +87,7 @@ def test_every_resource_of_every_stage_is_a_pipeline_parameter(night: tuple[dict
         asked = container["resources"]
         assert f"{stage_name}_cpu" in asked["resourceCpuRequest"]
         assert f"{stage_name}_memory" in asked["resourceMemoryLimit"]
-        assert ("accelerator" in asked) == bool(STAGES[stage_name].needs.gpu_count)
+        assert ("accelerator" in asked) == bool(all_stages()[stage_name].needs.gpu_count)
         kind = "gpu" if "accelerator" in asked else "cpu"
         selector = platform[label]["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"]
         assert selector.endswith(f"{kind}_node_selector")
@@ -124,7 +124,7 @@ def test_retries_caching_and_time_outs(night: tuple[dict[str, Any], dict[str, An
     seen = set()
     for name, task, component in every_task(spec["root"]["dag"], spec):
         container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
-        stage = STAGES[container["command"][-1]]
+        stage = all_stages()[container["command"][-1]]
         last_word = "--never-retried" in container["args"]
         policy = task.get("retryPolicy", {})
         assert policy.get("maxRetryCount", 0) == (0 if last_word else stage.needs.retries), name
@@ -140,7 +140,7 @@ def test_retries_caching_and_time_outs(night: tuple[dict[str, Any], dict[str, An
         ("gate_ingest", True),
         ("gate_ingest", False),
     } <= seen
-    assert {name for name, last_word in seen if not last_word} >= set(STAGES) - {"gate"}
+    assert {name for name, last_word in seen if not last_word} >= set(all_stages()) - {"gate"}
 
 
 def test_only_a_gate_and_the_farewell_have_the_last_word(
@@ -160,7 +160,7 @@ def test_secrets_come_by_reference_and_git_credentials_only_where_git_is(
         assert secret["secretName"] == "nightdrive-s3"
         wanted = {item["envVar"] for item in secret["keyToEnv"]}
         assert wanted == {"NIGHTDRIVE_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-        stage = STAGES[spec["deploymentSpec"]["executors"][label]["container"]["command"][-1]]
+        stage = all_stages()[spec["deploymentSpec"]["executors"][label]["container"]["command"][-1]]
         assert ("secretAsVolume" in settings) == (stage.needs.image == "versioning")
 
 
@@ -186,13 +186,13 @@ def test_spot_nodes_queue_and_a_stages_own_override(tmp_path: Path) -> None:
 
 def test_steps_with_a_gpu_run_from_the_cuda_image(night: tuple[dict[str, Any], dict[str, Any]]) -> None:
     images = load_settings("nightly")["images"]
-    assert image_of(STAGES["score"].needs, images) == "nightdrive-torch-cuda"
-    assert image_of(STAGES["select"].needs, images) == "nightdrive-torch-cpu"
-    assert image_of(STAGES["score"].needs, {"torch": "cpu-only"}) == "cpu-only"
+    assert image_of(all_stages()["score"].needs, images) == "nightdrive-torch-cuda"
+    assert image_of(all_stages()["select"].needs, images) == "nightdrive-torch-cpu"
+    assert image_of(all_stages()["score"].needs, {"torch": "cpu-only"}) == "cpu-only"
     executors = night[0]["deploymentSpec"]["executors"]
     for executor in executors.values():
         container = executor["container"]
-        assert container["image"] == image_of(STAGES[container["command"][-1]].needs, images)
+        assert container["image"] == image_of(all_stages()[container["command"][-1]].needs, images)
         assert {"name": "NIGHTDRIVE_IMAGE", "value": container["image"]} in container["env"]
 
 
@@ -231,7 +231,7 @@ def test_a_mistake_in_the_cluster_section_is_named(given: dict[str, Any], said: 
 
 
 def test_a_cluster_without_gpus_asks_for_none() -> None:
-    stages = {name: {"gpu_count": 0} for name, stage in STAGES.items() if stage.needs.gpu_count}
+    stages = {name: {"gpu_count": 0} for name, stage in all_stages().items() if stage.needs.gpu_count}
     wanted = resource_parameters(build_parameters(Cluster, {"stages": stages}, where="cluster"))
     assert not [name for name in wanted if name.endswith("_gpus")]
 

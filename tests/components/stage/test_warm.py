@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from components import stages
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.warm import WARM_VARIABLE, run_warm, serve, warm_processes
 
@@ -58,7 +57,7 @@ def serve_uncaptured(listener: socket.socket) -> None:
 @pytest.fixture
 def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """The environment of a caller, with a server that knows the probe."""
-    monkeypatch.setitem(stages.STAGES, "probe", PROBE)
+    monkeypatch.setitem(stages.all_stages(), "probe", PROBE)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "json"))
         listener.listen()

@@ -15,7 +15,7 @@ import pytest
 from components.stage.__main__ import named_stages
 from components.stage.command import main
 from components.stage.declaration import Needs, Paths, Port, Refused, Stage
-from components.stage.registry import STAGES
+from components.stage.registry import all_stages
 from perception.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -144,14 +144,14 @@ def test_records_tell_what_the_work_used(tmp_path: Path, monkeypatch: pytest.Mon
     assert 3_000_000 <= record["written_bytes"] < 3_500_000
 
 
-@pytest.mark.parametrize("name", sorted(STAGES))
+@pytest.mark.parametrize("name", sorted(all_stages()))
 def test_a_command_imports_its_own_stage_alone(name: str) -> None:
-    assert named_stages([name, "--help"]) == {name: STAGES[name]}
+    assert named_stages([name, "--help"]) == {name: all_stages()[name]}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["contract"], ["resolves"], ["../ingest"], ["__main__"]])
 def test_a_command_that_names_no_stage_knows_all(arguments: list[str]) -> None:
-    assert named_stages(arguments) is STAGES
+    assert named_stages(arguments) is all_stages()
 
 
 def test_the_peak_of_memory_is_this_programs_own() -> None:
@@ -165,7 +165,7 @@ def test_a_killed_stage_leaves_nothing_that_looks_finished(tmp_path: Path) -> No
     program = textwrap.dedent(
         f"""
         import os, signal, sys
-        from tests.components.test_contract import COPY
+        from tests.components.stage.test_execution import COPY
         from dataclasses import replace
         from components.stage.command import main
         def run(inputs, outputs, parameters):

@@ -1,30 +1,30 @@
-"""`make faults`: the whole fault campaign and the whole bad-input campaign, with their counts; exit code 1 where anything was lost."""
+"""`nightdrive faults`: the fault campaign and the bad-input campaign with their counts; exit code 1 where anything was lost."""
 
-import argparse
 import json
 import os
-import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from tests.faults.counting import Count
 
-SEEDS = (1, 2, 3)
 
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the campaigns that are asked for, print every row as it ends and the table at the end."""
-    parser = argparse.ArgumentParser(prog="make faults", description="Fault campaign and bad-input campaign.")
-    parser.add_argument("campaign", choices=("all", "faults", "inputs"), nargs="?", default="all")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of the kills, one night each")
-    parser.add_argument("--examples", type=int, default=60, help="generated cases of each bad-input property")
-    parser.add_argument("--only", default="", help="the faults of these names, such as clock,gpu")
-    given = parser.parse_args(arguments)
+@click.command(epilog="Example: nightdrive faults --campaign faults --only clock,gpu")
+@click.option(
+    "--campaign", type=click.Choice(("all", "faults", "inputs")), default="all", show_default=True, help="What to run."
+)
+@click.option(
+    "--seeds", type=int, multiple=True, default=(1, 2, 3), show_default=True, help="Of the kills, one night each."
+)
+@click.option("--examples", default=60, show_default=True, help="Generated cases of each bad-input property.")
+@click.option("--only", default="", metavar="NAME,...", help="The faults of these names; default: all.")
+def faults(campaign: str, seeds: tuple[int, ...], examples: int, only: str) -> int:
+    """Run the fault campaign and the bad-input campaign, and count what was lost."""
     os.environ["OMP_NUM_THREADS"] = "1"
     from tests.faults.counting import table
     from tests.faults.nights import load_libraries
@@ -32,31 +32,24 @@ def main(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     load_libraries()
     rows = []
-    folder = Path(tempfile.mkdtemp(prefix="nightdrive-faults-"))
-    try:
-        for row in _rows(given, folder):
+    with tempfile.TemporaryDirectory(prefix="nightdrive-faults-", ignore_cleanup_errors=True) as folder:
+        for row in _rows(Path(folder), campaign, seeds, examples, only):
             rows.append(row)
             print(f"{time.monotonic() - started:6.0f} s  {table([row]).splitlines()[1]}", flush=True)
-            print(
-                *(f"          LOSS: {loss}" for loss in row.losses),
-                sep="\n",
-                end="\n" if row.losses else "",
-                flush=True,
-            )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            for loss in row.losses:
+                print(f"          LOSS: {loss}", flush=True)
     used = time.process_time() + sum(os.times()[2:4])
     print(f"\n{table(rows)}\n{time.monotonic() - started:.0f} s, {used:.0f} s of one core")
     return 1 if any(row.losses for row in rows) else 0
 
 
-def _rows(given: argparse.Namespace, folder: Path) -> "Iterator[Count]":
-    if given.campaign in ("all", "faults"):
-        yield from fault_rows(folder, given.seeds, given.only)
-    if given.campaign in ("all", "inputs"):
+def _rows(folder: Path, campaign: str, seeds: Sequence[int], examples: int, only: str) -> "Iterator[Count]":
+    if campaign in ("all", "faults"):
+        yield from fault_rows(folder, seeds, only)
+    if campaign in ("all", "inputs"):
         from tests.faults.inputs import input_rows
 
-        yield from input_rows(folder / "inputs", given.examples)
+        yield from input_rows(folder / "inputs", examples)
 
 
 def fault_rows(folder: Path, seeds: Sequence[int], only: str = "") -> "Iterator[Count]":
@@ -92,7 +85,3 @@ def fault_rows(folder: Path, seeds: Sequence[int], only: str = "") -> "Iterator[
     for name, run in rows.items():
         if not only or name in only.split(","):
             yield run(folder / name)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from components import kfp_step
+from components.stage import kfp_step
 from components.stage.command import main
 from components.stage.declaration import Needs, Paths, Stage
 from components.stage.kfp_step import Problem, local_path, read_problem
-from components.stage.registry import STAGES
+from components.stage.registry import all_stages
 from perception.errors import InputError, Unreachable
-from tests.components.test_contract import COPY
+from tests.components.stage.test_execution import COPY
 
 
 def executor_input(tmp_path: Path, **parameters: object) -> dict[str, object]:
@@ -115,8 +115,8 @@ def test_a_problem_in_an_optional_input_makes_it_absent_and_is_passed_on_beside_
 
 
 def test_the_gate_refuses_a_problem_and_the_report_tells_of_one() -> None:
-    assert STAGES["gate"].values_on_problem == {"decision": "refuse"}
-    assert set(STAGES["report"].values_on_problem) == set(STAGES["report"].values)
+    assert all_stages()["gate"].values_on_problem == {"decision": "refuse"}
+    assert set(all_stages()["report"].values_on_problem) == set(all_stages()["report"].values)
 
 
 def test_a_server_that_does_not_answer_is_tried_again_and_then_fails_so_that_kfp_retries(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local import ENGINE_FILE
 from pipelines.local.night_profile import main, night_profile, profile_text
+from pipelines.local.run import ENGINE_FILE
 
 DVC = """
 stages:

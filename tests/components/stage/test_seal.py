@@ -11,7 +11,7 @@ from components.stage.command import main
 from components.stage.declaration import Paths
 from components.stage.seal import SEAL_FILE, check_seal, write_seal
 from perception.errors import InputError
-from tests.components.test_contract import COPY
+from tests.components.stage.test_execution import COPY
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+"""What a source of frames is, as params.yaml names it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from perception.parameters import BrokenRule, CountOrZero, ShareFromZero, checked
+from perception.simulator.world import World, with_all_weights
+
+
+@checked
+class Source:
+    """Describe one source of frames."""
+
+    format: str  # scenes: rendered here; label_drop: see labels; camvid, ... (docs/formats.md): read from `path`
+    split: Literal["pool", "train", "val", "test"]  # what the frames are for
+    domain: Literal["real", "synthetic"]  # where they come from
+    # given: every frame has its label; oracle: hidden until a frame is selected; drop: from annotation; none
+    labels: Literal["given", "oracle", "none", "drop"]
+    path: str = ""  # root folder of the data set; {data} stands for DATA=
+    part: str = ""  # the data set's own name of the part to read, such as train or val
+    initial_labelled_frames: CountOrZero = 0  # of an oracle source: drawn at random, labelled from the start
+    # broken frames are left out and listed; above this share the source is refused
+    max_rejected_fraction: ShareFromZero = 0.1
+    rendering: Literal["simulator", "street"] = "street"  # of scenes
+    drives: CountOrZero = 0  # scenes: number of drives
+    frames_per_drive: CountOrZero = 0  # scenes: near-duplicate frames in a drive
+    # scenes: number of the first drive; sources with other drives share none
+    first_drive: Annotated[int, Field(ge=0, lt=10**9)] = 0
+    # scenes: the ranges that a drive is drawn from
+    world: Annotated[World, BeforeValidator(with_all_weights)] = Field(default_factory=World)
+
+    def __post_init__(self) -> None:
+        returned = self.format == "label_drop"
+        if (self.labels == "drop") != returned:
+            raise BrokenRule("labels", self.labels, "is drop exactly for format label_drop")
+        if returned and self.split != "train":
+            raise BrokenRule("split", self.split, "of a label_drop source must be train")
+        if self.format != "scenes" and not self.path:
+            rule = "names the folder of the data set, DATA=DIR gives it on the command line"
+            raise BrokenRule("path", self.path, rule)
+        if self.format == "scenes" and not self.drives * self.frames_per_drive:
+            raise BrokenRule("drives", self.drives, "scenes need drives and frames_per_drive above 0")

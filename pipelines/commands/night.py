@@ -1,0 +1,97 @@
+"""The commands of a night on this machine, of its network and of its figures."""
+
+import time
+from pathlib import Path
+
+import click
+
+from pipelines.commands.options import PATH, night_options, set_option
+
+runs_option = click.option(
+    "--runs", type=PATH, default=Path(__file__).parents[2] / "runs", help="Folder of all runs; default: runs."
+)
+
+
+@click.command(epilog="Example: nightdrive run --profile smoke --set select.budget_frames=20")
+@night_options("demo")
+@click.option("--run", default="", metavar="NAME", help="The run's folder below --runs; default: the profile.")
+@runs_option
+def run(profile: str, data: str, overrides: list[str], run: str, runs: Path) -> int:
+    """Run one whole night on this machine; a night that was stopped goes on."""
+    from pipelines.local.run import run_folder, run_night
+    from pipelines.local.summary_table import night_table
+    from pipelines.nightly import nightly
+    from pipelines.settings import load_settings
+
+    started, night, folder = time.monotonic(), nightly(), run_folder(run or profile, runs)
+    data = str(Path(data).resolve()) if data else ""
+    code = run_night(night, folder, load_settings(night, profile, overrides, data, run=folder.name))
+    print(night_table(folder, seconds=time.monotonic() - started))
+    return code
+
+
+@click.command(epilog="Example: nightdrive evaluate --model runs/latest/compressed/model.onnx --data /path/to/camvid")
+@click.option("--model", required=True, type=PATH, metavar="FILE", help="The exported network, an ONNX file.")
+@click.option("--data", required=True, type=PATH, metavar="FOLDER", help="The data set.")
+@click.option("--format", default="", metavar="NAME", help="The folder's layout; default: found out.")
+@click.option("--part", default="", metavar="NAME", help="The data set's own name of the part to read, such as val.")
+@click.option("--taxonomy", default="", metavar="NAME", help="The network's classes, for a file that does not tell.")
+@click.option("--champion", type=PATH, metavar="FILE", help="Another ONNX file to compare with.")
+@click.option("--out", type=PATH, metavar="FOLDER", help="The result; default: runs/evaluate/MODEL-DATA.")
+@set_option
+def evaluate(
+    model: Path,
+    data: Path,
+    format: str,
+    part: str,
+    taxonomy: str,
+    champion: Path | None,
+    out: Path | None,
+    overrides: list[str],
+) -> None:
+    """Judge an exported network on a data set, with a page of its own; --set takes fields of JudgeParameters."""
+    from pipelines.local.evaluation import evaluate_folder, figures_table, judge_fields
+
+    target = out or Path("runs/evaluate") / f"{model.stem}-{data.resolve().name}"
+    figures = evaluate_folder(
+        model,
+        data,
+        target,
+        format=format,
+        part=part,
+        taxonomy=taxonomy,
+        champion=champion,
+        given=judge_fields(overrides),
+    )
+    print(figures_table(figures, target))
+
+
+@click.command(epilog="Example: nightdrive profile --run smoke")
+@click.option("--run", default="latest", show_default=True, metavar="NAME", help="The run's folder below --runs.")
+@runs_option
+def profile(run: str, runs: Path) -> None:
+    """Say where the seconds and bytes of a night on this machine went."""
+    from pipelines.local.night_profile import night_profile, profile_text
+
+    print(profile_text(night_profile(runs / run)))
+
+
+@click.command(epilog="Example: nightdrive engine --onnx runs/demo/compressed/model.onnx --batch-frames 8")
+@click.option(
+    "--onnx",
+    type=PATH,
+    default="runs/latest/compressed/model.onnx",
+    show_default=True,
+    metavar="FILE",
+    help="The network.",
+)
+@click.option("--out", type=PATH, metavar="FILE", help="The engine; default: the network's name with .engine.")
+@click.option("--batch-frames", default=1, show_default=True, help="Largest batch.")
+@click.option("--full-precision", is_flag=True, help="No float16.")
+def engine(onnx: Path, out: Path | None, batch_frames: int, full_precision: bool) -> None:
+    """Build a TensorRT engine from an exported network, where trtexec is installed."""
+    from perception.compression.tensorrt import build_engine
+
+    target = out or onnx.with_suffix(".engine")
+    print(build_engine(onnx, target, largest_batch_frames=batch_frames, half=not full_precision))
+    print(target)

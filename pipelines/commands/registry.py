@@ -1,0 +1,306 @@
+"""The commands of data versions: look at them, release them, take them back, fetch them, trace them.
+
+Decisions are commits in the data registry, with a name and a reason.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from perception.errors import InputError
+from pipelines.commands.options import PATH
+
+LOCAL = Path(__file__).parents[2] / "runs" / "registry" / "data.git"
+
+
+def _absolute(_context: click.Context, _option: click.Parameter, registry: str) -> str:
+    from components.stage.parameters import absolute
+
+    return absolute(registry)
+
+
+def _names(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _listed(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
+    return [name for name in _names(_context, _option, text) if name]
+
+
+registry_option = click.option(
+    "--registry",
+    envvar=["NIGHTDRIVE_OPTION_REGISTRY", "NIGHTDRIVE_REGISTRY"],
+    default=str(LOCAL),
+    callback=_absolute,
+    metavar="FOLDER|URL",
+    help="The data registry; default: NIGHTDRIVE_REGISTRY, or runs/registry/data.git.",
+)
+version_option = click.option("--version", required=True, metavar="TAG", help="The data version.")
+manifest_option = click.option(
+    "--manifest", default="", metavar="HASH", help="Of the manifest that was reviewed; default: the digits of the tag."
+)
+base_option = click.option("--base", metavar="TAG", help="The version to compare with; default: what is current.")
+
+
+def _signed(required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the decorator of a command that writes a decision: --by and --reason."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        reason = click.option("--reason", required=required, default="", metavar="TEXT", help="Why.")
+        by = click.option(
+            "--by",
+            required=required,
+            default="",
+            callback=_names,
+            metavar="NAME",
+            help="Who decides; several with commas.",
+        )
+        return by(reason(command))
+
+    return decorate
+
+
+@click.command(epilog="Example: nightdrive review --head data/demo-64245038")
+@registry_option
+@base_option
+@click.option("--head", metavar="TAG", help="The version to look at; default: the latest.")
+@click.option("--out", type=PATH, metavar="FOLDER", help="The page; default: runs/reviews/VERSION.")
+def review(registry: str, base: str | None, head: str | None, out: Path | None) -> None:
+    """Write the page that compares two data versions."""
+    from perception.data.taxonomies import load_taxonomy
+    from perception.reporting.review_page import write_review
+    from perception.versioning.review_sides import review as compare
+
+    facts, commands, pictures, taxonomy = compare(registry, head or _latest(registry), base)
+    folder = out or Path("runs") / "reviews" / facts["head"]["tag"].removeprefix("data/")
+    write_review(folder, facts, commands, pictures, load_taxonomy(taxonomy))
+    for name, answer in facts["answers"].items():
+        print(f"{name:<10} {answer}")
+    print(f"review     {folder / 'review.html'}")
+
+
+def _latest(registry: str) -> str:
+    from perception.versioning.upkeep import versions
+
+    listed = versions(registry)
+    if not listed:
+        raise InputError(f"registry {registry} has no version yet; run a night first")
+    return listed[-1].tag
+
+
+@click.command(
+    epilog="Example: nightdrive promote --version data/demo-64245038 --by 'Ada Lovelace' --reason 'nights improved'"
+)
+@registry_option
+@version_option
+@manifest_option
+@_signed()
+@base_option
+@click.option(
+    "--model",
+    type=click.Choice(("auto", "release", "keep")),
+    default="auto",
+    show_default=True,
+    help="Whether its network becomes the champion; auto: where the night's verdict says so.",
+)
+def promote(
+    registry: str, version: str, manifest: str, by: list[str], reason: str, base: str | None, model: str
+) -> None:
+    """Release a data version: the next night starts from it and from its network."""
+    from perception.versioning.decisions import promote as decide
+    from perception.versioning.models import read_proposal, resolved
+
+    tag = resolved(registry, version).tag
+    release = model == "release" or (model == "auto" and _may_ship(read_proposal(registry, tag)))
+    reviewed = _reviewed(version, manifest)
+    done = decide(registry, tag, manifest_sha256=reviewed, names=by, reason=reason, base=base, release=release)
+    if done is None:
+        print(f"{tag} is current already; nothing was done")
+        return
+    print(
+        f"{done.tag} is current since now, instead of {done.previous or 'nothing'}; approved by {', '.join(done.names)}"
+    )
+    network = f"its network {done.model_sha256[:16]} is the champion" if done.model_sha256 else "the champion stays"
+    print(f"{network}; undo both with: make rollback BY=... REASON=...")
+
+
+def _may_ship(proposal: Any) -> bool:
+    evidence = getattr(proposal, "evidence", None) or {}
+    verdict = ((evidence.get("evaluation") or {}).get("promotion") or {}).get("decision")
+    return bool(getattr(proposal, "model_sha256", None)) and verdict == "promote"
+
+
+def _reviewed(version: str, manifest: str) -> str:
+    """Return the hash that a decision is bound to: the manifest's, or the digits that a tag ends with."""
+    found = re.fullmatch("data/.*-([0-9a-f]{8})", version)
+    if manifest or found:
+        return manifest or (found[1] if found else "")
+    raise InputError(
+        f"VERSION={version} does not say which manifest you reviewed; give the whole tag, or MANIFEST=hash"
+    )
+
+
+@click.command(
+    epilog="Example: nightdrive reject --version data/demo-64245038 --by 'Ada Lovelace' --reason 'labels are shifted'"
+)
+@registry_option
+@version_option
+@manifest_option
+@_signed()
+def reject(registry: str, version: str, manifest: str, by: list[str], reason: str) -> None:
+    """Record that a data version must never be released."""
+    from perception.versioning.decisions import reject as decide
+
+    done = decide(registry, version, manifest_sha256=_reviewed(version, manifest), name=by[0], reason=reason)
+    print(f"{done.tag} is rejected by {by[0]}: {done.reason}")
+
+
+@click.command(epilog="Example: nightdrive rollback --by 'Ada Lovelace' --reason 'complaints from the test track'")
+@registry_option
+@click.option("--version", metavar="TAG", help="What becomes current again; default: the one before.")
+@_signed()
+def rollback(registry: str, version: str | None, by: list[str], reason: str) -> None:
+    """Move the released pointers back; nothing is computed."""
+    from perception.versioning.decisions import rollback as decide
+
+    done = decide(registry, name=by[0], reason=reason, revision=version)
+    beside = f", with network {done.model_sha256[:16]}" if done.model_sha256 else ""
+    print(f"{done.tag} is current again, instead of {done.previous}{beside}")
+
+
+@click.command(epilog="Example: nightdrive versions")
+@registry_option
+def versions(registry: str) -> None:
+    """List the data versions, oldest first, with what is current and whose network is the champion."""
+    from perception.versioning.models import champion
+    from perception.versioning.registry import resolve
+    from perception.versioning.upkeep import versions as listed
+
+    released = {"current": resolve(registry), "champion": champion(registry)}
+    for version in listed(registry):
+        marks = " ".join(word for word, pointer in released.items() if pointer and version.tag == pointer.tag)
+        print(f"{version.tag:<44} {version.frames:>9,} frames {version.new_bytes / 1e6:>9.1f} MB new  {marks}")
+
+
+@click.command(epilog="Example: nightdrive history")
+@registry_option
+def history(registry: str) -> None:
+    """List every decision with its signature, and check that none was changed afterwards."""
+    from perception.versioning.audit import audit
+
+    found = audit(registry)
+    for entry in found.decisions:
+        decision = entry.decision
+        print(
+            f"{decision.decided_utc[:16]}  {decision.action:<8} {decision.tag}  {', '.join(decision.names)}: "
+            f"{decision.reason}  [{entry.signature}]"
+        )
+    for problem in found.problems:
+        print(f"PROBLEM: {problem}")
+    if found.problems:
+        raise InputError(f"the history of {registry} does not hold together; see above")
+    print(f"{len(found.decisions)} decisions; every one is as it was written, and the pointers are what they say")
+
+
+@click.command(epilog="Example: nightdrive verify-history --signers allowed_signers")
+@registry_option
+@click.option("--signers", required=True, metavar="FILE", help="The allowed keys, as ssh-keygen lists them.")
+def verify_history(registry: str, signers: str) -> None:
+    """Check that every data tag and every decision is signed by an allowed key."""
+    from perception.versioning.signatures import check_history
+
+    found = check_history(registry, signers)
+    for each in found:
+        print(f"{each.what:<44} {f'signed by {each.signer}' if each.signer else f'PROBLEM: {each.problem}'}")
+    bad = [each for each in found if each.signer is None]
+    if bad:
+        raise InputError(f"{len(bad)} of {len(found)} tags and decisions of {registry} bear no signature that counts")
+    print(f"{len(found)} tags and decisions, every one signed by an allowed key")
+
+
+@click.command(epilog="Example: nightdrive reproduce --version data/demo-64245038 --out /data/demo")
+@registry_option
+@version_option
+@click.option("--out", type=PATH, required=True, metavar="FOLDER", help="A new folder.")
+def reproduce(registry: str, version: str, out: Path) -> None:
+    """Fetch exactly the data of a version and prove them by their hashes."""
+    from perception.versioning.lineage import reproduce as fetch
+
+    done = fetch(registry, version, out)
+    print(
+        f"{done.version.tag} at commit {done.version.commit[:12]}: {done.files} files, {done.bytes:,} bytes, all as published"
+    )
+    print(f"manifest sha256 {done.manifest_sha256}")
+
+
+@click.command(epilog="Example: nightdrive lineage --drive 0001TP,0006R0")
+@registry_option
+@click.option("--frame", default="", callback=_listed, metavar="ID", help="A frame; several with commas.")
+@click.option("--drive", default="", callback=_listed, metavar="ID", help="A drive; several with commas.")
+def lineage(registry: str, frame: list[str], drive: list[str]) -> None:
+    """Say which versions and networks used a frame or a drive, and what its deletion would touch."""
+    from perception.versioning.lineage import deletion_impact, frame_history
+
+    if not frame and not drive:
+        raise InputError("name a frame or a drive: FRAME=id or DRIVE=id, several with commas")
+    rows = frame_history(registry, frame_ids=frame, drive_ids=drive)
+    if rows.empty:
+        print("no version holds it")
+        return
+    counted = rows.groupby(["tag", "split", "current", "champion"], sort=False).size()
+    for (tag, split, current, champion), count in counted.items():
+        marks = " ".join(word for word, holds in (("current", current), ("champion trained on it", champion)) if holds)
+        print(f"{tag:<44} {split:<6} {count:>7,} frames  {marks}")
+    impact = deletion_impact(registry, frame_ids=frame, drive_ids=drive)
+    held = f"{rows.frame_id.nunique()} frames of {rows.drive_id.nunique()} drives in {len(impact['versions'])} versions"
+    print(f"a deletion touches {held}")
+    print(f"networks that learned from them: {', '.join(impact['models']) or 'none is kept'}")
+    print(f"the frozen test set: {'touched' if impact['touches_test_set'] else 'not touched'}")
+
+
+@click.command(epilog="Example: nightdrive scrub --sample 1000 --seed 7")
+@registry_option
+@click.option("--sample", default=200, show_default=True, help="Objects to read back; -1: all.")
+@click.option("--seed", default=0, show_default=True, help="Which objects are drawn.")
+def scrub(registry: str, sample: int, seed: int) -> None:
+    """Check that the registry's remote holds every object, and re-hash a sample of them."""
+    from perception.versioning.upkeep import scrub as look
+
+    found = look(registry, sample=sample if sample >= 0 else None, seed=seed)
+    print(
+        f"{found.versions} versions, {found.objects} objects, {found.bytes / 1e6:.1f} MB; {len(found.checked)} read back"
+    )
+    for what, listed in (("missing", found.missing), ("damaged", found.damaged)):
+        for name, file in listed.items():
+            print(f"{what.upper()} {name}: {file}")
+    print(f"{found.unknown_objects} objects ({found.unknown_bytes / 1e6:.1f} MB) belong to no version of this registry")
+    if not found.is_clean:
+        raise InputError(
+            "the remote is not whole; publish the named versions again from where they are, or restore them"
+        )
+
+
+@click.command(epilog="Example: nightdrive retire --days 90")
+@registry_option
+@click.option("--days", default=30, show_default=True, help="Younger versions are kept.")
+@click.option("--plan", metavar="HASH", help="Of the dry run that you looked at; without it, this is one.")
+@_signed(required=False)
+def retire(registry: str, days: int, plan: str | None, by: list[str], reason: str) -> None:
+    """Show which versions retention would retire; do it where --plan names what was shown."""
+    from perception.versioning.upkeep import RetentionPolicy, apply_retention, plan_retention
+
+    policy = RetentionPolicy(keep_days=days)
+    planned = plan_retention(registry, policy)
+    for tag, why in planned.kept.items():
+        print(f"keep    {tag:<44} {why}")
+    for tag in planned.retired:
+        print(f"retire  {tag}")
+    print(f"frees {planned.bytes / 1e6:.1f} MB in {len(planned.objects)} objects; plan {planned.sha256}")
+    if plan:
+        apply_retention(registry, policy, plan_sha256=plan, name=by[0], reason=reason)
+        print("done")
+    elif planned.retired:
+        print(f'a dry run; to do it: make retire DAYS={days} PLAN={planned.sha256} BY="Your Name" REASON="why"')
