@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ import click
 from benchmarks.duels import runner
 from benchmarks.duels.catalogue import DUELS, peer_versions
 from benchmarks.duels.page import HOLDS, Row, publish
+from benchmarks.lazy import LazyCommands
 from benchmarks.results import ROOT
 
 EXIT_HOLDS, EXIT_FALLS_SHORT, EXIT_BUSY = 0, 1, 3
@@ -20,20 +20,11 @@ _WHAT_THEN = (
 )
 
 
-class _Duels(click.Group):
-    """List every duel, and load only the one that is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_BY_NAME)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _BY_NAME:
-            return None
-        command: click.Command = import_module(f"benchmarks.duels.{cmd_name}").duel
-        return command
-
-
-@click.group(cls=_Duels, invoke_without_command=True)
+@click.group(
+    epilog="Example: nightdrive bench --only scoring --only confusion",
+    commands=LazyCommands({name: f"benchmarks.duels.{name}:duel" for name in _BY_NAME}),
+    invoke_without_command=True,
+)
 @click.option("--only", multiple=True, type=click.Choice(list(_BY_NAME)), help="This duel; its row is replaced.")
 @click.option("--anyway", is_flag=True, help="Also on a busy machine; nothing is written.")
 @click.option("--list", "listed", is_flag=True, help="Name the duels and their bars.")

@@ -1,7 +1,5 @@
 """Is the training loop on a GPU fed? Its images a second with the loader, and with batches that lie on the device.
 
-    PYTHONPATH=. python3 -m benchmarks.gpu_feed [--workers 1 4 16] [--seconds 5] [--manifest FILE --store DIR] [--captured]
-
 The full-width ERFNet trains in bfloat16 by perception.training.loop.fit, the loop that nights use, on augmented frames of
 the nightly profile's size, decoded anew every time: nothing is cached. Frames are rendered in all cores beforehand, or
 are those of a manifest. Three things are measured for each number of loading threads, the last of which is by default
@@ -14,17 +12,17 @@ The bound is the same loop over batches that lie on the device. Fed means: at le
 it runs anywhere, which tests the benchmark and says nothing of a GPU. The last line is JSON.
 """
 
-import argparse
 import json
 import multiprocessing
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import click
 import cv2
 import pandas as pd
 import torch
@@ -50,8 +48,35 @@ FED = 0.95
 WARM_STEPS = 12
 
 
-def main() -> int:
-    options = _options()
+_CORES = usable_cores()
+
+
+@click.command()
+@click.option(
+    "--workers",
+    multiple=True,
+    default=sorted({1, min(4, _CORES), min(MOST_WORKERS, _CORES), _CORES}),
+    help="May be repeated.",
+)
+@click.option("--seconds", default=5.0, help="Of each measurement.")
+@click.option("--frames", default=64, help="Rendered.")
+@click.option("--frame-height", default=1024, help="Of rendered frames, px; twice as wide.")
+@click.option("--trained-height", default=512, help="px; twice as wide.")
+@click.option("--batch-frames", default=12)
+@click.option("--network-width", default=1.0)
+@click.option(
+    "--manifest", type=click.Path(path_type=Path), help="Parquet rows of labelled frames, instead of rendered ones."
+)
+@click.option("--store", help="The manifest's store.")
+@click.option("--captured", is_flag=True, help="Replay training steps as CUDA graphs.")
+@click.option("--device", default="cuda")
+def run(**given: Any) -> None:
+    """Measure whether the training loop on a GPU is fed: its images a second with the loader, and without."""
+    options = SimpleNamespace(**given)
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise click.UsageError("no GPU is visible; --device cpu tries the benchmark out without one")
+    if (options.manifest is None) != (options.store is None):
+        raise click.UsageError("--manifest and --store belong together")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)  # each loading thread has a frame of its own to work on
     with tempfile.TemporaryDirectory() as folder:
@@ -59,37 +84,12 @@ def main() -> int:
         bound = _bound(_frame_set(frames, store, options, options.workers[-1]), options)
         found = [_measured(_frame_set(frames, store, options, each), options, bound) for each in options.workers]
     print(json.dumps(_report(found, bound, len(frames), options)))
-    return 0
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cores = usable_cores()
-    parser.add_argument(
-        "--workers", type=int, nargs="+", default=sorted({1, min(4, cores), min(MOST_WORKERS, cores), cores})
-    )
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--frames", type=int, default=64, help="rendered")
-    parser.add_argument("--frame-height", type=int, default=1024, help="of rendered frames, px; twice as wide")
-    parser.add_argument("--trained-height", type=int, default=512, help="px; twice as wide")
-    parser.add_argument("--batch-frames", type=int, default=12)
-    parser.add_argument("--network-width", type=float, default=1.0)
-    parser.add_argument("--manifest", type=Path, help="Parquet rows of labelled frames, instead of rendered ones")
-    parser.add_argument("--store", help="the manifest's store")
-    parser.add_argument("--captured", action="store_true", help="replay training steps as CUDA graphs")
-    parser.add_argument("--device", default="cuda")
-    options = parser.parse_args()
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("no GPU is visible; --device cpu tries the benchmark out without one")
-    if (options.manifest is None) != (options.store is None):
-        parser.error("--manifest and --store belong together")
-    return options
 
 
 # --- frames
 
 
-def _frames(options: argparse.Namespace, folder: Path) -> tuple[pd.DataFrame, Any]:
+def _frames(options: SimpleNamespace, folder: Path) -> tuple[pd.DataFrame, Any]:
     if options.manifest is not None:
         frames = pd.read_parquet(options.manifest)
         return frames[frames.label_uri.notna()].reset_index(drop=True), open_store(options.store)
@@ -117,7 +117,7 @@ def _rendered(job: tuple[int, int]) -> tuple[bytes, bytes]:
     return encoded.image_jpg, encoded.label_png
 
 
-def _frame_set(frames: pd.DataFrame, store: Any, options: argparse.Namespace, workers: int) -> FrameSet:
+def _frame_set(frames: pd.DataFrame, store: Any, options: SimpleNamespace, workers: int) -> FrameSet:
     height = options.trained_height
     settings = LoadSettings(
         height_px=height, width_px=2 * height, taxonomy=TAXONOMY, cache_mib=0, workers=workers
@@ -125,7 +125,7 @@ def _frame_set(frames: pd.DataFrame, store: Any, options: argparse.Namespace, wo
     return FrameSet(frames, store, settings)
 
 
-def _batches(frames: FrameSet, options: argparse.Namespace, steps: int) -> Iterator[Batch]:
+def _batches(frames: FrameSet, options: SimpleNamespace, steps: int) -> Iterator[Batch]:
     """Yield batches as nights do: drawn anew, augmented, as bytes for a GPU."""
     return shuffled_batches(
         frames, options.batch_frames, 0, 0, Augment(), epoch_frames=steps * options.batch_frames,
@@ -136,7 +136,7 @@ def _batches(frames: FrameSet, options: argparse.Namespace, steps: int) -> Itera
 # --- measurements
 
 
-def _trained(batches: Callable[[], Iterable[Batch]], steps: int, options: argparse.Namespace) -> float:
+def _trained(batches: Callable[[], Iterable[Batch]], steps: int, options: SimpleNamespace) -> float:
     """Train for `steps` batches and return frames a second, from the start of the loop until the GPU is done."""
     network = ERFNet(CLASSES, width=options.network_width).to(options.device)
     cuda = options.device.startswith("cuda")
@@ -151,7 +151,7 @@ def _trained(batches: Callable[[], Iterable[Batch]], steps: int, options: argpar
     return steps * options.batch_frames / (time.perf_counter() - start)
 
 
-def _bound(frames: FrameSet, options: argparse.Namespace) -> float:
+def _bound(frames: FrameSet, options: SimpleNamespace) -> float:
     """Return frames a second of the loop over batches that lie on the device."""
     kept = [batch.on(options.device) for batch in _batches(frames, options, 4)]
 
@@ -166,11 +166,11 @@ def _bound(frames: FrameSet, options: argparse.Namespace) -> float:
     return rate
 
 
-def _steps(rate: float, options: argparse.Namespace) -> int:
+def _steps(rate: float, options: SimpleNamespace) -> int:
     return max(WARM_STEPS, round(options.seconds * rate / options.batch_frames))
 
 
-def _measured(frames: FrameSet, options: argparse.Namespace, bound: float) -> dict[str, Any]:
+def _measured(frames: FrameSet, options: SimpleNamespace, bound: float) -> dict[str, Any]:
     """Measure one number of workers: frames a second of the loader alone and of the loop, and the loop's waiting."""
     alone = _loaded_alone(frames, options)
     waiting = WaitingTime()
@@ -183,7 +183,7 @@ def _measured(frames: FrameSet, options: argparse.Namespace, bound: float) -> di
             "of_bound": round(trained / bound, 3), "waiting_share": round(waiting.share, 4)}  # fmt: skip
 
 
-def _loaded_alone(frames: FrameSet, options: argparse.Namespace) -> float:
+def _loaded_alone(frames: FrameSet, options: SimpleNamespace) -> float:
     long = _batches(frames, options, 3000)
     count, start = 0, 0.0
     for number, batch in enumerate(long):
@@ -196,7 +196,7 @@ def _loaded_alone(frames: FrameSet, options: argparse.Namespace) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _report(found: list[dict[str, Any]], bound: float, frames: int, options: argparse.Namespace) -> dict[str, Any]:
+def _report(found: list[dict[str, Any]], bound: float, frames: int, options: SimpleNamespace) -> dict[str, Any]:
     most = found[-1]
     return {
         "benchmark": "gpu_feed", "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu",
@@ -205,7 +205,3 @@ def _report(found: list[dict[str, Any]], bound: float, frames: int, options: arg
         "captured": options.captured, "on_device": round(bound, 1), "by_workers": found, "bar": FED,
         "pass": bool(most["of_bound"] >= FED),
     }  # fmt: skip
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,6 @@
 """How often does the no-regression rule refuse? Real networks that differ by their seed; and one made worse by night.
 
     python benchmarks/no_regression.py [--start shared] [--networks 2]
-    python benchmarks/no_regression.py --start scratch --networks 6 --epochs 150 [--train-only 0 1]
-
 Small networks are trained on procedural scenes with different seeds and judged on one pool of test drives, two frames a
 drive. With --start shared they go on from one network, as a night goes on from the champion; with --start scratch they
 share nothing. A night draws its test drives from the pool with replacement and asks perception.metrics.comparison.
@@ -16,21 +14,30 @@ Networks and counts are kept in --work, so that a second call asks the rule alon
 on. The last line is JSON.
 """
 
-import argparse
 import copy
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import click
 import numpy as np
 import pandas as pd
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from components.stage.learning import LearningParameters, best_device, seeded
+from components.ingest.arrivals import arrivals, list_arrivals
+from components.ingest.sources import Source
+from components.stage.learning import (
+    LearningParameters,
+    augment_settings,
+    class_names,
+    new_network,
+    open_frames,
+    train_settings,
+)
 from components.stage.parameters import build_parameters
 from perception.data.loading import pixel_counts, shuffled_batches
 from perception.data.store import open_store
@@ -39,15 +46,39 @@ from perception.metrics.confusion import mean_iou
 from perception.metrics.segmentation import SegmentationScore, evaluate_frames, torch_predictor
 from perception.metrics.slices import column_slices
 from perception.models.checkpoint import load_network, save_network
+from perception.quality.intake import IntakeSettings, admit_frames
 from perception.training.loop import Resume, class_weights, fit
+from perception.training.setup import best_device, seeded
 
 DROP, SEED_BAR, WORSE_BAR = 0.03, 0.05, 0.95
 LEAST_FOR_SPREAD = 4  # networks: two to judge and two to measure on
 Nights = dict[str, list[Verdict]]
 
 
-def main() -> int:
-    options = _options()
+@click.command()
+@click.option("--drives", default=400, help="Of a night's test set.")
+@click.option("--pool", default=480, help="Test drives that nights draw from.")
+@click.option("--networks", default=2)
+@click.option("--nights", default=200)
+@click.option("--epochs", default=24)
+@click.option("--onward-epochs", default=4, help="Of networks that go on from one.")
+@click.option("--train-frames", default=640)
+@click.option("--epoch-frames", default=320)
+@click.option("--batch-frames", default=8)
+@click.option("--height-px", default=64)
+@click.option("--margin", default=RegressionRule.margin)
+@click.option("--class-margin", default=RegressionRule.class_margin)
+@click.option("--network-width", default=0.5)
+@click.option("--taxonomy", default="cityscapes19")
+@click.option("--start", type=click.Choice(("shared", "scratch")), default="shared")
+@click.option("--condition", default="time_of_day=night")
+@click.option("--spoil", type=click.Choice(("champion", "challenger")), default="champion")
+@click.option("--wide-alone", is_flag=True, help="Do not ask with the rule's own margins.")
+@click.option("--train-only", type=int, multiple=True, metavar="SEED", help="Train this network, and stop.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path("build/no_regression"))
+def run(**given: Any) -> int:
+    """Measure how often the no-regression rule refuses networks that differ by their seed, and one made worse by night."""
+    options = SimpleNamespace(**given)
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     parameters = _parameters(options)
@@ -67,38 +98,7 @@ def main() -> int:
     return 0 if report["pass"] else 1
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (
-        ("drives", 400),
-        ("pool", 480),
-        ("networks", 2),
-        ("nights", 200),
-        ("epochs", 24),
-        ("onward-epochs", 4),
-        ("train-frames", 640),
-        ("epoch-frames", 320),
-        ("batch-frames", 8),
-        ("height-px", 64),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    for name, default in (
-        ("margin", RegressionRule.margin),
-        ("class-margin", RegressionRule.class_margin),
-        ("network-width", 0.5),
-    ):
-        parser.add_argument(f"--{name}", type=float, default=default)
-    parser.add_argument("--taxonomy", default="cityscapes19")
-    parser.add_argument("--start", choices=("shared", "scratch"), default="shared")
-    parser.add_argument("--condition", default="time_of_day=night")
-    parser.add_argument("--spoil", choices=("champion", "challenger"), default="champion")
-    parser.add_argument("--wide-alone", action="store_true", help="do not ask with the rule's own margins")
-    parser.add_argument("--train-only", type=int, nargs="+", metavar="SEED", help="train these networks, and stop")
-    parser.add_argument("--work", type=Path, default=Path("build/no_regression"))
-    return parser.parse_args()
-
-
-def _parameters(options: argparse.Namespace) -> LearningParameters:
+def _parameters(options: SimpleNamespace) -> LearningParameters:
     given = {
         "store": str(options.work / "store"), "taxonomy": options.taxonomy, "height_px": options.height_px,
         "width_px": 2 * options.height_px, "seed": 0, "network_width": options.network_width, "dropout": 0.0,
@@ -108,65 +108,60 @@ def _parameters(options: argparse.Namespace) -> LearningParameters:
     return build_parameters(LearningParameters, given, where="no_regression")
 
 
-def _frames(
-    name: str, rendering: str, first: int, drives: int, frames: int, options: argparse.Namespace
-) -> pd.DataFrame:
+def _frames(name: str, rendering: str, first: int, drives: int, frames: int, options: SimpleNamespace) -> pd.DataFrame:
     """Render drives once and return their manifest."""
     work, height = options.work, options.height_px
     path = work / f"{name}_{drives}_{height}.parquet"
     if not path.exists():
-        from components.ingest import IngestParameters
-        from components.ingest.arrivals import arrivals
-        from perception.quality.intake import IntakeSettings, admit_frames
-
-        source = {"format": "scenes", "rendering": rendering, "domain": "real", "split": "test", "labels": "given",
-                  "drives": drives, "frames_per_drive": frames, "first_drive": first}  # fmt: skip
-        given = IngestParameters(source=name, sources={name: source}, store=str(work / "store"), taxonomy="cityscapes19",
-                                 height_px=height, width_px=2 * height, seed=20)  # fmt: skip
-        arriving, count = arrivals(given.chosen(), given)
+        store = open_store(str(work / "store"))
+        source = build_parameters(Source, {
+            "format": "scenes", "rendering": rendering, "domain": "real", "split": "test", "labels": "given",
+            "drives": drives, "frames_per_drive": frames, "first_drive": first,
+        }, where=name)  # fmt: skip
+        listed = list_arrivals(name, source)
+        arriving = arrivals(source, listed, store, 20, (height, 2 * height))
         settings = IntakeSettings(source=name, split="test", domain="real", labels="given", taxonomy="cityscapes19")
-        intake = admit_frames(arriving, count, open_store(given.store), settings)
-        intake.manifest.to_parquet(path)
+        admit_frames(arriving, len(listed), store, settings).manifest.to_parquet(path)
     return pd.read_parquet(path)
 
 
 # --- networks
 
 
-def _network_file(options: argparse.Namespace, seed: int) -> Path:
+def _network_file(options: SimpleNamespace, seed: int) -> Path:
     epochs = options.epochs if options.start == "scratch" else f"{options.epochs}+{options.onward_epochs}"
     name = f"network_{options.start}_{seed}_{epochs}_{options.network_width:g}_{options.train_frames}.safetensors"
     return options.work / name
 
 
-def _network(parameters: LearningParameters, seed: int, options: argparse.Namespace) -> torch.nn.Module:
+def _network(parameters: LearningParameters, seed: int, options: SimpleNamespace) -> torch.nn.Module:
     """Train the network of a seed: from scratch, or for onward-epochs from what seed 0 made of scratch; averaged weights."""
     path = _network_file(options, seed)
     if options.start == "scratch":
         with_seed = replace(parameters, seed=1000 + seed)
-        return _trained(path, with_seed, lambda: seeded(with_seed.new_network, with_seed.seed), options)
-    scratch = argparse.Namespace(**{**vars(options), "start": "scratch"})
+        return _trained(path, with_seed, lambda: seeded(lambda: new_network(with_seed), with_seed.seed), options)
+    scratch = SimpleNamespace(**{**vars(options), "start": "scratch"})
     start = _network_file(scratch, 0)
     first = replace(parameters, seed=1000)
-    _trained(start, first, lambda: seeded(first.new_network, first.seed), options)
+    _trained(start, first, lambda: seeded(lambda: new_network(first), first.seed), options)
     onwards = replace(parameters, seed=2000 + seed, epochs=options.onward_epochs, learning_rate=0.002)
     return _trained(path, onwards, lambda: load_network(start), options)
 
 
 def _trained(
-    path: Path, parameters: LearningParameters, begin: Callable[[], torch.nn.Module], options: argparse.Namespace
+    path: Path, parameters: LearningParameters, begin: Callable[[], torch.nn.Module], options: SimpleNamespace
 ) -> torch.nn.Module:
     if not path.exists():
         start = time.monotonic()
-        train = parameters.frame_set(_frames("train", "street", 0, options.train_frames, 1, options))
+        train = open_frames(_frames("train", "street", 0, options.train_frames, 1, options), parameters)
         network = begin()
         average = copy.deepcopy(network)
-        cuda = best_device() != "cpu"
-        settings = replace(parameters.train_settings(), captured=cuda)
+        settings = train_settings(parameters, device=best_device())
+        augment = augment_settings(parameters)
         fit(
             network,
             lambda epoch: shuffled_batches(
-                train, settings.batch_frames, settings.seed, epoch, parameters.augment(), parameters.epoch_frames, as_bytes=cuda
+                train, settings.batch_frames, settings.seed, epoch, augment, parameters.epoch_frames, as_bytes=settings.captured
             ),
             settings, class_weights=class_weights(pixel_counts(train)), average=average,
             iterations_per_epoch=parameters.epoch_frames // settings.batch_frames,
@@ -180,12 +175,12 @@ def _trained(
 def _score(
     network: torch.nn.Module, test: pd.DataFrame, parameters: LearningParameters, path: Path, change=None
 ) -> SegmentationScore:
-    classes = len(parameters.class_names())
+    classes = len(class_names(parameters.taxonomy))
     if path.exists():
         kept = np.load(path, allow_pickle=False)
         frames, groups = pd.read_parquet(path.with_suffix(".frames")), pd.read_parquet(path.with_suffix(".groups"))
         return SegmentationScore(groups=groups, counts=kept["counts"], frames=frames)
-    score = evaluate_frames(parameters.frame_set(test), test, torch_predictor(network), classes, change=change)
+    score = evaluate_frames(open_frames(test, parameters), test, torch_predictor(network), classes, change=change)
     score.frames.to_parquet(path.with_suffix(".frames"))
     score.groups.to_parquet(path.with_suffix(".groups"))
     np.savez(path, counts=score.counts)
@@ -197,7 +192,7 @@ def _score(
 
 def _worsened(
     network: torch.nn.Module, score: SegmentationScore, below: float, test: pd.DataFrame,
-    parameters: LearningParameters, options: argparse.Namespace, name: str,
+    parameters: LearningParameters, options: SimpleNamespace, name: str,
 ) -> SegmentationScore:  # fmt: skip
     """Spoil the images of one condition until the mIoU there has fallen to `below`; bisected."""
     column, value = options.condition.split("=")
@@ -270,7 +265,7 @@ def _pairs(networks: int) -> list[tuple[int, int]]:
 
 
 def _ask(networks, scores, test, parameters: LearningParameters, rule: RegressionRule, options) -> dict:
-    pairs, classes = _pairs(len(scores)), parameters.class_names()
+    pairs, classes = _pairs(len(scores)), class_names(parameters.taxonomy)
     each = -(-options.nights // len(pairs))
     column, value = options.condition.split("=")
     rows = (scores[0].groups[column] == value).to_numpy(bool)
@@ -339,7 +334,3 @@ def _report(nights: Nights, scores, spread: dict[str, float], rule: RegressionRu
 
 def _passes(shares: dict) -> bool:
     return shares["seeds_refused"] <= SEED_BAR and shares["worse_refused_and_named"] >= WORSE_BAR
-
-
-if __name__ == "__main__":
-    sys.exit(main())

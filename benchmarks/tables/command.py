@@ -44,8 +44,8 @@ def _device(_context: click.Context, _option: click.Parameter, value: str) -> st
     return value
 
 
-@click.command()
-@click.argument("name", type=click.Choice(table_names()))
+@click.command(epilog="Example: nightdrive table dpe --data /path/to/cifar10.npz --size medium --minutes 9")
+@click.argument("name", type=click.Choice(table_names()), envvar="NIGHTDRIVE_OPTION_TABLE")
 @click.option("--data", type=FOLDER, help="Data set, known by what is in it; without: procedural scenes.")
 @click.option("--size", type=click.Choice(SIZES), default="small", help="small: two cores; full: hours of a GPU.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, help="Independent repetitions.")
@@ -61,7 +61,7 @@ def table(
     name: str, data: Path | None, size: str, seeds: int, device: str, eager: bool, workers: int, minutes: float,
     only: str | None, partial: bool, work: Path, out: Path,
 ) -> int:  # fmt: skip
-    """Run a published table again at this machine's size, and write it.
+    """Run a published table again at this machine's size, and write it into docs/results.
 
     Every finished cell is kept: a run that is stopped, or whose minutes are spent, goes on with the same command. Cells that
     measure this machine's processor wait for a call with --device cpu. Exit codes: 0 the table is complete and written, 4
