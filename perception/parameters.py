@@ -85,34 +85,34 @@ def checked(kind: Kind) -> Kind:
         try:
             build(self, *arguments, **values)
         except ValidationError as error:
-            raise InputError(in_words(made, error, made.__name__, "correct it")) from None
+            raise InputError(in_words(made, error, made.__name__, "the call")) from None
 
     made.__init__ = build_in_our_words
     return made  # type: ignore[no-any-return]
 
 
-def in_words(kind: type, errors: ValidationError, where: str, next_step: str) -> str:
+def in_words(kind: type, errors: ValidationError, where: str, place: str) -> str:
     """Return the first mistake in one line: the parameter, its value, the rule, and what to do next.
 
-    kind: the class that was built; where: what the line calls it.
+    kind: the class that was built; where: what the line calls it; place: where a person changes it.
     """
     found = errors.errors(include_url=False)
     error: Mapping[str, Any] = next((each for each in found if each["type"] in _UNKNOWN), found[0])
-    *place, name = error["loc"] or ("",)
+    *above, name = error["loc"] or ("",)
     cause = error.get("ctx", {}).get("error")
     if error["type"] in _UNKNOWN:
-        hint = did_you_mean(str(name), _known_names(kind, nested=bool(place)))
+        hint = did_you_mean(str(name), _known_names(kind, nested=bool(above)))
         said = (
-            f"{_path(where, *place)}: unknown parameter {name!r}{hint}; see docs/parameters.md for the ones there are"
+            f"{_path(where, *above)}: unknown parameter {name!r}{hint}; see docs/parameters.md for the ones there are"
         )
     elif error["type"] == "missing" and isinstance(name, str):
-        said = f"{_path(where, *place)}: parameter {name!r} is missing; set it in params.yaml"
+        said = f"{_path(where, *above)}: parameter {name!r} is missing; set it in {place}"
     elif isinstance(cause, BrokenRule):
-        said = f"{_path(where, *error['loc'], cause.name)} = {cause.value!r}: {cause.rule}; {next_step}"
+        said = f"{_path(where, *error['loc'], cause.name)} = {cause.value!r}: {cause.rule}; change it in {place}"
     else:
         ours = _RULES.get(error["type"])
         rule = ours.format(**_plain_context(error)) if ours else cause or error["msg"]
-        said = f"{_path(where, *error['loc'])} = {error['input']!r}: {rule}; {next_step}"
+        said = f"{_path(where, *error['loc'])} = {error['input']!r}: {rule}; change it in {place}"
     return said.replace("\n", "\\n")
 
 

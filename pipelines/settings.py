@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from components.ingest.sources import Source
-from components.stage.parameters import build_parameters, did_you_mean, overlay, parse_value, plain_values, read_yaml
-from perception.errors import InputError
+from components.stage.parameters import build_parameters, overlay, parse_value, plain_values, read_yaml
+from perception.errors import InputError, did_you_mean
 from pipelines.graph import Graph, Task
 from pipelines.kubeflow.resources import Cluster
 

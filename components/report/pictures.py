@@ -61,7 +61,7 @@ class Pictures:
         scored = score_frames(
             load_committee(folder),
             image_batches(rows, 8),
-            ScoreSettings(measure=measure),
+            ScoreSettings(measure=measure),  # type: ignore[arg-type]  # checked there
             embeddings=False,
             on_maps=lambda frame_id, found, _bounds: maps.update({frame_id: found[measure]}),
         )

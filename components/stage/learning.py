@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from components.stage.declaration import Paths
 from components.stage.execution import TRAINING_STATE_VARIABLE
-from components.stage.parameters import did_you_mean
+from perception.errors import did_you_mean
 from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
 
 COMMIT_VARIABLE, IMAGE_VARIABLE = "NIGHTDRIVE_COMMIT", "NIGHTDRIVE_IMAGE"  # set by the local engine, or by the image

@@ -6,15 +6,15 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from perception.errors import InputError, did_you_mean
+from perception.errors import InputError
 from perception.parameters import in_words
 
 Parameters = TypeVar("Parameters")
 
-__all__ = ["did_you_mean"]
+PLACE = "params.yaml or with SET"  # where most parameters are written
 
 
-def build_parameters(kind: type[Parameters], given: Mapping[str, Any], where: str) -> Parameters:
+def build_parameters(kind: type[Parameters], given: Mapping[str, Any], where: str, place: str = PLACE) -> Parameters:
     """Return the declared class `kind` (perception/parameters.py) built from plain values, checked and converted.
 
     Raises InputError for an unknown, missing or mistyped parameter and for a broken bound or rule, however deep it lies.
@@ -22,7 +22,7 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any], where: st
     try:
         return TypeAdapter(kind).validate_python(dict(given))
     except ValidationError as error:
-        raise InputError(in_words(kind, error, where, "change it in params.yaml or with SET")) from None
+        raise InputError(in_words(kind, error, where, place)) from None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 

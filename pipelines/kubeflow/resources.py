@@ -11,10 +11,10 @@ from typing_extensions import TypedDict
 from components.stage.declaration import Needs
 from components.stage.kfp_step import CHECKPOINTS_VARIABLE, TRAIN_JOB_VARIABLE
 from components.stage.learning import IMAGE_VARIABLE
-from components.stage.parameters import build_parameters, did_you_mean, plain_values
+from components.stage.parameters import build_parameters, plain_values
 from components.stage.registry import all_stages
 from components.stage.train_job import S3_KEYS
-from perception.errors import InputError
+from perception.errors import InputError, did_you_mean
 from perception.parameters import BrokenRule, CountOrZero, checked, matching
 
 # A loop's iterations all live in one Kubernetes object of bounded size, and each one costs two pods: more shards share them.
