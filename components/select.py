@@ -124,9 +124,9 @@ def _choices(
             return choose_frames(candidates, settings, labelled=near)
         return choose_frames(candidates, settings, labelled=known)
 
-    known = class_names(parameters.taxonomy)
+    classes = class_names(parameters.taxonomy)
     quotas = [
-        replace(each, class_id=known.index(each.class_name)) if each.class_name else each for each in parameters.quotas
+        replace(each, class_id=classes.index(each.class_name)) if each.class_name else each for each in parameters.quotas
     ]
     settings = replace(parameters, quotas=tuple(quotas))
     selected = choose(settings)
