@@ -21,7 +21,7 @@ from benchmarks.duels.duel import finish, result
 from benchmarks.duels.proximal import plain_samplers
 from benchmarks.tables.data import Labelled
 from benchmarks.tables.runner import Request
-from benchmarks.tables.shrinking import Task, latency_ms, seeded, torch_pruning_hooks, train_arm
+from benchmarks.tables.shrinking import Task, latency_ms, torch_pruning_hooks, train_arm
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
 from perception.models.erfnet import ERFNet
 from perception.simulator.folder import scene_frames
@@ -29,6 +29,7 @@ from perception.simulator.world import World
 from perception.sparsity.groups import find_groups
 from perception.sparsity.proximal import calibrate_strength, proximal_step, zero_neurons
 from perception.sparsity.removal import remove_zero_channels
+from perception.training.setup import seeded
 
 CLASSES, HEIGHT, WIDTH, NETWORK_WIDTH, MULTIPLE = 19, 64, 128, 0.5, 8
 BAR_RATIO, BAR_POINTS = 1.0, -0.5

@@ -42,16 +42,15 @@ def wait_for_quiet(watch: Callable[[], float] = others_share, seconds: float = W
 
 def fight(duel: Duel, versions: Mapping[str, str], load: float) -> Row:
     """Run a duel and judge what it says; whatever goes wrong becomes part of the row."""
-    words = ["-m", "benchmarks.duels", duel.name, *duel.options]
     others_before, before, date = wait_for_quiet(), Moment.now(), datetime.now(UTC)
-    report, problem = _run([sys.executable, *words], duel.timeout_s)
+    report, problem = _run([sys.executable, *words(duel)], duel.timeout_s)
     after = Moment.now()
     return Row(
         name=duel.name,
         verdict=FAILED if problem else HOLDS if report["pass"] else FALLS_SHORT,
         report=report,
         problem=problem,
-        command=" ".join(["python", *words]),
+        command=" ".join(["python", *words(duel)]),
         date=date.strftime("%Y-%m-%d %H:%M"),
         seconds=round(after.at - before.at, 1),
         load_before=round(load, 2),
@@ -60,6 +59,11 @@ def fight(duel: Duel, versions: Mapping[str, str], load: float) -> Row:
         hardware=hardware(),
         versions=dict(versions),
     )
+
+
+def words(duel: Duel) -> list[str]:
+    """Return what a Python interpreter is told to run a duel."""
+    return ["-m", "benchmarks.duels", duel.name, *duel.options]
 
 
 def _run(command: Sequence[str], timeout_s: float) -> tuple[dict[str, Any], str]:

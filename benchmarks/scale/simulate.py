@@ -61,10 +61,10 @@ def _rates(file: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(file.read_text())
         assert isinstance(found["rates"], Mapping)
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file; measure with `python -m benchmarks.scale.fleet_rates` first") from None
+        raise InputError(f"{file}: no such file; measure with `python -m benchmarks.scale fleet_rates` first") from None
     except (ValueError, KeyError, AssertionError):
         raise InputError(
-            f"{file}: holds no measured rates; measure with `python -m benchmarks.scale.fleet_rates`"
+            f"{file}: holds no measured rates; measure with `python -m benchmarks.scale fleet_rates`"
         ) from None
     return found
 

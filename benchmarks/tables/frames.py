@@ -28,11 +28,8 @@ from perception.errors import InputError
 from perception.simulator.render import render_drive
 from perception.simulator.world import Rendering, World
 
-SIMULATOR_DRIVES, FOREGROUND_DRIVES, HELD_OUT_DRIVES = (
-    100_000,
-    200_000,
-    300_000,
-)  # the first of each: no frame is in two
+# The first of each: no frame is in two.
+SIMULATOR_DRIVES, FOREGROUND_DRIVES, HELD_OUT_DRIVES = 100_000, 200_000, 300_000
 STREET_DRIVES, STREET_TEST_DRIVES = 400_000, 500_000
 
 
@@ -61,9 +58,8 @@ def simulated(
     world: World, taxonomy: Taxonomy, seed: int, first_drive: int, frames: int, size: tuple[int, int], workers: int
 ) -> Simulated:
     """Render one frame a drive in the simulator's look. size: (height, width) in pixels."""
-    images, labels, instances = _rendered(
-        world, "simulator", seed, range(first_drive, first_drive + frames), size, workers
-    )
+    drives = range(first_drive, first_drive + frames)
+    images, labels, instances = _rendered(world, "simulator", seed, drives, size, workers)
     lookup = label_lookup("cityscapes19", taxonomy.name)
     return Simulated(
         images=_as_frames(images),
@@ -74,9 +70,8 @@ def simulated(
 
 def street(world: World, seed: int, first_drive: int, frames: int, size: tuple[int, int], workers: int) -> Simulated:
     """Render one frame a drive in the street's look, in the 19 classes."""
-    images, labels, instances = _rendered(
-        world, "street", seed, range(first_drive, first_drive + frames), size, workers
-    )
+    drives = range(first_drive, first_drive + frames)
+    images, labels, instances = _rendered(world, "street", seed, drives, size, workers)
     return Simulated(images=_as_frames(images), labels=torch.from_numpy(labels), instances=instances)
 
 
@@ -93,18 +88,21 @@ def rendered_target(train: Simulated, test: Simulated) -> Target:
 
 def keep(path: Path, frames: Simulated) -> None:
     """Write frames to one file, whole or not at all."""
+    _keep(path, images=frames.images.numpy(), labels=frames.labels.numpy(), instances=frames.instances)
+
+
+def _keep(path: Path, **arrays: NDArray[Any]) -> None:
     temporary = path.with_suffix(".part")
     with temporary.open("wb") as file:
-        np.savez(file, images=frames.images.numpy(), labels=frames.labels.numpy(), instances=frames.instances)
+        np.savez(file, **arrays)
     temporary.replace(path)
 
 
 def kept(path: Path) -> Simulated:
     """Read frames that `keep` wrote; raises InputError where they are gone or damaged."""
     file = _arrays(path, ("images", "labels", "instances"))
-    return Simulated(
-        images=torch.from_numpy(file["images"]), labels=torch.from_numpy(file["labels"]), instances=file["instances"]
-    )
+    images, labels = (torch.from_numpy(file[name]) for name in ("images", "labels"))
+    return Simulated(images=images, labels=labels, instances=file["instances"])
 
 
 def _arrays(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
@@ -156,10 +154,7 @@ def detector_frames(frames: Simulated, taxonomy: Taxonomy, targets: TargetSettin
 
 def keep_targets(path: Path, frames: Instances) -> None:
     """Write what the detector learns from to one file, whole or not at all."""
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
-        np.savez(file, **{name: value.numpy() for name, value in frames.fields.items()})
-    temporary.replace(path)
+    _keep(path, **{name: value.numpy() for name, value in frames.fields.items()})
 
 
 def kept_targets(path: Path) -> Instances:

@@ -1,21 +1,19 @@
 """What the adaptation table says: IoU by class for every row, means over foreground and background, the gap that is closed."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.results import markdown_table
+from benchmarks.tables.adaptation.plan import Plan
 from benchmarks.tables.results import draw_rows
 from benchmarks.tables.runner import Found, Request
 from benchmarks.tables.statistics import mean_and_spread
 from perception.data.taxonomies import Taxonomy
 from perception.errors import InputError
 from perception.metrics.differences import paired_difference
-
-if TYPE_CHECKING:
-    from benchmarks.tables.adaptation.table import Plan
 
 # Row: the cell that it comes from and the key of its IoU by class.
 ROWS = {
@@ -32,9 +30,7 @@ GOALS = {"fully supervised": "gap closed", "fully supervised, longer": "gap clos
 MEANS = ("mIoU", "foreground", "background")
 
 
-def page(
-    plan: "Plan", request: Request, taxonomy: Taxonomy, results: Mapping[str, Found]
-) -> tuple[str, dict[str, Any]]:
+def page(plan: Plan, request: Request, taxonomy: Taxonomy, results: Mapping[str, Found]) -> tuple[str, dict[str, Any]]:
     """Return the section's Markdown and its figures: row → by class and means, a value a seed."""
     seeds = list(range(request.seeds))
     rows = {name: row for name, row in ROWS.items() if all(f"{row[0]}-seed{seed}" in results for seed in seeds)}
@@ -66,7 +62,7 @@ def _of_row(
     }
 
 
-def _setting(plan: "Plan", request: Request, seeds: int) -> str:
+def _setting(plan: Plan, request: Request, seeds: int) -> str:
     height, width = plan.camvid_px if request.data_kind == "camvid" else plan.street_px
     where = (
         "CamVid's published val part" if request.data_kind == "camvid" else f"{plan.street_test_frames} street frames"

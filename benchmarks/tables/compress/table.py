@@ -4,27 +4,27 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from benchmarks.results import markdown_table
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import (
     Task,
+    arm_cells,
     finished,
     latency_ms,
     network_for,
     open_task,
-    seeded,
+    scatter,
     structured,
     train_arm,
+    training_options,
     verdict,
-)
+)  # fmt: skip
 from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
 from perception.metrics.differences import paired_difference
+from perception.training.setup import seeded
 
-ABOUT = "compression-aware training: what an early reload saves, low rank, and whether over-parameterisation is needed"
 TABLE_SIZES = ("small", "medium", "full")
 # What the reload must reach: small networks cost calls too, which do not shrink, so 0.74 is 0.4 of their multiplications.
 COST = {"target_cost_share": 0.55, "importance": "loss", "lost": "share", "multiple_of": 8}
@@ -61,29 +61,19 @@ def cells(request: Request) -> list[Cell]:
     task = open_task(request)
     settings = SETTINGS[request.size]
     make = functools.partial(_trained, task=task, request=request, settings=settings)
-    trained = [
-        Cell(
-            name=f"{arm}_{seed}",
-            compute=functools.partial(make, arm=arm, seed=seed),
-            settings=_plain(settings) if arm == "dense" else settings,
-            needs=(f"half_{seed}",) if arm == "scratch" else (),
-        )
-        for seed in range(request.seeds)
-        for arm in ARMS
-    ]
+
+    def of_arm(arm: str) -> dict[str, Any]:
+        return training_options(settings) if arm == "dense" else settings
+
+    trained = arm_cells(request, ARMS, make, of_arm, {"scratch": "half"})
     measure = functools.partial(_latency, task=task)
     return [*trained, Cell(name="latency", compute=measure, needs=("dense_0",), side_by_side=True)]
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what all arms have in common: how they are trained."""
-    return {name: settings[name] for name in ("epochs", "learning_rate", "mixed_precision") if name in settings}
 
 
 def _trained(
     before: Mapping[str, Found], *, arm: str, seed: int, task: Task, request: Request, settings: dict[str, Any]
 ) -> Found:
-    options = {**_plain(settings), "seed": seed}
+    options = {**training_options(settings), "seed": seed}
     if arm == "scratch":
         network = structured(lambda: network_for(task), before[f"half_{seed}"]["leaves"], seed + 1000)
         return train_arm(task, network, request, **options)
@@ -117,34 +107,23 @@ def _latency(before: Mapping[str, Found], *, task: Task) -> Found:
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
     task, seeds = open_task(request), range(request.seeds)
-    times = results["latency"]
-    dense = [results[f"dense_{seed}"] for seed in seeds]
-    dense_scores = [each["score_percent"] for each in dense]
+    times, arms = results["latency"], finished(ARMS, results, seeds)
+    dense = arms["dense"]
     rows, figures = [], {}
-    for arm, about in finished(ARMS, results, seeds).items():
-        found = [results[f"{arm}_{seed}"] for seed in seeds]
-        scores = [each["score_percent"] for each in found]
-        saved = {
-            name: 100 * (1 - _total(found, name) / _total(dense, name)) for name in ("train_seconds", "train_macs")
+    for name, arm in arms.items():
+        saved = {each: 100 * (1 - arm.mean(each) / dense.mean(each)) for each in ("train_seconds", "train_macs")}
+        parameters = arm.mean("parameters")
+        milliseconds = times["half_0" if name == "scratch" else f"{name}_0"]
+        gap, *savings = ("", "", "") if name == "dense" else (
+            paired_difference(arm.scores, dense.scores).words(), *(f"{each:.0f}" for each in saved.values())
+        )  # fmt: skip
+        gone = f"{100 * (1 - parameters / dense.mean('parameters')):.1f}"
+        row = [arm.about, mean_and_spread(arm.scores), gap, f"{parameters:,.0f}", gone, f"{milliseconds:.3f}", *savings]
+        rows.append(row)
+        figures[name] = arm.values("score_percent", "parameters", "macs", "train_seconds", "train_macs") | {
+            "latency_ms": milliseconds,
+            "saved_percent": saved,
         }
-        parameters = sum(each["parameters"] for each in found) / len(found)
-        milliseconds = times["half_0" if arm == "scratch" else f"{arm}_0"]
-        rows.append(
-            [
-                about,
-                mean_and_spread(scores),
-                "" if arm == "dense" else paired_difference(scores, dense_scores).words(),
-                f"{parameters:,.0f}",
-                f"{100 * (1 - parameters / dense[0]['parameters']):.1f}",
-                f"{milliseconds:.3f}",
-                "" if arm == "dense" else f"{saved['train_seconds']:.0f}",
-                "" if arm == "dense" else f"{saved['train_macs']:.0f}",
-            ]
-        )
-        figures[arm] = {
-            name: [each[name] for each in found]
-            for name in ("score_percent", "parameters", "macs", "train_seconds", "train_macs")
-        } | {"latency_ms": milliseconds, "saved_percent": saved}
     header = ["arm", f"{task.score}, %", "gap to dense, points", "parameters", "gone, %", "ms a frame"]
     settings = SETTINGS[request.size]
     target = ", ".join(f"{name} {value}" for name, value in settings["target"].items())
@@ -156,11 +135,9 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
         "networks leave idle), the work of shrinking included, and of its multiplications. Latency: onnxruntime, one "
         f"thread.\n\n{markdown_table([*header, 'time saved, %', 'MACs saved, %'], rows)}\n\n{_verdicts(figures)}"
     )
-    return Report(title="Compression-aware training", body=text, figures=figures, plot=_plot(task, figures))
-
-
-def _total(found: list[Found], name: str) -> float:
-    return float(sum(each[name] for each in found))
+    points = {ARMS[arm]: (each["train_seconds"], each["score_percent"]) for arm, each in figures.items()}
+    plot = scatter(task, "training, seconds", points)
+    return Report(title="Compression-aware training", body=text, figures=figures, plot=plot)
 
 
 def _verdicts(figures: dict[str, Any]) -> str:
@@ -175,15 +152,3 @@ def _verdicts(figures: dict[str, Any]) -> str:
         gain = mean["half"] - mean["scratch"]
         lines.append((gain > 0, f"the same structure from scratch is {-gain:+.2f} points from the reload after a half"))
     return verdict(lines)
-
-
-def _plot(task: Task, figures: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(6, 4))
-    axes = figure.subplots()
-    for arm, each in figures.items():
-        axes.plot(each["train_seconds"], each["score_percent"], "o", label=ARMS[arm], alpha=0.8)
-    axes.set_xlabel("training, seconds")
-    axes.set_ylabel(f"{task.score}, %")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    return figure

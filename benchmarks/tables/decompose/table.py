@@ -5,20 +5,19 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch import nn
 
 from benchmarks.results import markdown_table
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.shrinking import Task, finished, latency_ms, open_task, seeded, train_arm, verdict
+from benchmarks.tables.shrinking import Task, arm_cells, finished, latency_ms, open_task, scatter, train_arm, verdict
 from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.errors import InputError
 from perception.metrics.differences import paired_difference
 from perception.models.decomposed import DecomposedConv
 from perception.models.erfnet import ERFNet, NonBottleneck1D
+from perception.training.setup import seeded
 
-ABOUT = "decomposed filters against square ones at equal width: parameters, accuracy, milliseconds"
 TABLE_SIZES = ("small", "medium", "full")
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("accuracy", "small"): {"epochs": 6, "learning_rate": 2e-3},
@@ -53,11 +52,7 @@ def cells(request: Request) -> list[Cell]:
     task = open_task(request)
     settings = SETTINGS[task.score, request.size]
     make = functools.partial(_trained, task=task, request=request, settings=settings)
-    trained = [
-        Cell(name=f"{arm}_{seed}", compute=functools.partial(make, arm=arm, seed=seed), settings=settings)
-        for seed in range(request.seeds)
-        for arm in _arms(task)
-    ]
+    trained = arm_cells(request, _arms(task), make, lambda _: settings, {})
     return [*trained, Cell(name="latency", compute=lambda _: _latency(task), side_by_side=True)]
 
 
@@ -106,28 +101,23 @@ def _latency(task: Task) -> Found:
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
     task, seeds = open_task(request), range(request.seeds)
-    square = [results[f"square_{seed}"]["score_percent"] for seed in seeds]
+    arms = finished(_arms(task), results, seeds)
     rows, figures = [], {}
-    for arm, about in finished(_arms(task), results, seeds).items():
-        found = [results[f"{arm}_{seed}"] for seed in seeds]
-        scores = [each["score_percent"] for each in found]
-        rows.append(
-            [
-                about,
-                mean_and_spread(scores),
-                "" if arm == "square" else paired_difference(scores, square).words(),
-                f"{found[0]['parameters']:,}",
-                f"{found[0]['macs'] / 1e6:.2f}",
-                f"{results['latency'][arm]:.3f}",
-                f"{sum(each['train_seconds'] for each in found) / len(found):.0f}",
-            ]
-        )
-        figures[arm] = {
-            "score_percent": scores,
-            "parameters": found[0]["parameters"],
-            "macs": found[0]["macs"],
-            "latency_ms": results["latency"][arm],
-        }
+    for name, arm in arms.items():
+        parameters, macs, milliseconds = arm.found[0]["parameters"], arm.found[0]["macs"], results["latency"][name]
+        gap = "" if name == "square" else paired_difference(arm.scores, arms["square"].scores).words()
+        row = [
+            arm.about,
+            mean_and_spread(arm.scores),
+            gap,
+            f"{parameters:,}",
+            f"{macs / 1e6:.2f}",
+            f"{milliseconds:.3f}",
+        ]
+        rows.append([*row, f"{arm.mean('train_seconds'):.0f}"])
+        figures[name] = {
+            "score_percent": arm.scores, "parameters": parameters, "macs": macs, "latency_ms": milliseconds,
+        }  # fmt: skip
     header = ["arm", f"{task.score}, %", "to square, points", "parameters", "MMAC", "ms a frame", "train s"]
     settings = SETTINGS[task.score, request.size]
     what = "ERFNet at half width, 3x3 blocks"
@@ -138,7 +128,15 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
         f"{settings['learning_rate']:g} with a cosine, {count_of_seeds(request.seeds)}. Latency: onnxruntime, one thread.\n\n"
         f"{markdown_table(header, rows)}\n\n{_verdicts(figures)}"
     )
-    return Report(title="Filter decomposition", body=text, figures=figures, plot=_plot(task, figures))
+    points = {
+        f"{arm.about}, {figures[name]['parameters']:,} parameters": (
+            [results["latency"][name]] * len(seeds),
+            arm.scores,
+        )
+        for name, arm in arms.items()
+    }
+    plot = scatter(task, "ms a frame, onnxruntime, one thread", points)
+    return Report(title="Filter decomposition", body=text, figures=figures, plot=plot)
 
 
 def _verdicts(figures: dict[str, Any]) -> str:
@@ -152,16 +150,3 @@ def _verdicts(figures: dict[str, Any]) -> str:
             (faster, f"{pair['latency_ms']:.3f} ms against {square['latency_ms']:.3f} ms a frame"),
         ]
     )
-
-
-def _plot(task: Task, figures: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(5, 3.5))
-    axes = figure.subplots()
-    for arm, each in figures.items():
-        scores = each["score_percent"]
-        axes.plot([each["latency_ms"]] * len(scores), scores, "o", label=f"{ARMS[arm]}, {each['parameters']:,}")
-    axes.set_xlabel("ms a frame, onnxruntime, one thread")
-    axes.set_ylabel(f"{task.score}, %")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, title="parameters")
-    return figure

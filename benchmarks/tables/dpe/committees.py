@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tables.data import Labelled
+from perception.data.loading import Batch
 from perception.models.resnet import ResNet18
 from perception.training.loop import TrainSettings, fit
 from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
@@ -38,14 +39,6 @@ class Recipe:
     def steps(self, images: int) -> int:
         """Return the number of gradient steps for a labelled set of that size."""
         return math.ceil(self.steps_at_1024 * (images / 1024) ** self.steps_power)
-
-
-@dataclass(frozen=True)
-class Images:
-    """A batch as the training loop takes it: images (frame, channel, height, width) float32, labels (frame,) int64."""
-
-    images: Tensor
-    labels: Tensor
 
 
 def standardised(images: Tensor, like: Tensor) -> Tensor:
@@ -123,7 +116,7 @@ def _network(recipe: Recipe, shape: tuple[int, ...], dropout: float) -> nn.Modul
     return nn.Sequential(*layers)
 
 
-def _batches(labelled: Labelled, recipe: Recipe, steps: int, seed: int) -> Iterator[Images]:
+def _batches(labelled: Labelled, recipe: Recipe, steps: int, seed: int) -> Iterator[Batch]:
     """Yield batches drawn at random, in passes over all images; where the images are, so that no step waits."""
     device = labelled.images.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -134,7 +127,7 @@ def _batches(labelled: Labelled, recipe: Recipe, steps: int, seed: int) -> Itera
             order = torch.cat([order, torch.randperm(count, generator=generator, device=device)])
         rows, order = order[:size], order[size:]
         images = labelled.images[rows]
-        yield Images(_varied(images, generator) if recipe.augment else images, labelled.labels[rows])
+        yield Batch(_varied(images, generator) if recipe.augment else images, labelled.labels[rows])
 
 
 def _varied(images: Tensor, generator: torch.Generator, reach_px: int = 4) -> Tensor:

@@ -2,20 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from matplotlib.figure import Figure
-
 from benchmarks.results import markdown_table
-from benchmarks.tables.results import Report
+from benchmarks.tables.dpe.plan import EXPONENTIAL, LINEAR_8, Arm, Plan
+from benchmarks.tables.results import Report, plot_by_share
 from benchmarks.tables.runner import Found, Request
 from benchmarks.tables.statistics import mean_and_spread
 from perception.metrics.differences import paired_difference
 from perception.uncertainty.dpe import EnsembleLoss
 
-Arm = tuple[str, str, tuple[int, ...]]
-PERCENTS = (4, 8, 16, 32)
 PUBLISHED = {"random": (80.60, 86.80, 91.08), "ensemble": (82.41, 90.05, 94.13), "dpe": (82.88, 90.15, 94.33)}
 NOT_DONE = "–"
+DRAWN = (("single", "random"), ("ensemble", "random"), ("dpe", "random"), ("ensemble", "k_centre"), ("dpe", "k_centre"))
 DIFFERENCES = (
     (("ensemble", "k_centre"), ("ensemble", "random")),
     (("ensemble", "top_n"), ("ensemble", "random")),
@@ -25,13 +22,15 @@ DIFFERENCES = (
 )
 
 
-def report(  # type: ignore[no-untyped-def]
-    request: Request, plan, results: Mapping[str, Found], arms: Sequence[Arm], loss: EnsembleLoss, seeds: int
+def report(
+    request: Request, plan: Plan, results: Mapping[str, Found], arms: Sequence[Arm], loss: EnsembleLoss, seeds: int
 ) -> Report:
-    """Write the section; plan is dpe.Plan, loss the DPE loss of its arms, seeds how many every arm is done in."""
+    """Write the section; loss the DPE loss of its arms, seeds how many every arm is done in."""
     found = {arm: _rounds(results, arm, seeds) for arm in arms}
     table2 = {
-        (kind, strategy): found[kind, strategy, percents] for kind, strategy, percents in arms if percents == PERCENTS
+        (kind, strategy): found[kind, strategy, percents]
+        for kind, strategy, percents in arms
+        if percents == EXPONENTIAL
     }
     parts = [_set_up(plan, loss if any(arm[0] == "dpe" for arm in arms) else None, seeds)]
     parts += [_accuracies(table2), _differences(table2), _trust(table2)]
@@ -47,7 +46,16 @@ def report(  # type: ignore[no-untyped-def]
         title="Selection by disagreement against random selection",
         body="\n\n".join(parts),
         figures={"arms": figures, "beta": loss.beta, "direction": loss.direction, "seeds": seeds},
-        plot=_plot(table2),
+        plot=plot_by_share(
+            {
+                _name(arm): {percent: found["accuracy"] for percent, found in table2[arm].items()}
+                for arm in DRAWN
+                if arm in table2
+            },
+            EXPONENTIAL,
+            EXPONENTIAL,
+            "test accuracy, %",
+        ),
     )
 
 
@@ -75,7 +83,7 @@ def _difference(
     return paired_difference(first[percent][key], second[percent][key]).words()
 
 
-def _set_up(plan, loss: EnsembleLoss | None, seeds: int) -> str:  # type: ignore[no-untyped-def]
+def _set_up(plan: Plan, loss: EnsembleLoss | None, seeds: int) -> str:
     recipe = plan.recipe
     network = recipe.network if recipe.channels == 64 else f"{recipe.network} from {recipe.channels} channels on"
     origin = "fixed beforehand" if plan.loss else "the least log loss of the sweep"
@@ -92,21 +100,21 @@ def _set_up(plan, loss: EnsembleLoss | None, seeds: int) -> str:  # type: ignore
 
 def _accuracies(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) -> str:
     rows = [
-        [f"{kind}, {strategy}", *(_spread(by_percent, percent, "accuracy") for percent in PERCENTS)]
+        [f"{kind}, {strategy}", *(_spread(by_percent, percent, "accuracy") for percent in EXPONENTIAL)]
         for (kind, strategy), by_percent in table2.items()
     ]
-    header = ["committee, selection", *(f"{percent} %" for percent in PERCENTS)]
-    return "### Test accuracy, % \n\n".replace(" \n", "\n") + markdown_table(header, rows)
+    header = ["committee, selection", *(f"{percent} %" for percent in EXPONENTIAL)]
+    return "### Test accuracy, %\n\n" + markdown_table(header, rows)
 
 
 def _differences(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) -> str:
     rows = [
         [f"{_name(first)} - {_name(second)}"]
-        + [_difference(table2[first], table2[second], percent, "accuracy") for percent in PERCENTS[1:]]
+        + [_difference(table2[first], table2[second], percent, "accuracy") for percent in EXPONENTIAL[1:]]
         for first, second in DIFFERENCES
         if first in table2 and second in table2
     ]
-    header = ["paired difference, points", *(f"{percent} %" for percent in PERCENTS[1:])]
+    header = ["paired difference, points", *(f"{percent} %" for percent in EXPONENTIAL[1:])]
     return "### Differences\n\n" + markdown_table(header, rows)
 
 
@@ -115,16 +123,9 @@ def _name(arm: tuple[str, str]) -> str:
 
 
 def _trust(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) -> str:
-    shown = [
-        ("single", "random"),
-        ("ensemble", "random"),
-        ("dpe", "random"),
-        ("ensemble", "k_centre"),
-        ("dpe", "k_centre"),
-    ]
     rows = [
         [_name(arm)] + [_spread(table2[arm], percent, key) for key in ("ece", "aurc") for percent in (16, 32)]
-        for arm in shown
+        for arm in DRAWN
         if arm in table2
     ]
     pairs = (("dpe", "random"), ("ensemble", "random")), (("dpe", "k_centre"), ("ensemble", "k_centre"))
@@ -165,13 +166,12 @@ def _point(name: str) -> tuple[str, float]:
 
 def _twenty(found: Mapping[Arm, dict[int, dict[str, list[float]]]]) -> str:
     lines: list[list[str]] = []
-    linear = (4, 8, 12, 16, 20)
     for label, kind, few in (
-        ("single, core-set linear-8", "single", ("single", "core_set", linear)),
+        ("single, core-set linear-8", "single", ("single", "core_set", LINEAR_8)),
         ("single, random", "single", ("single", "random", (4, 20))),
         ("DPE, random", "dpe", ("dpe", "random", (4, 20))),
-        ("single, k_centre linear-8", "single", ("single", "k_centre", linear)),
-        ("DPE, k_centre linear-8", "dpe", ("dpe", "k_centre", linear)),
+        ("single, k_centre linear-8", "single", ("single", "k_centre", LINEAR_8)),
+        ("DPE, k_centre linear-8", "dpe", ("dpe", "k_centre", LINEAR_8)),
     ):
         whole = found.get((kind, "random", (100,)), {}).get(100, {}).get("accuracy")
         if 20 not in found.get(few, {}):
@@ -195,24 +195,3 @@ def _published() -> str:
     return "### Published, CIFAR-10, ResNet-18, ensembles of 8\n\n" + markdown_table(
         ["sampling", "8 %", "16 %", "32 %"], rows
     )
-
-
-def _plot(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) -> Figure:
-    figure = Figure(figsize=(6.5, 3.6))
-    axes = figure.subplots()
-    shown = {
-        ("single", "random"): ("#9aa5b1", ":"), ("ensemble", "random"): ("#2f6db3", "--"), ("dpe", "random"): ("#c4501b", "--"),
-        ("ensemble", "k_centre"): ("#2f6db3", "-"), ("dpe", "k_centre"): ("#c4501b", "-"),
-    }  # fmt: skip
-    for arm, (colour, line) in ((arm, style) for arm, style in shown.items() if arm in table2):
-        percents = [percent for percent in PERCENTS if percent in table2[arm]]
-        values = np.array([table2[arm][percent]["accuracy"] for percent in percents])
-        spread = values.std(1, ddof=1) if values.shape[1] > 1 else np.zeros(len(percents))
-        axes.errorbar(percents, values.mean(1), spread, color=colour, linestyle=line, capsize=2, label=_name(arm))
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(PERCENTS, [f"{percent} %" for percent in PERCENTS])
-    axes.set_xlabel("labelled share of the pool")
-    axes.set_ylabel("test accuracy, %")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure

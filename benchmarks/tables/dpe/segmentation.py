@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from benchmarks.results import markdown_table
 from benchmarks.tables.data import Labelled, camvid
-from benchmarks.tables.dpe.committees import Images
 from benchmarks.tables.results import Report, draw_rows
 from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.segmenters import predictions
 from benchmarks.tables.statistics import mean_and_spread
+from perception.data.loading import Batch
 from perception.errors import InputError
 from perception.metrics.confusion import confusion_matrix, iou
 from perception.metrics.differences import paired_difference
@@ -198,8 +199,8 @@ def _learn(
     ensemble = make_ensemble(lambda _: _network(plan), 1, 5000 + seed)
     loss = ensemble_loss(EnsembleLoss(penalty="none"), weights_of(labelled).to(device))
     train_network(ensemble, labelled, plan, plan.steps, seed, device, loss)
-    confusion = _confusion(ensemble.members[0], test, device)
-    ious = iou(confusion)
+    predicted, _ = predictions(ensemble.members[0], test.images.to(device))
+    ious = iou(confusion_matrix(test.labels.numpy(), predicted.cpu().numpy(), CLASSES))
     return {
         "miou": 100 * float(np.nanmean(ious)),
         "iou": [None if np.isnan(each) else 100 * float(each) for each in ious],
@@ -231,7 +232,7 @@ def train_network(network: nn.Module, labelled: Labelled, plan: Plan, steps: int
     fit(network, lambda _: _batches(labelled, plan, steps, seed), settings, loss=loss, iterations_per_epoch=steps)
 
 
-def _batches(labelled: Labelled, plan: Plan, steps: int, seed: int) -> Iterator[Images]:
+def _batches(labelled: Labelled, plan: Plan, steps: int, seed: int) -> Iterator[Batch]:
     generator = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
     for _ in range(steps):
@@ -241,18 +242,7 @@ def _batches(labelled: Labelled, plan: Plan, steps: int, seed: int) -> Iterator[
         images, labels = labelled.images[rows].float() / 255, labelled.labels[rows]
         mirrored = torch.rand(len(rows), generator=generator) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        yield Images(images, torch.where(mirrored[:, None, None], labels.flip(2), labels))
-
-
-@torch.inference_mode()
-def _confusion(network: nn.Module, test: Labelled, device: str) -> np.ndarray:
-    network.eval()
-    total = np.zeros((CLASSES, CLASSES), dtype=np.int64)
-    for start in range(0, len(test), 8):
-        part = test.take(slice(start, start + 8))
-        predicted = network((part.images.float() / 255).to(device)).argmax(1).to(torch.uint8).cpu().numpy()
-        total += confusion_matrix(part.labels.numpy(), predicted, CLASSES)
-    return total
+        yield Batch(images, torch.where(mirrored[:, None, None], labels.flip(2), labels))
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:

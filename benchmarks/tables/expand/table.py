@@ -12,15 +12,15 @@ from torch import nn
 from benchmarks.results import markdown_table
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.shrinking import Task, finished, open_task, score_percent, seeded, train_arm, verdict
+from benchmarks.tables.shrinking import Arm, Task, finished, open_task, score_percent, train_arm, verdict
 from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.compression.cost import count_parameters
 from perception.compression.expansion import Kind, contract_network, expand_network, linearise
 from perception.errors import InputError
 from perception.metrics.differences import paired_difference
 from perception.models.small import SmallNet
+from perception.training.setup import seeded
 
-ABOUT = "ExpandNets (CK, CK with FC, initialisation from the nonlinear network) against the compact network"
 TABLE_SIZES = ("small", "medium", "full")
 # rates: learning rates of the sweep, which the arms of SWEPT get. full is the paper's training (its rate is 0.01).
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -134,30 +134,27 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
     seeds = [seed for seed in range(request.seeds) if all(f"{best[arm]}_{seed}" in results for arm in SWEPT)]
     if not seeds:
         raise InputError("table expand: no seed has both arms at their best learning rates; give it more MINUTES")
-    arms = {arm: ARMS[arm] for arm in SWEPT} | finished(ARMS, results, seeds)
-    compact = _scores(results, best["compact"], seeds)
+    arms = {arm: Arm(ARMS[arm], [results[f"{best[arm]}_{seed}"] for seed in seeds]) for arm in SWEPT}
+    arms |= {name: arm for name, arm in finished(ARMS, results, seeds).items() if name not in SWEPT}
+    compact = arms["compact"].scores
     rows, figures = [], {}
-    for arm, about in arms.items():
-        found = [results[f"{best[arm]}_{seed}"] for seed in seeds]
-        scores = [each["score_percent"] for each in found]
-        mean = {name: sum(each[name] for each in found) / len(found) for name in ("loss", "train_seconds")}
+    for name, arm in arms.items():
+        first = arm.found[0]
         rows.append(
             [
-                about,
-                f"{found[0]['rate']:g}",
-                mean_and_spread(scores),
-                "" if arm == "compact" else paired_difference(scores, compact).words(),
-                f"{mean['loss']:.3f}",
-                f"{found[0]['parameters']:,}",
-                f"{found[0]['contracted_parameters']:,}",
-                f"{max(each['contraction_error'] for each in found):.1e}",
-                f"{mean['train_seconds']:.0f}",
+                arm.about,
+                f"{first['rate']:g}",
+                mean_and_spread(arm.scores),
+                "" if name == "compact" else paired_difference(arm.scores, compact).words(),
+                f"{arm.mean('loss'):.3f}",
+                f"{first['parameters']:,}",
+                f"{first['contracted_parameters']:,}",
+                f"{max(each['contraction_error'] for each in arm.found):.1e}",
+                f"{arm.mean('train_seconds'):.0f}",
             ]
         )
-        figures[arm] = {
-            name: [each[name] for each in found]
-            for name in ("score_percent", "contracted_score_percent", "loss", "train_seconds", "contraction_error")
-        } | {"rate": found[0]["rate"]}
+        shown = ("score_percent", "contracted_score_percent", "loss", "train_seconds", "contraction_error")
+        figures[name] = arm.values(*shown) | {"rate": first["rate"]}
     header = ["arm", "lr", "accuracy, %", "to compact, points", "last loss", "trained parameters", "shipped", "error"]
     table = markdown_table([*header, "train s"], rows)
     sweep = {
@@ -171,9 +168,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
         [[about, *map(mean_and_spread, scores.values())] for about, scores in sweep.items()],
     )
     moved = max(
-        abs(each["score_percent"] - each["contracted_score_percent"])
-        for arm in arms
-        for each in (results[f"{best[arm]}_{seed}"] for seed in seeds)
+        abs(each["score_percent"] - each["contracted_score_percent"]) for arm in arms.values() for each in arm.found
     )
     text = (
         f"SmallNet, kernel {settings['kernel']}, expansion rate {RATE}; {len(task.train):,} images, "

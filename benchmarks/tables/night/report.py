@@ -1,21 +1,19 @@
 """What the night table says: the rows, what each stage adds, and whether the promise holds."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.results import markdown_table
+from benchmarks.tables.night.plan import Plan
 from benchmarks.tables.results import draw_rows
 from benchmarks.tables.runner import Found, Request
 from benchmarks.tables.shrinking import verdict
 from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.errors import InputError
 from perception.metrics.differences import paired_difference
-
-if TYPE_CHECKING:
-    from benchmarks.tables.night.table import Plan
 
 ROWS = {
     "full": "all labels, dense",
@@ -33,7 +31,7 @@ SHRUNK = ("pruned", "compressed")
 SHARE, PARAMETER_SHARE, SPEED_UP, LOSS_POINTS = 95.0, 0.10, 4.0, 1.0  # the promise
 
 
-def page(plan: "Plan", request: Request, results: Mapping[str, Found]) -> tuple[str, dict[str, Any]]:
+def page(plan: Plan, request: Request, results: Mapping[str, Found]) -> tuple[str, dict[str, Any]]:
     """Return the section's Markdown and its figures: row → a value a seed."""
     seeds = range(request.seeds)
     done = [row for row in ROWS if all(f"{row}-seed{seed}" in results for seed in seeds)]
@@ -60,7 +58,7 @@ def _of_row(row: str, found: list[Found], results: Mapping[str, Found]) -> dict[
     return figures
 
 
-def _setting(plan: "Plan", request: Request) -> str:
+def _setting(plan: Plan, request: Request) -> str:
     return (
         f"CamVid at {plan.width_px}x{plan.height_px} pixels: 367 train frames, judged on the 101 of the published val part. "
         f"ERFNet at width {plan.width:g}; {plan.steps} steps of {plan.batch_frames} frames a row, "

@@ -7,99 +7,41 @@ the last rows had in all. Rows are judged on CamVid's published val part, of whi
 labels see more than a tenth of the train part's.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.tables import frames as frames_data
-from benchmarks.tables.adaptation.table import camvid_world
-from benchmarks.tables.batches import Labels, SegmentationStream, Variation
+from benchmarks.tables.batches import Labels, SegmentationStream
 from benchmarks.tables.data import Labelled
-from benchmarks.tables.dpe.segmentation import APART, CHOICES, camvid_in_memory, labelled_rows
-from benchmarks.tables.dpe.segmentation import Plan as ChoicePlan
+from benchmarks.tables.dpe.segmentation import CHOICES, camvid_in_memory, labelled_rows
+from benchmarks.tables.night.plan import PLANS, Plan
 from benchmarks.tables.night.report import page, plot
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.segmenters import Kept, placed, predictions, sure_labels, training_settings, weights_of
-from benchmarks.tables.shrinking import latency_ms_and_bytes, seeded
+from benchmarks.tables.shrinking import latency_ms_and_bytes
 from perception.adaptation.pseudo import pseudo_quality
 from perception.adaptation.statistics import adapt_statistics
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
 from perception.compression.cost import count_macs, count_parameters
-from perception.compression.latency_budget import Lost
 from perception.compression.low_rank import factorise_by_latency
-from perception.data.loading import Batch
 from perception.errors import InputError
 from perception.metrics.confusion import confusion_matrix, iou
 from perception.models.checkpoint import load_network, save_network
 from perception.models.erfnet import ERFNet
 from perception.simulator.world import world_from_dict
 from perception.training.loop import fit
+from perception.training.setup import seeded
 
-ABOUT = (
-    "the night's promise: full supervision, a tenth at random and chosen, simulator, pseudo-labels, pruned, compressed"
-)
+TABLE_SIZES = tuple(PLANS)
 WORLD_SEED = 7
 CLIP_FRAMES = 10  # its test part is one drive: clips of it stand for conditions
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Say how large the experiment is."""
-
-    height_px: int
-    width_px: int
-    width: float  # of ERFNet
-    simulator_frames: int
-    choice: ChoicePlan  # how the tenth is chosen
-    chosen_by: str = APART  # one of dpe_segmentation.CHOICES
-    batch_frames: int = 8
-    simulator_steps: int  # of the network that the rows with a simulator start from
-    steps: int  # of every row; the last ones start from a network that has learnt before
-    epochs: int  # that steps are divided into: shrinking acts after each
-    prune_epoch: int  # after it channels leave, counted from 0
-    learning_rate: float
-    press: float  # share of the median neuron norm that one proximal step takes at first
-    cost_share: float  # of the network's latency, by block_costs, that may be left
-    close_branches: bool = True  # whole residual branches may leave as well
-    lost: Lost = "share"  # of its layer's importance: no layer becomes a bottleneck
-    pseudo_share: float = 0.5  # of a batch, the rest are labels
-    kept_share: float = 0.8  # of each class, the most confident pixels become pseudo-labels
-    highest_threshold: float = 0.9
-    energy: float = 0.95  # that low-rank layers keep
-    # Half of all frames mirrored, and little else: what brings domains together costs thousands of steps more
-    # (docs/decisions.md).
-    variation: Variation = field(
-        default_factory=lambda: Variation(zoom=(0.9, 1.3), color=0.15, tint=0.03, gamma=0.1, noise=0.0, blur_share=0.0)
-    )
-    world: Mapping[str, Any] = field(default_factory=camvid_world)
-
-    @property
-    def steps_in_all(self) -> int:
-        """Return the steps of the rows with pseudo-labels, those of the networks that they start from included."""
-        return self.simulator_steps + 2 * self.steps
-
-
-PLANS = {
-    "small": Plan(
-        height_px=72, width_px=96, width=1.0, simulator_frames=800, simulator_steps=300, steps=600, epochs=30,
-        prune_epoch=9, learning_rate=3e-3, press=0.03, cost_share=0.14,
-        choice=ChoicePlan(height_px=72, width_px=96, width=0.25, members=4, beta=1e-7, first_percent=5, percent=10,
-                          ensemble_steps=150, steps=400),
-    ),
-    "full": Plan(
-        height_px=144, width_px=192, width=1.0, simulator_frames=2000, batch_frames=12, simulator_steps=500, steps=1000,
-        epochs=40, prune_epoch=7, learning_rate=2e-3, press=0.03, cost_share=0.14,
-        choice=ChoicePlan(height_px=144, width_px=192, width=0.5, members=4, beta=1e-7, first_percent=5, percent=10,
-                          ensemble_steps=300, steps=2000, learning_rate=2e-3),
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -177,23 +119,6 @@ def _choose(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
     names = {name: CHOICES[name] for name in ("random", work.plan.chosen_by)}
     found = labelled_rows(work.real, work.plan.choice, seed, work.device, names)
     return {"random": found["random"], "chosen": found[work.plan.chosen_by]}
-
-
-@dataclass(frozen=True)
-class _Epoch:
-    """One epoch of batches, drawn from several sources in fixed shares."""
-
-    sources: list[Labels]
-    shares: list[int]
-    steps: int
-    variation: Variation
-    seed: int
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(SegmentationStream(self.sources, self.shares, self.steps, self.variation, self.seed))
 
 
 # ---------------------------------------------------------------- the rows
@@ -293,7 +218,7 @@ def _trained(work: Work, seed: int, lesson: _Lesson) -> nn.Module:
     settings = training_settings(work.request, plan.batch_frames, plan.learning_rate, seed, epochs=plan.epochs)
     fit(
         placed(network, device),
-        lambda epoch: _Epoch(lesson.sources, lesson.shares, epoch_steps, plan.variation, 1000 * seed + epoch),
+        lambda epoch: SegmentationStream(lesson.sources, lesson.shares, epoch_steps, plan.variation, 1000 * seed + epoch),
         settings, class_weights=weights_of(lesson.sources, _classes()), iterations_per_epoch=epoch_steps,
         after_epoch=_shrinking(network, plan).after_epoch if lesson.shrink else None,
     )  # fmt: skip

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch import nn
 
 from benchmarks.results import markdown_table
@@ -12,89 +11,58 @@ from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import (
     Task,
+    arm_cells,
     finished,
     latency_ms,
     network_for,
     open_task,
-    seeded,
+    scatter,
     structured,
     torch_pruning_hooks,
     train_arm,
+    training_options,
     verdict,
-)
+)  # fmt: skip
 from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
 from perception.metrics.differences import paired_difference
+from perception.training.setup import seeded
 
-ABOUT = "joint train and prune against dense, narrow, compact from scratch and Torch-Pruning"
 TABLE_SIZES = ("small", "medium", "full")
 # Of all arms: so many epochs. target: of ours; by latency chosen to cost about what the peer costs at its ratio (of every
 # layer's channels that go), by parameters where a network is so small that calls cost more than multiplications.
 # spread_target, first_reload: of the arm that loses shares of layers and prunes in two steps, the first one early.
 PARAMETERS = {"target_cost_share": 0.42, "costs": "parameters", "importance": "loss"}
+_BY_LOSS = {"importance": "loss"}
+_BLOCKS = {"target_cost_share": 0.36, "importance": "loss", "lost": "share", "close_branches": True}
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("accuracy", "small"): {
-        "epochs": 24,
-        "prune_epoch": 8,
-        "learning_rate": 2e-3,
-        "press": 0.1,
-        "target": PARAMETERS,
-        "peer_ratio": 0.4,
-        "first_reload": 4,
-        "spread_target": PARAMETERS | {"lost": "share"},
+        "epochs": 24, "prune_epoch": 8, "learning_rate": 2e-3, "press": 0.1, "target": PARAMETERS, "peer_ratio": 0.4,
+        "first_reload": 4, "spread_target": PARAMETERS | {"lost": "share"},
     },
     ("mIoU", "small"): {
-        "epochs": 8,
-        "prune_epoch": 3,
-        "learning_rate": 4e-3,
-        "press": 0.1,
-        "target": {"target_cost_share": 0.6, "importance": "loss"},
-        "peer_ratio": 0.4,
-        "first_reload": 1,
-        "spread_target": {"target_cost_share": 0.54, "importance": "loss", "lost": "share"},
+        "epochs": 8, "prune_epoch": 3, "learning_rate": 4e-3, "press": 0.1, "peer_ratio": 0.4, "first_reload": 1,
+        "target": {"target_cost_share": 0.6} | _BY_LOSS,
+        "spread_target": {"target_cost_share": 0.54} | _BY_LOSS | {"lost": "share"},
     },
     ("accuracy", "medium"): {
-        "epochs": 30,
-        "prune_epoch": 9,
-        "learning_rate": 2e-3,
-        "press": 0.1,
-        "target": {"target_cost_share": 0.48, "importance": "loss"},
-        "peer_ratio": 0.36,
-        "mixed_precision": True,
-        "first_reload": 5,
-        "spread_target": PARAMETERS | {"lost": "share"},
+        "epochs": 30, "prune_epoch": 9, "learning_rate": 2e-3, "press": 0.1, "peer_ratio": 0.36, "mixed_precision": True,
+        "first_reload": 5, "target": {"target_cost_share": 0.48} | _BY_LOSS, "spread_target": PARAMETERS | {"lost": "share"},
     },
     ("mIoU", "medium"): {
-        "epochs": 60,
-        "prune_epoch": 19,
-        "learning_rate": 2e-3,
-        "press": 0.05,
-        "target": {"target_cost_share": 0.36, "importance": "loss", "lost": "share", "close_branches": True},
-        "peer_ratio": 0.4,
-        "first_reload": 5,
-        "spread_target": {"target_cost_share": 0.36, "importance": "loss", "lost": "share", "close_branches": True},
+        "epochs": 60, "prune_epoch": 19, "learning_rate": 2e-3, "press": 0.05, "peer_ratio": 0.4, "first_reload": 5,
+        "target": _BLOCKS, "spread_target": _BLOCKS,
     },
     ("accuracy", "full"): {
-        "epochs": 60,
-        "prune_epoch": 20,
-        "learning_rate": 2e-3,
-        "press": 0.1,
-        "target": {"target_cost_share": 0.46, "importance": "loss"},
-        "peer_ratio": 0.36,
-        "first_reload": 10,
-        "spread_target": PARAMETERS | {"lost": "share"},
+        "epochs": 60, "prune_epoch": 20, "learning_rate": 2e-3, "press": 0.1, "peer_ratio": 0.36, "first_reload": 10,
+        "target": {"target_cost_share": 0.46} | _BY_LOSS, "spread_target": PARAMETERS | {"lost": "share"},
     },
     ("mIoU", "full"): {
-        "epochs": 150,
-        "prune_epoch": 50,
-        "learning_rate": 5e-4,
-        "press": 0.05,
-        "target": {"target_cost_share": 0.45, "importance": "loss"},
-        "peer_ratio": 0.5,
-        "first_reload": 25,
-        "spread_target": {"target_cost_share": 0.45, "importance": "loss", "lost": "share"},
+        "epochs": 150, "prune_epoch": 50, "learning_rate": 5e-4, "press": 0.05, "peer_ratio": 0.5, "first_reload": 25,
+        "target": {"target_cost_share": 0.45} | _BY_LOSS,
+        "spread_target": {"target_cost_share": 0.45} | _BY_LOSS | {"lost": "share"},
     },
-}
+}  # fmt: skip
 SPREAD = ("first_reload", "spread_target")
 MULTIPLE = 8  # of channels
 ARMS = {
@@ -110,32 +78,17 @@ ARMS = {
 def cells(request: Request) -> list[Cell]:
     task = open_task(request)
     settings = SETTINGS[task.score, request.size]
-    found = []
-    for seed in range(request.seeds):
-        for arm in ARMS:
-            found.append(
-                Cell(
-                    name=f"{arm}_{seed}",
-                    compute=functools.partial(
-                        _trained, arm=arm, seed=seed, task=task, request=request, settings=settings
-                    ),
-                    settings=_of_arm(arm, settings),
-                    needs=(f"ours_{seed}",) if arm in ("scratch", "narrow") else (),
-                )
-            )
+    make = functools.partial(_trained, task=task, request=request, settings=settings)
+    after = {"scratch": "ours", "narrow": "ours"}
+    trained = arm_cells(request, ARMS, make, lambda arm: _of_arm(arm, settings), after)
     measure = functools.partial(_latency, task=task)
-    return [*found, Cell(name="latency", compute=measure, needs=("dense_0",), side_by_side=True)]
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what all arms have in common: how they are trained."""
-    return {name: settings[name] for name in ("epochs", "learning_rate", "mixed_precision") if name in settings}
+    return [*trained, Cell(name="latency", compute=measure, needs=("dense_0",), side_by_side=True)]
 
 
 def _of_arm(arm: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Give what an arm depends on."""
     if arm == "dense":
-        return _plain(settings)
+        return training_options(settings)
     return {name: value for name, value in settings.items() if arm == "spread" or name not in SPREAD}
 
 
@@ -143,14 +96,7 @@ def _trained(
     before: Mapping[str, Found], *, arm: str, seed: int, task: Task, request: Request, settings: dict[str, Any]
 ) -> Found:
     network, hooks, raised = _arm(before, arm, seed, task, settings)
-    found = train_arm(
-        task,
-        network,
-        request,
-        seed=seed,
-        **_plain(settings),
-        **hooks,
-    )
+    found = train_arm(task, network, request, seed=seed, **training_options(settings), **hooks)
     return found | {"raised": raised}
 
 
@@ -210,37 +156,25 @@ def _latency(before: Mapping[str, Found], *, task: Task) -> Found:
 def report(request: Request, results: Mapping[str, Found]) -> Report:
     task = open_task(request)
     seeds = range(request.seeds)
-    times = results["latency"]
+    times, arms = results["latency"], finished(ARMS, results, seeds)
+    dense = arms["dense"]
     rows, figures = [], {}
-    dense = [results[f"dense_{seed}"]["score_percent"] for seed in seeds]
-    for arm, about in finished(ARMS, results, seeds).items():
-        found = [results[f"{arm}_{seed}"] for seed in seeds]
-        scores = [each["score_percent"] for each in found]
-        milliseconds = [times.get(f"{arm}_{seed}", times[f"{arm}_0"]) for seed in seeds]
-        parameters = [each["parameters"] for each in found]
-        gap = paired_difference(scores, dense)
-        mean_parameters = sum(parameters) / len(parameters)
-        gone = 100 * (1 - mean_parameters / results["dense_0"]["parameters"])
-        macs = sum(each["macs"] for each in found) / len(found)
-        seconds = sum(each["train_seconds"] for each in found) / len(found)
+    for name, arm in arms.items():
+        milliseconds = [times.get(f"{name}_{seed}", times[f"{name}_0"]) for seed in seeds]
         rows.append(
             [
-                about,
-                mean_and_spread(scores),
-                "" if arm == "dense" else gap.words(),
-                f"{mean_parameters:,.0f}",
-                f"{gone:.1f}",
-                f"{macs / 1e6:.2f}",
+                arm.about,
+                mean_and_spread(arm.scores),
+                "" if name == "dense" else paired_difference(arm.scores, dense.scores).words(),
+                f"{arm.mean('parameters'):,.0f}",
+                f"{100 * (1 - arm.mean('parameters') / dense.mean('parameters')):.1f}",
+                f"{arm.mean('macs') / 1e6:.2f}",
                 mean_and_spread(milliseconds, 3),
-                f"{seconds:.0f}",
+                f"{arm.mean('train_seconds'):.0f}",
             ]
         )
-        figures[arm] = {
-            "score_percent": scores,
-            "parameters": parameters,
-            "macs": [each["macs"] for each in found],
-            "latency_ms": milliseconds,
-            "train_seconds": [each["train_seconds"] for each in found],
+        figures[name] = arm.values("score_percent", "parameters", "macs", "train_seconds") | {
+            "latency_ms": milliseconds
         }
     header = [
         "arm",
@@ -253,7 +187,9 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
         "train s",
     ]
     body = f"{_set_up(request, task, figures)}\n\n{markdown_table(header, rows)}\n\n{_verdicts(figures, results)}"
-    return Report(title="Joint train and prune", body=body, figures=figures, plot=_plot(task, figures))
+    points = {ARMS[arm]: (each["latency_ms"], each["score_percent"]) for arm, each in figures.items()}
+    plot = scatter(task, "ms a frame, onnxruntime, one thread", points)
+    return Report(title="Joint train and prune", body=body, figures=figures, plot=plot)
 
 
 def _set_up(request: Request, task: Task, arms: Collection[str]) -> str:
@@ -313,15 +249,3 @@ def _claims(name: str, ours: dict[str, float], mean: Mapping[str, dict[str, floa
             )
         )
     return claims
-
-
-def _plot(task: Task, figures: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(6, 4))
-    axes = figure.subplots()
-    for arm, each in figures.items():
-        axes.plot(each["latency_ms"], each["score_percent"], "o", label=ARMS[arm], alpha=0.8)
-    axes.set_xlabel("ms a frame, onnxruntime, one thread")
-    axes.set_ylabel(f"{task.score}, %")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    return figure

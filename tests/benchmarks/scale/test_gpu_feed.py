@@ -1,7 +1,6 @@
 """The benchmark of feeding a GPU runs through on a processor, and says so where it cannot."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import gpu_feed
+from benchmarks.scale import gpu_feed
+from components.stage.program import run_program
 from perception.data.store import FolderStore
 from tests.perception.data.readers.layouts import grey, picture
 
@@ -24,18 +24,15 @@ def stored(root: Path, count: int) -> list[str]:
     return ["--manifest", str(root / "manifest.parquet"), "--store", str(root / "store")]
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["gpu_feed", *arguments])
-    return gpu_feed.main()
+def call(*arguments: str) -> int:
+    return run_program(gpu_feed.run, arguments, "gpu_feed")
 
 
-def test_every_number_of_workers_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_number_of_workers_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     options = ["--device", "cpu", "--trained-height", "32", "--network-width", "0.25", "--batch-frames", "2",
-               "--seconds", "0.1", "--workers", "1", "3"]  # fmt: skip
-    assert call(monkeypatch, *options, *stored(tmp_path, 5)) == 0
+               "--seconds", "0.1", "--workers", "1", "--workers", "3"]  # fmt: skip
+    assert call(*options, *stored(tmp_path, 5)) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["workers"] for row in report["by_workers"]] == [1, 3] and report["frames"] == 5
     for row in report["by_workers"]:
@@ -45,13 +42,11 @@ def test_every_number_of_workers_is_measured(
     torch.set_num_threads(threads)
 
 
-def test_what_cannot_run_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_run_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
         (("--device", "cuda"), "no GPU is visible"),
         (("--device", "cpu", "--store", "x"), "belong together"),
     ):
         if "cuda" in arguments and torch.cuda.is_available():
             continue
-        with pytest.raises(SystemExit) as caught:
-            call(monkeypatch, *arguments)
-        assert caught.value.code == 2 and words in capsys.readouterr().err
+        assert call(*arguments) == 2 and words in capsys.readouterr().err

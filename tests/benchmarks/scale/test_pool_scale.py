@@ -13,12 +13,12 @@ from benchmarks.scale import fleet_rates, pool_scale
 from perception.data.readers import open_reader
 from perception.errors import InputError
 
-all_stages() = ("ingest", "gather", "gate", "score", "select", "diff")
+STAGES = ("ingest", "gather", "gate", "score", "select", "diff")
 
 
 def size(rows: int, seconds_a_row: float, start_s: float, mib: float, **stages: dict[str, float]) -> dict[str, Any]:
     each = {"seconds": 1.0, "cpu_seconds": start_s + seconds_a_row * rows, "peak_rss_mib": mib}
-    return {"rows": rows, "parts": rows // 1000, "stages": {name: each | stages.get(name, {}) for name in all_stages()}}
+    return {"rows": rows, "parts": rows // 1000, "stages": {name: each | stages.get(name, {}) for name in STAGES}}
 
 
 def test_a_linear_and_flat_pool_passes() -> None:
@@ -60,7 +60,7 @@ def test_slopes_between_two_sizes_are_costs_a_row(tmp_path: Path) -> None:
 
 
 def test_without_a_run_there_are_no_costs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"benchmarks\.pool_scale"):
+    with pytest.raises(InputError, match=r"benchmarks\.scale pool_scale"):
         fleet_rates.row_costs(tmp_path / "none.json")
 
 

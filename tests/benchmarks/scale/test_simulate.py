@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.scale import simulate
+from benchmarks.scale.command import simulate as command
 from benchmarks.scale.fleet_night import (
     Fleet,
     FleetCluster,
@@ -20,7 +21,9 @@ from benchmarks.scale.fleet_night import (
     night_hours,
     stages_of,
 )  # fmt: skip
+from components.stage.program import run_program
 from perception.errors import InputError
+from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 
 
@@ -117,7 +120,7 @@ def test_limits_that_a_night_breaks_are_named_with_what_to_do() -> None:
 
 
 def test_the_plan_is_read_out_of_the_nights_own_parameters() -> None:
-    settings = load_settings("nightly")
+    settings = load_settings(nightly(), "nightly")
     plan = Plan.of(settings)
     assert plan.members == 8 and plan.ensemble_passes == 8 * 150 * 3000
     assert plan.train_passes == 150 * 20_000
@@ -133,8 +136,8 @@ def rates_file(folder: Path) -> Path:
 def test_the_command_prints_the_bottleneck_and_draws_the_night(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["--rates", str(rates_file(tmp_path)), "--out", str(tmp_path / "out"), "--set", "cluster.gpus=64"]
-    assert simulate.main(command) == 0
+    arguments = ["--rates", str(rates_file(tmp_path)), "--out", str(tmp_path / "out"), "--set", "cluster.gpus=64"]
+    assert run_program(command, arguments, "simulate") == 0
     said = capsys.readouterr().out
     assert "18,264,840 in the pool, 547,945 curated" in said and "bottleneck: " in said and "a test, 2026-11-26" in said
     page = (tmp_path / "out" / "fleet.md").read_text()
@@ -147,19 +150,19 @@ def test_the_command_prints_the_bottleneck_and_draws_the_night(
     [
         ("gpus=3", "must be SECTION.NAME=VALUE"),
         ("cluster.gpu=3", "did you mean 'gpus'"),
-        ("cluster.gpus=0", "must be above 0"),
+        ("cluster.gpus=0", "must be at least 1"),
         ("fleet.pool_every=5000", "must fit into the pool"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named_and_end_with_code_2(
     tmp_path: Path, override: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert simulate.main(["--rates", str(rates_file(tmp_path)), "--set", override]) == 2
+    assert run_program(command, ["--rates", str(rates_file(tmp_path)), "--set", override], "simulate") == 2
     assert words in capsys.readouterr().err
 
 
 def test_rates_that_were_never_measured_are_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"benchmarks\.fleet_rates"):
+    with pytest.raises(InputError, match=r"benchmarks\.scale fleet_rates"):
         simulate.load_world(simulate.FLEET_FILE, tmp_path / "none.json", "nightly", [])
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(InputError, match="holds no measured rates"):

@@ -2,27 +2,29 @@
 
 import dataclasses
 import gzip
-import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from benchmarks.tables import __main__ as tables
-from benchmarks.tables import adaptation_data
+from benchmarks.machine import hardware
+from benchmarks.tables import command, frames
 from benchmarks.tables.data import classification, data_kind
-from benchmarks.tables.machine import hardware
 from benchmarks.tables.results import Report, write_results
 from benchmarks.tables.runner import Cell, Request, machines, run_cells
 from benchmarks.tables.statistics import area_under_rejection_curve, expected_calibration_error, mean_and_spread
+from components.stage.program import run_program
 from perception.errors import InputError
 
 
-def request_for(kind: str = "scenes") -> Request:
-    return Request(table="toy", data=None, data_kind=kind)
+def request_for(work: Path) -> Request:
+    return Request(table="toy", data=None, data_kind="scenes", work=work)
+
+
+def call(arguments: list[str]) -> int:
+    return run_program(command.table, arguments, "table")
 
 
 def counting_cells(calls: list[str], **settings: int) -> list[Cell]:
@@ -38,24 +40,24 @@ def counting_cells(calls: list[str], **settings: int) -> list[Cell]:
 
 def test_a_finished_cell_is_not_run_again_and_later_cells_see_it(tmp_path: Path) -> None:
     calls: list[str] = []
-    first, _ = run_cells(counting_cells(calls), request_for(), tmp_path)
-    second, _ = run_cells(counting_cells(calls), request_for(), tmp_path)
+    first, _ = run_cells(counting_cells(calls), request_for(tmp_path))
+    second, _ = run_cells(counting_cells(calls), request_for(tmp_path))
     assert first == second == {"a": {"value": 1}, "b": {"value": 2}, "c": {"value": 4}}
     assert calls == ["a", "b", "c"]
 
 
 def test_a_cell_whose_settings_changed_is_run_again(tmp_path: Path) -> None:
     calls: list[str] = []
-    run_cells(counting_cells(calls, epochs=1), request_for(), tmp_path)
-    run_cells(counting_cells(calls, epochs=2), request_for(), tmp_path)
+    run_cells(counting_cells(calls, epochs=1), request_for(tmp_path))
+    run_cells(counting_cells(calls, epochs=2), request_for(tmp_path))
     assert calls == ["a", "b", "c"] * 2
 
 
 def test_spent_minutes_stop_before_the_next_cell(tmp_path: Path) -> None:
     calls: list[str] = []
-    done, _ = run_cells(counting_cells(calls), request_for(), tmp_path, minutes=1e-12)
+    done, _ = run_cells(counting_cells(calls), request_for(tmp_path), minutes=1e-12)
     assert len(done) < 3
-    done, _ = run_cells(counting_cells(calls), request_for(), tmp_path)
+    done, _ = run_cells(counting_cells(calls), request_for(tmp_path))
     assert list(done) == ["a", "b", "c"]
 
 
@@ -63,9 +65,9 @@ def test_processes_share_a_table_and_a_cell_waits_for_what_it_needs(tmp_path: Pa
     calls: list[str] = []
     a, b, c = counting_cells(calls)
     cells = [a, b, dataclasses.replace(c, needs=("a", "b"))]
-    done, _ = run_cells(cells, request_for(), tmp_path, only="a|c")
+    done, _ = run_cells(cells, request_for(tmp_path), only="a|c")
     assert list(done) == calls == ["a"]
-    done, _ = run_cells(cells, request_for(), tmp_path)
+    done, _ = run_cells(cells, request_for(tmp_path))
     assert list(done) == calls == ["a", "b", "c"]
 
 
@@ -73,39 +75,39 @@ def test_side_by_side_measurements_are_left_to_the_processor_and_follow_what_the
     calls: list[str] = []
     a, b, c = counting_cells(calls)
     cells = [a, b, dataclasses.replace(c, side_by_side=True)]
-    run_cells(cells[:1], request_for(), tmp_path)
-    done, _ = run_cells([cells[0], cells[2]], request_for(), tmp_path)
+    run_cells(cells[:1], request_for(tmp_path))
+    done, _ = run_cells([cells[0], cells[2]], request_for(tmp_path))
     assert done["c"] == {"value": 2}
-    done, _ = run_cells(cells, request_for(), tmp_path)
-    done, _ = run_cells(cells, request_for(), tmp_path)
+    done, _ = run_cells(cells, request_for(tmp_path))
+    done, _ = run_cells(cells, request_for(tmp_path))
     assert done["c"] == {"value": 4} and calls == ["a", "c", "b", "c"]
-    on_gpu = dataclasses.replace(request_for(), device="cuda")
-    done, _ = run_cells(cells, on_gpu, tmp_path / "gpu", only="c")
+    on_gpu = dataclasses.replace(request_for(tmp_path / "gpu"), device="cuda")
+    done, _ = run_cells(cells, on_gpu, only="c")
     assert not done
 
 
 def test_page_names_every_machine(tmp_path: Path) -> None:
     a, b, _ = counting_cells([])
     cells = [a, dataclasses.replace(b, side_by_side=True)]
-    run_cells(cells, request_for(), tmp_path)
-    assert machines(cells, request_for(), tmp_path) == hardware("cpu")
+    run_cells(cells, request_for(tmp_path))
+    assert machines(cells, request_for(tmp_path)) == hardware("cpu")
     kept = tmp_path / "toy" / "scenes-small" / "a.json"
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"hardware": "a GPU"}))
-    assert machines(cells, request_for(), tmp_path) == f"a GPU; latency on {hardware('cpu')}"
+    assert machines(cells, request_for(tmp_path)) == f"a GPU; latency on {hardware('cpu')}"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"settings": {}, "seconds": 1}', "\x00"])
 def test_a_damaged_result_is_named(tmp_path: Path, text: str) -> None:
     cells = counting_cells([])
-    run_cells(cells, request_for(), tmp_path)
+    run_cells(cells, request_for(tmp_path))
     path = tmp_path / "toy" / "scenes-small" / "b.json"
     path.write_text(text)
     with pytest.raises(InputError, match=r"b\.json: no result of a cell; remove this file"):
-        run_cells(cells, request_for(), tmp_path)
+        run_cells(cells, request_for(tmp_path))
     with pytest.raises(InputError, match=r"b\.json"):
-        machines(cells, request_for(), tmp_path)
+        machines(cells, request_for(tmp_path))
     path.unlink()
-    assert run_cells(cells, request_for(), tmp_path)[0]["b"] == {"value": 2}
+    assert run_cells(cells, request_for(tmp_path))[0]["b"] == {"value": 2}
 
 
 def test_mean_and_spread() -> None:
@@ -156,32 +158,29 @@ def test_an_unknown_data_set_is_refused(tmp_path: Path) -> None:
 def test_the_command_writes_a_page_with_one_section_a_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    toy = ModuleType("benchmarks.tables.toy")
+    toy = ModuleType("toy")
+    toy.TABLE_SIZES = ("small", "full")  # type: ignore[attr-defined]
     toy.cells = lambda _: counting_cells([])  # type: ignore[attr-defined]
     toy.report = lambda _, results: Report(  # type: ignore[attr-defined]
         title="A toy", body=f"c = {results['c']['value']}", figures={"c": results["c"]["value"]}
     )
-    monkeypatch.setitem(sys.modules, "benchmarks.tables.toy", toy)
-    monkeypatch.setattr(tables, "_names", lambda: ["toy"])
-    arguments = ["toy", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
-    assert tables.main([*arguments, "--minutes", "1e-12"]) == tables.RUN_OUT
-    assert tables.main(arguments) == 0
-    assert tables.main([*arguments, "--size", "full"]) == 0
-    page = (tmp_path / "out" / "toy.md").read_text()
+    monkeypatch.setattr(command, "load_table", lambda _: toy)
+    arguments = ["night", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    assert call([*arguments, "--minutes", "1e-12"]) == command.RUN_OUT
+    assert call(arguments) == 0
+    assert call([*arguments, "--size", "full"]) == 0
+    page = (tmp_path / "out" / "night.md").read_text()
     assert "## scenes, small" in page and "## scenes, full" in page and page.count("c = 4") == 2
-    assert json.loads((tmp_path / "out" / "toy.json").read_text())["sections"]["scenes-small"]["figures"] == {"c": 4}
-    assert "toy.md" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "night.json").read_text())["sections"]["scenes-small"]["figures"] == {"c": 4}
+    assert "night.md" in capsys.readouterr().out
 
 
 def test_every_table_that_is_offered_has_cells_and_a_report() -> None:
-    names = tables._names()
-    assert {"adaptation", "compress", "dpe", "night", "prune"} <= set(names) and {
-        "segmenters",
-        "dpe_segmentation",
-    }.isdisjoint(names)
+    names = command.table_names()
+    assert {"adaptation", "compress", "dpe", "night", "prune", "rounds"} <= set(names)
     for name in names:
-        module = importlib.import_module(f"benchmarks.tables.{name}")
-        assert callable(module.cells) and callable(module.report)
+        module = command.load_table(name)
+        assert callable(module.cells) and callable(module.report) and "small" in module.TABLE_SIZES
 
 
 @pytest.mark.parametrize(
@@ -189,11 +188,11 @@ def test_every_table_that_is_offered_has_cells_and_a_report() -> None:
     [
         ("--minutes", "-1", "MINUTES = -1.0: must be at least 0"),
         ("--minutes", "nan", "MINUTES = nan: must be at least 0"),
-        ("--workers", "0", "--workers 0: must be at least 1"),
-        ("--only", "[", "--only '[': no regular expression"),
-        ("--device", "tpu", "DEVICE = tpu: must be cpu, cuda or cuda:N"),
-        ("--device", "cuda:99", "DEVICE = cuda:99: this machine has"),
-        ("--work", "/dev/null/work", "--work /dev/null/work: cannot be made"),
+        ("--workers", "0", "0 is not in the range x>=1"),
+        ("--only", "[", "'[' is no regular expression"),
+        ("--device", "tpu", "tpu must be cpu, cuda or cuda:N"),
+        ("--device", "cuda:99", "cuda:99: this machine has"),
+        ("--work", "/dev/null/work", "/dev/null/work: cannot be made"),
         ("--size", "medium", "SIZE = medium: table night has small, full"),
         ("--data", "/dev/null/data", "no data set that tables know"),
     ],
@@ -202,7 +201,7 @@ def test_bad_options_end_in_one_line(
     option: str, value: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
-    assert tables.main(["night", *folders, option, value]) == 2
+    assert call(["night", *folders, option, value]) == 2
     error = capsys.readouterr().err
     assert problem in error and error.count("\n") == 1
 
@@ -210,19 +209,21 @@ def test_bad_options_end_in_one_line(
 def test_damaged_figures_beside_a_page_are_named(tmp_path: Path) -> None:
     (tmp_path / "toy.json").write_text("{")
     with pytest.raises(InputError, match=r"toy\.json: not the figures of a table"):
-        write_results(tmp_path, request_for(), Report(title="A toy", body="", figures={}), "make table", 1.0)
+        write_results(
+            tmp_path, request_for(tmp_path), Report(title="A toy", body="", figures={}), "make table", 1.0, "a machine"
+        )
 
 
 def test_kept_frames_that_are_gone_or_damaged_are_named(tmp_path: Path) -> None:
     path = tmp_path / "kept" / "simulator.npz"
     path.parent.mkdir()
-    for read in (adaptation_data.kept, adaptation_data.kept_targets):
+    for read in (frames.kept, frames.kept_targets):
         with pytest.raises(InputError, match="are gone; remove the folder"):
             read(path)
     np.savez(path, labels=np.zeros(3))
     whole = path.read_bytes()
     for contents in (b"", b"PK", whole[: len(whole) // 2], whole[:60] + b"xx" + whole[62:], whole):
         path.write_bytes(contents)
-        for read in (adaptation_data.kept, adaptation_data.kept_targets):
+        for read in (frames.kept, frames.kept_targets):
             with pytest.raises(InputError, match=r"simulator\.npz: .* damaged"):
                 read(path)

@@ -11,10 +11,11 @@ from benchmarks.tables import shrinking
 from benchmarks.tables.data import Labelled
 from benchmarks.tables.results import write_results
 from benchmarks.tables.runner import Request, run_cells
-from benchmarks.tables.shrinking import Task, batches, structured, torch_pruning_hooks, train_arm
+from benchmarks.tables.shrinking import Epoch, Task, structured, torch_pruning_hooks, train_arm
 from perception.compression.cost import count_macs
 from perception.errors import InputError
 from perception.models.checkpoint import describe_leaves
+from perception.training.setup import seeded
 
 TINY = {
     "epochs": 2, "prune_epoch": 0, "learning_rate": 2e-3, "press": 0.1, "energy": 0.9, "target": {"target_share": 0.5}
@@ -31,13 +32,13 @@ def toy(frames: int = 32, size: int = 24, channels: int = 3) -> Task:
     return Task(data, data.take(slice(0, 16)), 4, "accuracy", 16, 2)
 
 
-def request_for(table: str) -> Request:
-    return Request(table=table, data=Path("toy"), data_kind="cifar10", seeds=1)
+def request_for(table: str, work: Path = Path("unused")) -> Request:
+    return Request(table=table, data=Path("toy"), data_kind="cifar10", seeds=1, work=work)
 
 
 @pytest.mark.parametrize("table", ["prune", "compress", "expand", "decompose"])
 def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = importlib.import_module(f"benchmarks.tables.{table}")
+    module: Any = importlib.import_module(f"benchmarks.tables.{table}.table")
     if table == "prune":
         pytest.importorskip("torch_pruning")
     task = toy()
@@ -52,12 +53,12 @@ def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(module, "SETTINGS", {"small": plan})
     else:
         monkeypatch.setattr(module, "SETTINGS", settings)
-    request = request_for(table)
+    request = request_for(table, tmp_path)
     cells = module.cells(request)
     assert len({cell.name for cell in cells}) == len(cells)
-    results, seconds = run_cells(cells, request, tmp_path / "work")
+    results, seconds = run_cells(cells, request)
     report = module.report(request, results)
-    page = write_results(tmp_path / "out", request, report, "make table", seconds).read_text()
+    page = write_results(tmp_path / "out", request, report, "make table", seconds, "a machine").read_text()
     for about in (module._arms(task) if table == "decompose" else module.ARMS).values():
         assert f"| {about} |" in page
     assert (tmp_path / "out" / f"{table}_cifar10-small.svg").exists()
@@ -75,7 +76,7 @@ def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_expand_tells_of_the_seeds_that_both_arms_have_at_their_best_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = importlib.import_module("benchmarks.tables.expand")
+    module: Any = importlib.import_module("benchmarks.tables.expand.table")
     monkeypatch.setattr(module, "open_task", lambda _: toy())
     rates = module.SETTINGS["small"]["rates"]
     scores = {"compact": [70.0, 73.0, 71.0], "ck": [75.0, 74.0, 72.0]}  # by rate, seed 0
@@ -100,12 +101,12 @@ def test_expand_tells_of_the_seeds_that_both_arms_have_at_their_best_rates(monke
 
 def test_batches_are_the_same_for_a_seed_and_mirror_labels_with_images() -> None:
     task = toy()
-    first, second = ([batch.images for batch in batches(task, 3, 1)] for _ in range(2))
+    first, second = ([batch.images for batch in Epoch(task, 3, 1)] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)) and len(first) == 2
-    assert not torch.equal(first[0], next(iter(batches(task, 3, 2))).images)
+    assert not torch.equal(first[0], next(iter(Epoch(task, 3, 2))).images)
     maps = task.train.images[:, 0].long() % 4  # one label a pixel, told by the pixel itself
     marked = Task(Labelled(task.train.images, maps), task.test, 4, "mIoU", 16, 0)
-    for batch in batches(marked, 0, 0):
+    for batch in Epoch(marked, 0, 0):
         assert torch.equal(batch.images[:, 0].long() % 4, batch.labels)
 
 
@@ -121,7 +122,7 @@ def test_every_frame_is_cut_out_of_its_padded_self() -> None:
 
 def test_training_cost_counts_the_smaller_network_only_after_it_shrank() -> None:
     task = toy()
-    network = shrinking.seeded(lambda: shrinking.small_classifier(task), 0)
+    network = seeded(lambda: shrinking.small_classifier(task), 0)
     dense = count_macs(network, task.shape)
 
     def shrink(epoch: int, trained: torch.nn.Module, _: object) -> None:
@@ -135,7 +136,7 @@ def test_training_cost_counts_the_smaller_network_only_after_it_shrank() -> None
 def test_structured_takes_the_structure_and_not_the_weights() -> None:
     task = toy()
     pytest.importorskip("torch_pruning")
-    network = shrinking.seeded(lambda: shrinking.small_classifier(task), 0)
+    network = seeded(lambda: shrinking.small_classifier(task), 0)
     last = list(network.modules())[-1]
     step, epoch, raised = torch_pruning_hooks(network, task, ratio=0.5, epoch=0, multiple_of=8, outputs=[last])
     hooks: dict[str, Any] = {"after_step": step, "after_epoch": epoch}

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.tables import __main__ as command
-from benchmarks.tables import adaptation, adaptation_batches, adaptation_data, adaptation_report
-from benchmarks.tables.adaptation_batches import Variation
+from benchmarks.tables import batches, frames
+from benchmarks.tables.adaptation import plan, report
+from benchmarks.tables.batches import Variation
+from benchmarks.tables.command import table as command
 from benchmarks.tables.runner import Request
+from components.stage.program import run_program
 from perception.adaptation.detector_training import DetectionBatch, TargetSettings, class_channels, encode_targets
 from perception.data.taxonomies import label_lookup, load_taxonomy
 from perception.errors import InputError
@@ -30,7 +32,7 @@ def test_a_mirrored_batch_says_what_mirrored_instances_say():
         13001  # even sizes and multiples of four: centres of mirrored things fall on mirrored places
     )
     instances[24:48, 28:36] = 11001
-    mirrored = adaptation_batches.mirrored(batch_of(instances), torch.tensor([True]))
+    mirrored = batches.mirrored(batch_of(instances), torch.tensor([True]))
     expected = batch_of(np.ascontiguousarray(instances[:, ::-1]))
     for name in ("images", "numbers", "judged"):
         assert torch.equal(getattr(mirrored, name), getattr(expected, name)), name
@@ -48,7 +50,7 @@ def test_unmirrored_frames_stay_as_they_are():
     instances = np.zeros((64, 96), np.uint16)
     instances[20:50, 12:68] = 13001
     batch = batch_of(instances)
-    same = adaptation_batches.mirrored(batch, torch.tensor([False]))
+    same = batches.mirrored(batch, torch.tensor([False]))
     assert all(torch.equal(getattr(batch, name), getattr(same, name)) for name in ("places", "boxes", "sides", "heat"))
 
 
@@ -57,7 +59,7 @@ def test_labels_move_with_their_images():
     labels[:, 8:20, 10:30] = 1
     images = labels[:, None].float().expand(-1, 3, -1, -1)
     generator = torch.Generator().manual_seed(4)
-    pixels, classes = adaptation_batches.moved(images, labels, replace(STILL, zoom=(0.6, 1.8)), generator)
+    pixels, classes = batches.moved(images, labels, replace(STILL, zoom=(0.6, 1.8)), generator)
     known = classes != 255
     assert 0 < known.float().mean() < 1 and set(classes.unique().tolist()) == {0, 1, 255}
     wrong = ((pixels[:, 0] > 0.5) != (classes == 1)) & known
@@ -67,8 +69,8 @@ def test_labels_move_with_their_images():
 def test_no_variation_changes_nothing_but_the_mirror():
     images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
-    torch.testing.assert_close(adaptation_batches.recolored(images, STILL, generator), images.clamp(1e-4, 1))
-    pixels, _ = adaptation_batches.moved(images, torch.zeros(5, 16, 16, dtype=torch.uint8), STILL, generator)
+    torch.testing.assert_close(batches.recolored(images, STILL, generator), images.clamp(1e-4, 1))
+    pixels, _ = batches.moved(images, torch.zeros(5, 16, 16, dtype=torch.uint8), STILL, generator)
     for moved, image in zip(pixels, images, strict=True):
         assert min(float((moved - each).abs().max()) for each in (image, image.flip(2))) < 1e-5
 
@@ -76,7 +78,7 @@ def test_no_variation_changes_nothing_but_the_mirror():
 def test_instances_take_the_classes_of_the_target():
     camvid, lookup = load_taxonomy("camvid11"), label_lookup("cityscapes19", "camvid11")
     instances = np.array([[0, 13002, 15001, 7003, 12004]], np.uint16)  # car, bus, traffic sign, rider
-    named = adaptation_data._in_taxonomy(instances, lookup, camvid)
+    named = frames._in_taxonomy(instances, lookup, camvid)
     assert named.tolist() == [[0, 8002, 8001, 6003, 10004]]
 
 
@@ -93,26 +95,24 @@ def test_the_share_of_the_gap_that_is_closed():
     request = Request(table="adaptation", data=None, data_kind="camvid", seeds=2)
     taxonomy = load_taxonomy("camvid11")
     found = results(2, source=20.0, joint=25.0, fused=30.0, plain=28.0, pseudo=35.0, full=40.0, longer=45.0)
-    body, figures = adaptation_report.page(adaptation.PLANS["small"], request, taxonomy, found)
+    body, figures = report.page(plan.PLANS["small"], request, taxonomy, found)
     assert "| fused + pseudo-labels | 35.5 ± 0.7 | 35.5 ± 0.7 | 35.5 ± 0.7 | 75 % | 60 % |" in body
     assert figures["rows"]["joint baseline"]["mIoU"] == [25.0, 26.0]
-    without, _ = adaptation_report.page(
-        adaptation.PLANS["small"], request, taxonomy, results(2, source=20.0, fused=30.0)
-    )
+    without, _ = report.page(plan.PLANS["small"], request, taxonomy, results(2, source=20.0, fused=30.0))
     assert "fully supervised" not in without.split("###")[1] and "gap closed" not in without
     with pytest.raises(InputError, match="the row of the source alone is not done"):
-        adaptation_report.page(adaptation.PLANS["small"], request, taxonomy, results(2, fused=30.0))
+        report.page(plan.PLANS["small"], request, taxonomy, results(2, fused=30.0))
 
 
 def test_a_tiny_table_runs_to_its_page(tmp_path, monkeypatch):
     tiny = replace(
-        adaptation.PLANS["small"], street_px=(32, 64), simulator_frames=4, foreground_frames=2, held_out_frames=2,
+        plan.PLANS["small"], street_px=(32, 64), simulator_frames=4, foreground_frames=2, held_out_frames=2,
         street_frames=2, street_test_frames=2, batch_frames=4, steps=2, student_steps=2, detector_steps=2, rounds=1,
     )  # fmt: skip
-    monkeypatch.setitem(adaptation.PLANS, "small", tiny)
+    monkeypatch.setitem(plan.PLANS, "small", tiny)
     arguments = ["adaptation", "--seeds", "1", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
-    assert command.main(arguments) == 0
+    assert run_program(command, arguments, "table") == 0
     page = (tmp_path / "out" / "adaptation.md").read_text()
-    assert all(f"| {row} |" in page for row in adaptation_report.ROWS)
+    assert all(f"| {row} |" in page for row in report.ROWS)
     found = json.loads((tmp_path / "work/adaptation/scenes-small/pseudo-seed0.json").read_text())["found"]
     assert 0 <= found["coverage"] <= 100 and len(found["iou"]) == 19

@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.tables import dpe
-from benchmarks.tables.committees import COMMITTEES, _varied, member_probabilities, train_committee
 from benchmarks.tables.data import Labelled
+from benchmarks.tables.dpe import plan, table
+from benchmarks.tables.dpe.committees import COMMITTEES, _varied, member_probabilities, train_committee
 from benchmarks.tables.results import write_results
 from benchmarks.tables.runner import Request, run_cells
 from perception.errors import InputError
 from perception.uncertainty.dpe import EnsembleLoss
-from tests.benchmarks.test_tables import write_idx
+from tests.benchmarks.tables.test_runner import write_idx
 
 TINY = dataclasses.replace(
-    dpe.PLANS["small"],
+    plan.PLANS["small"],
     pool_frames=200,
     validation_frames=50,
     betas=(1e-6,),
-    recipe=dataclasses.replace(dpe.PLANS["small"].recipe, steps_at_1024=20),
+    recipe=dataclasses.replace(plan.PLANS["small"].recipe, steps_at_1024=20),
 )
 
 
@@ -34,17 +34,19 @@ def request_for_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request
         images = np.clip(25 * labels[:, None, None] + generator.normal(0, 20, (count, 28, 28)), 0, 255).astype(np.uint8)
         write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", images)
         write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", labels)
-    monkeypatch.setitem(dpe.PLANS, "small", TINY)
-    return Request(table="dpe", data=tmp_path, data_kind="fashion_mnist", seeds=2)
+    monkeypatch.setitem(plan.PLANS, "small", TINY)
+    return Request(table="dpe", data=tmp_path, data_kind="fashion_mnist", seeds=2, work=tmp_path / "work")
 
 
 def test_the_table_runs_and_shows_every_row(request_for_tiny: Request, tmp_path: Path) -> None:
-    cells = dpe.cells(request_for_tiny)
+    cells = table.cells(request_for_tiny)
     assert len({cell.name for cell in cells}) == len(cells)
-    done, seconds = run_cells(cells, request_for_tiny, tmp_path / "work")
+    done, seconds = run_cells(cells, request_for_tiny)
     labelled = done["ensemble-k_centre-4-8-16-32-seed0-16"]["labelled"]
     assert len(labelled) == len(set(labelled)) == 64
-    page = write_results(tmp_path / "out", request_for_tiny, dpe.report(request_for_tiny, done), "make table", seconds)
+    page = write_results(
+        tmp_path / "out", request_for_tiny, table.report(request_for_tiny, done), "make table", seconds, "a machine"
+    )
     text = page.read_text()
     for kind in COMMITTEES:
         assert f"| {kind}, k_centre |" in text
@@ -53,48 +55,48 @@ def test_the_table_runs_and_shows_every_row(request_for_tiny: Request, tmp_path:
     assert (tmp_path / "out" / "dpe_fashion_mnist-small.svg").exists()
 
 
-def test_rows_that_are_not_begun_are_left_out(request_for_tiny: Request, tmp_path: Path) -> None:
-    done, _ = run_cells(dpe.cells(request_for_tiny), request_for_tiny, tmp_path / "work", only="sweep|ensemble-random")
-    body = dpe.report(request_for_tiny, done).body
+def test_rows_that_are_not_begun_are_left_out(request_for_tiny: Request) -> None:
+    done, _ = run_cells(table.cells(request_for_tiny), request_for_tiny, only="sweep|ensemble-random")
+    body = table.report(request_for_tiny, done).body
     assert "| ensemble, random |" in body and "k_centre |" not in body
 
 
 def test_all_rows_of_a_round_come_before_the_next_round(request_for_tiny: Request) -> None:
-    names = [cell.name for cell in dpe.cells(request_for_tiny) if "-4-8-16-32-" in cell.name]
+    names = [cell.name for cell in table.cells(request_for_tiny) if "-4-8-16-32-" in cell.name]
     percents = [int(name.rsplit("-", 1)[1]) for name in names]
     assert percents == sorted(percents) and percents.count(32) == percents.count(4) > 2
 
 
 MEDIUM = dataclasses.replace(
-    dpe.PLANS["medium"],
+    plan.PLANS["medium"],
     pool_frames=300,
     validation_frames=50,
     betas=(1e-5,),
-    recipe=dataclasses.replace(dpe.PLANS["medium"].recipe, channels=2, batch_frames=8, steps_at_1024=10),
+    recipe=dataclasses.replace(plan.PLANS["medium"].recipe, channels=2, batch_frames=8, steps_at_1024=10),
 )
 
 
 def test_seeds_run_apart_join_in_one_page_and_the_sweep_comes_last(
-    request_for_tiny: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request_for_tiny: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(dpe.PLANS, "medium", MEDIUM)
+    monkeypatch.setitem(plan.PLANS, "medium", MEDIUM)
     request = dataclasses.replace(request_for_tiny, size="medium")
-    cells = dpe.cells(request)
+    cells = table.cells(request)
     assert cells[0].name.startswith("ensemble-random-4") and cells[-1].name.startswith("sweep-")
     with pytest.raises(InputError, match="no row"):
-        dpe.report(request, {})
-    first, _ = run_cells(cells, request, tmp_path, only="seed0")
+        table.report(request, {})
+    first, _ = run_cells(cells, request, only="seed0")
     assert len(first) == len(cells) / 2
-    body = dpe.report(request, first).body
+    body = table.report(request, first).body
     assert "over 1 seeds" in body and "| dpe, k_centre |" in body and "fixed beforehand" in body and "Sweep" in body
-    both, _ = run_cells(cells, request, tmp_path, only="seed1")
-    assert len(both) == len(cells) and "over 2 seeds" in dpe.report(request, both).body
+    both, _ = run_cells(cells, request, only="seed1")
+    assert len(both) == len(cells) and "over 2 seeds" in table.report(request, both).body
 
 
-def test_rounds_to_come_are_dashes(request_for_tiny: Request, tmp_path: Path) -> None:
-    cells = [cell for cell in dpe.cells(request_for_tiny) if cell.name.startswith(("sweep", "ensemble"))]
-    done, _ = run_cells(cells, request_for_tiny, tmp_path, only="sweep|random|k_centre.*-(4|8)$")
-    body = dpe.report(request_for_tiny, done).body
+def test_rounds_to_come_are_dashes(request_for_tiny: Request) -> None:
+    cells = [cell for cell in table.cells(request_for_tiny) if cell.name.startswith(("sweep", "ensemble"))]
+    done, _ = run_cells(cells, request_for_tiny, only="sweep|random|k_centre.*-(4|8)$")
+    body = table.report(request_for_tiny, done).body
     row = next(line for line in body.splitlines() if line.startswith("| ensemble, k_centre |"))
     assert row.endswith("| – | – |") and row.count("±") == 2
     difference = next(
@@ -103,9 +105,9 @@ def test_rounds_to_come_are_dashes(request_for_tiny: Request, tmp_path: Path) ->
     assert difference.endswith("| – | – |") and "DPE with" not in body
 
 
-def test_rounds_wait_for_the_sweep_that_chooses_their_loss(request_for_tiny: Request, tmp_path: Path) -> None:
-    cells = dpe.cells(request_for_tiny)
-    done, _ = run_cells(cells, request_for_tiny, tmp_path, only="seed0")
+def test_rounds_wait_for_the_sweep_that_chooses_their_loss(request_for_tiny: Request) -> None:
+    cells = table.cells(request_for_tiny)
+    done, _ = run_cells(cells, request_for_tiny, only="seed0")
     assert done and all(name.startswith("sweep") for name in done)
 
 
