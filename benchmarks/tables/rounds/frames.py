@@ -1,9 +1,11 @@
 """What the table of rounds learns from and is judged on: frames in memory with their boxes, rendered or out of a folder."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,16 +21,15 @@ from perception.data.detection import DetectionFrame, DetectionSet, read_bdd100k
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.metrics.detection import Objects
-from perception.metrics.kitti import LEAST_OVERLAP, KittiLabels
+from perception.metrics.kitti import LEAST_OVERLAP, NEIGHBOURS, KittiLabels
 from perception.simulator.world import World
 
 WORLD_SEED = 7
 MOST_INSTANCES = 24  # that a detector learns in a frame, the largest
-STREET_CLASSES = {  # KITTI's, of the 19 that are rendered
-    "car": ("car", "truck", "bus", "train"),
-    "pedestrian": ("person",),
-    "cyclist": ("rider", "motorcycle", "bicycle"),
-}
+VEHICLES = ("car", "truck", "bus", "train")  # the one class that is learnt on streets
+HIDDEN = "of too few visible pixels"
+NOT_LEARNT = "of classes that are not learnt"
+SMALLEST_PX = 8  # boxes with a shorter side are crowds: at these sizes they are two places of the heat map wide
 READERS: dict[str, Callable[[Path], DetectionSet]] = {
     "kitti": read_kitti,
     "bdd100k": lambda root: read_bdd100k_boxes(root, "train"),
@@ -51,6 +52,9 @@ class Frames:
     drives: tuple[str, ...]
     kitti: tuple[KittiLabels, ...] = ()
     scales: NDArray[np.float64] | None = None
+    found_frames: int = 0  # in all, those beyond what is used included
+    # Of the test part: what both parts hold, judged objects and those that are left out, by reason.
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def take(self, rows: Sequence[int]) -> "Frames":
         """Return some of the frames."""
@@ -71,7 +75,8 @@ def open_frames(
     """Return a pool of at most `pool` frames and at most `test` others of other drives; size: (height, width) in pixels."""
     if data is None:
         found = _streets(size, pool + test, workers)
-        return found.take(range(pool)), found.take(range(pool, pool + test))
+        parts = found.take(range(pool)), found.take(range(pool, pool + test))
+        return parts[0], replace(parts[1], counts=found.counts, found_frames=pool + test)
     read = READERS[kind](data)
     drives = [frame.drive_id or frame.frame_id for frame in read.frames]
     order = np.random.default_rng(0).permutation(sorted(set(drives)))
@@ -81,9 +86,10 @@ def open_frames(
              for to_test in (False, True)]  # fmt: skip
     if not all(parts):
         raise InputError(f"DATA = {data}: {len(set(drives))} drives; a pool and a test part need at least one each")
-    return tuple(  # type: ignore[return-value]
+    kept, judged = (
         _decoded(read.classes, frames[:most], kind, size) for frames, most in zip(parts, (pool, test), strict=True)
     )
+    return kept, replace(judged, counts=Counter(kept.counts) + Counter(judged.counts), found_frames=len(read))
 
 
 def targets(frames: Frames) -> Instances:
@@ -99,18 +105,42 @@ def targets(frames: Frames) -> Instances:
 def _streets(size: tuple[int, int], count: int, workers: int) -> Frames:
     """Render one street frame a drive; a thing's box is that of its visible pixels."""
     classes = load_taxonomy("cityscapes19").classes
-    kind_of = {classes.index(name): kind for kind, names in enumerate(STREET_CLASSES.values()) for name in names}
-    class_ids, kinds = list(kind_of), np.array(list(kind_of.values()))
+    class_ids = [classes.index(name) for name in VEHICLES]
     found = street(World(), WORLD_SEED, STREET_DRIVES, count, size, workers)
-    smallest = TargetSettings().smallest_area_px
-    labelled = [labelled_objects(each, class_ids, smallest) for each in found.instances]
+    labelled = [labelled_objects(each, class_ids, TargetSettings().smallest_area_px) for each in found.instances]
+    counts: Counter[str] = Counter()
+    objects = [
+        _sorted_out(each.boxes, np.zeros_like(each.class_ids), np.where(each.crowd, HIDDEN, ""), 1, counts)
+        for each in labelled
+    ]
     return Frames(
-        classes=tuple(STREET_CLASSES),
+        classes=("car",),
         images=found.images,
-        objects=tuple(
-            Objects(boxes=each.boxes, class_ids=kinds[each.class_ids], crowd=each.crowd) for each in labelled
-        ),
+        objects=tuple(objects),
         drives=tuple(str(number) for number in range(count)),
+        counts=counts,
+    )
+
+
+def _sorted_out(
+    boxes: NDArray[Any], class_ids: NDArray[Any], reasons: NDArray[np.str_], classes: int, counts: Counter[str]
+) -> Objects:
+    """Return what counts, and as crowds what excuses a detection; add to the counts what is judged and what is left out, and why.
+
+    boxes: (object, 4); class_ids: (object,), -1 of a region that excuses what is found there in any class; reasons:
+    (object,) why it is left out, empty for what counts. Boxes with a side below SMALLEST_PX are left out too.
+    """
+    small = (boxes[:, 2:] - boxes[:, :2] < SMALLEST_PX).any(axis=1) & (reasons == "")
+    reasons = np.where(small, f"smaller than {SMALLEST_PX} pixels", reasons)
+    counts.update(reason or "judged" for reason in reasons.tolist())
+    kept = reasons != NOT_LEARNT
+    anywhere = kept & (class_ids < 0)
+    named = kept & ~anywhere
+    everywhere = np.tile(np.arange(classes), int(anywhere.sum()))
+    return Objects(
+        boxes=np.concatenate([boxes[named], np.repeat(boxes[anywhere], classes, axis=0)]),
+        class_ids=np.concatenate([class_ids[named], everywhere]),
+        crowd=np.concatenate([reasons[named] != "", np.ones(len(everywhere), bool)]),
     )
 
 
@@ -119,13 +149,14 @@ def _decoded(classes: Sequence[str], frames: Sequence[DetectionFrame], kind: str
     names = [name.lower() for name in classes]
     learnt = [name for name in names if name in LEAST_OVERLAP] if kind == "kitti" else names
     channels = np.array([learnt.index(name) if name in learnt else -1 for name in names])
-    images, objects, scales = [], [], []
+    images, objects, scales, counts = [], [], [], Counter[str]()
     for frame in frames:
         image = decode_image(frame.image_path.read_bytes(), frame.image_path)
         scale = np.tile(np.array(image.shape[1::-1]) / size[::-1], 2)
         images.append(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
         scales.append(scale)
-        objects.append(_objects(frame, names, channels, scale))
+        reasons = _reasons(frame, names, learnt)
+        objects.append(_sorted_out(frame.boxes / scale, channels[frame.labels], reasons, len(learnt), counts))
     return Frames(
         classes=tuple(learnt),
         images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
@@ -133,26 +164,18 @@ def _decoded(classes: Sequence[str], frames: Sequence[DetectionFrame], kind: str
         drives=tuple(frame.drive_id or frame.frame_id for frame in frames),
         kitti=tuple(_kitti_labels(frame, names) for frame in frames) if kind == "kitti" else (),
         scales=np.stack(scales),
+        counts=counts,
     )
 
 
-def _objects(
-    frame: DetectionFrame, names: Sequence[str], channels: NDArray[np.int64], scale: NDArray[np.float64]
-) -> Objects:
-    """Return a frame's boxes; a crowd of no class excuses what is found there in any class, so it stands in each."""
-    own = channels[frame.labels] if len(frame.labels) else np.zeros(0, np.int64)
-    excused = frame.ignored | np.isin([names[label] for label in frame.labels], ("van", "person_sitting"))
-    boxes, classes = frame.boxes / scale, int(channels.max()) + 1
-    counted, general = (own >= 0) & ~excused, excused & (own < 0)
-    crowds = np.repeat(boxes[general], classes, axis=0)
-    everywhere = np.tile(np.arange(classes), int(general.sum()))
-    named = (own >= 0) & excused
-    parts = [(boxes[counted], own[counted], False), (boxes[named], own[named], True), (crowds, everywhere, True)]
-    return Objects(
-        boxes=np.concatenate([part for part, _, _ in parts]),
-        class_ids=np.concatenate([kinds for _, kinds, _ in parts]),
-        crowd=np.concatenate([np.full(len(part), is_crowd) for part, _, is_crowd in parts]),
+def _reasons(frame: DetectionFrame, names: Sequence[str], learnt: Sequence[str]) -> NDArray[np.str_]:
+    """Say for every object of a frame why it is left out: (object,), empty for what counts."""
+    kinds = np.array([names[label] for label in frame.labels], str)
+    reasons = np.where(np.isin(kinds, learnt), "", NOT_LEARNT)
+    reasons = np.where(
+        np.isin(kinds, tuple(NEIGHBOURS.values())) & ~np.isin(kinds, learnt), "like a judged class", reasons
     )
+    return np.where(frame.ignored, "crowds and regions without labels", reasons)
 
 
 def _kitti_labels(frame: DetectionFrame, names: Sequence[str]) -> KittiLabels:

@@ -44,7 +44,8 @@ TABLE_SIZES = ("small", "full")
 STRATEGIES = {"random": "at random", "k_centre": "uncertain and apart"}
 VARIATION = Variation(color=0.15, tint=0.03, gamma=0.1, noise=0.0, blur_share=0.0)  # besides mirrored frames
 DETECT = DetectSettings(lowest_score=0.05, most_instances=32)
-MOST_COLUMNS = 20
+MOST_ROWS = 20  # of the table by class
+NO_FIGURE = ("labelled", "frames", "objects")  # what a cell found beside AP
 SCORE = ScoreSettings(outputs="sigmoid", reduction="top_share")
 
 
@@ -60,7 +61,7 @@ class Plan:
     members: int
     width: float  # of the detector
     steps: int  # of every round
-    batch_frames: int = 4
+    batch_frames: int = 8
     learning_rate: float = 6e-3
     beta: float = 1e-6  # of the penalty that keeps the members' spread close to the prior
 
@@ -72,7 +73,7 @@ class Plan:
 
 PLANS = {
     "small": Plan(
-        size_px=(64, 128), pool_frames=400, test_frames=80, first_frames=32, rounds=3, members=2, width=0.5, steps=1000,
+        size_px=(64, 128), pool_frames=400, test_frames=80, first_frames=16, rounds=3, members=2, width=0.5, steps=250,
     ),
     "full": Plan(
         size_px=(192, 640), pool_frames=5600, test_frames=1800, first_frames=224, rounds=4, members=8, width=2.0,
@@ -140,6 +141,9 @@ def _round(
     budget = next_budget(plan.sizes, len(labelled))
     strategies = (STRATEGIES if before is None else (strategy,)) if budget else ()
     scored = _scored(ensemble, pool.images, request.device) if budget else pd.DataFrame()
+    if before is None:
+        used = {"pool": len(pool.images), "test": len(test.images), "found": test.found_frames}
+        found |= {"frames": used, "objects": dict(test.counts)}
     return found | {"labelled": {each: labelled + _chosen(scored, labelled, budget, each, seed) for each in strategies}}
 
 
@@ -239,14 +243,15 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
     }
     if not all(by_strategy.values()):
         raise InputError("table rounds: the first round is not done in every seed; run the command again")
-    names = [name for name in by_strategy["random"][plan.first_frames][0] if name != "labelled"]
+    names = [name for name in by_strategy["random"][plan.first_frames][0] if name not in NO_FIGURE]
     figures = {
         strategy: {name: {size: [each[name] for each in found] for size, found in rounds.items()} for name in names}
         for strategy, rounds in by_strategy.items()
     }
-    parts = [_setting(request, plan), "### AP at an overlap of 0.5, %\n\n" + _means(plan, figures)]
+    first = results[_name(plan, "random", 0, plan.first_frames)]
+    parts = [_setting(request, plan), _left_out(first), "### AP at an overlap of 0.5, %\n\n" + _means(plan, figures)]
     parts += ["### Against random choice\n\n" + _differences(plan, figures)]
-    if len(names) <= MOST_COLUMNS:
+    if len(names) <= MOST_ROWS:
         parts.append("### By class, last round, %\n\n" + _last_round(figures, names))
     curves = {STRATEGIES[strategy]: found["ap50"] for strategy, found in figures.items()}
     plot = plot_by_share(curves, [100 * size / plan.pool_frames for size in plan.sizes], plan.sizes, "AP50, %")
@@ -262,6 +267,18 @@ def _setting(request: Request, plan: Plan) -> str:
         f"{count_of_seeds(request.seeds)}. A frame's score: the "
         f"entropy of the mean heat map over its {SCORE.top_share:.0%} most uncertain places. AP is the members' mean; mean ± "
         "standard deviation over seeds; differences are paired by seed, with the 95 % interval."
+    )
+
+
+def _left_out(first: Found) -> str:
+    """Say what was found, what of it is judged, and what is left out and why."""
+    frames, objects = first["frames"], dict(first["objects"])
+    judged = objects.pop("judged", 0)
+    reasons = "; ".join(f"{count:,} {reason}" for reason, count in objects.items())
+    return (
+        f"Found: {frames['found']:,} frames, of which {frames['pool']:,} are the pool and {frames['test']:,} the test part; in "
+        f"these {judged + sum(objects.values()):,} objects. Learnt and judged: {judged:,}. Left out: {reasons or 'none'}; what is "
+        "found where a left-out object lies counts neither for nor against a detector, but for those of classes that are not learnt."
     )
 
 
