@@ -1,6 +1,5 @@
 """compress: turn the pruned network into the one that ships: low rank where that is faster, exported to ONNX, measured."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -34,7 +33,9 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     from perception.compression.cost import measure_latency_ms
     from perception.compression.export import export_onnx, fold_batchnorm, input_metadata
     from perception.compression.model_card import card_markdown, latency_by_batch, neurons_removed_percent
+    from perception.data.tables import read_record
     from perception.models.checkpoint import load_network, save_network
+    from perception.reporting.records import TrainedNetworks
     from perception.training.setup import set_threads
 
     set_threads(parameters.threads)
@@ -54,22 +55,22 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     )
     latency = [item for item in measured if item.batch_frames == 1]
     frames = read_frames(inputs)
-    trained = json.loads((inputs.one("network") / "network.json").read_text())
-    origin = {name: trained[name] for name in ("data_manifest_sha256", "code_commit", "image")}
+    trained = read_record(inputs.one("network") / "network.json", TrainedNetworks)
+    origin = {name: getattr(trained, name) for name in ("data_manifest_sha256", "code_commit", "image")}
     miou = network_miou(network, frames[frames.split == "test"].reset_index(drop=True), parameters)
     card = _model_card(network, dense, exports, parameters) | origin
     card |= {"layers": choices, "weights_sha256": sha256, "miou": miou}
     card |= {
         "latency_ms_by_batch": latency_by_batch(measured),
-        "neurons_removed_percent": neurons_removed_percent(trained["layers"]),
-        "closed_branches": trained.get("closed_branches", []),
+        "neurons_removed_percent": neurons_removed_percent([vars(layer) for layer in trained.layers]),
+        "closed_branches": trained.closed_branches,
     }
     write_json(folder / "card.json", card)
     (folder / "card.md").write_text(card_markdown(card))
     times = {item.model: {"median_ms": item.median_ms, "spread_ms": item.spread_ms} for item in latency}
     write_json(folder / "latency.json", times)
     latency_ms = {item.model: item.median_ms for item in latency}
-    rows = _gate_rows(card, latency_ms, trained["miou_pruned"], parameters)
+    rows = _gate_rows(card, latency_ms, trained.miou_pruned, parameters)
     rows.to_parquet(folder / "gate.parquet", index=False)
     log(
         f"{card['parameters']:,} parameters, mIoU {miou:.3f}, {card['contracted_layers']} layers contracted with a largest "

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 JUDGED = ("frame_id", "score", "rank", "drive_id", "split", "in_pool", "in_labelled")  # columns that the gate looks at
+_SCORES = dict.fromkeys(("frame_id", "model_sha256", "measure", "reduction"), "text")
+_SCORES |= {"embedding": "vector", "class_share": "vector", "*": "number?", "score": "number"}
 
 
 @checked
@@ -63,10 +65,13 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     """
     from perception.data.annotation import write_batch
     from perception.data.store import open_store
+    from perception.data.tables import check_schema
 
     pool, folder, before = open_pool(inputs), outputs.one("selection"), labelled_so_far(inputs)
     factors = _failure_factors(pool, inputs.one("base") / "query.json", parameters.failure_query)
     tables = [path / "scores.parquet" for path in inputs.many("scores")]
+    for table in tables:
+        check_schema(table, _SCORES)
     selected, control = _choices(pool.assign(boost=factors), before, tables, parameters)
     selected.to_parquet(folder / "selected.parquet", index=False)
     control.to_parquet(folder / "control.parquet", index=False)

@@ -10,8 +10,7 @@ from torch import Tensor
 from benchmarks.tables.frames import Instances
 from perception.adaptation.detector_training import DetectionBatch
 from perception.data.loading import Batch
-
-IGNORE = 255
+from perception.data.taxonomies import IGNORE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     """
     import pandas as pd
 
+    from perception.data.tables import read_table
     from perception.training.setup import set_threads
 
     set_threads(parameters.threads)
@@ -47,7 +48,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     test = frames[frames.split == "test"].reset_index(drop=True)
     results: dict[str, Any] = {"seeds": parameters.seeds, "missing_labels": {}}
     for arm, file in (("selected", "selected.parquet"), ("random", "control.parquet")):
-        chosen = pd.read_parquet(inputs.one("selection") / file)
+        chosen = read_table(inputs.one("selection") / file, {"frame_id": "text"})
         labelled, missing = _with_labels(inputs, frames[frames.frame_id.isin(chosen.frame_id)], parameters.store)
         results["missing_labels"][arm] = missing
         groups = [labelled[labelled.frame_id.isin(group.frame_id)] for group in _groups(chosen)]
@@ -67,8 +68,10 @@ def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tupl
     import pandas as pd
 
     from perception.data.store import open_store
+    from perception.data.tables import read_table
+    from perception.quality.intake import ORACLE
 
-    oracle, store = pd.read_parquet(inputs.one("frames") / "oracle.parquet"), open_store(store_url)
+    oracle, store = read_table(inputs.one("frames") / "oracle.parquet", ORACLE, key="frame_id"), open_store(store_url)
     labelled = frames.drop(columns=list(oracle.columns.drop("frame_id"))).merge(oracle, on="frame_id", how="left")
     missing = sum(1 for uri in labelled.label_uri if pd.isna(uri) or not store.exists(uri))
     return labelled.assign(split="train", label_source="human"), missing

@@ -23,16 +23,14 @@ class Port:
     """Name one artifact that a stage takes or gives; every artifact is a folder."""
 
     name: str
-    kind: (
-        str  # what lies in the folder: frames, ensemble, scores, selection, version, network, metrics, verdict, report
-    )
+    # what lies in the folder: frames, ensemble, scores, selection, version, network, metrics, verdict, report
+    kind: str
     about: str  # one line for --help and for the reference in docs/
     many: bool = False  # takes a list of artifacts, one a batch, a shard or a gate
     optional: bool = False  # the stage has something sensible to do without it
     gate_table: bool = False  # the folder holds gate.parquet, the table that a gate judges
-    shares: str = (
-        ""  # the folder holds one folder a share; a task that takes it is given the one that this parameter numbers
-    )
+    # the folder holds one folder a share; a task that takes it is given the one that this parameter numbers
+    shares: str = ""
 
 
 @checked

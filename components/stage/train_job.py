@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
-from components.stage.execution import Call, Outcome
+from components.stage.execution import Call, Outcome, option_name
 from components.stage.records import RECORDS_VARIABLE, log
 from perception.errors import InputError, Unreachable
 from perception.parameters import Count, CountOrZero, checked, matching
@@ -118,9 +118,9 @@ def _lay_out(call: Call, work: Path) -> list[str]:
         copies = [work / "inputs" / port / str(number) for number in range(len(folders))]
         for source, copy in zip(folders, copies, strict=True):
             shutil.copytree(source, copy)
-        command += [f"--{port.replace('_', '-')}", *map(str, copies)] if copies else []
+        command += [word for copy in copies for word in (option_name(port), str(copy))]
     for port in call.outputs:
-        command += [f"--{port.replace('_', '-')}", str(work / "outputs" / port)]
+        command += [option_name(port), str(work / "outputs" / port)]
     work.mkdir(parents=True, exist_ok=True)
     (work / "params.yaml").write_text(yaml.safe_dump({call.task.partition("@")[0]: dict(call.parameters)}))
     return command

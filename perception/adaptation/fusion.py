@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 from perception.parameters import Fraction, checked
-
-IGNORE = 255
 
 
 @checked

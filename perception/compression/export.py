@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from perception.compression.expansion import contract_network
 from perception.compression.modules import Layer, set_module
+from perception.data.files import replacement
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 
@@ -132,8 +132,7 @@ def export_onnx(
         raise InputError(f"folder {path.parent} does not exist: create it before exporting {path.name}")
     network = copy.deepcopy(network).cpu().float()
     contraction = contract_network(network)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacement(path) as temporary:
         write_onnx(contraction.network, temporary, torch.zeros(1, channels, height_px, width_px))
         if metadata:
             _write_metadata(temporary, metadata)
@@ -145,9 +144,6 @@ def export_onnx(
                 f"the share {tolerance}: look for an operation that ONNX opset {OPSET} computes differently"
             )
         data = temporary.read_bytes()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return ExportReport(
         path,
         hashlib.sha256(data).hexdigest(),

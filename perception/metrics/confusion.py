@@ -8,10 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 
-IGNORE = 255
-MAX_CLASSES = 255
 # OpenCV hands its counts over as float32, which is exact up to 2**24.
 _CHUNK_PIXELS = 1 << 20
 
@@ -39,8 +38,8 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int) ->
 
     Raises InputError for different shapes and for ids outside their range.
     """
-    if not 1 <= classes <= MAX_CLASSES:
-        raise InputError(f"classes={classes} must lie in 1..{MAX_CLASSES} (255 marks pixels that are not judged)")
+    if not 1 <= classes <= IGNORE:
+        raise InputError(f"classes={classes} must lie in 1..{IGNORE} (255 marks pixels that are not judged)")
     if np.shape(labels) != np.shape(predictions):
         raise InputError(
             f"labels have shape {np.shape(labels)} but predictions {np.shape(predictions)}; resize one first"

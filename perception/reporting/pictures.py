@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 
-IGNORE = 255
 # Nine stops of matplotlib's "magma" (CC0): lightness rises evenly, so that equal steps in value look equal.
 HEAT_STOPS = np.array(
     [

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 from perception.parameters import NotNegative, Share, checked
 from perception.uncertainty.ensemble import Ensemble
@@ -21,7 +22,6 @@ from perception.uncertainty.priors import Prior, parameter_priors
 Direction = Literal["pq", "qp"]
 DIRECTIONS = ("pq", "qp")
 PENALTIES = ("dpe", "l2", "none")
-IGNORE_CLASS = 255
 
 
 class LabelledImages(Protocol):
@@ -118,12 +118,12 @@ def member_cross_entropy(ensemble: Ensemble, batch: LabelledImages, class_weight
     batch.labels: int64 class ids, 255 = ignored; (frame, height, width), or (frame,) for classifiers.
     """
     labels = batch.labels
-    labelled = labels != IGNORE_CLASS
+    labelled = labels != IGNORE
     weight = labelled.sum() if class_weights is None else class_weights[labels[labelled]].sum()
     normaliser = weight.clamp_min(torch.finfo(torch.float32).tiny)
     total = torch.zeros((), device=labels.device)
     for logits in ensemble.member_logits(batch.images):
-        summed = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE_CLASS, reduction="sum")
+        summed = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE, reduction="sum")
         total = total + summed / normaliser
     return total
 

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 
 from blake3 import blake3
 
+from perception.data.files import replacement
 from perception.errors import InputError, Unreachable
 from perception.versioning.processes import RegistryError
 
@@ -151,32 +151,18 @@ class FolderRemote:
 
     def write(self, name: str, content: bytes) -> None:
         """Write under a temporary name and move into place."""
-        self._place(name, lambda stream: stream.write(content))
+        self._place(name, lambda temporary: temporary.write_bytes(content))
 
     def upload(self, name: str, source: Path) -> None:
         """Copy under a temporary name and move into place."""
+        self._place(name, lambda temporary: shutil.copyfile(source, temporary))
 
-        def copy(stream: Any) -> None:
-            with source.open("rb") as file:
-                shutil.copyfileobj(file, stream, _BLOCK_BYTES)
-
-        self._place(name, copy)
-
-    def _place(self, name: str, fill: Callable[[Any], Any]) -> None:
+    def _place(self, name: str, fill: Callable[[Path], Any]) -> None:
         path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as stream:
-                temporary = Path(stream.name)
-                try:
-                    fill(stream)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                    temporary.chmod(0o444)  # as DVC leaves it: an edit in place needs an effort
-                    temporary.replace(path)
-                except BaseException:
-                    temporary.unlink(missing_ok=True)
-                    raise
+            with replacement(path, mode=0o444) as temporary:  # as DVC leaves it: an edit in place needs an effort
+                fill(temporary)
         except OSError as error:
             raise RegistryError(
                 f"remote {self.url} cannot be written ({error.strerror}); give it space and the right to write"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pipelines.commands.evaluate import main, table
 
 from perception.data.taxonomies import load_taxonomy
-from pipelines.commands.evaluate import main, table
 from tests.components.test_evaluate import HEIGHT, QUICK, TOLD, WIDTH, export
 
 CITIES = {"aachen": 3, "bonn": 2}

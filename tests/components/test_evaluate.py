@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from pipelines.commands.evaluate import main as evaluate_folder
 
 from components.stage.command import main
 from components.stage.registry import all_stages
@@ -19,7 +20,6 @@ from perception.models.erfnet import ERFNet
 from perception.reporting.page import MAX_PAGE_BYTES
 from perception.simulator.folder import write_scenes
 from perception.simulator.world import World
-from pipelines.commands.evaluate import main as evaluate_folder
 
 HEIGHT, WIDTH, DRIVES = 32, 64, 10
 QUICK = {"resamples": 100, "shift_frames": 2, "latency_repeats": 2, "latency_batch_frames": [1, 2], "minimum_drives": 3,

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pipelines.commands.data_versions import main
 
 from perception.data.manifest import read_manifest
 from perception.data.store import Store, open_store
@@ -23,7 +24,6 @@ from perception.versioning.curated import build_version
 from perception.versioning.models import champion, propose
 from perception.versioning.records import Version
 from perception.versioning.registry import create_registry, fetch, publish, resolve
-from pipelines.commands.data_versions import main
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HEIGHT, WIDTH = 64, 128

@@ -16,7 +16,7 @@ PLANTED = {
     "GIT_TOKEN": "planted-git-token-4711",
     "NIGHTDRIVE_API_PASSWORD": "planted-password-4711",
 }
-all_stages() = ("resolve", "ingest", "gather", "ensemble", "score", "select", "curate", "publish", "report")
+STAGES = ("resolve", "ingest", "gather", "ensemble", "score", "select", "curate", "publish", "report")
 
 
 def plant() -> None:
@@ -40,7 +40,7 @@ def test_no_log_record_or_artifact_of_a_night_holds_a_secret(tmp_path: Path, mon
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     load_libraries(("torch._dynamo", "pyarrow.dataset", "perception.training.loop", "perception.uncertainty.ensemble"))
     run = write_night(tmp_path)
-    for task in (each for each in tasks_of(run) if each.name.partition("@")[0] in all_stages()):
+    for task in (each for each in tasks_of(run) if each.name.partition("@")[0] in STAGES):
         ended = run_task(task, run, before=plant)
         assert ended.code == 0, ended.said[-1000:]
     assert len(list(run.glob("*.log"))) == len(list((run / "records").glob("*.json"))) >= 11

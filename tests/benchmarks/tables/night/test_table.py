@@ -7,7 +7,7 @@ import torch
 from benchmarks.tables.data import Labelled
 from benchmarks.tables.night import plan, report, table
 from benchmarks.tables.runner import Request
-from perception.adaptation.pseudo import IGNORE
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 from perception.models.checkpoint import load_network
 
