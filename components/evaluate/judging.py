@@ -43,7 +43,7 @@ class JudgeParameters(FrameParameters, IntervalSettings):
     regression_margin: ShareFromZero = 0.02
     class_regression_margin: ShareFromZero = 0.05  # IoU by which it may fall behind in any class
     # standard deviation of a figure (overall, time_of_day=night, class=bus) between trainings that differ only by their
-    # seed; benchmarks/no_regression.py measures it. Margins are widened to what two seeds differ by
+    # seed; benchmarks/scale/no_regression.py measures it. Margins are widened to what two seeds differ by
     seed_spread: dict[str, NotNegative] = Field(default_factory=dict)
     test_set_sha256: str = ""  # the frozen test set's identity; another one is refused; empty: not pinned
     latency_batch_frames: tuple[Count, ...] = (1, 2, 4, 8)  # batch sizes at which latency and throughput are measured
