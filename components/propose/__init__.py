@@ -78,7 +78,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> dict[st
     tag = read_record(inputs.one("version") / "version.json", PublishedVersion).tag
     base = inputs.one("base") / "run.json"
     before = read_record(base, Published)["tag"] if base.exists() else NOTHING
-    evidence = gather_evidence(inputs, parameters)
+    evidence = gather_evidence(inputs, parameters.run, parameters.profile, GATES)
     with network_files(inputs) as model:
         propose(registry, tag, evidence, model=model, facts={"run": parameters.run, **evidence["lineage"]})
     facts, commands, pictures, taxonomy = _review(registry, tag, before, parameters)

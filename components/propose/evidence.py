@@ -2,13 +2,12 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.propose import GATES, ProposeParameters
 from components.stage.declaration import Paths
 from components.stage.records import read_records
 from perception.data.tables import read_record, read_table
@@ -26,14 +25,14 @@ _EVALUATION = (
 _VERDICT = ("suite", "suite_sha256", "decision", "rows", "checked")
 
 
-def gather_evidence(inputs: Paths, parameters: ProposeParameters) -> Json:
+def gather_evidence(inputs: Paths, run: str, profile: str, gates: Sequence[str]) -> Json:
     """Return gates, evaluation, network, selection story, doubted labels, cost and lineage of the night so far."""
     card = _read(inputs, "compressed", "card.json", records.Card)
     origin = {"code_commit": card.code_commit, "image": card.image, "onnx_sha256": card.onnx_sha256} if card else {}
     return {
-        "run": parameters.run,
-        "profile": parameters.profile,
-        "gates": _verdicts(inputs),
+        "run": run,
+        "profile": profile,
+        "gates": _verdicts(inputs, gates),
         "evaluation": _evaluation(inputs),
         "model": _network(inputs, card),
         "selection": _selection(inputs),
@@ -64,9 +63,9 @@ def _read(inputs: Paths, port: str, file: str, kind: type[Record]) -> Record | N
     return read_record(folder / file, kind) if folder else None
 
 
-def _verdicts(inputs: Paths) -> list[Json]:
+def _verdicts(inputs: Paths, gates: Sequence[str]) -> list[Json]:
     found = []
-    for gate in GATES:
+    for gate in gates:
         verdict = _read(inputs, f"verdict_{gate}", "verdict.json", Verdict)
         if verdict:
             failed = [asdict(failure) | {"frames": failure.frames[:SHOWN_ROWS]} for failure in verdict.failed]

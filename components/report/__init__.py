@@ -1,25 +1,8 @@
 """report: put the whole night on one page, and its figures into summary.json."""
 
-from dataclasses import dataclass, field
-
+from components.report.parameters import GATES, ReportParameters
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import FrameParameters
 from components.stage.records import log
-
-GATES = ("ingest", "select", "curate", "adapt", "train_prune", "compress", "evaluate")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportParameters(FrameParameters):
-    """Say whose night it was and where its pictures are."""
-
-    run: str  # name of the run
-    profile: str
-    registry: str  # git repository of the data registry, for the command that reproduces the version
-    settings: dict[str, object] = field(
-        default_factory=dict
-    )  # every parameter of the night, for the page's last section
-    final_status: dict[str, object] = field(default_factory=dict)  # what a pipeline says of a run that ended early
 
 
 def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from components.report import GATES, ReportParameters
+from components.report.parameters import GATES, ReportParameters
 from components.report.pictures import Pictures
 from components.stage.declaration import Paths
 from components.stage.parameters import absolute
