@@ -114,11 +114,11 @@ def _doubts(inputs: Paths) -> Json | None:
 
 
 def _cost() -> Json:
-    told = read_records()
-    if not told:
+    tasks = read_records()
+    if not tasks:
         return {}
-    stages = sorted(told, key=lambda record: -record["seconds"])
+    stages = sorted(tasks, key=lambda record: -record["seconds"])
     return {
-        "seconds": round(sum(record["seconds"] for record in told), 1),
+        "seconds": round(sum(record["seconds"] for record in tasks), 1),
         "stages": [{"name": record["name"], "seconds": record["seconds"]} for record in stages],
     }
