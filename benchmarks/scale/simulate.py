@@ -24,7 +24,6 @@ from benchmarks.scale.fleet_night import (
     stages_of,
 )
 from components.stage.parameters import build_parameters, parse_value, read_yaml
-from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE
 from perception.errors import InputError
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
