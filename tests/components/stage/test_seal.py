@@ -10,7 +10,7 @@ import pytest
 from components.stage.declaration import Paths
 from components.stage.seal import SEAL_FILE, check_seal, write_seal
 from perception.errors import InputError
-from tests.components.stage.test_execution import COPY
+from tests.components.stage.test_execution import COPY, run_stage
 
 
 @pytest.fixture
