@@ -20,6 +20,7 @@ from typing import Any
 from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, STATUS_OF_EXIT, Stage
 from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute
 from components.stage.records import is_first_process, log
+from perception.data.files import replace_file
 from perception.errors import InputError
 
 PROBLEM_FILE = "problem.json"
@@ -179,7 +180,7 @@ def _write_problem(step: Step, problem: Problem) -> None:
         return
     for folder in step.call.outputs.values():
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / PROBLEM_FILE, json.dumps(problem.__dict__))
+        replace_file(folder / PROBLEM_FILE, json.dumps(problem.__dict__).encode())
 
 
 def _tried(call: Call, sleep: Callable[[float], None] = time.sleep) -> Outcome:
@@ -262,11 +263,4 @@ def _write_executor_output(target: Path, values: Mapping[str, str], artifacts: M
         name: {"artifacts": [{"name": item.get("name", ""), "uri": item["uri"], "metadata": {}}]}
         for name, item in artifacts.items()
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, json.dumps({"parameterValues": dict(values), "artifacts": listed}))
-
-
-def _write(target: Path, text: str) -> None:
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(text)
-    partial.replace(target)
+    replace_file(target, json.dumps({"parameterValues": dict(values), "artifacts": listed}).encode())
