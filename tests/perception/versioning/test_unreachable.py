@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from components.stage import kfp_step
-from components.stage.command import main
+from components.stage.__main__ import run
 from components.stage.kfp_step import read_problem
-from components.stage.registry import all_stages
 from perception.errors import InputError
 from perception.versioning.processes import RegistryError
 from perception.versioning.registry import create_registry, fetch, find_tag, publish, resolve
@@ -71,7 +70,7 @@ def resolve_step(tmp_path: Path, registry: str) -> int:
     values = {"task": "resolve", "registry": registry, "remote": str(tmp_path / "remote"), "store": str(tmp_path / "s")}
     outputs = {"artifacts": {"base": {"artifacts": [artifact]}}, "outputFile": str(tmp_path / "output.json")}
     given = {"inputs": {"parameterValues": values}, "outputs": outputs}
-    return main(all_stages(), ["resolve", "--executor-input", json.dumps(given)])
+    return run(["resolve", "--executor-input", json.dumps(given)])
 
 
 @pytest.mark.parametrize(("status", "code", "tries"), [(503, 1, 3), (404, 0, 1)])
