@@ -18,8 +18,8 @@ from components.stage.declaration import Needs
 from components.stage.learning import FrameParameters, LearningParameters
 from perception.quality.suites import Parameter, load_suite
 from perception.simulator.world import World
+from pipelines.cluster import Cluster
 from pipelines.graph import Graph
-from pipelines.kubeflow.resources import Cluster
 from pipelines.kubeflow.schedule import Schedule
 from pipelines.settings import COUNTS
 
