@@ -27,10 +27,11 @@ import pandas as pd
 
 from benchmarks.duels.duel import finish, result
 from benchmarks.timing import least_seconds
+from perception.data.blobs import describe_blob
 from perception.data.decoding import image_size
 from perception.data.manifest import write_manifest
 from perception.data.readers.layout import RawFrame
-from perception.data.store import FolderStore, describe_blob
+from perception.data.store import FolderStore
 from perception.quality.intake import Arrival, IntakeSettings, admit_frames
 
 BAR_OF_HASH, BAR_OF_DVC, BAR_KEEPING = 0.8, 5.0, 1.0

@@ -64,7 +64,7 @@ def version_folder(folder: Path, frame_ids: list[str], shards: dict[str, int], l
         (folder / "shards" / name).write_bytes(content)
         names[name] = hashlib.sha256(content).hexdigest()
     write_manifest(manifest(frame_ids), folder / "manifest.parquet")
-    listing = [{"name": name, "sha256": sha256} for name, sha256 in sorted(names.items())]
+    listing = [{"name": name, "sha256": sha256, "size_bytes": 0, "frames": 0} for name, sha256 in sorted(names.items())]
     (folder / "shards.json").write_text(json.dumps({"shards": listing}))
     return folder
 
@@ -176,7 +176,9 @@ def _ours(root: Path, server: Any, frame_ids: list[str], blobs: list[bytes]) -> 
             part = range(start, min(start + FRAMES_PER_SHARD, len(frame_ids)))
             path = folder / "shards" / f"{start:06d}.tar"
             sha256 = write_shard(((frame_ids[k], {"jpg": blobs[k]}) for k in part), path)
-            listing.append({"name": path.name, "sha256": sha256})
+            listing.append(
+                {"name": path.name, "sha256": sha256, "size_bytes": path.stat().st_size, "frames": len(part)}
+            )
         (folder / "shards.json").write_text(json.dumps({"shards": listing}))
         write_manifest(manifest(frame_ids), folder / "manifest.parquet")
         return publish(registry, "night", folder)

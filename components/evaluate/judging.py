@@ -293,7 +293,7 @@ def _shift(frames: "LabelledFrames", about: "pd.DataFrame", model: Path, paramet
     if not count:
         return []
     rows = np.linspace(0, len(about) - 1, count).round().astype(int).tolist()
-    part, told = _Part(frames, rows), about.iloc[rows].reset_index(drop=True)
+    part, rows_about = _Part(frames, rows), about.iloc[rows].reset_index(drop=True)
     predict, classes = onnx_predictor(model, parameters.threads), len(class_names(parameters.taxonomy))
     cases: list[tuple[str, int]] = [("none", 0), *((kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS)]
     found = []
@@ -301,7 +301,7 @@ def _shift(frames: "LabelledFrames", about: "pd.DataFrame", model: Path, paramet
         change = (lambda images, k=kind, s=strength: corrupt(images, k, s)) if strength else None
         score = evaluate_frames(
             part,
-            told,
+            rows_about,
             predict,
             classes,
             batch_frames=parameters.batch_frames,

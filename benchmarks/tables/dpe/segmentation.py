@@ -39,7 +39,7 @@ class Choice:
 
     strategy: str
     measure: str = "ensemble_entropy"
-    gap_frames: int | None = None  # frames of a drive fewer places apart are near-duplicates, labelled ones included
+    gap_frames: int = 0  # frames of a drive fewer places apart are near-duplicates, labelled ones included; 0: none
     drive_share: float | None = None  # of its share of the pool that every drive gets of the budget at least
 
 
