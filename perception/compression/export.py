@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-import os
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from torch import Tensor, fx, nn
 
 from perception.compression.expansion import contract_network
 from perception.compression.modules import Layer, set_module
+from perception.data.files import replacement
+from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 
 OPSET = 17
@@ -100,6 +102,12 @@ def _fold(layer: Layer, norm: Layer) -> None:
     layer.bias = nn.Parameter((bias + shift).to(weight.dtype), requires_grad=weight.requires_grad)
 
 
+def input_metadata(taxonomy: str) -> dict[str, str]:
+    """Return what an exported network tells whoever runs it: its taxonomy, its classes and its input."""
+    classes = json.dumps(load_taxonomy(taxonomy).classes)
+    return {"taxonomy": taxonomy, "classes": classes, "input": "RGB, float32 in [0, 1], frame x 3 x h x w"}
+
+
 def export_onnx(
     network: nn.Module,
     path: Path,
@@ -124,8 +132,7 @@ def export_onnx(
         raise InputError(f"folder {path.parent} does not exist: create it before exporting {path.name}")
     network = copy.deepcopy(network).cpu().float()
     contraction = contract_network(network)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacement(path) as temporary:
         write_onnx(contraction.network, temporary, torch.zeros(1, channels, height_px, width_px))
         if metadata:
             _write_metadata(temporary, metadata)
@@ -137,9 +144,6 @@ def export_onnx(
                 f"the share {tolerance}: look for an operation that ONNX opset {OPSET} computes differently"
             )
         data = temporary.read_bytes()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return ExportReport(
         path,
         hashlib.sha256(data).hexdigest(),

@@ -19,6 +19,7 @@ from perception.reporting.page import MAX_PAGE_BYTES
 from perception.simulator.folder import write_scenes
 from perception.simulator.world import World
 from pipelines.commands.program import main as nightdrive
+from tests.components.intake import take_in
 
 HEIGHT, WIDTH, DRIVES = 32, 64, 10
 QUICK = {"resamples": 100, "shift_frames": 2, "latency_repeats": 2, "latency_batch_frames": [1, 2], "minimum_drives": 3,
@@ -106,8 +107,8 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
         "width_px": WIDTH,
         "seed": 0,
     }
-    run("ingest", shared | {"source": "test", "sources": sources}, tmp_path, "--arrived", "arrived")
-    run("gather", {}, tmp_path, "--arrived", "arrived", "--frames", "frames")
+    size = {"taxonomy": "cityscapes19", "height_px": HEIGHT, "width_px": WIDTH}
+    take_in(tmp_path, "frames", sources, tmp_path / "store", **size)
     for name, file in (("base", "champion.onnx"), ("compressed", "net.onnx")):
         (tmp_path / name).mkdir()
         shutil.copy(place / file, tmp_path / name / file.replace("net", "model"))

@@ -57,7 +57,10 @@ def make_folder(
     for name, content in shards.items():
         (folder / "shards" / name).write_bytes(content)
     every = (listed or {}) | shards
-    listing = [{"name": name, "sha256": hashlib.sha256(every[name]).hexdigest()} for name in sorted(every)]
+    listing = [
+        {"name": name, "sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content), "frames": 1}
+        for name, content in sorted(every.items())
+    ]
     (folder / "shards.json").write_text(json.dumps({"shards": listing}))
     return folder
 
@@ -111,6 +114,6 @@ def published(tmp_path_factory) -> Published:
     second_folder = make_folder(
         root / "second", make_frames(ids[3:]), {"c.tar": shards["c.tar"]}, {"b.tar": shards["b.tar"]}
     )
-    (second_folder / "version.json").write_text(json.dumps({"parent": first.tag}))
+    (second_folder / "version.json").write_text(json.dumps({"manifest_sha256": "0" * 64, "parent": first.tag}))
     second = publish(root / "registry.git", "night-2", second_folder)
     return Published(root / "registry.git", root / "remote", first_folder, second_folder, first, second, shards)
