@@ -8,9 +8,9 @@ from perception.data.readers.layout import (
     RawFrame,
     check_folder,
     check_pairs,
-    checked_frame_id,
     chosen_splits,
     files_in,
+    frame_id_of,
     optional_files_in,
 )
 
@@ -29,7 +29,7 @@ def camvid_frames(root: Path, split: str | None, labels_required: bool) -> Itera
         for stem, path in images.items():
             drive = stem[:6]
             yield RawFrame(
-                frame_id=checked_frame_id(f"camvid_{stem}", path),
+                frame_id=frame_id_of(f"camvid_{stem}"),
                 drive_id=drive,
                 image_path=path,
                 label_path=labels.get(stem),

@@ -10,9 +10,9 @@ from perception.data.readers.layout import (
     RawFrame,
     check_folder,
     check_pairs,
-    checked_frame_id,
     chosen_splits,
     files_in,
+    frame_id_of,
     optional_files_in,
 )
 from perception.data.taxonomies import published_names
@@ -40,7 +40,7 @@ def _frames(version: str, taxonomy: str, root: Path, split: str | None, labels_r
         check_pairs(images, labels, root / name / "images", truth, labels_required)
         for key, path in images.items():
             yield RawFrame(
-                frame_id=checked_frame_id(f"mapillary_{key}", path),
+                frame_id=frame_id_of(f"mapillary_{key}"),
                 drive_id=f"mapillary_{key}",
                 image_path=path,
                 label_path=labels.get(key),

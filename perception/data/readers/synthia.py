@@ -13,8 +13,8 @@ from perception.data.readers.layout import (
     RawFrame,
     check_folder,
     check_pairs,
-    checked_frame_id,
     files_in,
+    frame_id_of,
     optional_files_in,
     read_file,
 )
@@ -34,7 +34,7 @@ def synthia_frames(root: Path, split: str | None, labels_required: bool) -> Iter
     check_pairs(images, labels, root / "RGB", root / "GT" / "LABELS", labels_required)
     for stem, path in images.items():
         yield RawFrame(
-            frame_id=checked_frame_id(f"synthia_{stem}", path),
+            frame_id=frame_id_of(f"synthia_{stem}"),
             drive_id=f"synthia_{stem}",
             image_path=path,
             label_path=labels.get(stem),
