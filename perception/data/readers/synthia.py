@@ -33,9 +33,10 @@ def synthia_frames(root: Path, split: str | None, labels_required: bool) -> Iter
     labels = optional_files_in(root / "GT" / "LABELS", (".png",))
     check_pairs(images, labels, root / "RGB", root / "GT" / "LABELS", labels_required)
     for stem, path in images.items():
+        frame_id = frame_id_of(f"synthia_{stem}")
         yield RawFrame(
-            frame_id=frame_id_of(f"synthia_{stem}"),
-            drive_id=f"synthia_{stem}",
+            frame_id=frame_id,
+            drive_id=frame_id,
             image_path=path,
             label_path=labels.get(stem),
             instances_path=labels.get(stem),
