@@ -1,61 +1,52 @@
 """compress: turn the pruned network into the one that ships: low rank where that is faster, exported to ONNX, measured."""
 
-import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import FrameParameters, read_frames, write_json
-from components.stage.parameters import require
+from components.stage.learning import FrameParameters, network_miou, read_frames, write_json
 from components.stage.records import log
+from perception.parameters import Count, ShareFromZero, ShareToOne, checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class CompressParameters(FrameParameters):
     """Say how far the network may be compressed and how its latency is measured."""
 
-    energy: float = 0.98  # share of the sum of singular values that a factorised layer keeps
-    choose_by: str = (
-        "parameters"  # which layers become pairs: where it saves parameters, or where it is measured to save latency
-    )
-    least_saving: float = 0.5  # by parameters: share of a layer's parameters that its pair must save
-    latency_repeats: int = 30  # measurements of each network, interleaved; the median counts
-    latency_threads: int = 1  # of onnxruntime while it is measured
-    latency_batch_frames: int = 4  # the model card tells the latency of one frame and of so many at once
+    energy: ShareToOne = 0.98  # share of the sum of singular values that a factorised layer keeps
+    # which layers become pairs: where it saves parameters, or where it is measured to save latency
+    choose_by: Literal["parameters", "latency"] = "parameters"
+    least_saving: ShareFromZero = 0.5  # by parameters: share of a layer's parameters that its pair must save
+    latency_repeats: Annotated[int, Field(ge=3)] = 30  # measurements of each network, interleaved; the median counts
+    latency_threads: Count = 1  # of onnxruntime while it is measured
+    latency_batch_frames: Count = 4  # the model card tells the latency of one frame and of so many at once
     max_miou_loss: float = 0.05  # against the pruned network; the gate refuses a compressed one that loses more
     max_latency_ratio: float = 1.5  # to the dense network's; the gate refuses a compressed one that is slower
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 < self.energy <= 1, "energy", self.energy, "must lie in (0, 1]")
-        require(
-            self.choose_by in ("parameters", "latency"), "choose_by", self.choose_by, "must be parameters or latency"
-        )
-        require(0 <= self.least_saving < 1, "least_saving", self.least_saving, "must lie in [0, 1)")
-        require(self.latency_repeats >= 3, "latency_repeats", self.latency_repeats, "must be at least 3")
-        require(self.latency_batch_frames >= 1, "latency_batch_frames", self.latency_batch_frames, "must be at least 1")
-        require(self.latency_threads >= 1, "latency_threads", self.latency_threads, "must be at least 1")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     """Factorise, export, measure; write model.onnx, dense.onnx, the weights, card.json and card.md."""
     from perception.compression.cost import measure_latency_ms
-    from perception.compression.export import export_onnx, fold_batchnorm
+    from perception.compression.export import export_onnx, fold_batchnorm, input_metadata
     from perception.compression.model_card import card_markdown, latency_by_batch, neurons_removed_percent
+    from perception.data.tables import read_record
     from perception.models.checkpoint import load_network, save_network
+    from perception.reporting.records import TrainedNetworks
+    from perception.training.setup import set_threads
 
-    parameters.prepare()
+    set_threads(parameters.threads)
     folder, size = outputs.one("compressed"), (parameters.height_px, parameters.width_px)
     dense, pruned = (load_network(inputs.one("network") / f"{name}.safetensors") for name in ("dense", "pruned"))
     network, choices = _factorise(pruned, parameters)
     sha256 = save_network(network, folder / "model.safetensors", {"shrunk_by": "pruning and low rank"})
-    told = parameters.onnx_metadata()
+    metadata = input_metadata(parameters.taxonomy)
     exports = {
-        "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size, metadata=told),
-        "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size, metadata=told),
+        "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size, metadata=metadata),
+        "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size, metadata=metadata),
     }
     paths = {name: export.path for name, export in exports.items()}
     batches = sorted({1, parameters.latency_batch_frames})
@@ -64,22 +55,22 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     )
     latency = [item for item in measured if item.batch_frames == 1]
     frames = read_frames(inputs)
-    trained = json.loads((inputs.one("network") / "network.json").read_text())
-    origin = {name: trained[name] for name in ("data_manifest_sha256", "code_commit", "image")}
-    miou = parameters.miou(network, frames[frames.split == "test"].reset_index(drop=True))
+    trained = read_record(inputs.one("network") / "network.json", TrainedNetworks)
+    origin = {name: getattr(trained, name) for name in ("data_manifest_sha256", "code_commit", "image")}
+    miou = network_miou(network, frames[frames.split == "test"].reset_index(drop=True), parameters)
     card = _model_card(network, dense, exports, parameters) | origin
     card |= {"layers": choices, "weights_sha256": sha256, "miou": miou}
     card |= {
         "latency_ms_by_batch": latency_by_batch(measured),
-        "neurons_removed_percent": neurons_removed_percent(trained["layers"]),
-        "closed_branches": trained.get("closed_branches", []),
+        "neurons_removed_percent": neurons_removed_percent([vars(layer) for layer in trained.layers]),
+        "closed_branches": trained.closed_branches,
     }
     write_json(folder / "card.json", card)
     (folder / "card.md").write_text(card_markdown(card))
     times = {item.model: {"median_ms": item.median_ms, "spread_ms": item.spread_ms} for item in latency}
     write_json(folder / "latency.json", times)
     latency_ms = {item.model: item.median_ms for item in latency}
-    rows = _gate_rows(card, latency_ms, trained["miou_pruned"], parameters)
+    rows = _gate_rows(card, latency_ms, trained.miou_pruned, parameters)
     rows.to_parquet(folder / "gate.parquet", index=False)
     log(
         f"{card['parameters']:,} parameters, mIoU {miou:.3f}, {card['contracted_layers']} layers contracted with a largest "

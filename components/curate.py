@@ -1,27 +1,26 @@
 """curate: put the newly labelled frames and the last data version together into the next one."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import labelled_so_far, read_frames, write_json
-from components.stage.parameters import require
+from components.stage.learning import Taxonomy, labelled_so_far, read_frames, write_json
 from components.stage.records import log, progress_line
+from perception.errors import InputError
+from perception.parameters import Count, checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_SELECTED = {"frame_id": "text", "score": "number", "rank": "whole number", "reason": "text"}
 
-@dataclass(frozen=True, kw_only=True)
+
+@checked
 class CurateParameters:
     """Say where blobs are and how the version is packed."""
 
     store: str  # blob store: a folder or s3://bucket/prefix
-    taxonomy: str  # pixels of labels are counted by its classes
-    frames_per_shard: int = 200  # frames in one tar; a version adds shards and never rewrites one
-
-    def __post_init__(self) -> None:
-        require(self.frames_per_shard >= 1, "frames_per_shard", self.frames_per_shard, "must be at least 1")
+    taxonomy: Taxonomy  # pixels of labels are counted by its classes
+    frames_per_shard: Count = 200  # frames in one tar; a version adds shards and never rewrites one
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
@@ -40,6 +39,9 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
     labelled = _newly_labelled(inputs, frames)
     held_out = frames[frames.split.isin(["val", "test"])]
     version = pd.concat([known, labelled, held_out], ignore_index=True)
+    twice = version.frame_id[version.frame_id.duplicated()]
+    if len(twice):
+        raise InputError(f"frame {twice.iloc[0]!r}: was selected though it has a label already; select again")
     facts = profile_labels(version, _profile(inputs), store, parameters.taxonomy)
     facts = facts[facts.frame_id.isin(version.frame_id)].sort_values("frame_id", ignore_index=True)
     base = inputs.one("base") if (inputs.one("base") / "run.json").exists() else None
@@ -61,27 +63,30 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
 
 def _newly_labelled(inputs: Paths, frames: "pd.DataFrame") -> "pd.DataFrame":
     """Return the selected frames with their labels revealed and with why they were chosen."""
-    import pandas as pd
+    from perception.data.tables import read_table
+    from perception.quality.intake import ORACLE, reveal_selected
 
-    from perception.quality.intake import reveal_selected
-
-    selected = pd.read_parquet(inputs.one("selection") / "selected.parquet")
-    oracle = pd.read_parquet(inputs.one("frames") / "oracle.parquet")
+    selected = read_table(inputs.one("selection") / "selected.parquet", _SELECTED, key="frame_id")
+    oracle = read_table(inputs.one("frames") / "oracle.parquet", ORACLE, key="frame_id")
     labelled, awaited = reveal_selected(frames[frames.frame_id.isin(selected.frame_id)], oracle)
     if awaited:
         log(f"{awaited} selected frames await their labels")
-    why = [name for name in ("score", "rank", "reason") if name in selected]
-    return labelled.drop(columns=why, errors="ignore").merge(selected[["frame_id", *why]], on="frame_id")
+    why = labelled.drop(columns=list(_SELECTED)[1:], errors="ignore")
+    return why.merge(selected[list(_SELECTED)], on="frame_id")
 
 
 def _profile(inputs: Paths) -> "pd.DataFrame":
     """Return what was measured on the pixels of tonight's frames, and of the base version's where that kept it."""
     import pandas as pd
 
-    tonight, kept = pd.read_parquet(inputs.one("frames") / "profile.parquet"), inputs.one("base") / "profile.parquet"
+    from perception.data.tables import read_table
+    from perception.quality.intake import PROFILE
+
+    tonight = read_table(inputs.one("frames") / "profile.parquet", PROFILE, key="frame_id")
+    kept = inputs.one("base") / "profile.parquet"
     if not kept.exists():
         return tonight
-    before = pd.read_parquet(kept)
+    before = read_table(kept, PROFILE, key="frame_id")
     return pd.concat([tonight, before[~before.frame_id.isin(tonight.frame_id)]], ignore_index=True)
 
 

@@ -1,42 +1,37 @@
 """ensemble: train the networks whose disagreement says which frames would teach most."""
 
-from dataclasses import dataclass
+from typing import Literal
 
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import LearningParameters, labelled_so_far
-from components.stage.parameters import require
+from components.stage.learning import (
+    LearningParameters,
+    labelled_so_far,
+    new_network,
+    open_frames,
+    train,
+    train_settings,
+)
 from components.stage.records import log
+from perception.parameters import BrokenRule, Count, NotNegative, checked
 
-KINDS = ("dpe", "plain", "snapshots", "mc_dropout")
 
-
-@dataclass(frozen=True, kw_only=True)
+@checked
 class EnsembleParameters(LearningParameters):
     """Choose the ensemble and how it is trained."""
 
-    kind: str = "dpe"  # dpe: trained jointly with the KL penalty; plain: with L2; snapshots of one run; mc_dropout
-    members: int = 4  # networks, snapshots or dropout passes; the KL penalty's expectation is finite from 4 on
-    beta: float = 1e-7  # weight of the KL penalty over members beside the cross-entropy; 0 is kind plain
-
-    direction: str = "pq"  # pq: KL(prior || members), the paper's expression; qp: KL(members || prior)
+    # dpe: trained jointly with the KL penalty; plain: with L2; snapshots of one run; mc_dropout
+    kind: Literal["dpe", "plain", "snapshots", "mc_dropout"] = "dpe"
+    members: Count = 4  # networks, snapshots or dropout passes; the KL penalty's expectation is finite from 4 on
+    beta: NotNegative = 1e-7  # weight of the KL penalty over members beside the cross-entropy; 0 is kind plain
+    direction: Literal["pq", "qp"] = "pq"  # pq: KL(prior || members), the paper's expression; qp: KL(members || prior)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.members >= 1, "members", self.members, "must be at least 1")
-        require(self.beta >= 0, "beta", self.beta, "must not be negative")
-        require(self.kind in KINDS, "kind", self.kind, f"must be one of {', '.join(KINDS)}")
-        penalised = self.kind == "dpe" and self.beta > 0
-        require(
-            not penalised or self.members >= 4,
-            "members",
-            self.members,
-            "must be at least 4 with the KL penalty (beta > 0)",
-        )
-        kept = self.members if self.kind == "snapshots" else 0
-        require(self.epochs >= kept, "epochs", self.epochs, "must be at least as many as the snapshots")
-        require(
-            self.kind != "mc_dropout" or self.dropout > 0, "dropout", self.dropout, "must be above 0 for mc_dropout"
-        )
+        if self.kind == "dpe" and self.beta > 0 and self.members < 4:
+            raise BrokenRule("members", self.members, "must be at least 4 with the KL penalty (beta > 0)")
+        if self.kind == "snapshots" and self.epochs < self.members:
+            raise BrokenRule("epochs", self.epochs, "must be at least as many as the snapshots")
+        if self.kind == "mc_dropout" and self.dropout == 0:
+            raise BrokenRule("dropout", self.dropout, "must be above 0 for mc_dropout")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
@@ -45,22 +40,32 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
 
     from perception.data.loading import pixel_counts
     from perception.training.loop import class_weights
+    from perception.training.setup import best_device, set_threads
     from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
     from perception.uncertainty.ensemble import Ensemble, make_ensemble, save_ensemble, snapshot_collector
 
-    parameters.prepare()
-    labelled = parameters.frame_set(labelled_so_far(inputs))
+    set_threads(parameters.threads)
+    labelled = open_frames(labelled_so_far(inputs), parameters)
     networks = parameters.members if parameters.kind in ("dpe", "plain") else 1
     log(
         f"{networks} network{'s' if networks > 1 else ''} ({parameters.kind}) learn from {len(labelled)} labelled frames"
     )
-    ensemble = make_ensemble(lambda _: parameters.new_network(), networks, parameters.seed)
-    penalty = "dpe" if parameters.kind == "dpe" and parameters.beta else "l2"
+    ensemble = make_ensemble(lambda _: new_network(parameters), networks, parameters.seed)
+    penalty: Literal["dpe", "l2"] = "dpe" if parameters.kind == "dpe" and parameters.beta else "l2"
     settings = EnsembleLoss(penalty=penalty, beta=parameters.beta, direction=parameters.direction)
     loss = ensemble_loss(settings, torch.from_numpy(class_weights(pixel_counts(labelled))).float())
     kept: list[torch.nn.Module] = []
     last = range(parameters.epochs - parameters.members, parameters.epochs) if parameters.kind == "snapshots" else ()
-    parameters.train(ensemble, labelled, what="ensemble", loss=loss, after_epoch=snapshot_collector(last, kept))
+    train(
+        ensemble,
+        labelled,
+        train_settings(parameters, device=best_device()),
+        parameters,
+        what="ensemble",
+        loss=loss,
+        after_epoch=snapshot_collector(last, kept),
+        keeps_state=False,  # the snapshots are in no state file
+    )
     about = {"kind": parameters.kind, "beta": str(parameters.beta), "labelled_frames": str(len(labelled))}
     if parameters.kind == "mc_dropout":
         about |= {"dropout_passes": str(parameters.members), "dropout_seed": str(parameters.seed)}

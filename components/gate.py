@@ -1,10 +1,13 @@
 """gate: judge the table that a stage wrote, and stop the night where it is not good enough."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import date
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, Field
 
 from components.stage.declaration import Needs, Paths, Port, Refused, Stage
 from components.stage.records import log
+from perception.parameters import checked
 
 if TYPE_CHECKING:
     from perception.quality.gate import FailedExpectation
@@ -12,16 +15,28 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 2  # offending rows in a line of the log; the verdict lists more
 
 
-@dataclass(frozen=True, kw_only=True)
+def _day(text: str) -> str:
+    try:
+        return text and date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError("must be a day such as 2026-11-23, or empty") from None
+
+
+@checked
 class GateParameters:
     """Choose the suite and give its bounds."""
 
     suite: str  # name of a suite in perception/quality/suites
-    profile: str  # profile of the night; a waiver may apply to one profile only
-    bounds: dict[str, object] = field(
-        default_factory=dict
-    )  # values of the suite's $PARAMETERs; stages give measured ones
-    today: str = ""  # day by which waivers expire, as YYYY-MM-DD; empty: the day on which the gate runs
+    profile: str  # of the night; a waiver may apply to one profile only
+    # values of the suite's $PARAMETERs; stages give measured ones
+    bounds: dict[str, object] = Field(default_factory=dict)
+    # day by which waivers expire, as YYYY-MM-DD; empty: the day on which the gate runs
+    today: Annotated[str, AfterValidator(_day)] = ""
+
+    def __post_init__(self) -> None:
+        from perception.quality.suites import load_suite, usable
+
+        usable(load_suite(self.suite), self.bounds)
 
 
 def run(inputs: Paths, outputs: Paths, parameters: GateParameters) -> None:

@@ -1,25 +1,25 @@
 """gather: put the frames of all batches together into the night's one manifest, and say whether any of them is new."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.ingest.sources import Source
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.parameters import build_parameters
+from components.stage.learning import Taxonomy
 from components.stage.records import log
+from perception.parameters import Seed, checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class GatherParameters:
     """Say what is asked of each source as a whole."""
 
-    sources: dict[str, dict[str, object]]  # every source of the night by name
+    sources: dict[str, Source]  # every source of the night by name
     store: str  # blob store: a folder or s3://bucket/prefix
-    taxonomy: str  # pixels of labels are counted by its classes
-    seed: int  # of the initial random draw
+    taxonomy: Taxonomy  # pixels of labels are counted by its classes
+    seed: Seed  # of the initial random draw
 
 
 def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str, str]:
@@ -28,14 +28,14 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     from perception.data.store import open_store
     from perception.quality.intake import SourceRules, gather_frames
 
-    rules = {}
-    for name, given in parameters.sources.items():
-        source = build_parameters(Source, given, where=f"sources.{name}")
-        rules[name] = SourceRules(
+    rules = {
+        name: SourceRules(
             labels=source.labels,
             initial_labelled_frames=source.initial_labelled_frames,
             max_rejected_fraction=source.max_rejected_fraction,
         )
+        for name, source in parameters.sources.items()
+    }
     store, folder = open_store(parameters.store), outputs.one("frames")
     frames = gather_frames(inputs.many("arrived"), folder, rules, store, parameters.taxonomy, parameters.seed)
     news = find_news(frames, read_manifest(inputs.one("base") / "manifest.parquet"))

@@ -1,14 +1,13 @@
 """publish: make tonight's data version permanent in the data registry."""
 
-from dataclasses import dataclass
-
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import write_json
 from components.stage.parameters import absolute
 from components.stage.records import log
+from perception.parameters import checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class PublishParameters:
     """Say where the data registry is and what the run is called."""
 

@@ -1,30 +1,30 @@
 """resolve: find the exact data version that this night starts from, and list the footage that has arrived."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from components.ingest.sources import Source
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.parameters import absolute, build_parameters, require
+from components.stage.parameters import absolute
 from components.stage.records import log
+from perception.parameters import BrokenRule, Count, checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class ResolveParameters:
     """Say where the data registry is, which version to start from, and where footage arrives."""
 
     registry: str  # git repository of the data registry: a folder or a URL; a folder that does not exist is created
     remote: str  # where the registry keeps data: a folder or s3://bucket/prefix
     store: str  # blob store: a folder or s3://bucket/prefix
-    sources: dict[str, dict[str, object]]  # every source of the night by name
-    batch_count: int  # batches that the listing is divided into
+    sources: dict[str, Source]  # every source of the night by name
+    batch_count: Count  # batches that the listing is divided into
     revision: str = "current"  # what people promoted last, or the tag of a version
     require_signed: bool = False  # refuse a version whose tag or release is not signed by an allowed key
     allowed_signers: str = ""  # with require_signed: lines `name ssh-ed25519 KEY`, or the path of a file with them
 
     def __post_init__(self) -> None:
-        told = bool(self.allowed_signers.strip())
-        require(told or not self.require_signed, "allowed_signers", self.allowed_signers, "require_signed needs a list")
+        if self.require_signed and not self.allowed_signers.strip():
+            raise BrokenRule("allowed_signers", self.allowed_signers, "must not be empty with require_signed")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> None:
@@ -51,9 +51,7 @@ def _write_listing(folder: Path, parameters: ResolveParameters) -> None:
     from components.ingest.arrivals import list_arrivals
     from perception.selection.shards import in_shard
 
-    sources = {
-        name: build_parameters(Source, given, where=f"sources.{name}") for name, given in parameters.sources.items()
-    }
+    sources = parameters.sources
     listing = pd.concat([list_arrivals(name, source) for name, source in sources.items()], ignore_index=True)
     for batch in range(parameters.batch_count):
         share = listing[in_shard(listing.drive_id, batch, parameters.batch_count)]

@@ -1,63 +1,37 @@
 """score: say of every frame of one pool shard how unsure the ensemble is about it."""
 
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import FrameParameters, image_batches, shard_frames
-from components.stage.parameters import did_you_mean, require
+from components.stage.learning import FrameParameters, check_classes, class_names, open_frames, shard_frames
 from components.stage.records import log, progress_line
+from perception.parameters import BrokenRule, Count, CountOrZero, NotNegative, checked
+from perception.uncertainty.settings import ScoreRule, ScoreSettings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from perception.uncertainty.scores import ScoreSettings
 
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreParameters(FrameParameters):
+@checked
+class ScoreParameters(FrameParameters, ScoreRule):
     """Choose the shard and the measure of uncertainty."""
 
-    shard: int  # which shard of the pool to score
-    shard_count: int  # into how many shards the pool is divided, by drive
-    measure: str = "ensemble_entropy"  # mean_entropy, mutual_information, variance or variation_ratio
-    reduction: str = (
-        "mean"  # how the pixels' uncertainty becomes the frame's: mean, max, top_share, region, class_weighted
-    )
-    top_share: float = 0.05  # share of the pixels that reduction top_share averages
-    region_threshold: float = 0.25  # share of the measure's greatest value above which a pixel belongs to a region
-    class_weights: dict[str, float] = field(default_factory=dict)  # by class, for class_weighted; a class left out: 1
+    shard: CountOrZero  # which shard of the pool to score
+    shard_count: Count  # into how many shards the pool is divided, by drive
+    # by class, for class_weighted; a class left out: 1
+    class_weights: dict[str, NotNegative] = Field(default_factory=dict)
     maps: bool = False  # write the measure's map of every frame as a picture, maps/FRAME.png
-    batch_frames: int = 8  # frames in memory at once
+    batch_frames: Count = 8  # frames in memory at once
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.shard_count >= 1, "shard_count", self.shard_count, "must be at least 1")
-        require(0 <= self.shard < self.shard_count, "shard", self.shard, f"must lie in 0..{self.shard_count - 1}")
-        require(self.batch_frames >= 1, "batch_frames", self.batch_frames, "must be at least 1")
-        for name, weight in self.class_weights.items():
-            known = self.class_names()
-            require(name in known, f"class_weights.{name}", weight, f"no such class{did_you_mean(name, known)}")
-            require(
-                isinstance(weight, int | float) and weight >= 0, f"class_weights.{name}", weight, "must be at least 0"
-            )
-
-    def settings(self) -> "ScoreSettings":
-        """Return how frames are scored, with every field checked."""
-        from perception.uncertainty.scores import ScoreSettings
-
-        weighted = self.reduction == "class_weighted"
-        weights = tuple(float(self.class_weights.get(name, 1.0)) for name in self.class_names())
-        return ScoreSettings(
-            measure=self.measure,
-            reduction=self.reduction,
-            top_share=self.top_share,
-            region_threshold=self.region_threshold,
-            class_weights=weights if weighted else None,
-        )
+        if self.shard >= self.shard_count:
+            raise BrokenRule("shard", self.shard, f"must lie in 0..{self.shard_count - 1}")
+        check_classes("class_weights", self.class_weights, self.taxonomy)
 
 
 def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
@@ -65,16 +39,18 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
 
     Frames that are labelled already are scored too: the selection keeps away from where they lie.
     """
+    from perception.data.loading import image_batches
     from perception.selection.shortlist import BATCH_ROWS
+    from perception.training.setup import set_threads
     from perception.uncertainty.ensemble import ensemble_sha256, load_committee
     from perception.uncertainty.scores import score_frames, score_table
 
-    parameters.prepare()
+    set_threads(parameters.threads)
     shard = shard_frames(inputs, parameters.shard, parameters.shard_count)
-    settings = parameters.settings()
+    settings = _settings(parameters)
     rows = score_frames(
         load_committee(inputs.one("ensemble")),
-        image_batches(parameters.frame_set(shard, labels_required=False), parameters.batch_frames),
+        image_batches(open_frames(shard, parameters, labels_required=False), parameters.batch_frames),
         settings,
         on_maps=partial(_write_map, outputs.one("scores") / "maps", parameters.measure) if parameters.maps else None,
         progress=progress_line(f"score shard {parameters.shard}"),
@@ -83,6 +59,20 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
     table = score_table(rows, settings, ensemble_sha256(inputs.one("ensemble")))
     table.to_parquet(outputs.one("scores") / "scores.parquet", index=False, row_group_size=BATCH_ROWS)
     log(f"shard {parameters.shard} of {parameters.shard_count}: {len(table)} frames scored")
+
+
+def _settings(parameters: ScoreParameters) -> ScoreSettings:
+    """Return how frames are scored."""
+
+    given, names = parameters.class_weights, class_names(parameters.taxonomy)
+    weighted = parameters.reduction == "class_weighted"
+    return ScoreSettings(
+        measure=parameters.measure,
+        reduction=parameters.reduction,
+        top_share=parameters.top_share,
+        region_threshold=parameters.region_threshold,
+        class_weights=tuple(given.get(name, 1.0) for name in names) if weighted else None,
+    )
 
 
 def _write_map(

@@ -1,94 +1,60 @@
 """select: choose the frames to label tonight."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
 
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import labelled_so_far, open_pool, write_json
-from components.stage.parameters import build_parameters, did_you_mean, require
+from components.stage.learning import Taxonomy, check_classes, class_names, labelled_so_far, open_pool, write_json
 from components.stage.records import log
+from perception.parameters import Count, checked
+from perception.selection.settings import Quota, SelectionSettings
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-    from perception.selection.settings import Quota, SelectionSettings
 
 JUDGED = ("frame_id", "score", "rank", "drive_id", "split", "in_pool", "in_labelled")  # columns that the gate looks at
+_SCORES = dict.fromkeys(("frame_id", "model_sha256", "measure", "reduction"), "text")
+_SCORES |= {"embedding": "vector", "class_share": "vector", "*": "number?", "score": "number"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class SelectParameters:
+@checked
+class NamedQuota(Quota):
+    """Ask that a share of the budget goes to frames of one condition, or to frames that show a class."""
+
+    class_name: str | None = Field(default=None, alias="class")  # name of a class that the frames show
+
+    @property
+    def shows_class(self) -> bool:
+        """Return whether the quota is for frames that show a class."""
+        return self.class_id is not None or self.class_name is not None
+
+
+@checked
+class SelectParameters(SelectionSettings):
     """Choose the strategy and how much may be labelled."""
 
     store: str  # blob store: a folder or s3://bucket/prefix
-    seed: int  # of the control group and of strategies that draw at random
-    budget_frames: int  # frames to label tonight
-    taxonomy: str  # quotas name its classes, annotators get them
-    strategy: str = "k_centre"  # top_n, k_centre, kmeans_plus_plus, core_set or random
-    shortlist_frames: int = 20_000  # most uncertain frames of the whole pool that the strategy looks at
-    metric: str = "euclidean"  # distance between embeddings, or cosine
-    distance_by: str = "features"  # features: the scores' embeddings; classes: shares of the predicted classes
-    duplicate_distance: float = (
-        0.0  # frames of one drive with embeddings closer than this are near-duplicates; 0: no such rule
-    )
-    duplicate_gap_s: float = 0.0  # frames of one drive closer than this in time are near-duplicates; 0: no such rule
-    duplicate_gap_frames: int = 0  # frames of one drive fewer places apart in its order; 0: no such rule
-    duplicate_rule: str = "any"  # any: one of the limits is enough; all: every one must hold
-    quotas: tuple[dict[str, object], ...] = ()  # {column, value, minimum_share} or {class, class_share, minimum_share}
+    taxonomy: Taxonomy  # quotas name its classes, annotators get them
+    quotas: tuple[NamedQuota, ...] = ()  # least shares of the budget for conditions and classes
+    # features: the scores' embeddings; classes: shares of the predicted classes
+    distance_by: Literal["features", "classes"] = "features"
     # Control groups, drawn independently, because one may be lucky: compare takes one for each of its trainings in turn.
     # Each takes another pass over the scores, so there should be no more than compare.seeds.
-    control_draws: int = 1
-    failure_query: str = (
-        ""  # an earlier night's evaluation/query.json: frames like its failures score higher; "": base's
-    )
+    control_draws: Count = 1
+    # an earlier night's evaluation/query.json: frames like its failures score higher; empty: base's
+    failure_query: str = ""
 
     def __post_init__(self) -> None:
-        require(self.budget_frames >= 1, "budget_frames", self.budget_frames, "must be at least 1")
-        require(
-            self.shortlist_frames >= self.budget_frames,
-            "shortlist_frames",
-            self.shortlist_frames,
-            "must hold the budget",
-        )
-        require(self.control_draws >= 1, "control_draws", self.control_draws, "must be at least 1")
-        require(
-            self.distance_by in ("features", "classes"), "distance_by", self.distance_by, "must be features or classes"
-        )
-        self.settings()
-
-    def settings(self) -> "SelectionSettings":
-        """Return what the selection is told, with every field checked."""
-        from perception.selection.settings import SelectionSettings
-
-        return SelectionSettings(
-            budget_frames=self.budget_frames,
-            strategy=self.strategy,
-            shortlist_frames=self.shortlist_frames,
-            metric=self.metric,
-            seed=self.seed,
-            duplicate_distance=self.duplicate_distance or None,
-            duplicate_gap_s=self.duplicate_gap_s or None,
-            duplicate_gap_frames=self.duplicate_gap_frames or None,
-            duplicate_rule=self.duplicate_rule,
-            quotas=tuple(self._quota(number, given) for number, given in enumerate(self.quotas)),
-        )
-
-    def _quota(self, number: int, given: Mapping[str, object]) -> "Quota":
-        from perception.data.taxonomies import load_taxonomy
-        from perception.selection.settings import Quota
-
-        values = dict(given)
-        if "class" in values:
-            name, known = str(values.pop("class")), load_taxonomy(self.taxonomy).classes
-            hint = did_you_mean(name, known)
-            require(name in known, f"quotas[{number}].class", name, f"no class of {self.taxonomy}{hint}")
-            values["class_id"] = known.index(name)
-        return build_parameters(Quota, values, where=f"quotas[{number}]")
+        super().__post_init__()
+        check_classes("quotas", (each.class_name for each in self.quotas if each.class_name), self.taxonomy)
 
 
 def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
@@ -99,10 +65,13 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     """
     from perception.data.annotation import write_batch
     from perception.data.store import open_store
+    from perception.data.tables import check_schema
 
     pool, folder, before = open_pool(inputs), outputs.one("selection"), labelled_so_far(inputs)
     factors = _failure_factors(pool, inputs.one("base") / "query.json", parameters.failure_query)
     tables = [path / "scores.parquet" for path in inputs.many("scores")]
+    for table in tables:
+        check_schema(table, _SCORES)
     selected, control = _choices(pool.assign(boost=factors), before, tables, parameters)
     selected.to_parquet(folder / "selected.parquet", index=False)
     control.to_parquet(folder / "control.parquet", index=False)
@@ -113,7 +82,11 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
         folder / "annotation",
         parameters.taxonomy,
     )
-    story = {"strategy": parameters.strategy, "budget_frames": parameters.budget_frames, "pool_frames": len(pool)}
+    story: dict[str, object] = {
+        "strategy": parameters.strategy,
+        "budget_frames": parameters.budget_frames,
+        "pool_frames": len(pool),
+    }
     story |= {
         "boosted_frames": int((factors > 1).sum()),
         "annotation_batch": batch,
@@ -156,16 +129,21 @@ def _choices(
             return choose_frames(candidates, settings, labelled=near)
         return choose_frames(candidates, settings, labelled=known)
 
-    settings = parameters.settings()
+    classes = class_names(parameters.taxonomy)
+    quotas = [
+        replace(each, class_id=classes.index(each.class_name)) if each.class_name else each
+        for each in parameters.quotas
+    ]
+    settings = replace(parameters, quotas=tuple(quotas))
     selected = choose(settings)
     # What narrows the choice is the strategy's as well: the control group is any frames of the pool.
     at_random = replace(
         settings,
         strategy="random",
         quotas=(),
-        duplicate_distance=None,
-        duplicate_gap_s=None,
-        duplicate_gap_frames=None,
+        duplicate_distance=0.0,
+        duplicate_gap_s=0.0,
+        duplicate_gap_frames=0,
     )
     seeds = [parameters.seed + draw for draw in range(parameters.control_draws)]
     draws = [choose(replace(at_random, seed=seed)).assign(draw=draw) for draw, seed in enumerate(seeds)]

@@ -1,87 +1,83 @@
 """train_prune: train the night's network, and let it lose neurons while it learns."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
-    best_device,
     curated_training_frames,
+    network_miou,
+    open_frames,
     provenance,
     read_frames,
+    train,
+    train_settings,
     write_json,
 )
-from components.stage.parameters import require
 from components.stage.records import log
+from perception.parameters import BrokenRule, Count, CountOrZero, Fraction, Share, ShareFromZero, ShareToOne, checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from perception.compression.aware_training import ShrinkSettings
+    from perception.data.loading import FrameSet
+    from perception.training.loop import TrainSettings
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class TrainPruneParameters(LearningParameters):
     """Say how the network is trained and how hard it is pressed to lose neurons."""
 
-    human_share: float = 0.5  # share of an epoch's frames that carry human labels
-    press_epochs: int  # epochs that end with a proximal step; after the last one the network is pruned and learns on
-    pruned_epochs: int = 0  # of the pruned network, whose later epochs cost less; 0: as many as the dense one's
-    press_share: float = 0.08  # of the median neuron norm that one proximal step takes
-    press_by_cost: float = 0.0  # power of a neuron's cost by which it is pressed harder than a cheap one; 0: alike
-    sparse_share: float = 0.0  # alpha: 0 presses on whole neurons, 1 on single weights
-    reloads: int = 1  # times that neurons leave while the network is pressed, evenly spaced; the last ends the pressing
-    latency_share: float = 1.0  # of the dense network's modelled latency that may be left; 1: only zeroed neurons leave
-    latency_by: str = "blocks"  # the model: blocks of multiplications (repeatable), or measured in onnxruntime here
-    multiple_of: int = 8  # neurons leave in such numbers: kernels compute as many channels at once
-    lost: str = (
-        "sum"  # with a neuron: its own worth, or its share of what its layer has left, which close_branches wants
-    )
-    importance: str = "norm"  # what a neuron is worth for latency_share: its norm, or its estimated share in the loss
+    human_share: Share = 0.5  # share of an epoch's frames that carry human labels
+    press_epochs: Count  # epochs that end with a proximal step; after the last one the network is pruned and learns on
+    pruned_epochs: CountOrZero = 0  # of the pruned network, whose later epochs cost less; 0: as many as the dense one's
+    press_share: Share = 0.08  # of the median neuron norm that one proximal step takes
+    press_by_cost: Fraction = 0.0  # power of a neuron's cost by which it is pressed harder than a cheap one; 0: alike
+    sparse_share: ShareFromZero = 0.0  # alpha: 0 presses on whole neurons, 1 on single weights
+    # times that neurons leave while the network is pressed, evenly spaced; the last ends the pressing
+    reloads: Count = 1
+    # of the dense network's modelled latency that may be left; 1: only zeroed neurons leave
+    latency_share: ShareToOne = 1.0
+    # the model: blocks of multiplications (repeatable), or measured in onnxruntime here
+    latency_by: Literal["blocks", "measured"] = "blocks"
+    multiple_of: Count = 8  # neurons leave in such numbers: kernels compute as many channels at once
+    # with a neuron: its own worth, or its share of what its layer has left, which close_branches wants
+    lost: Literal["sum", "share"] = "sum"
+    # what a neuron is worth for latency_share: its norm, or its estimated share in the loss
+    importance: Literal["norm", "loss"] = "norm"
     close_branches: bool = False  # whole residual branches may leave too, so that the network gets shallower
-    minimum_channels: int = 4  # every layer keeps at least so many
+    minimum_channels: Count = 4  # every layer keeps at least so many
     max_loss_ratio: float = 2.0  # to the dense network's training loss; the gate refuses a pruned one that learned less
     max_miou_loss: float = 0.1  # against the dense network; the gate refuses a pruned one that loses more
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 < self.human_share < 1, "human_share", self.human_share, "must lie in (0, 1)")
-        require(self.pruned_epochs >= 0, "pruned_epochs", self.pruned_epochs, "must not be negative")
         epochs = self.pruned_epochs or self.epochs
-        require(
-            0 < self.press_epochs < epochs,
-            "press_epochs",
-            self.press_epochs,
-            f"must lie in 1..{epochs - 1}, below the epochs of the pruned network",
-        )
-        require(0 < self.press_share < 1, "press_share", self.press_share, "must lie in (0, 1)")
-        require(0 <= self.press_by_cost <= 1, "press_by_cost", self.press_by_cost, "must lie in [0, 1]")
-        require(0 <= self.sparse_share < 1, "sparse_share", self.sparse_share, "must be at least 0 and below 1")
-        require(1 <= self.reloads <= self.press_epochs, "reloads", self.reloads, f"must lie in 1..{self.press_epochs}")
-        require(0 < self.latency_share <= 1, "latency_share", self.latency_share, "must be above 0, at most 1")
-        require(self.latency_by in ("blocks", "measured"), "latency_by", self.latency_by, "must be blocks or measured")
-        require(self.lost in ("sum", "share"), "lost", self.lost, "must be sum or share")
-        require(self.importance in ("norm", "loss"), "importance", self.importance, "must be norm or loss")
-        for name in ("multiple_of", "minimum_channels"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        if self.press_epochs >= epochs:
+            rule = f"must lie in 1..{epochs - 1}, below the epochs of the pruned network"
+            raise BrokenRule("press_epochs", self.press_epochs, rule)
+        if self.reloads > self.press_epochs:
+            raise BrokenRule("reloads", self.reloads, f"must lie in 1..{self.press_epochs}")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None:
     """Train a dense network and, from the same start on the same frames, one that is pruned meanwhile; write both."""
     from perception.models.checkpoint import load_network, save_network
+    from perception.training.setup import best_device, set_threads
 
-    parameters.prepare()
+    set_threads(parameters.threads)
     folder = outputs.one("network")
-    frames = parameters.frame_set(training_frames(inputs, parameters))
+    frames = open_frames(training_frames(inputs, parameters), parameters)
+    settings = train_settings(parameters, device=best_device())
     start = inputs.one("adaptation") / "student.safetensors"
 
     dense = load_network(start)
-    history = {"dense": parameters.train(dense, frames, what="train the dense network")}
+    history = {"dense": train(dense, frames, settings, parameters, what="train the dense network")}
     save_network(dense, folder / "dense.safetensors", {"trained_on": "curated, simulator and pseudo-labelled frames"})
 
     pruned = load_network(start)
-    history["pruned"], structure = _train_pruned(pruned, frames, parameters)
+    history["pruned"], structure = _train_pruned(pruned, frames, settings, parameters)
     save_network(pruned, folder / "pruned.safetensors", {"trained_on": "curated, simulator and pseudo-labelled frames"})
 
     everything = read_frames(inputs)
@@ -109,7 +105,9 @@ def training_frames(inputs: Paths, parameters: TrainPruneParameters) -> "pd.Data
     return pd.concat([simulator, pseudo, *[human] * repeats], ignore_index=True)
 
 
-def _train_pruned(network: Any, frames: Any, parameters: TrainPruneParameters) -> tuple[list[Any], dict[str, Any]]:
+def _train_pruned(
+    network: Any, frames: "FrameSet", settings: "TrainSettings", parameters: TrainPruneParameters
+) -> tuple[list[Any], dict[str, Any]]:
     """Train with a proximal step after every pressed epoch and the neurons' leave at the reloads; also tell what left."""
     import torch
 
@@ -117,10 +115,16 @@ def _train_pruned(network: Any, frames: Any, parameters: TrainPruneParameters) -
     from perception.training.distributed import process_group
 
     example = torch.zeros(1, 3, parameters.height_px, parameters.width_px)
-    with process_group(best_device()):  # before the hooks are made: what they measure, all processes must agree on
+    with process_group(settings.device):  # before the hooks are made: what they measure, all processes must agree on
         hooks = CompressionAwareTraining(network, example, parameters.learning_rate, _shrink_settings(parameters))
-        records = parameters.train(
-            network, frames, what="train and prune", epochs=parameters.pruned_epochs, after_epoch=hooks.after_epoch
+        records = train(
+            network,
+            frames,
+            replace(settings, epochs=parameters.pruned_epochs or parameters.epochs),
+            parameters,
+            what="train and prune",
+            after_epoch=hooks.after_epoch,
+            keeps_state=False,  # what has left, and by which norms, is in no state file
         )
     removals = [record.removed for record in hooks.records if record.removed]
     after = {item.layer: item.channels_after for removed in removals for item in removed}
@@ -137,10 +141,10 @@ def _shrink_settings(parameters: TrainPruneParameters) -> "ShrinkSettings":
         alpha=parameters.sparse_share,
         reload_epochs=tuple(epochs * number // reloads - 1 for number in range(1, reloads + 1)),
         target_cost_share=parameters.latency_share if parameters.latency_share < 1 else None,
-        costs=parameters.latency_by,  # type: ignore[arg-type]
+        costs=parameters.latency_by,
         strength_by_cost=parameters.press_by_cost,
-        lost=parameters.lost,  # type: ignore[arg-type]
-        importance=parameters.importance,  # type: ignore[arg-type]
+        lost=parameters.lost,
+        importance=parameters.importance,
         close_branches=parameters.close_branches,
         minimum_channels=parameters.minimum_channels,
         multiple_of=parameters.multiple_of,
@@ -157,7 +161,7 @@ def _figures_of(network: Any, name: str, test: "pd.DataFrame", parameters: Train
     return {
         f"parameters_{name}": count_parameters(network),
         f"macs_{name}": count_macs(network, shape),
-        f"miou_{name}": parameters.miou(network, test),
+        f"miou_{name}": network_miou(network, test, parameters),
         f"nonfinite_weights_{name}": sum(
             int((~torch.isfinite(weight)).sum()) for weight in network.state_dict().values()
         ),

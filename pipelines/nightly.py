@@ -36,16 +36,32 @@ def nightly() -> Graph:
     evaluation = task("evaluate", frames=frames, base=base, compressed=compressed, gate="evaluate")
 
     # Put the version before people, and tell the whole night.
-    told = {"selection": selection, "comparison": comparison, "compressed": compressed, "evaluation": evaluation}
     task(
         "propose",
         base=base,
         version=version,
-        **told,
+        selection=selection,
+        comparison=comparison,
+        compressed=compressed,
+        evaluation=evaluation,
         verdicts=night.verdicts,
         reads_outside=(REGISTRY,),
         at_failure=True,
     )
-    told |= {"ensemble": ensemble, "curated": curated, "adaptation": adaptation, "network": network}
-    task("report", frames=frames, base=base, version=version, **told, verdicts=night.verdicts, at_failure=True)
+    task(
+        "report",
+        frames=frames,
+        base=base,
+        ensemble=ensemble,
+        selection=selection,
+        comparison=comparison,
+        curated=curated,
+        version=version,
+        adaptation=adaptation,
+        network=network,
+        compressed=compressed,
+        evaluation=evaluation,
+        verdicts=night.verdicts,
+        at_failure=True,
+    )
     return night.check()

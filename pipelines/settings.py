@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from components.ingest.sources import Source
-from components.stage.parameters import build_parameters, did_you_mean, overlay, parse_value, read_yaml
-from perception.errors import InputError
+from components.stage.parameters import build_parameters, overlay, parse_value, plain_values, read_yaml
+from perception.errors import InputError, did_you_mean
+from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
-from pipelines.kubeflow.resources import Cluster
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
 COUNTS = {"batch": "batches", "shard": "shards"}  # what a fan-out counts, and the setting that says how many there are
@@ -55,10 +55,7 @@ def step_parameters(settings: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Return a plain value for every parameter of a task but the one that counts its fan-out, as a pipeline step wants them."""
     given = settings[task.name] | ({task.over: 0} if task.over else {})
     complete: Any = build_parameters(task.stage.parameters, given, where=task.name)
-    values = {
-        item.name: getattr(complete, item.name) for item in dataclasses.fields(complete) if item.name != task.over
-    }
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {name: value for name, value in plain_values(complete).items() if name != task.over}
 
 
 def _profiles(written: Mapping[str, Any], file: str) -> dict[str, Any]:

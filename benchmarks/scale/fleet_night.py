@@ -5,28 +5,35 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from benchmarks.scale.shard_queue import even_shards, run_shards
-from components.stage.parameters import require
+from perception.parameters import (
+    BrokenRule,
+    Count,
+    CountOrZero,
+    NotNegative,
+    Positive,
+    ShareFromZero,
+    ShareToOne,
+    checked,
+)
 
 HOUR_S, TB, GIB = 3600.0, 1e12, 2.0**30
 SHORTLIST_OF_BUDGET = 2.0  # assumed: frames that the strategy looks at, for each that it chooses
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Fleet:
     """Say how much footage there is; fleet.yaml explains every number."""
 
-    bytes_a_year: float
-    frame_bytes: float
-    pool_every: int
-    curated_share: float
-    nights_a_year: int
-    window_hours: float
+    bytes_a_year: Positive
+    frame_bytes: Positive
+    pool_every: Count
+    curated_share: Positive
+    nights_a_year: Count
+    window_hours: Positive
 
     def __post_init__(self) -> None:
-        _all_above_zero(self)
-        require(
-            self.curated_share * self.pool_every <= 1, "curated_share", self.curated_share, "must fit into the pool"
-        )
+        if self.curated_share * self.pool_every > 1:
+            raise BrokenRule("curated_share", self.curated_share, "must fit into the pool")
 
     @property
     def raw_frames(self) -> float:
@@ -44,27 +51,22 @@ class Fleet:
         return round(self.raw_frames * self.curated_share)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class FleetCluster:
     """Say what the night runs on."""
 
-    cpu_pods: int
-    cores_a_pod: int
-    gpus: int
-    training_gpus: int
-    training_efficiency: float
-    store_gbit_s: float
-    pod_start_s: float
-    ingest_pods: int
-    score_shards: int
-    shard_spread: float
-    death_share: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        _all_above_zero(self, but=("shard_spread", "death_share", "seed", "pod_start_s"))
-        require(0 <= self.death_share < 1, "death_share", self.death_share, "must lie in [0, 1)")
-        require(self.training_efficiency <= 1, "training_efficiency", self.training_efficiency, "must lie in (0, 1]")
+    cpu_pods: Count
+    cores_a_pod: Count
+    gpus: Count
+    training_gpus: Count
+    training_efficiency: ShareToOne
+    store_gbit_s: Positive
+    pod_start_s: NotNegative
+    ingest_pods: Count
+    score_shards: Count
+    shard_spread: NotNegative
+    death_share: ShareFromZero
+    seed: CountOrZero
 
     @property
     def bandwidth_bytes_per_s(self) -> float:
@@ -77,29 +79,23 @@ class FleetCluster:
         return network_frames / (rate * self.training_gpus * efficiency)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Limits:
     """Say what Kubernetes and KFP allow."""
 
-    workflow_nodes: int
-    nodes_an_iteration: int
-    etcd_request_bytes: float
-    parameter_bytes: float
-    pod_memory_gib: float
-
-    def __post_init__(self) -> None:
-        _all_above_zero(self)
+    workflow_nodes: Count
+    nodes_an_iteration: Count
+    etcd_request_bytes: Positive
+    parameter_bytes: Positive
+    pod_memory_gib: Positive
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Gpu:
     """Hold the measured speed of one GPU."""
 
-    trained_frames_a_s: float  # of one network, forward and backward
-    forward_share: float  # of that time that the forward pass takes
-
-    def __post_init__(self) -> None:
-        _all_above_zero(self)
+    trained_frames_a_s: Positive  # of one network, forward and backward
+    forward_share: Positive  # of that time that the forward pass takes
 
     @property
     def forward_frames_a_s(self) -> float:
@@ -107,7 +103,7 @@ class Gpu:
         return self.trained_frames_a_s / self.forward_share
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Prices:
     """Hold prices, in one currency; assumptions."""
 
@@ -117,25 +113,22 @@ class Prices:
     moved_tb: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Rates:
     """Hold what this project's own code costs a frame on a processor: docs/results/fleet_rates.json (measured)."""
 
-    ingest_core_s: float  # decode, measure, hash and store a frame of 2 megapixels
-    gather_row_s: float  # seconds a row of the one process that puts manifests together
-    gate_row_s: float  # of the gate, libraries loaded
-    gate_start_s: float  # of the gate, however many rows there are
-    select_row_s: float  # of streaming the scores and joining the pool's facts
-    select_pair_s: float  # of k-centre, a shortlisted frame and a chosen one
-    curate_core_s: float  # of packing a chosen frame into a shard
-    diff_row_s: float  # of comparing two manifests
-    gather_row_bytes: float  # memory of the one process, a row
-    gate_row_bytes: float
-    score_row_bytes: float  # of every shard's process, a row of the whole pool: it reads the night's manifest
-    select_row_bytes: float
-
-    def __post_init__(self) -> None:
-        _all_above_zero(self)
+    ingest_core_s: Positive  # decode, measure, hash and store a frame of 2 megapixels
+    gather_row_s: Positive  # seconds a row of the one process that puts manifests together
+    gate_row_s: Positive  # of the gate, libraries loaded
+    gate_start_s: Positive  # of the gate, however many rows there are
+    select_row_s: Positive  # of streaming the scores and joining the pool's facts
+    select_pair_s: Positive  # of k-centre, a shortlisted frame and a chosen one
+    curate_core_s: Positive  # of packing a chosen frame into a shard
+    diff_row_s: Positive  # of comparing two manifests
+    gather_row_bytes: Positive  # memory of the one process, a row
+    gate_row_bytes: Positive
+    score_row_bytes: Positive  # of every shard's process, a row of the whole pool: it reads the night's manifest
+    select_row_bytes: Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,12 +384,3 @@ def _cost(world: World, stages: tuple[StageForecast, ...]) -> dict[str, float]:
         "traffic": prices.moved_tb * sum(stage.moved_tb for stage in stages),
         "storage of a month": prices.stored_tb_month * kept,
     }
-
-
-def _all_above_zero(values: Any, but: tuple[str, ...] = ()) -> None:
-    for each in fields(values):
-        value = getattr(values, each.name)
-        if each.name in but:
-            require(value >= 0, each.name, value, "must not be negative")
-        else:
-            require(value > 0, each.name, value, "must be above 0")

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.stage.learning import by_name
 from components.stage.records import log
 from perception.adaptation.detector_quality import DetectorQuality
 from perception.adaptation.judging import Judged
 from perception.adaptation.pseudo import PseudoQuality, class_prior, collapsed_classes, prior_drift
 from perception.adaptation.trust import ClassTrust
 from perception.data.loading import FrameSet, pixel_counts
+from perception.metrics.figures import named
 
 COLLAPSED_RATIO = 0.1  # a class has collapsed when its share falls below this part of the source's
 Json = dict[str, Any]
@@ -79,7 +79,7 @@ def precision_figures(quality: DetectorQuality | None, names: Sequence[str]) -> 
     return {
         "ap50_boxes": _number(quality.boxes.ap50),
         "ap50_masks": _number(quality.masks.ap50),
-        "ap50_masks_by_class": by_name(names, quality.masks.by_class[0]),
+        "ap50_masks_by_class": named(names, quality.masks.by_class[0]),
         "judged_frames": quality.frames,
     }
 
@@ -137,9 +137,9 @@ def _label_figures(evidence: LabelEvidence, names: Sequence[str]) -> Json:
     return {
         "pseudo_coverage": _number(chosen.coverage),
         "pseudo_precision": _number(chosen.precision),
-        "coverage_by_class": by_name(names, chosen.coverage_by_class),
-        "precision_by_class": by_name(names, chosen.precision_by_class),
-        "threshold_by_class": by_name(names, evidence.thresholds),
+        "coverage_by_class": named(names, chosen.coverage_by_class),
+        "precision_by_class": named(names, chosen.precision_by_class),
+        "threshold_by_class": named(names, evidence.thresholds),
         "labelling": {
             way: {"coverage": _number(quality.coverage), "precision": _number(quality.precision)}
             for way, quality in (("plain", evidence.plain), ("detector", evidence.detector), ("chosen", chosen))

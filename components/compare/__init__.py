@@ -1,30 +1,36 @@
 """compare: was the selection worth it? The same budget spent by the strategy and at random, on the same network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.compare.doubts import doubted_labels
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import LearningParameters, labelled_so_far, read_frames, seeded, write_json
-from components.stage.parameters import require
+from components.stage.learning import (
+    LearningParameters,
+    labelled_so_far,
+    network_miou,
+    new_network,
+    open_frames,
+    read_frames,
+    train,
+    train_settings,
+    write_json,
+)
 from components.stage.records import log
+from perception.parameters import Count, checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class CompareParameters(LearningParameters):
     """Say how the two arms are trained; both the same."""
 
-    # Trainings of each arm, from different first weights, those at random each on another draw; from 2 on the report
-    # shows their spread.
-    seeds: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.seeds >= 1, "seeds", self.seeds, "must be at least 1")
+    # trainings of each arm, from different first weights, those at random each on another draw; from 2 on the report
+    # shows their spread
+    seeds: Count = 1
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
@@ -34,12 +40,15 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     """
     import pandas as pd
 
-    parameters.prepare()
+    from perception.data.tables import read_table
+    from perception.training.setup import set_threads
+
+    set_threads(parameters.threads)
     known, frames = labelled_so_far(inputs), read_frames(inputs)
     test = frames[frames.split == "test"].reset_index(drop=True)
     results: dict[str, Any] = {"seeds": parameters.seeds, "missing_labels": {}}
     for arm, file in (("selected", "selected.parquet"), ("random", "control.parquet")):
-        chosen = pd.read_parquet(inputs.one("selection") / file)
+        chosen = read_table(inputs.one("selection") / file, {"frame_id": "text"})
         labelled, missing = _with_labels(inputs, frames[frames.frame_id.isin(chosen.frame_id)], parameters.store)
         results["missing_labels"][arm] = missing
         groups = [labelled[labelled.frame_id.isin(group.frame_id)] for group in _groups(chosen)]
@@ -59,8 +68,10 @@ def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tupl
     import pandas as pd
 
     from perception.data.store import open_store
+    from perception.data.tables import read_table
+    from perception.quality.intake import ORACLE
 
-    oracle, store = pd.read_parquet(inputs.one("frames") / "oracle.parquet"), open_store(store_url)
+    oracle, store = read_table(inputs.one("frames") / "oracle.parquet", ORACLE, key="frame_id"), open_store(store_url)
     labelled = frames.drop(columns=list(oracle.columns.drop("frame_id"))).merge(oracle, on="frame_id", how="left")
     missing = sum(1 for uri in labelled.label_uri if pd.isna(uri) or not store.exists(uri))
     return labelled.assign(split="train", label_source="human"), missing
@@ -75,12 +86,15 @@ def _train_and_score(
     groups: "Sequence[pd.DataFrame]", test: "pd.DataFrame", arm: str, parameters: CompareParameters
 ) -> list[float]:
     """Train a network for each repetition, on the groups in turn; both arms start a repetition from the same weights."""
+    from perception.training.setup import best_device, seeded
+
     scores = []
     for repetition in range(parameters.seeds):
-        network = seeded(parameters.new_network, parameters.seed + repetition)
-        frames = parameters.frame_set(groups[repetition % len(groups)])
-        parameters.train(network, frames, seed_offset=repetition, what=f"compare {arm}")
-        scores.append(parameters.miou(network, test))
+        network = seeded(partial(new_network, parameters), parameters.seed + repetition)
+        frames = open_frames(groups[repetition % len(groups)], parameters)
+        settings = train_settings(parameters, device=best_device(), seed_offset=repetition)
+        train(network, frames, settings, parameters, what=f"compare {arm}")
+        scores.append(network_miou(network, test, parameters))
     return scores
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.stage.learning import FrameParameters, best_device, image_batches
+from components.stage.learning import FrameParameters, class_names, open_frames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ def doubted_labels(ensemble: Path, labelled: "pd.DataFrame", parameters: FramePa
         "classes than the label's; it has not learned from them. A high rank is a wrong label or a hard frame: look.",
         "frames": len(rows),
         "rows": sorted(rows, key=lambda row: (-row["doubt"], row["frame_id"]))[:LISTED],
-        "confusion": worst_confusions(confusion, parameters.class_names(), CONFUSIONS),
+        "confusion": worst_confusions(confusion, class_names(parameters.taxonomy), CONFUSIONS),
     }
 
 
@@ -35,13 +35,15 @@ def _doubts(
     import numpy as np
     import torch
 
+    from perception.data.loading import image_batches
     from perception.quality.label_quality import label_doubt
+    from perception.training.setup import best_device
     from perception.uncertainty.ensemble import load_committee
 
     device = best_device()
-    committee, opened = load_committee(folder).to(device), parameters.frame_set(frames)
+    committee, opened = load_committee(folder).to(device), open_frames(frames, parameters)
     rows: list[dict[str, Any]] = []
-    confusion = np.zeros((len(parameters.class_names()),) * 2, np.int64)
+    confusion = np.zeros((len(class_names(parameters.taxonomy)),) * 2, np.int64)
     place = 0
     with torch.no_grad():
         for frame_ids, images in image_batches(opened, 8):

@@ -1,29 +1,29 @@
 """evaluate: judge the network that ships on the frozen test set, whole and by condition, against the champion."""
 
-from dataclasses import dataclass
-
 from components.evaluate.judging import JudgeParameters
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import read_frames
+from components.stage.learning import open_frames, read_frames
 from components.stage.records import log
+from perception.parameters import Fraction, checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class EvaluateParameters(JudgeParameters):
     """Say what is measured, when a network is worse than the champion, and what the gate refuses."""
 
-    least_miou: float = 0.05  # below this, overall or in a condition, the gate refuses
+    least_miou: Fraction = 0.05  # below this, overall or in a condition, the gate refuses
 
 
 def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> None:
     """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow."""
     from components.evaluate.judging import gate_rows, judge
+    from perception.training.setup import set_threads
 
-    parameters.prepare()
+    set_threads(parameters.threads)
     folder, frames = outputs.one("evaluation"), read_frames(inputs)
     test = frames[frames.split == "test"].reset_index(drop=True)
     figures = judge(
-        parameters.frame_set(test),
+        open_frames(test, parameters),
         test,
         inputs.one("compressed") / "model.onnx",
         parameters,

@@ -3,14 +3,16 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from components.stage.learning import FrameParameters, write_json
-from components.stage.parameters import require
+from pydantic import Field
+
+from components.stage.learning import FrameParameters, class_names, write_json
 from components.stage.records import progress_line
 from perception.data.files import file_sha256
+from perception.metrics.settings import IntervalSettings
+from perception.parameters import Count, CountOrZero, NotNegative, Share, ShareFromZero, checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,86 +20,53 @@ if TYPE_CHECKING:
 
     from perception.metrics.comparison import RegressionRule, Verdict
     from perception.metrics.evidence import Evidence
-    from perception.metrics.figures import IntervalSettings
     from perception.metrics.segmentation import JudgedFrame, LabelledFrames, SegmentationScore
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgeParameters(FrameParameters):
+@checked
+class JudgeParameters(FrameParameters, IntervalSettings):
     """Say what is measured, when a frame has failed, and when a network is worse than the champion."""
 
-    batch_frames: int = 8  # frames in memory at once
+    batch_frames: Count = 8  # frames in memory at once
     slice_columns: tuple[str, ...] = ("time_of_day", "weather", "scene")  # manifest columns that slices are cut by
-    clip_frames: int = 0  # this many frames of a drive in a row count as one independent unit; 0: the whole drive does
-    minimum_frames: int = 10  # slices with fewer test frames are unknown, and judged neither way
-    minimum_drives: int = 8  # likewise for drives
-    confidence: float = 0.95  # of every interval and bound, and of the comparison with the champion
-    resamples: int = 1000  # of drives, for every interval
-    failure_pixel_accuracy: float = 0.5  # a frame with a smaller share of right pixels counts as failed
-    claim_failure_rate: float = 0.01  # the report says what it would take to show that no more frames than this fail
-    operating_mix: dict[str, float] = dataclasses.field(
-        default_factory=dict
-    )  # share of operation by cell, such as "time_of_day=night,weather=rain,scene=urban": 0.1; empty: the test set's own
-    miles: float = 0.0  # driven under observation with exactly this network, where that is known
-    miles_failures: int = 0  # failures on those miles
-    regression_margin: float = (
-        0.02  # mIoU by which the network may fall behind the champion, overall and in any condition
+    # this many frames of a drive in a row count as one independent unit; 0: the whole drive does
+    clip_frames: CountOrZero = 0
+    failure_pixel_accuracy: Share = 0.5  # a frame with a smaller share of right pixels counts as failed
+    claim_failure_rate: Share = 0.01  # the report says what it would take to show that no more frames than this fail
+    # share of operation by cell, such as "time_of_day=night,weather=rain,scene=urban": 0.1; empty: the test set's own
+    operating_mix: dict[str, NotNegative] = Field(default_factory=dict)
+    miles: NotNegative = 0.0  # driven under observation with exactly this network, where that is known
+    miles_failures: CountOrZero = 0  # failures on those miles
+    # mIoU by which the network may fall behind the champion, overall and in any condition
+    regression_margin: ShareFromZero = 0.02
+    class_regression_margin: ShareFromZero = 0.05  # IoU by which it may fall behind in any class
+    # standard deviation of a figure (overall, time_of_day=night, class=bus) between trainings that differ only by their
+    # seed; benchmarks/scale/no_regression.py measures it. Margins are widened to what two seeds differ by
+    seed_spread: dict[str, NotNegative] = Field(default_factory=dict)
+    test_set_sha256: str = ""  # the frozen test set's identity; another one is refused; empty: not pinned
+    latency_batch_frames: tuple[Count, ...] = (1, 2, 4, 8)  # batch sizes at which latency and throughput are measured
+    latency_repeats: Annotated[int, Field(ge=2)] = 10  # measurements at each batch size; the median counts
+    shift_frames: CountOrZero = 24  # test frames that are also judged under corruptions; 0: none
+    worst_frames: CountOrZero = 24  # test frames in whose pictures failures are looked for
+
+
+def regression_rule(parameters: JudgeParameters) -> "RegressionRule":
+    """Return the rule that compares with the champion."""
+    from perception.metrics.comparison import RegressionRule
+
+    return RegressionRule(
+        margin=parameters.regression_margin,
+        class_margin=parameters.class_regression_margin,
+        confidence=parameters.confidence,
+        minimum_drives=parameters.minimum_drives,
+        minimum_frames=parameters.minimum_frames,
+        resamples=2 * parameters.resamples,
+        seed=parameters.seed,
+        unit="clips" if parameters.clip_frames else "drives",
+        seed_spread=parameters.seed_spread,
     )
-    class_regression_margin: float = 0.05  # IoU by which it may fall behind in any class
-    # Standard deviation of a figure (overall, time_of_day=night, class=bus) between trainings that differ only by their seed;
-    # benchmarks/no_regression.py measures it. Margins are widened to what two seeds differ by.
-    seed_spread: dict[str, float] = dataclasses.field(default_factory=dict)
-    test_set_sha256: str = ""  # the frozen test set's identity; another one is refused; "": not pinned
-    latency_batch_frames: tuple[int, ...] = (1, 2, 4, 8)  # batch sizes at which latency and throughput are measured
-    latency_repeats: int = 10  # measurements at each batch size; the median counts
-    shift_frames: int = 24  # test frames that are also judged under corruptions; 0: none
-    worst_frames: int = 24  # test frames in whose pictures failures are looked for
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (
-            ("batch_frames", 1), ("minimum_frames", 1), ("minimum_drives", 2), ("resamples", 100), ("clip_frames", 0),
-            ("latency_repeats", 2), ("shift_frames", 0), ("worst_frames", 0), ("miles_failures", 0),
-        ):  # fmt: skip
-            require(getattr(self, name) >= least, name, getattr(self, name), f"must be at least {least}")
-        for name in ("failure_pixel_accuracy", "claim_failure_rate"):
-            require(0 < getattr(self, name) < 1, name, getattr(self, name), "must lie in (0, 1)")
-        require(0.5 < self.confidence < 1, "confidence", self.confidence, "must lie in (0.5, 1)")
-        for name in ("regression_margin", "class_regression_margin"):
-            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "must lie in [0, 1)")
-        require(self.miles >= 0, "miles", self.miles, "must not be negative")
-        sizes = self.latency_batch_frames
-        require(all(size >= 1 for size in sizes), "latency_batch_frames", sizes, "must be at least 1 each")
-
-    def intervals(self) -> "IntervalSettings":
-        """Return how intervals are drawn."""
-        from perception.metrics.figures import IntervalSettings
-
-        return IntervalSettings(
-            confidence=self.confidence,
-            resamples=self.resamples,
-            seed=self.seed,
-            minimum_frames=self.minimum_frames,
-            minimum_drives=self.minimum_drives,
-        )
-
-    def rule(self) -> "RegressionRule":
-        """Return the rule that compares with the champion."""
-        from perception.metrics.comparison import RegressionRule
-
-        return RegressionRule(
-            margin=self.regression_margin,
-            class_margin=self.class_regression_margin,
-            confidence=self.confidence,
-            minimum_drives=self.minimum_drives,
-            minimum_frames=self.minimum_frames,
-            resamples=2 * self.resamples,
-            seed=self.seed,
-            unit="clips" if self.clip_frames else "drives",
-            seed_spread=self.seed_spread,
-        )
 
 
 def judge(
@@ -188,7 +157,7 @@ def _score(
         frames,
         about,
         onnx_predictor(model, parameters.threads),
-        len(parameters.class_names()),
+        len(class_names(parameters.taxonomy)),
         batch_frames=parameters.batch_frames,
         columns=parameters.slice_columns,
         boundary=folder is not None,
@@ -219,7 +188,7 @@ def _figures(score: "SegmentationScore", parameters: JudgeParameters) -> Json:
     from perception.metrics import figures as measured
     from perception.metrics.slices import CONDITIONS, domain_grid
 
-    classes, settings = parameters.class_names(), parameters.intervals()
+    classes, settings = class_names(parameters.taxonomy), parameters
     figures = measured.overall_figures(score, classes, categories(parameters.taxonomy), settings)
     grid = domain_grid(score.groups) if set(CONDITIONS) <= set(score.columns) else None
     return figures | {
@@ -324,15 +293,15 @@ def _shift(frames: "LabelledFrames", about: "pd.DataFrame", model: Path, paramet
     if not count:
         return []
     rows = np.linspace(0, len(about) - 1, count).round().astype(int).tolist()
-    part, told = _Part(frames, rows), about.iloc[rows].reset_index(drop=True)
-    predict, classes = onnx_predictor(model, parameters.threads), len(parameters.class_names())
+    part, rows_about = _Part(frames, rows), about.iloc[rows].reset_index(drop=True)
+    predict, classes = onnx_predictor(model, parameters.threads), len(class_names(parameters.taxonomy))
     cases: list[tuple[str, int]] = [("none", 0), *((kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS)]
     found = []
     for kind, strength in cases:
         change = (lambda images, k=kind, s=strength: corrupt(images, k, s)) if strength else None
         score = evaluate_frames(
             part,
-            told,
+            rows_about,
             predict,
             classes,
             batch_frames=parameters.batch_frames,
@@ -360,7 +329,7 @@ def _against(
         first = {"decision": "promote", "reason": "there is no champion yet", "reasons": ["there is no champion yet"]}
         return {"miou_champion": None, "comparison": None, "promotion": first}
     theirs = _score(frames, about, champion, parameters, "champion")
-    verdict = compare(theirs, score, parameters.class_names(), parameters.rule())
+    verdict = compare(theirs, score, class_names(parameters.taxonomy), regression_rule(parameters))
     return {
         "miou_champion": theirs.miou(),
         "comparison": _comparison(verdict, theirs, champion, parameters),
@@ -374,7 +343,7 @@ def _comparison(verdict: "Verdict", theirs: "SegmentationScore", champion: Path,
         "margin": parameters.regression_margin,
         "class_margin": parameters.class_regression_margin,
         "confidence": parameters.confidence,
-        "champion_iou_by_class": theirs.iou_by_class(parameters.class_names()),
+        "champion_iou_by_class": theirs.iou_by_class(class_names(parameters.taxonomy)),
         "champion_miou_by_condition": {
             name: None if value != value else value for name, value in theirs.miou_by_slice().items()
         },
@@ -391,7 +360,7 @@ def _find_failures(frames: Any, score: "SegmentationScore", parameters: JudgePar
 
     from perception.metrics.failures import cluster_regions, failure_queries, wrong_regions
 
-    classes = parameters.class_names()
+    classes = class_names(parameters.taxonomy)
     table = score.frames.assign(row=np.arange(len(score.frames))).dropna(subset=["pixel_accuracy"])
     worst = table.sort_values(["pixel_accuracy", "frame_id"]).head(parameters.worst_frames)
     regions = []

@@ -1,35 +1,28 @@
 """ingest: turn one batch of what has arrived into a manifest, blobs in the store and a table of facts about every frame."""
 
-from dataclasses import dataclass
-
 from components.ingest.sources import Source
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.parameters import build_parameters, require
+from components.stage.learning import Taxonomy
 from components.stage.records import log, progress_line
+from perception.parameters import BrokenRule, Count, CountOrZero, Pixels, Seed, checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class IngestParameters:
     """Choose the batch and say where its frames go."""
 
-    batch: int  # which share of the listing is taken in
-    batch_count: int
-    sources: dict[str, dict[str, object]]  # every source of the night by name
+    batch: CountOrZero  # which share of the listing is taken in
+    batch_count: Count  # shares that the listing is divided into
+    sources: dict[str, Source]  # every source of the night by name
     store: str  # blob store: a folder or s3://bucket/prefix
-    taxonomy: str  # pixels of labels are counted by its classes
-    height_px: int  # scenes are rendered at this size; data sets keep their own
-    width_px: int
-    seed: int  # of the rendered world
+    taxonomy: Taxonomy  # pixels of labels are counted by its classes
+    height_px: Pixels  # scenes are rendered at this size; data sets keep their own
+    width_px: Pixels  # likewise
+    seed: Seed  # of the rendered world
 
     def __post_init__(self) -> None:
-        require(0 <= self.batch < self.batch_count, "batch", self.batch, f"must lie in 0..{self.batch_count - 1}")
-        require(0 <= self.seed < 2**63, "seed", self.seed, "must lie in 0..2^63 - 1")
-        for name in ("height_px", "width_px"):
-            require(0 < getattr(self, name) <= 16384, name, getattr(self, name), "must lie in 1..16384")
-
-    def source(self, name: str) -> Source:
-        """Return a source of the night, its fields checked."""
-        return build_parameters(Source, self.sources[name], where=f"sources.{name}")
+        if self.batch >= self.batch_count:
+            raise BrokenRule("batch", self.batch, f"must lie in 0..{self.batch_count - 1}")
 
 
 def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
@@ -43,7 +36,7 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
     listing = pd.read_parquet(inputs.one("arrivals") / "listing.parquet")
     store, intakes = open_store(parameters.store), []
     for name, listed in listing.groupby("source"):
-        source = parameters.source(str(name))
+        source = parameters.sources[str(name)]
         settings = IntakeSettings(
             source=str(name),
             split=source.split,

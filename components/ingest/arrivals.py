@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from components.ingest.sources import Source
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from perception.data.store import Store
     from perception.quality.intake import Arrival
-    from perception.simulator.world import Rendering
 
 LISTING_COLUMNS = ("source", "frame_id", "drive_id", "files")
 
@@ -137,9 +136,8 @@ def _from_files(source: Source, wanted: set[str]) -> "Iterator[Arrival]":
 def _rendered(source: Source, wanted: set[str], seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
     from perception.quality.intake import Arrival
     from perception.simulator.folder import encode_scene, scene_frames, scene_names
-    from perception.simulator.world import world_from_dict
 
-    world, rendering = world_from_dict(source.world), cast("Rendering", source.rendering)
+    world, rendering = source.world, source.rendering
     for drive, drive_id, _ in scene_names(rendering, source.first_drive, source.drives, source.frames_per_drive):
         if drive_id not in wanted:
             continue

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from components.propose.evidence import read_json
 from components.propose.parameters import ProposeParameters
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.parameters import absolute
@@ -12,23 +11,28 @@ from components.stage.records import log
 def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> None:
     """Record evidence and network beside the version; write review.html, review.md and review.json."""
     from components.propose.evidence import gather_evidence, network_files
+    from perception.data.tables import read_record
     from perception.data.taxonomies import load_taxonomy
+    from perception.reporting.records import PublishedVersion
     from perception.reporting.review_page import write_review
     from perception.versioning.approval import approve_automatically, objections
     from perception.versioning.models import propose
+    from perception.versioning.records import Published
+    from perception.versioning.review_sides import NOTHING
 
     registry = absolute(parameters.registry)
-    tag = read_json(inputs.one("version") / "version.json")["tag"]
-    base = read_json(inputs.one("base") / "run.json").get("tag") or "none"
-    evidence = gather_evidence(inputs, parameters)
+    tag = read_record(inputs.one("version") / "version.json", PublishedVersion).tag
+    base = inputs.one("base") / "run.json"
+    before = read_record(base, Published)["tag"] if base.exists() else NOTHING
+    evidence = gather_evidence(inputs, parameters.run, parameters.profile)
     with network_files(inputs) as model:
         propose(registry, tag, evidence, model=model, facts={"run": parameters.run, **evidence["lineage"]})
-    facts, commands, pictures, taxonomy = _review(registry, tag, base, parameters)
+    facts, commands, pictures, taxonomy = _review(registry, tag, before, parameters)
     if parameters.automatic:
-        reasons = objections(facts, parameters.rules())
+        reasons = objections(facts, parameters)
         log(f"a person must look: {'; '.join(reasons)}" if reasons else "released by the automatic rules")
-        if approve_automatically(registry, facts, parameters.rules()):
-            facts, commands, pictures, taxonomy = _review(registry, tag, base, parameters)
+        if approve_automatically(registry, facts, parameters):
+            facts, commands, pictures, taxonomy = _review(registry, tag, before, parameters)
     write_review(outputs.one("review"), facts, commands, pictures, load_taxonomy(taxonomy))
     log(f"review of {tag}: {facts['answers']['changed']} Leaking? {facts['answers']['leaking']}")
 
@@ -37,8 +41,8 @@ def _review(registry: str, tag: str, base: str, parameters: ProposeParameters) -
     from perception.data.store import open_store
     from perception.versioning.review_sides import review
 
-    store, settings = open_store(parameters.store), parameters.review_settings()
-    return review(registry, tag, base, settings=settings, store=store, seed=parameters.seed)
+    store = open_store(parameters.store)
+    return review(registry, tag, base, settings=parameters, store=store, seed=parameters.seed)
 
 
 _OPTIONAL = {

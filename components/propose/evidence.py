@@ -1,48 +1,45 @@
 """What a night found out about its data version, as plain values that the registry keeps with it."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import pandas as pd
-
-from components.propose.parameters import ProposeParameters
 from components.stage.declaration import Paths
 from components.stage.records import read_records
+from perception.data.tables import read_record, read_table
+from perception.quality.gate import Verdict
+from perception.reporting import records
 
 Json = dict[str, Any]
+Record = TypeVar("Record")
 SHOWN_ROWS = 8  # offending rows of a broken rule that are kept
 _NETWORK_FILES = ("model.onnx", "model.safetensors", "card.json", "latency.json")
 _EVALUATION = (
     *("miou", "iou_by_class", "miou_by_condition", "frames", "frames_by_condition", "miou_champion", "comparison"),
     *("promotion", "failures", "failure_rule", "failure_rate_upper_95"),
 )
-_MODEL_FIGURES = ("parameters", "parameters_dense", "macs", "macs_dense", "bytes", "bytes_dense")
+_VERDICT = ("suite", "suite_sha256", "decision", "rows", "checked")
 
 
-def gather_evidence(inputs: Paths, parameters: ProposeParameters) -> Json:
+def gather_evidence(inputs: Paths, run: str, profile: str) -> Json:
     """Return gates, evaluation, network, selection story, doubted labels, cost and lineage of the night so far."""
-    card = _figures(inputs, "compressed", "card.json")
+    card = _read(inputs, "compressed", "card.json", records.Card)
+    origin = {"code_commit": card.code_commit, "image": card.image, "onnx_sha256": card.onnx_sha256} if card else {}
     return {
-        "run": parameters.run,
-        "profile": parameters.profile,
-        "gates": [_verdict(read_json(folder / "verdict.json")) for folder in inputs.many("verdicts")],
+        "run": run,
+        "profile": profile,
+        "gates": _verdicts(inputs),
         "evaluation": _evaluation(inputs),
         "model": _network(inputs, card),
         "selection": _selection(inputs),
-        "labels": _figures(inputs, "comparison", "labels.json") or None,
+        "labels": _doubts(inputs),
         "cost": _cost(),
-        "lineage": {name: str(card[name]) for name in ("code_commit", "image", "onnx_sha256") if card.get(name)},
+        "lineage": {name: value for name, value in origin.items() if value},
     }
-
-
-def read_json(path: Path) -> Json:
-    """Read a JSON file that a stage may have written; empty where it did not."""
-    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 @contextmanager
@@ -61,57 +58,66 @@ def network_files(inputs: Paths) -> Iterator[Path | None]:
         yield Path(scratch)
 
 
-def _figures(inputs: Paths, port: str, file: str) -> Json:
+def _read(inputs: Paths, port: str, file: str, kind: type[Record]) -> Record | None:
     folder = inputs.maybe(port)
-    return read_json(folder / file) if folder else {}
+    return read_record(folder / file, kind) if folder else None
 
 
-def _verdict(verdict: Json) -> Json:
-    kept = ("suite", "suite_sha256", "decision", "rows", "checked")
-    failed = [failure | {"frames": failure["frames"][:SHOWN_ROWS]} for failure in verdict["failed"]]
-    return {name: verdict[name] for name in kept} | {"failed": failed}
+def _verdicts(inputs: Paths) -> list[Json]:
+    found = []
+    for folder in inputs.many("verdicts"):
+        verdict = read_record(folder / "verdict.json", Verdict)
+        failed = [asdict(failure) | {"frames": failure.frames[:SHOWN_ROWS]} for failure in verdict.failed]
+        found.append({name: getattr(verdict, name) for name in _VERDICT} | {"failed": failed})
+    return found
 
 
 def _evaluation(inputs: Paths) -> Json | None:
-    figures = _figures(inputs, "evaluation", "evaluation.json")
-    return {name: figures[name] for name in _EVALUATION if name in figures} or None
+    figures = _read(inputs, "evaluation", "evaluation.json", records.Evaluation)
+    return {name: value for name, value in figures.items() if name in _EVALUATION} if figures else None
 
 
-def _network(inputs: Paths, card: Json) -> Json | None:
-    if not card:
+def _network(inputs: Paths, card: records.Card | None) -> Json | None:
+    if card is None:
         return None
-    latency = _figures(inputs, "compressed", "latency.json")
-    figures = {name: card.get(name) for name in _MODEL_FIGURES}
+    latency = read_record(inputs.one("compressed") / "latency.json", records.Latencies)
+    names = ("parameters", "macs", "bytes")
     return {
-        **{name: value for name, value in figures.items() if name.endswith("_dense")},
-        **{f"{name}_compressed": value for name, value in figures.items() if not name.endswith("_dense")},
-        "latency_ms_dense": latency.get("dense", {}).get("median_ms"),
-        "latency_ms_compressed": latency.get("model", {}).get("median_ms"),
+        **{f"{name}_dense": getattr(card, f"{name}_dense") for name in names},
+        **{f"{name}_compressed": getattr(card, name) for name in names},
+        "latency_ms_dense": latency.dense.median_ms,
+        "latency_ms_compressed": latency.model.median_ms,
     }
 
 
 def _selection(inputs: Paths) -> Json | None:
-    folder = inputs.maybe("selection")
-    if folder is None:
+    story = _read(inputs, "selection", "selection.json", records.Selection)
+    if story is None:
         return None
-    selected = pd.read_parquet(folder / "selected.parquet")
-    comparison = _figures(inputs, "comparison", "comparison.json")
-    story = read_json(folder / "selection.json")
+    selected = read_table(inputs.one("selection") / "selected.parquet", {"frame_id": "text", "measure": "text"})
+    comparison = _read(inputs, "comparison", "comparison.json", records.Comparison)
     return {
-        **{name: story.get(name) for name in ("strategy", "budget_frames", "pool_frames", "model_sha256")},
+        **asdict(story),
         "selected_frames": len(selected),
-        "measure": str(selected.measure.iloc[0]) if "measure" in selected and len(selected) else None,
-        "miou_selected": comparison.get("miou_selected"),
-        "miou_random": comparison.get("miou_random"),
+        "measure": selected.measure.iloc[0] if len(selected) else None,
+        "miou_selected": comparison.miou_selected if comparison else None,
+        "miou_random": comparison.miou_random if comparison else None,
     }
 
 
+def _doubts(inputs: Paths) -> Json | None:
+    """Return which labels the ensemble doubts; None where compare had none to judge."""
+    folder = inputs.maybe("comparison")
+    path = folder / "labels.json" if folder else None
+    return read_record(path, dict[str, Any]) if path and path.exists() else None
+
+
 def _cost() -> Json:
-    records = read_records()
-    if not records:
+    tasks = read_records()
+    if not tasks:
         return {}
-    stages = sorted(records, key=lambda record: -record["seconds"])
+    stages = sorted(tasks, key=lambda record: -record["seconds"])
     return {
-        "seconds": round(sum(record["seconds"] for record in records), 1),
+        "seconds": round(sum(record["seconds"] for record in tasks), 1),
         "stages": [{"name": record["name"], "seconds": record["seconds"]} for record in stages],
     }

@@ -10,8 +10,9 @@ def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> None:
     from components.report.night import gather_night
     from perception.reporting.page import render_report
     from perception.reporting.summary import write_summary
+    from perception.training.setup import set_threads
 
-    parameters.prepare()
+    set_threads(parameters.threads)
     night, folder = gather_night(inputs, parameters), outputs.one("report")
     write_summary(night.summary, folder / "summary.json")
     (folder / "report.html").write_text(render_report(night), encoding="utf-8")

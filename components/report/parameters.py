@@ -1,18 +1,17 @@
 """What a report is told about its night."""
 
-from dataclasses import dataclass, field
+from pydantic import Field
 
 from components.stage.learning import FrameParameters
+from perception.parameters import checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class ReportParameters(FrameParameters):
     """Say whose night it was and where its pictures are."""
 
     run: str  # name of the run
-    profile: str
+    profile: str  # of the night
     registry: str  # git repository of the data registry, for the command that reproduces the version
-    settings: dict[str, object] = field(
-        default_factory=dict
-    )  # every parameter of the night, for the page's last section
-    final_status: dict[str, object] = field(default_factory=dict)  # what a pipeline says of a run that ended early
+    settings: dict[str, str] = Field(default_factory=dict)  # every parameter of the night, for the page's last section
+    final_status: dict[str, object] = Field(default_factory=dict)  # what a pipeline says of a run that ended early

@@ -7,22 +7,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.report.parameters import ReportParameters
 from components.stage.declaration import Paths
-from components.stage.learning import image_batches
+from components.stage.learning import FrameParameters, class_names, open_frames
 from perception.adaptation.foreground import at_size, load_foreground, score_thresholds
 from perception.adaptation.fusion import FusionSettings, Instances, fuse
 from perception.adaptation.label_pool import Labeller, class_probabilities, predictions
 from perception.data.decoding import decode_image
+from perception.data.loading import image_batches
 from perception.data.manifest import read_manifest
 from perception.data.store import open_store
+from perception.errors import InputError
 from perception.metrics.segmentation import predicted_classes
 from perception.metrics.slices import CONDITIONS
 from perception.models.checkpoint import load_network
 from perception.reporting import page
 from perception.reporting.evaluation_page import failure_clusters, tested_frames
+from perception.reporting.records import Adaptation
 from perception.uncertainty.ensemble import load_committee
-from perception.uncertainty.scores import ScoreSettings, score_frames
+from perception.uncertainty.scores import score_frames
+from perception.uncertainty.settings import ScoreSettings
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -30,22 +33,30 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 class Pictures:
     """Find images by frame_id and paint what the night's networks see in them."""
 
-    def __init__(self, inputs: Paths, parameters: ReportParameters) -> None:
+    def __init__(self, inputs: Paths, parameters: FrameParameters) -> None:
         self._inputs, self._parameters = inputs, parameters
         folder = inputs.maybe("frames")
         frames = read_manifest(folder / "manifest.parquet") if folder else pd.DataFrame(columns=["frame_id"])
         self._frames = frames.set_index("frame_id", drop=False)
 
-    def image(self, frame_id: str) -> Picture | None:
-        """Return a frame's image (height, width, 3) uint8, or None for something that is not a frame of the night."""
-        if frame_id not in self._frames.index:
-            return None
-        uri = self._frames.loc[frame_id, "image_uri"]
+    def __contains__(self, frame_id: str) -> bool:
+        return frame_id in self._frames.index
+
+    def image(self, frame_id: str) -> Picture:
+        """Return a frame's image (height, width, 3) uint8; raise InputError for something that is no frame of the night."""
+        uri = self._rows([frame_id]).image_uri.iloc[0]
         return decode_image(open_store(self._parameters.store).get(uri), uri)
+
+    def _rows(self, frame_ids: Sequence[str]) -> pd.DataFrame:
+        """Return the manifest's rows of some frames, in their order."""
+        missing = [frame_id for frame_id in frame_ids if frame_id not in self]
+        if missing:
+            raise InputError(f"frame {missing[0]!r}: is none of the night's frames; give the folders of one night")
+        return self._frames.loc[list(frame_ids)]
 
     def conditions(self, frame_id: str) -> str:
         """Return the frame's known conditions in words."""
-        row = self._frames.loc[frame_id]
+        row = self._rows([frame_id]).iloc[0]
         return ", ".join(str(row[column]) for column in CONDITIONS if isinstance(row[column], str))
 
     def uncertainty(self, frames: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -55,11 +66,11 @@ class Pictures:
             return {}
         measure = str(frames.measure.iloc[0]) if "measure" in frames else ScoreSettings().measure
         maps: dict[str, np.ndarray] = {}
-        rows = self._parameters.frame_set(self._frames.loc[list(frames.frame_id)], labels_required=False)
+        rows = open_frames(self._rows(list(frames.frame_id)), self._parameters, labels_required=False)
         scored = score_frames(
             load_committee(folder),
             image_batches(rows, 8),
-            ScoreSettings(measure=measure),
+            ScoreSettings(measure=measure),  # type: ignore[arg-type]  # checked there
             embeddings=False,
             on_maps=lambda frame_id, found, _bounds: maps.update({frame_id: found[measure]}),
         )
@@ -67,15 +78,15 @@ class Pictures:
             pass
         return maps
 
-    def adapted(self, count: int, figures: Mapping[str, Any]) -> tuple[page.AdaptedFrame, ...]:
+    def adapted(self, count: int, record: Adaptation) -> tuple[page.AdaptedFrame, ...]:
         """Return test frames as segmenter, fusion, pseudo-label and the taught network see them.
 
-        figures: the content of adaptation.json, which says how pseudo-labels are made.
+        record: says how pseudo-labels are made.
         """
         folder = self._inputs.one("adaptation")
         rows = self._spread(self._frames[self._frames.split == "test"], count)
-        frames = self._parameters.frame_set(rows)
-        labeller = self._labeller(folder, figures)
+        frames = open_frames(rows, self._parameters)
+        labeller = self._labeller(folder, record)
         student = class_probabilities(load_network(folder / "student.safetensors"), frames, len(frames))
         seen = zip(predictions(labeller, frames, len(frames)), student, strict=True)
         return tuple(
@@ -85,14 +96,14 @@ class Pictures:
             )
         )
 
-    def _labeller(self, folder: Path, figures: Mapping[str, Any]) -> Labeller:
+    def _labeller(self, folder: Path, record: Adaptation) -> Labeller:
         """Return the night's way to pseudo-label; without a detector there is nothing to fuse."""
-        names, path = self._parameters.class_names(), folder / "detector.safetensors"
-        thresholds = np.array([figures["threshold_by_class"][name] for name in names])
-        trusted = {row["class"] for row in figures["trust"] if row["trusted"]}
+        names, path = class_names(self._parameters.taxonomy), folder / "detector.safetensors"
+        thresholds = np.array([record.threshold_by_class[name] for name in names])
+        trusted = {row["class"] for row in record.trust if row["trusted"]}
         fusion = FusionSettings(
-            score_threshold=figures["fusion"]["score_threshold"],
-            class_score_thresholds=score_thresholds(figures["fusion"]["class_score_thresholds"], names),
+            score_threshold=record.fusion.score_threshold,
+            class_score_thresholds=score_thresholds(record.fusion.class_score_thresholds, names),
         )
         return Labeller(
             network=load_network(folder / "source_only.safetensors"),
@@ -110,13 +121,11 @@ class Pictures:
         instances: Instances,
         taught: np.ndarray,
     ) -> page.AdaptedFrame:
-        image = self.image(frame_id)
-        assert image is not None
         alone = predicted_classes(probabilities, label.shape)
         with_instances = labeller.foreground is not None
         return page.AdaptedFrame(
             frame_id=frame_id,
-            image=image,
+            image=self.image(frame_id),
             source_only=alone,
             fused=fuse(alone, at_size(instances, label.shape)) if with_instances else None,
             pseudo=labeller.label(probabilities, instances)[0],
@@ -128,12 +137,12 @@ class Pictures:
         """Return worst, median and best test frames with the shipped network's predictions."""
         return tested_frames(scores, predictions, self._label, self.image)
 
-    def failures(self, folder: Path, clusters: Sequence[Mapping[str, Any]]) -> tuple[page.FailureCluster, ...]:
+    def failures(self, regions: pd.DataFrame, clusters: Sequence[Mapping[str, Any]]) -> tuple[page.FailureCluster, ...]:
         """Return the clusters of wrong regions with their largest regions cut out."""
-        return failure_clusters(pd.read_parquet(folder / "regions.parquet"), clusters, self.image)
+        return failure_clusters(regions, clusters, self.image)
 
     def _label(self, frame_id: str) -> Picture:
-        return self._parameters.frame_set(self._frames.loc[[frame_id]]).full_label(0)
+        return open_frames(self._rows([frame_id]), self._parameters).full_label(0)
 
     @staticmethod
     def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:

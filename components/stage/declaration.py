@@ -1,15 +1,11 @@
-"""What a stage is: one declaration, from which its command line, its Kubeflow step and its DVC command are derived.
-
-Exit codes of all faces: 0 done, 1 failed, 2 bad usage or bad input, 3 refused by a gate.
-"""
+"""What a stage is: one declaration, from which its command line, its Kubeflow step and its DVC command are derived."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
-STATUS_OF_EXIT = {EXIT_DONE: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input", EXIT_REFUSED: "refused"}
+from perception.parameters import Count, CountOrZero, NotNegative, Positive, checked
 
 
 class Refused(Exception):
@@ -21,33 +17,30 @@ class Port:
     """Name one artifact that a stage takes or gives; every artifact is a folder."""
 
     name: str
-    kind: (
-        str  # what lies in the folder: frames, ensemble, scores, selection, version, network, metrics, verdict, report
-    )
+    # what lies in the folder: frames, ensemble, scores, selection, version, network, metrics, verdict, report
+    kind: str
     about: str  # one line for --help and for the reference in docs/
     many: bool = False  # takes a list of artifacts, one a batch, a shard or a gate
     optional: bool = False  # the stage has something sensible to do without it
     gate_table: bool = False  # the folder holds gate.parquet, the table that a gate judges
-    shares: str = (
-        ""  # the folder holds one folder a share; a task that takes it is given the one that this parameter numbers
-    )
+    # the folder holds one folder a share; a task that takes it is given the one that this parameter numbers
+    shares: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Needs:
     """Declare what a stage needs to run on a cluster."""
 
     image: str  # dependency set: gates, versioning or torch
-    cpu_cores: float = 1.0
-    memory_gib: float = 2.0
-    gpu_count: int = 0  # wanted where the cluster has GPUs; every stage also runs without
-    retries: int = 2  # for infrastructure errors; bad input and a refused gate are none
-    timeout_minutes: int = 60
-    shared_memory_gib: float = 0.0  # of /dev/shm, for data-loading processes; 0: the container engine's default
+    cpu_cores: Positive = 1.0  # of its pod
+    memory_gib: Positive = 2.0  # of its pod
+    gpu_count: CountOrZero = 0  # wanted where the cluster has GPUs; every stage also runs without
+    retries: CountOrZero = 2  # for infrastructure errors; bad input and a refused gate are none
+    timeout_minutes: Count = 60  # after which its pod is ended
+    shared_memory_gib: NotNegative = 0.0  # of /dev/shm, for data-loading processes; 0: the container engine's default
     distributed: bool = False  # trains over all GPUs of its pod, one process a GPU
-    loads: str = (
-        ""  # the library that takes longest to load; one machine loads it once a night (components/stage/warm.py)
-    )
+    # the library that takes longest to load; one machine loads it once a night (components/stage/warm.py)
+    loads: str = ""
 
 
 @dataclass(frozen=True)

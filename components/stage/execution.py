@@ -11,36 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_REFUSED,
-    STATUS_OF_EXIT,
-    Paths,
-    Refused,
-    Stage,
-)
+from components.stage.declaration import Paths, Refused, Stage
 from components.stage.failures import machine_failure
 from components.stage.parameters import build_parameters
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, STATUS_OF_EXIT
 from components.stage.records import check_task, is_first_process, write_record
-from components.stage.seal import check_seal, is_sealed, write_seal
+from components.stage.seal import check_seal, write_seal
 from components.stage.usage import Usage
 from perception.errors import InputError, Unreachable
 
 TRAINING_STATE_VARIABLE = "NIGHTDRIVE_TRAINING_STATE"  # folder where trainings keep what they need to go on once killed
-
-# What code raises on tables and records that lack something, or hold another type; pyarrow's and pandas' errors are among them.
-_OF_WRONG_DATA = (
-    KeyError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    IndexError,
-    OverflowError,
-    RecursionError,
-    FileNotFoundError,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +68,7 @@ def execute(call: Call) -> Outcome:
     except InputError as error:
         code, message, transient = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
     except Exception as error:
-        code, message = _failure(call, error)
+        code, message = EXIT_FAILED, _failure(error)
     _discard(working)
     if message:
         print(f"nightdrive {call.task}: {message}", file=sys.stderr)
@@ -102,27 +82,12 @@ def option_name(port: str) -> str:
     return "--" + port.replace("_", "-")
 
 
-def _failure(call: Call, error: Exception) -> tuple[int, str]:
-    """Give exit code and message of what a stage raised: the machine, a hand-made input, or else a fault of the program.
-
-    Only the last is told with its traceback. A sealed input is what a stage wrote, so it is never blamed.
-    """
-    if said := machine_failure(error):
-        return EXIT_FAILED, said
-    by_hand = [
-        f"{option_name(name)} {folder}"
-        for name, folders in call.inputs.items()
-        for folder in folders
-        if not is_sealed(folder)
-    ]
-    if by_hand and isinstance(error, _OF_WRONG_DATA):
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return (
-            EXIT_BAD_INPUT,
-            f"{', '.join(by_hand)}: no stage wrote this (it has no seal), and it cannot be used ({said}); correct it",
-        )
-    traceback.print_exception(error)
-    return EXIT_FAILED, f"{type(error).__name__}: {error}"
+def _failure(error: Exception) -> str:
+    """Return in one line what the machine failed at; of any other error, a fault of the program, print the traceback too."""
+    said = machine_failure(error)
+    if not said:
+        traceback.print_exception(error)
+    return said or f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager

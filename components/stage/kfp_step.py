@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_DONE, EXIT_FAILED, Port, Stage
+from components.stage.declaration import Port, Stage
 from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute
 from components.stage.parameters import build_parameters
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from components.stage.records import is_first_process, log
 from components.stage.registry import find_stage
 from perception.data.files import replace_file
-from perception.errors import InputError
+from perception.errors import InputError, Unreachable
 
 PAUSES_VARIABLE = "NIGHTDRIVE_RETRY_PAUSES"  # seconds between tries while a server does not answer, such as 5,20,60
 DEFAULT_PAUSES = "5,20,60"
@@ -48,15 +49,23 @@ def run_step(arguments: Sequence[str]) -> int:
     try:
         step = read_step(arguments)
     except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return 2
+        return _told(error).code
     outcome = Outcome(code=EXIT_FAILED, values={})
     try:
         outcome = _run(step, arguments)
+    except InputError as error:
+        outcome = _told(error)
     finally:
         if is_first_process():
             _write_executor_output(step, outcome.values)
     return outcome.code
+
+
+def _told(error: InputError) -> Outcome:
+    print(f"nightdrive: {error}", file=sys.stderr)
+    return Outcome(
+        code=EXIT_FAILED if isinstance(error, Unreachable) else EXIT_BAD_INPUT, values={}, message=str(error)
+    )
 
 
 def read_step(arguments: Sequence[str]) -> Step:

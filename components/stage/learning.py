@@ -1,15 +1,17 @@
 """What the stages that train networks have in common: their parameters, and which frames each of them may learn from."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from components.stage.declaration import Paths
 from components.stage.execution import TRAINING_STATE_VARIABLE
-from components.stage.parameters import require
+from perception.errors import did_you_mean
+from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
 
-Network = TypeVar("Network")
 COMMIT_VARIABLE, IMAGE_VARIABLE = "NIGHTDRIVE_COMMIT", "NIGHTDRIVE_IMAGE"  # set by the local engine, or by the image
 
 if TYPE_CHECKING:
@@ -17,181 +19,177 @@ if TYPE_CHECKING:
 
     from perception.data.loading import Augment, FrameSet, LoadSettings
     from perception.models.erfnet import ERFNet
-    from perception.training.loop import EpochRecord, Resume, TrainSettings
+    from perception.training.loop import EpochRecord, Loss, Resume, TrainSettings
 
 
-@dataclass(frozen=True, kw_only=True)
+def _known_taxonomy(name: str) -> str:
+    class_names(name)  # raises InputError where there is none
+    return name
+
+
+Taxonomy = Annotated[str, AfterValidator(_known_taxonomy)]
+
+
+@checked
 class FrameParameters:
     """Say where frames are and how they reach a network."""
 
     store: str  # blob store: a folder or s3://bucket/prefix
-    taxonomy: str  # the classes that networks learn: a table in perception/data/taxonomy_tables
-    height_px: int  # frames are resized to this before a network sees them; a multiple of 8
-    width_px: int
-    seed: int  # of everything random in the stage
-    # One, because a second thread that shares its core with another program costs more than it gives; sums round the same only
-    # with the same number.
-    threads: int = 1  # of the numerical libraries
-
-    def __post_init__(self) -> None:
-        for name in ("height_px", "width_px"):
-            value = getattr(self, name)
-            require(
-                0 < value <= 16384 and value % 8 == 0, name, value, "must be a positive multiple of 8, at most 16384"
-            )
-        require(0 <= self.seed < 2**63, "seed", self.seed, "must lie in 0..2^63 - 1")
-        require(self.threads > 0, "threads", self.threads, "must be at least 1")
-
-    def load_settings(self) -> "LoadSettings":
-        """Return the size and the classes in which frames reach a network."""
-        from perception.data.loading import LoadSettings
-
-        return LoadSettings(height_px=self.height_px, width_px=self.width_px, taxonomy=self.taxonomy)
-
-    def frame_set(self, frames: "pd.DataFrame", *, labels_required: bool = True) -> "FrameSet":
-        """Open `frames` (rows of a manifest) as images and labels of the networks' size and classes."""
-        from perception.data.loading import FrameSet
-        from perception.data.store import open_store
-
-        return FrameSet(frames, open_store(self.store), self.load_settings(), labels_required=labels_required)
-
-    def class_names(self) -> tuple[str, ...]:
-        """Return the names of the classes that networks learn."""
-        from perception.data.taxonomies import load_taxonomy
-
-        return load_taxonomy(self.taxonomy).classes
-
-    def onnx_metadata(self) -> dict[str, str]:
-        """Return what an exported network tells whoever runs it: its taxonomy, its classes and its input."""
-        import json
-
-        classes = json.dumps(self.class_names())
-        return {"taxonomy": self.taxonomy, "classes": classes, "input": "RGB, float32 in [0, 1], frame x 3 x h x w"}
-
-    def miou(self, network: Any, frames: "pd.DataFrame") -> float:
-        """Return the network's mIoU on labelled manifest rows, at the labels' own resolution."""
-        from perception.metrics.segmentation import evaluate_frames, torch_predictor
-
-        score = evaluate_frames(self.frame_set(frames), frames, torch_predictor(network), len(self.class_names()))
-        return score.miou()
-
-    def prepare(self) -> None:
-        """Fix the number of threads; equal sums need an equal split of the work."""
-        import cv2
-        import torch
-
-        torch.set_num_threads(self.threads)
-        cv2.setNumThreads(self.threads)  # frames are loaded by threads that have one each to work on
+    taxonomy: Taxonomy  # the classes that networks learn: a table in perception/data/taxonomy_tables
+    # frames are resized to this before a network sees them
+    height_px: Annotated[int, Field(ge=8, le=16384, multiple_of=8)]
+    width_px: Annotated[int, Field(ge=8, le=16384, multiple_of=8)]  # likewise
+    seed: Seed  # of everything random in the stage
+    # One, because a second thread that shares its core with another program costs more than it gives.
+    threads: Count = 1  # of the numerical libraries; sums round the same only with the same number
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class LearningParameters(FrameParameters):
     """Say how a network is trained."""
 
-    network_width: float  # ERFNet's channels times this; 1.0 is the published network
-    dropout: float = 0.3  # ERFNet's in its deep blocks, a tenth of it in its shallow ones; a short training wants none
-    epochs: int  # passes of epoch_frames frames
-    epoch_frames: int  # frames drawn in an epoch, in turn from a shuffled list
-    batch_frames: int  # frames in one step
-    learning_rate: float  # of Adam, falling to zero
-    weight_decay: float = 1e-4  # of Adam
-    least_zoom: float = 0.75  # training frames are zoomed by a factor between these two; a short training wants little
-    greatest_zoom: float = 1.5  # above 1 a part of the frame is seen, below 1 it is padded
-    color_jitter: float = 0.2  # brightness, contrast and saturation of training frames vary by this share at most
+    network_width: Positive  # ERFNet's channels times this; 1.0 is the published network
+    # ERFNet's in its deep blocks, a tenth of it in its shallow ones; a short training wants none
+    dropout: ShareFromZero = 0.3
+    epochs: Count  # passes of epoch_frames frames
+    epoch_frames: Count  # frames drawn in an epoch, in turn from a shuffled list
+    batch_frames: Annotated[int, Field(ge=2)]  # frames in one step; normalisation needs more than one
+    learning_rate: Positive  # of Adam, falling to zero
+    weight_decay: NotNegative = 1e-4  # of Adam
+    # training frames are zoomed by a factor from this; a short training wants little
+    least_zoom: Annotated[float, Field(ge=0.1, le=1)] = 0.75
+    # to this: above 1 a part of the frame is seen, below 1 it is padded
+    greatest_zoom: Annotated[float, Field(ge=1, le=8)] = 1.5
+    # brightness, contrast and saturation of training frames vary by this share at most
+    color_jitter: ShareFromZero = 0.2
     mixed_precision: bool = True  # on a GPU: bfloat16 where it is safe; a processor always computes in float32
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("network_width", "epochs", "epoch_frames", "learning_rate"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
-        require(
-            self.batch_frames >= 2, "batch_frames", self.batch_frames, "must be at least 2: normalisation needs a batch"
+
+def load_settings(parameters: FrameParameters) -> "LoadSettings":
+    """Return the size and the classes in which frames reach a network."""
+    from perception.data.loading import LoadSettings
+
+    return LoadSettings(height_px=parameters.height_px, width_px=parameters.width_px, taxonomy=parameters.taxonomy)
+
+
+def open_frames(frames: "pd.DataFrame", parameters: FrameParameters, *, labels_required: bool = True) -> "FrameSet":
+    """Return rows of a manifest opened as images and labels of the networks' size and classes."""
+    from perception.data.loading import FrameSet
+    from perception.data.store import open_store
+
+    return FrameSet(frames, open_store(parameters.store), load_settings(parameters), labels_required=labels_required)
+
+
+def class_names(taxonomy: str) -> tuple[str, ...]:
+    """Return the names of a taxonomy's classes."""
+    from perception.data.taxonomies import load_taxonomy
+
+    return load_taxonomy(taxonomy).classes
+
+
+def check_classes(name: str, by_class: Iterable[str], taxonomy: str) -> None:
+    """Raise BrokenRule for a mapping by class that names one which the taxonomy does not have; name: of the parameter."""
+    known = class_names(taxonomy)
+    for each in by_class:
+        if each not in known:
+            raise BrokenRule(name, each, f"no class of {taxonomy}{did_you_mean(each, known)}")
+
+
+def network_miou(network: Any, frames: "pd.DataFrame", parameters: FrameParameters) -> float:
+    """Return the network's mIoU on labelled manifest rows, at the labels' own resolution."""
+    from perception.metrics.segmentation import evaluate_frames, torch_predictor
+
+    opened, classes = open_frames(frames, parameters), len(class_names(parameters.taxonomy))
+    return evaluate_frames(opened, frames, torch_predictor(network), classes).miou()
+
+
+def new_network(parameters: LearningParameters) -> "ERFNet":
+    """Return an untrained network for the stage's classes."""
+    from perception.models.erfnet import ERFNet
+
+    classes, dropout = len(class_names(parameters.taxonomy)), parameters.dropout
+    return ERFNet(classes, width=parameters.network_width, dropout_quarter=dropout / 10, dropout_eighth=dropout)
+
+
+def augment_settings(parameters: LearningParameters) -> "Augment":
+    """Return how training frames are varied."""
+    from perception.data.loading import Augment
+
+    zoom = (parameters.least_zoom, parameters.greatest_zoom)
+    return Augment(scale_range=zoom, color_jitter=parameters.color_jitter)
+
+
+def train_settings(parameters: LearningParameters, *, device: str, seed_offset: int = 0) -> "TrainSettings":
+    """Return the training loop's settings on a device; an offset of the seed gives an independent repetition."""
+    from perception.training.loop import TrainSettings
+
+    on_gpu = device.startswith("cuda")
+    return TrainSettings(
+        epochs=parameters.epochs,
+        batch_frames=parameters.batch_frames,
+        learning_rate=parameters.learning_rate,
+        weight_decay=parameters.weight_decay,
+        schedule="poly",
+        seed=parameters.seed + seed_offset,
+        device=device,
+        mixed_precision=on_gpu and parameters.mixed_precision,
+        captured=on_gpu,  # a network this small would wait for its kernels to be launched
+    )
+
+
+def train(
+    network: Any,
+    frames: "FrameSet",
+    settings: "TrainSettings",
+    parameters: LearningParameters,
+    *,
+    what: str,
+    keeps_state: bool = True,
+    loss: "Loss | None" = None,
+    after_epoch: Callable[..., None] | None = None,
+    average: Any = None,
+) -> "list[EpochRecord]":
+    """Return the record of the epochs in which `network` was trained in place on `frames`; it ends on the CPU.
+
+    parameters: how frames are drawn and varied; settings: everything else. what: the training's name in the log.
+    keeps_state: where the step has a folder for it, go on after a kill; what after_epoch keeps is in no state file.
+    loss: cross-entropy with rare classes weighted up where None. after_epoch, average: see perception.training.loop.fit.
+    """
+    from components.stage.records import log, progress_line
+    from perception.data.loading import WaitingTime, count_batches, pixel_counts, shuffled_batches
+    from perception.training.distributed import process_group
+    from perception.training.loop import class_weights, fit
+
+    waiting, augment = WaitingTime(), augment_settings(parameters)
+
+    def batches(epoch: int) -> Any:
+        drawn = shuffled_batches(
+            frames,
+            settings.batch_frames,
+            seed=settings.seed,
+            epoch=epoch,
+            augment=augment,
+            epoch_frames=parameters.epoch_frames,
+            as_bytes=settings.device.startswith("cuda"),  # converted on the GPU
         )
-        require(0.1 <= self.least_zoom <= 1, "least_zoom", self.least_zoom, "must be from 0.1 to 1")
-        require(1 <= self.greatest_zoom <= 8, "greatest_zoom", self.greatest_zoom, "must be from 1 to 8")
-        require(0 <= self.color_jitter < 1, "color_jitter", self.color_jitter, "must be at least 0 and below 1")
+        return waiting.over(drawn)
 
-    def new_network(self) -> "ERFNet":
-        """Build an untrained network for this stage's classes."""
-        from perception.models.erfnet import ERFNet
-
-        classes, dropout = len(self.class_names()), self.dropout
-        return ERFNet(classes, width=self.network_width, dropout_quarter=dropout / 10, dropout_eighth=dropout)
-
-    def augment(self) -> "Augment":
-        """Return how training frames are varied."""
-        from perception.data.loading import Augment
-
-        return Augment(scale_range=(self.least_zoom, self.greatest_zoom), color_jitter=self.color_jitter)
-
-    def train_settings(self, seed_offset: int = 0) -> "TrainSettings":
-        """Return the training loop's settings; an offset gives an independent repetition."""
-        from perception.training.loop import TrainSettings
-
-        device = best_device()
-        on_gpu = device.startswith("cuda")
-        return TrainSettings(
-            epochs=self.epochs,
-            batch_frames=self.batch_frames,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            schedule="poly",
-            seed=self.seed + seed_offset,
-            device=device,
-            mixed_precision=on_gpu and self.mixed_precision,
-            captured=on_gpu,  # a network this small would wait for its kernels to be launched
+    with process_group(settings.device):
+        records = fit(
+            network,
+            batches,
+            settings,
+            loss=loss,
+            class_weights=None if loss else class_weights(pixel_counts(frames)),
+            after_epoch=after_epoch,
+            average=average,
+            resume=training_state(f"{what}, {augment}", settings, frames.frame_ids) if keeps_state else None,
+            iterations_per_epoch=count_batches(len(frames), settings.batch_frames, parameters.epoch_frames),
+            progress=progress_line(what),
         )
-
-    def train(
-        self, network: Any, frames: "FrameSet", *, what: str, epochs: int = 0, seed_offset: int = 0, **options: Any
-    ) -> "list[EpochRecord]":
-        """Train `network` in place on `frames` with this stage's parameters; return the record of its epochs.
-
-        epochs: in place of the stage's own, where above 0. Further `options` go to perception.training.loop.fit, such as a
-        loss (by default cross-entropy with rare classes weighted up) or a step after every epoch.
-        """
-        from components.stage.records import log, progress_line
-        from perception.data.loading import WaitingTime, count_batches, pixel_counts, shuffled_batches
-        from perception.training.distributed import process_group
-        from perception.training.loop import class_weights, fit
-
-        settings = self.train_settings(seed_offset)
-        settings = replace(settings, epochs=epochs) if epochs else settings
-        waiting, augment = WaitingTime(), self.augment()
-
-        def batches(epoch: int) -> Any:
-            drawn = shuffled_batches(
-                frames,
-                self.batch_frames,
-                seed=settings.seed,
-                epoch=epoch,
-                augment=augment,
-                epoch_frames=self.epoch_frames,
-                as_bytes=settings.device.startswith("cuda"),  # converted on the GPU
-            )
-            return waiting.over(drawn)
-
-        options.setdefault("iterations_per_epoch", count_batches(len(frames), self.batch_frames, self.epoch_frames))
-        if "loss" not in options:
-            options["class_weights"] = class_weights(pixel_counts(frames))
-        if (
-            "after_epoch" not in options and "after_step" not in options
-        ):  # what such a function keeps is in no state file
-            options.setdefault("resume", training_state(f"{what}, {augment}", settings, frames.frame_ids))
-        with process_group(settings.device):
-            records = fit(network, batches, settings, progress=progress_line(what), **options)
-        network.to("cpu")
-        log(f"{what}: {waiting.share:.1%} of {waiting.total_seconds:.0f} s went on waiting for frames")
-        return records
-
-
-def best_device() -> str:
-    """Return the device that networks train on: this process's GPU where there is one."""
-    import os
-
-    import torch
-
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    network.to("cpu")
+    log(f"{what}: {waiting.share:.1%} of {waiting.total_seconds:.0f} s went on waiting for frames")
+    return records
 
 
 def training_state(what: str, settings: "TrainSettings", frame_ids: Sequence[str]) -> "Resume | None":
@@ -207,20 +205,6 @@ def training_state(what: str, settings: "TrainSettings", frame_ids: Sequence[str
     same_anywhere = replace(settings, device="cpu", mixed_precision=False, captured=False)
     identity = hashlib.sha256("\n".join([what, repr(same_anywhere), *frame_ids]).encode()).hexdigest()
     return Resume(path=Path(folder) / f"{identity[:24]}.state", every_minutes=5, identity=identity)
-
-
-def by_name(names: Sequence[str], values: Iterable[float]) -> dict[str, float | None]:
-    """Return values by class name; NaN, which says that there was nothing to measure, becomes None."""
-    return {name: None if value != value else float(value) for name, value in zip(names, values, strict=True)}
-
-
-def seeded(build: Callable[[], Network], seed: int) -> Network:
-    """Build a network whose first weights depend on `seed` alone, and leave the global generator as it was."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
 
 
 def read_frames(inputs: Paths) -> "pd.DataFrame":
@@ -279,15 +263,6 @@ def shard_frames(inputs: Paths, shard: int, shard_count: int) -> "pd.DataFrame":
     pool = open_pool(inputs, set(pool_drives[in_shard(pool_drives, shard, shard_count)]))
     labelled = labelled_so_far(inputs)
     return pd.concat([pool, labelled[in_shard(labelled.drive_id, shard, shard_count)]], ignore_index=True)
-
-
-def image_batches(frames: "FrameSet", batch_frames: int) -> Iterator[tuple[list[str], Any]]:
-    """Yield frames in their order as (frame_ids, images), images (frame, 3, height, width) float32 in [0, 1]."""
-    from perception.data.loading import ordered_batches
-
-    for number, batch in enumerate(ordered_batches(frames, batch_frames)):
-        start = number * batch_frames
-        yield list(frames.frame_ids[start : start + len(batch.images)]), batch.images
 
 
 def provenance(data_manifest: Path) -> dict[str, str | None]:

@@ -1,46 +1,38 @@
-"""Parameters: from params.yaml, a profile and overrides to the frozen dataclass of a stage, with every mistake named."""
+"""Parameters: from params.yaml, a profile and overrides to what a stage declares, with every mistake named."""
 
-import contextlib
-import dataclasses
-import difflib
-import math
-import types
-import typing
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from perception.errors import InputError
+from perception.parameters import in_words
 
 Parameters = TypeVar("Parameters")
 
+PLACE = "params.yaml or with SET"  # where most parameters are written
 
-def build_parameters(kind: type[Parameters], given: Mapping[str, Any], where: str) -> Parameters:
-    """Build the parameter dataclass `kind` from plain values, checking names and types.
 
-    Raises InputError for an unknown, missing or mistyped parameter; the dataclass itself checks ranges.
+def build_parameters(kind: type[Parameters], given: Mapping[str, Any], where: str, place: str = PLACE) -> Parameters:
+    """Return the declared class `kind` (perception/parameters.py) built from plain values, checked and converted.
+
+    Raises InputError for an unknown, missing or mistyped parameter and for a broken bound or rule, however deep it lies.
     """
-    fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name in given:
-        if name not in fields:
-            raise InputError(
-                f"{where}: unknown parameter {name!r}{did_you_mean(name, list(fields))}; see params.yaml for the ones there are"
-            )
-    hints = typing.get_type_hints(kind)
-    values = {name: _convert(value, hints[name], f"{where}.{name}") for name, value in given.items()}
-    missing = [name for name, item in fields.items() if name not in values and _has_no_default(item)]
-    if missing:
-        raise InputError(f"{where}: parameter {missing[0]!r} is missing; set it in params.yaml")
     try:
-        return kind(**values)
+        return TypeAdapter(kind).validate_python(dict(given))
+    except ValidationError as error:
+        raise InputError(in_words(kind, error, where, place)) from None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
 
-def require(condition: bool, name: str, value: object, rule: str) -> None:
-    """Raise InputError unless `condition` holds: the parameter, its value and the rule."""
-    if not condition:
-        raise InputError(f"{name} = {value!r}: {rule}; change it in params.yaml or with SET")
+def plain_values(parameters: Any) -> dict[str, Any]:
+    """Return every parameter as a plain value that builds the same again; what lies deeper and is as by default is left out."""
+    dump = functools.partial(TypeAdapter(type(parameters)).dump_python, parameters, mode="json", by_alias=True)
+    values: dict[str, Any] = dump() | dump(exclude_defaults=True)
+    return values
 
 
 def absolute(location: str) -> str:
@@ -100,52 +92,3 @@ def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         below = merged.get(name)
         merged[name] = overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return the hint that ends an error about a misspelt name, or nothing where no known name is close."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-def _has_no_default(item: "dataclasses.Field[Any]") -> bool:
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in inner:
-            return None
-        hint = next(kind for kind in inner if kind is not type(None))
-        origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise InputError(f"{where} = {value!r}: must be a list; mend params.yaml")
-        return tuple(_convert(item, inner[0], where) for item in value)
-    if origin is dict or hint is dict:
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where} = {value!r}: must be a mapping; mend params.yaml")
-        return dict(value)
-    return _convert_scalar(value, hint, where)
-
-
-def _convert_scalar(value: Any, hint: type, where: str) -> Any:
-    if hint is float and isinstance(value, str):  # YAML takes 1e-3, which has no dot, for text
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{where} = {value!r}: must be finite; mend params.yaml")
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    # KFP hands every number over as a float: 3.0 is the whole number 3.
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if hint is int and isinstance(value, bool):
-        raise InputError(f"{where} = {value!r}: must be a whole number; mend params.yaml")
-    if not isinstance(value, hint):
-        wanted = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}.get(
-            hint.__name__, hint.__name__
-        )
-        raise InputError(f"{where} = {value!r}: must be {wanted}; mend params.yaml")
-    return value

@@ -18,13 +18,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
-from components.stage.execution import Call, Outcome
-from components.stage.parameters import require
+from pydantic import Field
+
+from components.stage.execution import Call, Outcome, option_name
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
 from components.stage.records import RECORDS_VARIABLE, log
 from perception.errors import InputError, Unreachable
+from perception.parameters import Count, CountOrZero, checked, matching
 
 API_VERSION = "trainer.kubeflow.org/v1alpha1"
 ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -39,27 +41,22 @@ S3_KEYS = {
 CONTAINER = "node"  # of the runtime's pods
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class TrainJobSettings:
     """Say where and how large the job is."""
 
-    image: str
-    nodes: int
-    gpus_per_node: int
+    image: str  # of the job's pods
+    nodes: Count  # that the training is spread over
+    gpus_per_node: CountOrZero  # one process a GPU
     claim: str  # volume claim that every node mounts
-    folder: str  # where
-    accelerator: str = "nvidia.com/gpu"
-    runtime: str = "torch-distributed"
+    folder: Annotated[str, matching("/.*", "must be an absolute path")]  # where it is mounted
+    accelerator: str = "nvidia.com/gpu"  # resource name of a GPU
+    runtime: str = "torch-distributed"  # Kubeflow Trainer's runtime
     s3_secret: str = "nightdrive-s3"  # named, not held: its keys become the processes' environment
     queue: str = ""  # Kueue's local queue: admits the job as a whole
-    deadline_seconds: int = 8 * 3600  # after which Kubernetes ends it, whoever still watches
-    node_selector: dict[str, object] = field(default_factory=dict)
-    tolerations: tuple[dict[str, object], ...] = ()
-
-    def __post_init__(self) -> None:
-        require(self.nodes >= 1, "nodes", self.nodes, "must be at least 1")
-        require(self.gpus_per_node >= 0, "gpus_per_node", self.gpus_per_node, "must not be negative")
-        require(self.folder.startswith("/"), "folder", self.folder, "must be an absolute path")
+    deadline_seconds: Count = 8 * 3600  # after which Kubernetes ends the job, whoever still watches
+    node_selector: dict[str, str] = Field(default_factory=dict)  # labels of the nodes
+    tolerations: tuple[dict[str, object], ...] = ()  # of the nodes' taints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +118,9 @@ def _lay_out(call: Call, work: Path) -> list[str]:
         copies = [work / "inputs" / port / str(number) for number in range(len(folders))]
         for source, copy in zip(folders, copies, strict=True):
             shutil.copytree(source, copy)
-        command += [f"--{port.replace('_', '-')}", *map(str, copies)] if copies else []
+        command += [word for copy in copies for word in (option_name(port), str(copy))]
     for port in call.outputs:
-        command += [f"--{port.replace('_', '-')}", str(work / "outputs" / port)]
+        command += [option_name(port), str(work / "outputs" / port)]
     work.mkdir(parents=True, exist_ok=True)
     (work / "params.yaml").write_text(yaml.safe_dump({call.task.partition("@")[0]: dict(call.parameters)}))
     return command

@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -27,6 +28,8 @@ from perception.adaptation.detector import (
     sample_features,
 )
 from perception.errors import InputError
+from perception.metrics.detection import Objects
+from perception.parameters import Fraction, Range, ShareFromZero, checked, within
 from perception.training.distributed import share_of_mean
 
 INSTANCES_PER_CLASS = 1000  # instance maps hold class_id * 1000 + number
@@ -40,27 +43,17 @@ InstanceFrame = tuple[NDArray[np.uint8], NDArray[np.uint16]]
 _Sample = tuple[NDArray[np.uint8], Target]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class DetectionAugment:
     """Say how training frames are varied."""
 
     flip: bool = True  # mirror half of the frames left to right
-    scale_range: tuple[float, float] = (0.75, 1.5)  # zoom, log-uniform; below 1 the frame is padded, above 1 cropped
-    color_jitter: float = 0.3  # brightness, contrast and saturation are each multiplied by 1 ± this at most
-    sensor: float = 1.0  # strength of blur and noise, 0 for none: no camera is as clean as a simulator
-    texture_share: float = 0.5  # share of instances that get a random texture, so that only their shape tells them
-
-    def __post_init__(self) -> None:
-        low, high = self.scale_range
-        rules = {
-            "scale_range": (0.1 <= low <= high <= 10, "two rising numbers in 0.1 to 10"),
-            "color_jitter": (0 <= self.color_jitter < 1, "at least 0 and below 1"),
-            "sensor": (0 <= self.sensor <= 10, "0 to 10"),
-            "texture_share": (0 <= self.texture_share <= 1, "a share between 0 and 1"),
-        }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"{name} is {getattr(self, name)}, must be {rule}; change it")
+    # zoom, log-uniform; below 1 the frame is padded, above 1 cropped
+    scale_range: Annotated[Range, within(0.1, 10)] = (0.75, 1.5)
+    color_jitter: ShareFromZero = 0.3  # brightness, contrast and saturation are each multiplied by 1 ± this at most
+    # strength of blur and noise, 0 for none: no camera is as clean as a simulator
+    sensor: Annotated[float, Field(ge=0, le=10)] = 1.0
+    texture_share: Fraction = 0.5  # share of instances that get a random texture, so that only their shape tells them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +100,31 @@ def encode_targets(
     instances: (height, width) uint16, class_id * 1000 + number, 0 = none; height and width are multiples of 4;
     channels: (256,) int64 from class_channels.
     """
-    height, width = instances.shape
+    learnt, small = _chosen(_instances_of(instances, channels), settings)
+    return _encoded(learnt, small, instances.shape, classes, settings)
+
+
+def encode_objects(objects: Objects, height_px: int, width_px: int, classes: int, settings: TargetSettings) -> Target:
+    """Encode one frame's boxes as `encode_targets` does instances; what is marked as crowd is left out of the heat map.
+
+    A mask is its whole box. height_px and width_px are multiples of 4; what lies outside of them is cut off.
+    """
+    limits = np.array([width_px, height_px, width_px, height_px])
+    sides = np.clip(np.rint(objects.boxes), 0, limits).astype(int).reshape(-1, 4)
+    crowd = np.zeros(len(sides), bool) if objects.crowd is None else objects.crowd
+    found = []
+    for (left, top, right, bottom), channel in zip(sides.tolist(), objects.class_ids.tolist(), strict=True):
+        mask = np.ones((bottom - top, right - left), bool)
+        found.append(_Found(channel, np.s_[top:bottom, left:right], mask, mask.size))
+    learnt, small = _chosen([each for each, is_crowd in zip(found, crowd, strict=True) if not is_crowd], settings)
+    excused = [each for each, is_crowd in zip(found, crowd, strict=True) if is_crowd]
+    return _encoded(learnt, [*small, *excused], (height_px, width_px), classes, settings)
+
+
+def _encoded(
+    learnt: Sequence[_Found], left_out: Sequence[_Found], size: tuple[int, ...], classes: int, settings: TargetSettings
+) -> Target:
+    height, width = size
     rows, columns = height // STRIDE_PX, width // STRIDE_PX
     target: Target = {
         "heat": np.zeros((classes, rows, columns), np.float32),
@@ -118,8 +135,7 @@ def encode_targets(
         "places": np.full(settings.most_instances, -1, np.int64),
         "boxes": np.zeros((settings.most_instances, 4), np.float32),
     }
-    learnt, small = _listed(instances, channels, settings)
-    for found in small:
+    for found in left_out:
         _leave_out(target, found)
     # Largest first: where regions or centres meet, the smaller thing, which has less room, comes out on top.
     for index, found in enumerate(learnt):
@@ -142,17 +158,19 @@ class _Found:
         return np.array([x.start, y.start, x.stop, y.stop], np.float32)
 
 
-def _listed(
-    instances: NDArray[np.uint16], channels: NDArray[np.int64], settings: TargetSettings
-) -> tuple[list[_Found], list[_Found]]:
-    """List the instances to learn, largest first, and those that are too small or too many."""
+def _instances_of(instances: NDArray[np.uint16], channels: NDArray[np.int64]) -> list[_Found]:
     found = []
     for value, window in _windows(instances):
         channel = int(channels[value // INSTANCES_PER_CLASS])
         if channel >= 0:
             mask = instances[window] == value
             found.append(_Found(channel, window, mask, int(mask.sum())))
-    found.sort(key=lambda each: -each.area_px)
+    return found
+
+
+def _chosen(found: list[_Found], settings: TargetSettings) -> tuple[list[_Found], list[_Found]]:
+    """Give the instances to learn, largest first, and those that are too small or too many."""
+    found = sorted(found, key=lambda each: -each.area_px)
     learnt = [each for each in found if each.area_px >= settings.smallest_area_px][: settings.most_instances]
     return learnt, found[len(learnt) :]
 

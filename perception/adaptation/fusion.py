@@ -9,22 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
+from perception.parameters import Fraction, checked
 
-IGNORE = 255
 
-
-@dataclass(frozen=True, kw_only=True)
+@checked
 class FusionSettings:
     """What is kept of the detector's instances; the paper keeps all of them."""
 
-    score_threshold: float = 0.0  # instances with a lower score are left out
-    class_score_thresholds: tuple[float, ...] | None = None  # one a class, on top of score_threshold; None: none
-
-    def __post_init__(self) -> None:
-        for threshold in (self.score_threshold, *(self.class_score_thresholds or ())):
-            if not 0.0 <= threshold <= 1.0:
-                raise InputError(f"score threshold is {threshold}; give a value between 0 and 1")
+    score_threshold: Fraction = 0.0  # instances with a lower score are left out
+    class_score_thresholds: tuple[Fraction, ...] | None = None  # one a class, on top of score_threshold; None: none
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 
-IGNORE = 255
 BINS = 1000  # of confidence, in ConfidenceHistogram: thresholds are exact to 1/1000
 
 

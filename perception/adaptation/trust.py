@@ -11,13 +11,12 @@ from typing import Literal
 import numpy as np
 
 from perception.adaptation.pseudo import PseudoQuality
-from perception.errors import InputError
+from perception.parameters import Fraction, checked
 
 Trust = Literal["measured", "all", "none"]
-TRUST: tuple[Trust, ...] = ("measured", "all", "none")
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class TrustRule:
     """Say which foreground classes pseudo-labels take from the detector.
 
@@ -27,15 +26,8 @@ class TrustRule:
     """
 
     classes: Trust = "measured"
-    least_precision: float = 0.3  # share of a class's mask pixels that must be right
-    least_right_share: float = 0.5  # of the pixels that the segmentation's own labels are right for
-
-    def __post_init__(self) -> None:
-        if self.classes not in TRUST:
-            raise InputError(f"trust_detector is {self.classes!r}; use one of {', '.join(TRUST)}")
-        for name in ("least_precision", "least_right_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InputError(f"{name} is {getattr(self, name)}; give a share between 0 and 1")
+    least_precision: Fraction = 0.3  # share of a class's mask pixels that must be right
+    least_right_share: Fraction = 0.5  # of the pixels that the segmentation's own labels are right for
 
 
 @dataclass(frozen=True, kw_only=True)

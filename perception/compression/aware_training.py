@@ -24,6 +24,16 @@ from perception.compression.low_rank import LayerChoice, factorise_by_energy
 from perception.compression.nuclear import calibrate_nuclear_strength, nuclear_step
 from perception.errors import InputError
 from perception.models.copies import copied
+from perception.parameters import (
+    BrokenRule,
+    Count,
+    CountOrZero,
+    Fraction,
+    NotNegative,
+    ShareFromZero,
+    ShareToOne,
+    checked,
+)
 from perception.sparsity.branches import Branch, find_branches
 from perception.sparsity.closing import close_zero_branches
 from perception.sparsity.groups import Groups, find_groups
@@ -41,52 +51,38 @@ _COST_MODELS: dict[Costs, Callable[[nn.Module, Groups, Tensor], CostModel]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class ShrinkSettings:
     """How a network loses weight while it learns; raises InputError for a value out of range."""
 
-    strength_share: float = 0.05  # of the median neuron norm that one proximal step takes at the first learning rate
-    alpha: float = 0.0  # 0 group lasso; between 0 and 1 sparse group lasso
-    nuclear_share: float = 0.0  # of the median singular value that one nuclear step takes; 0: none
-    reload_epochs: tuple[int, ...] = ()  # after these epochs (from 0) zero channels leave the network
-    factorise_energy: float | None = None  # at the last reload layers become low-rank pairs that keep this energy
-    target_share: float | None = None  # of the neurons' parameters that must be gone after the last reload
-    target_cost_share: float | None = None  # of the network's cost, by the model of `costs`, that may be left then
+    # of the median neuron norm that one proximal step takes at the first learning rate
+    strength_share: ShareFromZero = 0.05
+    alpha: ShareFromZero = 0.0  # 0 group lasso; between 0 and 1 sparse group lasso
+    nuclear_share: ShareFromZero = 0.0  # of the median singular value that one nuclear step takes; 0: none
+    reload_epochs: tuple[CountOrZero, ...] = ()  # after these epochs (from 0) zero channels leave the network
+    # at the last reload layers become low-rank pairs that keep this energy
+    factorise_energy: ShareToOne | None = None
+    # of the neurons' parameters that must be gone after the last reload
+    target_share: ShareFromZero | None = None
+    # of the network's cost, by the model of `costs`, that may be left then
+    target_cost_share: ShareToOne | None = None
     costs: Costs = "blocks"  # the model: block_costs (repeatable), measured_costs, or parameter_costs
     importance: Importance = "norm"  # of a neuron, for target_cost_share: its norm, or its estimated share in the loss
     lost: Lost = "sum"  # of it: by neurons alone, or as a share of what their layer has left, against bottlenecks
-    strength_by_cost: float = 0.0  # power of a neuron's share in the latency by which it is pressed harder; 0: alike
+    # power of a neuron's share in the latency by which it is pressed harder; 0: alike
+    strength_by_cost: Fraction = 0.0
     first_layers: int = 3  # layers that are protected
-    first_factor: float = 0.4  # of the strength that protected layers get
+    first_factor: NotNegative = 0.4  # of the strength that protected layers get
     close_branches: bool = False  # residual branches may leave whole: those that are zero, and others for a cost
-    minimum_channels: int = 4  # output channels that every layer keeps
-    multiple_of: int = 1  # a group set keeps a multiple of this many neurons
+    minimum_channels: Count = 4  # output channels that every layer keeps
+    multiple_of: Count = 1  # a group set keeps a multiple of this many neurons
 
     def __post_init__(self) -> None:
-        rules = {
-            "strength_share": 0 <= self.strength_share < 1,
-            "alpha": 0 <= self.alpha < 1,
-            "nuclear_share": 0 <= self.nuclear_share < 1,
-            "reload_epochs": all(epoch >= 0 for epoch in self.reload_epochs),
-            "factorise_energy": self.factorise_energy is None or 0 < self.factorise_energy <= 1,
-            "target_share": self.target_share is None or 0 <= self.target_share < 1,
-            "target_cost_share": self.target_cost_share is None or 0 < self.target_cost_share <= 1,
-            "costs": self.costs in _COST_MODELS,
-            "importance": self.importance in ("norm", "loss"),
-            "lost": self.lost in ("sum", "share"),
-            "strength_by_cost": 0 <= self.strength_by_cost <= 1,
-            "first_factor": self.first_factor >= 0,
-            "minimum_channels": self.minimum_channels >= 1,
-            "multiple_of": self.multiple_of >= 1,
-        }
-        for name, holds in rules.items():
-            if not holds:
-                raise InputError(f"{name} {getattr(self, name)!r} is out of range: correct the shrink settings")
         targets = (self.factorise_energy, self.target_share, self.target_cost_share)
         if any(target is not None for target in targets) and not self.reload_epochs:
-            raise InputError("factorise_energy and targets act at a reload: give at least one of reload_epochs")
+            raise BrokenRule("reload_epochs", (), "must name an epoch: factorise_energy and targets act at a reload")
         if self.target_share is not None and self.target_cost_share is not None:
-            raise InputError("target_share and target_cost_share: give one of the two")
+            raise BrokenRule("target_share", self.target_share, "goes not with target_cost_share: give one of the two")
 
 
 @dataclass(frozen=True)

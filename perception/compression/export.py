@@ -1,7 +1,7 @@
 """Fold normalisation and write ONNX files that are checked, compared with the network, and equal byte for byte."""
 
 import hashlib
-import os
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from torch import Tensor, fx, nn
 
 from perception.compression.expansion import contract_network
 from perception.compression.modules import Layer, set_module
+from perception.data.files import replacement
+from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.models.copies import copied
 
@@ -101,6 +103,12 @@ def _fold(layer: Layer, norm: Layer) -> None:
     layer.bias = nn.Parameter((bias + shift).to(weight.dtype), requires_grad=weight.requires_grad)
 
 
+def input_metadata(taxonomy: str) -> dict[str, str]:
+    """Return what an exported network tells whoever runs it: its taxonomy, its classes and its input."""
+    classes = json.dumps(load_taxonomy(taxonomy).classes)
+    return {"taxonomy": taxonomy, "classes": classes, "input": "RGB, float32 in [0, 1], frame x 3 x h x w"}
+
+
 def export_onnx(
     network: nn.Module,
     path: Path,
@@ -125,8 +133,7 @@ def export_onnx(
         raise InputError(f"folder {path.parent} does not exist: create it before exporting {path.name}")
     network = copied(network).cpu().float()
     contraction = contract_network(network)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacement(path) as temporary:
         write_onnx(contraction.network, temporary, torch.zeros(1, channels, height_px, width_px))
         if metadata:
             _write_metadata(temporary, metadata)
@@ -138,9 +145,6 @@ def export_onnx(
                 f"the share {tolerance}: look for an operation that ONNX opset {OPSET} computes differently"
             )
         data = temporary.read_bytes()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return ExportReport(
         path,
         hashlib.sha256(data).hexdigest(),
@@ -205,7 +209,7 @@ def _culprit(network: nn.Module, example: Tensor) -> str:
         hook.remove()
     for name, (module, given) in read.items():
         try:
-            torch.onnx.export(module, given, os.devnull, dynamo=False, opset_version=OPSET)
+            torch.onnx.export(module, given, "/dev/null", dynamo=False, opset_version=OPSET)
         except Exception:  # as above
             return f"at layer {name} ({type(module).__name__})"
     return "by what its forward does outside its layers"

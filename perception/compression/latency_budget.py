@@ -291,12 +291,12 @@ def _model(
     return CostModel(unit, block, tuple(modules), np.array(call), np.array(pair), widths, cuts)
 
 
-def _applications(layer: Layer, given: torch.Size, made: torch.Size) -> int:
+def _applications(layer: Layer, given: torch.Size, output: torch.Size) -> int:
     """Count how often one weight of a layer is applied to one frame, over all taps of its kernel."""
     if isinstance(layer, nn.Linear):
-        return int(np.prod(made[1:-1], dtype=np.int64))
+        return int(np.prod(output[1:-1], dtype=np.int64))
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    pixels = (given if transposed else made)[2:]
+    pixels = (given if transposed else output)[2:]
     return int(np.prod(pixels, dtype=np.int64) * np.prod(layer.kernel_size, dtype=np.int64))
 
 
@@ -307,8 +307,8 @@ def _layer_shapes(network: nn.Module, example: Tensor) -> dict[str, tuple[torch.
     for name, layer in network.named_modules():
         if isinstance(layer, _LAYERS) and "weight" in layer._parameters:
 
-            def keep(_: nn.Module, given: tuple[Tensor, ...], made: Tensor, name: str = name) -> None:
-                shapes.setdefault(name, (given[0].shape, made.shape))
+            def keep(_: nn.Module, given: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                shapes.setdefault(name, (given[0].shape, output.shape))
 
             handles.append(layer.register_forward_hook(keep))
     try:

@@ -3,11 +3,13 @@
 import json
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 from perception.compression.export import INPUT_NAME
+from perception.data.files import replacement
 from perception.errors import InputError
 
 
@@ -47,18 +49,16 @@ def _loaded(model: Path) -> onnx.ModelProto:
 
 def build_engine(model: Path, engine: Path, *, largest_batch_frames: int = 1, half: bool = True) -> str:
     """Build the engine, whole or not at all, and give what trtexec said. Raises InputError where it is not installed."""
-    partial = engine.with_name(f".{engine.name}.part")
-    command = tensorrt_command(model, partial, largest_batch_frames=largest_batch_frames, half=half)
+    command = partial(tensorrt_command, model, largest_batch_frames=largest_batch_frames, half=half)
     found = shutil.which("trtexec")
     if found is None:
         raise InputError(
             "trtexec is not on the PATH: it comes with TensorRT; on a machine that has it run "
-            + json.dumps(" ".join(command).replace(str(partial), str(engine)))
+            + json.dumps(" ".join(command(engine)))
         )
-    done = subprocess.run([found, *command[1:]], capture_output=True, text=True, check=False)
-    if done.returncode:
-        partial.unlink(missing_ok=True)
-        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-        raise InputError(f"trtexec refused {model} (exit code {done.returncode}): {' '.join(last)}")
-    partial.replace(engine)
+    with replacement(engine) as temporary:
+        done = subprocess.run([found, *command(temporary)[1:]], capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+            raise InputError(f"trtexec refused {model} (exit code {done.returncode}): {' '.join(last)}")
     return done.stdout

@@ -6,21 +6,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
 from perception.data.decoding import decode_stored_image, decode_stored_label, image_size
 from perception.data.store import Store
 from perception.data.taxonomies import IGNORE, load_taxonomy
 from perception.errors import InputError
+from perception.parameters import Count, CountOrZero, Range, ShareFromZero, checked, within
 
 # Rec. 601 luma, the grey that colour jitter keeps or moves.
 _LUMA = (0.299, 0.587, 0.114)
@@ -48,39 +50,29 @@ def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return cores if allowed == "max" else max(1, min(cores, round(int(allowed) / int(period))))
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class LoadSettings:
     """Say how frames are to be loaded."""
 
-    height_px: int  # height that every image and label is resized to
-    width_px: int  # width that every image and label is resized to
+    height_px: Count  # height that every image and label is resized to
+    width_px: Count  # width that every image and label is resized to
     taxonomy: str  # taxonomy whose class ids the labels get
-    cache_mib: int = 1024  # memory for decoded and resized frames; 0 keeps none
+    cache_mib: CountOrZero = 1024  # memory for decoded and resized frames; 0 keeps none
     # Threads that load ahead of the training step; 0 loads in its own thread. Batches are the same whatever their number.
-    workers: int = field(default_factory=lambda: min(usable_cores(), MOST_WORKERS))
+    workers: CountOrZero = Field(default_factory=lambda: min(usable_cores(), MOST_WORKERS))
 
     def __post_init__(self) -> None:
-        for name, low in (("height_px", 1), ("width_px", 1), ("cache_mib", 0), ("workers", 0)):
-            value = getattr(self, name)
-            if value < low:
-                raise InputError(f"{name} is {value}, must be at least {low}; change it")
         load_taxonomy(self.taxonomy)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Augment:
     """Say how training frames are varied; the defaults suit street scenes."""
 
     flip: bool = True  # mirror half of the frames left to right
-    scale_range: tuple[float, float] = (0.75, 1.5)  # zoom, log-uniform; below 1 the frame is padded, above 1 cropped
-    color_jitter: float = 0.2  # brightness, contrast and saturation are each multiplied by 1 ± this at most
-
-    def __post_init__(self) -> None:
-        low, high = self.scale_range
-        if not 0.1 <= low <= high <= 10:
-            raise InputError(f"scale_range is {self.scale_range}, must be two rising numbers in 0.1 to 10; change it")
-        if not 0 <= self.color_jitter < 1:
-            raise InputError(f"color_jitter is {self.color_jitter}, must be at least 0 and below 1; change it")
+    # zoom, log-uniform; below 1 the frame is padded, above 1 cropped
+    scale_range: Annotated[Range, within(0.1, 10)] = (0.75, 1.5)
+    color_jitter: ShareFromZero = 0.2  # brightness, contrast and saturation are each multiplied by 1 ± this at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +226,13 @@ def ordered_batches(frames: FrameSet, batch_frames: int) -> Iterator[Batch]:
     yield from _batches(batches, batch_frames, frames, as_bytes=False)
 
 
+def image_batches(frames: FrameSet, batch_frames: int) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Yield frames in their order as (frame_ids, images), images (frame, 3, height, width) float32 in [0, 1]."""
+    for number, batch in enumerate(ordered_batches(frames, batch_frames)):
+        start = number * batch_frames
+        yield list(frames.frame_ids[start : start + len(batch.images)]), batch.images
+
+
 @dataclass
 class WaitingTime:
     """Measure how long a training loop waits for its batches; above a few percent the loader starves it.
@@ -351,23 +350,23 @@ def _batches(
     settings, fill = frames.settings, _fill_bytes if as_bytes else _fill_floats
 
     def start(batch: Sequence[_Variation]) -> tuple[Batch, list[Callable[[], None]]]:
-        made = _empty_batch(len(batch), settings, as_bytes)
-        return made, [partial(_load_into, made, slot, frames, each, fill) for slot, each in enumerate(batch)]
+        filled = _empty_batch(len(batch), settings, as_bytes)
+        return filled, [partial(_load_into, filled, slot, frames, each, fill) for slot, each in enumerate(batch)]
 
     if settings.workers == 0:
         for batch in batches:
-            made, tasks = start(batch)
+            filled, tasks = start(batch)
             for task in tasks:
                 task()
-            yield made
+            yield filled
         return
     pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="load")
     waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
     ahead = max(2, 1 + -(-settings.workers // batch_frames))
     try:
         for batch in batches:
-            made, tasks = start(batch)
-            waiting.append((made, [pool.submit(task) for task in tasks]))
+            filled, tasks = start(batch)
+            waiting.append((filled, [pool.submit(task) for task in tasks]))
             if len(waiting) > ahead:
                 yield _finished(*waiting.popleft())
         while waiting:

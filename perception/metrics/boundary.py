@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 
-IGNORE = 255
 RATIO = 0.02  # the width of the band as a share of the image's diagonal: the paper's choice
 
 

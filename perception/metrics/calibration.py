@@ -6,9 +6,8 @@ from numpy.typing import NDArray
 from perception.errors import InputError
 
 BINS = 15
-PIXELS_SAMPLED = (
-    200_000  # of a frame, on a regular grid: exponentials of every logit at full size cost more than they tell
-)
+# of a frame, on a regular grid: exponentials of every logit at full size cost more than they tell
+PIXELS_SAMPLED = 200_000
 
 
 def reliability_counts(

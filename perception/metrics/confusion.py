@@ -8,10 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 
-IGNORE = 255
-MAX_CLASSES = 255
 # OpenCV hands its counts over as float32, which is exact up to 2**24.
 _CHUNK_PIXELS = 1 << 20
 
@@ -39,8 +38,8 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int) ->
 
     Raises InputError for different shapes and for ids outside their range.
     """
-    if not 1 <= classes <= MAX_CLASSES:
-        raise InputError(f"classes={classes} must lie in 1..{MAX_CLASSES} (255 marks pixels that are not judged)")
+    if not 1 <= classes <= IGNORE:
+        raise InputError(f"classes={classes} must lie in 1..{IGNORE} (255 marks pixels that are not judged)")
     if np.shape(labels) != np.shape(predictions):
         raise InputError(
             f"labels have shape {np.shape(labels)} but predictions {np.shape(predictions)}; resize one first"
@@ -119,16 +118,6 @@ def pixel_accuracy(confusion: NDArray[np.int64]) -> float:
     counts = _checked(confusion)
     total = counts.sum()
     return float(np.trace(counts) / total) if total else float("nan")
-
-
-def class_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the recall of each class: the share of its labelled pixels that were predicted as it.
-
-    confusion: (class, class), row = label
-    Returns (class,) float64; NaN where the class has no labelled pixel.
-    """
-    counts = _checked(confusion)
-    return _ratio(np.diag(counts), counts.sum(axis=1))
 
 
 def frequency_weighted_iou(confusion: NDArray[np.int64]) -> float:

@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 
-IGNORE = 255
+from perception.data.taxonomies import IGNORE
+
 MAX_WEIGHT = 3.0
 _LEAST_SHARE = 0.3  # a value that fewer of a cluster's frames have says nothing of the cluster
 _LEAST_LIFT = 1.2  # a condition is asked for when failures have it this much more often than the test set

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,20 +18,10 @@ from perception.metrics.confusion import (
     tallies,
 )
 from perception.metrics.segmentation import SegmentationScore
+from perception.metrics.settings import IntervalSettings
 from perception.metrics.slices import Slice, cell_slices, column_slices
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntervalSettings:
-    """Say how intervals are drawn and from how many frames and drives on a slice is known."""
-
-    confidence: float = 0.95
-    resamples: int = 1000
-    seed: int = 0
-    minimum_frames: int = 10
-    minimum_drives: int = 8
 
 
 def overall_figures(

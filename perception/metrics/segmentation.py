@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from perception.data.taxonomies import IGNORE
 from perception.metrics.boundary import boundary_tallies
 from perception.metrics.calibration import reliability_counts, sample_step
 from perception.metrics.confusion import confusion_matrix, iou, mean_iou, pixel_accuracy
@@ -211,7 +212,7 @@ def _reliability(logits: torch.Tensor, label: NDArray[np.uint8], shown: NDArray[
     step = sample_step(*label.shape)
     grid = (slice(None, None, step), slice(None, None, step))
     confidence = logits[(slice(None), *grid)].softmax(0).amax(0).numpy()
-    judged = label[grid] != 255
+    judged = label[grid] != IGNORE
     return reliability_counts(confidence[judged].clip(0.0, 1.0), (label[grid] == shown[grid])[judged])
 
 

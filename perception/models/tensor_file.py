@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from perception.data.files import replace_file
 from perception.errors import InputError
 
 # One key only: safetensors keeps its metadata in a hash map, whose order would differ from file to file.
@@ -29,7 +29,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     content = {**header, "format": file_format, "tensors_sha256": _tensors_sha256(on_cpu)}
     text = json.dumps(content, sort_keys=True)
     data = safetensors_bytes(on_cpu, metadata={_METADATA_KEY: f"{_text_sha256(text)} {text}"})
-    _write_atomically(path, data)
+    if not path.parent.is_dir():
+        raise InputError(f"file {path}: its folder does not exist; create it, or give another")
+    try:
+        replace_file(path, data)
+    except OSError as error:
+        raise InputError(f"file {path}: cannot be written ({error.strerror}); give a folder that may be") from error
     return hashlib.sha256(data).hexdigest()
 
 
@@ -76,17 +81,3 @@ def _tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 def _text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"file {path}: cannot be written ({error.strerror}); give a folder that exists") from error
-    finally:
-        temporary.unlink(missing_ok=True)

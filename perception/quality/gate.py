@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from perception.data.files import replace_file
+from perception.data.tables import read_record, read_table
 from perception.errors import InputError
 from perception.quality.checks import SHOWN, Outcome
 from perception.quality.suites import Expectation, Rows, Suite, bind, load_suite, needed_parameters, substitute
@@ -63,6 +65,13 @@ class Verdict:
     checked: int  # number of rules applied
     not_checked: tuple[NotChecked, ...]
     parameters: dict[str, Any]  # as used, defaults included
+
+    @property
+    def outcome(self) -> str:
+        """Return refused, waived (passed, with a rule that somebody waived) or passed."""
+        if self.decision == "refuse":
+            return "refused"
+        return "waived" if any(failure.waived_by for failure in self.failed) else "passed"
 
     def in_words(self) -> str:
         """Say the verdict in one line."""
@@ -144,7 +153,7 @@ def judge_folders(
                     f"{folder / PARAMETERS_FILE}: {name} is {value!r}, elsewhere {parameters[name]!r}; give it once"
                 )
             parameters[name] = value
-    table = pd.concat([_read_table(folder / suite.file) for folder in folders], ignore_index=True)
+    table = pd.concat([read_table(folder / suite.file, {}) for folder in folders], ignore_index=True)
     _check_columns(suite, table, parameters, folders[0] / suite.file)
     return judge(suite, table, parameters, load_waivers(waivers_file), _day(today), applies_to=applies_to)
 
@@ -172,25 +181,9 @@ def columns_named(entry: Expectation, kwargs: Mapping[str, Any]) -> set[str]:
 
 def write_verdict(verdict: Verdict, folder: Path) -> None:
     """Write verdict.json and verdict.md into a folder, the same bytes for the same verdict."""
-    folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(asdict(verdict), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    _write_whole(folder / "verdict.json", content)
-    _write_whole(folder / "verdict.md", verdict_page(verdict))
-
-
-def read_verdict(path: Path) -> Verdict:
-    """Read a verdict.json; raise InputError where it is missing or not one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        lists = {
-            "failed": tuple(
-                FailedExpectation(**entry | {"frames": tuple(entry["frames"])}) for entry in content["failed"]
-            ),
-            "not_checked": tuple(NotChecked(**entry) for entry in content["not_checked"]),
-        }
-        return Verdict(**content | lists)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is not a verdict ({error!r}); run the gate again") from None
+    replace_file(folder / "verdict.json", content.encode())
+    replace_file(folder / "verdict.md", verdict_page(verdict).encode())
 
 
 def verdict_page(verdict: Verdict) -> str:
@@ -218,24 +211,7 @@ def verdict_page(verdict: Verdict) -> str:
 
 def _folder_parameters(folder: Path) -> dict[str, Any]:
     path = folder / PARAMETERS_FILE
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); write a mapping of bounds") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a mapping; write a mapping of bounds")
-    return content
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; let the stage write the table that its gate judges") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); run the stage again") from None
+    return read_record(path, dict[str, Any]) if path.exists() else {}
 
 
 def _day(today: str) -> date:
@@ -552,9 +528,3 @@ def _failure_lines(failure: FailedExpectation) -> list[str]:
         lines += [f"- {', '.join(f'{key}={value}' for key, value in row.items())}" for row in failure.frames]
         lines.append("")
     return lines
-
-
-def _write_whole(path: Path, content: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)

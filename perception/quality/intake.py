@@ -11,13 +11,23 @@ import pandas as pd
 from perception.data.decoding import BadFrame, decode_image, decode_label
 from perception.data.manifest import empty_manifest, read_manifest, validate_manifest, write_manifest
 from perception.data.store import Store
+from perception.data.tables import read_table
 from perception.data.taxonomies import Taxonomy, load_taxonomy
 from perception.errors import InputError
 from perception.quality.profile import label_facts, profile_frame
 
-REJECTED_COLUMNS = ("source", "path", "frame_id", "rule", "remedy")
-PROFILE_KEYS = ("frame_id", "source")
-ORACLE_COLUMNS = ("frame_id", "source", "label_uri", "label_sha256", "label_taxonomy", "instances_uri")
+# What the columns of the tables beside a manifest hold, as read_table checks it.
+REJECTED = dict.fromkeys(("source", "path", "frame_id", "rule", "remedy"), "text")
+ORACLE = dict.fromkeys(("frame_id", "source", "label_uri", "label_sha256", "label_taxonomy"), "text")
+ORACLE |= {"instances_uri": "text?"}
+PROFILE = {
+    "frame_id": "text",
+    "source": "text",
+    "image_sha256_actual": "text",
+    "decode_ok": "flag",
+    "dhash": "text",
+    "*": "number?",
+}
 _KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
 
 
@@ -51,8 +61,8 @@ class Intake:
 
     manifest: pd.DataFrame
     profile: pd.DataFrame  # one row a frame: facts measured on pixels; nothing about hidden labels
-    rejected: pd.DataFrame  # REJECTED_COLUMNS
-    oracle: pd.DataFrame  # ORACLE_COLUMNS: labels that stay hidden until their frame is selected
+    rejected: pd.DataFrame  # columns of REJECTED
+    oracle: pd.DataFrame  # columns of ORACLE: labels that stay hidden until their frame is selected
 
 
 @dataclass
@@ -98,11 +108,9 @@ def admit_frames(
             progress(done, count)
     return Intake(
         manifest=pd.DataFrame(ledger.rows) if ledger.rows else empty_manifest(),
-        profile=pd.DataFrame(ledger.facts)
-        if ledger.facts
-        else pd.DataFrame({"frame_id": pd.Series(dtype=str), "source": pd.Series(dtype=str)}),
-        rejected=pd.DataFrame(ledger.rejected, columns=list(REJECTED_COLUMNS)),
-        oracle=pd.DataFrame(ledger.hidden, columns=list(ORACLE_COLUMNS)),
+        profile=pd.DataFrame(ledger.facts) if ledger.facts else pd.DataFrame(columns=list(PROFILE)[:-1]),
+        rejected=pd.DataFrame(ledger.rejected, columns=list(REJECTED)),
+        oracle=pd.DataFrame(ledger.hidden, columns=list(ORACLE)),
     )
 
 
@@ -125,19 +133,19 @@ def write_frames_folder(intake: Intake, folder: Path) -> None:
 
 
 def join_intakes(intakes: Sequence[Intake]) -> Intake:
-    """Return several intakes as one; none give an empty one."""
+    """Return several intakes as one; none give an empty one. A label drop's frame takes the place of the same frame as footage."""
     empty = Intake(
         manifest=empty_manifest(),
-        profile=pd.DataFrame({name: pd.Series(dtype=str) for name in PROFILE_KEYS}),
-        rejected=pd.DataFrame(columns=list(REJECTED_COLUMNS)),
-        oracle=pd.DataFrame(columns=list(ORACLE_COLUMNS)),
+        profile=pd.DataFrame(columns=list(PROFILE)[:-1]),
+        rejected=pd.DataFrame(columns=list(REJECTED)),
+        oracle=pd.DataFrame(columns=list(ORACLE)),
     )
 
     def joined(name: str) -> pd.DataFrame:
         tables: list[pd.DataFrame] = [table for each in intakes if len(table := getattr(each, name))]
         return pd.concat(tables, ignore_index=True) if tables else getattr(empty, name)
 
-    return Intake(**{each.name: joined(each.name) for each in fields(Intake)})
+    return _without_superseded(Intake(**{each.name: joined(each.name) for each in fields(Intake)}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +162,10 @@ def gather_frames(
 ) -> pd.DataFrame:
     """Write one frames folder out of those of all batches; return its manifest.
 
-    rules: by source. A label drop's frame takes the place of the same frame as footage. Raises InputError when a frame_id
-    occurs twice otherwise, when too many frames of a source are broken, or one of a test or labelled set: a test set
-    with a frame missing is another test set.
+    rules: by source. Raises InputError when a frame_id occurs twice, but for a frame and its label drop, when too many frames
+    of a source are broken, or one of a test or labelled set: a test set with a frame missing is another test set.
     """
-    intake = _without_superseded(join_intakes([_read_intake(path) for path in arrived]))
+    intake = join_intakes([_read_intake(path) for path in arrived])
     for source, rule in rules.items():
         _check_source(intake, source, rule)
         if rule.labels == "oracle" and rule.initial_labelled_frames:
@@ -172,9 +179,9 @@ def gather_frames(
 def _read_intake(path: Path) -> Intake:
     intake = Intake(
         manifest=read_manifest(path / "manifest.parquet"),
-        profile=_read_table(path / "profile.parquet", PROFILE_KEYS),
-        rejected=_read_table(path / "rejected.parquet", REJECTED_COLUMNS),
-        oracle=_read_table(path / "oracle.parquet", ORACLE_COLUMNS),
+        profile=read_table(path / "profile.parquet", PROFILE),
+        rejected=read_table(path / "rejected.parquet", REJECTED),
+        oracle=read_table(path / "oracle.parquet", ORACLE),
     )
     profiled, hidden = intake.profile.frame_id, intake.oracle.frame_id
     if not intake.manifest.frame_id.isin(profiled).all() or len(profiled) != len(intake.manifest):
@@ -202,22 +209,11 @@ def _without_superseded(intake: Intake) -> Intake:
 
     def kept(table: pd.DataFrame) -> pd.DataFrame:
         stays = [pair not in gone for pair in zip(table.frame_id, table.source, strict=True)]
-        return table[stays].reset_index(drop=True)
+        return table[pd.Series(stays, table.index, dtype=bool)].reset_index(
+            drop=True
+        )  # a list that is empty is one of columns
 
     return replace(intake, manifest=kept(frames), profile=kept(intake.profile), oracle=kept(intake.oracle))
-
-
-def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as Parquet ({type(error).__name__}); ingest the source again"
-        ) from None
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise InputError(f"{path}: has no column {missing[0]!r}; ingest the source again")
-    return table
 
 
 def gate_table(manifest: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:

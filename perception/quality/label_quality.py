@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-IGNORE = 255
+from perception.data.taxonomies import IGNORE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,6 +17,7 @@ import pandas as pd
 import yaml
 
 from perception.errors import InputError
+from perception.parameters import number
 from perception.quality.vocabulary import FORMS, KWARG_KINDS, PARAMETER, in_words
 
 SUITES_FOLDER = Path(__file__).parent / "suites"
@@ -128,21 +129,29 @@ def bind(suite: Suite, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises InputError for a missing, unknown or unusable value.
     """
-    known = {parameter.name: parameter for parameter in suite.parameters}
-    for name in parameters:
-        if name not in known:
-            raise InputError(f"suite {suite.name} has no parameter {name!r}{_nearest(name, known)}")
-    values = {}
+    values = {parameter.name: parameter.default for parameter in suite.parameters} | usable(suite, parameters)
     for parameter in suite.parameters:
-        value = parameters.get(parameter.name)
-        value = parameter.default if value is None else value
-        if value is None and not parameter.optional:
+        if values[parameter.name] is None and not parameter.optional:
             raise InputError(
                 f"suite {suite.name} needs the parameter {parameter.name} ({parameter.meaning}); give it to the gate"
             )
-        where = f"suite {suite.name}, parameter {parameter.name}"
-        values[parameter.name] = None if value is None else _value(value, parameter.kind, where)
     return values
+
+
+def usable(suite: Suite, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given parameters of a suite by name, converted; one that is None is left out.
+
+    Text for a number is a number: YAML takes 1e-6 for text. Raises InputError for an unknown or unusable value.
+    """
+    kinds = {parameter.name: parameter.kind for parameter in suite.parameters}
+    for name in parameters:
+        if name not in kinds:
+            raise InputError(f"suite {suite.name} has no parameter {name!r}{_nearest(name, kinds)}")
+    return {
+        name: _value(number(value) if "number" in kinds[name] else value, kinds[name], f"suite {suite.name}, {name}")
+        for name, value in parameters.items()
+        if value is not None
+    }
 
 
 def parameters_of(value: Any) -> set[str]:

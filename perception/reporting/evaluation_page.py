@@ -9,12 +9,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from perception.data.tables import read_table
 from perception.data.taxonomies import Taxonomy
-from perception.errors import InputError
 from perception.reporting import evaluation_panel, page
 
 Picture = NDArray[np.uint8]
 CROPS_A_CLUSTER = 8
+TESTED_COLUMNS = {"frame_id": "text", "miou": "number?", "condition": "text"}  # of frames.parquet
+REGION_COLUMNS = {"frame_id": "text", **dict.fromkeys(("cluster", "x", "y", "width", "height"), "whole number")}
 _OUTLINE = (232, 93, 70)
 
 
@@ -33,7 +35,7 @@ def render_evaluation(
     figures: the content of evaluation.json; folder: where frames.parquet, regions.parquet and predictions/ lie; frames:
     in the order of frames.parquet.
     """
-    table = pd.read_parquet(folder / "frames.parquet")
+    table = read_table(folder / "frames.parquet", TESTED_COLUMNS)
     number = {frame_id: index for index, frame_id in enumerate(table.frame_id)}
     tested = tested_frames(
         table,
@@ -42,37 +44,32 @@ def render_evaluation(
         lambda frame_id: frames.full_image(number[frame_id]),
     )
     clusters = failure_clusters(
-        pd.read_parquet(folder / "regions.parquet"),
+        read_table(folder / "regions.parquet", REGION_COLUMNS),
         figures["failure_clusters"],
         lambda frame_id: frames.full_image(number[frame_id]),
     )
-    for width_share, picture_bytes in page.PICTURE_LEVELS:
-        environment = page.template_environment()
-        environment.filters.update(page.picture_filters(taxonomy, width_share, picture_bytes))
-        html = environment.get_template("evaluation_page.html").render(
-            e=figures,
-            title=title,
-            format=format,
-            taxonomy=taxonomy,
-            worst=next((row for row in figures["slices"] if row["known"]), None),
-            chart=evaluation_panel.evaluation_charts(figures),
-            class_chart=_class_chart(figures),
-            clusters=clusters,
-            frames=tested,
-            limits=evaluation_panel.LIMITS,
-        )
-        if len(html.encode()) <= page.MAX_PAGE_BYTES:
-            return html
-    raise InputError(f"report of {title} is above {page.MAX_PAGE_BYTES} bytes without its pictures; judge fewer slices")
+    environment = page.template_environment()
+    shown = {
+        "title": title,
+        "format": format,
+        "taxonomy": taxonomy,
+        "e": figures,
+        "clusters": clusters,
+        "frames": tested,
+    }
+    shown |= {"worst": next((row for row in figures["slices"] if row["known"]), None), "limits": page.LIMITS}
+    shown |= {"chart": evaluation_panel.evaluation_charts(figures)}
+    shown |= {"class_chart": evaluation_panel.class_chart(figures)}
 
+    def render(width_share: float, picture_bytes: int) -> str:
+        environment.filters |= page.picture_filters(taxonomy, width_share, picture_bytes)
+        return environment.get_template("evaluation_page.html").render(**shown)
 
-def _class_chart(figures: Mapping[str, Any]) -> Any:
-    champion = (figures["comparison"] or {}).get("champion_iou_by_class", {})
-    return evaluation_panel.class_chart(figures["iou_by_class"], figures["iou_interval_by_class"], champion)
+    return page.fitting(render, f"report of {title}")
 
 
 def tested_frames(
-    scores: pd.DataFrame, predictions: Path, label: Callable[[str], Picture], image: Callable[[str], Picture | None]
+    scores: pd.DataFrame, predictions: Path, label: Callable[[str], Picture], image: Callable[[str], Picture]
 ) -> tuple[page.TestedFrame, ...]:
     """Return worst, median and best frames with their predictions.
 
@@ -84,13 +81,11 @@ def tested_frames(
     shown = []
     for note, rows in picks:
         for row in rows.itertuples():
-            pixels = image(row.frame_id)
-            assert pixels is not None
             shown.append(
                 page.TestedFrame(
                     frame_id=row.frame_id,
                     note=note,
-                    image=pixels,
+                    image=image(row.frame_id),
                     label=label(row.frame_id),
                     prediction=np.asarray(Image.open(predictions / f"{row.frame_id}.png")),
                     miou=float(row.miou),
@@ -101,7 +96,7 @@ def tested_frames(
 
 
 def failure_clusters(
-    regions: pd.DataFrame, clusters: Sequence[Mapping[str, Any]], image: Callable[[str], Picture | None]
+    regions: pd.DataFrame, clusters: Sequence[Mapping[str, Any]], image: Callable[[str], Picture]
 ) -> tuple[page.FailureCluster, ...]:
     """Return clusters of wrong regions, each with its largest regions cut out; regions: as regions.parquet holds them."""
     shown = []
@@ -109,11 +104,8 @@ def failure_clusters(
         rows = regions[regions.cluster == number].head(CROPS_A_CLUSTER)
         crops = []
         for row in rows.itertuples():
-            pixels = image(row.frame_id)
-            assert pixels is not None
-            crops.append(
-                page.Crop(frame_id=row.frame_id, image=_cut_out(pixels, (row.x, row.y, row.width, row.height)))
-            )
+            cut = _cut_out(image(row.frame_id), (row.x, row.y, row.width, row.height))
+            crops.append(page.Crop(frame_id=row.frame_id, image=cut))
         shown.append(
             page.FailureCluster(
                 name=cluster["name"],

@@ -28,36 +28,36 @@ def evaluation_charts(figures: Json) -> dict[str, Any]:
     }
 
 
-def class_chart(
-    values: Mapping[str, float | None], intervals: Mapping[str, Any], champion: Mapping[str, float | None]
-) -> Markup:
+def class_chart(figures: Json) -> Markup:
     """Draw IoU by class, the worst first, with intervals as whiskers and the champion as ticks."""
+    champion = (figures["comparison"] or {}).get("champion_iou_by_class", {})
+    intervals = figures["iou_interval_by_class"]
     bars = [
         charts.Bar(
-            label=name.replace("_", " "), value=value, reference=champion.get(name), interval=_ends(intervals.get(name))
+            label=name.replace("_", " "), value=value, reference=champion.get(name), interval=ends(intervals[name])
         )
-        for name, value in worst_first(values)
+        for name, value in worst_first(figures["iou_by_class"])
     ]
     return charts.horizontal_bars(bars, title="IoU by class, %", maximum=1.0, reference_name="champion")
 
 
 def category_chart(figures: Json) -> Markup | str:
     """Draw IoU by category."""
-    values = figures.get("iou_by_category") or {}
+    values = figures["iou_by_category"]
     bars = [charts.Bar(label=name.replace("_", " "), value=value, tone=1) for name, value in worst_first(values)]
     return charts.horizontal_bars(bars, title="IoU by category, %", maximum=1.0) if bars else ""
 
 
 def slice_chart(figures: Json) -> Markup | str:
     """Draw mIoU by slice with intervals, the worst first; slices with too few frames or drives are named as unknown."""
-    champion = (figures.get("comparison") or {}).get("champion_miou_by_condition", {})
-    rows = [row for row in figures.get("slices", []) if row["known"]]
+    champion = (figures["comparison"] or {}).get("champion_miou_by_condition", {})
+    rows = [row for row in figures["slices"] if row["known"]]
     bars = [
         charts.Bar(
             label=in_words(row["name"]),
             value=row["miou"],
             note=f"{row['frames']} frames, {row['drives']} {_unit(figures)}",
-            interval=_ends(row["interval"]),
+            interval=ends(row["interval"]),
             reference=champion.get(row["name"]),
             tone=1 if row["cell"] else 0,
         )
@@ -69,7 +69,7 @@ def slice_chart(figures: Json) -> Markup | str:
 
 def domain_chart(figures: Json) -> Markup | str:
     """Draw the operating domain: light down, weather across, one grid a kind of road; mIoU in each cell, hatched unseen."""
-    cells = figures.get("domain", [])
+    cells = figures["domain"]
     if not cells:
         return ""
     measured = {row["name"]: row for row in figures["slices"] if row["cell"]}
@@ -99,7 +99,7 @@ def _domain_cell(cell: Json, measured: Mapping[str, Json]) -> charts.Cell:
 
 def reliability_chart(figures: Json) -> Markup | str:
     """Draw how often the network is right when it is so and so sure."""
-    calibration = figures.get("calibration")
+    calibration = figures["calibration"]
     if not calibration:
         return ""
     bins = [(each["confidence"], each["accuracy"], each["share"]) for each in calibration["bins"]]
@@ -110,7 +110,7 @@ def reliability_chart(figures: Json) -> Markup | str:
 
 def shift_chart(figures: Json) -> Markup | str:
     """Draw calibration error under corruptions beside the one without."""
-    rows = figures.get("shift", [])
+    rows = figures["shift"]
     if not rows:
         return ""
     clean = rows[0]
@@ -130,9 +130,10 @@ def worst_first(figures: Mapping[str, float | None]) -> list[tuple[str, float | 
     return sorted(figures.items(), key=lambda item: (item[1] is None or item[1] != item[1], item[1] or 0.0, item[0]))
 
 
-def _ends(interval: Sequence[float] | None) -> tuple[float, float] | None:
+def ends(interval: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return an interval as a pair; None where there is none."""
     return (interval[0], interval[1]) if interval else None
 
 
 def _unit(figures: Json) -> str:
-    return "clips" if str(figures.get("unit", "")).startswith("clips") else "drives"
+    return "clips" if figures["unit"].startswith("clips") else "drives"

@@ -1,6 +1,6 @@
 """The morning page: everything a person wants to know of a night, in one HTML file that needs nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from markupsafe import Markup
 
 from perception.data.taxonomies import Taxonomy
 from perception.errors import InputError
+from perception.quality.gate import Verdict
 from perception.reporting import charts, evaluation_panel, pictures
-from perception.reporting.summary import NightSummary
+from perception.reporting.records import Adaptation, Evaluation, LayerNeurons
+from perception.reporting.summary import NightSummary, SelectionFigures
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PAGE_BYTES = 3_000_000
@@ -20,6 +22,10 @@ MAX_PAGE_BYTES = 3_000_000
 PICTURE_LEVELS = ((1.0, 24_000), (0.75, 13_000), (0.5, 7_000), (0.3, 3_000))
 MAX_CHOSEN, MAX_ADAPTED, MAX_TESTED, MAX_OFFENDERS, MAX_REJECTED, MAX_LAYERS = 24, 4, 8, 8, 100, 60
 MAX_TEXT_CHARACTERS = 400
+LIMITS = evaluation_panel.LIMITS | {
+    "chosen": MAX_CHOSEN, "adapted": MAX_ADAPTED, "tested": MAX_TESTED,
+    "offenders": MAX_OFFENDERS, "rejected": MAX_REJECTED, "layers": MAX_LAYERS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +34,9 @@ class ChosenFrame:
 
     frame_id: str
     rank: int
-    score: float | None
+    score: float
     reason: str
-    image: np.ndarray | None  # (height, width, 3) uint8
+    image: np.ndarray  # (height, width, 3) uint8
     uncertainty: np.ndarray | None = None  # (height, width) float
     conditions: str = ""
 
@@ -40,10 +46,8 @@ class SelectionPanel:
     """The choice of the night."""
 
     frames: tuple[ChosenFrame, ...]  # in order of rank
-    miou_labeled_so_far: float | None = None  # the same network on what was labelled before tonight
     seeds: int | None = None  # trainings behind each figure of the A/B comparison
     comparison: str = ""  # the two arms' spread over seeds and their difference, in words
-    uncertainty_high: float | None = None  # value painted lightest; None: the highest of the maps shown
     model_sha256: str | None = None  # the ensemble that scored
 
 
@@ -64,18 +68,8 @@ class AdaptedFrame:
 class AdaptationPanel:
     """What the simulator taught."""
 
-    frames: tuple[AdaptedFrame, ...] = ()
-    coverage_by_class: Mapping[str, float | None] = field(
-        default_factory=dict
-    )  # share of the class's pixels that got a pseudo-label
-    precision_by_class: Mapping[str, float | None] = field(default_factory=dict)
-    threshold_by_class: Mapping[str, float | None] = field(default_factory=dict)
-    collapsed_classes: tuple[str, ...] = ()
-    verdict: str = ""  # whether fusion was worth it, in words
-    detector: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # ap50_boxes, ap50_masks, judged_frames, instances by class
-    trust: Mapping[str, tuple[bool, str]] = field(default_factory=dict)  # foreground class: from the detector? why
+    frames: tuple[AdaptedFrame, ...]
+    record: Adaptation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,23 +85,12 @@ class ModelVariant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerNeurons:
-    """Output channels of a layer before and after pruning."""
-
-    name: str
-    before: int
-    after: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelPanel:
     """The network: its sizes, its speed, its training."""
 
     variants: tuple[ModelVariant, ...]
-    miou_full_labels: float | None = None  # the same network trained on every label there is: the upper bound
     loss_curves: tuple[charts.Series, ...] = ()  # points (epoch, loss)
     layers: tuple[LayerNeurons, ...] = ()
-    latency_note: str = ""  # where and how latency was measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,45 +129,9 @@ class FailureCluster:
 class EvaluationPanel:
     """How good the shipped network is, and where it is not."""
 
-    frames_by_condition: Mapping[str, int] = field(default_factory=dict)  # the keys of miou_by_condition
-    failure_rule: str = ""  # when a frame counts as failed, in plain words
-    champion_miou: float | None = None
-    champion_iou_by_class: Mapping[str, float | None] = field(default_factory=dict)
-    champion_miou_by_condition: Mapping[str, float | None] = field(default_factory=dict)
+    figures: Evaluation
     frames: tuple[TestedFrame, ...] = ()
-    figures: Mapping[str, Any] = field(default_factory=dict)  # all that was measured: the content of evaluation.json
     clusters: tuple[FailureCluster, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class OffendingFrame:
-    """A frame (or another row) that broke an expectation."""
-
-    frame_id: str
-    value: str
-    image: np.ndarray | None = None  # (height, width, 3) uint8
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailedExpectation:
-    """A rule of a gate that did not hold."""
-
-    name: str
-    rule: str  # in plain words
-    bound: str
-    observed: str
-    offenders: tuple[OffendingFrame, ...] = ()
-    offenders_total: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Waiver:
-    """A written, dated permission to go on although an expectation failed."""
-
-    expectation: str
-    reason: str
-    who: str
-    expires: str  # ISO date
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,10 +139,8 @@ class GatePanel:
     """What a gate found."""
 
     name: str
-    verdict: str  # passed, waived or refused
-    expectations: int | None = None  # rules checked
-    failed: tuple[FailedExpectation, ...] = ()
-    waivers: tuple[Waiver, ...] = ()
+    verdict: Verdict
+    images: Mapping[str, np.ndarray] = field(default_factory=dict)  # frame_id: (height, width, 3) uint8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +150,6 @@ class RejectedFrame:
     path: str
     rule: str
     remedy: str
-    frame_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +158,6 @@ class NightReport:
 
     summary: NightSummary
     taxonomy: Taxonomy  # of every label map on the page
-    started_utc: str | None = None
     failed_stage: str | None = None  # with status failed
     refused_gate: str | None = None  # with status refused
     error_lines: tuple[str, ...] = ()  # the last lines of what went wrong
@@ -225,7 +168,6 @@ class NightReport:
     reproduce_command: str | None = None  # gives the data version of this night again
     gates: tuple[GatePanel, ...] = ()
     rejected: tuple[RejectedFrame, ...] = ()
-    rejected_total: int = 0
     parameters: Mapping[str, object] = field(default_factory=dict)  # dotted name: value
     lineage: Mapping[str, str | None] = field(default_factory=dict)  # code commit, parameters sha256, package versions
 
@@ -241,21 +183,30 @@ def render_report(night: NightReport) -> str:
 
     Pictures shrink together until the page fits. What was not measured is shown as "not measured", never as 0.
     """
-    for width_share, picture_bytes in PICTURE_LEVELS:
-        html = _render(night, width_share, picture_bytes)
+    environment = template_environment()
+    shown = {"night": night, "s": night.summary, "taxonomy": night.taxonomy, "ratio": ratio, "limits": LIMITS}
+    shown |= {"chart": _charts(night), "worst_condition": _worst_condition(night)}
+    shown |= {"longest_stage_seconds": max((each.seconds or 0.0 for each in night.summary.stages), default=0.0)}
+
+    def render(width_share: float, picture_bytes: int) -> str:
+        environment.filters |= picture_filters(night.taxonomy, width_share, picture_bytes)
+        environment.filters["heat"] = _heat_filter(night.selection, environment.filters["photo"])
+        return environment.get_template("report.html").render(**shown)
+
+    return fitting(render, f"report of run {night.summary.run}")
+
+
+def fitting(render: Callable[[float, int], str], what: str) -> str:
+    """Return the page with the largest pictures that is below 3 MB.
+
+    render: writes it for a share of the pictures' width and the bytes of each. Raises InputError, naming `what`, where
+    none is small enough.
+    """
+    for level in PICTURE_LEVELS:
+        html = render(*level)
         if len(html.encode()) <= MAX_PAGE_BYTES:
             return html
-    raise InputError(
-        f"report of run {night.summary.run} is above {MAX_PAGE_BYTES} bytes without its pictures; shorten its texts"
-    )
-
-
-def _render(night: NightReport, width_share: float, picture_bytes: int) -> str:
-    environment = template_environment()
-    environment.filters.update(_picture_filters(night, width_share, picture_bytes))
-    return environment.get_template("report.html").render(
-        night=night, s=night.summary, taxonomy=night.taxonomy, **_views(night)
-    )
+    raise InputError(f"{what} is above {MAX_PAGE_BYTES} bytes with the smallest pictures; shorten its texts")
 
 
 def template_environment() -> jinja2.Environment:
@@ -267,12 +218,7 @@ def template_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number_filters())
-    return environment
-
-
-def number_filters() -> dict[str, Any]:
-    return {
+    environment.filters |= {
         "percent": _or_unmeasured(charts.percent),
         "count": _or_unmeasured(lambda value: f"{value:,}".replace(",", " ")),
         "short": _or_unmeasured(short_count),
@@ -283,8 +229,10 @@ def number_filters() -> dict[str, Any]:
         "condition": lambda name: name.replace("=", ": ").replace("_", " "),
         "plain": lambda name: name.replace("_", " "),
         "spoken": evaluation_panel.in_words,
+        "facts": lambda row: ", ".join(f"{name} {row[name]}" for name in row if name not in ("frame_id", "gate_id")),
         "clip": lambda text: text if len(text) <= MAX_TEXT_CHARACTERS else text[: MAX_TEXT_CHARACTERS - 1] + "…",
     }
+    return environment
 
 
 def _or_unmeasured(number: Any) -> Any:
@@ -315,17 +263,11 @@ def ratio(before: float | None, after: float | None) -> float | None:
     return before / after if before is not None and after else None
 
 
-def _picture_filters(night: NightReport, width_share: float, picture_bytes: int) -> dict[str, Any]:
-    maps = (
-        [each.uncertainty for each in night.selection.frames[:MAX_CHOSEN] if each.uncertainty is not None]
-        if night.selection
-        else []
-    )
-    high = night.selection.uncertainty_high if night.selection else None
-    high = high or max([float(np.nanmax(each)) for each in maps] + [1e-9])
-    painted = picture_filters(night.taxonomy, width_share, picture_bytes)
-    photo = painted["photo"]
-    return painted | {"heat": lambda values, width_px: photo(pictures.heat_map(values, 0.0, high), width_px)}
+def _heat_filter(panel: SelectionPanel | None, photo: Any) -> Any:
+    """Return the filter that paints a map of uncertainty; one scale for all maps of the panel."""
+    maps = [each.uncertainty for each in panel.frames[:MAX_CHOSEN]] if panel else []
+    high = max([float(np.nanmax(each)) for each in maps if each is not None] + [1e-9])
+    return lambda values, width_px: photo(pictures.heat_map(values, 0.0, high), width_px)
 
 
 def picture_filters(taxonomy: Taxonomy, width_share: float, picture_bytes: int) -> dict[str, Any]:
@@ -340,119 +282,88 @@ def picture_filters(taxonomy: Taxonomy, width_share: float, picture_bytes: int) 
     }
 
 
-def _views(night: NightReport) -> dict[str, Any]:
-    """Compute what the template shows but the report does not hold as such: ratios, charts, what is cut off."""
-    return {
-        "ratio": ratio,
-        "limits": {
-            "chosen": MAX_CHOSEN, "adapted": MAX_ADAPTED, "tested": MAX_TESTED,
-            **evaluation_panel.LIMITS, "offenders": MAX_OFFENDERS, "rejected": MAX_REJECTED, "layers": MAX_LAYERS,
-        },
-        "longest_stage_seconds": max((each.seconds or 0.0 for each in night.summary.stages), default=0.0),
-        "worst_condition": _worst_known(night) or _worst(night.summary.evaluation.miou_by_condition),
-        "chart": {
-            "ab": _ab_chart(night),
-            "adaptation": _adaptation_chart(night),
-            "foreground": _part_chart(night, "foreground"),
-            "background": _part_chart(night, "background"),
-            "loss": _loss_chart(night),
-            "layers": _layer_chart(night),
-            "classes": _class_chart(night),
-            "conditions": _condition_chart(night),
-            "evaluation": evaluation_panel.evaluation_charts(night.evaluation.figures if night.evaluation else {}),
-        },
-    }  # fmt: skip
+def _charts(night: NightReport) -> dict[str, Any]:
+    """Draw the charts of every panel that the night got to, by name; an empty text where there is nothing to draw."""
+    drawn: dict[str, Any] = dict.fromkeys(("ab", "loss", "layers", "classes", "conditions"), "")
+    if night.selection:
+        drawn["ab"] = _selection_chart(night.summary.selection)
+    if night.model and night.model.loss_curves:
+        drawn["loss"] = charts.line_chart(night.model.loss_curves, title="Training loss", x_label="epoch")
+    if night.model and night.model.layers:
+        drawn["layers"] = _layer_chart(night.model.layers[:MAX_LAYERS])
+    if night.adaptation:
+        drawn |= _adaptation_charts(night.adaptation.record)
+    if night.evaluation:
+        figures = night.evaluation.figures
+        drawn |= {"classes": evaluation_panel.class_chart(figures), "conditions": _condition_chart(figures)}
+        drawn["evaluation"] = evaluation_panel.evaluation_charts(figures)
+    return drawn
 
 
-def _worst_known(night: NightReport) -> tuple[str, float] | None:
-    """Return the worst single condition that has enough frames and drives to be judged; None where none has."""
-    slices = night.evaluation.figures.get("slices", []) if night.evaluation else []
-    known = {row["name"]: row["miou"] for row in slices if row["known"] and not row["cell"]}
-    return _worst(known)
+def _worst_condition(night: NightReport) -> tuple[str, float] | None:
+    """Return the worst condition with enough frames and drives to be judged, else the worst of all; None where none is."""
+    if night.evaluation is None:
+        return None
+    figures = night.evaluation.figures
+    known = {row["name"]: row["miou"] for row in figures["slices"] if row["known"] and not row["cell"]}
+    for values in (known, figures["miou_by_condition"]):
+        measured = [(value, name) for name, value in values.items() if value is not None]
+        if measured:
+            value, name = min(measured)
+            return name, value
+    return None
 
 
-def _worst(figures: Mapping[str, float | None] | None) -> tuple[str, float] | None:
-    measured = [(value, name) for name, value in (figures or {}).items() if value is not None and value == value]
-    return (min(measured)[1], min(measured)[0]) if measured else None
-
-
-def _ab_chart(night: NightReport) -> Any:
-    panel = night.selection
-    if panel is None:
-        return ""
-    figures = night.summary.selection
+def _selection_chart(figures: SelectionFigures) -> Markup:
     bars = [
         charts.Bar(label="chosen", value=figures.miou_selected),
         charts.Bar(label="random", value=figures.miou_random, tone=1),
-        charts.Bar(label="labelled so far", value=panel.miou_labeled_so_far, tone=2),
     ]
     return charts.horizontal_bars(bars, title="mIoU, % – the same network, the same budget", maximum=1.0)
 
 
-def _adaptation_chart(night: NightReport) -> Any:
-    return _ways_chart(night, "miou", "mIoU on real frames, %")
-
-
-def _part_chart(night: NightReport, part: str) -> Any:
-    return _ways_chart(night, f"{part}_miou", f"mIoU of the {part} classes, %")
-
-
-def _ways_chart(night: NightReport, figure: str, title: str) -> Any:
-    values = {
-        name: getattr(night.summary.adaptation, f"{figure}_{name}") for name in ("source_only", "fused", "pseudo")
+def _adaptation_charts(record: Adaptation) -> dict[str, Markup]:
+    titles = {
+        "adaptation": ("miou", "mIoU on real frames, %"),
+        "foreground": ("foreground_miou", "mIoU of the foreground classes, %"),
+        "background": ("background_miou", "mIoU of the background classes, %"),
     }
-    bars = [
-        charts.Bar(label="source only", value=values["source_only"], tone=1),
-        charts.Bar(label="fused", value=values["fused"], tone=2),
-        charts.Bar(label="pseudo-labels", value=values["pseudo"]),
-    ]
-    return charts.horizontal_bars(bars, title=title, maximum=1.0)
+    drawn = {}
+    for chart, (figure, title) in titles.items():
+        bars = [
+            charts.Bar(label=label, value=getattr(record, f"{figure}_{way}"), tone=tone)
+            for way, label, tone in (
+                ("source_only", "source only", 1),
+                ("fused", "fused", 2),
+                ("pseudo", "pseudo-labels", 0),
+            )
+        ]
+        drawn[chart] = charts.horizontal_bars(bars, title=title, maximum=1.0)
+    return drawn
 
 
-def _loss_chart(night: NightReport) -> Any:
-    if night.model is None or not night.model.loss_curves:
-        return ""
-    return charts.line_chart(night.model.loss_curves, title="Training loss", x_label="epoch")
-
-
-def _layer_chart(night: NightReport) -> Any:
-    if night.model is None or not night.model.layers:
-        return ""
-    layers = night.model.layers[:MAX_LAYERS]
-    bars = [charts.Bar(label=each.name, value=each.after, whole=each.before) for each in layers]
+def _layer_chart(layers: tuple[LayerNeurons, ...]) -> Markup:
     return charts.horizontal_bars(
-        bars,
+        [charts.Bar(label=each.layer, value=each.after, whole=each.before) for each in layers],
         title="Neurons by layer, after / before",
         maximum=max(each.before for each in layers),
         number="{:.0f}".format,
     )
 
 
-def _class_chart(night: NightReport) -> Any:
-    panel = night.evaluation or EvaluationPanel()
-    intervals = panel.figures.get("iou_interval_by_class", {})
-    return evaluation_panel.class_chart(
-        night.summary.evaluation.iou_by_class or {}, intervals, panel.champion_iou_by_class
-    )
-
-
-def _condition_chart(night: NightReport) -> Any:
-    panel = night.evaluation or EvaluationPanel()
-    measured = {row["name"]: row for row in panel.figures.get("slices", [])}
+def _condition_chart(figures: Evaluation) -> Markup:
+    measured = {row["name"]: row for row in figures["slices"]}
+    champion = (figures["comparison"] or {}).get("champion_miou_by_condition", {})
     bars = []
-    for name, value in evaluation_panel.worst_first(night.summary.evaluation.miou_by_condition or {}):
-        frames = panel.frames_by_condition.get(name)
-        note = "" if frames is None else f"{frames} frame{'' if frames == 1 else 's'}"
-        label = name.partition("=")[2] or name
-        reference = panel.champion_miou_by_condition.get(name)
-        ends = measured.get(name, {}).get("interval")
+    for name, value in evaluation_panel.worst_first(figures["miou_by_condition"]):
+        frames = figures["frames_by_condition"][name]
         bars.append(
             charts.Bar(
-                label=label.replace("_", " "),
+                label=evaluation_panel.in_words(name),
                 value=value,
-                note=note,
-                reference=reference,
-                interval=ends and tuple(ends),
+                note=f"{frames} frame{'' if frames == 1 else 's'}",
+                reference=champion.get(name),
+                interval=evaluation_panel.ends(measured.get(name, {}).get("interval")),
             )
         )
     return charts.horizontal_bars(bars, title="mIoU by condition, %", maximum=1.0, reference_name="champion")

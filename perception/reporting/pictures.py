@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 
-IGNORE = 255
 # Nine stops of matplotlib's "magma" (CC0): lightness rises evenly, so that equal steps in value look equal.
 HEAT_STOPS = np.array(
     [
@@ -72,14 +72,6 @@ def side_by_side(
     gap = np.full((heights.pop(), gap_px, 3), gap_color, dtype=np.uint8)
     parts = [part for image in images for part in (gap, image)]
     return np.concatenate(parts[1:], axis=1)
-
-
-def error_map(label: np.ndarray, prediction: np.ndarray) -> NDArray[np.uint8]:
-    """Paint wrong pixels warm, right ones dark and unlabelled ones grey.
-
-    label, prediction: (height, width) uint8 class ids, 255 in label = not judged. Returns (height, width, 3) uint8.
-    """
-    return error_palette()[error_codes(label, prediction)]
 
 
 def error_codes(label: np.ndarray, prediction: np.ndarray) -> NDArray[np.uint8]:

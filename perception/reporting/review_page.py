@@ -2,18 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import jinja2
 import numpy as np
 
 from perception.data.taxonomies import Taxonomy
-from perception.errors import InputError
-from perception.reporting import pictures
-from perception.reporting.page import MAX_PAGE_BYTES, TEMPLATES, duration, number_filters, short_count
+from perception.reporting.page import duration, fitting, picture_filters, short_count, template_environment
 
-PICTURE_LEVELS = ((380, 16_000), (300, 9_000), (220, 5_000), (140, 2_500))  # (width, bytes) of a picture
+WIDEST_PX = 380
 QUESTIONS = {
     "changed": "What changed?",
     "leaking": "Is it leaking?",
@@ -50,50 +48,30 @@ def render_review(
     facts: as perception.versioning.review gives them.  commands: shell lines by purpose: promote, reject, rollback,
     reproduce, compare, lineage, deletion.  shown: pictures by group.  taxonomy: of the pictures' labels.
     """
-    for width_px, picture_bytes in PICTURE_LEVELS:
-        html = _render(facts, commands, shown, taxonomy, width_px, picture_bytes)
-        if len(html.encode()) <= MAX_PAGE_BYTES:
-            return html
-    raise InputError(f"the review of {facts['head']['tag']} is above {MAX_PAGE_BYTES} bytes with the smallest pictures")
+    environment = template_environment()
+    environment.filters |= {
+        "fine": lambda share: "–" if share is None else f"{100 * share:.2f}",
+        "signed": signed_count,
+        "points": points,
+        "bytes": lambda value: f"{short_count(value)}B",
+        "hours": duration,
+        "axis": lambda name: name.split("=")[0].replace("_", " "),
+        "value": lambda name: name.split("=")[-1].replace("_", " "),
+    }
 
+    def render(width_share: float, picture_bytes: int) -> str:
+        filters = picture_filters(taxonomy, width_share, picture_bytes)
+        environment.filters |= {name: partial(filters[name], width_px=WIDEST_PX) for name in ("photo", "classes")}
+        return environment.get_template("review.html").render(
+            f=facts,
+            commands=commands,
+            shown=shown,
+            taxonomy=taxonomy,
+            questions=QUESTIONS,
+            answers={**facts["answers"], "back": commands["reproduce"]},
+        )
 
-def _render(
-    facts: Mapping[str, Any],
-    commands: Mapping[str, str],
-    shown: Mapping[str, Sequence[Picture]],
-    taxonomy: Taxonomy,
-    width_px: int,
-    picture_bytes: int,
-) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number_filters())
-    environment.filters.update(
-        {
-            "photo": lambda image: pictures.jpeg_data_uri(image, width_px, picture_bytes),
-            "classes": lambda label: pictures.indexed_png_data_uri(label, taxonomy.colors, width_px),
-            "fine": lambda share: "–" if share is None else f"{100 * share:.2f}",
-            "signed": signed_count,
-            "points": points,
-            "bytes": lambda value: f"{short_count(value)}B",
-            "hours": duration,
-            "axis": lambda name: name.split("=")[0].replace("_", " "),
-            "value": lambda name: name.split("=")[-1].replace("_", " "),
-        }
-    )
-    return environment.get_template("review.html").render(
-        f=facts,
-        commands=commands,
-        shown=shown,
-        taxonomy=taxonomy,
-        questions=QUESTIONS,
-        answers={**facts["answers"], "back": commands["reproduce"]},
-    )
+    return fitting(render, f"the review of {facts['head']['tag']}")
 
 
 def signed_count(value: int | None) -> str:

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from perception.data.files import replace_file
 from perception.errors import InputError
 
 
@@ -68,9 +67,8 @@ class AdaptationFigures:
     background_miou_source_only: float | None = None
     background_miou_fused: float | None = None
     background_miou_pseudo: float | None = None
-    iou_by_class: Mapping[str, Mapping[str, float | None] | None] | None = (
-        None  # source_only, fused, pseudo: class: IoU
-    )
+    # source_only, fused, pseudo: class: IoU
+    iou_by_class: Mapping[str, Mapping[str, float | None] | None] | None = None
     pseudo_coverage: float | None = None  # share of pixels that got a pseudo-label
     pseudo_precision: float | None = None  # share of those that are right
 
@@ -202,12 +200,4 @@ def write_summary(summary: NightSummary, path: Path) -> None:
     Equal summaries give equal bytes. Raises InputError as summary_dict does.
     """
     text = json.dumps(summary_dict(summary), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace_file(path, text.encode())

@@ -18,7 +18,7 @@ class NearDuplicates:
         """
         self.settings, self.points = settings, points
         gaps = (settings.duplicate_distance, settings.duplicate_gap_s, settings.duplicate_gap_frames)
-        self.is_on = any(gap is not None for gap in gaps)
+        self.is_on = any(gaps)
         if not self.is_on:
             return
         _require(candidates, "drive_id")
@@ -52,7 +52,7 @@ class NearDuplicates:
         """Return the rows of a drive that are closer to a frame than the limits say."""
         rows = self.rows_of_drive.get(drive, np.array([], np.int64))
         limits = []
-        if self.settings.duplicate_distance is not None and self.points is not None:
+        if self.settings.duplicate_distance and self.points is not None:
             distances = np.inf if point is None else np.linalg.norm(self.points[rows] - point, axis=1)
             limits.append(np.broadcast_to(distances < self.settings.duplicate_distance, rows.shape))
         # Comparison with an unknown time (NaN) is False.
@@ -66,12 +66,12 @@ class NearDuplicates:
 def _axes(frames: pd.DataFrame, settings: SelectionSettings) -> list[tuple[np.ndarray, float]]:
     """Return where each frame is in its drive, by time and by order, where these count, and the gap that is asked for."""
     axes = []
-    if settings.duplicate_gap_s is not None:
+    if settings.duplicate_gap_s:
         _require(frames, "timestamp_utc")
         stamps = pd.to_datetime(frames["timestamp_utc"], utc=True)
         seconds = (stamps - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(np.float64)
         axes.append((seconds, settings.duplicate_gap_s))
-    if settings.duplicate_gap_frames is not None:
+    if settings.duplicate_gap_frames:
         _require(frames, "drive_place")
         axes.append((frames["drive_place"].to_numpy(np.float64), float(settings.duplicate_gap_frames)))
     return axes

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perception.simulator.world import SCENES, TIMES_OF_DAY, WEATHERS, Range, Weights, World
+from perception.parameters import Range
+from perception.simulator.world import SCENES, TIMES_OF_DAY, WEATHERS, Weights, World
 
 Rgb = tuple[float, float, float]
 

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from perception.data.files import replacement
 from perception.errors import InputError
 from perception.simulator.render import Scene, render_drive
 from perception.simulator.world import Rendering, World
@@ -128,11 +129,9 @@ def write_scenes(
 
 
 def _write_table(path: Path, rows: list[SceneFacts]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", newline="") as file:
+    with replacement(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(f.name for f in fields(SceneFacts))
         for row in rows:
             values = [getattr(row, f.name) for f in fields(SceneFacts)]
             writer.writerow(v.isoformat() if isinstance(v, datetime) else v for v in values)
-    temporary.replace(path)

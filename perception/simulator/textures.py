@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from perception.data.taxonomies import IGNORE
 from perception.simulator.world import Rendering
 
 FloatArray = npt.NDArray[np.float32]
@@ -22,7 +23,7 @@ PALETTE = 16  # colours a material and rendering
 # Cityscapes train ids.
 ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN, VEGETATION, TERRAIN = range(10)
 SKY, PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = range(10, 19)
-VOID = 255
+VOID = IGNORE
 FOREGROUND = (TRAFFIC_LIGHT, TRAFFIC_SIGN, PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE)
 
 

@@ -20,6 +20,7 @@ from perception.data.loading import Batch, FrameSet, ordered_batches
 from perception.errors import InputError
 from perception.metrics.confusion import confusion_matrix
 from perception.models.modes import evaluation_mode, modes_kept
+from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
 from perception.training import distributed
 from perception.training.averaging import update_average
 from perception.training.captured import CapturedStep
@@ -42,50 +43,34 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 _ITERATIONS_BETWEEN_CHECKS = 10
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@checked
 class TrainSettings:
     """Say how a network is trained; raises InputError for a value out of range."""
 
-    epochs: int  # passes over the batches
-    batch_frames: int  # frames in a batch, over all processes together
-    learning_rate: float  # at the first iteration
-    weight_decay: float  # added to the gradient as weight_decay * weight (adam, sgd), decoupled from it (adamw)
+    epochs: Count  # passes over the batches
+    batch_frames: Count  # frames in a batch, over all processes together
+    learning_rate: Positive  # at the first iteration
+    weight_decay: NotNegative  # added to the gradient as weight_decay * weight (adam, sgd), decoupled from it (adamw)
     schedule: Literal["poly", "cosine", "constant"]  # of the learning rate by iteration; poly has the power 0.9
-    seed: int  # of everything random inside the loop (dropout); the batches have a seed of their own
-    max_grad_norm: float | None = None  # gradients with a larger L2 norm are scaled down to it; None: never
+    seed: Seed  # of everything random inside the loop (dropout); the batches have a seed of their own
+    max_grad_norm: Positive | None = None  # gradients with a larger L2 norm are scaled down to it; None: never
     device: str = "cpu"  # torch device: cpu, cuda, cuda:1
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"  # adam: betas (0.9, 0.999); sgd: with momentum
-    momentum: float = 0.9  # of sgd
+    momentum: ShareFromZero = 0.9  # of sgd
     nesterov: bool = False  # sgd looks ahead along its momentum
-    warmup_share: float = 0.0  # share of all iterations over which the learning rate rises from 0, before the schedule
-    average_decay: float = 0.999  # of the moving average of the weights, where there is one
+    # share of all iterations over which the learning rate rises from 0, before the schedule
+    warmup_share: ShareFromZero = 0.0
+    average_decay: ShareFromZero = 0.999  # of the moving average of the weights, where there is one
     mixed_precision: bool = False  # bfloat16 where it is safe; CUDA only
     deterministic: bool = False  # only algorithms whose results never vary; the CPU's never do for a thread count
     captured: bool = False  # record a step as a CUDA graph and replay it: small networks train several times faster
 
     def __post_init__(self) -> None:
-        rules = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_frames": (self.batch_frames >= 1, "at least 1"),
-            "learning_rate": (0 < self.learning_rate < math.inf, "above 0"),
-            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
-            "schedule": (self.schedule in ("poly", "cosine", "constant"), "poly, cosine or constant"),
-            "seed": (0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
-            "max_grad_norm": (self.max_grad_norm is None or self.max_grad_norm > 0, "above 0, or none"),
-            "optimiser": (self.optimiser in ("adam", "adamw", "sgd"), "adam, adamw or sgd"),
-            "momentum": (0 <= self.momentum < 1, "from 0 to below 1"),
-            "nesterov": (
-                not self.nesterov or (self.optimiser == "sgd" and self.momentum > 0),
-                "false without momentum",
-            ),
-            "warmup_share": (0 <= self.warmup_share < 1, "from 0 to below 1"),
-            "average_decay": (0 <= self.average_decay < 1, "from 0 to below 1"),
-            "mixed_precision": (not self.mixed_precision or self.device.startswith("cuda"), "false unless on cuda"),
-            "captured": (not self.captured or self.device.startswith("cuda"), "false unless on cuda"),
-        }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"{name} {getattr(self, name)!r}: must be {rule}; correct the training settings")
+        if self.nesterov and (self.optimiser != "sgd" or self.momentum == 0):
+            raise BrokenRule("nesterov", True, "must be false without momentum")
+        for name in ("mixed_precision", "captured"):
+            if getattr(self, name) and not self.device.startswith("cuda"):
+                raise BrokenRule(name, True, "must be false unless on cuda")
 
 
 @dataclasses.dataclass(frozen=True)

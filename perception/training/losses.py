@@ -9,10 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from perception.data.loading import Batch
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 from perception.training.distributed import share_of_mean
-
-IGNORE = 255
 
 
 def class_weights(pixel_counts: ArrayLike, k: float = 1.10) -> NDArray[np.float64]:

@@ -14,25 +14,21 @@ from torch.optim import Optimizer
 from perception.errors import InputError
 from perception.models.checkpoint import apply_leaves, describe_leaves
 from perception.models.tensor_file import read_tensors, write_tensors
+from perception.parameters import Count, Positive, checked
 from perception.training import distributed
 
 _FORMAT = "nightdrive-training-1"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@checked
 class Resume:
     """Say where a training keeps its state, and how often it saves it; a state that is there is continued from."""
 
     path: Path  # the file; its folder exists
-    every_minutes: float | None = 10.0  # save at the first iteration after so many minutes; None: never for the time
-    every_epochs: int | None = None  # save after every so many epochs; None: never for the epochs
+    # save at the first iteration after so many minutes; None: never for the time
+    every_minutes: Positive | None = 10.0
+    every_epochs: Count | None = None  # save after every so many epochs; None: never for the epochs
     identity: str = ""  # of data and method (hashes, say); a state with another identity is refused
-
-    def __post_init__(self) -> None:
-        for name in ("every_minutes", "every_epochs"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"{name} {value}: must be above 0, or none; correct when training saves its state")
 
 
 @dataclasses.dataclass

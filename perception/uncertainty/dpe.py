@@ -7,21 +7,22 @@ posterior over weights, and a penalty per weight keeps their spread close to a p
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
+from perception.parameters import NotNegative, Share, checked
+from perception.training.distributed import share_of_mean
 from perception.uncertainty.ensemble import Ensemble
 from perception.uncertainty.priors import Prior, parameter_priors
 
 Direction = Literal["pq", "qp"]
 DIRECTIONS = ("pq", "qp")
 PENALTIES = ("dpe", "l2", "none")
-IGNORE_CLASS = 255
 
 
 class LabelledImages(Protocol):
@@ -33,25 +34,17 @@ class LabelledImages(Protocol):
     def labels(self) -> Tensor: ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class EnsembleLoss:
     """Say how an ensemble's members are held together while they train."""
 
-    penalty: str = "dpe"  # dpe: KL to the prior over members; l2: plain ensemble with L2; none: no penalty
-    beta: float = 1e-5  # weight of the DPE penalty (paper: 1e-5 on CIFAR)
-    direction: str = "pq"  # pq: KL(prior || members), the paper's expression; qp: KL(members || prior)
-    variance_floor: float = 1e-8  # least variance over members, as a share of the prior's
-    weight_decay: float = 5e-4  # weight of half the squared norm, for penalty l2
-
-    def __post_init__(self) -> None:
-        if self.penalty not in PENALTIES:
-            raise InputError(f"penalty {self.penalty!r} is unknown; use one of {', '.join(PENALTIES)}")
-        _check_direction(self.direction)
-        for name in ("beta", "weight_decay"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InputError(f"{name} = {getattr(self, name)} must be finite and at least 0: use for example 1e-5")
-        if not 0 < self.variance_floor < 1:
-            raise InputError(f"variance_floor = {self.variance_floor} must be between 0 and 1: use for example 1e-8")
+    # dpe: KL to the prior over members; l2: plain ensemble with L2; none: no penalty
+    penalty: Literal["dpe", "l2", "none"] = "dpe"
+    beta: NotNegative = 1e-5  # weight of the DPE penalty (paper: 1e-5 on CIFAR)
+    # pq: KL(prior || members), the paper's expression; qp: KL(members || prior)
+    direction: Literal["pq", "qp"] = "pq"
+    variance_floor: Share = 1e-8  # least variance over members, as a share of the prior's
+    weight_decay: NotNegative = 5e-4  # weight of half the squared norm, for penalty l2
 
 
 def ensemble_loss(
@@ -123,16 +116,16 @@ def l2_loss(
 def member_cross_entropy(ensemble: Ensemble, batch: LabelledImages, class_weights: Tensor | None = None) -> Tensor:
     """Return the sum over members of the mean cross entropy over labelled pixels (0 where none is labelled).
 
-    batch.labels: int64 class ids, 255 = ignored; (frame, height, width), or (frame,) for classifiers.
+    batch.labels: int64 class ids, 255 = ignored; (frame, height, width), or (frame,) for classifiers. In a distributed
+    run it is this process's share, as weighted_cross_entropy gives it; summed by the library, it rounds otherwise than that.
     """
     labels = batch.labels
-    labelled = labels != IGNORE_CLASS
+    labelled = labels != IGNORE
     weight = labelled.sum() if class_weights is None else class_weights[labels[labelled]].sum()
-    normaliser = weight.clamp_min(torch.finfo(torch.float32).tiny)
     total = torch.zeros((), device=labels.device)
     for logits in ensemble.member_logits(batch.images):
-        summed = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE_CLASS, reduction="sum")
-        total = total + summed / normaliser
+        summed = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE, reduction="sum")
+        total = total + share_of_mean(summed, weight.to(summed.dtype))
     return total
 
 

@@ -17,36 +17,7 @@ from torch import Tensor
 
 from perception.errors import InputError
 from perception.uncertainty.ensemble import Committee
-
-MEASURES = ("ensemble_entropy", "mean_entropy", "mutual_information", "variance", "variation_ratio")
-REDUCTIONS = ("mean", "max", "top_share", "region", "class_weighted")
-OUTPUTS = ("softmax", "sigmoid")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreSettings:
-    """Say which measure of uncertainty ranks the frames and how a map of it becomes one number."""
-
-    measure: str = "ensemble_entropy"  # one of MEASURES; ranks the frames
-    reduction: str = "mean"  # one of REDUCTIONS; from the map to the image's score
-    outputs: str = "softmax"  # softmax: one class a pixel; sigmoid: detection maps, each class by itself
-    top_share: float = 0.05  # share of the pixels, most uncertain first, that reduction top_share averages
-    region_threshold: float = 0.25  # share of the measure's greatest value above which a pixel belongs to a region
-    class_weights: tuple[float, ...] | None = None  # one weight a class, for reduction class_weighted
-
-    def __post_init__(self) -> None:
-        for name, known in (("measure", MEASURES), ("reduction", REDUCTIONS), ("outputs", OUTPUTS)):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} {getattr(self, name)!r} is unknown; use one of {', '.join(known)}")
-        if not 0 < self.top_share <= 1:
-            raise InputError(f"top_share = {self.top_share} must be above 0 and at most 1: use for example 0.05")
-        if not 0 <= self.region_threshold < 1:
-            raise InputError(f"region_threshold = {self.region_threshold} must be in [0, 1): use for example 0.25")
-        weights = self.class_weights
-        if (self.reduction == "class_weighted") != (weights is not None):
-            raise InputError("class_weights and reduction class_weighted go together: set both or neither")
-        if weights is not None and not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-            raise InputError(f"class_weights = {weights} must be finite and at least 0: correct the negative ones")
+from perception.uncertainty.settings import MEASURES, ScoreSettings
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,12 @@
 """When a version may be released without a person: every rule must hold, and a changed test set never passes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from perception.errors import InputError
 from perception.versioning.decisions import Decision, promote
+from perception.versioning.settings import ApprovalRules
 
 RULES_NAME = "automatic rules"  # signs in place of a person; never the name of whoever publishes
-
-
-@dataclass(frozen=True, kw_only=True)
-class ApprovalRules:
-    """Bounds within which a version needs no person."""
-
-    max_removed_frames: int = 0
-    max_changed_frames: int = 0  # relabelled, moved to another split, or with other image bytes
-    max_added_share: float = 0.5  # of the base version's frames
-    max_gate_warnings: int = 0  # broken rules of any severity but info, waived ones included
-
-    def __post_init__(self) -> None:
-        for name in ("max_removed_frames", "max_changed_frames", "max_added_share", "max_gate_warnings"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)} must not be negative")
 
 
 def objections(facts: Mapping[str, Any], rules: ApprovalRules) -> list[str]:

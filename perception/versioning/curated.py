@@ -9,12 +9,10 @@ A version's folder holds
 so a version costs what changed: shards of frames that stay as they were are referred to, never written again.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,11 +22,13 @@ import pyarrow.parquet as pq
 from perception.data.manifest import read_manifest, validate_manifest, write_manifest
 from perception.data.shards import read_shard, write_shard
 from perception.data.store import Store
+from perception.data.tables import read_record, read_table
 from perception.errors import InputError
 from perception.versioning.processes import scratch_folder
-from perception.versioning.records import MANIFEST, RUN, SHARDS, json_bytes
+from perception.versioning.records import MANIFEST, RUN, SHARDS, Identity, ListedShard, Published, ShardList, json_bytes
 
 MEMBERS, VERSION = "members.parquet", "version.json"
+MEMBER_COLUMNS = {"frame_id": "text", "shard": "text"}
 # A frame keeps its shard while these are as they were when the shard was written.
 _BLOBS = ("image_sha256", "label_sha256", "instances_uri")
 _URIS = {"image_uri": "", "label_uri": "label.", "instances_uri": "instances."}
@@ -59,7 +59,7 @@ class _Base:
     folder: Path
     tag: str | None
     frames: pd.DataFrame  # frame_id, blobs and shard of every frame
-    shards: dict[str, dict[str, Any]]
+    shards: dict[str, ListedShard]
     manifest_sha256: str
 
 
@@ -106,13 +106,18 @@ def _read_base(folder: Path) -> _Base:
     frames = read_manifest(folder / MANIFEST, columns=["frame_id", *_BLOBS])
     if not (folder / MEMBERS).is_file() or not (folder / SHARDS).is_file():
         raise InputError(f"{folder} has no {MEMBERS} or no {SHARDS}; give the folder of a curated version as base")
-    members = pq.read_table(folder / MEMBERS).to_pandas()
+    members = read_table(folder / MEMBERS, MEMBER_COLUMNS)
     if not np.array_equal(members["frame_id"].to_numpy(object), frames["frame_id"].to_numpy(object)):
         raise InputError(f"{folder / MEMBERS} does not list the frames of {MANIFEST}; fetch the base version again")
-    record = json.loads((folder / RUN).read_text()) if (folder / RUN).is_file() else {}
-    shards = {shard["name"]: shard for shard in json.loads((folder / SHARDS).read_text())["shards"]}
-    identity = json.loads((folder / VERSION).read_text())["manifest_sha256"]
-    return _Base(folder, record.get("tag"), frames.assign(shard=members["shard"]), shards, identity)
+    tag = read_record(folder / RUN, Published)["tag"] if (folder / RUN).is_file() else None
+    shards = {shard["name"]: shard for shard in read_record(folder / SHARDS, ShardList)["shards"]}
+    unlisted = sorted(set(members["shard"]) - set(shards))
+    if unlisted:
+        raise InputError(
+            f"{folder / SHARDS} does not list shard {unlisted[0]!r} of {MEMBERS}; fetch the base version again"
+        )
+    identity = read_record(folder / VERSION, Identity)["manifest_sha256"]
+    return _Base(folder, tag, frames.assign(shard=members["shard"]), shards, identity)
 
 
 def _kept_shards(frames: pd.DataFrame, base: _Base | None, rewrite_below: float) -> tuple[np.ndarray, int]:
@@ -140,13 +145,13 @@ def _write_shards(
     folder: Path,
     frames_per_shard: int,
     progress: Callable[[int, int], None] | None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ListedShard]:
     """Write shards for the frames that have none, whole drives side by side, and note each frame's shard."""
     waiting = np.flatnonzero(shard_of == "")
     waiting = waiting[
         np.lexsort((frames["frame_id"].to_numpy(str)[waiting], frames["drive_id"].to_numpy(str)[waiting]))
     ]
-    written: dict[str, dict[str, Any]] = {}
+    written: dict[str, ListedShard] = {}
     for start in range(0, len(waiting), frames_per_shard):
         rows = waiting[start : start + frames_per_shard]
         temporary = folder / "shard.partial"
@@ -171,7 +176,7 @@ def _members(frames: pd.DataFrame, store: Store) -> Iterator[tuple[str, dict[str
         yield row["frame_id"], files | {"json": json_bytes(row)}
 
 
-def _keep_shards(base: _Base | None, names: set[str], folder: Path) -> dict[str, dict[str, Any]]:
+def _keep_shards(base: _Base | None, names: set[str], folder: Path) -> dict[str, ListedShard]:
     """Give the base's shards that stay; copies them where the base has no tag to refer to."""
     if base is None:
         return {}
@@ -189,8 +194,8 @@ def _keep_shards(base: _Base | None, names: set[str], folder: Path) -> dict[str,
 def _write_tables(
     frames: pd.DataFrame,
     shard_of: np.ndarray,
-    new: dict[str, dict[str, Any]],
-    kept: dict[str, dict[str, Any]],
+    new: dict[str, ListedShard],
+    kept: dict[str, ListedShard],
     base: _Base | None,
     rewritten: int,
     folder: Path,
@@ -228,7 +233,7 @@ def restore_blobs(folder: Path, store: Store, progress: Callable[[int, int], Non
     Raises InputError when a shard is missing or holds other bytes than the manifest says.
     """
     frames = read_manifest(folder / MANIFEST, columns=["frame_id", *_URIS])
-    members = pq.read_table(folder / MEMBERS).to_pandas()
+    members = read_table(folder / MEMBERS, MEMBER_COLUMNS)
     addresses = frames.set_index("frame_id")[list(_URIS)].astype(object)
     done = 0
     for name, rows in members.groupby("shard"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from typing_extensions import TypedDict
 
 from perception.errors import InputError
 from perception.versioning.processes import Clone, read_committed
@@ -17,6 +18,34 @@ RUN_RULE = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 TAG_RULE = "^data/[A-Za-z0-9][A-Za-z0-9_-]{0,99}-[0-9a-f]{8}$"
 MANIFEST, FILES, RUN, SHARDS = "manifest.parquet", "files.json", "run.json", "shards.json"
 RETIRED, PROFILE = "retired.json", "profile.parquet"
+
+
+class ListedShard(TypedDict):
+    """What shards.json says of one shard."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    frames: int
+
+
+class ShardList(TypedDict):
+    """Hold shards.json, in a version's folder: every shard that it needs, its parent's among them."""
+
+    shards: list[ListedShard]
+
+
+class Identity(TypedDict):
+    """Hold version.json, in a version's folder: what it is, and on which published version it was built."""
+
+    manifest_sha256: str
+    parent: str | None
+
+
+class Published(TypedDict):
+    """Hold run.json, in the folder of a version that was fetched."""
+
+    tag: str
 
 
 @dataclass(frozen=True, kw_only=True)

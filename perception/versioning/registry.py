@@ -20,6 +20,7 @@ from typing import Any
 
 from perception.data.files import file_sha256, paths_below
 from perception.data.manifest import read_manifest
+from perception.data.tables import read_record
 from perception.errors import InputError
 from perception.versioning.processes import (
     Author,
@@ -39,6 +40,8 @@ from perception.versioning.records import (
     RUN_RULE,
     SHARDS,
     TAG_RULE,
+    Identity,
+    ShardList,
     Version,
     json_bytes,
     run_folder,
@@ -230,7 +233,7 @@ def _folder_files(folder: Path) -> list[str]:
 def _listed_shards(folder: Path) -> dict[str, str]:
     """Read which shards a version has, also those that its parent holds: {path: sha256}."""
     listing = folder / SHARDS
-    shards = json.loads(listing.read_text())["shards"] if listing.is_file() else []
+    shards = read_record(listing, ShardList)["shards"] if listing.is_file() else []
     return {f"shards/{shard['name']}": shard["sha256"] for shard in shards}
 
 
@@ -245,7 +248,7 @@ def _check_local(files: Mapping[str, FileFacts], folder: Path, manifest_sha256: 
 
 def _declared_parent(folder: Path) -> str | None:
     path = folder / "version.json"
-    return json.loads(path.read_text()).get("parent") if path.is_file() else None
+    return read_record(path, Identity)["parent"] if path.is_file() else None
 
 
 def _manifest_summary(path: Path) -> dict[str, Any]:

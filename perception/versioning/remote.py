@@ -14,10 +14,9 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 
 from blake3 import blake3
 
+from perception.data.files import replacement
 from perception.errors import InputError, Unreachable
 from perception.versioning.processes import RegistryError
 
@@ -134,49 +134,44 @@ class FolderRemote:
     def _path(self, name: str) -> Path:
         return Path(self.url) / _object_path(name)
 
+    @contextmanager
+    def _unless_absent(self, name: str) -> Iterator[None]:
+        """Leave the block where there is no such file; raise InputError for one that may not be read."""
+        path = self._path(name)
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); let this user read the remote") from None
+
     def stat(self, name: str) -> Stored | None:
         """Ask the file system."""
-        try:
+        with self._unless_absent(name):
             facts = self._path(name).stat()
-        except OSError:
-            return None
-        return Stored(facts.st_size, facts.st_mtime)
+            return Stored(facts.st_size, facts.st_mtime)
+        return None
 
     def read(self, name: str) -> bytes | None:
         """Read the file."""
-        try:
+        with self._unless_absent(name):
             return self._path(name).read_bytes()
-        except OSError:
-            return None
+        return None
 
     def write(self, name: str, content: bytes) -> None:
         """Write under a temporary name and move into place."""
-        self._place(name, lambda stream: stream.write(content))
+        self._place(name, lambda temporary: temporary.write_bytes(content))
 
     def upload(self, name: str, source: Path) -> None:
         """Copy under a temporary name and move into place."""
+        self._place(name, lambda temporary: shutil.copyfile(source, temporary))
 
-        def copy(stream: Any) -> None:
-            with source.open("rb") as file:
-                shutil.copyfileobj(file, stream, _BLOCK_BYTES)
-
-        self._place(name, copy)
-
-    def _place(self, name: str, fill: Callable[[Any], Any]) -> None:
+    def _place(self, name: str, fill: Callable[[Path], Any]) -> None:
         path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as stream:
-                temporary = Path(stream.name)
-                try:
-                    fill(stream)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                    temporary.chmod(0o444)  # as DVC leaves it: an edit in place needs an effort
-                    temporary.replace(path)
-                except BaseException:
-                    temporary.unlink(missing_ok=True)
-                    raise
+            with replacement(path, mode=0o444) as temporary:  # as DVC leaves it: an edit in place needs an effort
+                fill(temporary)
         except OSError as error:
             raise RegistryError(
                 f"remote {self.url} cannot be written ({error.strerror}); give it space and the right to write"
@@ -184,9 +179,10 @@ class FolderRemote:
 
     def download(self, name: str, target: Path, digest: Digest) -> bool:
         """Copy the file block by block; each is hashed while the core's cache still holds what was written."""
-        try:
+        source = None
+        with self._unless_absent(name):
             source = self._path(name).open("rb", buffering=0)
-        except FileNotFoundError:
+        if source is None:
             return False
         with source, target.open("xb") as copy:
             for block in _blocks(source):
@@ -196,11 +192,9 @@ class FolderRemote:
 
     def hash(self, name: str) -> str | None:
         """Read the file."""
-        try:
-            with self._path(name).open("rb") as stream:
-                return hashlib.file_digest(stream, _md5).hexdigest()
-        except OSError:
-            return None
+        with self._unless_absent(name), self._path(name).open("rb") as stream:
+            return hashlib.file_digest(stream, _md5).hexdigest()
+        return None
 
     def objects(self) -> dict[str, Stored]:
         """Walk the folder; files of a kill (.new-*) are left to whoever cleans up."""

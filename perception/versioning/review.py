@@ -15,21 +15,12 @@ from perception.versioning.decisions import Decision
 from perception.versioning.diff import CONDITIONS, UNKNOWN, VersionDiff, diff_manifests
 from perception.versioning.models import Champion, Proposal
 from perception.versioning.records import Version
+from perception.versioning.settings import ReviewSettings
 
 Facts = dict[str, Any]
 LISTED = 200  # ids that a list holds; beyond that it says how many there are
 SHOWN_PAIRS, SHOWN_DRIVES = 50, 40
 GROUPED_FRAMES = 20_000  # look-alikes inside the training part are counted up to here
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReviewSettings:
-    """Say what counts as worth a look."""
-
-    least_frames: int = 10  # a class and condition cell that fewer frames show is thin
-    share_change: float = 0.25  # relative change of a class's pixel share that is flagged
-    near_bits: int = 6  # images whose difference hashes differ in at most so many of 64 bits look alike
-    worse_by: float = 0.02  # mIoU by which a condition counts as worse
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

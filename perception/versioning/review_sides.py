@@ -19,7 +19,7 @@ from perception.versioning.processes import Author, Clone, shallow_clone
 from perception.versioning.records import MANIFEST, PROFILE, Version
 from perception.versioning.registry import fetch, resolve
 from perception.versioning.repository import read_pointer
-from perception.versioning.review import History, ReviewSettings, Side, review_facts
+from perception.versioning.review import History, Side, review_facts
 from perception.versioning.review_pictures import (
     ReviewPicture,
     blobs_in_shards,
@@ -27,6 +27,7 @@ from perception.versioning.review_pictures import (
     review_pictures,
     review_taxonomy,
 )
+from perception.versioning.settings import ReviewSettings
 from perception.versioning.upkeep import versions
 
 NOTHING = "none"  # as BASE: compare with nothing

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from perception.errors import InputError
+from perception.parameters import Count, checked
 from perception.versioning.decisions import CHAMPION, CURRENT, decisions_at
 from perception.versioning.processes import Author, Clone, git_text, read_committed, shallow_clone
 from perception.versioning.records import RETIRED, Version, json_bytes, run_folder, version_of
@@ -34,16 +35,13 @@ class ScrubReport:
         return not (self.missing or self.damaged)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class RetentionPolicy:
     """Which versions to keep, beside every version that was ever current, the champion's and the newest."""
 
-    keep_days: int = 30  # younger versions stay
-    grace_hours: int = 48  # objects that changed more recently stay, whatever needs them: a publish may be running
-
-    def __post_init__(self) -> None:
-        if self.keep_days < 1 or self.grace_hours < 1:
-            raise InputError(f"keep_days={self.keep_days} and grace_hours={self.grace_hours} must be at least 1")
+    keep_days: Count = 30  # younger versions stay
+    # objects that changed more recently stay, whatever needs them: a publish may be running
+    grace_hours: Count = 48
 
 
 @dataclass(frozen=True, kw_only=True)

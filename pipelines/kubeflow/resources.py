@@ -1,19 +1,15 @@
-"""What a stage declares that it needs, said in Kubeflow's words, and what a cluster adds to it."""
+"""What a stage needs, said in Kubeflow's words."""
 
-import dataclasses
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from components.stage.declaration import Needs
 from components.stage.kfp_step import CHECKPOINTS_VARIABLE, TRAIN_JOB_VARIABLE
 from components.stage.learning import IMAGE_VARIABLE
-from components.stage.parameters import build_parameters, did_you_mean, require
-from components.stage.registry import all_stages
 from components.stage.train_job import S3_KEYS
 from perception.errors import InputError
+from pipelines.cluster import Cluster
 
 # A loop's iterations all live in one Kubernetes object of bounded size, and each one costs two pods: more shards share them.
 MAX_ITERATIONS = 64
@@ -26,72 +22,6 @@ GIT_CREDENTIALS = {
     "GIT_CONFIG_KEY_0": "credential.helper",
     "GIT_CONFIG_VALUE_0": f"store --file={GIT_FOLDER}/credentials",
 }
-_NAME = "[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Say what this cluster adds to what the stages declare; secrets and claims are named, never held."""
-
-    s3_secret: str = "nightdrive-s3"  # keys endpoint, access_key, secret_key
-    git_secret: str = "nightdrive-git"  # key credentials, a git-credential-store file; empty: no secret is mounted
-    accelerator: str = "nvidia.com/gpu"  # resource name; a slice of a GPU is one too, such as nvidia.com/mig-1g.10gb
-    gpu_node_selector: dict[str, object] = field(default_factory=dict)  # of steps with a GPU
-    gpu_tolerations: tuple[dict[str, object], ...] = ()
-    cpu_node_selector: dict[str, object] = field(default_factory=dict)  # of all others
-    cpu_tolerations: tuple[dict[str, object], ...] = ()
-    queue: str = ""  # Kueue's local queue, which admits pods by priority and quota; empty: none
-    checkpoints_claim: str = ""  # volume claim that outlives pods: a training killed with its node goes on; empty: none
-    spot: tuple[str, ...] = ()  # stages that run on nodes which may be taken away
-    spot_node_selector: dict[str, object] = field(default_factory=dict)
-    spot_tolerations: tuple[dict[str, object], ...] = ()
-    spot_retries: int = 10  # of a stage on such nodes, in place of its own
-    parallel_steps: int = 0  # iterations of a loop at once; 0: all
-    night_hours: float = 20.0  # after which a night is ended: before the next one starts
-    nodes: dict[str, object] = field(default_factory=dict)  # by stage: train over so many nodes, as a TrainJob
-    shared_claim: str = ""  # volume claim that every node can mount at once; trainings over several nodes need it
-    stages: dict[str, dict[str, object]] = field(default_factory=dict)  # by stage: fields of its Needs that differ here
-
-    def __post_init__(self) -> None:
-        for name in ("s3_secret", "git_secret", "checkpoints_claim", "shared_claim", "queue"):
-            value = getattr(self, name)
-            empty = not value and name != "s3_secret"
-            require(empty or bool(re.fullmatch(_NAME, value)), name, value, "must be the name of a Kubernetes object")
-        rule = "must be a resource name such as nvidia.com/gpu"
-        require(
-            bool(re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", self.accelerator)), "accelerator", self.accelerator, rule
-        )
-        for name, count in self.nodes.items():
-            good = (
-                isinstance(count, int) and count >= 2 and name in all_stages() and all_stages()[name].needs.distributed
-            )
-            require(good, f"nodes.{name}", count, "must be at least 2, of a stage that trains")
-            require(bool(self.shared_claim), "shared_claim", "", f"must be named: {name} trains over {count} nodes")
-        for name in (*self.spot, *self.stages):
-            require(name in all_stages(), "cluster", name, f"is no stage{did_you_mean(name, list(all_stages()))}")
-        require(self.spot_retries >= 0, "spot_retries", self.spot_retries, "must not be negative")
-        require(0 <= self.parallel_steps <= 1000, "parallel_steps", self.parallel_steps, "must lie in 0..1000")
-        require(0 < self.night_hours <= 24 * 7, "night_hours", self.night_hours, "must lie above 0, at most a week")
-        for name in self.stages:
-            self.needs(name)
-
-    def needs(self, stage: str) -> Needs:
-        """Return what a stage needs on this cluster."""
-        declared = dataclasses.asdict(all_stages()[stage].needs)
-        if stage in self.spot:
-            declared["retries"] = self.spot_retries
-        needs = build_parameters(Needs, declared | self.stages.get(stage, {}), where=f"cluster.stages.{stage}")
-        for name in ("cpu_cores", "memory_gib", "timeout_minutes"):
-            require(getattr(needs, name) > 0, f"cluster.stages.{stage}.{name}", getattr(needs, name), "must be above 0")
-        for name in ("gpu_count", "retries", "shared_memory_gib"):
-            value = getattr(needs, name)
-            require(value >= 0, f"cluster.stages.{stage}.{name}", value, "must not be negative")
-        return needs
-
-    def step_needs(self, stage: str) -> Needs:
-        """Return what the step of a stage itself needs: with a TrainJob the GPUs are the job's, and the step only waits."""
-        needs = self.needs(stage)
-        return dataclasses.replace(needs, gpu_count=0, shared_memory_gib=0.0) if stage in self.nodes else needs
 
 
 def image_of(needs: Needs, images: Mapping[str, str]) -> str:
@@ -148,7 +78,7 @@ def _place(step: Any, stage: str, needs: Needs, cluster: Cluster) -> None:
 
     kind = "spot" if stage in cluster.spot else "gpu" if needs.gpu_count else "cpu"
     for label, value in getattr(cluster, f"{kind}_node_selector").items():
-        kubernetes.add_node_selector(step, label, str(value))
+        kubernetes.add_node_selector(step, label, value)
     for toleration in getattr(cluster, f"{kind}_tolerations"):
         kubernetes.add_toleration_json(step, [toleration])
     if cluster.queue:

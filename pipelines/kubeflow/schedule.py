@@ -8,12 +8,12 @@ that were missed: the next one sees the same frames. It names no version, so tha
 import re
 import zoneinfo
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from components.stage.parameters import build_parameters, read_yaml, require
+from components.stage.parameters import build_parameters, read_yaml
 from perception.errors import InputError
+from perception.parameters import BrokenRule, checked, matching
 from pipelines.kubeflow.kfp_api import Server, equals
 from pipelines.kubeflow.runs import ENDED
 from pipelines.kubeflow.submit import PIPELINE, SERVICE_ACCOUNT, experiment
@@ -27,20 +27,21 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Schedule:
     """Declare a recurring night."""
 
-    name: str  # of the recurring run
+    name: Annotated[str, matching(r"(?s).*\S.*", "must not be empty")]  # of the recurring run
     cron: str  # six fields, seconds first
     time_zone: str  # of the IANA data base, such as Europe/Berlin
-    enabled: bool = True
-    service_account: str = SERVICE_ACCOUNT
+    enabled: bool = True  # or held back
+    service_account: str = SERVICE_ACCOUNT  # of the run's pods
 
     def __post_init__(self) -> None:
-        require(bool(self.name.strip()), "name", self.name, "must not be empty")
-        require(self.time_zone in zoneinfo.available_timezones(), "time_zone", self.time_zone, "is no IANA time zone")
-        _check_cron(self.cron)
+        if self.time_zone not in zoneinfo.available_timezones():
+            raise BrokenRule("time_zone", self.time_zone, "is no IANA time zone")
+        if problem := _cron_problem(self.cron):
+            raise BrokenRule("cron", self.cron, problem)
 
     @property
     def trigger(self) -> str:
@@ -50,13 +51,7 @@ class Schedule:
 
 def read_schedule(file: Path) -> Schedule:
     """Read a schedule file; raises InputError naming what is wrong."""
-    content = read_yaml(file)
-    try:
-        wanted = build_parameters(Schedule, content, where=file.name)
-    except InputError as error:  # the remedies of stage parameters speak of another file
-        said = str(error).replace("params.yaml or with SET", file.name).replace("params.yaml", file.name)
-        raise InputError(said) from None
-    return wanted
+    return build_parameters(Schedule, read_yaml(file), where=file.name, place=file.name)
 
 
 def reconcile(server: Server, wanted: Schedule, *, dry_run: bool = False) -> tuple[str, bool]:
@@ -171,21 +166,33 @@ def _switch(server: Server, recurring_run_id: str, enabled: bool) -> None:
     server.ask("RecurringRunServiceApi", f"recurring_run_service_{operation}_recurring_run", recurring_run_id)
 
 
-def _check_cron(text: str) -> None:
+def _cron_problem(text: str) -> str:
+    """Return what is wrong with a cron expression, or nothing."""
     fields = text.split()
-    require(len(fields) == 6, "cron", text, "must have six fields: second minute hour day month weekday")
-    for position, (part, (lowest, highest)) in enumerate(zip(fields, _RANGES, strict=True)):
+    if len(fields) != 6:
+        return "must have six fields: second minute hour day month weekday"
+    for position, part in enumerate(fields):
         for item in part.split(","):
-            matched = re.fullmatch(r"(\*|\?|\w+(?:-\w+)?)(?:/(\d+))?", item)
-            require(matched is not None, "cron", text, f"{item!r} is no cron field")
-            assert matched is not None
-            numbers = [] if matched[1] in "*?" else [_cron_number(word, position) for word in matched[1].split("-")]
-            good = all(number is not None and lowest <= number <= highest for number in numbers)
-            require(good, "cron", text, f"{item!r} must lie in {lowest}..{highest}")
-            require(numbers == sorted(numbers), "cron", text, f"{item!r} ends before it begins")  # type: ignore[type-var]
-            require(matched[2] != "0", "cron", text, f"{item!r}: a step of 0")
-    rule = "must begin with one second, such as 0; else a night would start every few seconds"
-    require(fields[0].isdigit(), "cron", text, rule)
+            if problem := _cron_item_problem(item, position):
+                return f"{item!r} {problem}"
+    return (
+        ""
+        if fields[0].isdigit()
+        else "must begin with one second, such as 0; else a night would start every few seconds"
+    )
+
+
+def _cron_item_problem(item: str, position: int) -> str:
+    (lowest, highest), matched = _RANGES[position], re.fullmatch(r"(\*|\?|\w+(?:-\w+)?)(?:/(\d+))?", item)
+    if matched is None:
+        return "is no cron field"
+    numbers = [] if matched[1] in "*?" else [_cron_number(word, position) for word in matched[1].split("-")]
+    known = [number for number in numbers if number is not None and lowest <= number <= highest]
+    if known != numbers:
+        return f"must lie in {lowest}..{highest}"
+    if known != sorted(known):
+        return "ends before it begins"
+    return "has a step of 0" if matched[2] == "0" else ""
 
 
 def _cron_number(word: str, position: int) -> int | None:

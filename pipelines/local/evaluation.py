@@ -39,6 +39,7 @@ def evaluate_folder(
     from perception.data.readers import open_reader
     from perception.data.taxonomies import load_taxonomy
     from perception.reporting.evaluation_page import render_evaluation
+    from perception.training.setup import set_threads
 
     if out.exists() and not (out / RESULT).is_file():
         raise InputError(f"{out}: exists and is no earlier result of this command; remove it or name another with OUT=")
@@ -49,7 +50,7 @@ def evaluate_folder(
     parameters = build_parameters(
         JudgeParameters, {"store": "-", "seed": 0, **(given or {}), **network}, where="evaluate"
     )
-    parameters.prepare()
+    set_threads(parameters.threads)
     if not data.is_dir():
         raise InputError(f"DATA={data}: no such folder; give the folder that holds the data set")
     settings = LoadSettings(height_px=parameters.height_px, width_px=parameters.width_px, taxonomy=parameters.taxonomy)

@@ -1,6 +1,7 @@
 """Which source a stage reaches, as one hash: a stage runs again when code that it imports changed, and not otherwise."""
 
 import ast
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ def reachable_files(module: str) -> list[Path]:
     return sorted(seen)
 
 
+@functools.cache  # most files are reached by most stages
 def _files(module: str) -> list[Path]:
     path = ROOT.joinpath(*module.split("."))
     if path.with_suffix(".py").is_file():
@@ -37,6 +39,7 @@ def _files(module: str) -> list[Path]:
     return [path / "__init__.py"] if (path / "__init__.py").is_file() else []
 
 
+@functools.cache
 def _imports(file: Path) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(file.read_text())):
@@ -50,5 +53,10 @@ def _imports(file: Path) -> list[str]:
 def _hash(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + _digest(file))
     return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _digest(file: Path) -> bytes:
+    return hashlib.sha256(file.read_bytes()).digest()

@@ -9,7 +9,8 @@ import pytest
 
 from perception.data.annotation import drop_label, open_drops
 from perception.data.decoding import BadFrame, decode_label
-from perception.data.detection import decode_mask, read_coco, read_kitti, read_kitti_detections, write_coco
+from perception.data.detection import read_coco, read_kitti, read_kitti_detections, write_coco
+from perception.data.detection.coco import decode_mask
 from perception.errors import InputError
 from tests.perception.data.readers.layouts import picture, put
 from tests.perception.data.test_annotation import HEIGHT, WIDTH, annotate, drop

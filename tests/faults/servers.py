@@ -38,7 +38,7 @@ def web_server(status: int) -> Iterator[WebServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     state.url = f"http://127.0.0.1:{server.server_port}"
     try:
         yield state

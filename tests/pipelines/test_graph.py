@@ -1,204 +1,244 @@
-"""One graph, written three times: dvc.yaml, the Kubeflow pipeline and the stage declarations say the same."""
+"""The graph: every mistake is an error where it is written, and the night itself holds what it promises."""
 
-import json
-import shlex
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
-import yaml
-from google.protobuf import json_format
-from kfp.pipeline_spec import pipeline_spec_pb2
 
+from components.stage.declaration import Needs, Port, Stage
 from components.stage.registry import all_stages
-from pipelines.kubeflow.compile import compile_pipeline, in_one_order
-from pipelines.settings import load_settings, stage_of
+from pipelines import drawing
+from pipelines.graph import FOOTAGE, REGISTRY, Artifact, Graph, GraphError
+from pipelines.nightly import nightly
 
 ROOT = Path(__file__).parents[2]
-Edge = tuple[str, str, str, str]  # task, input port, producing task, its output port
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("compiled") / "night.yaml"
-    compile_pipeline("nightly", target)
-    return target
+def started() -> tuple[Graph, Artifact, Artifact]:
+    """A night that has begun: its base and its arrivals."""
+    night = Graph()
+    base, arrivals = night.task("resolve")
+    return night, base, arrivals
 
 
-@pytest.fixture(scope="module")
-def spec(compiled: Path) -> dict[str, Any]:
-    return dict(next(yaml.safe_load_all(compiled.read_text())))
+def gathered() -> tuple[Graph, Artifact, Artifact]:
+    """A night with frames: its base and its frames."""
+    night, base, arrivals = started()
+    return night, base, night.task("gather", arrived=night.each("batch", "ingest", arrivals=arrivals), base=base)
 
 
-def dvc_stages() -> dict[str, dict[str, Any]]:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    return {name: stage.get("do", stage) for name, stage in stages.items()}
+# ---------------------------------------------------------------- mistakes
 
 
-def options(command: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    words = shlex.split(command)
-    for position, word in enumerate(words):
-        if word.startswith("--"):
-            rest = words[position + 1 :]
-            end = next((index for index, other in enumerate(rest) if other.startswith("--")), len(rest))
-            found[word[2:].replace("-", "_")] = rest[:end]
-    return found
+def unfilled() -> None:
+    night, _, frames = gathered()
+    night.task("ensemble", frames=frames)
 
 
-def dvc_edges() -> set[Edge]:
-    stages = dvc_stages()
-    producers = {}
-    for task, stage in stages.items():
-        for port in stage_of(task).outputs:
-            producers[options(stage["cmd"])[port.name][0].replace("${key}", "*").replace("${item}", "*")] = (
-                task,
-                port.name,
-            )
-    edges = set()
-    for task, stage in stages.items():
-        for port in stage_of(task).inputs:
-            edges |= {(task, port.name, *producers[folder]) for folder in options(stage["cmd"]).get(port.name, [])}
-    return edges
+def empty() -> None:
+    night, base, _ = started()
+    night.task("gather", arrived=(), base=base)
 
 
-def kfp_edges(spec: dict[str, Any]) -> tuple[set[Edge], dict[str, list[str]]]:
-    """Return the artifact edges of the compiled pipeline, and for each task the gates inside whose acceptance it lies."""
-    edges: set[Edge] = set()
-    inside: dict[str, list[str]] = {}
-
-    def task_name(task: dict[str, Any]) -> str | None:
-        constant = task.get("inputs", {}).get("parameters", {}).get("task", {}).get("runtimeValue", {}).get("constant")
-        return None if constant is None else str(constant)
-
-    def produced(dag: dict[str, Any], subtask: str, key: str) -> tuple[str, str]:
-        task = dag["tasks"][subtask]
-        component = spec["components"][task["componentRef"]["name"]]
-        if "dag" not in component:
-            return str(task_name(task)), key
-        selector = component["dag"]["outputs"]["artifacts"][key]["artifactSelectors"][0]
-        return produced(component["dag"], selector["producerSubtask"], selector["outputArtifactKey"])
-
-    def walk(dag: dict[str, Any], known: dict[str, tuple[str, str]], gates: list[str]) -> None:
-        for task in dag["tasks"].values():
-            given = {}
-            for port, source in task.get("inputs", {}).get("artifacts", {}).items():
-                if "componentInputArtifact" in source:
-                    given[port] = known[source["componentInputArtifact"]]
-                else:
-                    output = source["taskOutputArtifact"]
-                    given[port] = produced(dag, output["producerTask"], output["outputArtifactKey"])
-            component = spec["components"][task["componentRef"]["name"]]
-            name = task_name(task)
-            if name is not None:
-                edges.update((name, port, *source) for port, source in given.items())
-                inside.setdefault(name, gates)
-            if "dag" in component:
-                label = task["taskInfo"]["name"]
-                accepted = [label.removesuffix("-accepted")] if label.endswith("-accepted") else []
-                walk(component["dag"], given, gates + accepted)
-
-    walk(spec["root"]["dag"], {}, [])
-    return edges, inside
+def unknown_port() -> None:
+    night, base, frames = gathered()
+    night.task("ensemble", frames=frames, base=base, scores=frames)
 
 
-def test_the_kubeflow_pipeline_and_dvc_yaml_have_the_same_edges(spec: dict[str, Any]) -> None:
-    edges, _ = kfp_edges(spec)
-    assert {edge for edge in edges if edge[0] not in ("farewell", "problem", "problem_propose")} == dvc_edges()
+def gate_without_table() -> None:
+    night, base, frames = gathered()
+    night.task("ensemble", frames=frames, base=base, gate="select")
 
 
-def test_a_gates_acceptance_comes_before_the_same_tasks_in_both(spec: dict[str, Any]) -> None:
-    _, inside = kfp_edges(spec)
-    for task, stage in dvc_stages().items():
-        waits_for = {
-            "gate_" + path.removeprefix("gates/") for path in stage.get("deps", []) if path.startswith("gates/")
-        }
-        if not task.startswith("gate_") and task not in ("propose", "report"):  # these two read every verdict
-            innermost = set(inside[task][-1:])
-            assert waits_for == innermost, task
+def unknown_suite() -> None:
+    night, base, arrivals = started()
+    night.task("gather", arrived=night.each("batch", "ingest", arrivals=arrivals), base=base, gate="arrivals")
 
 
-@pytest.mark.parametrize("task", list(dvc_stages()))
-def test_each_dvc_stage_matches_its_declaration(task: str) -> None:
-    stage, declared = dvc_stages()[task], stage_of(task)
-    given = options(stage["cmd"])
-    assert stage["cmd"].startswith(f"python -m components {declared.name} ")
-    ports = {port.name for port in (*declared.inputs, *declared.outputs)}
-    assert set(given) - {"task", "params", "set"} == ports
-    deps = {path.removesuffix("/*") for port in declared.inputs for path in given[port.name]}
-    assert deps <= set(stage.get("deps", []))
-    outs = {next(iter(out)) for out in stage["outs"]}
-    assert outs == {given[port.name][0] for port in declared.outputs}
-    section = task if task.startswith("gate_") else declared.name
-    assert stage["params"] == [section, {"code.yaml": [declared.name]}]
+def fan_out_without_gather() -> None:
+    night, _, arrivals = started()
+    night.each("batch", "ingest", arrivals=arrivals)
+    night.check()
 
 
-def test_every_declared_stage_is_in_the_night() -> None:
-    assert {stage_of(task).name for task in dvc_stages()} == set(all_stages())
+def fan_out_without_parameters() -> None:
+    night, base, frames = gathered()
+    night.each("shard", "ensemble", frames=frames, base=base)
 
 
-def test_steps_take_every_parameter_of_their_stage(spec: dict[str, Any]) -> None:
-    settings = load_settings("nightly")
-    components = spec["components"]
-    for name, stage in all_stages().items():
-        found = [key for key in components if key == f"comp-{name.replace('_', '-')}"]
-        fields = set(stage.parameters.__dataclass_fields__)
-        for key in found:
-            assert set(components[key].get("inputDefinitions", {}).get("parameters", {})) >= fields, name
-    assert settings["profile"] == "nightly"
+def unknown_outside() -> None:
+    Graph().task("resolve", reads_outside=("weather",))
 
 
-def test_two_compiles_give_the_same_bytes(compiled: Path, tmp_path: Path) -> None:
-    compile_pipeline("nightly", tmp_path / "again.yaml")
-    assert (tmp_path / "again.yaml").read_bytes() == compiled.read_bytes()
+def list_for_one() -> None:
+    night, base, arrivals = started()
+    night.task("ensemble", frames=night.each("batch", "ingest", arrivals=arrivals), base=base)
 
 
-def test_another_process_compiles_the_same_bytes(compiled: Path, tmp_path: Path) -> None:
-    """Protobuf gives mappings another order in each process, and KFP prints them into the leading comment."""
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.kubeflow.compile",
-        "--profile",
-        "nightly",
-        "--out",
-        str(tmp_path / "other.yaml"),
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert (tmp_path / "other.yaml").read_bytes() == compiled.read_bytes()
-    line = "#    gpu_tolerations: list [Default: [{'key': 'a [1]', 'effect': 'b'}]]"
-    assert in_one_order(line) == '#    gpu_tolerations: list [Default: [{"effect": "b", "key": "a [1]"}]]'
-    assert json.dumps([{"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"}]) in compiled.read_text()
+def two_for_one() -> None:
+    night, base, frames = gathered()
+    night.task("ensemble", frames=(frames, frames), base=base)
 
 
-def test_the_compiled_pipeline_parses_strictly(compiled: Path) -> None:
-    documents = list(yaml.safe_load_all(compiled.read_text()))
-    json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
-    json_format.ParseDict(documents[1], pipeline_spec_pb2.PlatformSpec())
+def shares_for_whole() -> None:
+    night, base, arrivals = started()
+    night.task("gather", arrived=arrivals, base=base)
 
 
-def test_the_compiled_pipeline_holds_no_secret(compiled: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    planted = {name: f"planted-{name.lower()}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "GIT_TOKEN")}
-    for name, value in planted.items():
-        monkeypatch.setenv(name, value)
-    compile_pipeline("nightly", tmp_path / "night.yaml")
-    text = (tmp_path / "night.yaml").read_text()
-    assert not [value for value in planted.values() if value in text]
-    assert text == compiled.read_text()
+def whole_for_shares() -> None:
+    night, base, _ = started()
+    night.each("batch", "ingest", arrivals=base)
 
 
-def test_a_refused_gate_is_not_retried(spec: dict[str, Any]) -> None:
-    found = []
+def shares_of_another_fan_out() -> None:
+    night, _, arrivals = started()
+    night.task("ingest", arrivals=arrivals)
 
-    def walk(dag: dict[str, Any], refused: bool) -> None:
-        for task in dag["tasks"].values():
-            component = spec["components"][task["componentRef"]["name"]]
-            if "dag" in component:
-                walk(component["dag"], task["taskInfo"]["name"].endswith("-refused"))
-            elif refused:
-                found.append(task.get("retryPolicy", {}).get("maxRetryCount", 0))
 
-    walk(spec["root"]["dag"], False)
-    assert found == [0] * 7
+def later_task() -> None:
+    night, base, _ = started()
+    night.task("gather", arrived=Artifact("ingest", "arrived", "batch"), base=base)
+
+
+def told_twice() -> None:
+    night, *_ = started()
+    night.task("resolve")
+
+
+def no_news() -> None:
+    night, base, _ = started()
+    night.only_if_news(base)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        (unfilled, "ensemble: nobody fills its input 'base'"),
+        (empty, "gather: nobody fills its input 'arrived'"),
+        (unknown_port, "ensemble: takes 'scores', but its stage has no such input; it has frames, base"),
+        (gate_without_table, "ensemble: has a gate, but gives no single folder with a gate table"),
+        (unknown_suite, "gather: gate 'arrivals' has no suite in perception/quality/suites"),
+        (fan_out_without_gather, "ingest: one a batch, but nobody gathers what it gives"),
+        (fan_out_without_parameters, "ensemble: is fanned out over 'shard', but has no parameters shard and shard_count"),
+        (unknown_outside, "resolve: reads 'weather', which is none of registry, footage, clock"),
+        (list_for_one, "ensemble: input 'frames' takes one folder, but is given a list"),
+        (two_for_one, "ensemble: input 'frames' takes one folder, but is given a list"),
+        (shares_for_whole, "gather: input 'arrived' and resolve's output do not agree on what they share out"),
+        (whole_for_shares, "ingest: input 'arrivals' and resolve's output do not agree on what they share out"),
+        (shares_of_another_fan_out, "ingest: input 'arrivals' and resolve's output do not agree on what they share out"),
+        (later_task, "gather: input 'arrived' takes what 'ingest' gives, which is no earlier task"),
+        (told_twice, "task 'resolve': must be a new name"),
+        (no_news, "resolve: does not say whether anything is new"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_an_error_where_it_is_written(mistake: Callable[[], None], said: str) -> None:
+    with pytest.raises(GraphError) as caught:
+        mistake()
+    assert str(caught.value).startswith(said)
+
+
+def test_a_misspelt_stage_is_named() -> None:
+    with pytest.raises(Exception, match=r"there is no components/resolves\.py"):
+        Graph().task("resolves")
+
+
+# ---------------------------------------------------------------- what waits for what
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Declare a stage of ports: known(name, takes, gives); a port that ends in ! has a gate table."""
+
+    def declare(name: str, takes: str, gives: str) -> None:
+        def port(word: str) -> Port:
+            return Port(name=word.rstrip("!"), kind="any", about="", gate_table="!" in word)
+
+        stage = Stage(
+            name=name, summary="", inputs=tuple(map(port, takes.split())), outputs=tuple(map(port, gives.split())),
+            parameters=object, needs=Needs(image="torch"), run=lambda *_: None,
+        )  # fmt: skip
+        module = ModuleType(f"components.{name}")
+        module.STAGE = stage  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        stages.append(name)
+
+    stages = ["gate"]
+    monkeypatch.setattr("components.stage.registry.stage_names", lambda: stages)
+    return declare
+
+
+def test_a_task_waits_for_the_gate_on_what_it_takes_unless_it_waits_for_it_anyway(known: Callable[..., None]) -> None:
+    known("first", "", "a!")
+    known("second", "a", "b!")
+    known("third", "a b", "c")
+    night = Graph()
+    a = night.task("first", gate="select")
+    b = night.task("second", a=a, gate="curate")
+    night.task("third", a=a, b=b)
+    assert list(night.tasks) == ["first", "gate_select", "second", "gate_curate", "third"]
+    assert {name: task.after for name, task in night.tasks.items()} == {
+        "first": (), "gate_select": (), "second": ("gate_select",), "gate_curate": (),
+        "third": ("gate_curate",),
+    }  # fmt: skip
+    assert night.tasks["third"].sources() == {"first", "second", "gate_curate"}
+
+
+def test_what_leads_to_a_task_and_what_it_leads_to() -> None:
+    night = nightly()
+    assert night.upstream({"gather"}) == {"resolve", "ingest"}
+    assert night.upstream({"ensemble"}) == {"resolve", "ingest", "gather", "gate_ingest"}
+    assert night.upstream({"gather", "ingest"}) == {"resolve", "ingest"}, "one of them leads to the other"
+    assert night.downstream({"evaluate"}) == {"gate_evaluate", "propose", "report"}
+    assert night.downstream({"gate_adapt"}) == night.downstream({"adapt"}) - {"gate_adapt"}
+    assert night.downstream({"gate_adapt"}) >= {"train_prune", "compress", "gate_compress", "evaluate", "report"}
+    assert not night.downstream({"gate_adapt"}) & {"publish", "compare", "curate"}
+    assert night.downstream({"report"}) == set()
+
+
+# ---------------------------------------------------------------- the night itself
+
+
+def test_the_night_is_told_in_at_most_120_lines() -> None:
+    assert len((ROOT / "pipelines" / "nightly.py").read_text().splitlines()) <= 120
+
+
+def test_every_stage_is_in_the_night() -> None:
+    assert {task.stage.name for task in nightly().tasks.values()} == set(all_stages())
+
+
+def test_what_reads_the_world_outside_says_so() -> None:
+    tasks = nightly().tasks
+    outside = {name: set(task.reads_outside) for name, task in tasks.items() if task.reads_outside and not task.suite}
+    assert outside == {
+        "resolve": {REGISTRY, FOOTAGE}, "ingest": {FOOTAGE}, "publish": {REGISTRY}, "propose": {REGISTRY},
+    }  # fmt: skip
+    asked_again = {name for name, task in tasks.items() if not task.reusable}
+    assert asked_again == {"resolve", "publish"} | {name for name, task in tasks.items() if task.suite}, (
+        "a gate looks at the clock: a waiver of yesterday may have expired"
+    )
+
+
+def test_nothing_but_intake_happens_in_a_night_without_news() -> None:
+    night = nightly()
+    assert night.news_from == "gather"
+    assert {name for name, task in night.tasks.items() if not task.only_if_news} == {
+        "resolve",
+        "ingest",
+        "gather",
+        "gate_ingest",
+    }
+    assert {name for name, task in night.tasks.items() if task.at_failure} == {"propose", "report"}
+
+
+def test_report_and_review_read_every_verdict() -> None:
+    night = nightly()
+    verdicts = {artifact.task for artifact in night.verdicts}
+    assert verdicts == {f"gate_{suite}" for suite in night.gates}
+    for name in ("propose", "report"):
+        assert {artifact.task for artifact in night.tasks[name].takes["verdicts"]} == verdicts
+
+
+def test_the_drawing_in_docs_is_that_of_the_graph() -> None:
+    assert (ROOT / "docs" / "dag.md").read_text() == drawing.page(nightly()), "run `make dag`"

@@ -1,4 +1,4 @@
-"""COCO instances: read, write, and masks from run lengths (Lin et al., ECCV 2014; the coding of cocoapi's maskApi)."""
+"""COCO instances: read, write and draw (Lin et al., ECCV 2014); pycocotools.mask draws their masks."""
 
 import json
 from collections import Counter
@@ -72,28 +72,50 @@ def write_coco(detections: DetectionSet, path: Path, images: Path) -> None:
 
 
 def decode_mask(segmentation: Any, height_px: int, width_px: int, where: str) -> NDArray[np.bool_]:
-    """Draw a COCO segmentation, run lengths (compressed or not) or polygons: (height, width) bool.
+    """Draw a COCO segmentation, run lengths (compressed or not) or polygons, as cocoapi does: (height, width) bool.
 
-    Run lengths give the very mask of cocoapi; polygons are filled on pixel centres, which differs from cocoapi's
-    supersampling by pixels on the outline. Raises BadFrame for one that does not fit the image.
+    Raises BadFrame for one that does not fit the image.
     """
+    from pycocotools import mask as cocoapi
+
     if not 0 < height_px * width_px <= PIXELS_LIMIT:
         raise BadFrame(where, f"image is {width_px}x{height_px} px, must have 1..{PIXELS_LIMIT}", "correct it")
     if isinstance(segmentation, list):
-        return _filled(segmentation, height_px, width_px, where)
+        if not segmentation or not all(map(_is_polygon, segmentation)):
+            raise BadFrame(where, "a polygon must be at least three pairs of pixel coordinates", "correct it")
+        drawn = cocoapi.decode(cocoapi.merge(cocoapi.frPyObjects(segmentation, height_px, width_px)))
+        return np.asarray(drawn, np.bool_)
     size = segmentation.get("size") if isinstance(segmentation, dict) else None
     if not isinstance(size, list | tuple) or [whole_number(side) for side in size] != [height_px, width_px]:
         raise BadFrame(where, f"segmentation has size {size!r}, must be [{height_px}, {width_px}]", "correct it")
     counts = segmentation.get("counts")
-    counts = counts.decode("latin-1") if isinstance(counts, bytes) else counts  # as pycocotools gives them
-    found = _unpacked(counts, where) if isinstance(counts, str) else counts
-    given = found if isinstance(found, list | tuple) else ()
+    if isinstance(counts, str | bytes):
+        return _unpacked(counts if isinstance(counts, bytes) else counts.encode(), height_px, width_px, where)
+    given = counts if isinstance(counts, list | tuple) else ()
     runs = [run for each in given if (run := whole_number(each)) is not None and run >= 0]
     if len(runs) != len(given) or sum(runs) != height_px * width_px:
-        rule = "run lengths must be whole numbers that add up to the image's pixels"
-        raise BadFrame(where, rule, "correct it")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(width_px, height_px).T
+        raise BadFrame(where, "run lengths must be whole numbers that add up to the image's pixels", "correct them")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width_px, height_px).T
+
+
+def _unpacked(counts: bytes, height_px: int, width_px: int, where: str) -> NDArray[np.bool_]:
+    """Decode compressed run lengths; cocoapi leaves what too few of them do not reach to chance, so they are made again."""
+    from pycocotools import mask as cocoapi
+
+    try:
+        drawn = cocoapi.decode({"size": [height_px, width_px], "counts": counts})
+    except ValueError:
+        drawn = None
+    if drawn is None or cocoapi.encode(np.asfortranarray(drawn))["counts"] != counts:
+        raise BadFrame(
+            where, "run lengths are not those of the image's pixels, compressed as COCO does", "correct them"
+        )
+    return np.asarray(drawn, np.bool_)
+
+
+def _is_polygon(ring: Any) -> bool:
+    whole = isinstance(ring, list) and len(ring) >= 6 and len(ring) % 2 == 0
+    return whole and all(_is_number(value) and abs(value) < 2**20 for value in ring)
 
 
 # --- reading
@@ -186,60 +208,8 @@ def _is_number(value: Any) -> bool:
 
 def whole_number(value: Any) -> int | None:
     """Return a whole number as tools write it, 96 or 96.0; None for anything else."""
-    return (
-        int(value)
-        if _is_int(value) or (isinstance(value, float) and value.is_integer() and abs(value) < 2**63)
-        else None
-    )
-
-
-# --- masks
-
-
-def _unpacked(text: str, where: str) -> list[int]:
-    """Decompress run lengths: base-64-like digits of 5 bits, the sixth says that more follow, bit 5 of the last the sign.
-
-    From the fourth run on, a value is the difference to the run two before.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        digit = ord(character) - 48
-        if not 0 <= digit < 64 or shift > 60:
-            raise BadFrame(where, "run lengths are not compressed as COCO does", "correct them")
-        value |= (digit & 31) << shift
-        shift += 5
-        if not digit & 32:
-            if digit & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise BadFrame(where, "run lengths end in the middle of a number", "correct them")
-    return runs
-
-
-def _filled(polygons: list[Any], height_px: int, width_px: int, where: str) -> NDArray[np.bool_]:
-    mask = np.zeros((height_px, width_px), np.bool_)
-    for polygon in polygons:
-        whole = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-        if not whole or not all(_is_number(value) and abs(value) < 2**20 for value in polygon):
-            raise BadFrame(where, "a polygon must be at least three pairs of pixel coordinates", "correct it")
-        mask |= _inside(np.array(polygon, np.float64).reshape(-1, 2), height_px, width_px)
-    return mask
-
-
-def _inside(points: NDArray[np.float64], height_px: int, width_px: int) -> NDArray[np.bool_]:
-    """Tell whose centres lie inside a polygon, by the parity of the edges to their left: (height, width) bool."""
-    crossings = np.zeros((height_px, width_px + 1), np.uint8)
-    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        # Rows whose centre an edge crosses: low <= row + 1/2 < high.
-        low, high = np.ceil(np.clip(np.sort([y0, y1]) - 0.5, 0, height_px)).astype(int)
-        rows = np.arange(low, high)
-        if len(rows):
-            at = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-            crossings[rows, np.ceil(np.clip(at - 0.5, 0, width_px)).astype(int)] += 1
-    return np.asarray(np.cumsum(crossings[:, :-1], axis=1, dtype=np.uint8) % 2 == 1)
+    whole = _is_int(value) or (isinstance(value, float) and value.is_integer() and abs(value) < 2**63)
+    return int(value) if whole else None
 
 
 # --- writing

@@ -1,4 +1,4 @@
-"""The contract: outputs appear whole, exit codes mean what they say, both faces run the same stage."""
+"""Execution: outputs appear whole, exit codes mean what they say, a command line knows its stage."""
 
 import json
 import os
@@ -7,18 +7,19 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from components.stage.__main__ import named_stages
-from components.stage.command import main
+from components.stage.command import main, stage_command
 from components.stage.declaration import Needs, Paths, Port, Refused, Stage
-from components.stage.registry import all_stages
+from components.stage.program import run_program
+from components.stage.registry import stage_names
 from perception.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def copy_run(inputs: Paths, outputs: Paths, parameters: CopyParameters) -> dict[
         raise Refused("not good enough")
     sources = [folder.name for folder in inputs.many("sources")]
     (outputs.one("copied") / "second").write_text(json.dumps(sources))
-    return {"decision": "pass"}
+    return {"sources": str(len(sources))}
 
 
 COPY = Stage(
@@ -48,26 +49,34 @@ COPY = Stage(
         Port(name="extra", kind="any", about="extra", optional=True),
     ),
     outputs=(Port(name="copied", kind="any", about="copy"),),
-    values=("decision",),
+    values=("sources",),
     parameters=CopyParameters,
     needs=Needs(image="torch"),
     run=copy_run,
 )
 
 
-def call(tmp_path: Path, *more: str) -> int:
+def run_stage(stage: Stage, words: Sequence[str]) -> int:
+    """Run a stage by its command line, as `python -m components.stage` does."""
+    return run_program(stage_command(stage), words, stage.name)
+
+
+def copy_words(tmp_path: Path, *more: str) -> list[str]:
     for name in ("a", "b"):
         (tmp_path / name).mkdir(exist_ok=True)
-    arguments = [
-        "copy",
+    return [
         "--sources",
         str(tmp_path / "a"),
+        "--sources",
         str(tmp_path / "b"),
         "--copied",
         str(tmp_path / "out"),
         *more,
     ]
-    return main({"copy": COPY}, arguments)
+
+
+def call(tmp_path: Path, *more: str) -> int:
+    return run_stage(COPY, copy_words(tmp_path, *more))
 
 
 def test_outputs_appear_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -91,7 +100,7 @@ def test_a_stage_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "overwrites nothing" in capsys.readouterr().err
     assert (tmp_path / "out" / "first").read_text() == "hello"
     (tmp_path / "file").write_text("precious")
-    assert main({"copy": COPY}, ["copy", "--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "file")]) == 2
+    assert run_stage(COPY, ["--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "file")]) == 2
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -105,14 +114,14 @@ def test_bad_usage_and_bad_parameters_end_with_code_2(tmp_path: Path, capsys: py
     assert "did you mean 'text'" in capsys.readouterr().err
     assert call(tmp_path, "--set", "text=3") == 2
     assert "copy.text = 3: must be text" in capsys.readouterr().err
-    assert main({"copy": COPY}, ["copy", "--sources", str(tmp_path / "none"), "--copied", str(tmp_path / "out")]) == 2
+    assert run_stage(COPY, ["--sources", str(tmp_path / "none"), "--copied", str(tmp_path / "out")]) == 2
     assert "no such folder" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "file").write_text("")
-    code = main({"copy": COPY}, ["copy", "--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "file" / "out")])
+    code = run_stage(COPY, ["--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "file" / "out")])
     assert code == 2
     assert "cannot be written" in capsys.readouterr().err
 
@@ -137,21 +146,51 @@ def test_records_tell_what_the_work_used(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setenv("NIGHTDRIVE_RECORDS", str(tmp_path / "records"))
     (tmp_path / "a").mkdir()
-    words = ["copy", "--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "out")]
-    assert main({"copy": replace(COPY, run=run)}, words) == 0
+    words = ["--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "out")]
+    assert run_stage(replace(COPY, run=run), words) == 0
     record = json.loads((tmp_path / "records" / "copy.json").read_text())
     assert 0.1 <= record["cpu_seconds"] < 5 and record["start_cpu_seconds"] > 0
     assert 3_000_000 <= record["written_bytes"] < 3_500_000
 
 
-@pytest.mark.parametrize("name", sorted(all_stages()))
+def test_every_folder_of_a_fan_out_is_taken_by_a_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("0", "10", ".half-written"):
+        (tmp_path / "parts" / name).mkdir(parents=True)
+    assert run_stage(COPY, ["--sources", str(tmp_path / "parts" / "*"), "--copied", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "second").read_text()) == ["0", "10"]
+    assert run_stage(COPY, ["--sources", str(tmp_path / "none" / "*"), "--copied", str(tmp_path / "other")]) == 2
+    assert "holds no folder" in capsys.readouterr().err
+
+
+def test_a_folder_of_shares_is_sealed_share_by_share(tmp_path: Path) -> None:
+    def run(_inputs: Paths, outputs: Paths, _parameters: object) -> None:
+        for share in ("0", "1"):
+            (outputs.one("copied") / share).mkdir()
+            (outputs.one("copied") / share / "listing").write_text(share)
+
+    outputs = (Port(name="copied", kind="any", about="shares", shares="batch"),)
+    assert run_stage(replace(COPY, run=run, outputs=outputs), copy_words(tmp_path)) == 0
+    assert sorted(path.parent.name for path in (tmp_path / "out").rglob("seal.json")) == ["0", "1"]
+
+
+def test_the_program_lists_every_stage_and_runs_none_that_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert [name for name in stage_names() if f"  {name} " not in listed] == []
+    assert main(["resolves"]) == 2
+    assert "No such command 'resolves'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", stage_names())
 def test_a_command_imports_its_own_stage_alone(name: str) -> None:
-    assert named_stages([name, "--help"]) == {name: all_stages()[name]}
-
-
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["contract"], ["resolves"], ["../ingest"], ["__main__"]])
-def test_a_command_that_names_no_stage_knows_all(arguments: list[str]) -> None:
-    assert named_stages(arguments) is all_stages()
+    program = (
+        f"import sys; from components.stage.command import main; main([{name!r}, '--help'])\n"
+        "print('LOADED', *(each for each in sys.modules if each.startswith('components.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {module.split(".")[1] for module in done.stdout.rpartition("LOADED")[2].split()}
+    assert name in loaded
+    assert loaded & set(stage_names()) <= {name, "ingest"}  # what a source is stands in components/ingest
 
 
 def test_the_peak_of_memory_is_this_programs_own() -> None:
@@ -165,16 +204,14 @@ def test_a_killed_stage_leaves_nothing_that_looks_finished(tmp_path: Path) -> No
     program = textwrap.dedent(
         f"""
         import os, signal, sys
-        from tests.components.stage.test_execution import COPY
         from dataclasses import replace
-        from components.stage.command import main
+        from tests.components.stage.test_execution import COPY, run_stage
         def run(inputs, outputs, parameters):
             (outputs.one("copied") / "half").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
-        stage = replace(COPY, run=run)
-        sys.exit(main({{"copy": stage}}, ["copy", "--sources", {str(tmp_path)!r}, "--copied", {str(tmp_path / "out")!r}]))
+        sys.exit(run_stage(replace(COPY, run=run), ["--sources", {str(tmp_path)!r}, "--copied", {str(tmp_path / "out")!r}]))
         """
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False, env=os.environ)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, env=os.environ)
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()

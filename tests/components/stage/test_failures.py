@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from components.stage.command import main
 from components.stage.declaration import Paths
 from components.stage.failures import machine_failure
-from tests.components.stage.test_execution import COPY
+from tests.components.stage.test_execution import COPY, run_stage
 
 
 def caused(text: str, by: BaseException) -> BaseException:
@@ -55,8 +54,8 @@ def test_a_stage_on_a_failing_machine_ends_with_code_1_in_one_line(
 
     (tmp_path / "a").mkdir()
     stage = replace(COPY, run=run)
-    command = ["copy", "--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "out")]
-    assert main({"copy": stage}, command) == 1
+    command = ["--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "out")]
+    assert run_stage(stage, command) == 1
     said = capsys.readouterr().err
     assert said.startswith("nightdrive copy: /data/x: the disk is full")
     assert len(said.splitlines()) == 1
@@ -69,7 +68,7 @@ def test_records_that_cannot_be_written_are_named(
     (tmp_path / "a").mkdir()
     (tmp_path / "records").write_text("a file where the folder should be")
     monkeypatch.setenv("NIGHTDRIVE_RECORDS", str(tmp_path / "records"))
-    assert main({"copy": COPY}, ["copy", "--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "out")]) == 2
+    assert run_stage(COPY, ["--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert "records/copy.json: cannot be written" in said
     assert "Traceback" not in said

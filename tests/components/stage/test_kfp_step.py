@@ -1,28 +1,31 @@
-"""The container step: what KFP may retry fails, what it must not retry is passed on to the next gate."""
+"""The container step: what Kubeflow describes becomes a call; a server that does not answer is waited for, all else ends at once."""
 
 import json
 import os
-from dataclasses import replace
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.stage import kfp_step
-from components.stage.command import main
-from components.stage.declaration import Needs, Paths, Stage
-from components.stage.kfp_step import Problem, local_path, read_problem
-from components.stage.registry import all_stages
+from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.execution import Call, Outcome
+from components.stage.kfp_step import call_from_executor_input, local_path, run_step
+from components.stage.registry import find_stage
 from perception.errors import InputError, Unreachable
 from tests.components.stage.test_execution import COPY
 
 
-def executor_input(tmp_path: Path, **parameters: object) -> dict[str, object]:
+def executor_input(tmp_path: Path, beside: Mapping[str, object] | None = None, **settings: object) -> dict[str, Any]:
     def artifact(name: str) -> dict[str, str]:
         return {"name": name, "uri": str(tmp_path / name)}
 
     return {
         "inputs": {
-            "parameterValues": {"task": "copy", **parameters},
+            "parameterValues": {"settings": json.dumps({"task": "copy", **settings}), **(beside or {})},
             "artifacts": {"sources": {"artifacts": [artifact("a"), artifact("b")]}},
         },
         "outputs": {
@@ -32,122 +35,113 @@ def executor_input(tmp_path: Path, **parameters: object) -> dict[str, object]:
     }
 
 
-def run_copy(tmp_path: Path, *flags: str, stage: Stage = COPY, **parameters: object) -> int:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir(exist_ok=True)
-    return main(
-        {"copy": stage}, ["copy", *flags, "--executor-input", json.dumps(executor_input(tmp_path, **parameters))]
-    )
+@pytest.fixture
+def run_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the stage `copy`, or another one in its place, as a step with these settings; return the exit code."""
+
+    def run(stage: Stage = COPY, root: Path = tmp_path, **settings: object) -> int:
+        monkeypatch.setattr(kfp_step, "find_stage", lambda _: stage)
+        for name in ("a", "b"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        return run_step(["copy", "--executor-input", json.dumps(executor_input(root, **settings))])
+
+    return run
 
 
-def output(tmp_path: Path) -> dict[str, object]:
+def output(tmp_path: Path) -> dict[str, Any]:
     return dict(json.loads((tmp_path / "deep" / "executor_output.json").read_text()))
 
 
-def test_a_step_runs_the_stage_and_writes_its_output_file(tmp_path: Path) -> None:
-    assert run_copy(tmp_path, text="from KFP") == 0
+def test_a_step_runs_the_stage_and_writes_its_output_file(run_copy: Any, tmp_path: Path) -> None:
+    assert run_copy(text="from KFP") == 0
     written = output(tmp_path)
-    assert written["artifacts"]["copied"]["artifacts"][0]["uri"] == str(tmp_path / "copied")  # type: ignore[index]
-    assert written["parameterValues"] == {"decision": "pass"}
+    assert written["artifacts"]["copied"]["artifacts"][0]["uri"] == str(tmp_path / "copied")
+    assert written["parameterValues"] == {"sources": "2"}
     assert (tmp_path / "copied" / "first").read_text() == "from KFP"
 
 
-def test_parameters_that_only_resources_name_are_none_of_the_stages(tmp_path: Path) -> None:
-    assert run_copy(tmp_path, "--never-retried", **{"pipelinechannel--copy_cpu": "2", "memory_limit": "1Gi"}) == 0
+@dataclass(frozen=True, kw_only=True)
+class CountParameters:
+    number: int
+    batch: int = 0
 
 
-def test_a_crash_fails_so_that_kfp_tries_again_and_the_output_file_is_written(tmp_path: Path) -> None:
-    assert run_copy(tmp_path, fail="bug") == 1
-    assert output(tmp_path)["parameterValues"] == {}
-    assert not (tmp_path / "copied").exists()
+def counted(tmp_path: Path, beside: Mapping[str, object] | None = None, **settings: object) -> Call:
+    call, _ = call_from_executor_input(
+        replace(COPY, parameters=CountParameters), executor_input(tmp_path, beside, **settings)
+    )
+    return call
 
 
-@pytest.mark.parametrize(("fail", "code", "said"), [("input", 2, "the rule"), ("refused", 3, "not good enough")])
-def test_what_must_not_be_retried_ends_well_and_leaves_its_problem_in_place_of_results(
-    tmp_path: Path, fail: str, code: int, said: str
-) -> None:
-    stage = replace(COPY, values_on_problem={"decision": "refuse"})
-    assert run_copy(tmp_path, stage=stage, fail=fail) == 0
-    problem = read_problem(tmp_path / "copied")
-    assert problem is not None
-    assert (problem.task, problem.code) == ("copy", code)
-    assert said in problem.message
-    assert output(tmp_path)["parameterValues"] == {"decision": "refuse"}
+@pytest.mark.parametrize("number", [2**53 + 1, 2**63 - 1, -(2**53) - 1])
+def test_settings_are_exact_where_a_double_would_not_be(tmp_path: Path, number: int) -> None:
+    assert counted(tmp_path, number=number).parameters == {"number": number}
 
 
-@pytest.mark.parametrize(("fail", "code"), [("input", 2), ("refused", 3)])
-def test_a_step_that_is_never_retried_ends_with_the_exit_code_itself(tmp_path: Path, fail: str, code: int) -> None:
-    assert run_copy(tmp_path, "--never-retried", fail=fail) == code
+def test_a_loop_gives_its_number_beside_the_settings_and_the_task_its_name(tmp_path: Path) -> None:
+    call = counted(tmp_path, {"batch": 3.0}, number=1)  # every number of KFP's own is a double
+    assert (call.task, call.parameters) == ("copy@3", {"number": 1, "batch": 3.0})
 
 
-def leave_problem(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    (folder / "problem.json").write_text(json.dumps({"task": "ingest@fleet", "code": 2, "message": "no such folder"}))
+def test_an_exit_handler_is_given_how_the_run_ended(tmp_path: Path) -> None:
+    call = counted(tmp_path, {"final_status": {"state": "FAILED"}}, number=1)
+    assert (call.task, call.parameters) == ("copy", {"number": 1, "final_status": {"state": "FAILED"}})
 
 
-def test_a_later_step_passes_a_problem_on_without_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    leave_problem(tmp_path / "b")
-    assert run_copy(tmp_path) == 0
-    assert read_problem(tmp_path / "copied") == Problem(task="ingest@fleet", code=2, message="no such folder")
-    assert not (tmp_path / "copied" / "first").exists()
-    assert "passes on to the next gate: ingest@fleet, bad input: no such folder" in capsys.readouterr().out
+def test_a_port_of_shares_is_given_the_share_of_the_loops_number(tmp_path: Path) -> None:
+    stage = replace(COPY, inputs=(Port(name="sources", kind="any", about="shares", shares="batch"),))
+    call, _ = call_from_executor_input(stage, executor_input(tmp_path, {"batch": 3.0}))
+    assert call.inputs == {"sources": (tmp_path / "a" / "3", tmp_path / "b" / "3")}
 
 
-def test_what_follows_the_refusal_ends_with_the_problems_own_code_and_words(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    leave_problem(tmp_path / "a")
-    assert run_copy(tmp_path, "--never-retried") == 2
-    assert "ingest@fleet: no such folder" in capsys.readouterr().err
-
-
-def test_a_problem_in_an_optional_input_makes_it_absent_and_is_passed_on_beside_the_results(tmp_path: Path) -> None:
-    leave_problem(tmp_path / "extra")
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
+def test_numbered_inputs_fill_one_port_in_their_order(tmp_path: Path) -> None:
     given = executor_input(tmp_path)
-    given["inputs"]["artifacts"]["extra"] = {"artifacts": [{"name": "extra", "uri": str(tmp_path / "extra")}]}  # type: ignore[index]
-    stage = replace(COPY, values_on_problem={"decision": "broken"})
-    assert main({"copy": stage}, ["copy", "--executor-input", json.dumps(given)]) == 0
-    assert (tmp_path / "copied" / "first").exists()
-    assert read_problem(tmp_path / "copied") is not None
-    assert output(tmp_path)["parameterValues"] == {"decision": "broken"}
+    artifacts = given["inputs"]["artifacts"]
+    artifacts.pop("sources")
+    for number in (11, 2, 0):
+        artifacts[f"sources__{number}"] = {"artifacts": [{"name": "x", "uri": f"/place/{number}"}]}
+    artifacts |= {f"more__{number}": {"artifacts": []} for number in range(20)}
+    call, _ = call_from_executor_input(COPY, given)
+    assert call.inputs["sources"] == (Path("/place/0"), Path("/place/2"), Path("/place/11"))
 
 
-def test_the_gate_refuses_a_problem_and_the_report_tells_of_one() -> None:
-    assert all_stages()["gate"].values_on_problem == {"decision": "refuse"}
-    assert set(all_stages()["report"].values_on_problem) == set(all_stages()["report"].values)
+@pytest.mark.parametrize(("fail", "code"), [("bug", 1), ("input", 2), ("refused", 3)])
+def test_a_step_ends_with_the_stages_own_exit_code_and_always_writes_its_output_file(
+    run_copy: Any, tmp_path: Path, fail: str, code: int
+) -> None:
+    assert run_copy(fail=fail) == code
+    assert output(tmp_path)["parameterValues"] == {}
+    assert (tmp_path / "copied").exists() == (fail == "refused"), "a refusal keeps what explains it"
 
 
-def test_a_server_that_does_not_answer_is_tried_again_and_then_fails_so_that_kfp_retries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_server_that_does_not_answer_is_tried_again_and_then_fails_the_step(
+    run_copy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tries = []
 
-    def run(inputs: Paths, outputs: Paths, parameters: object) -> None:  # noqa: ARG001
+    def run(_inputs: Paths, outputs: Paths, _parameters: object) -> None:
         tries.append(outputs)
         if len(tries) < answers_at:
             raise Unreachable("store s3://x: the endpoint cannot be reached")
 
     monkeypatch.setenv("NIGHTDRIVE_RETRY_PAUSES", "0.01,0.02")
     answers_at = 3
-    assert run_copy(tmp_path, stage=replace(COPY, run=run)) == 0
+    assert run_copy(replace(COPY, run=run)) == 0
     assert len(tries) == 3
     assert "trying again in 0.02 s" in capsys.readouterr().out
     answers_at = 99
     tries.clear()
-    (tmp_path / "again").mkdir()
-    assert run_copy(tmp_path / "again", stage=replace(COPY, run=run)) == 1
+    assert run_copy(replace(COPY, run=run), tmp_path / "again") == 1
     assert len(tries) == 3
     monkeypatch.setenv("NIGHTDRIVE_RETRY_PAUSES", "soon")
-    (tmp_path / "third").mkdir()
-    assert run_copy(tmp_path / "third", stage=COPY) == 2
+    assert run_copy(COPY, tmp_path / "third") == 2
+    assert "NIGHTDRIVE_RETRY_PAUSES=soon: must be seconds" in capsys.readouterr().err
 
 
 def test_a_retried_step_finds_the_state_of_the_attempt_before_and_a_finished_one_leaves_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_copy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(inputs: Paths, outputs: Paths, parameters: object) -> None:  # noqa: ARG001
+    def run(_inputs: Paths, outputs: Paths, _parameters: object) -> None:
         state = Path(os.environ["NIGHTDRIVE_TRAINING_STATE"]) / "epoch"
         if not state.exists():
             state.write_text("7")
@@ -156,43 +150,121 @@ def test_a_retried_step_finds_the_state_of_the_attempt_before_and_a_finished_one
 
     monkeypatch.setenv("NIGHTDRIVE_CHECKPOINTS", str(tmp_path / "claim"))
     monkeypatch.setenv("NIGHTDRIVE_TRAINING_STATE", "")
-    assert run_copy(tmp_path, stage=replace(COPY, run=run)) == 1
-    assert run_copy(tmp_path, stage=replace(COPY, run=run)) == 0
+    assert run_copy(replace(COPY, run=run)) == 1
+    assert run_copy(replace(COPY, run=run)) == 0
     assert (tmp_path / "copied" / "went_on_from").read_text() == "7"
     assert list((tmp_path / "claim").iterdir()) == []
 
 
-def test_of_several_processes_only_the_first_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# ---------------------------------------------------------------- several processes
+
+DISTRIBUTED = replace(COPY, needs=Needs(image="torch", gpu_count=4, distributed=True))
+
+
+def test_of_several_processes_only_the_first_writes(
+    run_copy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RANK", "1")
-    assert run_copy(tmp_path) == 0
+    assert run_copy() == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_a_step_with_several_gpus_becomes_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class BecameError(Exception):
-        pass
+@pytest.fixture
+def torchrun(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Four GPUs, and a torchrun that runs two processes one after the other; the commands that started it."""
+    started: list[list[str]] = []
 
-    def become(program: str, words: list[str]) -> None:  # noqa: ARG001
-        raise BecameError(" ".join(words[1:]))
+    def run(command: list[str], *, env: dict[str, str], check: bool) -> "subprocess.CompletedProcess[bytes]":  # noqa: ARG001
+        started.append(command)
+        for rank in ("1", "0"):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("NIGHTDRIVE_OUTCOME", env["NIGHTDRIVE_OUTCOME"])
+                patch.setenv("RANK", rank)
+                if run_step(command[command.index("components.stage") + 1 :]):
+                    return subprocess.CompletedProcess(command, 1)  # it ends the others and has a code of its own
+        return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr(kfp_step, "_gpu_count", lambda: 4)
-    monkeypatch.setattr("os.execv", become)
-    stage = replace(COPY, needs=Needs(image="torch", gpu_count=4, distributed=True))
-    with pytest.raises(
-        BecameError, match=r"^-m torch\.distributed\.run --standalone --nproc-per-node=4 -m components copy "
-    ):
-        run_copy(tmp_path, stage=stage)
-    monkeypatch.setenv("RANK", "0")  # a process that torchrun started goes on
-    assert run_copy(tmp_path, stage=stage) == 0
+    monkeypatch.setattr("components.stage.kfp_step.subprocess.run", run)
+    return started
+
+
+def test_a_step_with_several_gpus_runs_under_torchrun(run_copy: Any, tmp_path: Path, torchrun: list[list[str]]) -> None:
+    assert run_copy(DISTRIBUTED) == 0
+    ((_, *words),) = torchrun
+    assert words[:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4", "-m", "components.stage"]
+    assert output(tmp_path)["parameterValues"] == {"sources": "2"}
+
+
+@pytest.mark.parametrize(("fail", "code"), [("bug", 1), ("input", 2), ("refused", 3)])
+def test_the_exit_code_of_a_process_survives_torchrun(
+    run_copy: Any, tmp_path: Path, torchrun: list[list[str]], fail: str, code: int
+) -> None:
+    assert run_copy(DISTRIBUTED, fail=fail) == code
+    assert len(torchrun) == 1
+    assert output(tmp_path)["parameterValues"] == {}
+
+
+def test_one_process_that_meets_a_silent_server_waits_for_none_and_all_are_started_again(
+    run_copy: Any, torchrun: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ranks = []
+
+    def run(_inputs: Paths, outputs: Paths, _parameters: object) -> None:
+        ranks.append(os.environ["RANK"])
+        if len(ranks) < answers_at:
+            raise Unreachable("store s3://x: the endpoint cannot be reached")
+        (outputs.one("copied") / "file").write_text("whole")
+
+    monkeypatch.setenv("NIGHTDRIVE_RETRY_PAUSES", "0,0")
+    answers_at = 2
+    assert run_copy(replace(DISTRIBUTED, run=run)) == 0
+    assert ranks == ["1", "1", "0"]
+    assert len(torchrun) == 2
+    answers_at = 99
+    ranks.clear()
+    assert run_copy(replace(DISTRIBUTED, run=run), tmp_path / "again") == 1
+    assert ranks == ["1"] * 3
+
+
+def test_a_torchrun_that_says_nothing_fails_the_step(run_copy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(kfp_step, "_gpu_count", lambda: 2)
+    killed = subprocess.CompletedProcess([], -9)
+    monkeypatch.setattr("components.stage.kfp_step.subprocess.run", lambda *_, **__: killed)
+    assert run_copy(DISTRIBUTED) == 1
+
+
+def test_a_step_over_several_nodes_hands_its_call_to_a_job(
+    run_copy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTDRIVE_TRAIN_JOB", "{}")
+    monkeypatch.setattr(kfp_step, "_on_nodes", lambda call: Outcome(code=0, values={"sources": call.task}))
+    assert run_copy(DISTRIBUTED) == 0
+    assert output(tmp_path)["parameterValues"] == {"sources": "copy"}
+
+
+# ---------------------------------------------------------------- what Kubeflow says
 
 
 @pytest.mark.parametrize(
-    "given", ["[]", "null", "5", "{}", '{"outputs": {}}', '{"outputs": {"outputFile": "x"}, "inputs": {}}', "{"]
-)
+    "given",
+    ["[]", "null", "5", "{}", '{"outputs": {}}', '{"outputs": {"outputFile": "x"}, "inputs": {}}', "{",
+     '{"outputs": {"outputFile": "x"}, "inputs": {"parameterValues": {"settings": "{}"}}}'],
+)  # fmt: skip
 def test_a_malformed_executor_input_is_named(given: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main({"copy": COPY}, ["copy", "--executor-input", given]) == 2
+    assert run_step(["resolve", "--executor-input", given]) == 2
     assert "--executor-input" in capsys.readouterr().err
+    assert run_step(["resolve", "--executor-input"]) == 2
+    assert "the JSON is missing" in capsys.readouterr().err
+
+
+def test_a_step_of_no_stage_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_step(["resolves", "--executor-input", json.dumps(executor_input(tmp_path))]) == 2
+    assert "there is no components/resolves.py" in capsys.readouterr().err
+    with pytest.raises(InputError, match="use one of adapt"):
+        find_stage("stage")
 
 
 def test_artifact_uris_become_the_launchers_mounts() -> None:

@@ -9,6 +9,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def api() -> Iterator[tuple[Api, Cluster]]:
         do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     yield (
         state,
         Cluster(url=f"http://127.0.0.1:{server.server_port}", namespace="nights", token="secret-token", authority=None),
@@ -104,7 +105,7 @@ def test_the_job_is_what_the_api_knows_and_names_secrets_only() -> None:
     trainer = JOB["spec"]["trainer"]
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 4)
     assert trainer["resourcesPerNode"] == {"limits": {"nvidia.com/gpu": "4"}}
-    assert trainer["command"][:3] == ["torchrun", "-m", "components"]
+    assert trainer["command"][:3] == ["torchrun", "-m", "components.stage"]
     assert JOB["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "night"}
     assert JOB["spec"]["activeDeadlineSeconds"] == 8 * 3600
     by_reference = [item for item in trainer["env"] if item["name"].startswith(("AWS_", "NIGHTDRIVE_S3"))]
@@ -168,7 +169,7 @@ def test_a_step_that_kubernetes_ends_leaves_no_job_behind(api: tuple[Api, Cluste
         """
     )
     step = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True
     )
     assert step.stdout is not None
     assert step.stdout.readline() == "TrainJob job: created\n"
@@ -186,7 +187,7 @@ def test_a_stage_on_several_nodes_finds_its_inputs_and_its_outputs_come_back(
 
     def work(job: dict[str, Any]) -> None:
         words = job["spec"]["trainer"]["command"]
-        sources = words[words.index("--sources") + 1 : words.index("--copied")]
+        sources = [folder for option, folder in pairwise(words) if option == "--sources"]
         assert [(Path(source) / "x").read_text() for source in sources] == ["1", "2"]
         assert "text: from KFP" in Path(words[words.index("--params") + 1]).read_text()
         copied = Path(words[words.index("--copied") + 1])

@@ -7,16 +7,18 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from components.stage import command, registry, warm
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.warm import WARM_VARIABLE, run_warm, serve, warm_processes
+from components.stage.warm import WARM_VARIABLE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +44,30 @@ PROBE = Stage(
 )
 CALLER = """
 import sys
-from components.stage.declaration import Needs, Stage
+from tests.components.stage.test_warm import PROBE, known
 from components.stage.warm import run_warm
-stage = Stage(name="probe", summary="", parameters=object, needs=Needs(image="torch", loads="json"), run=print)
-sys.exit(run_warm(stage, sys.argv[1:]))
+known()
+sys.exit(run_warm(sys.argv[1:]))
 """
 
 
+def known() -> None:
+    """Let this process know the probe as a stage."""
+    probe = types.ModuleType("components.probe")
+    probe.STAGE = PROBE  # type: ignore[attr-defined]
+    sys.modules["components.probe"] = probe
+    registry.stage_names = command.stage_names = warm.stage_names = lambda: ["probe"]
+
+
 def serve_uncaptured(listener: socket.socket) -> None:
+    known()
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # pytest's own do not write to file descriptors 1 and 2
-    serve("json", listener)
+    warm.serve("json", listener)
 
 
 @pytest.fixture
-def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+def served(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of a caller, with a server that knows the probe."""
-    monkeypatch.setitem(stages.all_stages(), "probe", PROBE)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "json"))
         listener.listen()
@@ -69,9 +79,9 @@ def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, 
 
 
 def caller(folder: Path, environment: dict[str, str], *more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", CALLER, "probe", "--made", "made", *more]
+    words = [sys.executable, "-c", CALLER, "probe", "--made", "made", *more]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(words, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def forked(folder: Path) -> int:
@@ -84,32 +94,39 @@ def forked(folder: Path) -> int:
 
 def ends(pid: int) -> bool:
     for _ in range(400):
-        status = Path(f"/proc/{pid}/stat")
-        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] in "ZX":
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state in "ZX":
             return True
         time.sleep(0.05)
     return False
 
 
-def test_a_fork_has_its_callers_streams_folder_environment_and_exit_code(tmp_path: Path, warm: dict[str, str]) -> None:
-    process = caller(tmp_path, warm)
+def test_a_fork_has_its_callers_streams_folder_environment_and_exit_code(
+    tmp_path: Path, served: dict[str, str]
+) -> None:
+    process = caller(tmp_path, served)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out.split(), err.split()) == (0, ["out", str(tmp_path), "seen"], ["err"])
     assert (tmp_path / "made" / "file").read_text() == "whole"
     assert int((tmp_path / "pid").read_text()) != process.pid
 
 
-@pytest.mark.parametrize(("more", "said"), [(["--set", "nonsense=1"], "nonsense"), (["--no-such-option"], "usage")])
-def test_bad_use_of_a_fork_ends_with_2(tmp_path: Path, warm: dict[str, str], more: list[str], said: str) -> None:
-    process = caller(tmp_path, warm, *more)
+@pytest.mark.parametrize(
+    ("more", "said"), [(["--set", "nonsense=1"], "nonsense"), (["--no-such-option"], "No such option")]
+)
+def test_bad_use_of_a_fork_ends_with_2(tmp_path: Path, served: dict[str, str], more: list[str], said: str) -> None:
+    process = caller(tmp_path, served, *more)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 2
     assert said in err
     assert "Traceback" not in err
 
 
-def test_a_killed_caller_takes_its_fork_along(tmp_path: Path, warm: dict[str, str]) -> None:
-    process = caller(tmp_path, warm, "--set", "sleep_seconds=60.0")
+def test_a_killed_caller_takes_its_fork_along(tmp_path: Path, served: dict[str, str]) -> None:
+    process = caller(tmp_path, served, "--set", "sleep_seconds=60.0")
     pid = forked(tmp_path)
     process.kill()
     process.communicate()
@@ -117,8 +134,8 @@ def test_a_killed_caller_takes_its_fork_along(tmp_path: Path, warm: dict[str, st
     assert not (tmp_path / "made").exists()
 
 
-def test_a_killed_fork_fails_its_caller(tmp_path: Path, warm: dict[str, str]) -> None:
-    process = caller(tmp_path, warm, "--set", "sleep_seconds=60.0")
+def test_a_killed_fork_fails_its_caller(tmp_path: Path, served: dict[str, str]) -> None:
+    process = caller(tmp_path, served, "--set", "sleep_seconds=60.0")
     os.kill(forked(tmp_path), signal.SIGKILL)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 1
@@ -127,19 +144,19 @@ def test_a_killed_fork_fails_its_caller(tmp_path: Path, warm: dict[str, str]) ->
 
 def test_warm_processes_live_as_long_as_their_block(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with warm_processes(["json"], environment) as given:
+    with warm.warm_processes(["pandas"], environment) as given:
         folder = Path(given[WARM_VARIABLE])
-        assert [path.name for path in folder.iterdir()] == ["json"]
+        assert [path.name for path in folder.iterdir()] == ["pandas"]
         assert folder.stat().st_mode & 0o077 == 0
-        help_ = subprocess.run(
-            [sys.executable, "-c", CALLER, "resolve", "--help"], cwd=tmp_path, env=given, capture_output=True, text=True
-        )
-        assert (help_.returncode, help_.stdout.split()[0]) == (0, "usage:")
+        words = [sys.executable, "-m", "components.stage", "resolve", "--help"]
+        done = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.split()[0]) == (0, "Usage:")
     assert not folder.exists()
 
 
 def test_without_a_warm_process_nothing_is_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WARM_VARIABLE, str(tmp_path))
-    assert run_warm(PROBE, ["probe"]) is None
+    assert warm.run_warm(["resolve"]) is None
+    assert warm.run_warm(["no_stage"]) is None
     monkeypatch.delenv(WARM_VARIABLE)
-    assert run_warm(PROBE, ["probe"]) is None
+    assert warm.run_warm(["resolve"]) is None

@@ -6,11 +6,12 @@ import pytest
 
 from perception.selection.reasons import RULES
 from perception.versioning import review as review_module
-from perception.versioning.approval import ApprovalRules, objections
+from perception.versioning.approval import objections
 from perception.versioning.decisions import Decision
 from perception.versioning.models import Proposal
 from perception.versioning.records import Version
-from perception.versioning.review import History, ReviewSettings, Side, review_facts
+from perception.versioning.review import History, Side, review_facts
+from perception.versioning.settings import ApprovalRules, ReviewSettings
 
 NOTHING_KNOWN = History(decisions=(), champion=None, current=None, versions=())
 

@@ -1,33 +1,26 @@
-"""Resources: declarations reach Kubernetes, a run can override them, secrets are named only."""
+"""Resources: declarations and params.yaml reach Kubernetes, secrets are named only."""
 
 import json
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from google.protobuf import json_format
-from kfp import compiler
 from kfp.kubernetes import kubernetes_executor_config_pb2
 
-from components.stage.kfp_step import is_of_resources
 from components.stage.parameters import build_parameters
 from components.stage.registry import all_stages
 from components.stage.train_job import TrainJobSettings
 from perception.errors import InputError
+from pipelines.cluster import Cluster
 from pipelines.kubeflow.compile import compile_pipeline
-from pipelines.kubeflow.resources import (
-    MAX_ITERATIONS,
-    NEVER_CACHED,
-    Cluster,
-    image_of,
-    iterations,
-    resource_parameters,
-)
-from pipelines.nightly import build_pipeline
+from pipelines.kubeflow.resources import MAX_ITERATIONS, image_of, iterations
+from pipelines.nightly import nightly
 from pipelines.settings import load_settings
+from tests.pipelines.edges import steps
+
+Night = tuple[dict[str, Any], dict[str, Any]]
 
 SPOT = [
     "cluster.spot=[train_prune]",
@@ -41,7 +34,7 @@ SPOT = [
 ]
 
 
-def compiled(folder: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def compiled(folder: Path, *overrides: str) -> Night:
     target = folder / "night.yaml"
     compile_pipeline("nightly", target, overrides)
     spec, platform = yaml.safe_load_all(target.read_text())
@@ -49,111 +42,59 @@ def compiled(folder: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, A
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     return compiled(tmp_path_factory.mktemp("compiled"))
 
 
-def every_task(dag: Mapping[str, Any], spec: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Return (name, task, component) of every container task."""
-    found = []
-    for task in dag["tasks"].values():
-        component = spec["components"][task["componentRef"]["name"]]
-        if "dag" in component:
-            found += every_task(component["dag"], spec)
-        else:
-            found.append((task["inputs"]["parameters"]["task"]["runtimeValue"]["constant"], task, component))
-    return found
+def containers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the container of every step, by its task."""
+    executors = spec["deploymentSpec"]["executors"]
+    return {name: executors[component["executorLabel"]]["container"] for name, _, component, _ in steps(spec)}
 
 
-def test_every_steps_kubernetes_settings_parse_strictly(night: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_every_steps_kubernetes_settings_parse_strictly(night: Night) -> None:
     spec, platform = night
     assert set(platform) == set(spec["deploymentSpec"]["executors"])
     for settings in platform.values():
         json_format.ParseDict(settings, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
 
 
-def test_every_resource_of_every_stage_is_a_pipeline_parameter(night: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    spec, platform = night
-    parameters = spec["root"]["inputDefinitions"]["parameters"]
-    for name, stage in all_stages().items():
-        assert parameters[f"{name}_cpu"]["defaultValue"] == f"{stage.needs.cpu_cores:g}"
-        assert parameters[f"{name}_memory"]["defaultValue"] == f"{stage.needs.memory_gib:g}Gi"
-        assert (f"{name}_gpus" in parameters) == bool(stage.needs.gpu_count)
-    assert parameters["accelerator"]["defaultValue"] == "nvidia.com/gpu"
-    for _, _, component in every_task(spec["root"]["dag"], spec):
-        label = component["executorLabel"]
-        container = spec["deploymentSpec"]["executors"][label]["container"]
-        stage_name = container["command"][-1]
+def test_a_step_asks_for_what_its_stage_declares(night: Night) -> None:
+    for name, container in containers(night[0]).items():
+        needs = all_stages()[container["command"][-1]].needs
         asked = container["resources"]
-        assert f"{stage_name}_cpu" in asked["resourceCpuRequest"]
-        assert f"{stage_name}_memory" in asked["resourceMemoryLimit"]
-        assert ("accelerator" in asked) == bool(all_stages()[stage_name].needs.gpu_count)
-        kind = "gpu" if "accelerator" in asked else "cpu"
-        selector = platform[label]["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"]
-        assert selector.endswith(f"{kind}_node_selector")
+        assert asked["resourceCpuRequest"] == f"{needs.cpu_cores:g}", name
+        assert asked["resourceMemoryRequest"] == asked["resourceMemoryLimit"] == f"{needs.memory_gib:g}Gi", name
+        gpus = asked.get("accelerator", {"resourceType": "nvidia.com/gpu", "resourceCount": "0"})
+        assert (gpus["resourceType"], gpus["resourceCount"]) == ("nvidia.com/gpu", str(needs.gpu_count)), name
 
 
-def test_every_parameter_reaches_the_step_through_the_loops_and_conditions_around_it(
-    night: tuple[dict[str, Any], dict[str, Any]],
-) -> None:
+def test_resources_come_from_the_settings_and_a_run_has_no_parameter_for_them(tmp_path: Path) -> None:
+    overrides = [
+        "cluster.stages.score.gpu_count=0",
+        "cluster.stages.score.cpu_cores=7",
+        "cluster.accelerator=amd.com/gpu",
+    ]
+    spec, _ = compiled(tmp_path, *overrides)
+    found = containers(spec)
+    assert "accelerator" not in found["score"]["resources"]
+    assert found["score"]["resources"]["resourceCpuRequest"] == "7"
+    assert found["score"]["image"] == "nightdrive-torch-cpu"
+    assert found["adapt"]["resources"]["accelerator"]["resourceType"] == "amd.com/gpu"
+    assert "pipelinechannel" not in json.dumps(spec["deploymentSpec"])
+
+
+def test_retries_and_time_outs(night: Night) -> None:
     spec, platform = night
-
-    def check(dag: Mapping[str, Any], given: set[str]) -> None:
-        for task in dag["tasks"].values():
-            inputs = task.get("inputs", {}).get("parameters", {})
-            named = {item["componentInputParameter"] for item in inputs.values() if "componentInputParameter" in item}
-            assert named <= given, task["taskInfo"]["name"]
-            component = spec["components"][task["componentRef"]["name"]]
-            if "dag" in component:
-                check(component["dag"], set(component.get("inputDefinitions", {}).get("parameters", {})))
-                continue
-            declared = set(component["inputDefinitions"]["parameters"])
-            assert all(is_of_resources(name) for name in set(inputs) - declared), "the step would take it for its own"
-            assert not any(is_of_resources(name) for name in declared)
-            label = component["executorLabel"]
-            container = json.dumps(spec["deploymentSpec"]["executors"][label])
-            assert set(re.findall(r"pipelinechannel--\w+", container)) <= set(inputs), task["taskInfo"]["name"]
-            # What Kubernetes gets beside the container is resolved where the task stands, not inside it.
-            assert set(re.findall(r"pipelinechannel--\w+", json.dumps(platform[label]))) <= given
-
-    check(spec["root"]["dag"], set(spec["root"]["inputDefinitions"]["parameters"]))
-
-
-def test_retries_caching_and_time_outs(night: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    spec, platform = night
-    seen = set()
-    for name, task, component in every_task(spec["root"]["dag"], spec):
-        container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
-        stage = all_stages()[container["command"][-1]]
-        last_word = "--never-retried" in container["args"]
+    for name, task, component, _ in steps(spec):
+        stage = all_stages()[containers(spec)[name]["command"][-1]]
         policy = task.get("retryPolicy", {})
-        assert policy.get("maxRetryCount", 0) == (0 if last_word else stage.needs.retries), name
-        if not last_word:
-            assert (policy["backoffDuration"], policy["backoffFactor"]) == ("30s", 2.0)
-        assert bool(task["cachingOptions"].get("enableCache")) == (name not in NEVER_CACHED), name
+        assert policy.get("maxRetryCount", 0) == stage.needs.retries, name
+        assert (policy["backoffDuration"], policy["backoffFactor"]) == ("30s", 2.0)
         assert platform[component["executorLabel"]]["activeDeadlineSeconds"] == str(stage.needs.timeout_minutes * 60)
-        seen.add((name, last_word))
-    assert {
-        ("farewell", True),
-        ("problem", True),
-        ("problem_propose", True),
-        ("gate_ingest", True),
-        ("gate_ingest", False),
-    } <= seen
-    assert {name for name, last_word in seen if not last_word} >= set(all_stages()) - {"gate"}
 
 
-def test_only_a_gate_and_the_farewell_have_the_last_word(
-    night: tuple[dict[str, Any], dict[str, Any]],
-) -> None:
-    for label, executor in night[0]["deploymentSpec"]["executors"].items():
-        if "--never-retried" in executor["container"]["args"]:
-            assert executor["container"]["command"][-1] in ("gate", "report"), label
-
-
-def test_secrets_come_by_reference_and_git_credentials_only_where_git_is(
-    night: tuple[dict[str, Any], dict[str, Any]],
-) -> None:
+def test_secrets_come_by_reference_and_git_credentials_only_where_git_is(night: Night) -> None:
     spec, platform = night
     for label, settings in platform.items():
         (secret,) = settings["secretAsEnv"]
@@ -172,20 +113,15 @@ def test_spot_nodes_queue_and_a_stages_own_override(tmp_path: Path) -> None:
     assert train["pvcMount"][0]["constant"] == "nightdrive-checkpoints"
     assert {mount["mountPath"]: mount.get("sizeLimit") for mount in train["emptyDirMounts"]}["/dev/shm"] == "16Gi"
     assert train["activeDeadlineSeconds"] == "36000"
-    parameters = spec["root"]["inputDefinitions"]["parameters"]
-    assert parameters["train_prune_gpus"]["defaultValue"] == "4"
-    assert parameters["train_prune_memory"]["defaultValue"] == "64Gi"
+    asked = containers(spec)["train_prune"]["resources"]
+    assert (asked["accelerator"]["resourceCount"], asked["resourceMemoryLimit"]) == ("4", "64Gi")
     assert all(item["podMetadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "night"} for item in platform.values())
-    retries = {
-        name: task["retryPolicy"].get("maxRetryCount", 0)
-        for name, task, _ in every_task(spec["root"]["dag"], spec)
-        if task.get("retryPolicy")
-    }
+    retries = {name: task["retryPolicy"].get("maxRetryCount", 0) for name, task, _, _ in steps(spec)}
     assert (retries["train_prune"], retries["adapt"]) == (10, 2)
 
 
-def test_steps_with_a_gpu_run_from_the_cuda_image(night: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    images = load_settings("nightly")["images"]
+def test_steps_with_a_gpu_run_from_the_cuda_image(night: Night) -> None:
+    images = load_settings(nightly(), "nightly")["images"]
     assert image_of(all_stages()["score"].needs, images) == "nightdrive-torch-cuda"
     assert image_of(all_stages()["select"].needs, images) == "nightdrive-torch-cpu"
     assert image_of(all_stages()["score"].needs, {"torch": "cpu-only"}) == "cpu-only"
@@ -196,18 +132,13 @@ def test_steps_with_a_gpu_run_from_the_cuda_image(night: tuple[dict[str, Any], d
         assert {"name": "NIGHTDRIVE_IMAGE", "value": container["image"]} in container["env"]
 
 
-def test_many_shards_share_a_bounded_number_of_iterations(tmp_path: Path) -> None:
-    assert iterations(range(16)) == list(range(16))
-    assert iterations(range(5000)) == list(range(MAX_ITERATIONS))
-    settings = load_settings("nightly") | {"shards": list(range(5000))}
-    target = tmp_path / "night.yaml"
-    compiler.Compiler().compile(build_pipeline(settings, settings["images"]), str(target))
-    spec = next(yaml.safe_load_all(target.read_text()))
-    (scored,) = [task for name, task, _ in every_task(spec["root"]["dag"], spec) if name == "score"]
-    assert scored["inputs"]["parameters"]["shard_count"]["runtimeValue"]["constant"] == MAX_ITERATIONS
-    loops = [task for item in spec["components"].values() for task in item.get("dag", {}).get("tasks", {}).values()]
-    raw = [task["parameterIterator"]["items"]["raw"] for task in loops if "parameterIterator" in task]
-    assert json.dumps(list(range(MAX_ITERATIONS))) in raw
+def test_a_loop_has_an_iteration_for_each_and_no_more_than_it_can_have(night: Night) -> None:
+    loops = [task for item in night[0]["components"].values() for task in item.get("dag", {}).get("tasks", {}).values()]
+    raw = [json.loads(task["parameterIterator"]["items"]["raw"]) for task in loops if "parameterIterator" in task]
+    assert raw == [list(range(16))] * 2
+    assert iterations(MAX_ITERATIONS) == list(range(MAX_ITERATIONS))
+    with pytest.raises(InputError, match="5000 batches or shards: a loop has at most 64"):
+        iterations(5000)
 
 
 @pytest.mark.parametrize(
@@ -230,10 +161,11 @@ def test_a_mistake_in_the_cluster_section_is_named(given: dict[str, Any], said: 
     assert said in str(caught.value)
 
 
-def test_a_cluster_without_gpus_asks_for_none() -> None:
-    stages = {name: {"gpu_count": 0} for name, stage in all_stages().items() if stage.needs.gpu_count}
-    wanted = resource_parameters(build_parameters(Cluster, {"stages": stages}, where="cluster"))
-    assert not [name for name in wanted if name.endswith("_gpus")]
+def test_a_cluster_without_gpus_asks_for_none(tmp_path: Path) -> None:
+    lacking = [f"cluster.stages.{name}.gpu_count=0" for name, stage in all_stages().items() if stage.needs.gpu_count]
+    found = containers(compiled(tmp_path, *lacking)[0])
+    assert not [name for name, container in found.items() if "accelerator" in container["resources"]]
+    assert not [name for name, container in found.items() if "cuda" in container["image"]]
 
 
 def test_a_training_over_several_nodes_waits_without_a_gpu_and_hands_the_job_what_it_needs(tmp_path: Path) -> None:
@@ -242,7 +174,6 @@ def test_a_training_over_several_nodes_waits_without_a_gpu_and_hands_the_job_wha
     )
     container = spec["deploymentSpec"]["executors"]["exec-train-prune"]["container"]
     assert "accelerator" not in container["resources"]
-    assert "train_prune_gpus" not in spec["root"]["inputDefinitions"]["parameters"]
     (given,) = [item["value"] for item in container["env"] if item["name"] == "NIGHTDRIVE_TRAIN_JOB"]
     settings = build_parameters(TrainJobSettings, json.loads(given), where="test")
     assert (settings.nodes, settings.gpus_per_node, settings.image) == (4, 8, container["image"])

@@ -14,7 +14,7 @@ def names(stage: str) -> set[str]:
 
 def test_a_stage_reaches_its_methods_and_not_those_of_others() -> None:
     select = names("select")
-    assert {"components/select.py", "components/contract.py", "perception/selection/budget.py"} <= select
+    assert {"components/select.py", "components/stage/declaration.py", "perception/selection/budget.py"} <= select
     assert not any(path.startswith(("perception/compression", "perception/versioning", "pipelines")) for path in select)
 
 
