@@ -21,8 +21,8 @@ def decode_codes(data: bytes, path: Path) -> NDArray[Any]:
     """
     import cv2  # Pillow reduces 16-bit colour to its upper byte, which holds no id
 
-    _check_chunks(data, path)
     check_picture(data, path)
+    _check_chunks(data, path)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise BadFrame(path, "PNG file cannot be decoded", "copy it again or remove it")

@@ -169,7 +169,7 @@ BAD_LABELS = {
     "cut": (png(SYNTHIA)[:-20], "truncated"),
     "changed": (png(SYNTHIA)[:50] + b"?" + png(SYNTHIA)[51:], "truncated or damaged"),
     "JPEG": (picture("JPEG"), "truncated or damaged"),
-    "empty": (b"", "truncated or damaged"),
+    "empty": (b"", "file is empty"),
 }  # fmt: skip
 
 
