@@ -24,6 +24,7 @@ from perception.adaptation.pseudo import (
 from perception.data.loading import FrameSet, ordered_batches
 from perception.data.store import Store
 from perception.data.taxonomies import Taxonomy, load_taxonomy, raw_values
+from perception.errors import InputError
 from perception.models.modes import evaluation_mode
 
 Probabilities = NDArray[np.float32]
@@ -141,6 +142,8 @@ def class_probabilities(network: nn.Module, frames: FrameSet, batch_frames: int)
     for batch in ordered_batches(frames, batch_frames):
         with evaluation_mode(network):  # not around the loop: it would last while the caller works
             probabilities = network(batch.images.to(device)).softmax(1).cpu().numpy()
+        if np.isnan(probabilities).any():
+            raise InputError("the network gives NaN, which labels no pixel; train it again")
         yield from probabilities
 
 

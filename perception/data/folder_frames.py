@@ -1,5 +1,6 @@
 """The labelled frames of a data set's folder, read as they are asked for: nothing is copied, nothing is stored."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from perception.data.readers import READERS, RawFrame, Reader
 from perception.data.taxonomies import apply_lookup, label_lookup, load_taxonomy
 from perception.errors import InputError
 
-_TOLD = ("frame_id", "drive_id", "image_uri", "camera", "time_of_day", "weather", "scene")
+_TOLD = ("frame_id", "drive_id", "camera", "time_of_day", "weather", "scene")
 
 
 class FolderFrames:
@@ -49,9 +50,21 @@ class FolderFrames:
         return FolderFrames(self._reader, readable, self._settings), broken
 
     def about(self) -> pd.DataFrame:
-        """Return what the layout tells about each frame: frame_id, drive_id, image_uri, the conditions; None is unknown."""
-        rows = [{**vars(frame), "image_uri": frame.image_name} for frame in self._frames]
-        return pd.DataFrame(rows, columns=list(_TOLD), dtype=object)
+        """Return what is known of each frame: names, image_uri, conditions (None is unknown), the sha256 of its files.
+
+        Raises BadFrame for a file that cannot be read.
+        """
+        rows = [self._row(frame) for frame in self._frames]
+        return pd.DataFrame(rows, dtype=object)
+
+    def _row(self, frame: RawFrame) -> dict[str, object]:
+        told = {name: getattr(frame, name) for name in _TOLD}
+        return told | {"image_uri": frame.image_name} | self._hashes(frame)
+
+    def _hashes(self, frame: RawFrame) -> dict[str, str]:
+        """Return image_sha256 and label_sha256 as a manifest would have them."""
+        files = {"image": self._reader.image(frame), "label": self._reader.label(frame) or b""}
+        return {f"{name}_sha256": hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
     def full_image(self, index: int) -> NDArray[np.uint8]:
         """Load one frame's image at its own size: (height, width, 3) uint8 RGB. Raises BadFrame."""

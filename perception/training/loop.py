@@ -349,7 +349,10 @@ def _check_finite(run: _Run) -> None:
 
 def _logits(network: nn.Module, batch: Batch) -> Tensor:
     with evaluation_mode(network):
-        return network(batch.images.to(next(network.parameters()).device))
+        logits: Tensor = network(batch.images.to(next(network.parameters()).device))
+    if not torch.isfinite(logits).all():
+        raise InputError("the network gives NaN or infinity, which no class is; train it again with a lower learning rate")
+    return logits
 
 
 def _seed(settings: TrainSettings) -> None:

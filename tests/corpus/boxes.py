@@ -30,8 +30,7 @@ def plain_runs(box: tuple[int, int, int, int]) -> Json:
     """Return a box as uncompressed run lengths, column after column."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[box[1] : box[3], box[0] : box[2]] = 1
-    flat = np.concatenate([[0], mask.T.ravel(), [2]])
-    edges = np.flatnonzero(np.diff(flat)) if flat[1] == 0 else np.concatenate([[0], np.flatnonzero(np.diff(flat))])
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [2]])))
     counts = np.diff(np.concatenate([[0], edges])).tolist()
     return {"size": [HEIGHT, WIDTH], "counts": counts}
 

@@ -12,15 +12,15 @@ from pycocotools.coco import COCO
 from perception.data.detection import (
     DetectionFrame,
     DetectionSet,
-    decode_mask,
     read_bdd100k_boxes,
     read_coco,
     read_kitti,
 )
+from perception.data.detection.coco import decode_mask
 from perception.errors import InputError
 from tests.corpus.boxes import COCO_TOOLS, FOLDERS, HEIGHT, NAMES, OWN_NAMES, TRUTH, WIDTH
 from tests.corpus.layouts import Tree, plain_files
-from tests.corpus.rows import cases, each
+from tests.corpus.naming import cases, each
 from tests.corpus.variants import byte_order_marks, hidden_files, other_tools_files, windows_line_ends
 
 Json = dict[str, Any]

@@ -22,7 +22,7 @@ from perception.data.manifest import empty_manifest
 from perception.data.store import FolderStore
 from tests.corpus.boxes import COCO_TOOLS, HEIGHT, NAMES, TRUTH, WIDTH
 from tests.corpus.layouts import Tree, plain_files
-from tests.corpus.rows import cases
+from tests.corpus.naming import cases
 from tests.corpus.variants import byte_order_marks, hidden_files, other_tools_files, windows_line_ends
 from tests.perception.data.readers.layouts import grey
 

@@ -18,7 +18,7 @@ from perception.data.readers import RawFrame, open_reader
 from perception.errors import InputError
 from pipelines.local.evaluation import RESULT, evaluate_folder, figures_table
 from tests.corpus.layouts import LAYOUTS, SIZE, Layout, Tree, shade, truth
-from tests.corpus.rows import cases, each
+from tests.corpus.naming import cases, each
 from tests.corpus.variants import (
     NAMES,
     SAME,

@@ -1,11 +1,12 @@
 """What every reader of a detection set gives: the boxes of each frame in one order of columns."""
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.data.files import relative_parts
 from perception.errors import InputError
 
 
@@ -63,7 +64,7 @@ def checked_boxes(boxes: NDArray[np.float64], where: str) -> NDArray[np.float64]
 
 def image_inside(folder: Path, name: str, where: str) -> Path:
     """Join a file name from a label file to its folder; raises InputError for one that leads out of it."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-        raise InputError(f"{where}: file {name!r} leads out of the images' folder; correct it")
-    return folder.joinpath(*parts)
+    try:
+        return folder.joinpath(*relative_parts(name))
+    except ValueError:
+        raise InputError(f"{where}: file {name!r} leads out of the images' folder; correct it") from None

@@ -4,14 +4,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from perception.data.files import names_in
 from perception.data.readers.layout import (
     RawFrame,
     check_folder,
     check_pairs,
-    checked_frame_id,
     chosen_splits,
     files_in,
-    folders_in,
+    frame_id_of,
     optional_files_in,
 )
 from perception.errors import InputError
@@ -31,7 +31,7 @@ def cityscapes_frames(root: Path, split: str | None, labels_required: bool) -> I
     pictures = root / "leftImg8bit"
     check_folder(pictures, "a Cityscapes folder holds leftImg8bit/ and gtFine/")
     for name in chosen_splits(pictures, split, _SPLITS):
-        cities = folders_in(pictures / name)
+        cities = names_in(pictures / name, folders=True)
         _check_no_other_cities(root / "gtFine" / name, cities)
         for city in cities:
             yield from _cityscapes_city(root, name, city, labels_required)
@@ -46,7 +46,7 @@ def _cityscapes_city(root: Path, split: str, city: str, labels_required: bool) -
     check_pairs(images, instances, pictures, truth, False)
     for stem, path in images.items():
         yield RawFrame(
-            frame_id=checked_frame_id(f"cityscapes_{stem}", path),
+            frame_id=frame_id_of(f"cityscapes_{stem}"),
             drive_id=_cityscapes_drive(stem, path),
             image_path=path,
             label_path=labels.get(stem),
@@ -65,6 +65,6 @@ def _cityscapes_drive(stem: str, path: Path) -> str:
 
 
 def _check_no_other_cities(truth: Path, cities: list[str]) -> None:
-    others = sorted(set(folders_in(truth)) - set(cities)) if truth.is_dir() else []
+    others = sorted(set(names_in(truth, folders=True)) - set(cities)) if truth.is_dir() else []
     if others:
         raise InputError(f"{truth / others[0]}: labels of a city without images; add the images or remove the folder")
