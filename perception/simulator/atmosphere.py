@@ -128,7 +128,7 @@ def _footprints(library: Library) -> FloatArray:
         low = points[points[:, 1] < 1.0] if (points[:, 1] < 1.0).any() else points
         rows.append((np.abs(low[:, 0]).max(), np.abs(low[:, 2]).max(), points[:, 1].max()))
     for sprite in library.sprites:
-        narrow = 0.16 if sprite.classes[1] in (tx.TRAFFIC_SIGN, tx.POLE) else 0.42
+        narrow = 0.16 if sprite.surfaces[0][2] in (tx.TRAFFIC_SIGN, tx.POLE) else 0.42
         rows.append((sprite.width_m * narrow * 0.5, 0.1 + sprite.width_m * narrow * 0.25, sprite.height_m * 0.9))
     return np.array(rows, np.float32)
 

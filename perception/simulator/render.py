@@ -423,13 +423,10 @@ def _collect(
     library, things = drive.library, drive.layout.things
     counts = library.part_count[sprites.sprite]
     part_index = np.arange(int(counts.sum())) - np.repeat(sprites.first, counts)
-    part = np.repeat(library.part_first[sprites.sprite], counts) + part_index
-    sprite_owner = np.repeat(sprites.thing, counts)
-    owner = np.concatenate([mesh.owner, sprite_owner]).astype(np.intp)
-    material = np.concatenate([library.materials[mesh.source], library.part_materials[part]]).astype(np.intp)
-    slot = np.concatenate([library.slots[mesh.source], library.part_slots[part]]).astype(np.intp)
-    classes = np.concatenate([library.classes[mesh.source], library.part_classes[part]]).astype(np.int64)
-    choice = things.colors[owner, slot].astype(np.intp)
+    surface = np.concatenate([mesh.source, np.repeat(library.part_first[sprites.sprite], counts) + part_index])
+    owner = np.concatenate([mesh.owner, np.repeat(sprites.thing, counts)]).astype(np.intp)
+    material, classes = library.materials[surface].astype(np.intp), library.classes[surface].astype(np.int64)
+    choice = things.colors[owner, library.slots[surface]].astype(np.intp)
     tile = drive.looks.tile[material, choice]
     sprite_row = np.repeat(np.arange(len(counts)), counts)
     lit = np.ones((len(owner), 3), np.float32)
