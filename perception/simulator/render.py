@@ -162,12 +162,12 @@ def _make_ground(layout: Layout, view: View, look: Look, noise: FloatArray, rng:
     colors, classes = paint_backdrop(layout, view, look, noise, rng)
     rows = min(len(colors), view.height)
     packed[:rows], surface[:rows] = colors[:rows], classes[:rows] + np.uint16(BACKDROP)
-    surface[first:] = np.array(road.band_classes, np.uint16)[np.searchsorted(np.array(road.band_limits_m), d)]
+    surface[first:] = np.array(road.band_surfaces, np.uint16)[np.searchsorted(np.array(road.band_limits_m), d)]
     if layout.camera.bonnet:
         _paint_bonnet(surface, packed, look, rng)
     places = np.zeros((3, *shape), np.float32)
     places[0, first:], places[1, first:], places[2, first:] = s, d, distance[:, None]
-    return Ground(surface, *places, packed)
+    return Ground(surface, places[0], places[1], places[2], packed)
 
 
 def _paint_bonnet(surface: Numbers, packed: Packed, look: Look, rng: np.random.Generator) -> None:
@@ -414,9 +414,11 @@ def _collect(
     surfaces = _surfaces(drive, mesh, sprites, sprite_row, material, tile)
     ground_tint, ground_tile, ground_mip = _ground_columns(drive)
     lead = np.array([*[c for _, c in GROUND], *BACKDROP_CLASSES])
+    lead_columns = ((0, 0), (FIRST_FREE, 0))
     columns = Surfaces(
-        *(np.pad(each, ((0, 0), (FIRST_FREE, 0))) for each in (surfaces.plane, surfaces.u_axis, surfaces.v_axis)),
-        np.concatenate([ground_mip, surfaces.mip]), np.concatenate([ground_tile, surfaces.tile]),
+        np.pad(surfaces.plane, lead_columns), np.pad(surfaces.u_axis, lead_columns),
+        np.pad(surfaces.v_axis, lead_columns), np.concatenate([ground_mip, surfaces.mip]),
+        np.concatenate([ground_tile, surfaces.tile]),
     )  # fmt: skip
     return Painted(
         buffer,
@@ -527,8 +529,8 @@ def _shade(drive: Drive, painted: Painted, ego_s: float) -> tuple[npt.NDArray[np
     far = np.flatnonzero((number >= BACKDROP) & (number < FIRST_FREE))
     tint[far] = np.take(drive.ground.backdrop.reshape(-1), index[far])
     shape = (painted.buffer.shape[0] // scale, painted.buffer.shape[1] // scale)
-    bytes_of = (each.view(np.uint8).reshape(-1, 4) for each in (texel, tint))
-    samples = cv2.multiply(*bytes_of, scale=1 / tx.NEUTRAL)
+    texel_bytes, tint_bytes = (each.view(np.uint8).reshape(-1, 4) for each in (texel, tint))
+    samples = cv2.multiply(texel_bytes, tint_bytes, scale=1 / tx.NEUTRAL)
     color = np.empty((shape[0] * shape[1], 4), np.uint8)
     depth = np.empty(len(color), np.float32)
     color.view(np.uint32)[plain, 0] = samples[: len(plain)].view(np.uint32)[:, 0]
