@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
+from minio.datatypes import Object
 from minio.error import MinioException, S3Error, ServerError
 
 from perception.data.blobs import Blob, checked_uri, describe_blob, verified
@@ -134,16 +136,22 @@ def upload(client: Minio, bucket: str, key: str, data: bytes, where: str) -> Non
     _ask(lambda: client.put_object(bucket, key, io.BytesIO(data), len(data)), bucket, where)
 
 
+@contextmanager
+def _opened(client: Minio, bucket: str, key: str) -> Iterator[urllib3.BaseHTTPResponse]:
+    response = client.get_object(bucket, key)
+    try:
+        yield response
+    finally:
+        response.close()
+        response.release_conn()
+
+
 def download(client: Minio, bucket: str, key: str, where: str) -> bytes | None:
     """Read one object whole; None when there is none."""
 
     def read() -> bytes:
-        response = client.get_object(bucket, key)
-        try:
+        with _opened(client, bucket, key) as response:
             return bytes(response.read())
-        finally:
-            response.close()
-            response.release_conn()
 
     return _ask(read, bucket, where)
 
@@ -159,14 +167,10 @@ def download_blocks(client: Minio, bucket: str, key: str, take: Callable[[bytes]
     """Give an object's bytes block by block to `take`; False when there is none."""
 
     def read() -> bool:
-        response = client.get_object(bucket, key)
-        try:
+        with _opened(client, bucket, key) as response:
             for block in response.stream(_BLOCK_BYTES):
                 take(block)
-            return True
-        finally:
-            response.close()
-            response.release_conn()
+        return True
 
     return bool(_ask(read, bucket, where))
 
@@ -176,8 +180,7 @@ def object_facts(client: Minio, bucket: str, key: str, where: str) -> tuple[int,
 
     def ask() -> tuple[int, str, float]:
         found = client.stat_object(bucket, key)
-        changed = found.last_modified.timestamp() if found.last_modified else 0.0
-        return int(found.size or 0), str(found.etag or "").strip('"'), changed
+        return int(found.size or 0), str(found.etag or "").strip('"'), _changed(found)
 
     return _ask(ask, bucket, where)
 
@@ -187,12 +190,13 @@ def list_objects(client: Minio, bucket: str, prefix: str, where: str) -> list[tu
 
     def ask() -> list[tuple[str, int, float]]:
         listed = client.list_objects(bucket, prefix=prefix, recursive=True)
-        return [
-            (str(each.object_name), int(each.size or 0), each.last_modified.timestamp() if each.last_modified else 0.0)
-            for each in listed
-        ]
+        return [(str(each.object_name), int(each.size or 0), _changed(each)) for each in listed]
 
     return _ask(ask, bucket, where) or []
+
+
+def _changed(found: Object) -> float:
+    return found.last_modified.timestamp() if found.last_modified else 0.0
 
 
 def remove(client: Minio, bucket: str, key: str, where: str) -> None:

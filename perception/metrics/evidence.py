@@ -159,7 +159,8 @@ def _cells(
     total = sum(int(each.sum()) for each in rows)
     shares = [mix.get(name, 0.0) if mix else each.sum() / total for name, each in zip(names, rows, strict=True)]
     counts = [bounds.effective_counts(int(failed[each].sum()), int(each.sum()), effect) for each in rows]
-    uppers, mix_upper = bounds.slice_bounds(*zip(*counts, strict=True), shares, confidence)
+    failures, trials = zip(*counts, strict=True)
+    uppers, mix_upper = bounds.slice_bounds(failures, trials, shares, confidence)
     cells = [
         SliceEvidence(
             name=name,

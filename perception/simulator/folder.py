@@ -81,9 +81,7 @@ def scene_frames(
         scenes = render_drive(world, rendering, seed, drive, frames_per_drive, height_px, width_px)
         for frame, scene in enumerate(scenes):
             time = EPOCH + drive * DRIVE_INTERVAL + timedelta(seconds=frame * world.frame_interval_s)
-            c = scene.conditions
-            facts = SceneFacts(frame_ids[frame], drive_id, time, CAMERA, c.time_of_day, c.weather, c.scene)
-            yield facts, scene
+            yield SceneFacts(frame_ids[frame], drive_id, time, CAMERA, **vars(scene.conditions)), scene
 
 
 def scene_names(
@@ -111,9 +109,8 @@ def write_scenes(
     try:
         for part in ("images", "labels", "instances"):
             (root / part).mkdir(parents=True, exist_ok=True)
-        for facts, scene in scene_frames(
-            world, rendering, seed, drives, frames_per_drive, height_px, width_px, first_drive
-        ):
+        size = (height_px, width_px)
+        for facts, scene in scene_frames(world, rendering, seed, drives, frames_per_drive, *size, first_drive):
             encoded = encode_scene(scene)
             (root / "images" / f"{facts.frame_id}.jpg").write_bytes(encoded.image_jpg)
             (root / "labels" / f"{facts.frame_id}.png").write_bytes(encoded.label_png)
@@ -130,8 +127,6 @@ def write_scenes(
 
 def _write_table(path: Path, rows: list[SceneFacts]) -> None:
     with replacement(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(f.name for f in fields(SceneFacts))
-        for row in rows:
-            values = [getattr(row, f.name) for f in fields(SceneFacts)]
-            writer.writerow(v.isoformat() if isinstance(v, datetime) else v for v in values)
+        writer = csv.DictWriter(file, [field.name for field in fields(SceneFacts)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(vars(row) | {"timestamp_utc": row.timestamp_utc.isoformat()} for row in rows)

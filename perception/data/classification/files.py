@@ -10,13 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perception.data.classification.labelled import (
-    LabelledImages,
-    checked_file,
-    chosen_part,
-    damaged,
-    labelled_images,
-)
+from perception.data.classification.labelled import LabelledImages, checked_file, chosen_part, damaged, labelled_images
 from perception.data.decoding import BadFrame, decode_image
 from perception.errors import InputError
 
