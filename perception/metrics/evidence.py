@@ -110,6 +110,8 @@ def gather_evidence(
     k, n = bounds.effective_counts(failures, count, effect)
     by_drive = np.bincount(drive_of, weights=failed) > 0
     cells, mixed = _cells(frames, failed, columns, mix, confidence, effect, (minimum_frames, minimum_drives))
+    whole = set(DOMAIN) <= set(columns)
+    domain = math.prod(map(len, DOMAIN.values())) if whole else len(cell_slices(frames, columns))
     needed = bounds.trials_needed(claim_rate, confidence)
     return Evidence(
         confidence=confidence,
@@ -124,9 +126,7 @@ def gather_evidence(
         upper=bounds.failure_rate_upper(k, n, confidence),
         upper_drives=bounds.failure_rate_upper(int(by_drive.sum()), len(drive_ids), confidence),
         cells=cells,
-        cells_of_domain=math.prod(map(len, DOMAIN.values()))
-        if set(DOMAIN) <= set(columns)
-        else len(cell_slices(frames, columns)),
+        cells_of_domain=domain,
         cells_seen=sum(cell.frames > 0 for cell in cells),
         cells_known=sum(cell.known for cell in cells),
         mix_upper=mixed,
