@@ -72,9 +72,8 @@ class S3Store:
 def open_s3_store(url: str, bucket: str, prefix: str, environment: Mapping[str, str]) -> S3Store:
     """Open the store at s3://bucket/prefix once its bucket has answered; raises InputError when it does not."""
     if not _BUCKET.fullmatch(bucket):
-        raise InputError(
-            f"store {url}: {bucket!r} is no bucket name (3 to 63 of a-z 0-9 . -); write s3://bucket/prefix"
-        )
+        reason = f"{bucket!r} is no bucket name (3 to 63 of a-z 0-9 . -); write s3://bucket/prefix"
+        raise InputError(f"store {url}: {reason}")
     prefix_key = f"{prefix}/sha256/" if prefix else "sha256/"
     check_bucket(connect(environment, url, CHECK_TIMEOUT), bucket, prefix_key, url)
     return S3Store(url, bucket, prefix, connect(environment, url))
@@ -89,20 +88,17 @@ def connect(environment: Mapping[str, str], where: str, timeout: urllib3.Timeout
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/") or "@" in parts.netloc:
         shown = "holds user information" if "@" in endpoint else f"is {endpoint!r}"
-        raise InputError(
-            f"store {where}: NIGHTDRIVE_S3_ENDPOINT {shown}, must be http://host:port or https://host:port; set it"
-        )
+        reason = f"NIGHTDRIVE_S3_ENDPOINT {shown}, must be http://host:port or https://host:port; set it"
+        raise InputError(f"store {where}: {reason}")
     try:
         parts.port  # noqa: B018 (reading it checks it)
     except ValueError:
-        raise InputError(
-            f"store {where}: NIGHTDRIVE_S3_ENDPOINT is {endpoint!r}, its port is no number; set it"
-        ) from None
-    for name in _KEYS:
-        if not environment.get(name):
-            raise InputError(
-                f"store {where}: the environment variable {name} is not set; set both {' and '.join(_KEYS)}"
-            )
+        reason = f"NIGHTDRIVE_S3_ENDPOINT is {endpoint!r}, its port is no number; set it"
+        raise InputError(f"store {where}: {reason}") from None
+    unset = [name for name in _KEYS if not environment.get(name)]
+    if unset:
+        reason = f"the environment variable {unset[0]} is not set; set both {' and '.join(_KEYS)}"
+        raise InputError(f"store {where}: {reason}")
     return Minio(
         parts.netloc,
         access_key=environment[_KEYS[0]],

@@ -7,7 +7,7 @@ root/images/<frame_id>.jpg  root/labels/<frame_id>.png  root/instances/<frame_id
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -95,7 +95,7 @@ def scene_names(
 
 def write_scenes(
     root: Path, world: World, rendering: Rendering, seed: int, drives: int, frames_per_drive: int, height_px: int,
-    width_px: int, first_drive: int = 0, progress: Callable[[int, int], None] | None = None,
+    width_px: int, first_drive: int = 0,
 ) -> None:  # fmt: skip
     """Write drives as a scenes folder; frames.csv comes last, so a folder that has it is whole.
 
@@ -105,7 +105,6 @@ def write_scenes(
     if table.exists():
         raise InputError(f"{table} exists; a scenes folder is written once; give another folder or remove this one")
     rows: list[SceneFacts] = []
-    total = drives * frames_per_drive
     try:
         for part in ("images", "labels", "instances"):
             (root / part).mkdir(parents=True, exist_ok=True)
@@ -116,8 +115,6 @@ def write_scenes(
             (root / "labels" / f"{facts.frame_id}.png").write_bytes(encoded.label_png)
             (root / "instances" / f"{facts.frame_id}.png").write_bytes(encoded.instances_png)
             rows.append(facts)
-            if progress is not None:
-                progress(len(rows), total)
         _write_table(table, rows)
     except OSError as error:
         raise InputError(

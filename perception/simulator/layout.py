@@ -40,7 +40,6 @@ class Road:
     curvature_per_m: float  # positive bends to the right
     ego_d_m: float
     ego_speed_mps: float
-    half_width_m: float
     band_limits_m: tuple[float, ...]  # ascending d at which the ground changes
     band_surfaces: tuple[int, ...]  # ground surfaces, one more than limits
 
@@ -83,7 +82,6 @@ class Layout:
     road: Road
     things: Things
     decals: Decals
-    boring: bool
 
 
 # Ground surfaces: material and class.
@@ -173,15 +171,15 @@ def draw_layout(world: World, library: Library, seed: int, drive: int, frames: i
     end_s = speed * frames * world.frame_interval_s + world.view_distance_m
     stage = Stage(world, library, rng, end_s)
     builder = {"urban": _build_urban, "freeway": _build_freeway, "unmarked": _build_unmarked}[conditions.scene]
-    limits, grounds = builder(stage, section, boring)
+    limits, surfaces = builder(stage, section, boring)
     lane = int(rng.integers(section.lanes))
     ego_d = section.traffic_side * (section.median_m / 2 + section.lane_m * (lane + 0.5)) + float(rng.normal(0, 0.15))
     _traffic(stage, section, conditions, boring, (lane, speed))
     road = Road(
-        curvature_per_m=curvature, ego_d_m=ego_d, ego_speed_mps=speed, half_width_m=section.half_road_m,
-        band_limits_m=limits, band_surfaces=grounds,
+        curvature_per_m=curvature, ego_d_m=ego_d, ego_speed_mps=speed,
+        band_limits_m=limits, band_surfaces=surfaces,
     )  # fmt: skip
-    return Layout(conditions, camera, road, stage.things(), stage.decals(), boring)
+    return Layout(conditions, camera, road, stage.things(), stage.decals())
 
 
 def _draw_section(world: World, conditions: Conditions, rng: np.random.Generator) -> Section:

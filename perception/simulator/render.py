@@ -11,25 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from perception.errors import InputError
+from perception.simulator import raster
 from perception.simulator import textures as tx
 from perception.simulator.atmosphere import Look, draw_look, finish, paint_backdrop
 from perception.simulator.conditions import Conditions
 from perception.simulator.layout import GROUND, Layout, draw_layout
 from perception.simulator.models import Library, build_library
-from perception.simulator.raster import (
-    Surfaces,
-    View,
-    ego_to_road,
-    fill,
-    make_view,
-    polygon_pixels,
-    project,
-    road_to_ego,
-    sample_tiles,
-    shade_surfaces,
-    stamp,
-    to_camera,
-)
+from perception.simulator.raster import Surfaces, View
 from perception.simulator.textures import Looks, Tiles, build_looks, build_noise, build_tiles
 from perception.simulator.world import RENDERINGS, Rendering, World
 
@@ -130,7 +118,7 @@ def prepare_drive(
     shared, noise = np.random.default_rng([seed, drive, 4]), build_noise(seed)
     look = draw_look(world, rendering, layout, library, shared, rng, (height_px, width_px), noise)
     scale = world.supersampling
-    view = make_view(layout.camera, height_px * scale, width_px * scale)
+    view = raster.make_view(layout.camera, height_px * scale, width_px * scale)
     things = layout.things
     mesh = np.flatnonzero(things.model < len(library.first))
     counts = library.count[things.model[mesh]]
@@ -155,7 +143,7 @@ def _make_ground(layout: Layout, view: View, look: Look, noise: FloatArray, rng:
     distance = view.height_m / down[first:]  # along the camera's axis
     x = distance[:, None] * view.ray_x[None, :].astype(np.float64)
     ahead = np.repeat((distance * (cosine - view.ray_y[first:] * sine))[:, None], view.width, axis=1)
-    s, d = ego_to_road(road, x, ahead)
+    s, d = raster.ego_to_road(road, x, ahead)
     shape = (view.height, view.width)
     surface = np.full(shape, BACKDROP, np.uint16)
     packed = np.zeros(shape, np.uint32)
@@ -225,7 +213,7 @@ def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
     _draw_decals(drive, buffer, ego_s)
     s = things.s + things.speed_s * time_s
     d = things.d + things.speed_d * time_s
-    x, z, heading = road_to_ego(road, ego_s, s, d)
+    x, z, heading = raster.road_to_ego(road, ego_s, s, d)
     reach = 0.5 * things.scale[:, 2] + 6.0
     beside = np.abs(x) < reach + 3.0 + z * 0.52 / drive.layout.camera.focal_widths
     visible = (z > -reach) & (z < drive.world.view_distance_m) & beside
@@ -242,15 +230,15 @@ def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
             -np.concatenate([things.layer[mesh.owner], things.layer[sprites.thing]]),
         )
     )
-    count, pixels = len(mesh.owner), polygon_pixels(view, mesh.points)
+    count, pixels = len(mesh.owner), raster.polygon_pixels(view, mesh.points)
     sprite, flip, boxes = sprites.sprite.tolist(), sprites.flip.tolist(), sprites.boxes.tolist()
     first = (sprites.first + FIRST_FREE + count).tolist()
     for i in order.tolist():
         if i < count:
-            fill(buffer, pixels[i], FIRST_FREE + i)
+            raster.fill(buffer, pixels[i], FIRST_FREE + i)
         else:
             j = i - count
-            stamp(buffer, library.sprites[sprite[j]].parts, flip[j], boxes[j], first[j])
+            raster.stamp(buffer, library.sprites[sprite[j]].parts, flip[j], boxes[j], first[j])
     if bonnet is not None:
         buffer[bonnet] = BONNET
     return _collect(drive, buffer, shade, mesh, sprites)
@@ -261,10 +249,10 @@ def _draw_decals(drive: Drive, buffer: Numbers, ego_s: float) -> None:
     decals, view = drive.layout.decals, drive.view
     s = decals.corners[..., 0]
     chosen = np.flatnonzero((s.max(axis=1) > ego_s + 1.0) & (s.min(axis=1) < ego_s + MARKS_M))
-    x, z, _ = road_to_ego(drive.layout.road, ego_s, s[chosen], decals.corners[chosen, :, 1])
-    points = to_camera(view, x.astype(np.float32), np.zeros(x.shape, np.float32), z.astype(np.float32))
-    for polygon, surface in zip(polygon_pixels(view, points), decals.surface[chosen].tolist(), strict=True):
-        fill(buffer, polygon, surface)
+    x, z, _ = raster.road_to_ego(drive.layout.road, ego_s, s[chosen], decals.corners[chosen, :, 1])
+    points = raster.to_camera(view, x.astype(np.float32), np.zeros(x.shape, np.float32), z.astype(np.float32))
+    for polygon, surface in zip(raster.polygon_pixels(view, points), decals.surface[chosen].tolist(), strict=True):
+        raster.fill(buffer, polygon, surface)
 
 
 def _draw_shadows(
@@ -288,16 +276,16 @@ def _draw_shadows(
         cast = np.concatenate([foot, foot + offset[:, None]], axis=1)
         for polygon in _ground_pixels(view, cast):
             if polygon is not None:
-                fill(shade, np.asarray(cv2.convexHull(polygon), np.int32), round(255 * look.light.shadow))
+                raster.fill(shade, np.asarray(cv2.convexHull(polygon), np.int32), round(255 * look.light.shadow))
     solid = (model < len(library.first)) & (z[chosen] < 45)
     for polygon in _ground_pixels(view, foot[solid]):
-        fill(shade, polygon, round(255 * min(0.45, look.light.shadow)))
+        raster.fill(shade, polygon, round(255 * min(0.45, look.light.shadow)))
 
 
 def _ground_pixels(view: View, points: FloatArray) -> list[npt.NDArray[np.int32] | None]:
     """Project polygons (polygon, vertex, 2) of metres right and ahead on the ground."""
     zero = np.zeros(points.shape[:2], np.float32)
-    return polygon_pixels(view, to_camera(view, points[..., 0], zero, points[..., 1]))
+    return raster.polygon_pixels(view, raster.to_camera(view, points[..., 0], zero, points[..., 1]))
 
 
 @dataclass(frozen=True)
@@ -330,7 +318,7 @@ def _mesh_polygons(
     at_x, at_z = x.astype(np.float32)[owner], z.astype(np.float32)[owner]
     world_x = local[..., 0] * cosine[:, None] + local[..., 2] * sine[:, None] + at_x[:, None]
     world_z = local[..., 2] * cosine[:, None] - local[..., 0] * sine[:, None] + at_z[:, None]
-    points = to_camera(view, world_x, local[..., 1], world_z)
+    points = raster.to_camera(view, world_x, local[..., 1], world_z)
     # Camera axes mirror local ones (y down), so the outward normal is the cross product in reverse.
     normal = np.cross(points[:, 2] - points[:, 0], points[:, 1] - points[:, 0])
     depth = np.maximum(points[..., 2].max(axis=1), 0.5)
@@ -346,7 +334,7 @@ def _mesh_polygons(
     key = _depth_key(middle_x, middle_z)
     rank = (source - library.first[things.model[owner]]).astype(np.int32)
     return MeshPolygons(
-        points[keep], normal[keep].astype(np.float32), to_camera(view, at_x, zero, at_z)[keep], owner[keep],
+        points[keep], normal[keep].astype(np.float32), raster.to_camera(view, at_x, zero, at_z)[keep], owner[keep],
         source[keep], rank[keep], key[keep], along[keep],
     )  # fmt: skip
 
@@ -372,8 +360,8 @@ def _sprite_things(drive: Drive, visible: Flags, x: Doubles, z: Doubles, time_s:
     flip = np.where(things.speed_d[thing] != 0, things.speed_d[thing] < 0, thing % 2 == 1)
     size = library.sprite_size_m[sprite] * things.scale[thing, :2]
     at_x, at_z = x[thing].astype(np.float32), z[thing].astype(np.float32)
-    foot = to_camera(view, at_x, np.zeros(len(thing), np.float32), at_z)
-    low, high = project(view, foot), project(view, to_camera(view, at_x, size[:, 1], at_z))
+    foot = raster.to_camera(view, at_x, np.zeros(len(thing), np.float32), at_z)
+    low, high = raster.project(view, foot), raster.project(view, raster.to_camera(view, at_x, size[:, 1], at_z))
     half = size[:, 0] * np.float32(view.focal / 2) / foot[:, 2]
     boxes = np.stack([low[:, 0] - half, high[:, 1], low[:, 0] + half, low[:, 1]], axis=1)
     seen = (boxes[:, 2] > 0) & (boxes[:, 0] < view.width) & (boxes[:, 3] > 0) & (boxes[:, 3] - boxes[:, 1] > 2)
@@ -555,7 +543,7 @@ def _texels(drive: Drive, painted: Painted, ego_s: float, index: Indices, number
     v = (np.take(ground.s, at) + np.float32(ego_s)) / size
     u = np.take(ground.d, at) / size
     mip = np.take(surfaces.mip, here) * z * np.sqrt(np.minimum(z / np.float32(drive.view.height_m), np.float32(16.0)))
-    texel[flat] = sample_tiles(tiles, np.take(surfaces.tile, here), u, v, mip)
+    texel[flat] = raster.sample_tiles(tiles, np.take(surfaces.tile, here), u, v, mip)
     inverse_z[flat] = 1 / np.maximum(z, np.float32(0.3))
     if drive.look.shadows:
         left = np.take(painted.shade, at)
@@ -565,7 +553,7 @@ def _texels(drive: Drive, painted: Painted, ego_s: float, index: Indices, number
         channels[flat[dark], :3] = (dimmed >> 8).astype(np.uint8)
     solid = np.flatnonzero(number >= FIRST_FREE)
     rows, columns = np.divmod(np.take(index, solid), drive.view.width)
-    texel[solid], inverse_z[solid] = shade_surfaces(
+    texel[solid], inverse_z[solid] = raster.shade_surfaces(
         tiles, surfaces, np.take(number, solid), np.take(drive.view.ray_x, columns), np.take(drive.view.ray_y, rows)
     )
     return texel, inverse_z

@@ -1,6 +1,5 @@
 """Classification sets of image files: folders by class as ImageNet's, and ICDAR's character crops."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -42,16 +41,14 @@ def list_class_folders(folder: Path, part: str) -> LabelledFiles:
     root = folder / part
     if part in ("", ".", "..") or Path(part).name != part or not root.is_dir():
         raise InputError(f"{root}: folder is missing; give the folder that holds the part, such as train")
-    with os.scandir(root) as entries:
-        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise InputError(f"{root}: folder is empty: it holds no folder a class; add them")
     paths: list[Path] = []
     labels: list[int] = []
     for number, name in enumerate(classes):
-        with os.scandir(root / name) as entries:
-            files = sorted(entry.name for entry in entries if entry.name.lower().endswith(_SUFFIXES))
-        files = [file for file in files if not file.startswith(".")]
+        found = (each.name for each in (root / name).iterdir())
+        files = sorted(file for file in found if file.lower().endswith(_SUFFIXES) and not file.startswith("."))
         if not files:
             raise InputError(f"{root / name}: class has no images; add them or remove the folder")
         paths += [root / name / file for file in files]
