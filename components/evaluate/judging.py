@@ -17,10 +17,11 @@ from perception.parameters import Count, CountOrZero, NotNegative, Share, ShareF
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from perception.metrics.comparison import RegressionRule, Verdict
     from perception.metrics.evidence import Evidence
-    from perception.metrics.segmentation import JudgedFrame, LabelledFrames, SegmentationScore
+    from perception.metrics.segmentation import LabelledFrames, SegmentationScore
 
 Json = dict[str, Any]
 
@@ -177,8 +178,8 @@ def _keeper(folder: Path) -> Any:
 
     folder.mkdir()
 
-    def keep(frame: "JudgedFrame") -> None:
-        Image.fromarray(frame.prediction).save(folder / f"{frame.frame_id}.png")
+    def keep(frame_id: str, prediction: "NDArray[np.uint8]") -> None:
+        Image.fromarray(prediction).save(folder / f"{frame_id}.png")
 
     return keep
 

@@ -12,10 +12,10 @@ from perception.simulator import textures as tx
 from perception.simulator.conditions import Light, draw_light, uniform
 from perception.simulator.layout import GROUND, Layout
 from perception.simulator.models import Library
-from perception.simulator.raster import View
+from perception.simulator.raster import Bytes, Numbers, Packed, View
+from perception.simulator.textures import FloatArray
 from perception.simulator.world import Rendering, World
 
-FloatArray = npt.NDArray[np.float32]
 REFERENCE_WIDTH_PX = 256  # lens parameters are given at this width
 WARM = np.array([255.0, 206.0, 140.0], np.float32)
 
@@ -29,7 +29,7 @@ class Sensor:
     """
 
     gain: FloatArray
-    tone: npt.NDArray[np.uint8]
+    tone: Bytes
     noise: npt.NDArray[np.int16]
     chromatic_shift_px: float
     blur_px: float
@@ -142,7 +142,7 @@ _FAR_HUES = {1: (84.0, 92.0, 72.0), 2: (112.0, 120.0, 98.0), 3: (146.0, 142.0, 1
 
 def paint_backdrop(
     layout: Layout, view: View, look: Look, noise: FloatArray, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
+) -> tuple[Packed, Numbers]:
     """Paint sky, clouds, far hills, woods and houses down to the horizon.
 
     `noise` (kind, 256, 256) float32 as `build_noise` gives. Returns (row, width) packed colours and (row, width)
@@ -220,9 +220,8 @@ def _from_sun(elevation: FloatArray, ray_x: FloatArray, light: Light) -> FloatAr
 
 
 def finish(
-    look: Look, view: View, color: npt.NDArray[np.uint8], inverse_z: FloatArray, label: npt.NDArray[np.uint8],
-    rng: np.random.Generator,
-) -> npt.NDArray[np.uint8]:  # fmt: skip
+    look: Look, view: View, color: Bytes, inverse_z: FloatArray, label: Bytes, rng: np.random.Generator
+) -> Bytes:
     """Put light, water, air, lens and sensor on a frame.
 
     `color` (height, width, 4) red, green, blue, glow; `inverse_z` (height, width) 1/m.
@@ -248,9 +247,8 @@ def finish(
 
 
 def _light_up(
-    look: Look, view: View, image: FloatArray, glow: npt.NDArray[np.uint8], z: FloatArray, label: npt.NDArray[np.uint8],
-    scale: int,
-) -> FloatArray:  # fmt: skip
+    look: Look, view: View, image: FloatArray, glow: Bytes, z: FloatArray, label: Bytes, scale: int
+) -> FloatArray:
     """Light a dark frame: ambient, the ego's headlights, street lamps, and what glows by itself with its halo."""
     light = look.light
     ray_x, ray_y = view.ray_x[scale // 2 :: scale], view.ray_y[scale // 2 :: scale]
@@ -276,7 +274,7 @@ def _light_up(
     return np.asarray(image * level * (1 - shine) + emitted + np.float32(0.8) * halo, np.float32)
 
 
-def _reflect(look: Look, view: View, color: FloatArray, label: npt.NDArray[np.uint8], scale: int) -> FloatArray:
+def _reflect(look: Look, view: View, color: FloatArray, label: Bytes, scale: int) -> FloatArray:
     """Mirror the frame in the wet road about the horizon, smeared downwards."""
     height = color.shape[0]
     horizon = int(np.clip((view.center[1] - np.tan(view.pitch_rad) * view.focal) / scale, 1, height - 2))
@@ -325,7 +323,7 @@ def _flakes(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     return cv2.GaussianBlur(layer, (3, 3), 0.6).astype(np.float32) / np.float32(255)
 
 
-def _sense(sensor: Sensor, color: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def _sense(sensor: Sensor, color: FloatArray, rng: np.random.Generator) -> Bytes:
     """Pass an image through lens and sensor: vignetting, blur, chromatic shift, white balance, tone, noise, JPEG."""
     height, width = color.shape[:2]
     pixels = cv2.multiply(color, sensor.gain, dtype=cv2.CV_8U)
@@ -338,7 +336,7 @@ def _sense(sensor: Sensor, color: FloatArray, rng: np.random.Generator) -> npt.N
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
 
 
-def _chromatic(pixels: npt.NDArray[np.uint8], shift_px: float) -> npt.NDArray[np.uint8]:
+def _chromatic(pixels: Bytes, shift_px: float) -> Bytes:
     """Scale red up and blue down about the middle so that they part by `shift_px` at the left and right edges."""
     if shift_px < 0.05:
         return pixels

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from perception.simulator import textures as tx
-from perception.simulator.textures import MATERIAL_ID
+from perception.simulator.textures import MATERIAL_ID, FloatArray
 
-FloatArray = npt.NDArray[np.float32]
 CORNERS = 8  # vertices a polygon; shorter ones repeat their last vertex
 
 Point3 = tuple[float, float, float]

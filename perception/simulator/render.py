@@ -17,16 +17,13 @@ from perception.simulator.atmosphere import Look, draw_look, finish, paint_backd
 from perception.simulator.conditions import Conditions
 from perception.simulator.layout import GROUND, Layout, draw_layout
 from perception.simulator.models import Library, build_library
-from perception.simulator.raster import Surfaces, View
-from perception.simulator.textures import Looks, Tiles, build_looks, build_noise, build_tiles
+from perception.simulator.raster import Bytes, Doubles, Numbers, Packed, Surfaces, Vertices, View
+from perception.simulator.textures import FloatArray, Looks, Tiles, build_looks, build_noise, build_tiles
 from perception.simulator.world import RENDERINGS, Rendering, World
 
-FloatArray = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
-Numbers = npt.NDArray[np.uint16]  # of surfaces, one a sample
-Packed = npt.NDArray[np.uint32]  # colours with glow in one number
 Indices = npt.NDArray[np.intp]
 Flags = npt.NDArray[np.bool_]
+GROUND_LEVEL = np.float32(0)
 FAR_M = 900.0  # where the ground ends and the backdrop begins
 MARKS_M = 90.0  # lane marks farther away are thinner than a sample
 BACKDROP_M = 350.0  # depth of hills and woods on the backdrop, for the air before them
@@ -47,8 +44,8 @@ class Scene:
     thing in every frame of the drive.
     """
 
-    image: npt.NDArray[np.uint8]
-    label: npt.NDArray[np.uint8]
+    image: Bytes
+    label: Bytes
     instances: Numbers
     conditions: Conditions
 
@@ -177,9 +174,9 @@ class Painted:
     buffer: Numbers
     surfaces: Surfaces
     tint: Packed  # (surface,) packed
-    classes: npt.NDArray[np.uint8]
+    classes: Bytes
     instances: Numbers
-    shade: npt.NDArray[np.uint8]  # (height, width): share of light left on the ground by shadows, 255 = all
+    shade: Bytes  # (height, width): share of light left on the ground by shadows, 255 = all
 
 
 def render_frame(drive: Drive, seed: int, number: int, frame: int) -> Scene:
@@ -250,15 +247,12 @@ def _draw_decals(drive: Drive, buffer: Numbers, ego_s: float) -> None:
     s = decals.corners[..., 0]
     chosen = np.flatnonzero((s.max(axis=1) > ego_s + 1.0) & (s.min(axis=1) < ego_s + MARKS_M))
     x, z, _ = raster.road_to_ego(drive.layout.road, ego_s, s[chosen], decals.corners[chosen, :, 1])
-    points = raster.to_camera(view, x.astype(np.float32), np.zeros(x.shape, np.float32), z.astype(np.float32))
+    points = raster.to_camera(view, x.astype(np.float32), GROUND_LEVEL, z.astype(np.float32))
     for polygon, surface in zip(raster.polygon_pixels(view, points), decals.surface[chosen].tolist(), strict=True):
         raster.fill(buffer, polygon, surface)
 
 
-def _draw_shadows(
-    drive: Drive, shade: npt.NDArray[np.uint8], visible: Flags, x: Doubles,
-    z: Doubles, heading: Doubles,
-) -> None:  # fmt: skip
+def _draw_shadows(drive: Drive, shade: Bytes, visible: Flags, x: Doubles, z: Doubles, heading: Doubles) -> None:
     """Darken the ground under and beside things: cast shadows of the sun, and contact shadows always."""
     look, library, view = drive.look, drive.library, drive.view
     chosen = np.flatnonzero(visible & (z < 70))
@@ -282,10 +276,9 @@ def _draw_shadows(
         raster.fill(shade, polygon, round(255 * min(0.45, look.light.shadow)))
 
 
-def _ground_pixels(view: View, points: FloatArray) -> list[npt.NDArray[np.int32] | None]:
+def _ground_pixels(view: View, points: FloatArray) -> list[Vertices]:
     """Project polygons (polygon, vertex, 2) of metres right and ahead on the ground."""
-    zero = np.zeros(points.shape[:2], np.float32)
-    return raster.polygon_pixels(view, raster.to_camera(view, points[..., 0], zero, points[..., 1]))
+    return raster.polygon_pixels(view, raster.to_camera(view, points[..., 0], GROUND_LEVEL, points[..., 1]))
 
 
 @dataclass(frozen=True)
@@ -305,10 +298,7 @@ class MeshPolygons:
     along: FloatArray  # (polygon, 3): the owner's forward axis in camera axes
 
 
-def _mesh_polygons(
-    drive: Drive, visible: Flags, x: Doubles, z: Doubles,
-    heading: Doubles,
-) -> MeshPolygons:  # fmt: skip
+def _mesh_polygons(drive: Drive, visible: Flags, x: Doubles, z: Doubles, heading: Doubles) -> MeshPolygons:
     view, things, library = drive.view, drive.layout.things, drive.library
     chosen = np.flatnonzero(visible[drive.polygon_owner])
     owner, source = drive.polygon_owner[chosen], drive.polygon_source[chosen]
@@ -324,7 +314,6 @@ def _mesh_polygons(
     depth = np.maximum(points[..., 2].max(axis=1), 0.5)
     span = np.sqrt(np.linalg.norm(normal, axis=1)) / depth * view.focal
     keep = (np.einsum("ij,ij->i", normal, points[:, 0]) < 0) & (span > 2.0) & (points[..., 2].max(axis=1) > 0.5)
-    zero = np.zeros_like(at_x)
     pitch_sine, pitch_cosine = np.sin(view.pitch_rad), np.cos(view.pitch_rad)
     along = np.stack([sine, -cosine * pitch_sine, cosine * pitch_cosine], -1).astype(np.float32)
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
@@ -334,7 +323,7 @@ def _mesh_polygons(
     key = _depth_key(middle_x, middle_z)
     rank = (source - library.first[things.model[owner]]).astype(np.int32)
     return MeshPolygons(
-        points[keep], normal[keep].astype(np.float32), raster.to_camera(view, at_x, zero, at_z)[keep], owner[keep],
+        points[keep], normal[keep].astype(np.float32), raster.to_camera(view, at_x, GROUND_LEVEL, at_z)[keep], owner[keep],
         source[keep], rank[keep], key[keep], along[keep],
     )  # fmt: skip
 
@@ -360,7 +349,7 @@ def _sprite_things(drive: Drive, visible: Flags, x: Doubles, z: Doubles, time_s:
     flip = np.where(things.speed_d[thing] != 0, things.speed_d[thing] < 0, thing % 2 == 1)
     size = library.sprite_size_m[sprite] * things.scale[thing, :2]
     at_x, at_z = x[thing].astype(np.float32), z[thing].astype(np.float32)
-    foot = raster.to_camera(view, at_x, np.zeros(len(thing), np.float32), at_z)
+    foot = raster.to_camera(view, at_x, GROUND_LEVEL, at_z)
     low, high = raster.project(view, foot), raster.project(view, raster.to_camera(view, at_x, size[:, 1], at_z))
     half = size[:, 0] * np.float32(view.focal / 2) / foot[:, 2]
     boxes = np.stack([low[:, 0] - half, high[:, 1], low[:, 0] + half, low[:, 1]], axis=1)
@@ -370,9 +359,7 @@ def _sprite_things(drive: Drive, visible: Flags, x: Doubles, z: Doubles, time_s:
     return SpriteThings(thing, sprite, flip, boxes, np.cumsum(parts) - parts, foot)
 
 
-def _collect(
-    drive: Drive, buffer: Numbers, shade: npt.NDArray[np.uint8], mesh: MeshPolygons, sprites: SpriteThings
-) -> Painted:
+def _collect(drive: Drive, buffer: Numbers, shade: Bytes, mesh: MeshPolygons, sprites: SpriteThings) -> Painted:
     """Gather class, instance, colour and plane of every surface number."""
     library, things = drive.library, drive.layout.things
     counts = library.part_count[sprites.sprite]
@@ -427,8 +414,7 @@ def pack(color: FloatArray, alpha: FloatArray | float) -> Packed:
 
 
 def _surfaces(
-    drive: Drive, mesh: MeshPolygons, sprites: SpriteThings, sprite_row: Indices,
-    material: Indices,
+    drive: Drive, mesh: MeshPolygons, sprites: SpriteThings, sprite_row: Indices, material: Indices,
     tile: npt.NDArray[np.int32],
 ) -> Surfaces:  # fmt: skip
     """Work out the plane and texture axes of every mesh polygon and sprite part."""
@@ -507,7 +493,7 @@ def _sample_indices(buffer: Numbers, scale: int) -> tuple[Indices, Indices, Indi
     return np.concatenate([corner + width + 1, *blocks]), plain, edge
 
 
-def _shade(drive: Drive, painted: Painted, ego_s: float) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+def _shade(drive: Drive, painted: Painted, ego_s: float) -> tuple[Bytes, FloatArray]:
     """Return the frame's colours before light and air (height, width, 4: red, green, blue, glow) and its 1/z."""
     scale = drive.world.supersampling
     index, plain, edge = _sample_indices(painted.buffer, scale)
