@@ -109,9 +109,9 @@ def slice_bounds(
 ) -> tuple[NDArray[np.float64], float]:
     """Bound every slice at joint `confidence` (Bonferroni) and weigh the bounds by an operating mix.
 
-    failures, trials: (slice,) counts; mix: (slice,) shares of operation, summing to 1. Returns the slices' bounds of the
-    failure probability per trial, (slice,) float64, 1 without trials, and the bound under the mix: the joint bounds hold
-    together, so their mix-weighted sum bounds the mixed rate with the same confidence.
+    failures, trials: (slice,) counts; mix: (slice,) shares of operation, summing to 1. Returns the slices' bounds of
+    the failure probability per trial, (slice,) float64, 1 without trials, and the bound under the mix: the joint bounds
+    hold together, so their mix-weighted sum bounds the mixed rate with the same confidence.
     """
     if not len(failures) == len(trials) == len(mix) or not len(mix):
         raise InputError(

@@ -323,8 +323,8 @@ def _mesh_polygons(drive: Drive, visible: Flags, x: Doubles, z: Doubles, heading
     key = _depth_key(middle_x, middle_z)
     rank = (source - library.first[things.model[owner]]).astype(np.int32)
     return MeshPolygons(
-        points[keep], normal[keep].astype(np.float32), raster.to_camera(view, at_x, GROUND_LEVEL, at_z)[keep], owner[keep],
-        source[keep], rank[keep], key[keep], along[keep],
+        points[keep], normal[keep].astype(np.float32), raster.to_camera(view, at_x, GROUND_LEVEL, at_z)[keep],
+        owner[keep], source[keep], rank[keep], key[keep], along[keep],
     )  # fmt: skip
 
 
@@ -386,18 +386,12 @@ def _collect(drive: Drive, buffer: Numbers, shade: Bytes, mesh: MeshPolygons, sp
     snow[: len(mesh.owner)] = np.clip(-mesh.normal[:, 1] * 1.6 - 0.6, 0, 1) * drive.look.light.snow_cover
     tint = tint * (1 - snow[:, None]) + drive.look.snow_color * snow[:, None]
     instances = np.where(foreground, classes * 1000 + drive.number[owner], 0)
-    surfaces = _surfaces(drive, mesh, sprites, sprite_row, material, tile)
     ground_tint, ground_tile, ground_mip = _ground_columns(drive)
+    tiles = np.concatenate([ground_tile, tile]).astype(np.int32)
     lead = np.array([*[c for _, c in GROUND], *BACKDROP_CLASSES])
-    lead_columns = ((0, 0), (FIRST_FREE, 0))
-    columns = Surfaces(
-        np.pad(surfaces.plane, lead_columns), np.pad(surfaces.u_axis, lead_columns),
-        np.pad(surfaces.v_axis, lead_columns), np.concatenate([ground_mip, surfaces.mip]),
-        np.concatenate([ground_tile, surfaces.tile]),
-    )  # fmt: skip
     return Painted(
         buffer,
-        columns,
+        _surfaces(drive, mesh, sprites, sprite_row, material, tiles, ground_mip),
         np.concatenate([ground_tint, pack(tint, glow)]),
         np.concatenate([lead, classes]).astype(np.uint8),
         np.concatenate([np.zeros(len(lead)), instances]).astype(np.uint16),
@@ -415,9 +409,9 @@ def pack(color: FloatArray, alpha: FloatArray | float) -> Packed:
 
 def _surfaces(
     drive: Drive, mesh: MeshPolygons, sprites: SpriteThings, sprite_row: Indices, material: Indices,
-    tile: npt.NDArray[np.int32],
+    tile: npt.NDArray[np.int32], ground_mip: FloatArray,
 ) -> Surfaces:  # fmt: skip
-    """Work out the plane and texture axes of every mesh polygon and sprite part."""
+    """Work out the plane and texture axes of every mesh polygon and sprite part; ground and backdrop need none."""
     count = len(mesh.owner)
     view, looks = drive.view, drive.looks
     wide, high = looks.tile_m[material], looks.tile_height_m[material]
@@ -442,13 +436,13 @@ def _surfaces(
         _both((mesh.normal / offset[:, None]).T, np.stack([zero, zero, 1 / np.maximum(foot[:, 2], 0.3)])),
         _both(_texture_axis(u_dir, mesh.origin, wide[:count], shift), card_u),
         _both(_texture_axis(v_dir, mesh.origin, high[:count], np.zeros_like(shift)), card_v),
-        np.concatenate([mip, tx.TILE_PX / (size * view.focal)]).astype(np.float32),
-        tile.astype(np.int32),
+        np.concatenate([ground_mip, mip, tx.TILE_PX / (size * view.focal)]).astype(np.float32),
+        tile,
     )
 
 
 def _both(mesh: npt.NDArray[Any], sprites: npt.NDArray[Any]) -> FloatArray:
-    return np.concatenate([mesh, sprites], axis=1).astype(np.float32)
+    return np.pad(np.concatenate([mesh, sprites], axis=1).astype(np.float32), ((0, 0), (FIRST_FREE, 0)))
 
 
 def _texture_axis(direction: FloatArray, origin: FloatArray, size_m: FloatArray, shift: FloatArray) -> FloatArray:
