@@ -315,8 +315,7 @@ def _texture(shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[
     color = generator.uniform(20, 235, 3).astype(np.float32)
     grey = generator.random() < 0.5  # real things are mostly dull
     color = color.mean() + (color - color.mean()) * (0.25 if grey else 1.0)
-    painted: NDArray[Any] = color + np.float32(generator.uniform(0, 60)) * patches
-    return painted
+    return color + np.float32(generator.uniform(0, 60)) * patches
 
 
 def _zoomed(
@@ -336,8 +335,7 @@ def _recolored(pixels: NDArray[np.float32], color_jitter: float, generator: np.r
     brightness, contrast, saturation = 1 + color_jitter * generator.uniform(-1, 1, 3).astype(np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
     pixels = grey + saturation * (pixels - grey)
-    recolored: NDArray[Any] = brightness * (grey.mean() + contrast * (pixels - grey.mean()))
-    return recolored
+    return brightness * (grey.mean() + contrast * (pixels - grey.mean()))
 
 
 @dataclass(frozen=True, kw_only=True)

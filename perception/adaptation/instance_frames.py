@@ -94,8 +94,7 @@ def mapped_instances(instances: InstanceMap, source: str, target: str, name: str
         if count[class_id] >= INSTANCES_PER_CLASS:
             raise BadFrame(name, f"holds more than 999 instances of class {class_id}", "give frames with fewer things")
         table[value] = class_id * INSTANCES_PER_CLASS + count[class_id]
-    mapped: InstanceMap = table[instances]
-    return mapped
+    return table[instances]
 
 
 def learnable_classes(

@@ -145,8 +145,7 @@ def class_prior(pixel_counts: ArrayLike) -> NDArray[np.float64]:
     counts = np.asarray(pixel_counts, dtype=np.float64)
     if (counts < 0).any() or counts.sum() <= 0:
         raise InputError(f"pixel counts are {counts.tolist()}; give counts of at least 0 that are not all 0")
-    shares: NDArray[np.float64] = counts / counts.sum()
-    return shares
+    return counts / counts.sum()
 
 
 def collapsed_classes(prior_reference: ArrayLike, prior_pseudo: ArrayLike, ratio: float) -> list[int]:
@@ -199,5 +198,4 @@ def rare_class_weights(frame_pixel_counts: NDArray[np.integer], temperature: flo
     class_probability = np.exp(logits - logits.max())
     class_probability /= class_probability.sum()
     frames_with_class = np.maximum(held.sum(axis=0), 1)
-    weights: NDArray[np.float64] = held @ (class_probability / frames_with_class)
-    return weights
+    return held @ (class_probability / frames_with_class)

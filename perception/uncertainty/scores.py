@@ -446,8 +446,7 @@ def _class_shares(found: Uncertainty) -> np.ndarray:
     classes = found.mean_probabilities.shape[1]
     predicted = found.predicted.reshape(found.predicted.shape[0], -1).cpu().numpy()
     counts = np.stack([np.bincount(row, minlength=classes) for row in predicted])
-    shares: np.ndarray = (counts / predicted.shape[1]).astype(np.float32)
-    return shares
+    return (counts / predicted.shape[1]).astype(np.float32)
 
 
 def _refuse_not_finite(row: FrameScore) -> None:
