@@ -144,7 +144,7 @@ def predict(network: nn.Module, batches: Iterable[Batch]) -> Iterator[NDArray[np
     The network is in evaluation mode meanwhile and gets its modes back.
     """
     for batch in batches:
-        yield _logits(network, batch).argmax(dim=1).to(torch.uint8).cpu().numpy()
+        yield batch_logits(network, batch).argmax(dim=1).to(torch.uint8).cpu().numpy()
 
 
 def evaluate_segmentation(network: nn.Module, frames: FrameSet, batch_frames: int) -> NDArray[np.int64]:
@@ -156,7 +156,7 @@ def evaluate_segmentation(network: nn.Module, frames: FrameSet, batch_frames: in
         raise InputError("frames: none to evaluate on; give a manifest with labelled frames of the split")
     confusion: NDArray[np.int64] | None = None
     for batch in ordered_batches(frames, batch_frames):
-        logits = _logits(network, batch)
+        logits = batch_logits(network, batch)
         predicted = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
         counted = confusion_matrix(batch.labels.numpy(), predicted, logits.shape[1])
         confusion = counted if confusion is None else confusion + counted
@@ -347,7 +347,8 @@ def _check_finite(run: _Run) -> None:
         )
 
 
-def _logits(network: nn.Module, batch: Batch) -> Tensor:
+def batch_logits(network: nn.Module, batch: Batch) -> Tensor:
+    """Give the network's output for a batch, on its device, in evaluation mode; it gets its modes back."""
     with evaluation_mode(network):
         return network(batch.images.to(next(network.parameters()).device))
 

@@ -11,10 +11,10 @@ _SMALL_VARIANCE = 0.01
 
 @dataclass(frozen=True)
 class Prior:
-    """Hold the normal prior of every weight in one tensor."""
+    """Hold the normal prior of every weight in one tensor; tensors hold one of each weight."""
 
-    mean: float
-    variance: float
+    mean: float | Tensor
+    variance: float | Tensor
 
 
 def parameter_priors(network: nn.Module) -> dict[str, Prior]:
