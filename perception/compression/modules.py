@@ -19,8 +19,7 @@ def set_module(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
     """Put `module` in the place called `name`; give the network, which is `module` itself for the empty name."""
     if not name:
         return module
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
+    network.set_submodule(name, module)
     return network
 
 
