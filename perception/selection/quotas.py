@@ -58,5 +58,5 @@ class QuotaBook:
     def spend(self, row: int) -> None:
         """Count one chosen frame towards every quota that it belongs to."""
         self.lacking = [
-            missing - int(members[row]) for missing, members in zip(self.lacking, self.members, strict=True)
+            lacking - int(members[row]) for lacking, members in zip(self.lacking, self.members, strict=True)
         ]

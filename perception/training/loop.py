@@ -23,19 +23,11 @@ from perception.models.modes import evaluation_mode, modes_kept
 from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
 from perception.training import distributed
 from perception.training.averaging import update_average
-from perception.training.captured import CapturedStep
+from perception.training.captured import CapturedStep, tensors_of
 from perception.training.losses import class_weights, label_loss, weights_tensor
 from perception.training.resume import Position, Resume, is_due, load_state, save_state
 
-__all__ = [
-    "EpochRecord",
-    "Resume",
-    "TrainSettings",
-    "class_weights",
-    "evaluate_segmentation",
-    "fit",
-    "predict",
-]
+__all__ = ["EpochRecord", "Resume", "TrainSettings", "class_weights", "evaluate_segmentation", "fit", "predict"]
 
 AnyBatch = TypeVar("AnyBatch")
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -154,14 +146,12 @@ def evaluate_segmentation(network: nn.Module, frames: FrameSet, batch_frames: in
     """
     if len(frames) == 0:
         raise InputError("frames: none to evaluate on; give a manifest with labelled frames of the split")
-    confusion: NDArray[np.int64] | None = None
+    counts = []
     for batch in ordered_batches(frames, batch_frames):
         logits = batch_logits(network, batch)
         predicted = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-        counted = confusion_matrix(batch.labels.numpy(), predicted, logits.shape[1])
-        confusion = counted if confusion is None else confusion + counted
-    assert confusion is not None
-    return confusion
+        counts.append(confusion_matrix(batch.labels.numpy(), predicted, logits.shape[1]))
+    return np.sum(counts, axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,14 +278,8 @@ def _optimiser(network: nn.Module, settings: TrainSettings) -> Optimizer:
     # A recorded step reads its rate from the device, where it can change.
     rate: Any = torch.tensor(settings.learning_rate, device=settings.device) if captured else settings.learning_rate
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(
-            network.parameters(),
-            lr=rate,
-            weight_decay=decay,
-            fused=captured,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-        )
+        inertia: dict[str, Any] = {"momentum": settings.momentum, "nesterov": settings.nesterov}
+        return torch.optim.SGD(network.parameters(), lr=rate, weight_decay=decay, fused=captured, **inertia)
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
     # Fused: on small networks the updates, tensor by tensor, take some percent of a step.
     return kind(network.parameters(), lr=rate, betas=(0.9, 0.999), weight_decay=decay, fused=True, capturable=captured)
@@ -331,8 +315,7 @@ def _batches_left(run: _Run, batches: Callable[[int], Iterable[Batch]]) -> Itera
 def _to_device(batch: AnyBatch, device: torch.device | str, share: slice = slice(None)) -> AnyBatch:
     if isinstance(batch, Batch):
         return Batch(batch.images[share], batch.labels[share]).on(device)  # type: ignore[return-value]
-    tensors = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}  # type: ignore[arg-type]
-    moved = {name: value[share].to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
+    moved = {name: value[share].to(device) for name, value in tensors_of(batch).items()}
     return dataclasses.replace(batch, **moved)  # type: ignore[type-var]
 
 
@@ -342,8 +325,7 @@ def _check_finite(run: _Run) -> None:
         rate = run.optimiser.param_groups[0]["lr"]
         raise InputError(
             f"epoch {run.position.epoch}, iteration {run.position.batch}: the loss is {loss} "
-            f"at learning rate {float(rate):g}; "
-            "lower learning_rate or set max_grad_norm"
+            f"at learning rate {float(rate):g}; lower learning_rate or set max_grad_norm"
         )
 
 
