@@ -8,7 +8,7 @@ EXTRAS := gates,versioning,cluster,development
 NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
-COMMANDS := run evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status cancel schedule dag \
+COMMANDS := run evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status cancel schedule dag parameters \
 	review promote reject rollback versions history verify-history reproduce lineage scrub retire \
 	table bench simulate scenes faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
@@ -56,6 +56,7 @@ pipeline-status:  ## show a run on the cluster, by default the latest: RUN=ID
 cancel:  ## end a run on the cluster: RUN=ID
 schedule:  ## bring the recurring night in line with schedule.yaml: DRY_RUN=yes
 dag:  ## draw the compiled pipeline into docs/dag.md
+parameters:  ## write docs/parameters.md and the schema of params.yaml from the declarations of parameters
 review:  ## the page that compares two data versions: BASE=VERSION HEAD=VERSION OUT=DIR REGISTRY=DIR (all optional)
 promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY MODEL=auto|release|keep
 reject:  ## record that a data version must not be released: VERSION=TAG BY=NAME REASON=WHY

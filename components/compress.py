@@ -43,10 +43,10 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     dense, pruned = (load_network(inputs.one("network") / f"{name}.safetensors") for name in ("dense", "pruned"))
     network, choices = _factorise(pruned, parameters)
     sha256 = save_network(network, folder / "model.safetensors", {"shrunk_by": "pruning and low rank"})
-    told = input_metadata(parameters.taxonomy)
+    metadata = input_metadata(parameters.taxonomy)
     exports = {
-        "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size, metadata=told),
-        "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size, metadata=told),
+        "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size, metadata=metadata),
+        "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size, metadata=metadata),
     }
     paths = {name: export.path for name, export in exports.items()}
     batches = sorted({1, parameters.latency_batch_frames})

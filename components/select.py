@@ -131,7 +131,8 @@ def _choices(
 
     classes = class_names(parameters.taxonomy)
     quotas = [
-        replace(each, class_id=classes.index(each.class_name)) if each.class_name else each for each in parameters.quotas
+        replace(each, class_id=classes.index(each.class_name)) if each.class_name else each
+        for each in parameters.quotas
     ]
     settings = replace(parameters, quotas=tuple(quotas))
     selected = choose(settings)

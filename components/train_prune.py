@@ -68,10 +68,8 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
 
     set_threads(parameters.threads)
     folder = outputs.one("network")
-    frames, settings = (
-        open_frames(training_frames(inputs, parameters), parameters),
-        train_settings(parameters, device=best_device()),
-    )
+    frames = open_frames(training_frames(inputs, parameters), parameters)
+    settings = train_settings(parameters, device=best_device())
     start = inputs.one("adaptation") / "student.safetensors"
 
     dense = load_network(start)

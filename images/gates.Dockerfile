@@ -1,5 +1,5 @@
 # The gates: Great Expectations and what it reads tables with.
-# Built by `make images`; the build context is laid out by pipelines/images.py.
+# Built by `make images`; the build context is laid out by pipelines/kubeflow/images.py.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 WORKDIR /build

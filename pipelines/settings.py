@@ -9,8 +9,8 @@ from typing import Any
 from components.ingest.sources import Source
 from components.stage.parameters import build_parameters, overlay, parse_value, plain_values, read_yaml
 from perception.errors import InputError, did_you_mean
+from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
-from pipelines.kubeflow.resources import Cluster
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
 COUNTS = {"batch": "batches", "shard": "shards"}  # what a fan-out counts, and the setting that says how many there are

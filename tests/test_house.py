@@ -39,9 +39,9 @@ def imported_by(statement: str) -> set[str]:
     "statement",
     [
         "import components.stage.registry",
-        "import pipelines.local",
+        "import pipelines.commands.program",
         "import pipelines.settings",
-        "import pipelines.kubeflow.compile",
+        "import pipelines.commands.cluster",
     ],
 )
 def test_command_lines_start_without_heavy_packages(statement: str) -> None:

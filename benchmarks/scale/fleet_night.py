@@ -103,7 +103,7 @@ class Gpu:
         return self.trained_frames_a_s / self.forward_share
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Prices:
     """Hold prices, in one currency; assumptions."""
 

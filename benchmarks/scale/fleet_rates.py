@@ -1,15 +1,11 @@
 """Measure what this project's own code costs a frame, for `make simulate`: docs/results/fleet_rates.json.
 
-    python -m benchmarks.scale.fleet_rates [--frames 24] [--out docs/results/fleet_rates.json]
-
 Costs are in seconds of processor time, which other programs on the machine disturb little. Frames are procedural street
 scenes of 2048x1024 px, encoded as JPEG. Costs a row of the pool come from the runs of benchmarks/scale/pool_scale.py
 (docs/results/pool_scale.json), where its two sizes give a slope. The last line is JSON, as the file is.
 """
 
-import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,12 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import cv2
 import numpy as np
 
-from benchmarks.duel import least_seconds
-from benchmarks.tables.machine import hardware
-from perception.data.files import replace_file
+from benchmarks.machine import hardware
+from benchmarks.results import RESULTS, ROOT, write_figures
+from benchmarks.scale.simulate import RATES_FILE
+from benchmarks.timing import least_seconds
 from perception.data.shards import write_shard
 from perception.data.store import FolderStore
 from perception.errors import InputError
@@ -31,33 +29,27 @@ from perception.selection.k_centre import k_centre
 from perception.simulator.folder import encode_scene, scene_frames
 from perception.simulator.world import World
 
-ROOT = Path(__file__).resolve().parents[1]
-POOL = ROOT / "docs/results/pool_scale.json"
+POOL = ROOT / RESULTS / "pool_scale.json"
 HEIGHT_PX, WIDTH_PX = 1024, 2048
 SHORTLIST, CHOSEN, DIMENSION = 20_000, 500, 64
 ROUNDS = 3
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=24)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/fleet_rates.json")
-    options = parser.parse_args()
+@click.command()
+@click.option("--frames", default=24)
+@click.option("--out", type=click.Path(path_type=Path), default=RATES_FILE, help="The file that is written.")
+def run(frames: int, out: Path) -> None:
+    """Measure what this project's own code costs a frame, for `make simulate`."""
     cv2.setNumThreads(1)
-    try:
-        rates = row_costs(POOL) | frame_costs(options.frames)
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return 2
+    rates = row_costs(POOL) | frame_costs(frames)
     found = {
-        "command": "python -m benchmarks.scale.pool_scale && python -m benchmarks.scale.fleet_rates",
-        "hardware": hardware("cpu"),
+        "command": "python -m benchmarks.scale pool_scale && python -m benchmarks.scale fleet_rates",
+        "hardware": hardware(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "rates": rates,
     }
-    replace_file(options.out, (json.dumps(found, indent=1) + "\n").encode())
+    write_figures(out, found)
     print(json.dumps(found))
-    return 0
 
 
 def row_costs(file: Path) -> dict[str, float]:
@@ -65,7 +57,7 @@ def row_costs(file: Path) -> dict[str, float]:
     try:
         found: dict[str, Any] = json.loads(file.read_text())
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file; run `python -m benchmarks.scale.pool_scale` first") from None
+        raise InputError(f"{file}: no such file; run `python -m benchmarks.scale pool_scale` first") from None
     small, large = found["small"], found["large"]
     rows = large["rows"] - small["rows"]
 
@@ -112,7 +104,3 @@ def frame_costs(count: int) -> dict[str, float]:
         "curate_core_s": seconds["pack"] / count,
         "select_pair_s": seconds["choose"] / (SHORTLIST * CHOSEN),
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

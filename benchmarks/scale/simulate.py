@@ -1,13 +1,14 @@
-"""`make simulate`: predict a night at a fleet's scale from measured costs, say what it waits for, and draw it."""
+"""Predict a night at a fleet's scale from measured costs, say what it waits for, and draw it."""
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matplotlib.figure import Figure
+
+from benchmarks.results import RESULTS, ROOT, write_page, write_plot
 from benchmarks.scale.fleet_night import (
     Fleet,
     FleetCluster,
@@ -19,20 +20,15 @@ from benchmarks.scale.fleet_night import (
     Rates,
     StageForecast,
     World,
-    forecast,
     night_hours,
     stages_of,
 )
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE
 from components.stage.parameters import build_parameters, parse_value, read_yaml
 from perception.errors import InputError
+from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-ROOT = Path(__file__).parent.parent
-FLEET_FILE, RATES_FILE = ROOT / "pipelines" / "fleet.yaml", ROOT / "docs" / "results" / "fleet_rates.json"
+FLEET_FILE, RATES_FILE = Path(__file__).with_name("fleet.yaml"), ROOT / RESULTS / "fleet_rates.json"
 SECTIONS = {"fleet": Fleet, "cluster": FleetCluster, "limits": Limits, "gpu": Gpu, "prices": Prices}
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the cluster, in the picture
 
@@ -48,7 +44,7 @@ def load_world(file: Path, rates_file: Path, profile: str, overrides: Sequence[s
     measured = _rates(rates_file)
     known = {name: value for name, value in measured["rates"].items() if name != "frame_bytes"}
     rates = build_parameters(Rates, known, where=str(rates_file))
-    plan = Plan.of(load_settings(profile))
+    plan = Plan.of(load_settings(nightly(), profile))
     return World(rates=rates, plan=plan, **sections), measured  # type: ignore[arg-type]
 
 
@@ -65,10 +61,10 @@ def _rates(file: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(file.read_text())
         assert isinstance(found["rates"], Mapping)
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file; measure with `python -m benchmarks.scale.fleet_rates` first") from None
+        raise InputError(f"{file}: no such file; measure with `python -m benchmarks.scale fleet_rates` first") from None
     except (ValueError, KeyError, AssertionError):
         raise InputError(
-            f"{file}: holds no measured rates; measure with `python -m benchmarks.scale.fleet_rates`"
+            f"{file}: holds no measured rates; measure with `python -m benchmarks.scale fleet_rates`"
         ) from None
     return found
 
@@ -124,10 +120,8 @@ def scaled_hours(world: World) -> dict[str, list[float]]:
     return found
 
 
-def draw(world: World, found: Forecast) -> "Figure":
+def draw(world: World, found: Forecast) -> Figure:
     """Draw the hours of every stage, and of the night on smaller and larger clusters."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(11, 4), layout="constrained")
     bars, curve = figure.subplots(1, 2, width_ratios=[1.4, 1])
     start = 0.0
@@ -162,47 +156,11 @@ def draw(world: World, found: Forecast) -> "Figure":
 
 def write_results(world: World, found: Forecast, text: str, command: str, folder: Path) -> Path:
     """Write fleet.md and fleet.svg into the folder and return the page."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "nightdrive", "svg.fonttype": "none"}):
-        draw(world, found).savefig(folder / "fleet.svg", metadata={"Date": None})
-    page = folder / "fleet.md"
+    write_plot(folder / "fleet.svg", draw(world, found))
     body = "\n".join("    " + line for line in text.splitlines())
-    page.write_text(
+    return write_page(
+        folder / "fleet.md",
         f"# A night of a fleet, predicted\n\n    {command}\n\nNothing of this ran: it is a model of a night, explained in "
-        f"[scale](../scale.md). What is measured, stated and assumed stands in [fleet.yaml](../../pipelines/fleet.yaml).\n\n"
-        f"{body}\n\n![Hours of every stage, and of the night by the cluster's size](fleet.svg)\n"
+        f"[scale](../scale.md). What is measured, stated and assumed stands in [fleet.yaml](../../benchmarks/scale/fleet.yaml).\n\n"
+        f"{body}\n\n![Hours of every stage, and of the night by the cluster's size](fleet.svg)\n",
     )
-    return page
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Predict the night that the command line describes; print it and write its page."""
-    parser = argparse.ArgumentParser(prog="make simulate", description="Predict a night at a fleet's scale.")
-    parser.add_argument("--profile", default="nightly", help="whose trainings are simulated (params.yaml)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="another value of fleet.yaml"
-    )
-    parser.add_argument("--fleet", type=Path, default=FLEET_FILE, help="parameters of fleet and cluster")
-    parser.add_argument("--rates", type=Path, default=RATES_FILE, help="measured costs a frame")
-    parser.add_argument("--out", type=Path, help="folder to write fleet.md and fleet.svg into (default: print only)")
-    given = parser.parse_args(arguments)
-    try:
-        world, measured = load_world(given.fleet, given.rates, given.profile, given.set)
-        found = forecast(world)
-    except InputError as error:
-        print(f"nightdrive: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    text = forecast_text(world, found, measured)
-    print(text)
-    if given.out:
-        said = "".join(f" {each}" for each in given.set)
-        command = "make simulate" + (f' SET="{said.strip()}"' if said else "")
-        print(f"written: {write_results(world, found, text, command, given.out)}")
-    return EXIT_DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -15,9 +15,16 @@ from perception.data.readers import open_reader
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 
-DATA_KINDS = ("cifar10", "fashion_mnist", "camvid", "scenes")
+DATA_KINDS = ("cifar10", "fashion_mnist", "camvid", "kitti", "bdd100k", "coco", "scenes")
 CLASSIFICATION = ("cifar10", "fashion_mnist")
 SEGMENTATION = ("camvid", "scenes")
+_LANDMARKS = {  # what is in a folder that holds a data set
+    "fashion_mnist": "train-images-idx3-ubyte.gz",
+    "camvid": "trainannot",
+    "kitti": "training/label_2",
+    "bdd100k": "labels/det_20",
+    "coco": "annotations/instances_train*.json",
+}
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,11 @@ def data_kind(path: Path | None) -> str:
         return "scenes"
     if path.is_file() and path.suffix == ".npz":
         return "cifar10"
-    if (path / "train-images-idx3-ubyte.gz").exists():
-        return "fashion_mnist"
-    if (path / "train").is_dir() and (path / "trainannot").is_dir():
-        return "camvid"
-    raise InputError(
-        f"DATA = {path}: no data set that tables know; give CIFAR-10 as .npz, a folder with "
-        "train-images-idx3-ubyte.gz (Fashion-MNIST) or one with train/ and trainannot/ (CamVid)"
-    )
+    for kind, landmark in _LANDMARKS.items():
+        if any(path.glob(landmark)):
+            return kind
+    known = ", ".join(f"{kind} (with {landmark})" for kind, landmark in _LANDMARKS.items())
+    raise InputError(f"DATA = {path}: no data set that tables know; give CIFAR-10 as .npz, or a folder: {known}")
 
 
 def classification(path: Path, kind: str) -> tuple[Labelled, Labelled]:

@@ -1,22 +1,16 @@
 """Write docs/results/TABLE.md, TABLE.json and its plots: a table's sections, one a data set and size."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("svg")  # no display, and pictures that a diff can read
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.tables.machine import hardware
+from benchmarks.results import write_figures, write_page, write_plot
 from benchmarks.tables.runner import Request, read_object
-from perception.data.files import replace_file
 
 SUPERVISED, BASELINE, OURS = "#2e8540", "#9aa5b1", "#2f6db3"  # the colours of a table's rows
 
@@ -31,35 +25,22 @@ class Report:
     plot: Figure | None = None
 
 
-def write_results(
-    out: Path, request: Request, report: Report, command: str, seconds: float, machines: str | None = None
-) -> Path:
+def write_results(out: Path, request: Request, report: Report, command: str, seconds: float, machines: str) -> Path:
     """Replace this section of the table's page and leave its other sections; return the page.
 
-    machines: what the cells ran on, in words; without it this machine and the request's device are described. Raises
-    InputError where the figures beside the page are damaged.
+    machines: what the cells ran on, in words. Raises InputError where the figures beside the page are damaged.
     """
-    out.mkdir(parents=True, exist_ok=True)
     store = out / f"{request.table}.json"
     known = _known(store) if store.exists() else {"sections": {}}
-    section = {
-        "command": command,
-        "hardware": machines or hardware(request.device),
-        "seconds": round(seconds),
-        "body": report.body,
-        "figures": report.figures,
-        "plot": None,
-    }
+    section = {"command": command, "hardware": machines, "seconds": round(seconds), "plot": None}
+    section |= {"body": report.body, "figures": report.figures}
     if report.plot is not None:
         section["plot"] = f"{request.table}_{request.section}.svg"
-        # The salt makes ids, and the missing date makes the file, the same every time.
-        with matplotlib.rc_context({"svg.hashsalt": "nightdrive", "svg.fonttype": "none"}):
-            report.plot.savefig(out / section["plot"], metadata={"Date": None}, bbox_inches="tight")
-    known |= {"title": report.title, "sections": dict(sorted({**known["sections"], request.section: section}.items()))}
-    replace_file(store, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
-    page = out / f"{request.table}.md"
-    replace_file(page, _page(known).encode())
-    return page
+        write_plot(out / section["plot"], report.plot)
+    sections = dict(sorted({**known["sections"], request.section: section}.items()))
+    known |= {"title": report.title, "sections": sections}
+    write_figures(store, known)
+    return write_page(out / f"{request.table}.md", _page(known))
 
 
 def _known(store: Path) -> dict[str, Any]:
@@ -83,12 +64,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table; every column but the first is aligned to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def draw_rows(
     axes: Axes,
     rows: Mapping[str, Sequence[float]],
@@ -106,3 +81,27 @@ def draw_rows(
         axes.plot(values, [position] * len(values), "o", color="black", markersize=3)
     axes.set_yticks(range(len(rows)), list(reversed(rows)))
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_by_share(
+    curves: Mapping[str, Mapping[Any, Sequence[float]]], percents: Sequence[float], keys: Sequence[Any], axis: str
+) -> Figure:
+    """Draw what every row reached at each labelled share of the pool: mean and spread of its seeds.
+
+    curves: by the row's name, the values of the seeds by key; keys: of the shares `percents`, in their order.
+    """
+    figure = Figure(figsize=(6.5, 3.6))
+    axes = figure.subplots()
+    for name, found in curves.items():
+        shown = [(percent, np.asarray(found[key])) for percent, key in zip(percents, keys, strict=True) if key in found]
+        spread = [values.std(ddof=1) if len(values) > 1 else 0.0 for _, values in shown]
+        axes.errorbar(
+            [percent for percent, _ in shown], [values.mean() for _, values in shown], spread, capsize=2, label=name
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(percents, [f"{percent:g} %" for percent in percents])
+    axes.set_xlabel("labelled share of the pool")
+    axes.set_ylabel(axis)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables.machine import hardware
+from benchmarks.machine import hardware
 from perception.data.files import replace_file
 from perception.errors import InputError
 
@@ -36,6 +36,11 @@ class Request:
         """Return the name of this table's section in docs/results."""
         return f"{self.data_kind}-{self.size}"
 
+    @property
+    def folder(self) -> Path:
+        """Return where the cells of this section are kept."""
+        return self.work / self.table / self.section
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -51,7 +56,7 @@ class Cell:
 
 
 def run_cells(
-    cells: Sequence[Cell], request: Request, work: Path, minutes: float = 0.0, only: str | None = None
+    cells: Sequence[Cell], request: Request, minutes: float = 0.0, only: str | None = None
 ) -> tuple[dict[str, Found], float]:
     """Run the cells that are not done yet, in order; start none after `minutes`, where above 0.
 
@@ -60,11 +65,11 @@ def run_cells(
     """
     started, results, seconds = time.monotonic(), {}, 0.0
     for number, cell in enumerate(cells, 1):
-        kept = _kept(_folder(request, work), cell, results)
+        kept = _kept(request.folder, cell, results)
         spent = bool(minutes) and time.monotonic() - started > 60 * minutes
         wanted = only is None or re.search(only, cell.name) is not None
         if kept is None and not spent and wanted and _can_run(cell, request, results):
-            kept = _run(_folder(request, work), cell, request, results)
+            kept = _run(cell, request, results)
             print(f"[{number}/{len(cells)}] {cell.name}: {_short(kept['found'])} ({kept['seconds']:.0f} s)", flush=True)
         if kept is not None:
             results[cell.name] = kept["found"]
@@ -72,19 +77,15 @@ def run_cells(
     return results, seconds
 
 
-def machines(cells: Sequence[Cell], request: Request, work: Path) -> str:
+def machines(cells: Sequence[Cell], request: Request) -> str:
     """Say on which machines the kept cells ran, and where those that measure side by side did, if elsewhere."""
     found: dict[bool, list[str]] = {False: [], True: []}
     for cell in cells:
-        path = _folder(request, work) / f"{cell.name}.json"
+        path = request.folder / f"{cell.name}.json"
         if path.exists():
             found[cell.side_by_side].append(_read(path).get("hardware", "machine not recorded"))
     trained, measured = (" and ".join(dict.fromkeys(names)) for names in (found[False], found[True]))
     return trained if measured in ("", trained) else f"{trained}; latency on {measured}"
-
-
-def _folder(request: Request, work: Path) -> Path:
-    return work / request.table / request.section
 
 
 def _can_run(cell: Cell, request: Request, results: Mapping[str, Found]) -> bool:
@@ -120,7 +121,7 @@ def read_object(path: Path, fits: Callable[[dict[str, Any]], bool], otherwise: s
     return found
 
 
-def _run(folder: Path, cell: Cell, request: Request, results: Mapping[str, Found]) -> dict[str, Any]:
+def _run(cell: Cell, request: Request, results: Mapping[str, Found]) -> dict[str, Any]:
     start = time.perf_counter()
     found = cell.compute(results)
     kept = {
@@ -130,8 +131,7 @@ def _run(folder: Path, cell: Cell, request: Request, results: Mapping[str, Found
         "before": sorted(results) if cell.side_by_side else None,
         "found": found,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / f"{cell.name}.json", json.dumps(kept).encode())
+    replace_file(request.folder / f"{cell.name}.json", json.dumps(kept).encode())
     return kept
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.tables.adaptation_batches import Labels
+from benchmarks.tables.batches import Labels
 from benchmarks.tables.runner import Request
 from perception.adaptation.pseudo import class_thresholds, confidence_histogram
 from perception.data.taxonomies import IGNORE

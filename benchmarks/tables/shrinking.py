@@ -1,6 +1,5 @@
 """What the tables about smaller networks share: the tasks, the training of one arm, structures, latency."""
 
-import copy
 import functools
 import tempfile
 import time
@@ -12,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.tables.data import CLASSIFICATION, Labelled, camvid, classification
-from benchmarks.tables.runner import Found, Request
+from benchmarks.tables.runner import Cell, Found, Request
 from perception.compression.cost import count_macs, count_parameters, measure_latency_ms
 from perception.compression.export import export_onnx, fold_batchnorm
 from perception.data.loading import Batch
@@ -25,6 +25,7 @@ from perception.metrics.confusion import confusion_matrix, mean_iou
 from perception.models.checkpoint import apply_leaves, describe_leaves
 from perception.models.erfnet import ERFNet
 from perception.training.loop import TrainSettings, class_weights, fit
+from perception.training.setup import seeded
 
 Hook = Callable[[int, nn.Module, Optimizer], None]
 CAMVID_CLASSES = 11
@@ -79,13 +80,10 @@ def _open_task(data: Path | None, kind: str, size: str, device: str) -> Task:
     raise InputError("this table wants DATA: a folder with Fashion-MNIST or CamVid, or CIFAR-10 as .npz")
 
 
-def batches(task: Task, seed: int, epoch: int) -> "_Epoch":
-    """Give one epoch's batches; the same seed and epoch give the same ones."""
-    return _Epoch(task, seed, epoch)
-
-
 @dataclass(frozen=True)
-class _Epoch:
+class Epoch:
+    """Give one epoch's batches; the same seed and epoch give the same ones."""
+
     task: Task
     seed: int
     epoch: int
@@ -170,14 +168,14 @@ def train_arm(
     start = _seconds(request.device)
     records = fit(
         network,
-        lambda epoch: batches(task, seed, epoch),
+        lambda epoch: Epoch(task, seed, epoch),
         settings,
         class_weights=_class_weights(task) if task.score == "mIoU" else None,
         after_step=after_step,
         after_epoch=end_epoch,
     )
     seconds = _seconds(request.device) - start
-    frames = len(batches(task, seed, 0)) * task.batch_frames
+    frames = len(Epoch(task, seed, 0)) * task.batch_frames
     return {
         "score_percent": score_percent(task, network, request.device),
         "train_seconds": seconds,
@@ -233,13 +231,6 @@ def score_percent(task: Task, network: nn.Module, device: str = "cpu") -> float:
     return 100 * (mean_iou(confusion) if task.score == "mIoU" else right / len(task.test))
 
 
-def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Build a network whose first weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
-
-
 def structured(build: Callable[[], nn.Module], leaves: list[Any], seed: int) -> nn.Module:
     """Build a network of another one's structure (leaves of describe_leaves) with fresh weights."""
 
@@ -286,9 +277,73 @@ def network_for(task: Task, width: float = 1.0) -> nn.Module:
     return small_classifier(task, width) if task.size == "small" else plain_classifier(task, width)
 
 
-def finished(arms: Mapping[str, str], results: Mapping[str, Found], seeds: Iterable[int]) -> dict[str, str]:
-    """Keep the arms of which every seed has been trained, so that a table can be read before it is whole."""
-    return {arm: about for arm, about in arms.items() if all(f"{arm}_{seed}" in results for seed in seeds)}
+def arm_cells(
+    request: Request,
+    arms: Iterable[str],
+    trained: Callable[..., Found],
+    settings: Callable[[str], Mapping[str, Any]],
+    after: Mapping[str, str],
+) -> list[Cell]:
+    """Return a cell for each seed and arm; trained: given the cells before, and arm and seed by name.
+
+    after: the arm whose cell of the same seed an arm needs.
+    """
+    return [
+        Cell(
+            name=f"{arm}_{seed}",
+            compute=functools.partial(trained, arm=arm, seed=seed),
+            settings=settings(arm),
+            needs=(f"{after[arm]}_{seed}",) if arm in after else (),
+        )
+        for seed in range(request.seeds)
+        for arm in arms
+    ]
+
+
+def training_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what all arms have in common: how they are trained."""
+    return {name: settings[name] for name in ("epochs", "learning_rate", "mixed_precision") if name in settings}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Hold what the cells of one arm found, one a seed."""
+
+    about: str
+    found: list[Found]
+
+    def values(self, *names: str) -> dict[str, list[Any]]:
+        """Return some of the figures by name, a value a seed."""
+        return {name: [each[name] for each in self.found] for name in names}
+
+    def mean(self, name: str) -> float:
+        """Return a figure's mean over the seeds."""
+        return float(sum(each[name] for each in self.found)) / len(self.found)
+
+    @property
+    def scores(self) -> list[float]:
+        """Return what the arm reached in each seed, per cent."""
+        return [each["score_percent"] for each in self.found]
+
+
+def finished(arms: Mapping[str, str], results: Mapping[str, Found], seeds: Iterable[int]) -> dict[str, Arm]:
+    """Return the arms of which every seed has been trained, so that a table can be read before it is whole."""
+    names = {arm: [f"{arm}_{seed}" for seed in seeds] for arm in arms}
+    done = {arm: own for arm, own in names.items() if all(name in results for name in own)}
+    return {arm: Arm(arms[arm], [results[name] for name in own]) for arm, own in done.items()}
+
+
+def scatter(task: Task, axis: str, points: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """Draw the scores of arms, a dot a seed; points: places on the axis and scores by the arm's name."""
+    figure = Figure(figsize=(6, 4))
+    axes = figure.subplots()
+    for name, (places, scores) in points.items():
+        axes.plot(places, scores, "o", label=name, alpha=0.8)
+    axes.set_xlabel(axis)
+    axes.set_ylabel(f"{task.score}, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
 
 
 def verdict(lines: Iterable[tuple[bool, str]]) -> str:
@@ -358,8 +413,3 @@ def torch_pruning_hooks(
             optimizer.state.clear()
 
     return after_step, after_epoch, raised
-
-
-def copied(network: nn.Module) -> nn.Module:
-    """Give a copy to train, so that arms begin with equal weights."""
-    return copy.deepcopy(network)

@@ -43,7 +43,7 @@ class JudgeParameters(FrameParameters, IntervalSettings):
     regression_margin: ShareFromZero = 0.02
     class_regression_margin: ShareFromZero = 0.05  # IoU by which it may fall behind in any class
     # standard deviation of a figure (overall, time_of_day=night, class=bus) between trainings that differ only by their
-    # seed; benchmarks/no_regression.py measures it. Margins are widened to what two seeds differ by
+    # seed; benchmarks/scale/no_regression.py measures it. Margins are widened to what two seeds differ by
     seed_spread: dict[str, NotNegative] = Field(default_factory=dict)
     test_set_sha256: str = ""  # the frozen test set's identity; another one is refused; empty: not pinned
     latency_batch_frames: tuple[Count, ...] = (1, 2, 4, 8)  # batch sizes at which latency and throughput are measured
@@ -293,7 +293,7 @@ def _shift(frames: "LabelledFrames", about: "pd.DataFrame", model: Path, paramet
     if not count:
         return []
     rows = np.linspace(0, len(about) - 1, count).round().astype(int).tolist()
-    part, told = _Part(frames, rows), about.iloc[rows].reset_index(drop=True)
+    part, rows_about = _Part(frames, rows), about.iloc[rows].reset_index(drop=True)
     predict, classes = onnx_predictor(model, parameters.threads), len(class_names(parameters.taxonomy))
     cases: list[tuple[str, int]] = [("none", 0), *((kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS)]
     found = []
@@ -301,7 +301,7 @@ def _shift(frames: "LabelledFrames", about: "pd.DataFrame", model: Path, paramet
         change = (lambda images, k=kind, s=strength: corrupt(images, k, s)) if strength else None
         score = evaluate_frames(
             part,
-            told,
+            rows_about,
             predict,
             classes,
             batch_frames=parameters.batch_frames,

@@ -28,7 +28,7 @@ class Source:
     # scenes: number of the first drive; sources with other drives share none
     first_drive: Annotated[int, Field(ge=0, lt=10**9)] = 0
     # scenes: the ranges that a drive is drawn from
-    world: Annotated[World, BeforeValidator(with_all_weights)] = Field(default_factory=World)
+    world: Annotated[World, BeforeValidator(with_all_weights)] = World()
 
     def __post_init__(self) -> None:
         returned = self.format == "label_drop"

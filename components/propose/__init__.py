@@ -24,7 +24,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> None:
     tag = read_record(inputs.one("version") / "version.json", PublishedVersion).tag
     base = inputs.one("base") / "run.json"
     before = read_record(base, Published)["tag"] if base.exists() else NOTHING
-    evidence = gather_evidence(inputs, parameters)
+    evidence = gather_evidence(inputs, parameters.run, parameters.profile)
     with network_files(inputs) as model:
         propose(registry, tag, evidence, model=model, facts={"run": parameters.run, **evidence["lineage"]})
     facts, commands, pictures, taxonomy = _review(registry, tag, before, parameters)

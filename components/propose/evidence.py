@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.propose.parameters import ProposeParameters
 from components.stage.declaration import Paths
 from components.stage.records import read_records
 from perception.data.tables import read_record, read_table
@@ -26,13 +25,13 @@ _EVALUATION = (
 _VERDICT = ("suite", "suite_sha256", "decision", "rows", "checked")
 
 
-def gather_evidence(inputs: Paths, parameters: ProposeParameters) -> Json:
+def gather_evidence(inputs: Paths, run: str, profile: str) -> Json:
     """Return gates, evaluation, network, selection story, doubted labels, cost and lineage of the night so far."""
     card = _read(inputs, "compressed", "card.json", records.Card)
     origin = {"code_commit": card.code_commit, "image": card.image, "onnx_sha256": card.onnx_sha256} if card else {}
     return {
-        "run": parameters.run,
-        "profile": parameters.profile,
+        "run": run,
+        "profile": profile,
         "gates": _verdicts(inputs),
         "evaluation": _evaluation(inputs),
         "model": _network(inputs, card),
@@ -114,11 +113,11 @@ def _doubts(inputs: Paths) -> Json | None:
 
 
 def _cost() -> Json:
-    told = read_records()
-    if not told:
+    tasks = read_records()
+    if not tasks:
         return {}
-    stages = sorted(told, key=lambda record: -record["seconds"])
+    stages = sorted(tasks, key=lambda record: -record["seconds"])
     return {
-        "seconds": round(sum(record["seconds"] for record in told), 1),
+        "seconds": round(sum(record["seconds"] for record in tasks), 1),
         "stages": [{"name": record["name"], "seconds": record["seconds"]} for record in stages],
     }

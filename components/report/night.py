@@ -50,11 +50,11 @@ _RECORDS = {
 def gather_night(inputs: Paths, parameters: ReportParameters) -> page.NightReport:
     """Return everything that the report shows of the night."""
     pictures = Pictures(inputs, parameters)
-    told, verdicts = read_records(), _verdicts(inputs)
-    status, culprit, message = _outcome(told, parameters.final_status)
+    tasks, verdicts = read_records(), _verdicts(inputs)
+    status, culprit, message = _outcome(tasks, parameters.final_status)
     version, card = _read(inputs, "version", records.PublishedVersion), _read(inputs, "compressed", records.Card)
     return page.NightReport(
-        summary=_summary(inputs, parameters, told, verdicts, status),
+        summary=_summary(inputs, parameters, tasks, verdicts, status),
         taxonomy=load_taxonomy(parameters.taxonomy),
         failed_stage=culprit if status == "failed" else None,
         refused_gate=culprit if status == "refused" else None,
@@ -75,7 +75,7 @@ def gather_night(inputs: Paths, parameters: ReportParameters) -> page.NightRepor
 
 
 def _summary(
-    inputs: Paths, parameters: ReportParameters, told: list[Json], verdicts: Mapping[str, Verdict], status: str
+    inputs: Paths, parameters: ReportParameters, tasks: list[Json], verdicts: Mapping[str, Verdict], status: str
 ) -> NightSummary:
     evaluation = _read(inputs, "evaluation", records.Evaluation)
     adaptation = vars(_read(inputs, "adaptation", records.Adaptation)) if inputs.maybe("adaptation") else {}
@@ -83,8 +83,8 @@ def _summary(
         run=parameters.run,
         status=status,
         profile=parameters.profile,
-        seconds=round(sum(record["seconds"] for record in told), 1) if told else None,
-        stages=tuple(_pick(StageFigures, record) for record in told),
+        seconds=round(sum(record["seconds"] for record in tasks), 1) if tasks else None,
+        stages=tuple(_pick(StageFigures, record) for record in tasks),
         selection=_selection_figures(inputs),
         data=_data_figures(inputs),
         adaptation=_pick(AdaptationFigures, adaptation),
@@ -102,9 +102,9 @@ def _summary(
     )
 
 
-def _outcome(told: list[Json], final_status: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+def _outcome(tasks: list[Json], final_status: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
     """Return the night's status, which task is to blame, and what it said."""
-    for record in told:
+    for record in tasks:
         if record["status"] == "refused":
             return "refused", record["name"], record["message"]
         if record["status"] != "done":
@@ -114,7 +114,7 @@ def _outcome(told: list[Json], final_status: Mapping[str, Any]) -> tuple[str, st
     if final_status.get("state") == "FAILED":
         error = final_status.get("error") or {}
         return "failed", "a step", str(error.get("message") or "see the run's page")
-    nothing = any(record["values"].get("news") == "nothing" for record in told)
+    nothing = any(record["values"].get("news") == "nothing" for record in tasks)
     return "nothing_new" if nothing else "done", None, None
 
 

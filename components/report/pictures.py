@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.report.parameters import ReportParameters
 from components.stage.declaration import Paths
-from components.stage.learning import class_names, open_frames
+from components.stage.learning import FrameParameters, class_names, open_frames
 from perception.adaptation.foreground import at_size, load_foreground, score_thresholds
 from perception.adaptation.fusion import FusionSettings, Instances, fuse
 from perception.adaptation.label_pool import Labeller, class_probabilities, predictions
@@ -34,7 +33,7 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 class Pictures:
     """Find images by frame_id and paint what the night's networks see in them."""
 
-    def __init__(self, inputs: Paths, parameters: ReportParameters) -> None:
+    def __init__(self, inputs: Paths, parameters: FrameParameters) -> None:
         self._inputs, self._parameters = inputs, parameters
         folder = inputs.maybe("frames")
         frames = read_manifest(folder / "manifest.parquet") if folder else pd.DataFrame(columns=["frame_id"])

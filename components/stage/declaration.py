@@ -1,7 +1,4 @@
-"""What a stage is: one declaration, from which its command line, its Kubeflow step and its DVC command are derived.
-
-Exit codes of all faces: 0 done, 1 failed, 2 bad usage or bad input, 3 refused by a gate.
-"""
+"""What a stage is: one declaration, from which its command line, its Kubeflow step and its DVC command are derived."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from perception.parameters import Count, CountOrZero, NotNegative, Positive, checked
-
-EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
-STATUS_OF_EXIT = {EXIT_DONE: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input", EXIT_REFUSED: "refused"}
 
 
 class Refused(Exception):

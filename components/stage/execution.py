@@ -11,18 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_REFUSED,
-    STATUS_OF_EXIT,
-    Paths,
-    Refused,
-    Stage,
-)
+from components.stage.declaration import Paths, Refused, Stage
 from components.stage.failures import machine_failure
 from components.stage.parameters import build_parameters
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, STATUS_OF_EXIT
 from components.stage.records import check_task, is_first_process, write_record
 from components.stage.seal import check_seal, write_seal
 from components.stage.usage import Usage

@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, Port, Stage
+from components.stage.declaration import Port, Stage
 from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute
 from components.stage.parameters import build_parameters
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from components.stage.records import is_first_process, log
 from components.stage.registry import find_stage
 from perception.data.files import replace_file

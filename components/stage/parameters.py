@@ -1,5 +1,6 @@
 """Parameters: from params.yaml, a profile and overrides to what a stage declares, with every mistake named."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,8 +29,9 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any], where: st
 
 
 def plain_values(parameters: Any) -> dict[str, Any]:
-    """Return what built parameters hold as plain values (mappings, lists, numbers, text) that build the same again."""
-    values: dict[str, Any] = TypeAdapter(type(parameters)).dump_python(parameters, mode="json", by_alias=True)
+    """Return every parameter as a plain value that builds the same again; what lies deeper and is as by default is left out."""
+    dump = functools.partial(TypeAdapter(type(parameters)).dump_python, parameters, mode="json", by_alias=True)
+    values: dict[str, Any] = dump() | dump(exclude_defaults=True)
     return values
 
 

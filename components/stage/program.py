@@ -1,14 +1,15 @@
-"""How a command line ends, the same for every one: done, failed, bad input told in one line, interrupted."""
+"""How a command line ends, the same for every one: done, failed, bad usage or input told in one line, refused by a gate, interrupted."""
 
 import sys
 from collections.abc import Sequence
 
 import click
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from components.stage.failures import machine_failure
 from perception.errors import InputError, Unreachable
 
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
+STATUS_OF_EXIT = {EXIT_DONE: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input", EXIT_REFUSED: "refused"}
 EXIT_INTERRUPTED = 130
 
 

@@ -22,8 +22,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
 from components.stage.execution import Call, Outcome, option_name
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
 from components.stage.records import RECORDS_VARIABLE, log
 from perception.errors import InputError, Unreachable
 from perception.parameters import Count, CountOrZero, checked, matching

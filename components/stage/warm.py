@@ -19,8 +19,8 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from components.stage.declaration import EXIT_FAILED
 from components.stage.execution import die_with_parent
+from components.stage.program import EXIT_FAILED
 from components.stage.registry import all_stages, find_stage, stage_names
 from components.stage.usage import FORKED_VARIABLE
 

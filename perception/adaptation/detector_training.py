@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from perception.adaptation.detector import STRIDE_PX, DetectorOutput, mask_logits, sample_features
 from perception.errors import InputError
+from perception.metrics.detection import Objects
 from perception.parameters import Fraction, Range, ShareFromZero, checked, within
 from perception.training.distributed import share_of_mean
 
@@ -94,7 +95,31 @@ def encode_targets(
     instances: (height, width) uint16, class_id * 1000 + number, 0 = none; height and width are multiples of 4;
     channels: (256,) int64 from class_channels.
     """
-    height, width = instances.shape
+    learnt, small = _chosen(_instances_of(instances, channels), settings)
+    return _encoded(learnt, small, instances.shape, classes, settings)
+
+
+def encode_objects(objects: Objects, height_px: int, width_px: int, classes: int, settings: TargetSettings) -> Target:
+    """Encode one frame's boxes as `encode_targets` does instances; what is marked as crowd is left out of the heat map.
+
+    A mask is its whole box. height_px and width_px are multiples of 4; what lies outside of them is cut off.
+    """
+    limits = np.array([width_px, height_px, width_px, height_px])
+    sides = np.clip(np.rint(objects.boxes), 0, limits).astype(int).reshape(-1, 4)
+    crowd = np.zeros(len(sides), bool) if objects.crowd is None else objects.crowd
+    found = []
+    for (left, top, right, bottom), channel in zip(sides.tolist(), objects.class_ids.tolist(), strict=True):
+        mask = np.ones((bottom - top, right - left), bool)
+        found.append(_Found(channel, np.s_[top:bottom, left:right], mask, mask.size))
+    learnt, small = _chosen([each for each, is_crowd in zip(found, crowd, strict=True) if not is_crowd], settings)
+    excused = [each for each, is_crowd in zip(found, crowd, strict=True) if is_crowd]
+    return _encoded(learnt, [*small, *excused], (height_px, width_px), classes, settings)
+
+
+def _encoded(
+    learnt: Sequence[_Found], left_out: Sequence[_Found], size: tuple[int, ...], classes: int, settings: TargetSettings
+) -> Target:
+    height, width = size
     rows, columns = height // STRIDE_PX, width // STRIDE_PX
     target: Target = {
         "heat": np.zeros((classes, rows, columns), np.float32),
@@ -105,8 +130,7 @@ def encode_targets(
         "places": np.full(settings.most_instances, -1, np.int64),
         "boxes": np.zeros((settings.most_instances, 4), np.float32),
     }
-    learnt, small = _listed(instances, channels, settings)
-    for y, x in (found.window for found in small):
+    for y, x in (found.window for found in left_out):
         covered = np.s_[y.start // STRIDE_PX : -(-y.stop // STRIDE_PX), x.start // STRIDE_PX : -(-x.stop // STRIDE_PX)]
         target["judged"][covered] = 0.0
     # Largest first: where regions or centres meet, the smaller thing, which has less room, comes out on top.
@@ -130,17 +154,19 @@ class _Found:
         return np.array([x.start, y.start, x.stop, y.stop], np.float32)
 
 
-def _listed(
-    instances: NDArray[np.uint16], channels: NDArray[np.int64], settings: TargetSettings
-) -> tuple[list[_Found], list[_Found]]:
-    """List the instances to learn, largest first, and those that are too small or too many."""
+def _instances_of(instances: NDArray[np.uint16], channels: NDArray[np.int64]) -> list[_Found]:
     found = []
     for value, window in _windows(instances):
         channel = int(channels[value // INSTANCES_PER_CLASS])
         if channel >= 0:
             mask = instances[window] == value
             found.append(_Found(channel, window, mask, int(mask.sum())))
-    found.sort(key=lambda each: -each.area_px)
+    return found
+
+
+def _chosen(found: list[_Found], settings: TargetSettings) -> tuple[list[_Found], list[_Found]]:
+    """Give the instances to learn, largest first, and those that are too small or too many."""
+    found = sorted(found, key=lambda each: -each.area_px)
     learnt = [each for each in found if each.area_px >= settings.smallest_area_px][: settings.most_instances]
     return learnt, found[len(learnt) :]
 

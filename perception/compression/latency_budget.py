@@ -277,12 +277,12 @@ def _model(
     return CostModel(unit, block, tuple(modules), np.array(call), np.array(pair), widths, cuts)
 
 
-def _applications(layer: Layer, given: torch.Size, made: torch.Size) -> int:
+def _applications(layer: Layer, given: torch.Size, output: torch.Size) -> int:
     """Count how often one weight of a layer is applied to one frame, over all taps of its kernel."""
     if isinstance(layer, nn.Linear):
-        return int(np.prod(made[1:-1], dtype=np.int64))
+        return int(np.prod(output[1:-1], dtype=np.int64))
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    pixels = (given if transposed else made)[2:]
+    pixels = (given if transposed else output)[2:]
     return int(np.prod(pixels, dtype=np.int64) * np.prod(layer.kernel_size, dtype=np.int64))
 
 
@@ -290,7 +290,7 @@ def _layer_shapes(network: nn.Module, example: Tensor) -> dict[str, tuple[torch.
     """Give the shapes that every layer gets and makes of the example, in the order of the modules, on its own device."""
     named = network.named_modules()
     layers = {name: layer for name, layer in named if isinstance(layer, _LAYERS) and "weight" in layer._parameters}
-    return layer_calls(network, layers, example, lambda given, made: (given.shape, made.shape))
+    return layer_calls(network, layers, example, lambda given, output: (given.shape, output.shape))
 
 
 def _fit(layer: Layer, given: torch.Size, block: int, repeats: int) -> tuple[float, float]:

@@ -32,9 +32,9 @@ def layer_calls(
     """
     calls: dict[str, Fact] = {}
 
-    def keep(name: str, _: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+    def keep(name: str, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         if name not in calls:
-            calls[name] = fact(given[0], made)
+            calls[name] = fact(given[0], output)
 
     with ExitStack() as hooks, evaluation_mode(network):
         for name, layer in layers.items():

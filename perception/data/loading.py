@@ -350,23 +350,23 @@ def _batches(
     settings, fill = frames.settings, _fill_bytes if as_bytes else _fill_floats
 
     def start(batch: Sequence[_Variation]) -> tuple[Batch, list[Callable[[], None]]]:
-        made = _empty_batch(len(batch), settings, as_bytes)
-        return made, [partial(_load_into, made, slot, frames, each, fill) for slot, each in enumerate(batch)]
+        filled = _empty_batch(len(batch), settings, as_bytes)
+        return filled, [partial(_load_into, filled, slot, frames, each, fill) for slot, each in enumerate(batch)]
 
     if settings.workers == 0:
         for batch in batches:
-            made, tasks = start(batch)
+            filled, tasks = start(batch)
             for task in tasks:
                 task()
-            yield made
+            yield filled
         return
     pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="load")
     waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
     ahead = max(2, 1 + -(-settings.workers // batch_frames))
     try:
         for batch in batches:
-            made, tasks = start(batch)
-            waiting.append((made, [pool.submit(task) for task in tasks]))
+            filled, tasks = start(batch)
+            waiting.append((filled, [pool.submit(task) for task in tasks]))
             if len(waiting) > ahead:
                 yield _finished(*waiting.popleft())
         while waiting:

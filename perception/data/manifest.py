@@ -130,23 +130,6 @@ def _first_of_each(column: pa.Table) -> pa.Table:
     return pa.table([column[0].unique()], schema=column.schema)
 
 
-def read_manifests(
-    paths: Sequence[Path], columns: Sequence[str] | None = None, split: str | None = None, domain: str | None = None
-) -> pd.DataFrame:
-    """Read several manifests as one; optional columns that a manifest lacks are null there.
-
-    Raises InputError as read_manifest does, and for a frame_id that two of them hold.
-    """
-    if not paths:
-        return _frames(_select(COLUMNS.empty_table(), columns, "no manifest"))
-    where = " and ".join(str(path) for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-    tables = [_read_table(path, columns, split, domain) for path in paths]
-    together = pa.concat_tables(tables, promote_options="default")
-    together = together.select(_ordered(together.column_names))
-    _check_unique(together, where)
-    return _frames(together)
-
-
 def write_manifest(frames: pd.DataFrame, path: Path) -> str:
     """Validate a manifest and write it, sorted by frame_id; return the sha256 of the file.
 

@@ -13,7 +13,7 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error, ServerError
 
-from perception.data.store import Blob, checked_uri, describe_blob, verified
+from perception.data.blobs import Blob, checked_uri, describe_blob, verified
 from perception.errors import InputError, Unreachable
 
 # A night must notice within seconds that its store is not there; a slow answer to a large blob is another matter.
@@ -25,7 +25,13 @@ _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ABSENT = {"NoSuchKey", "ResourceNotFound"}
 _LARGEST_PUT_BYTES = 5 * 2**30  # by the protocol; an object that comes in one piece has the md5 of its bytes as ETag
 _BLOCK_BYTES = 1 << 20
-_PASSING = {"InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "OperationAborted"}  # may be gone soon
+_TRANSIENT = {
+    "InternalError",
+    "ServiceUnavailable",
+    "SlowDown",
+    "RequestTimeout",
+    "OperationAborted",
+}  # may be gone soon
 
 Result = TypeVar("Result")
 
@@ -201,7 +207,7 @@ def _ask(request: Callable[[], Result], bucket: str, where: str) -> Result | Non
     except S3Error as error:
         if error.code in _ABSENT:
             return None
-        kind = Unreachable if error.code in _PASSING else InputError
+        kind = Unreachable if error.code in _TRANSIENT else InputError
         raise kind(f"store {where}: {_reason(error.code or 'unknown error', bucket)}") from None
     except (MinioException, ValueError, ParseError) as error:  # the client lets errors of its XML parser through
         reason = " ".join(str(error).split())

@@ -51,22 +51,6 @@ def failure_rate_upper(failures: int, trials: int, confidence: float) -> float:
     return float(special.betaincinv(failures + 1, trials - failures, confidence))
 
 
-def failure_rate_lower(failures: int, trials: int, confidence: float) -> float:
-    """Bound the failure probability per trial from below, one-sided and exact (Clopper-Pearson); 0 without failures."""
-    _check_confidence(confidence)
-    _check_counts(failures, trials)
-    if failures == 0:
-        return 0.0
-    return float(special.betaincinv(failures, trials - failures + 1, 1.0 - confidence))
-
-
-def failure_rate_interval(failures: int, trials: int, confidence: float) -> tuple[float, float]:
-    """Give the two-sided Clopper-Pearson interval of the failure probability per trial: (lower, upper)."""
-    _check_confidence(confidence)
-    side = (1.0 + confidence) / 2.0
-    return failure_rate_lower(failures, trials, side), failure_rate_upper(failures, trials, side)
-
-
 def zero_failure_bound(trials: int, confidence: float) -> float:
     """Bound the failure probability after trials without failure: 1 - (1 - confidence) ** (1 / trials)."""
     _check_confidence(confidence)
@@ -85,20 +69,6 @@ def rate_upper(failures: int, miles: float, confidence: float) -> float:
         return math.inf
     # gammaincinv(k + 1, C) = chi2 quantile(C; 2k + 2) / 2
     return float(special.gammaincinv(failures + 1, confidence)) / miles
-
-
-def rate_lower(failures: int, miles: float, confidence: float) -> float:
-    """Bound the failures per mile from below, one-sided and exact (Garwood); 0 without failures."""
-    _check_confidence(confidence)
-    _check_exposure(failures, miles)
-    return float(special.gammaincinv(failures, 1.0 - confidence)) / miles if failures else 0.0
-
-
-def rate_interval(failures: int, miles: float, confidence: float) -> tuple[float, float]:
-    """Give the two-sided Garwood interval of the failures per mile: (lower, upper)."""
-    _check_confidence(confidence)
-    side = (1.0 + confidence) / 2.0
-    return rate_lower(failures, miles, side), rate_upper(failures, miles, side)
 
 
 def slice_confidence(confidence: float, slices: int) -> float:
@@ -122,34 +92,6 @@ def trials_needed(failure_rate: float, confidence: float) -> int:
     if not 0.0 < failure_rate < 1.0:
         raise InputError(f"failure_rate={failure_rate} must lie strictly between 0 and 1")
     return math.ceil(math.log1p(-confidence) / math.log1p(-failure_rate))
-
-
-def miles_to_estimate(rate_per_mile: float, relative_error: float, confidence: float) -> float:
-    """Give the miles that estimate a rate to within ±relative_error: (z / error) ** 2 / rate (Kalra, Paddock 2016)."""
-    _check_confidence(confidence)
-    _check_positive("rate_per_mile", rate_per_mile)
-    _check_positive("relative_error", relative_error)
-    quantile = float(special.ndtri((1.0 + confidence) / 2.0))
-    return (quantile / relative_error) ** 2 / rate_per_mile
-
-
-def miles_to_show_better(
-    rate_per_mile: float, improvement: float, confidence: float, power: float | None = None
-) -> float:
-    """Give the miles that show a rate lower than `rate_per_mile` by the share `improvement` (Kalra and Paddock 2016).
-
-    (1 - d) * (z_confidence + z_power) ** 2 / (d ** 2 * rate), with z_power = 0 when no power is asked for.
-    """
-    _check_confidence(confidence)
-    _check_positive("rate_per_mile", rate_per_mile)
-    if not 0.0 < improvement < 1.0:
-        raise InputError(f"improvement={improvement} must lie strictly between 0 and 1, for example 0.2")
-    quantile = float(special.ndtri(confidence))
-    if power is not None:
-        if not 0.5 <= power < 1.0:
-            raise InputError(f"power={power} must lie in [0.5, 1), for example 0.8")
-        quantile += float(special.ndtri(power))
-    return (1.0 - improvement) * quantile**2 / (improvement**2 * rate_per_mile)
 
 
 def design_effect(frames_per_drive: float, correlation: float) -> float:

@@ -22,7 +22,7 @@ hold: neither. The test set cannot tell yet; `drives_needed` says how many drive
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +115,11 @@ class _Figures:
         """Return which figures are conditions: (figure,) bool. The first figure is that of all frames."""
         return np.array([name != OVERALL and not name.startswith("class=") for name in self.names], bool)
 
+    def totals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the champion's and the challenger's figures on all drives: (figure,) each."""
+        theirs, ours = (_values(part.sum(axis=0)[None], self.averaged)[0] for part in (self.champion, self.challenger))
+        return theirs, ours
+
     def differences(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return challenger's less champion's figures, and those of all frames outside a condition: (resample, figure) each."""
         ours, theirs = (self.both(resampled_sums(weights, each)) for each in (self.challenger, self.champion))
@@ -140,10 +145,7 @@ def compare(
     if not figures.names:
         few = f"the test set has fewer than {rule.minimum_drives} {rule.unit} or {rule.minimum_frames} frames: nothing can be judged"
         return Verdict(decision="hold", reasons=(few,), unknown=tuple(figures.unknown))
-    ours, theirs = (
-        _values(part.sum(axis=0)[None], figures.averaged)[0] for part in (figures.challenger, figures.champion)
-    )
-    judgements, critical = _judge(figures, theirs, ours, rule)
+    judgements, critical = _judge(figures, rule)
     return _verdict(judgements, figures.unknown, critical, rule)
 
 
@@ -260,74 +262,95 @@ def _values(counts: NDArray[np.float64], averaged: NDArray[np.bool_]) -> NDArray
     return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
 
 
-def _resampled_differences(figures: _Figures, rule: RegressionRule) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return challenger - champion in every resample of drives, and how far that lies apart: (resample, figure) each."""
+@dataclass(frozen=True)
+class _Losses:
+    """How far each figure fell, and with what error: (figure,) each; a kind of difference is judged as a whole."""
+
+    seen: NDArray[np.float64]  # challenger - champion
+    error: NDArray[np.float64]  # standard error
+    studentised: NDArray[np.float64]  # (resample, figure): how far resamples lie below what was seen, in errors
+
+    def surely_beyond(self, critical: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which figures fell by more than the margin, at least SURE_SHARE of it beyond doubt: (figure,)."""
+        upper = self.seen + critical * self.error
+        beyond: NDArray[np.bool_] = (self.seen < -margin) & (upper < -margin * SURE_SHARE)
+        return beyond
+
+
+def _losses(seen: NDArray[np.float64], resampled: NDArray[np.float64], drives: NDArray[np.int64]) -> _Losses:
+    # With n drives a bootstrap's spread is too small by sqrt((n - 1) / n), and Student's quantile stands for the normal.
+    error = np.maximum(np.nanstd(resampled, axis=0) * np.sqrt(drives / (drives - 1)), 1e-12)
+    return _Losses(seen, error, np.nan_to_num((seen - resampled) / error))
+
+
+def _judge(figures: _Figures, rule: RegressionRule) -> tuple[list[Judgement], float]:
+    """Return every figure's judgement, most worrying first, and the standard errors that a refusal needs."""
+    margins, apart_margins = _margins(figures, rule)
+    whole, whole_resampled, apart, apart_resampled = _differences(figures, rule)
+    asked = np.isfinite(apart_margins) & np.isfinite(apart)
+    losses = _losses(whole, whole_resampled, figures.drives)
+    losses_apart = _losses(np.where(asked, apart, 0.0), np.where(asked, apart_resampled, 0.0), figures.drives)
+    critical = _critical_value(losses, losses_apart, rule.confidence)
+    together = special.stdtrit(figures.drives - 1, special.ndtr(critical))
+
+    own = figures.own_margins
+    set_apart = asked & losses.surely_beyond(together, own)
+    set_apart &= losses_apart.surely_beyond(together, np.where(asked, apart_margins, 0.0))
+    worse = losses.surely_beyond(together, margins) | set_apart
+
+    lower = losses.seen - special.stdtrit(figures.drives - 1, rule.confidence) * losses.error
+    allowed = np.where(set_apart, own, margins)
+    outcome = np.where(worse, "worse", np.where(lower > -allowed, "no worse", "open"))
+    theirs, ours = figures.totals()
+    judged = [
+        Judgement(
+            name=name,
+            margin=float(allowed[k]),
+            champion=float(theirs[k]),
+            challenger=float(ours[k]),
+            difference=float(losses.seen[k]),
+            lower=float(lower[k]),
+            upper=float(losses.seen[k] + together[k] * losses.error[k]),
+            drives=int(figures.drives[k]),
+            frames=int(figures.frames[k]),
+            outcome=str(outcome[k]),
+            drives_needed=_drives_needed(losses, allowed, figures.drives, k, rule.confidence),
+            apart=float(apart[k]) if asked[k] else None,
+            apart_margin=float(apart_margins[k]) if asked[k] else None,
+        )
+        for k, name in enumerate(figures.names)
+    ]
+    order = ("worse", "open", "no worse")
+    return sorted(judged, key=lambda each: (order.index(each.outcome), each.lower + each.margin)), critical
+
+
+def _differences(figures: _Figures, rule: RegressionRule) -> tuple[NDArray[np.float64], ...]:
+    """Return challenger - champion, in every resample of drives too, then how far each lies apart, likewise.
+
+    Shapes (figure,), (resample, figure), (figure,), (resample, figure).
+    """
     weights = drive_weights(len(figures.champion), rule.resamples, rule.seed)
     block = max(1, _BLOCK_NUMBERS // max(1, figures.champion[0].size))
     parts = [figures.differences(weights[start : start + block]) for start in range(0, rule.resamples, block)]
-    difference, rest = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return difference, difference - rest
+    resampled, resampled_rest = (np.concatenate(each) for each in zip(*parts, strict=True))
+    (whole,), (rest,) = figures.differences(np.ones((1, len(figures.champion))))
+    return whole, resampled, whole - rest, resampled - resampled_rest
 
 
-def _judge(
-    figures: _Figures, theirs: NDArray[np.float64], ours: NDArray[np.float64], rule: RegressionRule
-) -> tuple[list[Judgement], float]:
-    difference, rest = (each[0] for each in figures.differences(np.ones((1, len(figures.champion)))))
-    resampled, resampled_apart = _resampled_differences(figures, rule)
-    margins, apart_margins = _margins(figures, rule)
-    asked = np.isfinite(apart_margins) & np.isfinite(rest)
-    apart, resampled_apart = np.where(asked, difference - rest, 0.0), np.where(asked, resampled_apart, 0.0)
-    # With n drives a bootstrap's spread is too small by sqrt((n - 1) / n), and Student's quantile stands for the normal.
-    few = figures.drives
-    error, apart_error = (
-        np.maximum(np.nanstd(each, axis=0) * np.sqrt(few / (few - 1)), 1e-12) for each in (resampled, resampled_apart)
-    )
-    studentised = np.maximum(
-        np.nan_to_num((difference - resampled) / error), np.nan_to_num((apart - resampled_apart) / apart_error)
-    )
-    greatest = float(np.quantile(studentised.max(axis=1), rule.confidence))
-    greatest = max(greatest, float(special.ndtri(rule.confidence)))
-    together = special.stdtrit(few - 1, special.ndtr(greatest))
-    alone = special.stdtrit(few - 1, rule.confidence)
-    upper, lower = difference + together * error, difference - alone * error
-
-    def surely_beyond(value: NDArray[np.float64], bound: NDArray[np.float64], by: NDArray[np.float64]) -> Any:
-        return (value < -by) & (bound < -by * SURE_SHARE)
-
-    own = figures.own_margins
-    set_apart = asked & surely_beyond(difference, upper, own)
-    set_apart &= surely_beyond(apart, apart + together * apart_error, np.where(asked, apart_margins, 0.0))
-    worse = surely_beyond(difference, upper, margins) | set_apart
-    judged = []
-    for index in range(len(figures.names)):
-        margin = float(own[index] if set_apart[index] else margins[index])
-        room = float(difference[index]) + margin
-        judged.append(
-            Judgement(
-                name=figures.names[index],
-                margin=margin,
-                champion=float(theirs[index]),
-                challenger=float(ours[index]),
-                difference=float(difference[index]),
-                lower=float(lower[index]),
-                upper=float(upper[index]),
-                drives=int(few[index]),
-                frames=int(figures.frames[index]),
-                outcome="worse" if worse[index] else "no worse" if lower[index] > -margin else "open",
-                drives_needed=_drives_needed(room, float(error[index]), int(few[index]), rule.confidence),
-                apart=float(apart[index]) if asked[index] else None,
-                apart_margin=float(apart_margins[index]) if asked[index] else None,
-            )
-        )
-    order = {"worse": 0, "open": 1, "no worse": 2}
-    return sorted(judged, key=lambda each: (order[each.outcome], each.lower + each.margin)), greatest
+def _critical_value(losses: _Losses, losses_apart: _Losses, confidence: float) -> float:
+    """Return the quantile of the greatest studentised difference of all, at least the normal distribution's."""
+    greatest = np.maximum(losses.studentised, losses_apart.studentised).max(axis=1)
+    return max(float(np.quantile(greatest, confidence)), float(special.ndtri(confidence)))
 
 
-def _drives_needed(room: float, error: float, drives: int, confidence: float) -> int | None:
-    """Give how many drives would put the lower bound above the margin, were difference and spread as they were seen."""
+def _drives_needed(
+    losses: _Losses, allowed: NDArray[np.float64], drives: NDArray[np.int64], k: int, confidence: float
+) -> int | None:
+    """Return how many drives would put the lower bound above the margin, were difference and spread as they were seen."""
+    room = float(losses.seen[k] + allowed[k])
     if room <= 0:
         return None
-    needed = drives * (float(special.ndtri(confidence)) * error / room) ** 2
+    needed = int(drives[k]) * (float(special.ndtri(confidence)) * float(losses.error[k]) / room) ** 2
     return max(2, math.ceil(needed)) if needed < 1e9 else None
 
 

@@ -120,16 +120,6 @@ def pixel_accuracy(confusion: NDArray[np.int64]) -> float:
     return float(np.trace(counts) / total) if total else float("nan")
 
 
-def class_accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the recall of each class: the share of its labelled pixels that were predicted as it.
-
-    confusion: (class, class), row = label
-    Returns (class,) float64; NaN where the class has no labelled pixel.
-    """
-    counts = _checked(confusion)
-    return _ratio(np.diag(counts), counts.sum(axis=1))
-
-
 def frequency_weighted_iou(confusion: NDArray[np.int64]) -> float:
     """Average the IoU weighted by each class's share of labelled pixels; NaN without pixels.
 

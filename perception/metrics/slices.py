@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,11 +26,6 @@ class Slice:
 def slice_name(where: Mapping[str, str]) -> str:
     """Write a slice as `time_of_day=night`, or `time_of_day=night,weather=rain` for a cell of several columns."""
     return ",".join(f"{column}={value}" for column, value in where.items())
-
-
-def slices_of(row: "pd.Series[Any]", columns: Sequence[str] = CONDITIONS) -> list[str]:
-    """Return the slices that a manifest row belongs to, one a column; an unknown condition is in none."""
-    return [f"{column}={row[column]}" for column in columns if isinstance(row[column], str)]
 
 
 def check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ Importing this module registers them and imports great_expectations (3 s), so on
 from __future__ import annotations
 
 import json
+import types
 from typing import Any, ClassVar
 
 from great_expectations.core.metric_domain_types import MetricDomainTypes
@@ -16,6 +17,7 @@ from great_expectations.expectations.metrics.table_metric_provider import TableM
 from great_expectations.validator.metric_configuration import MetricConfiguration
 
 from perception.quality.checks import CHECKS, Outcome
+from perception.quality.vocabulary import FORMS
 
 _METRIC = "nightdrive.check"
 
@@ -69,91 +71,14 @@ class _Check(BatchExpectation):
         return {"success": outcome.success, "result": {"observed_value": outcome.observed, "outcome": outcome}}
 
 
-class ExpectValuesToBePresent(_Check):
-    """Every row has a value in every column of the list."""
-
-    column_list: list[Any]
-    success_keys = arguments = ("column_list",)
-
-
-class ExpectValuesToBeFinite(_Check):
-    """Every row has a finite number in every column of the list."""
-
-    column_list: list[Any]
-    success_keys = arguments = ("column_list",)
+def _register(name: str, arguments: tuple[str, ...]) -> None:
+    """Make the class of one of our expectations: the library lists it by its name, and its arguments are its fields."""
+    body = {"__module__": __name__, "__annotations__": dict.fromkeys(arguments, Any)}
+    body |= {"success_keys": arguments, "arguments": arguments}
+    title = "".join(word.capitalize() for word in name.split("_"))
+    types.new_class(title, (_Check,), exec_body=lambda namespace: namespace.update(body))
 
 
-class ExpectGroupToStayOnOneSide(_Check):
-    """No group (a drive) has rows on two sides (splits)."""
-
-    group_column: str
-    side_column: str
-    sides: dict[str, Any]
-    success_keys = arguments = ("group_column", "side_column", "sides")
-
-
-class ExpectGroupShareToBeAtMost(_Check):
-    """No group (a drive) gives more than its share of the rows."""
-
-    group_column: str
-    max_share: float
-    success_keys = arguments = ("group_column", "max_share")
-
-
-class ExpectClassPixelsToFillTheFrame(_Check):
-    """The pixels of all classes and of no class add up to the frame."""
-
-    prefix: str
-    void_column: str
-    width_column: str
-    height_column: str
-    success_keys = arguments = ("prefix", "void_column", "width_column", "height_column")
-
-
-class ExpectClassSharesToStayNear(_Check):
-    """Class shares of pixels stay near a reference."""
-
-    prefix: str
-    reference: dict[str, Any]
-    floor_share: float
-    max_divergence_nats: float
-    success_keys = arguments = ("prefix", "reference", "floor_share", "max_divergence_nats")
-
-
-class ExpectClassMixToBeKept(_Check):
-    """The mix of classes resembles a reference's: none collapsed, none swollen."""
-
-    prefix: str
-    reference: dict[str, Any]
-    least_share: float
-    lowest_ratio: float
-    highest_ratio: float
-    success_keys = arguments = ("prefix", "reference", "least_share", "lowest_ratio", "highest_ratio")
-
-
-class ExpectClassPixelsToBeRight(_Check):
-    """Enough of the counted pixels are right."""
-
-    prefix: str
-    right_prefix: str
-    min_share: float
-    success_keys = arguments = ("prefix", "right_prefix", "min_share")
-
-
-class ExpectClassPixelsToReach(_Check):
-    """Every class has enough pixels."""
-
-    prefix: str
-    classes: list[Any]
-    min_px: int
-    success_keys = arguments = ("prefix", "classes", "min_px")
-
-
-class ExpectNoNearDuplicatesAcrossSides(_Check):
-    """No image of one side (of splits) looks like one of the other."""
-
-    hash_column: str
-    side_column: str
-    sides: dict[str, Any]
-    max_distance_bits: int
-    success_keys = arguments = ("hash_column", "side_column", "sides", "max_distance_bits")
+for _name, _form in FORMS.items():
+    if _form.looks_at == "own":
+        _register(_name, _form.required)

@@ -133,7 +133,7 @@ def write_frames_folder(intake: Intake, folder: Path) -> None:
 
 
 def join_intakes(intakes: Sequence[Intake]) -> Intake:
-    """Return several intakes as one; none give an empty one."""
+    """Return several intakes as one; none give an empty one. A label drop's frame takes the place of the same frame as footage."""
     empty = Intake(
         manifest=empty_manifest(),
         profile=pd.DataFrame(columns=list(PROFILE)[:-1]),
@@ -145,7 +145,7 @@ def join_intakes(intakes: Sequence[Intake]) -> Intake:
         tables: list[pd.DataFrame] = [table for each in intakes if len(table := getattr(each, name))]
         return pd.concat(tables, ignore_index=True) if tables else getattr(empty, name)
 
-    return Intake(**{each.name: joined(each.name) for each in fields(Intake)})
+    return _without_superseded(Intake(**{each.name: joined(each.name) for each in fields(Intake)}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,11 +162,10 @@ def gather_frames(
 ) -> pd.DataFrame:
     """Write one frames folder out of those of all batches; return its manifest.
 
-    rules: by source. A label drop's frame takes the place of the same frame as footage. Raises InputError when a frame_id
-    occurs twice otherwise, when too many frames of a source are broken, or one of a test or labelled set: a test set
-    with a frame missing is another test set.
+    rules: by source. Raises InputError when a frame_id occurs twice, but for a frame and its label drop, when too many frames
+    of a source are broken, or one of a test or labelled set: a test set with a frame missing is another test set.
     """
-    intake = _without_superseded(join_intakes([_read_intake(path) for path in arrived]))
+    intake = join_intakes([_read_intake(path) for path in arrived])
     for source, rule in rules.items():
         _check_source(intake, source, rule)
         if rule.labels == "oracle" and rule.initial_labelled_frames:
@@ -210,7 +209,9 @@ def _without_superseded(intake: Intake) -> Intake:
 
     def kept(table: pd.DataFrame) -> pd.DataFrame:
         stays = [pair not in gone for pair in zip(table.frame_id, table.source, strict=True)]
-        return table[stays].reset_index(drop=True)
+        return table[pd.Series(stays, table.index, dtype=bool)].reset_index(
+            drop=True
+        )  # a list that is empty is one of columns
 
     return replace(intake, manifest=kept(frames), profile=kept(intake.profile), oracle=kept(intake.oracle))
 

@@ -74,14 +74,6 @@ def side_by_side(
     return np.concatenate(parts[1:], axis=1)
 
 
-def error_map(label: np.ndarray, prediction: np.ndarray) -> NDArray[np.uint8]:
-    """Paint wrong pixels warm, right ones dark and unlabelled ones grey.
-
-    label, prediction: (height, width) uint8 class ids, 255 in label = not judged. Returns (height, width, 3) uint8.
-    """
-    return error_palette()[error_codes(label, prediction)]
-
-
 def error_codes(label: np.ndarray, prediction: np.ndarray) -> NDArray[np.uint8]:
     """Mark each pixel 0 (right), 1 (wrong) or 2 (label is 255, not judged).
 

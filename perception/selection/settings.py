@@ -49,9 +49,7 @@ class SelectionSettings:
     # frames of one drive closer than this in time are near-duplicates; 0: no such rule
     duplicate_gap_s: NotNegative = 0.0
     duplicate_gap_frames: CountOrZero = 0  # frames of one drive fewer places apart in its order; 0: no such rule
-    duplicate_rule: Literal["any", "all"] = (
-        "any"  # any: one of the limits is enough; all: every one that is set must hold
-    )
+    duplicate_rule: Literal["any", "all"] = "any"  # any: one of the limits is enough; all: each that is set must hold
     quotas: tuple[Quota, ...] = ()  # least shares of the budget for conditions and classes
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 from perception.parameters import NotNegative, Share, checked
+from perception.training.distributed import share_of_mean
 from perception.uncertainty.ensemble import Ensemble
 from perception.uncertainty.priors import Prior, parameter_priors
 
@@ -112,16 +113,16 @@ def l2_loss(
 def member_cross_entropy(ensemble: Ensemble, batch: LabelledImages, class_weights: Tensor | None = None) -> Tensor:
     """Return the sum over members of the mean cross entropy over labelled pixels (0 where none is labelled).
 
-    batch.labels: int64 class ids, 255 = ignored; (frame, height, width), or (frame,) for classifiers.
+    batch.labels: int64 class ids, 255 = ignored; (frame, height, width), or (frame,) for classifiers. In a distributed
+    run it is this process's share, as weighted_cross_entropy gives it; summed by the library, it rounds otherwise than that.
     """
     labels = batch.labels
     labelled = labels != IGNORE
     weight = labelled.sum() if class_weights is None else class_weights[labels[labelled]].sum()
-    normaliser = weight.clamp_min(torch.finfo(torch.float32).tiny)
     total = torch.zeros((), device=labels.device)
     for logits in ensemble.member_logits(batch.images):
         summed = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE, reduction="sum")
-        total = total + summed / normaliser
+        total = total + share_of_mean(summed, weight.to(summed.dtype))
     return total
 
 

@@ -266,7 +266,7 @@ def _message(decision: Decision) -> str:
 
 def _decide(registry: str | Path, version: Version, decide: Callable[[Clone, str], Decision | None]) -> Decision | None:
     """Commit a decision; its rules are judged again whenever another writer came first."""
-    made: list[Decision] = []
+    decided: list[Decision] = []
     with shallow_clone(registry, Author()) as clone:
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
@@ -274,7 +274,7 @@ def _decide(registry: str | Path, version: Version, decide: Callable[[Clone, str
             if decision is None:
                 return None
             decision = _dated_last(clone, head, decision)
-            made[:] = [decision]
+            decided[:] = [decision]
             files: dict[str, bytes | None] = dict(_decision_file(decision))
             if decision.action in ("promote", "rollback"):
                 files[CURRENT] = json_bytes(_pointer(version, decision))
@@ -283,7 +283,7 @@ def _decide(registry: str | Path, version: Version, decide: Callable[[Clone, str
                     files[CHAMPION] = json_bytes(asdict(_champion(model, decision)))
             return files, _message(decision)
 
-        return made[0] if push_commit(clone, changes) else None
+        return decided[0] if push_commit(clone, changes) else None
 
 
 def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:

@@ -58,11 +58,6 @@ class VersionDiff:
     base_drives: int  # drives of the base manifest
     head_drives: int  # drives of the head manifest
 
-    @property
-    def is_empty(self) -> bool:
-        """Say whether nothing that is compared differs."""
-        return self.same == self.base_frames == self.head_frames
-
     def counts(self) -> dict[str, int]:
         """Give the size of every kind of change, for a summary."""
         return {
@@ -119,15 +114,6 @@ def diff_manifests(base: pd.DataFrame, head: pd.DataFrame) -> VersionDiff:
 def diff_files(base: Path, head: Path) -> VersionDiff:
     """Compare two manifest files, reading only the columns that are compared."""
     return diff_manifests(_read(base), _read(head))
-
-
-def thin_cells(diff: VersionDiff, least_frames: int) -> pd.DataFrame:
-    """Name the class and condition cells of the head that few frames show, thinnest first.
-
-    A cell counts only where the head has frames of that condition at all, or the base showed the class there.
-    """
-    table = diff.class_conditions
-    return table[table["head"] < least_frames].sort_values(["head", "delta"], kind="stable")
 
 
 def _read(path: Path) -> pd.DataFrame:

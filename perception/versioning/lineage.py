@@ -4,8 +4,8 @@ import hashlib
 import io
 import json
 import shlex
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from perception.data.files import file_sha256
 from perception.errors import InputError
 from perception.versioning.decisions import CURRENT, champion
 from perception.versioning.processes import Author, git_text, git_url, read_committed, shallow_clone
-from perception.versioning.records import FILES, MANIFEST, Version, json_bytes
-from perception.versioning.registry import fetch, resolve
+from perception.versioning.records import FILES, MANIFEST, Version
+from perception.versioning.registry import fetch
 from perception.versioning.remote import ask_each, open_remote, pointed_at, read_folder
 from perception.versioning.repository import configured_remote, read_pointer
 from perception.versioning.upkeep import versions
@@ -33,30 +33,6 @@ class Reproduction:
     manifest_sha256: str  # hash of the manifest in the folder, as computed here
     files: int  # files that were hashed and found equal
     bytes: int  # their size
-
-
-@dataclass(frozen=True, kw_only=True)
-class LineageRecord:
-    """Where a model came from; written beside it, checked against the registry whenever it is asked."""
-
-    model_sha256: str  # the model's file
-    data_tag: str | None  # data version it was trained on; None when that was not published
-    data_commit: str | None  # commit of that version
-    manifest_sha256: str  # identity of the training data
-    code_commit: str  # commit of this program
-    parameters_sha256: str  # hash of the run's parameters
-    image_digest: str | None  # container image; None outside containers
-    run: str  # run that trained it
-    parents: tuple[str, ...] = ()  # models it was made from: the dense network of a pruned one, ...
-    facts: Mapping[str, str] = field(default_factory=dict)  # anything else worth keeping
-
-    def __post_init__(self) -> None:
-        for name in ("model_sha256", "manifest_sha256", "parameters_sha256"):
-            value = getattr(self, name)
-            if len(value) != 64 or set(value) - set("0123456789abcdef"):
-                raise InputError(f"lineage {name}={value!r} must be a sha256 in lower-case hexadecimal")
-        if not self.run or not self.code_commit:
-            raise InputError("lineage needs a run and a code commit; pass what the night knows")
 
 
 def reproduce(registry: str | Path, revision: str, destination: Path) -> Reproduction:
@@ -84,38 +60,6 @@ def reproduce_commands(registry: str | Path, version: Version) -> list[str]:
         f"cd {version.run} && dvc pull {version.folder}/frames.dvc",
         f"cd {version.run} && echo '{version.manifest_sha256}  {manifest}' | sha256sum --check",
     ]
-
-
-def write_lineage(record: LineageRecord, path: Path) -> None:
-    """Write a lineage record as JSON; the file appears whole."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(json_bytes(asdict(record)))
-    temporary.replace(path)
-
-
-def read_lineage(path: Path) -> LineageRecord:
-    """Read a lineage record; raises InputError when the file is none."""
-    try:
-        content = json.loads(path.read_text())
-        return LineageRecord(**content | {"parents": tuple(content["parents"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is no lineage record ({error}); use the one that the run wrote") from None
-
-
-def check_lineage(registry: str | Path, record: LineageRecord) -> Version | None:
-    """Check that the registry still has the data that a record names; gives that version, or None.
-
-    Raises InputError when tag, commit and manifest do not belong together.
-    """
-    if record.data_tag is None:
-        return None
-    version = resolve(registry, record.data_tag)
-    assert version is not None
-    if (version.commit, version.manifest_sha256) != (record.data_commit, record.manifest_sha256):
-        raise InputError(
-            f"{record.data_tag} is not the data that model {record.model_sha256[:8]} records; a tag was moved"
-        )
-    return version
 
 
 def frame_history(

@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -134,20 +134,29 @@ class FolderRemote:
     def _path(self, name: str) -> Path:
         return Path(self.url) / _object_path(name)
 
+    @contextmanager
+    def _unless_absent(self, name: str) -> Iterator[None]:
+        """Leave the block where there is no such file; raise InputError for one that may not be read."""
+        path = self._path(name)
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); let this user read the remote") from None
+
     def stat(self, name: str) -> Stored | None:
         """Ask the file system."""
-        try:
+        with self._unless_absent(name):
             facts = self._path(name).stat()
-        except OSError:
-            return None
-        return Stored(facts.st_size, facts.st_mtime)
+            return Stored(facts.st_size, facts.st_mtime)
+        return None
 
     def read(self, name: str) -> bytes | None:
         """Read the file."""
-        try:
+        with self._unless_absent(name):
             return self._path(name).read_bytes()
-        except OSError:
-            return None
+        return None
 
     def write(self, name: str, content: bytes) -> None:
         """Write under a temporary name and move into place."""
@@ -170,9 +179,10 @@ class FolderRemote:
 
     def download(self, name: str, target: Path, digest: Digest) -> bool:
         """Copy the file block by block; each is hashed while the core's cache still holds what was written."""
-        try:
+        source = None
+        with self._unless_absent(name):
             source = self._path(name).open("rb", buffering=0)
-        except FileNotFoundError:
+        if source is None:
             return False
         with source, target.open("xb") as copy:
             for block in _blocks(source):
@@ -182,11 +192,9 @@ class FolderRemote:
 
     def hash(self, name: str) -> str | None:
         """Read the file."""
-        try:
-            with self._path(name).open("rb") as stream:
-                return hashlib.file_digest(stream, _md5).hexdigest()
-        except OSError:
-            return None
+        with self._unless_absent(name), self._path(name).open("rb") as stream:
+            return hashlib.file_digest(stream, _md5).hexdigest()
+        return None
 
     def objects(self) -> dict[str, Stored]:
         """Walk the folder; files of a kill (.new-*) are left to whoever cleans up."""

@@ -1,6 +1,7 @@
 """The commands of a night on a cluster: its images, its pipeline, its runs and its schedule."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -48,13 +49,11 @@ def images(registry: str, tag: str, sets: tuple[str, ...], push: bool, out: Path
 @images_option
 @host_option
 @account_option
-def preflight(
-    profile: str, data: str, overrides: list[str], images: Path | None, host: str, service_account: str
-) -> int:
+def preflight(**night: Any) -> int:
     """Say what the cluster lacks for a night, and the command that mends it."""
     from pipelines.kubeflow.preflight import look_first
 
-    return look_first(profile, overrides, data, images, host, service_account)
+    return look_first(**night)
 
 
 @click.command(epilog="Example: nightdrive pipeline-compile --profile nightly --out build/nightdrive.yaml")
@@ -82,20 +81,11 @@ def pipeline_compile(profile: str, data: str, overrides: list[str], images: Path
 @click.option(
     "--follow/--no-follow", default=True, show_default=True, help="Wait for the run, and end with its exit code."
 )
-def pipeline_submit(
-    profile: str,
-    data: str,
-    overrides: list[str],
-    images: Path | None,
-    host: str,
-    service_account: str,
-    preflight: bool,
-    follow: bool,
-) -> int:
+def pipeline_submit(**night: Any) -> int:
     """Compile a night, upload it as a version named by its content, start a run and follow it."""
     from pipelines.kubeflow.submit import submit
 
-    return submit(profile, overrides, data, images, host, service_account, preflight=preflight, follow=follow)
+    return submit(**night)
 
 
 @click.command(epilog="Example: nightdrive pipeline-status --run ID")
@@ -133,7 +123,7 @@ def cancel(run: str, host: str) -> None:
 @host_option
 def schedule(file: Path | None, dry_run: bool, host: str) -> int:
     """Bring the recurring night in line with schedule.yaml."""
-    from components.stage.declaration import EXIT_DONE, EXIT_FAILED
+    from components.stage.program import EXIT_DONE, EXIT_FAILED
     from pipelines.kubeflow.kfp_api import connect
     from pipelines.kubeflow.schedule import SCHEDULE_FILE, read_schedule, reconcile
 

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,31 +40,12 @@ def run(profile: str, data: str, overrides: list[str], run: str, runs: Path) -> 
 @click.option("--champion", type=PATH, metavar="FILE", help="Another ONNX file to compare with.")
 @click.option("--out", type=PATH, metavar="FOLDER", help="The result; default: runs/evaluate/MODEL-DATA.")
 @set_option
-def evaluate(
-    model: Path,
-    data: Path,
-    format: str,
-    part: str,
-    taxonomy: str,
-    champion: Path | None,
-    out: Path | None,
-    overrides: list[str],
-) -> None:
+def evaluate(model: Path, data: Path, out: Path | None, overrides: list[str], **about: Any) -> None:
     """Judge an exported network on a data set, with a page of its own; --set takes fields of JudgeParameters."""
     from pipelines.local.evaluation import evaluate_folder, figures_table, judge_fields
 
     target = out or Path("runs/evaluate") / f"{model.stem}-{data.resolve().name}"
-    figures = evaluate_folder(
-        model,
-        data,
-        target,
-        format=format,
-        part=part,
-        taxonomy=taxonomy,
-        champion=champion,
-        given=judge_fields(overrides),
-    )
-    print(figures_table(figures, target))
+    print(figures_table(evaluate_folder(model, data, target, given=judge_fields(overrides), **about), target))
 
 
 @click.command(epilog="Example: nightdrive profile --run smoke")

@@ -23,6 +23,19 @@ def licences() -> None:
     print(write_page())
 
 
+@click.command(epilog="Example: nightdrive parameters")
+def parameters() -> None:
+    """Write what is derived from the declarations of parameters: docs/parameters.md and docs/params.schema.json."""
+    from perception.data.files import replace_file
+    from pipelines.nightly import nightly
+    from pipelines.reference import page, schema_file
+
+    night = nightly()
+    for name, text in (("parameters.md", page(night)), ("params.schema.json", schema_file(night))):
+        replace_file(ROOT / "docs" / name, text.encode())
+        print(f"written: {ROOT / 'docs' / name}")
+
+
 @click.command(epilog="Example: nightdrive dag")
 def dag() -> None:
     """Write what is derived from the graph of the night: dvc.yaml and its drawing, docs/dag.md."""

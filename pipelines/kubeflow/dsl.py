@@ -15,8 +15,9 @@ from kfp import dsl
 from components.stage.kfp_component import FINAL_STATUS, SETTINGS, Taken, container_component
 from components.stage.kfp_step import TASK, numbered
 from components.stage.parameters import build_parameters
+from pipelines.cluster import Cluster
 from pipelines.graph import NEWS, NOTHING_NEW, Artifact, Graph, Task
-from pipelines.kubeflow.resources import Cluster, image_of, iterations, with_resources
+from pipelines.kubeflow.resources import image_of, iterations, with_resources
 from pipelines.settings import COUNTS, step_parameters
 
 FAREWELL = "farewell"  # the exit handler: the report of a night that ended early

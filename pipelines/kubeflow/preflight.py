@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_DONE, EXIT_FAILED
+from components.stage.program import EXIT_DONE, EXIT_FAILED
 from perception.errors import Unreachable
 
 NAMESPACE_VARIABLE, DEFAULT_NAMESPACE = "NIGHTDRIVE_NAMESPACE", "nightdrive"

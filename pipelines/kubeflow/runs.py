@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from components.stage.declaration import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED
+from components.stage.program import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED
 from perception.errors import InputError, Unreachable
 from pipelines.kubeflow.kfp_api import Missing, Server, equals
 

@@ -34,8 +34,8 @@ class Schedule:
     name: Annotated[str, matching(r"(?s).*\S.*", "must not be empty")]  # of the recurring run
     cron: str  # six fields, seconds first
     time_zone: str  # of the IANA data base, such as Europe/Berlin
-    enabled: bool = True
-    service_account: str = SERVICE_ACCOUNT
+    enabled: bool = True  # or held back
+    service_account: str = SERVICE_ACCOUNT  # of the run's pods
 
     def __post_init__(self) -> None:
         if self.time_zone not in zoneinfo.available_timezones():

@@ -8,8 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_DONE
-from components.stage.program import EXIT_INTERRUPTED
+from components.stage.program import EXIT_DONE, EXIT_INTERRUPTED
 from perception.errors import InputError, Unreachable
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.images import pushed_images

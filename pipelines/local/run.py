@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
 from components.stage.execution import die_with_parent, option_name
 from components.stage.learning import COMMIT_VARIABLE
+from components.stage.program import EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
 from components.stage.records import RECORDS_VARIABLE, read_records
 from components.stage.registry import all_stages
 from components.stage.usage import Usage

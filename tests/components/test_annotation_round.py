@@ -9,28 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components import compare, curate, gather, ingest, select
+from components import compare, curate, select
 from components.stage.declaration import Paths
 from components.stage.learning import labelled_so_far, open_pool, shard_frames
 from components.stage.parameters import build_parameters
 from perception.data.decoding import decode_label
-from perception.data.manifest import empty_manifest, read_manifest, write_manifest
+from perception.data.manifest import read_manifest
 from perception.data.store import FolderStore
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.selection.shards import in_shard
 from perception.simulator.folder import write_scenes
 from perception.simulator.world import world_from_dict
+from tests.components.intake import empty_base, run, take_in
 
 HEIGHT, WIDTH = 64, 128
 ROAD, BUDGET = 0, 4
-
-
-def run(stage: Any, inputs: dict[str, list[Path]], output: str, folder: Path, **given: Any) -> Path:
-    folder.mkdir(parents=True)
-    taken = Paths({name: tuple(folders) for name, folders in inputs.items()})
-    stage.run(taken, Paths({output: (folder,)}), build_parameters(stage.STAGE.parameters, given, stage.STAGE.name))
-    return folder
 
 
 class Night:
@@ -56,16 +50,11 @@ class Night:
         }
         self.sources = {"fleet": fleet, "drops": drops | {"max_rejected_fraction": 0.5}}
         (root / "drops").mkdir()
-        (root / "base").mkdir()
-        write_manifest(empty_manifest(), root / "base" / "manifest.parquet")
+        empty_base(root / "base")
 
     def frames(self, name: str) -> Path:
-        arrived = [
-            run(ingest, {}, "arrived", self.root / f"{name}-{source}", source=source, sources=self.sources,
-                store=str(self.store), taxonomy="cityscapes19", height_px=HEIGHT, width_px=WIDTH, seed=1)
-            for source in self.sources
-        ]  # fmt: skip
-        return run(gather, {"arrived": arrived}, "frames", self.root / f"{name}-frames")
+        size = {"taxonomy": "cityscapes19", "height_px": HEIGHT, "width_px": WIDTH}
+        return take_in(self.root, f"{name}-frames", self.sources, self.store, **size)
 
     def selection(self, name: str, frames: Path, **given: Any) -> Path:
         pool = open_pool(Paths({"frames": (frames,), "base": (self.root / "base",)}))

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from components.ingest import IngestParameters, Source
-from components.ingest.arrivals import arrivals
+from components.ingest.arrivals import LISTING_COLUMNS, arrivals, list_arrivals
+from components.ingest.sources import Source
 from perception.data.shards import write_shard
 from perception.data.store import FolderStore
 from perception.quality.intake import Intake, IntakeSettings, admit_frames
@@ -25,13 +25,9 @@ def picture() -> bytes:
 
 def ingested(root: Path, store: FolderStore, format: str, labels: str, split: str) -> Intake:
     source = Source(format=format, path=str(root), part="train", domain="real", split=split, labels=labels)
-    parameters = IngestParameters(
-        source="fleet", sources={}, store="", taxonomy="cityscapes19", height_px=8, width_px=12, seed=0
-    )
-    settings = IntakeSettings(
-        source="fleet", split=split, domain="real", labels=labels, taxonomy="cityscapes19", max_rejected_fraction=0.5
-    )
-    return admit_frames(*arrivals(source, parameters), store, settings)
+    settings = IntakeSettings(source="fleet", split=split, domain="real", labels=labels, taxonomy="cityscapes19")
+    listing = list_arrivals("fleet", source)
+    return admit_frames(arrivals(source, listing, store, 0, (8, 12)), len(listing), store, settings)
 
 
 def test_viper_with_instances(tmp_path: Path) -> None:
@@ -61,3 +57,32 @@ def test_frames_in_tar_files_name_their_taxonomy_and_keep_their_suffix(tmp_path:
     (row,) = intake.manifest.to_dict("records")
     assert row["image_uri"].endswith(".png") and row["label_taxonomy"] == "camvid11" and row["weather"] == "snow"
     assert intake.profile.px_car.tolist() == [96]
+
+
+def test_the_listing_opens_no_image_and_tells_a_changed_file(tmp_path: Path) -> None:
+    for number in range(2):
+        path = tmp_path / "train" / "img" / "001" / f"001_{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no image at all")
+    source = Source(format="viper", path=str(tmp_path), part="train", domain="real", split="pool", labels="none")
+    first = list_arrivals("fleet", source)
+    assert tuple(first.columns) == LISTING_COLUMNS
+    assert first.frame_id.tolist() == ["viper_001_00000", "viper_001_00001"]
+    assert list_arrivals("fleet", source).equals(first), "the same files give the same listing, to the byte"
+    path.write_bytes(b"another image")
+    changed = list_arrivals("fleet", source)
+    assert (changed.files != first.files).tolist() == [False, True]
+
+
+def test_only_the_listed_frames_arrive(tmp_path: Path) -> None:
+    source = Source(
+        format="scenes", split="pool", domain="real", labels="none", drives=3, frames_per_drive=2, rendering="street"
+    )
+    listing = list_arrivals("fleet", source)
+    assert len(listing) == 6 and (listing.files == "").all()
+    store = FolderStore(tmp_path / "store")
+    second = listing[listing.drive_id == listing.drive_id.unique()[1]]
+    arrived = list(arrivals(source, second, store, 1, (32, 64)))
+    assert [each.facts.frame_id for each in arrived] == second.frame_id.tolist()
+    whole = {each.facts.frame_id: each.image for each in arrivals(source, listing, store, 1, (32, 64))}
+    assert all(whole[each.facts.frame_id] == each.image for each in arrived), "a batch does not change what is rendered"

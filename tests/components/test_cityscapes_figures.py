@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pipelines.commands.evaluate import main, table
 
 from perception.data.taxonomies import load_taxonomy
+from pipelines.commands.program import main
+from pipelines.local.evaluation import figures_table
 from tests.components.test_evaluate import HEIGHT, QUICK, TOLD, WIDTH, export
 
 CITIES = {"aachen": 3, "bonn": 2}
@@ -63,10 +64,10 @@ def test_iou_equals_cityscapesscripts_as_printed(folder: Path) -> None:
     model = export(folder / "net.onnx", 3, **TOLD)
     sets = [word for name, value in QUICK.items() for word in ("--set", f"{name}={json.dumps(value)}")]
     out = folder / "out"
-    assert main(["--model", str(model), "--data", str(folder / "data"), "--out", str(out), *sets]) == 0
+    assert main(["evaluate", "--model", str(model), "--data", str(folder / "data"), "--out", str(out), *sets]) == 0
     figures = json.loads((out / "evaluation.json").read_text())
     mean, theirs = by_cityscapesscripts(folder, out / "predictions")
-    ours = {line.split("  ")[0].strip(): line.split()[-1] for line in table(figures, out).splitlines()[:26]}
+    ours = {line.split("  ")[0].strip(): line.split()[-1] for line in figures_table(figures, out).splitlines()[:26]}
     for name in load_taxonomy("cityscapes19").classes:
         assert ours[name] == theirs[name.replace("_", " ")], name
     for name in figures["iou_by_category"]:

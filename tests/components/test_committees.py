@@ -8,22 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components import ensemble, gather, ingest, score
-from components.stage.declaration import Paths
+from components import ensemble, score
 from components.stage.parameters import build_parameters
-from perception.data.manifest import empty_manifest, write_manifest
 from perception.errors import InputError
 from perception.simulator.folder import write_scenes
 from perception.simulator.world import world_from_dict
+from tests.components.intake import empty_base, run, take_in
 
 HEIGHT, WIDTH = 32, 64
-
-
-def run(stage: Any, inputs: dict[str, list[Path]], output: str, folder: Path, **given: Any) -> Path:
-    folder.mkdir(parents=True)
-    taken = Paths({name: tuple(folders) for name, folders in inputs.items()})
-    stage.run(taken, Paths({output: (folder,)}), build_parameters(stage.STAGE.parameters, given, stage.STAGE.name))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +25,9 @@ def arrived(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     write_scenes(root / "footage", world_from_dict({}), "street", 3, 3, 2, HEIGHT, WIDTH)
     fleet = {"format": "scenes_folder", "path": str(root / "footage"), "domain": "real", "split": "pool",
              "labels": "oracle", "initial_labelled_frames": 3}  # fmt: skip
-    size = {"height_px": HEIGHT, "width_px": WIDTH, "taxonomy": "cityscapes19", "store": str(root / "store")}
-    ingested = run(ingest, {}, "arrived", root / "arrived", source="fleet", sources={"fleet": fleet}, seed=1, **size)
-    frames = run(gather, {"arrived": [ingested]}, "frames", root / "frames")
-    (root / "base").mkdir()
-    write_manifest(empty_manifest(), root / "base" / "manifest.parquet")
-    return {"frames": [frames], "base": [root / "base"]}
+    size = {"height_px": HEIGHT, "width_px": WIDTH, "taxonomy": "cityscapes19"}
+    frames = take_in(root, "frames", {"fleet": fleet}, root / "store", **size)
+    return {"frames": [frames], "base": [empty_base(root / "base")]}
 
 
 def learning(arrived: dict[str, list[Path]]) -> dict[str, Any]:

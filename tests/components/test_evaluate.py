@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from pipelines.commands.evaluate import main as evaluate_folder
 
 from components.stage.command import main
-from components.stage.registry import all_stages
 from perception.compression.export import export_onnx, fold_batchnorm
 from perception.data.taxonomies import load_taxonomy
 from perception.models.erfnet import ERFNet
 from perception.reporting.page import MAX_PAGE_BYTES
 from perception.simulator.folder import write_scenes
 from perception.simulator.world import World
+from pipelines.commands.program import main as nightdrive
+from tests.components.intake import take_in
 
 HEIGHT, WIDTH, DRIVES = 32, 64, 10
 QUICK = {"resamples": 100, "shift_frames": 2, "latency_repeats": 2, "latency_batch_frames": [1, 2], "minimum_drives": 3,
@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call(root: Path, *more: str, model: str = "net.onnx", data: str = "scenes") -> int:
     sets = [word for name, value in QUICK.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-    return evaluate_folder(["--model", str(root / model), "--data", str(root / data), *sets, *more])
+    return nightdrive(["evaluate", "--model", str(root / model), "--data", str(root / data), *sets, *more])
 
 
 def test_a_folder_is_judged_with_nothing_but_the_exported_file(place: Path) -> None:
@@ -107,8 +107,8 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
         "width_px": WIDTH,
         "seed": 0,
     }
-    run("ingest", shared | {"source": "test", "sources": sources}, tmp_path, "--arrived", "arrived")
-    run("gather", {}, tmp_path, "--arrived", "arrived", "--frames", "frames")
+    size = {"taxonomy": "cityscapes19", "height_px": HEIGHT, "width_px": WIDTH}
+    take_in(tmp_path, "frames", sources, tmp_path / "store", **size)
     for name, file in (("base", "champion.onnx"), ("compressed", "net.onnx")):
         (tmp_path / name).mkdir()
         shutil.copy(place / file, tmp_path / name / file.replace("net", "model"))
@@ -134,9 +134,7 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
 
 def run(stage: str, values: dict[str, object], place: Path, *ports: str, code: int = 0) -> int:
     sets = [word for name, value in values.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-    found = main(
-        all_stages(), [stage, *sets, *(each if each.startswith("--") else str(place / each) for each in ports)]
-    )
+    found = main([stage, *sets, *(each if each.startswith("--") else str(place / each) for each in ports)])
     assert found == code
     return found
 

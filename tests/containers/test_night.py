@@ -30,15 +30,17 @@ def run_in_containers(root: Path, images: Path, server: S3Server, engine: Engine
     """Compile the smoke night, run its DAG with kfp.local, and return summary.json."""
     package, artifacts = root / "night.yaml", root / "artifacts"
     artifacts.mkdir(mode=0o777)  # here, since the engine would make it for root alone
-    compile_pipeline("smoke", package, images=images)
+    places = {
+        "store": f"s3://{server.bucket}/store",
+        "registry": artifacts / "registry" / "data.git",
+        "remote": f"s3://{server.bucket}/registry",
+    }
+    overrides = [f"common.{name}={place}" for name, place in places.items()]
+    compile_pipeline("smoke", package, overrides, images=images)
     local.init(runner=local.DockerRunner(), pipeline_root=str(artifacts), raise_on_error=True)
     night = components.load_component_from_file(str(package))
     with engine_in_place(engine):
-        night(
-            store=f"s3://{server.bucket}/store",
-            registry=str(artifacts / "registry" / "data.git"),
-            remote=f"s3://{server.bucket}/registry",
-        )
+        night()
     summaries = [json.loads(path.read_text()) for path in artifacts.rglob("summary.json")]
     (whole,) = (summary for summary in summaries if summary["gates"])  # the farewell's page is given no stage's outputs
     return dict(whole)

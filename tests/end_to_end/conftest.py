@@ -1,10 +1,12 @@
-"""A whole night, once, that the end-to-end tests look at."""
+"""Two whole nights, each run once, that the end-to-end tests look at."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.nights import run_night
+from perception.simulator.folder import write_scenes
+from perception.simulator.world import world_from_dict
+from tests.end_to_end.nights import SmallNight, figures, run_night, small
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +16,14 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_night(runs)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return runs / "smoke"
+
+
+@pytest.fixture(scope="session")
+def small_night(tmp_path_factory: pytest.TempPathFactory) -> SmallNight:
+    """A finished small night on eight drives of footage in a folder."""
+    root = tmp_path_factory.mktemp("small")
+    write_scenes(root / "footage", world_from_dict({}), "street", 3, 8, 3, 32, 64)
+    done = run_night(root / "runs", overrides=small(root / "footage"))
+    run = root / "runs" / "smoke"
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return SmallNight(run, root / "footage", figures(run))

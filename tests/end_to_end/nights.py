@@ -1,18 +1,69 @@
-"""Run nights as `make run` does."""
+"""Run nights as `make run` does: the smoke night, and a small one on footage in a folder, to which more may arrive."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from tests.faults.nights import TINY
 
 ROOT = Path(__file__).parents[2]
+
+
+def night_command(runs: Path, *arguments: str, profile: str = "smoke", overrides: Sequence[str] = ()) -> list[str]:
+    """Return the command of a night in a folder of runs of its own."""
+    sets = [word for override in overrides for word in ("--set", override)]
+    return [
+        sys.executable,
+        "-m",
+        "pipelines.commands",
+        "run",
+        "--runs",
+        str(runs),
+        "--profile",
+        profile,
+        *sets,
+        *arguments,
+    ]
 
 
 def run_night(
     runs: Path, *arguments: str, profile: str = "smoke", overrides: Sequence[str] = ()
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a night as `make run` does, in a folder of runs of its own."""
-    sets = [word for override in overrides for word in ("--set", override)]
-    command = [sys.executable, "-m", "pipelines.local", "--runs", str(runs), "--profile", profile, *sets, *arguments]
+    """Run a night to its end."""
+    command = night_command(runs, *arguments, profile=profile, overrides=overrides)
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
+
+
+def small(footage: Path, labels: str = "oracle", labelled: int = 6) -> list[str]:
+    """Return the overrides of the smallest whole night on a folder of footage."""
+    fleet = {"format": "scenes_folder", "path": str(footage), "domain": "real", "split": "pool", "labels": labels}
+    kept = [override for override in TINY if not override.startswith("sources.fleet")]
+    return [*kept, f"sources.fleet={json.dumps(fleet | {'initial_labelled_frames': labelled})}"]
+
+
+def figures(run: Path) -> dict[str, Any]:
+    """Return summary.json without what may differ from run to run: times, memory and names."""
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    for name in ("seconds", "stages", "run"):
+        del summary[name]
+    for name in ("latency_ms_dense", "latency_ms_compressed"):
+        del summary["model"][name]
+    return summary
+
+
+@dataclass(frozen=True)
+class SmallNight:
+    """A small night that was run once, whose footage, registry and run a test may go on with."""
+
+    run: Path
+    footage: Path
+    figures: dict[str, Any]  # of the first run
+
+    def again(self) -> "subprocess.CompletedProcess[str]":
+        """Run it again."""
+        return run_night(self.run.parent, overrides=small(self.footage))

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,6 @@ import pytest
 from PIL import Image
 
 from components.stage.command import main
-from components.stage.registry import all_stages
 from tests.end_to_end.nights import run_night
 
 DRIVES = ("0001TP", "0006R0")
@@ -40,26 +40,29 @@ def first(folder: Path) -> Path:
     return sorted(folder.iterdir())[0]
 
 
-def ingest(data: Path, tmp_path: Path, source: str = "fleet", **changes: object) -> int:
-    """Ingest one source as the night does."""
-    described = {"format": "camvid", "path": str(data), "domain": "real"}
-    sources = {
-        "fleet": described
-        | {"part": "train", "split": "pool", "labels": "oracle", "initial_labelled_frames": 2}
-        | changes,
-        "test": described | {"part": "val", "split": "test", "labels": "given"} | changes,
+def take_in(data: Path, tmp_path: Path, **changes: object) -> int:
+    """List, take in and gather the fleet and the test set as the night does; return the first exit code that is not 0."""
+    described = {"format": "camvid", "path": str(data), "domain": "real"} | changes
+    pool = {"part": "train", "split": "pool", "labels": "oracle", "initial_labelled_frames": 2}
+    sources = {"fleet": described | pool, "test": described | {"part": "val", "split": "test", "labels": "given"}}
+    places = {
+        name: str(tmp_path / name) for name in ("registry", "remote", "store", "base", "arrivals", "arrived", "frames")
     }
-    values = {
-        "source": source,
-        "sources": sources,
-        "store": str(tmp_path / "store"),
-        "taxonomy": "camvid11",
-        "height_px": 48,
-        "width_px": 64,
-        "seed": 0,
-    }
-    sets = [word for name, value in values.items() for word in ("--set", f"{name}={json.dumps(value)}")]
-    return main(all_stages(), ["ingest", *sets, "--arrived", str(tmp_path / "arrived")])
+    common = {"sources": sources, "store": places["store"]}
+    counted = common | {"taxonomy": "camvid11", "seed": 0}
+    size = {"height_px": 48, "width_px": 64, "batch": 0, "batch_count": 1}
+    given = {"registry": places["registry"], "remote": places["remote"], "batch_count": 1}
+    calls: list[tuple[str, dict[str, Any], list[str]]] = [
+        ("resolve", common | given, ["--base", places["base"], "--arrivals", places["arrivals"]]),
+        ("ingest", counted | size, ["--arrivals", f"{places['arrivals']}/0", "--arrived", places["arrived"]]),
+        ("gather", counted, ["--arrived", places["arrived"], "--base", places["base"], "--frames", places["frames"]]),
+    ]
+    codes = (main([stage, *settings(values), *words]) for stage, values, words in calls)
+    return next((code for code in codes if code), 0)
+
+
+def settings(values: dict[str, Any]) -> list[str]:
+    return [word for name, value in values.items() for word in ("--set", f"{name}={json.dumps(value)}")]
 
 
 def truncate(path: Path) -> None:
@@ -80,7 +83,7 @@ def paint(path: Path) -> None:
     ("spoil", "words"),
     [
         (lambda data: shutil.rmtree(data), ("data",)),
-        (lambda data: [shutil.rmtree(path) or path.mkdir() for path in data.iterdir()], ("val",)),
+        (lambda data: [shutil.rmtree(path) or path.mkdir() for path in data.iterdir()], ("folder is empty",)),
         (lambda data: truncate(first(data / "val")), ("0016E5_000000.png",)),
         (lambda data: grow(first(data / "valannot")), ("0016E5_000000.png", "32")),
         (lambda data: paint(first(data / "valannot")), ("0016E5_000000.png", "77")),
@@ -94,12 +97,12 @@ def test_a_broken_data_set_ends_with_code_2_and_one_line(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: object, words: tuple[str, ...]
 ) -> None:
     spoil(data)  # type: ignore[operator]
-    assert ingest(data, tmp_path, "test") == 2
+    assert take_in(data, tmp_path) == 2
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
     assert "Traceback" not in error
     assert all(word in error for word in words), error
-    assert not (tmp_path / "arrived").exists()
+    assert not (tmp_path / "frames").exists()
 
 
 def test_many_broken_frames_of_a_pool_are_an_error_too(
@@ -107,7 +110,7 @@ def test_many_broken_frames_of_a_pool_are_an_error_too(
 ) -> None:
     for path in sorted((data / "train").iterdir())[:3]:
         truncate(path)
-    assert ingest(data, tmp_path) == 2
+    assert take_in(data, tmp_path) == 2
     assert "3 of 12 files" in capsys.readouterr().err
 
 
@@ -116,29 +119,30 @@ def test_a_pool_with_a_few_broken_files_goes_on_and_lists_them(tmp_path: Path) -
     broken = sorted((data / "train").iterdir())[4:6]
     for path in broken:
         truncate(path)
-    assert ingest(data, tmp_path) == 0
-    rejected = pd.read_parquet(tmp_path / "arrived" / "rejected.parquet")
+    assert take_in(data, tmp_path) == 0
+    rejected = pd.read_parquet(tmp_path / "frames" / "rejected.parquet")
     assert sorted(Path(path).name for path in rejected.path) == [path.name for path in broken]
     assert rejected.remedy.str.len().min() > 5
-    manifest = pd.read_parquet(tmp_path / "arrived" / "manifest.parquet")
-    assert len(manifest) == 38
+    manifest = pd.read_parquet(tmp_path / "frames" / "manifest.parquet")
+    assert (manifest.source == "fleet").sum() == 38
 
 
 def test_a_manifest_with_a_duplicate_or_a_missing_column_is_named(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ingest(data, tmp_path) == 0
-    arrived, twice = tmp_path / "arrived", tmp_path / "twice"
+    assert take_in(data, tmp_path) == 0
+    arrived, twice, empty = tmp_path / "arrived", tmp_path / "twice", {"taxonomy": "camvid11", "seed": 0, "sources": {}}
+    gather = ["gather", *settings(empty | {"store": str(tmp_path / "store")}), "--base", str(tmp_path / "base")]
+    gather += ["--frames", str(tmp_path / "again"), "--arrived", str(arrived)]
     shutil.copytree(arrived, twice)
-    gather = ["gather", "--arrived", str(arrived), str(twice), "--frames", str(tmp_path / "frames")]
-    assert main(all_stages(), gather) == 2
+    assert main([*gather, "--arrived", str(twice)]) == 2
     assert "camvid_0001TP_000000" in capsys.readouterr().err
     manifest = pd.read_parquet(arrived / "manifest.parquet")
     (
         arrived / "seal.json"
     ).unlink()  # a table that somebody changes by hand; with its seal it would be refused as changed
     manifest.drop(columns=["drive_id"]).to_parquet(arrived / "manifest.parquet")
-    assert main(all_stages(), ["gather", "--arrived", str(arrived), "--frames", str(tmp_path / "frames")]) == 2
+    assert main(gather) == 2
     assert "drive_id" in capsys.readouterr().err
 
 
@@ -146,7 +150,7 @@ def test_a_store_that_cannot_be_written_is_named(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "store").write_text("a file where the store should be")
-    assert ingest(data, tmp_path) == 2
+    assert take_in(data, tmp_path) == 2
     error = capsys.readouterr().err.strip()
     assert "store" in error
     assert len(error.splitlines()) == 1

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,19 +16,10 @@ import pytest
 from PIL import Image
 
 from perception.reporting.summary import SUMMARY_KEYS
-from tests.end_to_end.nights import ROOT, run_night
+from pipelines.nightly import nightly
+from tests.end_to_end.nights import ROOT, SmallNight, figures, night_command, run_night, small
 
 pytestmark = pytest.mark.xdist_group("night")
-
-
-def figures(run: Path) -> dict[str, Any]:
-    """Return summary.json without what may differ from run to run: times, memory and names."""
-    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
-    for name in ("seconds", "stages", "run"):
-        del summary[name]
-    for name in ("latency_ms_dense", "latency_ms_compressed"):
-        del summary["model"][name]
-    return summary
 
 
 def test_the_summary_has_every_key_with_a_measured_figure(night: Path) -> None:
@@ -81,17 +71,8 @@ def test_a_refused_gate_shows_the_offending_frames(night: Path, tmp_path: Path) 
     assert refused.returncode == 3, refused.stderr
     first = table.frame_id[broken]
     assert first in refused.stderr
-    command = [
-        sys.executable,
-        "-m",
-        "components",
-        "report",
-        "--params",
-        "params.yaml",
-        "--report",
-        str(tmp_path / "report"),
-    ]
-    command += ["--frames", "frames", "--verdict-ingest", str(tmp_path / "verdict")]
+    command = [sys.executable, "-m", "components.stage", "report", "--params", "params.yaml", "--frames", "frames"]
+    command += ["--base", "base", "--verdicts", str(tmp_path / "verdict"), "--report", str(tmp_path / "report")]
     subprocess.run(command, cwd=night, env=environment, check=True, capture_output=True)
     html = (tmp_path / "report" / "report.html").read_text()
     panel = html[html.index('id="gate-ingest"') :]
@@ -99,11 +80,13 @@ def test_a_refused_gate_shows_the_offending_frames(night: Path, tmp_path: Path) 
     assert panel.index("data:image/jpeg") < panel.index(first) + 4000
 
 
-def test_a_second_run_does_no_work_again(night: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")}
+def test_a_second_run_asks_again_what_lies_outside_and_does_no_work_again(night: Path) -> None:
+    before = {path.stem: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")}
     done = run_night(night.parent)
     assert done.returncode == 0, done.stderr
-    assert {path: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")} == before
+    after = {path.stem: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")}
+    ran = {name for name in after if after[name] != before.get(name)}
+    assert ran == {task.name for task in nightly().tasks.values() if not task.reusable}
 
 
 def test_the_evaluation_agrees_with_an_independent_count(night: Path) -> None:
@@ -182,19 +165,13 @@ def only_done(run: Path, tasks: tuple[str, ...]) -> str:
     return str(yaml.safe_dump(lock | {"stages": kept}))
 
 
-def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Path, tmp_path: Path) -> None:
+def test_a_night_killed_again_and_again_ends_with_the_same_figures(small_night: SmallNight, tmp_path: Path) -> None:
     generator = np.random.default_rng(7)
-    command = [sys.executable, "-m", "pipelines.local", "--runs", str(tmp_path), "--profile", "smoke"]
+    command = night_command(tmp_path, overrides=small(small_night.footage))
     for kill in range(6):
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=dict(os.environ),
-            start_new_session=True,
-        )
-        time.sleep(float(generator.uniform(2, 14)))
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet, start_new_session=True)
+        time.sleep(float(generator.uniform(2, 8)))
         if process.poll() is not None:
             break
         if kill % 2:
@@ -202,11 +179,8 @@ def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Path, 
         else:
             process.kill()  # the head alone: its children must not go on writing
         process.wait()
-    done = run_night(tmp_path)
+    done = run_night(tmp_path, overrides=small(small_night.footage))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert figures(tmp_path / "smoke") == figures(night)
-    assert not [
-        path
-        for path in (tmp_path / "smoke").iterdir()
-        if path.name.startswith(".") and path.name not in (".dvc", ".lock", ".dvcignore")
-    ]
+    assert figures(tmp_path / "smoke") == small_night.figures
+    hidden = {path.name for path in (tmp_path / "smoke").iterdir() if path.name.startswith(".")}
+    assert hidden <= {".dvc", ".lock", ".dvcignore"}

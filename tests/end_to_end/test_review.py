@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from pipelines.commands.data_versions import main
 
 from perception.data.manifest import read_manifest
 from perception.data.store import Store, open_store
@@ -24,6 +23,7 @@ from perception.versioning.curated import build_version
 from perception.versioning.models import champion, propose
 from perception.versioning.records import Version
 from perception.versioning.registry import create_registry, fetch, publish, resolve
+from pipelines.commands.program import main
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HEIGHT, WIDTH = 64, 128
@@ -261,10 +261,10 @@ def test_the_network_stays_where_a_person_says_so(copy: Registry) -> None:
     [
         (["promote", "--version", "night-2", "--by", "Ada", "--reason", "good"], "does not say which manifest"),
         (["promote", "--version", "data/night-2-00000000", "--by", "Ada", "--reason", "good"], "no version"),
-        (["promote", "--by", "Ada", "--reason", "good"], "VERSION is missing"),
+        (["promote", "--by", "Ada", "--reason", "good"], "Missing option '--version'"),
         (["rollback", "--by", "Ada", "--reason", "bad"], "no current version"),
         (["lineage"], "FRAME=id or DRIVE=id"),
-        (["reproduce", "--version", "night-2"], "OUT is missing"),
+        (["reproduce", "--version", "night-2"], "Missing option '--out'"),
         (["review", "--base", "night-2", "--head", "night-2"], "name two versions"),
     ],
 )

@@ -21,10 +21,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from tests.faults.counting import Count, counted
 from tests.faults.kills import Undisturbed, different
-from tests.faults.nights import Ended, Task, clear, content, run_task, tasks_of, write_night
+from tests.faults.nights import Ended, Task, clear, content, first_ingest, run_task, tasks_of, write_night
 from tests.faults.servers import closed_url, failing_web_server, proxy
 
 LIMIT_SECONDS = 90.0  # a case that takes longer hangs
@@ -109,7 +109,7 @@ def full_disk(folder: Path, undisturbed: Undisturbed, tasks: Sequence[str]) -> C
         before = None if mounted else failing_writes(errno.ENOSPC)
         endings = []
         fresh = write_night(folder / "runs", overrides=[f"common.store={place / 'store'}"])
-        first = next(task for task in tasks_of(fresh) if task.name.startswith("ingest"))
+        first = first_ingest(fresh)
         ended = run_task(first, fresh, before=before)
         endings.append(
             judged_error(ended, (EXIT_FAILED, EXIT_BAD_INPUT), ("No space left",), [fresh / first.gives[0]], first.name)
@@ -134,7 +134,7 @@ def read_only_store(folder: Path, undisturbed: Undisturbed) -> Count:
         if mounted:
             remount(place, "ro")
         fresh = write_night(folder / "runs", overrides=[f"common.store={place / 'store'}"])
-        first = next(task for task in tasks_of(fresh) if task.name.startswith("ingest"))
+        first = first_ingest(fresh)
         codes = (EXIT_FAILED, EXIT_BAD_INPUT)
         endings = [
             judged_error(
@@ -166,7 +166,7 @@ def with_environment(values: dict[str, str]) -> Callable[[], None]:
 def s3_gone(folder: Path) -> Count:
     """Let the store's server be absent, or answer every request with an error."""
     run = write_night(folder / "runs", overrides=["common.store=s3://nightdrive/store"])
-    first = next(task for task in tasks_of(run) if task.name.startswith("ingest"))
+    first = first_ingest(run)
     endings = []
 
     def attempt(url: str, what: str) -> None:
@@ -190,7 +190,7 @@ def s3_failing(folder: Path, undisturbed: Undisturbed, server: Any) -> Count:
 
     def fresh(name: str) -> tuple[Path, Task]:
         run = write_night(folder / name, overrides=[f"common.store=s3://{server.server.bucket}/{name}"])
-        return run, next(task for task in tasks_of(run) if task.name.startswith("ingest"))
+        return run, first_ingest(run)
 
     def through(url: str) -> Callable[[], None]:
         return with_environment({**server.server.environment(), "NIGHTDRIVE_S3_ENDPOINT": url})
@@ -365,7 +365,7 @@ def _both_published(registry: Path) -> str:
 
 def second_on_one_folder(folder: Path) -> str:
     """Hold the lock of a run as its night does, and start another night there."""
-    from pipelines.local.run import main
+    from pipelines.commands.program import main
 
     run = folder / "locked" / "smoke"
     run.mkdir(parents=True)
@@ -373,7 +373,7 @@ def second_on_one_folder(folder: Path) -> str:
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with contextlib.redirect_stderr(said):
-            code = main(["--runs", str(folder / "locked"), "--profile", "smoke"])
+            code = main(["run", "--runs", str(folder / "locked"), "--profile", "smoke"])
     clear_enough = code == EXIT_BAD_INPUT and "another night is running" in said.getvalue()
     return (
         "error"
@@ -407,7 +407,7 @@ def broken_gpu_patch(fault: GPUFault) -> Callable[[], None]:
     def patch() -> None:
         import torch
 
-        import components.stage.learning
+        import perception.training.setup
 
         moves = [0]
         real = torch.Tensor.to
@@ -420,7 +420,7 @@ def broken_gpu_patch(fault: GPUFault) -> Callable[[], None]:
             return real(tensor, *arguments, **options)
 
         torch.Tensor.to = to  # type: ignore[method-assign,assignment]
-        components.stage.learning.best_device = lambda: "cpu"
+        perception.training.setup.best_device = lambda: "cpu"
 
     return patch
 
@@ -495,15 +495,18 @@ def spoilt_blobs(folder: Path, undisturbed: Undisturbed) -> Count:
 
     run, endings = undisturbed.run, []
     store = run.parent / "store"
-    frames = pd.read_parquet(run / "arrived" / "fleet" / "manifest.parquet")
-    blob = store / frames[frames.split == "train"].image_uri.iloc[0]
+    frames = pd.read_parquet(run / "frames" / "manifest.parquet")
+    labelled = frames[(frames.split == "train") & (frames.source == "fleet")].iloc[0]
+    listings = {path.parent.name: pd.read_parquet(path) for path in (run / "arrivals").glob("*/listing.parquet")}
+    (batch,) = [name for name, listing in listings.items() if labelled.frame_id in set(listing.frame_id)]
+    blob = store / labelled.image_uri
     good = blob.read_bytes()
     for how in SPOILERS:
         with spoilt(blob, how):
             task = elsewhere(named(run, "ensemble"), folder / how.replace(" ", "_"))
             ended = run_task(task, run)
             endings.append(judged_error(ended, (EXIT_BAD_INPUT,), (blob.name,), [Path(task.gives[0])], f"blob {how}"))
-            again = run_task(elsewhere(named(run, "ingest@fleet"), folder / f"again_{how.replace(' ', '_')}"), run)
+            again = run_task(elsewhere(named(run, f"ingest@{batch}"), folder / f"again_{how.replace(' ', '_')}"), run)
             mended = blob.is_file() and blob.read_bytes() == good
             endings.append(
                 "correct" if again.code == EXIT_DONE and mended else f"blob {how}: ingesting again mended nothing"

@@ -21,7 +21,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from components.stage.declaration import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REFUSED
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REFUSED
 from perception.data.annotation import drop_label, labelled_ids, open_drops, write_batch
 from perception.data.classification import read_class_folders, read_classification, read_icdar_characters
 from perception.data.decoding import decode_image, decode_label
@@ -31,6 +31,7 @@ from perception.data.readers import open_reader
 from perception.data.store import FolderStore
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
+from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 from tests.faults.cases import elsewhere, named
 from tests.faults.counting import Count, counted
@@ -315,7 +316,7 @@ def forged_images(folder: Path, examples: int) -> Count:
 # ---------------------------------------------------------------- tables and records between stages
 
 MUTATED = {  # task: its artifacts whose files are made wrong by hand; tasks that refuse in milliseconds
-    "gather": ("arrived/fleet",),
+    "gather": ("arrived/0",),
     "select": ("frames", "scores/0", "base"),
     "gate_select": ("selection",),
     "gate_evaluate": ("evaluation",),
@@ -463,7 +464,9 @@ def odd_parameters(folder: Path, examples: int) -> Count:
         else:
             at[place[-1]] = value
         file.write_text(yaml.safe_dump(spoilt))
-        return attempt(lambda: load_settings("demo", file=file), f"params.yaml {'.'.join(place)} = {value!r}")
+        return attempt(
+            lambda: load_settings(nightly(), "demo", file=file), f"params.yaml {'.'.join(place)} = {value!r}"
+        )
 
     cases = st.tuples(st.integers(0, 10**6), st.sampled_from(ODD_VALUES), st.booleans())
     return generated(examples, cases, judge, "params.yaml")

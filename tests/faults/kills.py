@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.stage.declaration import EXIT_DONE
+from components.stage.program import EXIT_DONE
 from components.stage.seal import check_seal
 from perception.errors import InputError
 from tests.faults.counting import Count, counted

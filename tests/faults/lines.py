@@ -21,10 +21,9 @@ CONTENTS = (
 
 def command_lines(folder: Path, registry: Path) -> dict[str, tuple[Callable[[list[str]], int], list[list[str]]]]:
     """Give every command line: its main function and argument lists in which `?` stands for something odd."""
-    import benchmarks.tables.__main__ as tables
-    from components.stage.command import main as component
+    from components.stage.__main__ import run as run_stage
     from components.stage.registry import all_stages
-    from pipelines import data_versions, engine, evaluate, local, runs, schedule, submit
+    from pipelines.commands.program import main
 
     out, file, data = str(folder / "out"), str(folder / "odd_file"), str(folder)
 
@@ -32,41 +31,31 @@ def command_lines(folder: Path, registry: Path) -> dict[str, tuple[Callable[[lis
         known = {"OUT": out, "FILE": file, "DATA": data, "REGISTRY": str(registry), "HOST": "http://127.0.0.1:9"}
         return [[known.get(word, word) for word in text.split()] for text in texts]
 
-    def component_line(words: list[str]) -> int:
-        return component(all_stages(), words)
-
     stages = [[name, *_required(stage, out)] for name, stage in all_stages().items()]
     ends = (["--set", "?"], ["--params", "?"], ["--params", file])
-    calls = [[*words, *end] for words in stages for end in ends] + [
-        [name, "--executor-input", "?"] for name in all_stages()
-    ]
+    calls = [[*words, *end] for words in stages for end in ends]
+    calls += [[name, "--executor-input", "?"] for name in all_stages()]
     return {
-        "components": (component_line, [*calls, *lists("?", "select --task ?")]),
-        "run": (local.main, lists(
-            "--runs OUT --profile ?", "--runs OUT --run ? --set select.budget_frames=-1", "--runs OUT --set ?",
-            "--runs OUT --profile camvid --data ?", "--runs OUT --set select.?=1",
-        )),
-        "data_versions": (data_versions.main, lists(
+        "components": (run_stage, [*calls, *lists("?", "select --task ?")]),
+        "nightdrive": (main, lists(
+            "run --runs OUT --profile ?", "run --runs OUT --run ? --set select.budget_frames=-1", "run --runs OUT --set ?",
+            "run --runs OUT --profile camvid --data ?", "run --runs OUT --set select.?=1", "?", "? --registry REGISTRY",
             "review --registry REGISTRY --base ? --head ? --out OUT", "promote --registry REGISTRY --version ? --by Ada --reason reason",
             "promote --registry REGISTRY --version ? --manifest ? --by ? --reason ?", "rollback --registry REGISTRY --by ? --reason ?",
             "reject --registry REGISTRY --version ? --by ? --reason ?", "versions --registry ?", "history --registry ?",
             "reproduce --registry REGISTRY --version ? --out OUT", "lineage --registry REGISTRY --frame ?",
             "lineage --registry REGISTRY --drive ?", "scrub --registry REGISTRY --sample ?", "scrub --registry ?",
             "retire --registry REGISTRY --days ?", "retire --registry REGISTRY --plan ? --by ? --reason ?",
-            "verify_history --registry REGISTRY --signers ?", "verify_history --registry REGISTRY --signers FILE", "? --registry REGISTRY",
+            "verify-history --registry REGISTRY --signers ?", "verify-history --registry REGISTRY --signers FILE",
+            "evaluate --model ? --data DATA --out OUT", "evaluate --model FILE --data ? --out OUT",
+            "evaluate --model FILE --data DATA --set ? --out OUT", "evaluate --model FILE --data DATA --format ? --out OUT",
+            "table ?", "table dpe --size ?", "table dpe --data ? --out OUT --work OUT", "table dpe --seeds ?",
+            "schedule --file ? --dry-run --host HOST", "schedule --file FILE --dry-run --host HOST",
+            "pipeline-compile --profile ? --out OUT", "pipeline-submit --set ? --host HOST",
+            "pipeline-submit --data DATA --images ? --host HOST", "pipeline-submit --data DATA --images FILE --host HOST",
+            "pipeline-status --run ? --host HOST", "pipeline-status ? --host HOST", "cancel --run ? --host HOST",
+            "engine --onnx ? --out OUT", "engine --onnx FILE --out OUT", "profile --runs OUT --run ?",
         )),
-        "evaluate": (evaluate.main, lists(
-            "--model ? --data DATA --out OUT", "--model FILE --data ? --out OUT", "--model FILE --data DATA --set ? --out OUT",
-            "--model FILE --data DATA --format ? --out OUT",
-        )),
-        "table": (tables.main, lists("?", "dpe --size ?", "dpe --data ? --out OUT --work OUT", "dpe --seeds ?")),
-        "schedule": (schedule.main, lists("--file ? --dry-run --host HOST", "--file FILE --dry-run --host HOST")),
-        "submit": (submit.main, lists(
-            "--profile ? --host HOST", "--set ? --host HOST", "--data DATA --images ? --host HOST", "--data DATA --images FILE --host HOST",
-            "--data DATA --parameter ? --no-preflight --host HOST",
-        )),
-        "status": (runs.main, lists("status --run ? --host HOST", "? --host HOST", "cancel --run ? --host HOST")),
-        "engine": (engine.main, lists("? --out OUT", "FILE --out OUT")),
     }  # fmt: skip
 
 

@@ -1,12 +1,12 @@
 """The smallest whole night: every stage does real work, in seconds; its figures mean nothing."""
 
 import contextlib
-import glob
 import hashlib
 import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -21,8 +21,11 @@ import pandas as pd
 import yaml
 
 from components.stage.command import main
+from components.stage.declaration import EXIT_DONE
 from components.stage.records import RECORDS_VARIABLE
 from components.stage.registry import all_stages
+from pipelines.local.dvc_file import ITEM
+from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -56,18 +59,12 @@ TINY = (
 )
 
 
-def night_command(runs: Path, *arguments: str) -> list[str]:
-    """Give the command of a tiny night in a folder of runs of its own."""
-    sets = [word for override in TINY for word in ("--set", override)]
-    return [sys.executable, "-m", "pipelines.local", "--runs", str(runs), "--profile", "smoke", *sets, *arguments]
-
-
 @dataclass(frozen=True)
 class Task:
     """One call of a stage, as dvc.yaml writes it down."""
 
     name: str
-    words: tuple[str, ...]  # of its command line behind `python -m components`; arrived/* still to be expanded
+    words: tuple[str, ...]  # of its command line behind `python -m components.stage`
     gives: tuple[str, ...]  # its output folders, relative to the run
 
 
@@ -84,7 +81,7 @@ def write_night(runs: Path, run: str = "night", overrides: Sequence[str] = ()) -
     """Write the parameters of a tiny night; return its folder."""
     folder = runs / run
     folder.mkdir(parents=True, exist_ok=True)
-    settings = load_settings("smoke", [*TINY, *overrides], run=run)
+    settings = load_settings(nightly(), "smoke", [*TINY, *overrides], run=run)
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=True))
     return folder
 
@@ -96,17 +93,25 @@ def tasks_of(run: Path) -> list[Task]:
     found = []
     for name, stage in stages.items():
         if "foreach" in stage:
-            for item in settings[stage["foreach"].strip("${}")]:
-                found.append(_task(f"{name}@{item}", stage["do"], str(item)))
+            count = settings[stage["foreach"].strip("${}")]
+            found += [_task(f"{name}@{number}", stage["do"], str(number)) for number in range(count)]
         else:
             found.append(_task(name, stage, ""))
     return found
 
 
 def _task(name: str, stage: Mapping[str, Any], item: str) -> Task:
-    command = re.sub(r"\$\{(key|item)\}", item, stage["cmd"])
-    gives = tuple(re.sub(r"\$\{(key|item)\}", item, next(iter(out))) for out in stage["outs"])
-    return Task(name, tuple(command.removeprefix("python -m components ").split()), gives)
+    command = stage["cmd"].replace(ITEM, item)
+    gives = tuple(next(iter(out)).replace(ITEM, item) for out in stage["outs"])
+    return Task(name, tuple(shlex.split(command.removeprefix("python -m components.stage "))), gives)
+
+
+def first_ingest(run: Path) -> Task:
+    """List what has arrived, with a store of its own, and return the task that takes in the first batch of it."""
+    resolve, ingest = tasks_of(run)[:2]
+    listed = run_task(resolve, run, more=["--set", f"store={run / 'unused'}"])
+    assert listed.code == EXIT_DONE, listed.said
+    return ingest
 
 
 # torch._dynamo is what torch loads by itself when the first optimiser is made.
@@ -132,7 +137,7 @@ def run_task(
     before: Callable[[], None] | None = None,
     more: Sequence[str] = (),
 ) -> Ended:
-    """Run a task in a fork of this process as `python -m components` would; SIGKILL it after some seconds where asked.
+    """Run a task in a fork of this process as `python -m components.stage` would; SIGKILL it after some seconds where asked.
 
     whole_group: its children die with it; otherwise they are left behind, as when a container's first process is killed.
     before: called in the fork first, to break something there.
@@ -176,7 +181,7 @@ def _become_task(task: Task, run: Path, log: Path, before: Callable[[], None] | 
         os.environ[RECORDS_VARIABLE] = str(run / "records")
         if before:
             before()
-        code = main(all_stages(), [*_expanded(task.words), *more])
+        code = main([*task.words, *more])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
@@ -185,11 +190,6 @@ def _become_task(task: Task, run: Path, log: Path, before: Callable[[], None] | 
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _expanded(words: Sequence[str]) -> list[str]:
-    """Expand arrived/* as a shell does, which leaves out names that begin with a dot: folders of killed tasks."""
-    return [each for word in words for each in (sorted(glob.glob(word)) if "*" in word else [word])]  # noqa: PTH207
 
 
 def clear(task: Task, run: Path) -> None:

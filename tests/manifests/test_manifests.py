@@ -128,7 +128,7 @@ def test_production_brings_every_secret_account_and_claim_that_a_night_names(
     from pipelines.kubeflow.submit import SERVICE_ACCOUNT
 
     compile_pipeline("nightly", tmp_path / "night.yaml")
-    wanted, objects = wanted_by(tmp_path / "night.yaml", {}), rendered["production"]
+    wanted, objects = wanted_by(tmp_path / "night.yaml"), rendered["production"]
     keys = {
         item["metadata"]["name"]: tuple(sorted(entry["secretKey"] for entry in item["spec"]["data"]))
         for item in of_kind(objects, "ExternalSecret")

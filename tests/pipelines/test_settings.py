@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.stage.registry import all_stages
+from components.stage.parameters import build_parameters
 from perception.errors import InputError
-from pipelines.settings import PARAMS_FILE, load_settings, stage_of, step_parameters
+from perception.quality.suites import bind, load_suite
+from pipelines.nightly import nightly
+from pipelines.settings import PARAMS_FILE, load_settings, step_parameters
+
+NIGHT = nightly()
 
 PROFILES = list(yaml.safe_load(PARAMS_FILE.read_text())["profiles"])
 
@@ -19,12 +23,13 @@ def data(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_gives_sound_parameters_for_every_task(profile: str, data: str) -> None:
-    settings = load_settings(profile, data=data)
-    for task in (name for name in settings if name not in ("profile", "sources", "shards", "images", "cluster")):
+    settings = load_settings(NIGHT, profile, data=data)
+    for task in NIGHT.tasks.values():
         given = step_parameters(settings, task)
-        assert set(given) == set(stage_of(task).parameters.__dataclass_fields__)
+        assert set(given) == set(task.stage.parameters.__dataclass_fields__) - {task.over}
+        build_parameters(task.stage.parameters, given | ({task.over: 0} if task.over else {}), where=task.name)
     assert {"demo", "smoke", "camvid", "nightly"} <= set(PROFILES)
-    assert set(all_stages()) - {"gate"} <= set(settings)
+    assert set(NIGHT.tasks) <= set(settings)
 
 
 @pytest.mark.parametrize(
@@ -37,23 +42,69 @@ def test_every_profile_gives_sound_parameters_for_every_task(profile: str, data:
             "",
             "select: unknown parameter 'budget_frame', did you mean 'budget_frames'?",
         ),
-        ("smoke", ["select.budget_frames=0"], "", "select: budget_frames = 0: must be at least 1"),
+        (
+            "smoke",
+            ["select.budget_frames=0"],
+            "",
+            "select.budget_frames = 0: must be at least 1; change it in params.yaml or with SET",
+        ),
         ("smoke", ["selekt.budget_frames=3"], "", "no section 'selekt', did you mean 'select'?"),
         ("smoke", ["budget_frames"], "", "must be SECTION.NAME=VALUE"),
         (
             "smoke",
             ["sources.fleet.split=hidden"],
             "",
-            "sources.fleet: split = 'hidden': must be pool, train, val or test",
+            "sources.fleet.split = 'hidden': must be pool, train, val or test",
         ),
-        ("smoke", ["ensemble.members=3"], "", "ensemble: members = 3: must be at least 4"),
-        ("smoke", ["common.height_px=70"], "", "height_px = 70: must be a positive multiple of 8"),
+        ("smoke", ["ensemble.members=3"], "", "ensemble.members = 3: must be at least 4"),
+        ("smoke", ["common.height_px=70"], "", "height_px = 70: must be a multiple of 8"),
         ("smoke", ["common.sede=1"], "", "common.sede: no stage has such a parameter, did you mean 'seed'?"),
         ("smoke", ["common.learning_rate=.inf"], "", "must be finite"),
         ("smoke", ["select.budget_frames=["], "", "is not a YAML value"),
         ("smoke", ["select.budget_frames=!!python/object:x"], "", "is not a YAML value"),
         ("smoke", ["sources.fleet=1"], "", "source 'fleet': must be a mapping"),
-        ("smoke", ["sources.fleet.initial_labelled_frames=-1"], "", "must not be negative"),
+        ("smoke", ["sources.fleet.world={wheels: 4}"], "", "sources.fleet.world: unknown parameter 'wheels'"),
+        (
+            "smoke",
+            ["sources.fleet.world={boring_share: 9e0}"],
+            "",
+            "sources.fleet.world.boring_share = 9.0: must be at most 1",
+        ),
+        ("smoke", ["evaluate.seed_spread={overall: .inf}"], "", "evaluate.seed_spread.overall = inf: must be finite"),
+        (
+            "smoke",
+            ["evaluate.seed_spread={overall: true}"],
+            "",
+            "evaluate.seed_spread.overall = True: must be a number",
+        ),
+        (
+            "smoke",
+            ["select.quotas=[{class: persn, minimum_share: 0.1}]"],
+            "",
+            "no class of cityscapes19, did you mean 'person'?",
+        ),
+        ("smoke", ["select.quotas=[{minimum_share: 1e-1}]"], "", "select.quotas.0.column = None: must come with value"),
+        (
+            "smoke",
+            ["gate_adapt.bounds.lowest_mix_ratio=low"],
+            "",
+            "lowest_mix_ratio is 'low'; it must be a finite number",
+        ),
+        ("smoke", ["gate_adapt.bounds.lowest_mix_ration=1"], "", "suite adapt has no parameter 'lowest_mix_ration'"),
+        (
+            "smoke",
+            ["gate_select.today=soon"],
+            "",
+            "gate_select.today = 'soon': must be a day such as 2026-11-23",
+        ),
+        (
+            "smoke",
+            ["cluster.gpu_tolerations=[{kez: a}]"],
+            "",
+            "cluster.gpu_tolerations.0: unknown parameter 'kez', did you mean 'key'?",
+        ),
+        ("smoke", ["common.taxonomy=cityscapes"], "", "taxonomy 'cityscapes' is unknown"),
+        ("smoke", ["sources.fleet.initial_labelled_frames=-1"], "", "initial_labelled_frames = -1: must be at least 0"),
         ("smoke", ["shards.x=1"], "", "no section 'shards'"),
         ("camvid", [], "/nowhere", "DATA=/nowhere: no such folder"),
         ("camvid", [], "", "say where the data are, DATA=DIR"),
@@ -61,28 +112,44 @@ def test_every_profile_gives_sound_parameters_for_every_task(profile: str, data:
 )
 def test_mistakes_are_named(profile: str, overrides: list[str], data: str, message: str) -> None:
     with pytest.raises(InputError, match=message.replace("?", "\\?")):
-        load_settings(profile, overrides, data)
+        load_settings(NIGHT, profile, overrides, data)
 
 
 def test_an_unknown_section_is_named(tmp_path: Path) -> None:
     content = yaml.safe_load(PARAMS_FILE.read_text()) | {"evaluat": {}}
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(content))
-    with pytest.raises(InputError, match="no such stage, did you mean 'evaluate'"):
-        load_settings("demo", file=file)
+    with pytest.raises(InputError, match="no task of the night has this name, did you mean 'evaluate'"):
+        load_settings(NIGHT, "demo", file=file)
 
 
-@pytest.mark.parametrize("missing", ["select", "gate_select", "report", "common"])
+@pytest.mark.parametrize("missing", ["common", "sources", "images", "cluster"])
 def test_a_missing_section_is_named(tmp_path: Path, missing: str) -> None:
     content = yaml.safe_load(PARAMS_FILE.read_text())
     del content[missing]
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match=f"section '{missing}' must be a mapping"):
-        load_settings("demo", file=file)
+        load_settings(NIGHT, "demo", file=file)
 
 
 def test_a_profiles_sources_replace_the_demos(data: str) -> None:
-    settings = load_settings("camvid", data=data)
+    settings = load_settings(NIGHT, "camvid", data=data)
     assert {source["format"] for source in settings["sources"].values()} == {"camvid", "scenes"}
     assert settings["sources"]["fleet"]["path"] == data
+
+
+def test_values_inside_mappings_are_converted_like_plain_ones() -> None:
+    """YAML takes 9e-1 and 1e6 for text, and a day for a date."""
+    overrides = [
+        "evaluate.seed_spread={overall: 9e-1}",
+        "gate_adapt.bounds={highest_mix_ratio: 1e6}",
+        "gate_adapt.today=2026-11-23",
+    ]
+    settings = load_settings(NIGHT, "smoke", overrides)
+    assert step_parameters(settings, NIGHT.tasks["evaluate"])["seed_spread"] == {"overall": 0.9}
+    gate = step_parameters(settings, NIGHT.tasks["gate_adapt"])
+    assert gate["today"] == "2026-11-23"
+    assert (
+        bind(load_suite("adapt"), gate["bounds"] | {"reference_class_share": {"road": 1.0}})["highest_mix_ratio"] == 1e6
+    )

@@ -122,7 +122,7 @@ def test_a_remote_object_is_named_by_its_hash_alone(tmp_path: Path) -> None:
 def test_a_version_whose_members_lead_out_restores_nothing(tmp_path: Path) -> None:
     (tmp_path / "version" / "shards").mkdir(parents=True)
     shard(tmp_path / "version" / "shards" / "x.tar", "../../out.jpg")
-    listing = {"shards": [{"name": "x.tar", "sha256": hashlib.sha256(b"").hexdigest()}]}
+    listing = {"shards": [{"name": "x.tar", "sha256": hashlib.sha256(b"").hexdigest(), "size_bytes": 0, "frames": 0}]}
     (tmp_path / "version" / "shards.json").write_text(json.dumps(listing))
     with pytest.raises(InputError):
         restore_blobs(tmp_path / "version", FolderStore(tmp_path / "store"))

@@ -1,11 +1,12 @@
 """Secrets in the environment of a night come out nowhere: no log, record, artifact, page, registry or compiled pipeline holds one."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.faults.nights import ROOT, clear, load_libraries, run_task, tasks_of, write_night
+from tests.faults.nights import ROOT, Task, clear, first_ingest, load_libraries, run_task, tasks_of, write_night
 from tests.faults.servers import closed_url, failing_web_server
 
 PLANTED = {
@@ -35,13 +36,20 @@ def leaks(*roots: Path) -> list[str]:
     ]
 
 
+def without_verdicts(task: Task) -> Task:
+    """Return the task as it is in a night whose gates did not run."""
+    stage, *words = task.words
+    given = [pair for pair in zip(words[::2], words[1::2], strict=True) if not pair[1].startswith("gates/")]
+    return replace(task, words=(stage, *(word for pair in given for word in pair)))
+
+
 @pytest.mark.xdist_group("faults")
 def test_no_log_record_or_artifact_of_a_night_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     load_libraries(("torch._dynamo", "pyarrow.dataset", "perception.training.loop", "perception.uncertainty.ensemble"))
     run = write_night(tmp_path)
     for task in (each for each in tasks_of(run) if each.name.partition("@")[0] in STAGES):
-        ended = run_task(task, run, before=plant)
+        ended = run_task(without_verdicts(task), run, before=plant)
         assert ended.code == 0, ended.said[-1000:]
     assert len(list(run.glob("*.log"))) == len(list((run / "records").glob("*.json"))) >= 11
     assert leaks(tmp_path) == []
@@ -49,7 +57,7 @@ def test_no_log_record_or_artifact_of_a_night_holds_a_secret(tmp_path: Path, mon
 
 def test_no_error_about_a_server_tells_the_keys(tmp_path: Path) -> None:
     run = write_night(tmp_path, overrides=["common.store=s3://nightdrive/store"])
-    resolve, ingest = tasks_of(run)[:2]
+    resolve, ingest = tasks_of(run)[0], first_ingest(run)
     with failing_web_server(403) as refusing, failing_web_server(500) as failing:
         for url in (refusing, failing, closed_url()):
 
@@ -59,6 +67,7 @@ def test_no_error_about_a_server_tells_the_keys(tmp_path: Path) -> None:
             assert run_task(ingest, run, before=point).code == 2
             assert leaks(tmp_path) == []
             clear(ingest, run)
+        clear(resolve, run)
         address = refusing.replace("http://", f"http://user:{PLANTED['GIT_TOKEN']}@")
         ended = run_task(resolve, run, before=plant, more=["--set", f"registry={address}/data.git"])
     assert ended.code == 2
@@ -68,13 +77,13 @@ def test_no_error_about_a_server_tells_the_keys(tmp_path: Path) -> None:
 
 
 def test_the_compiled_pipeline_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.kubeflow.compile import main
+    from pipelines.commands.program import main
 
     for name, secret in PLANTED.items():
         monkeypatch.setenv(name, secret)
     monkeypatch.chdir(ROOT)
     out = tmp_path / "night.yaml"
-    assert main(["--profile", "smoke", "--out", str(out)]) == 0
+    assert main(["pipeline-compile", "--profile", "smoke", "--out", str(out)]) == 0
     assert leaks(out, ROOT / "manifests", ROOT / "params.yaml", ROOT / "dvc.yaml") == []
 
 

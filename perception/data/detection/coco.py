@@ -1,13 +1,11 @@
-"""COCO instances: read, write, and masks from run lengths (Lin et al., ECCV 2014; the coding of cocoapi's maskApi)."""
+"""COCO instances: read and write (Lin et al., ECCV 2014); pycocotools.mask draws their masks."""
 
 import json
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
-from perception.data.decoding import PIXELS_LIMIT
 from perception.data.detection.boxes import DetectionFrame, DetectionSet, checked_boxes, image_inside
 from perception.data.files import replace_file
 from perception.data.json_files import read_json
@@ -59,28 +57,6 @@ def write_coco(detections: DetectionSet, path: Path, images: Path) -> None:
             entry = {"id": len(content["annotations"]) + 1, "image_id": number} | _annotation(frame, place)
             content["annotations"].append(entry)
     replace_file(path, json.dumps(content, allow_nan=False).encode())
-
-
-def decode_mask(segmentation: Any, height_px: int, width_px: int, where: str) -> NDArray[np.bool_]:
-    """Draw a COCO segmentation, run lengths (compressed or not) or polygons: (height, width) bool.
-
-    Run lengths give the very mask of cocoapi; polygons are filled on pixel centres, which differs from cocoapi's
-    supersampling by pixels on the outline. Raises InputError for one that does not fit the image.
-    """
-    if not 0 < height_px * width_px <= PIXELS_LIMIT:
-        raise InputError(f"{where}: image is {width_px}x{height_px} px, must have 1..{PIXELS_LIMIT}; correct it")
-    if isinstance(segmentation, list):
-        return _filled(segmentation, height_px, width_px, where)
-    size = segmentation.get("size") if isinstance(segmentation, dict) else None
-    if size != [height_px, width_px]:
-        raise InputError(f"{where}: segmentation has size {size!r}, must be [{height_px}, {width_px}]; correct it")
-    counts = segmentation.get("counts")
-    runs = _unpacked(counts, where) if isinstance(counts, str) else counts
-    plain = isinstance(runs, list) and all(_is_int(run) and 0 <= run <= height_px * width_px for run in runs)
-    if not plain or sum(runs) != height_px * width_px:
-        raise InputError(f"{where}: run lengths must be whole numbers that add up to the image's pixels; correct it")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(width_px, height_px).T
 
 
 # --- reading
@@ -155,55 +131,6 @@ def _is_int(value: Any) -> TypeGuard[int]:
 
 def _is_number(value: Any) -> bool:
     return _is_int(value) or isinstance(value, float)
-
-
-# --- masks
-
-
-def _unpacked(text: str, where: str) -> list[int]:
-    """Decompress run lengths: base-64-like digits of 5 bits, the sixth says that more follow, bit 5 of the last the sign.
-
-    From the fourth run on, a value is the difference to the run two before.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        digit = ord(character) - 48
-        if not 0 <= digit < 64 or shift > 60:
-            raise InputError(f"{where}: run lengths are not compressed as COCO does; correct them")
-        value |= (digit & 31) << shift
-        shift += 5
-        if not digit & 32:
-            if digit & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise InputError(f"{where}: run lengths end in the middle of a number; correct them")
-    return runs
-
-
-def _filled(polygons: list[Any], height_px: int, width_px: int, where: str) -> NDArray[np.bool_]:
-    mask = np.zeros((height_px, width_px), np.bool_)
-    for polygon in polygons:
-        whole = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-        if not whole or not all(_is_number(value) and abs(value) < 2**20 for value in polygon):
-            raise InputError(f"{where}: a polygon must be at least three pairs of pixel coordinates; correct it")
-        mask |= _inside(np.array(polygon, np.float64).reshape(-1, 2), height_px, width_px)
-    return mask
-
-
-def _inside(points: NDArray[np.float64], height_px: int, width_px: int) -> NDArray[np.bool_]:
-    """Tell whose centres lie inside a polygon, by the parity of the edges to their left: (height, width) bool."""
-    crossings = np.zeros((height_px, width_px + 1), np.uint8)
-    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        # Rows whose centre an edge crosses: low <= row + 1/2 < high.
-        low, high = np.ceil(np.clip(np.sort([y0, y1]) - 0.5, 0, height_px)).astype(int)
-        rows = np.arange(low, high)
-        if len(rows):
-            at = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-            crossings[rows, np.ceil(np.clip(at - 0.5, 0, width_px)).astype(int)] += 1
-    return np.asarray(np.cumsum(crossings[:, :-1], axis=1, dtype=np.uint8) % 2 == 1)
 
 
 # --- writing

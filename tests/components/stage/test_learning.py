@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-import components.stage.learning
 from components.stage.execution import TRAINING_STATE_VARIABLE
-from components.stage.learning import LearningParameters, training_state
+from components.stage.learning import LearningParameters, train, train_settings, training_state
 from perception.data.loading import Augment
 from perception.errors import InputError
 
@@ -30,10 +29,9 @@ PARAMETERS = LearningParameters(
     ],
 )
 def test_a_gpu_trains_in_mixed_precision_and_replays_steps(
-    device: str, wanted: bool, mixed: bool, captured: bool, monkeypatch: pytest.MonkeyPatch
+    device: str, wanted: bool, mixed: bool, captured: bool
 ) -> None:
-    monkeypatch.setattr(components.stage.learning, "best_device", lambda: device)
-    settings = replace(PARAMETERS, mixed_precision=wanted).train_settings()
+    settings = train_settings(replace(PARAMETERS, mixed_precision=wanted), device=device)
     assert (settings.device, settings.mixed_precision, settings.captured) == (device, mixed, captured)
 
 
@@ -41,12 +39,12 @@ def test_a_training_state_is_found_again_on_another_kind_of_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TRAINING_STATE_VARIABLE, str(tmp_path))
-    states = []
-    for device in ("cpu", "cuda:0"):
-        monkeypatch.setattr(components.stage.learning, "best_device", lambda device=device: device)
-        states.append(training_state("student", PARAMETERS.train_settings(), ["a", "b"]))
+    states = [
+        training_state("student", train_settings(PARAMETERS, device=device), ["a", "b"]) for device in ("cpu", "cuda:0")
+    ]
     assert states[0] is not None and states[0] == states[1]
-    assert states[0] != training_state("student", PARAMETERS.train_settings(seed_offset=1), ["a", "b"])
+    another = train_settings(PARAMETERS, device="cpu", seed_offset=1)
+    assert states[0] != training_state("student", another, ["a", "b"])
 
 
 class Frames:
@@ -77,7 +75,9 @@ def test_how_frames_are_varied_is_a_parameter_and_part_of_what_a_state_belongs_t
     monkeypatch.setattr("perception.data.loading.shuffled_batches", batches)
     monkeypatch.setattr("perception.training.loop.fit", fit)
     for changes in ({}, {"least_zoom": 0.9, "greatest_zoom": 1.25, "color_jitter": 0.1}):
-        replace(PARAMETERS, **changes).train(torch.nn.Linear(1, 1), Frames(), what="student")  # type: ignore[arg-type]
+        parameters = replace(PARAMETERS, **changes)
+        settings = train_settings(parameters, device="cpu")
+        train(torch.nn.Linear(1, 1), Frames(), settings, parameters, what="student")  # type: ignore[arg-type]
     assert seen == [Augment(), Augment(scale_range=(0.9, 1.25), color_jitter=0.1)]
     assert states[0] != states[1]
 

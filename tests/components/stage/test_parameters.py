@@ -7,32 +7,33 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from pydantic import Field
 
 from components.stage.parameters import build_parameters, overlay, plain_values, read_section, read_yaml
 from perception.errors import InputError
-from perception.parameters import BrokenRule, NotNegative, Share, checked, parameter
+from perception.parameters import BrokenRule, Count, NotNegative, Positive, Share, checked
 
 
 @checked
 class Part:
-    share: Share = parameter("of the whole", default=0.5)
+    share: Share = 0.5
 
 
 @checked
 class Example:
     """Hold one field of every kind."""
 
-    count: int = parameter("how many", ge=1)
-    limit: float = parameter("how far", default=0.5, gt=0)
-    name: str = parameter("what it is called", default="x")
-    on: bool = parameter("whether it counts", default=True)
-    many: tuple[int, ...] = parameter("which", default=())
-    mapping: dict[str, object] = parameter("anything", default_factory=dict)
-    weights: dict[str, NotNegative] = parameter("by name", default_factory=dict)
-    maybe: float | None = parameter("or none", default=None)
-    part: Part = parameter("nested", default_factory=Part)
-    parts: tuple[Part, ...] = parameter("nested, several", default=())
-    kind: Literal["plain", "joint"] = parameter("which kind", default="plain")
+    count: Count
+    limit: Positive = 0.5
+    name: str = "x"
+    on: bool = True
+    many: tuple[int, ...] = ()
+    mapping: dict[str, object] = Field(default_factory=dict)
+    weights: dict[str, NotNegative] = Field(default_factory=dict)
+    maybe: float | None = None
+    part: Part = Field(default_factory=Part)
+    parts: tuple[Part, ...] = ()
+    kind: Literal["plain", "joint"] = "plain"
 
     def __post_init__(self) -> None:
         if self.kind == "joint" and self.count < 4:

@@ -65,20 +65,13 @@ def test_what_was_added_or_never_sealed_passes(artifact: Path, tmp_path: Path) -
     check_seal(tmp_path / "by_hand")
 
 
-def test_a_hand_made_input_is_blamed_for_what_it_lacks_and_a_sealed_one_is_not(
+def test_a_fault_of_the_program_is_never_blamed_on_a_hand_made_input(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(inputs: Paths, _outputs: Paths, _parameters: object) -> None:
-        json.loads((inputs.one("sources") / "record.json").read_text())["tag"]
+    def run(_inputs: Paths, _outputs: Paths, _parameters: object) -> None:
+        raise KeyError("tag")
 
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "record.json").write_text("{}")
     command = ["--sources", str(tmp_path / "a"), "--copied", str(tmp_path / "out")]
-    assert run_stage(replace(COPY, run=run), command) == 2
-    said = capsys.readouterr().err
-    assert f"--sources {tmp_path / 'a'}: no stage wrote this" in said
-    assert "KeyError: 'tag'" in said
-    assert len(said.splitlines()) == 1
-    write_seal(tmp_path / "a")
     assert run_stage(replace(COPY, run=run), command) == 1
     assert "Traceback" in capsys.readouterr().err

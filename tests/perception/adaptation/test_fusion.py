@@ -129,7 +129,7 @@ def test_foreground_and_background_split_the_19_classes_as_in_the_paper():
         (lambda: Instances(np.zeros((2, 2), bool), np.zeros(1, np.uint8), np.zeros(1)), "instance, height, width"),
         (lambda: Instances(np.zeros((1, 2, 2), bool), np.zeros(1, np.int64), np.zeros(1)), "uint8 class ids"),
         (lambda: fuse(np.zeros((3, 3), np.uint8), none((2, 2))), "at one size"),
-        (lambda: FusionSettings(score_threshold=1.2), "between 0 and 1"),
+        (lambda: FusionSettings(score_threshold=1.2), "must be at most 1"),
         (lambda: pseudo_ground_truth(np.full((1, 1), 30, np.uint8), none((1, 1)), FOREGROUND), "class 30"),
         (
             lambda: fuse(

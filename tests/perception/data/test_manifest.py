@@ -15,7 +15,6 @@ from perception.data.manifest import (
     empty_manifest,
     read_drives,
     read_manifest,
-    read_manifests,
     validate_manifest,
     write_manifest,
 )
@@ -135,20 +134,6 @@ def test_drives_of_a_manifest_in_several_parts_come_once_in_their_order(
     for split in (None, "pool"):
         slow = frames.drive_id if split is None else frames.drive_id[frames.split == split]
         assert read_drives(path, split) == list(dict.fromkeys(slow))
-
-
-def test_read_manifests_concatenates(tmp_path: Path) -> None:
-    write_manifest(make(4, "a").assign(px_car=3), tmp_path / "a.parquet")
-    write_manifest(make(4, "b").assign(score=1.5), tmp_path / "b.parquet")
-    together = read_manifests([tmp_path / "a.parquet", tmp_path / "b.parquet"], split="train")
-    assert together["frame_id"].tolist() == ["a_000000", "a_000002", "b_000000", "b_000002"]
-    assert together["px_car"].isna().tolist() == [False, False, True, True]
-    assert list(together.columns) == [*COLUMNS.names, "score", "px_car"]
-    pd.testing.assert_frame_equal(read_manifests([]), empty_manifest())
-    with pytest.raises(InputError, match=r"frame_id a_000000 occurs 2 times, must be unique"):
-        read_manifests([tmp_path / "a.parquet", tmp_path / "a.parquet"])
-    with pytest.raises(InputError, match=r"a.parquet and .*b.parquet and .*b.parquet and 7 more: frame_id"):
-        read_manifests([tmp_path / "a.parquet", *[tmp_path / "b.parquet"] * 9])
 
 
 def test_a_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 from minio import Minio
 
 from perception.data import s3
+from perception.data.blobs import Blob
 from perception.data.s3 import S3Store
-from perception.data.store import Blob, open_store
+from perception.data.store import open_store
 from perception.errors import InputError
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from perception.data.store import Blob, FolderStore, open_store
+from perception.data.blobs import Blob
+from perception.data.store import FolderStore, open_store
 from perception.errors import InputError
 
 DATA = b"one frame"

@@ -153,7 +153,7 @@ def test_the_spread_between_seeds_is_the_standard_deviation_drawn_to_that_of_its
     assert set(same.values()) == {0.0}
     with pytest.raises(InputError, match="needs two networks"):
         seed_spread(networks[:1], CLASSES, RULE)
-    with pytest.raises(InputError, match=r"seed_spread of overall is -1"):
+    with pytest.raises(InputError, match=r"seed_spread.overall = -1"):
         RegressionRule(seed_spread={"overall": -1.0})
 
 

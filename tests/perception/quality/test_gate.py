@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from perception.data.tables import read_record
 from perception.errors import InputError
-from perception.quality.gate import judge, judge_folders, read_verdict, verdict_page, write_verdict
+from perception.quality.gate import Verdict, judge, judge_folders, verdict_page, write_verdict
 from perception.quality.suites import load_suite
 from perception.quality.waivers import Waiver
 
@@ -225,13 +226,13 @@ def test_verdict_files_are_the_same_bytes_each_time(tmp_path, good):
     content = json.loads((tmp_path / "one" / "verdict.json").read_text(), parse_constant=pytest.fail)
     assert content["decision"] == "refuse"
     assert [row["score"] for row in content["failed"][0]["frames"]] == ["nan", "inf"]
-    assert read_verdict(tmp_path / "one" / "verdict.json") == verdicts[0]
+    assert read_record(tmp_path / "one" / "verdict.json", Verdict) == verdicts[0]
 
 
 def test_what_is_no_verdict_is_refused(tmp_path):
     (tmp_path / "verdict.json").write_text("{}")
-    with pytest.raises(InputError, match="not a verdict"):
-        read_verdict(tmp_path / "verdict.json")
+    with pytest.raises(InputError, match="suite: field required"):
+        read_record(tmp_path / "verdict.json", Verdict)
 
 
 def test_the_page_says_what_to_do(tmp_path):
@@ -319,7 +320,7 @@ def test_a_stage_gives_the_bounds_that_it_knows(good, tmp_path):
     with pytest.raises(InputError, match="give it once"):
         judge_folders(folders, "select", {"budget_frames": 25})
     (tmp_path / "a" / "gate_parameters.json").write_text("[1]")
-    with pytest.raises(InputError, match="mapping of bounds"):
+    with pytest.raises(InputError, match="should be an object"):
         judge_folders(folders, "select", {})
 
 

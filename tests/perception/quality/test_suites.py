@@ -126,7 +126,13 @@ def test_a_doubled_key_is_found_at_any_depth(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(float("nan"), "finite"), (float("inf"), "finite"), ("3", "finite"), (True, "finite"), (None, "needs the param")],
+    [
+        (float("nan"), "finite"),
+        (float("inf"), "finite"),
+        ("three", "finite"),
+        (True, "finite"),
+        (None, "needs the param"),
+    ],
 )
 def test_unusable_bounds_are_refused(tmp_path, value, message):
     suite = load_suite(written(tmp_path))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from perception.data.taxonomies import load_taxonomy
+from perception.quality.gate import FailedExpectation, Verdict
 from perception.reporting import charts, page
 from perception.reporting import summary as figures
+from perception.reporting.records import Adaptation, Detector, Evaluation, Fusion, LayerNeurons
 
 TAXONOMY = load_taxonomy("cityscapes19")
 CLASSES, COLORS = TAXONOMY.classes, TAXONOMY.colors
@@ -109,6 +111,61 @@ def example_summary() -> figures.NightSummary:
     )  # fmt: skip
 
 
+def example_adaptation() -> Adaptation:
+    rng = np.random.default_rng(5)
+    figures_shown = dataclasses.asdict(example_summary().adaptation)
+    return Adaptation(
+        **figures_shown,
+        coverage_by_class={name: float(rng.uniform(0.4, 1)) for name in CLASSES},
+        precision_by_class={name: None if name == "train" else float(rng.uniform(0.5, 1)) for name in CLASSES},
+        threshold_by_class=dict.fromkeys(CLASSES, 0.9),
+        collapsed_classes=("train", "traffic_light"),
+        fusion_verdict="Fusion is better than the simulator's segmentation in the foreground: mean IoU 31.2% against 19.2%.",
+        fusion=Fusion(score_threshold=0.1, class_score_thresholds={}),
+        detector=Detector(instances={"car": 920, "person": 159}, judged_frames=96, ap50_boxes=0.081, ap50_masks=0.064),
+        trust=(
+            {
+                "class": "car",
+                "trusted": True,
+                "reason": "71.0% of its mask pixels are right, of the segmentation's 64.0%",
+            },
+            {"class": "train", "trusted": False, "reason": "the detector found none, so nothing speaks for it"},
+        ),
+    )
+
+
+def example_evaluation() -> Evaluation:
+    shown = dataclasses.asdict(example_summary().evaluation)
+    shown["iou_by_class"] = {name: None if value != value else value for name, value in shown["iou_by_class"].items()}
+    evidence = {"supports": ["few fail"], "does_not_support": ["none fails"], "cells": [], "upper": 0.06}
+    return {
+        **shown,
+        "miou_interval": [0.53, 0.57],
+        "iou_interval_by_class": dict.fromkeys(CLASSES),
+        "iou_by_category": {"flat": 0.9},
+        "frames_by_condition": dict.fromkeys(shown["miou_by_condition"], 24),
+        "drives": 12, "unit": "drives", "confidence": 0.95, "frequency_weighted_iou": 0.7, "pixel_accuracy": 0.8,
+        "boundary_iou": None, "calibration": None, "failure_rule": "a frame fails when its mIoU is below 25 %",
+        "failure_clusters": [], "miou_champion": 0.549, "comparison": None,
+        "promotion": {"decision": "promote", "reason": "no worse", "reasons": ["no worse"]},
+        "slices": [], "domain": [], "evidence": evidence, "shift": [], "latency": [], "queries": [],
+        "test_set_sha256": "5e" * 32,
+    }  # fmt: skip
+
+
+def verdict(suite: str, decision: str, checked: int, *failed: FailedExpectation) -> Verdict:
+    return Verdict(
+        suite=suite,
+        suite_sha256="0" * 64,
+        decision=decision,
+        rows=9,
+        failed=failed,
+        checked=checked,
+        not_checked=(),
+        parameters={},
+    )
+
+
 def example_night() -> page.NightReport:
     rng = np.random.default_rng(7)
     chosen = []
@@ -131,17 +188,16 @@ def example_night() -> page.NightReport:
     )  # fmt: skip
     image, label = scenes[0]
     pseudo = np.where(rng.random(label.shape) < 0.15, 255, label).astype(np.uint8)
-    offender = page.OffendingFrame(frame_id="0016E5_00390", value="in train and val", image=image)
-    leak = page.FailedExpectation(
-        name="split_by_drive", rule="every drive lies in one split", bound="0 drives in two splits", observed="1 drive",
-        offenders=(offender,) * 3, offenders_total=305,
+    leak = FailedExpectation(
+        id="split_by_drive", rule="every drive lies in one split", why="", bound={"most": 0}, observed="1 drive",
+        severity="critical", frames=({"frame_id": "0016E5_00390", "split": "train and val"},) * 3, count=305, remedy="",
+        waived_by="M. Example, 2026-01-01 to 2026-12-31, for camvid: one drive in train and in val", waiver_note=None,
     )  # fmt: skip
     return page.NightReport(
         summary=example_summary(),
         taxonomy=TAXONOMY,
-        started_utc="2026-11-22 01:30 UTC",
         selection=page.SelectionPanel(
-            frames=tuple(chosen), miou_labeled_so_far=0.402, seeds=3,
+            frames=tuple(chosen), seeds=3,
             comparison="mIoU 47.1 ± 0.7 % against 43.8 ± 0.7 %; difference +3.3 (+2.0 to +4.6) points", model_sha256="9ab0" * 16
         ),
         adaptation=page.AdaptationPanel(
@@ -151,17 +207,7 @@ def example_night() -> page.NightReport:
                     pseudo=pseudo, student=spoiled(label, 8), label=label,
                 ),
             ),
-            coverage_by_class={name: float(rng.uniform(0.4, 1)) for name in CLASSES},
-            precision_by_class={name: None if name == "train" else float(rng.uniform(0.5, 1)) for name in CLASSES},
-            collapsed_classes=("train", "traffic_light"),
-            verdict="Fusion is better than the simulator's segmentation in the foreground: mean IoU 31.2% against 19.2%.",
-            detector={
-                "instances": {"car": 920, "person": 159}, "judged_frames": 96, "ap50_boxes": 0.081, "ap50_masks": 0.064,
-            },
-            trust={
-                "car": (True, "71.0% of its mask pixels are right, of the segmentation's 64.0%"),
-                "train": (False, "the detector found none on the labelled frames, so nothing speaks for it"),
-            },
+            record=example_adaptation(),
         ),
         model=page.ModelPanel(
             variants=(
@@ -175,45 +221,22 @@ def example_night() -> page.NightReport:
                     latency_ms=9.71, miou=0.552,
                 ),
             ),
-            miou_full_labels=0.617,
             loss_curves=(
                 charts.Series(name="dense", points=tuple((e, 2.4 * 0.93**e + 0.4) for e in range(1, 31))),
                 charts.Series(name="pruned", points=tuple((e, 2.6 * 0.94**e + 0.45) for e in range(1, 31))),
             ),
             layers=tuple(
-                page.LayerNeurons(
-                    name=f"encoder.{i}.conv1x3", before=64 if i < 6 else 128, after=int(rng.integers(9, 60))
+                LayerNeurons(
+                    layer=f"encoder.{i}.conv1x3", before=64 if i < 6 else 128, after=int(rng.integers(9, 60))
                 )
                 for i in range(14)
             ),
-            latency_note="onnxruntime, 1 thread, 256×128 pixels, median of 50 runs",
         ),
-        evaluation=page.EvaluationPanel(
-            frames_by_condition={
-                "time_of_day=day": 80, "time_of_day=night": 24, "time_of_day=backlit": 0, "weather=clear": 70,
-                "weather=rain": 30, "weather=fog": 1, "scene=urban": 90, "scene=freeway": 30,
-            },
-            failure_rule="a frame fails when its mIoU is below 25 %",
-            champion_miou=0.549,
-            champion_iou_by_class={name: float(rng.beta(4, 3)) for name in CLASSES},
-            champion_miou_by_condition={"time_of_day=night": 0.40, "weather=fog": 0.46},
-            frames=tested,
-        ),
+        evaluation=page.EvaluationPanel(figures=example_evaluation(), frames=tested),
         reproduce_command="dvc get file:///registry runs/2026-11-22 --rev v2026.11.22-1",
         gates=(
-            page.GatePanel(name="ingest", verdict="passed", expectations=14),
-            page.GatePanel(
-                name="curate",
-                verdict="waived",
-                expectations=9,
-                failed=(leak,),
-                waivers=(
-                    page.Waiver(
-                        expectation="split_by_drive", who="M. Example", expires="2026-12-31",
-                        reason="the published split of this data set has one drive in train and in val",
-                    ),
-                ),
-            ),
+            page.GatePanel(name="ingest", verdict=verdict("ingest", "pass", 14)),
+            page.GatePanel(name="curate", verdict=verdict("curate", "warn", 9, leak), images={"0016E5_00390": image}),
         ),
         rejected=(
             page.RejectedFrame(
@@ -221,7 +244,6 @@ def example_night() -> page.NightReport:
                 remedy="copy the file again from the source",
             ),
         ),
-        rejected_total=1,
         parameters={"selection.budget_frames": 24, "ensemble.members": 4, "train_prune.epochs": 30},
         lineage={"code commit": "0fa72c0", "parameters sha256": "77" * 32, "torch": "2.13.0", "image digest": None},
     )  # fmt: skip
@@ -243,5 +265,5 @@ def refused_night() -> page.NightReport:
     short = figures.NightSummary(run="n2", status="refused", profile="demo")
     return dataclasses.replace(
         page.NightReport(summary=short, taxonomy=TAXONOMY, refused_gate="ingest"),
-        gates=(page.GatePanel(name="ingest", verdict="refused", expectations=14),),
+        gates=(page.GatePanel(name="ingest", verdict=verdict("ingest", "refuse", 14)),),
     )

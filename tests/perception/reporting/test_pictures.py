@@ -55,12 +55,10 @@ def test_side_by_side_keeps_pixels_and_gap():
         pictures.side_by_side([])
 
 
-def test_error_map_tells_right_wrong_and_unlabelled():
+def test_error_codes_tell_right_wrong_and_unlabelled():
     label = np.array([[0, 1], [255, 2]], np.uint8)
     prediction = np.array([[0, 2], [1, 2]], np.uint8)
     assert pictures.error_codes(label, prediction).tolist() == [[0, 1], [2, 0]]
-    painted = pictures.error_map(label, prediction)
-    assert tuple(painted[0, 1]) == pictures.WRONG_COLOR and tuple(painted[1, 0]) == pictures.UNKNOWN_COLOR
     with pytest.raises(InputError, match="one size"):
         pictures.error_codes(label, prediction[:1])
 

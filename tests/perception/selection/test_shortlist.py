@@ -7,7 +7,7 @@ import pytest
 
 from perception.errors import InputError
 from perception.selection import shortlist as module
-from perception.selection.settings import STRATEGIES, Quota, SelectionSettings
+from perception.selection.settings import Quota, SelectionSettings
 from perception.selection.shortlist import labelled_rows, random_priorities, shortlist, shortlist_files
 
 
@@ -25,6 +25,7 @@ def pool(frames=300, seed=0, ties=False):
     )
 
 
+STRATEGIES = ("top_n", "k_centre", "kmeans_plus_plus", "core_set", "random")
 NIGHT = Quota(minimum_share=0.5, column="time_of_day", value="night")
 PERSON = Quota(minimum_share=0.2, class_id=2, class_share=0.9)
 

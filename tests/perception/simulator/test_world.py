@@ -15,7 +15,7 @@ from perception.simulator.world import World, world_from_dict
         {"camera_height_m": (0.0, 1.0)},
         {"camera_height_m": 1.5},
         {"camera_height_m": (1.0, float("nan"))},
-        {"camera_height_m": ("1", "2")},
+        {"camera_height_m": ("one", "2")},
         {"boring_share": 1.2},
         {"boring_share": True},
         {"time_of_day_weights": {"dusk": 1.0}},

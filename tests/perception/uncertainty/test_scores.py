@@ -13,9 +13,6 @@ from perception.errors import InputError
 from perception.uncertainty import scores
 from perception.uncertainty.ensemble import Ensemble, make_ensemble
 from perception.uncertainty.scores import (
-    MEASURES,
-    REDUCTIONS,
-    ScoreSettings,
     Uncertainty,
     detection_uncertainty,
     heat_picture,
@@ -27,6 +24,9 @@ from perception.uncertainty.scores import (
     uncertainty,
     uncertainty_from_probabilities,
 )
+from perception.uncertainty.settings import MEASURES, ScoreSettings
+
+REDUCTIONS = ("mean", "max", "top_share", "region", "class_weighted")
 
 
 class PixelNet(nn.Module):

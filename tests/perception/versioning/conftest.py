@@ -57,7 +57,10 @@ def make_folder(
     for name, content in shards.items():
         (folder / "shards" / name).write_bytes(content)
     every = (listed or {}) | shards
-    listing = [{"name": name, "sha256": hashlib.sha256(every[name]).hexdigest()} for name in sorted(every)]
+    listing = [
+        {"name": name, "sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content), "frames": 1}
+        for name, content in sorted(every.items())
+    ]
     (folder / "shards.json").write_text(json.dumps({"shards": listing}))
     return folder
 

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,30 +8,11 @@ import pytest
 from perception.data.manifest import read_manifest
 from perception.errors import InputError
 from perception.versioning.lineage import (
-    LineageRecord,
-    check_lineage,
     deletion_impact,
     frame_history,
-    read_lineage,
     reproduce,
     reproduce_commands,
-    write_lineage,
 )
-
-
-def record(version, tools, **changes):
-    base = LineageRecord(
-        model_sha256=tools.digest("model"),
-        data_tag=version.tag,
-        data_commit=version.commit,
-        manifest_sha256=version.manifest_sha256,
-        code_commit="abc1234",
-        parameters_sha256=tools.digest("parameters"),
-        image_digest=None,
-        run="night-2",
-        parents=(tools.digest("dense model"),),
-    )
-    return replace(base, **changes)
 
 
 def test_a_run_is_reproduced_and_proved(published, tmp_path):
@@ -60,22 +40,6 @@ def test_the_printed_commands_work_in_a_shell_without_this_program(published, tm
     manifest.chmod(0o644)
     manifest.write_bytes(b"something else")
     assert subprocess.run(commands[-1], shell=True, cwd=tmp_path, env=environment, capture_output=True).returncode == 1
-
-
-def test_a_record_is_written_read_and_checked(published, tools, tmp_path):
-    made = record(published.second, tools)
-    write_lineage(made, tmp_path / "lineage.json")
-    assert read_lineage(tmp_path / "lineage.json") == made
-    assert [p.name for p in tmp_path.iterdir()] == ["lineage.json"]
-    assert check_lineage(published.registry, made) == published.second
-    assert check_lineage(published.registry, record(published.second, tools, data_tag=None)) is None
-    with pytest.raises(InputError, match="not the data"):
-        check_lineage(published.registry, record(published.second, tools, manifest_sha256=tools.digest("other")))
-    with pytest.raises(InputError, match="model_sha256"):
-        record(published.second, tools, model_sha256="abc")
-    (tmp_path / "broken.json").write_text('{"run": 1}')
-    with pytest.raises(InputError, match="no lineage record"):
-        read_lineage(tmp_path / "broken.json")
 
 
 def test_a_frame_tells_every_version_that_used_it(published):

@@ -120,5 +120,5 @@ def test_retention_removes_what_was_planned_and_nothing_else(kept, tools, tmp_pa
 
 
 def test_policies_are_checked():
-    with pytest.raises(InputError, match="keep_days=0"):
+    with pytest.raises(InputError, match="keep_days = 0: must be at least 1"):
         RetentionPolicy(keep_days=0)

@@ -13,8 +13,9 @@ from components.stage.parameters import build_parameters
 from components.stage.registry import all_stages
 from components.stage.train_job import TrainJobSettings
 from perception.errors import InputError
+from pipelines.cluster import Cluster
 from pipelines.kubeflow.compile import compile_pipeline
-from pipelines.kubeflow.resources import MAX_ITERATIONS, Cluster, image_of, iterations
+from pipelines.kubeflow.resources import MAX_ITERATIONS, image_of, iterations
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 from tests.pipelines.edges import steps

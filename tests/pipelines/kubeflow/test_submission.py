@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from perception.errors import InputError, Unreachable
-from pipelines.kubeflow import images, kfp_api, preflight, runs, schedule, submit
+from pipelines.commands.program import main
+from pipelines.kubeflow import images, kfp_api, runs, schedule, submit
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.kfp_api import connect
 from tests.pipelines.kubeflow.stub_server import Stub, operations, serve
@@ -91,61 +92,24 @@ def test_other_content_is_a_second_version_of_the_same_pipeline(stub: Stub, pack
     assert (stub.count(*CREATE_PIPELINE), stub.count(*UPLOAD)) == (1, 2)
 
 
-def test_a_run_is_started_once_from_the_version_with_its_parameters(stub: Stub, package: Path) -> None:
+def test_a_run_is_started_once_from_the_version(stub: Stub, package: Path) -> None:
     server = connect()
     pipeline, version = submit.upload(server, package)
-    parameters = submit.run_parameters(
-        package, ["budget_frames=20", "train_prune_gpus=4", "gpu_node_selector={pool: a}"]
-    )
-    run_id = submit.start(server, pipeline, version, parameters)
+    run_id = submit.start(server, pipeline, version)
     run = stub.objects["runs"][run_id]
     assert run["pipeline_version_reference"] == {"pipeline_id": pipeline, "pipeline_version_id": version}
-    wanted = {"budget_frames": 20, "train_prune_gpus": "4", "gpu_node_selector": {"pool": "a"}}
-    assert run["runtime_config"]["parameters"] == wanted
+    assert not run.get("runtime_config"), "what a night is told is compiled into its version"
     assert run["service_account"] == "nightdrive-runner"
     assert stub.objects["experiments"][run["experiment_id"]]["display_name"] == "nightdrive"
-    submit.start(server, pipeline, version, {})
+    submit.start(server, pipeline, version)
     assert len(stub.objects["experiments"]) == 1
-
-
-def test_a_parameter_that_the_pipeline_does_not_have_is_named(package: Path) -> None:
-    with pytest.raises(InputError, match="did you mean 'budget_frames'"):
-        submit.run_parameters(package, ["budget_frame=1"])
-
-
-@pytest.mark.parametrize(
-    ("pair", "said"),
-    [
-        ("budget_frames", "must be NAME=VALUE"),
-        ("budget_frames=abc", "must be a whole number"),
-        ("budget_frames=1.5", "must be a whole number"),
-        ("budget_frames=true", "must be a whole number"),
-        ("gpu_tolerations=nope", "must be a list"),
-        ("cpu_node_selector=[a]", "must be a mapping"),
-        ("train_prune_gpus=many", "must be a whole number"),
-        ("train_prune_memory=64Gigs", "must be bytes, such as 64Gi"),
-        ("train_prune_cpu=0.5m", "must be cores, such as 2 or 500m"),
-    ],
-)
-def test_a_value_that_the_pipeline_cannot_take_is_named_before_anything_starts(
-    package: Path, pair: str, said: str
-) -> None:
-    with pytest.raises(InputError, match=re.escape(said)):
-        submit.run_parameters(package, [pair])
-
-
-def test_values_reach_the_run_in_the_type_that_the_pipeline_has(package: Path) -> None:
-    given = ["budget_frames=7", "train_prune_memory=64Gi", "train_prune_cpu=500m", "cpu_node_selector={pool: big}"]
-    assert submit.run_parameters(package, given) == {
-        "budget_frames": 7, "train_prune_memory": "64Gi", "train_prune_cpu": "500m", "cpu_node_selector": {"pool": "big"}
-    }  # fmt: skip
 
 
 def test_an_error_500_and_then_fine_is_no_error(stub: Stub, package: Path) -> None:
     server = connect()
     stub.failures = {LIST_PIPELINES: [500], CREATE_PIPELINE: [503], UPLOAD: [500], CREATE_RUN: [502, 500]}
     pipeline, version = submit.upload(server, package)
-    submit.start(server, pipeline, version, {})
+    submit.start(server, pipeline, version)
     assert [len(stub.objects[kind]) for kind in ("pipelines", "versions", "runs")] == [1, 1, 1]
 
 
@@ -154,7 +118,7 @@ def test_a_server_that_fails_after_it_did_what_it_was_asked_does_not_do_it_twice
     stub.fail_after_doing = True
     stub.failures = {CREATE_PIPELINE: [500], UPLOAD: [500], CREATE_RUN: [500]}
     pipeline, version = submit.upload(server, package)
-    submit.start(server, pipeline, version, {})
+    submit.start(server, pipeline, version)
     assert [len(stub.objects[kind]) for kind in ("pipelines", "versions", "runs")] == [1, 1, 1]
 
 
@@ -184,7 +148,7 @@ def test_a_wrong_address_says_what_to_do(
 ) -> None:
     """Exit code 2 is the caller's mistake; 1 is a server that may be there later."""
     monkeypatch.setenv("KFP_HOST", host)
-    for main, arguments in ((submit.main, ["--no-preflight"]), (runs.main, ["status"]), (schedule.main, [])):
+    for arguments in (["pipeline-submit", "--no-preflight"], ["pipeline-status"], ["schedule"]):
         assert main(arguments) == code
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1
@@ -221,13 +185,13 @@ def test_following_tells_changes_and_ends_with_the_runs_exit_code(
     stub.add("runs", "run_id", {"display_name": "nightdrive 1"})
     stub.next_states = [
         run_of("RUNNING", ("root", "RUNNING"), ("ingest", "RUNNING")),
-        run_of("RUNNING", ("ingest", "SUCCEEDED"), ("gate_ingest", "RUNNING"), ("gate_ingest-driver", "RUNNING")),
-        run_of("SUCCEEDED", ("ingest", "SUCCEEDED"), ("gate_ingest", "SUCCEEDED")),
+        run_of("RUNNING", ("ingest", "SUCCEEDED"), ("gate-ingest", "RUNNING"), ("gate-ingest-driver", "RUNNING")),
+        run_of("SUCCEEDED", ("ingest", "SUCCEEDED"), ("gate-ingest", "SUCCEEDED")),
     ]
     assert runs.follow(connect(), "run-1") == 0
     said = capsys.readouterr().out
     assert "ingest: running" in said
-    assert "gate_ingest: running  (1 of 2 begun are done)" in said
+    assert "gate-ingest: running  (1 of 2 begun are done)" in said
     assert "root" not in said
     assert "driver" not in said
     assert "nightdrive 1: SUCCEEDED" in said
@@ -235,7 +199,7 @@ def test_following_tells_changes_and_ends_with_the_runs_exit_code(
 
 
 @pytest.mark.parametrize(
-    ("tasks", "code"), [((("ensemble", "FAILED"),), 1), ((("gate_select", "FAILED"), ("report", "SUCCEEDED")), 3)]
+    ("tasks", "code"), [((("ensemble", "FAILED"),), 1), ((("gate-select", "FAILED"), ("report", "SUCCEEDED")), 3)]
 )
 def test_a_failed_run_says_which_task_and_why(
     stub: Stub, tasks: tuple[tuple[str, str], ...], code: int, capsys: pytest.CaptureFixture[str]
@@ -258,26 +222,26 @@ def test_following_sits_out_a_server_that_fails_for_a_while(stub: Stub, capsys: 
 
 
 def test_status_shows_the_latest_run_or_one_by_name(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert runs.main(["status"]) == 2
+    assert main(["pipeline-status"]) == 2
     assert "there is no run yet" in capsys.readouterr().err
     stub.add("runs", "run_id", {"display_name": "first", "state": "SUCCEEDED"})
     stub.add("runs", "run_id", {"display_name": "second", "state": "RUNNING"})
-    assert runs.main(["status"]) == 0
+    assert main(["pipeline-status"]) == 0
     said = capsys.readouterr().out
     assert "second: RUNNING" in said
     assert f"{stub.url}/#/runs/details/run-2" in said
-    assert runs.main(["status", "--run", "first"]) == 0
+    assert main(["pipeline-status", "--run", "first"]) == 0
     assert "first: SUCCEEDED" in capsys.readouterr().out
-    assert runs.main(["status", "--run", "run-77"]) == 2
+    assert main(["pipeline-status", "--run", "run-77"]) == 2
     assert "has no run of this id or name" in capsys.readouterr().err
 
 
 def test_cancelling_ends_a_run_that_runs_and_no_other(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.add("runs", "run_id", {"display_name": "night", "state": "RUNNING"})
     stub.add("runs", "run_id", {"display_name": "over", "state": "FAILED"})
-    assert runs.main(["cancel"]) == 2
-    assert runs.main(["cancel", "--run", "night"]) == 0
-    assert runs.main(["cancel", "--run", "over"]) == 0
+    assert main(["cancel"]) == 2
+    assert main(["cancel", "--run", "night"]) == 0
+    assert main(["cancel", "--run", "over"]) == 0
     assert stub.objects["runs"]["run-1"]["state"] == "CANCELING"
     assert stub.objects["runs"]["run-2"]["state"] == "FAILED"
     assert "nothing to cancel" in capsys.readouterr().out
@@ -288,7 +252,7 @@ def test_submit_from_end_to_end(
 ) -> None:
     monkeypatch.setattr(images, "DIGESTS_FILE", tmp_path / "none.json")
     stub.next_states = [run_of("RUNNING", ("ingest", "RUNNING")), run_of("SUCCEEDED", ("ingest", "SUCCEEDED"))]
-    assert submit.main(["--no-preflight", "--parameter", "budget_frames=5"]) == 0
+    assert main(["pipeline-submit", "--no-preflight", "--set", "select.budget_frames=5"]) == 0
     said = capsys.readouterr().out
     assert f"run run-1: {stub.url}/#/runs/details/run-1" in said
     assert said.rstrip().splitlines()[-2].endswith("SUCCEEDED")
@@ -318,21 +282,18 @@ def test_the_schedule_of_the_repository_is_sound() -> None:
 def test_a_schedule_is_created_with_its_time_zone_one_run_at_a_time_and_no_catching_up(
     scheduled: Stub, tmp_path: Path
 ) -> None:
-    said, in_line = schedule.reconcile(connect(), declared(tmp_path, parameters={"budget_frames": 7}))
+    said, in_line = schedule.reconcile(connect(), declared(tmp_path))
     assert in_line
     assert "created" in said
     (made,) = scheduled.objects["recurringruns"].values()
     assert made["trigger"]["cron_schedule"]["cron"] == "TZ=Europe/Berlin 0 30 21 * * MON-FRI"
     assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == ("1", True, "ENABLE")
     assert made["pipeline_version_reference"] == {"pipeline_id": "pipeline-1"}  # no version: the latest one
-    assert made["runtime_config"]["parameters"] == {"budget_frames": 7}
 
 
 def test_an_unchanged_schedule_is_left_alone(scheduled: Stub, tmp_path: Path) -> None:
-    wanted = declared(tmp_path, parameters={"budget_frames": 7})
+    wanted = declared(tmp_path)
     schedule.reconcile(connect(), wanted)
-    (made,) = scheduled.objects["recurringruns"].values()
-    made["runtime_config"]["parameters"] = {"budget_frames": 7.0}  # as the real server gives numbers back
     said, in_line = schedule.reconcile(connect(), wanted)
     assert in_line
     assert "unchanged" in said
@@ -394,11 +355,9 @@ def test_a_schedule_that_cannot_be_replaced_stays_as_it_was(scheduled: Stub, tmp
         ({"cron": "0 */0 1 * * *"}, "a step of 0"),
         ({"cron": "0 0 5-1 * * *"}, "'5-1' ends before it begins"),
         ({"cron": "* * * * * *"}, "must begin with one second"),
-        ({"cron": 5}, "must be text; mend schedule.yaml"),
+        ({"cron": 5}, "must be text; change it in schedule.yaml"),
         ({"time_zone": "Berlin"}, "is no IANA time zone; change it in schedule.yaml"),
-        ({"parameters": {"budget": 3}}, "did you mean 'budget_frames'?"),
-        ({"parameters": {"budget_frames": "3"}}, "budget_frames = '3': must be a whole number"),
-        ({"parameters": {"train_prune_gpus": 4}}, "train_prune_gpus = 4: must be text"),
+        ({"parameters": {}}, "unknown parameter 'parameters'"),
         ({"crno": "0 0 1 * * *"}, "did you mean 'cron'?"),
     ],
 )
@@ -409,7 +368,7 @@ def test_a_mistake_in_the_schedule_is_named(tmp_path: Path, changes: dict[str, A
 
 
 def test_a_schedule_without_a_pipeline_says_what_comes_first(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert schedule.main([]) == 2
+    assert main(["schedule"]) == 2
     assert "run `make pipeline-submit` once" in capsys.readouterr().err
     assert stub.count(*CREATE_SCHEDULE) == 0
 
@@ -462,7 +421,7 @@ def images_file(stub: Stub, folder: Path) -> Path:
 def test_a_cluster_that_has_everything_passes(
     cluster: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert preflight.main(["--images", str(images_file(cluster, tmp_path))]) == 0
+    assert main(["preflight", "--images", str(images_file(cluster, tmp_path))]) == 0
     said = capsys.readouterr().out
     assert "MISSING" not in said
     assert "unknown" not in said
@@ -478,9 +437,9 @@ def test_a_cluster_that_has_everything_passes(
             "kubectl --namespace nightdrive create secret generic",
         ),
         ("/api/v1/namespaces/nightdrive", [], "MISSING  namespace nightdrive: apply an overlay of manifests/"),
-        ("", ["--parameter", "accelerator=nvidia.com/mig-1g.10gb"], "MISSING  1 x nvidia.com/mig-1g.10gb"),
-        ("", ["--parameter", "train_prune_gpus=8"], "MISSING  8 x nvidia.com/gpu"),
-        ("", ["--parameter", "gpu_node_selector={pool: big}"], "on nodes with pool=big: no node offers it"),
+        ("", ["--set", "cluster.accelerator=nvidia.com/mig-1g.10gb"], "MISSING  1 x nvidia.com/mig-1g.10gb"),
+        ("", ["--set", "cluster.stages.train_prune.gpu_count=8"], "MISSING  8 x nvidia.com/gpu"),
+        ("", ["--set", "cluster.gpu_node_selector={pool: big}"], "on nodes with pool=big: no node offers it"),
         ("/v2/", [], "is not in its registry; run `make images"),
         ("no images", [], "is named without a digest; run `make images"),
     ],
@@ -493,7 +452,7 @@ def test_what_is_missing_is_said_before_anything_starts(
         cluster.manifests.popitem()
     cluster.kubernetes.pop(change, None)
     given = ["--images", str(file)] if change != "no images" else []
-    assert preflight.main([*given, *arguments]) == 1
+    assert main(["preflight", *given, *arguments]) == 1
     assert said in capsys.readouterr().out
 
 
@@ -505,7 +464,7 @@ def test_a_secret_without_a_key_and_what_may_not_be_asked_are_told_apart(
     file = images_file(cluster, tmp_path)
     for path in cluster.manifests:
         cluster.manifests[path] = 401
-    assert preflight.main(["--images", str(file)]) == 1
+    assert main(["preflight", "--images", str(file)]) == 1
     said = capsys.readouterr().out
     assert "MISSING  secret nightdrive-s3: lacks endpoint; add them" in said
     assert "unknown  1 x nvidia.com/gpu: the Kubernetes API answered 403" in said
@@ -516,7 +475,7 @@ def test_submit_starts_nothing_where_something_is_missing(
     cluster: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster.kubernetes.pop("/api/v1/namespaces/nightdrive/secrets/nightdrive-git")
-    assert submit.main(["--images", str(images_file(cluster, tmp_path))]) == 2
+    assert main(["pipeline-submit", "--images", str(images_file(cluster, tmp_path))]) == 2
     assert "the cluster lacks what is listed above" in capsys.readouterr().err
     assert not cluster.objects["runs"]
     assert not cluster.objects["pipelines"]

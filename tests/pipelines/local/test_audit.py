@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from perception.errors import InputError
-from pipelines.commands import audit
+from pipelines.local import audit
 
 
 def test_the_page_of_licences_is_current() -> None:

@@ -5,15 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local.night_profile import main, night_profile, profile_text
+from pipelines.commands.program import main
+from pipelines.local.night_profile import night_profile, profile_text
 from pipelines.local.run import ENGINE_FILE
-
-DVC = """
-stages:
-  resolve: {cmd: x, outs: [base: {cache: false}]}
-  ingest: {foreach: a, do: {cmd: x, outs: ["arrived/${key}": {cache: false}]}}
-  report: {cmd: x, outs: [report: {cache: false}]}
-"""
 
 
 def record(run: Path, name: str, launched: float, **more: float) -> None:
@@ -25,12 +19,11 @@ def record(run: Path, name: str, launched: float, **more: float) -> None:
 
 def night(run: Path) -> Path:
     run.mkdir()
-    (run / "dvc.yaml").write_text(DVC)
-    for folder, size in (("base", 500_000), ("arrived/fleet", 2_000_000), ("report", 0)):
+    for folder, size in (("base", 400_000), ("arrivals/0", 100_000), ("arrived/0", 2_000_000), ("report", 0)):
         (run / folder).mkdir(parents=True)
         (run / folder / "file").write_bytes(bytes(size))
     record(run, "resolve", 100.0)
-    record(run, "ingest@fleet", 115.0, seconds=30.0, forked=True)
+    record(run, "ingest@0", 115.0, seconds=30.0, forked=True)
     record(run, "report", 150.0, read_bytes=0)
     (run / ENGINE_FILE).write_text(json.dumps({"started": 98.0, "ended": 163.0, "cpu_seconds": 40.0}))
     return run
@@ -38,7 +31,7 @@ def night(run: Path) -> Path:
 
 def test_seconds_of_tasks_starts_and_engine_add_up_to_the_night(tmp_path: Path) -> None:
     found = night_profile(night(tmp_path / "smoke"))
-    assert [task.name for task in found.tasks] == ["resolve", "ingest@fleet", "report"]
+    assert [task.name for task in found.tasks] == ["resolve", "ingest@0", "report"]
     assert (found.seconds, found.work_seconds, found.start_seconds, found.between_seconds) == (65.0, 50.0, 3.0, 12.0)
     assert found.engine_share == pytest.approx(0.3)
     assert found.engine_cpu_seconds == 40.0 - 2 * 8.0  # the fork is nobody's child
@@ -56,9 +49,9 @@ def test_tasks_of_an_earlier_call_do_not_count(tmp_path: Path) -> None:
 
 def test_the_dearest_task_comes_first_and_the_bar_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     night(tmp_path / "smoke")
-    assert main(["--runs", str(tmp_path), "--run", "smoke"]) == 0
+    assert main(["profile", "--runs", str(tmp_path), "--run", "smoke"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split()[:3] == ["ingest@fleet", "30.0", "46.2%"]
+    assert lines[1].split()[:3] == ["ingest@0", "30.0", "46.2%"]
     assert lines[-2] == "the local engine adds 30.0% to the tasks' own work (bar 10%: falls short)"
     assert lines[-1] == "in processor time: 24.0 s beside 24.0 s of the tasks, 100.0%"
 
@@ -79,5 +72,5 @@ def test_a_folder_that_says_too_little_ends_with_code_2(
     tmp_path: Path, spoil: object, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(night(tmp_path / "smoke"))  # type: ignore[operator]
-    assert main(["--runs", str(tmp_path), "--run", "smoke"]) == 2
+    assert main(["profile", "--runs", str(tmp_path), "--run", "smoke"]) == 2
     assert words in capsys.readouterr().err

@@ -1,0 +1,43 @@
+"""Take frames in as a night does: resolve's listing, ingest, gather."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from components import gather, ingest, resolve
+from components.stage.declaration import Paths
+from components.stage.parameters import build_parameters
+from perception.data.manifest import empty_manifest, write_manifest
+
+
+def run(stage: ModuleType, inputs: dict[str, list[Path]], output: str, folder: Path, **given: Any) -> Path:
+    """Run a stage in this process and return the folder that it wrote."""
+    folder.mkdir(parents=True)
+    taken = Paths({name: tuple(folders) for name, folders in inputs.items()})
+    stage.run(taken, Paths({output: (folder,)}), build_parameters(stage.STAGE.parameters, given, stage.STAGE.name))
+    return folder
+
+
+def empty_base(folder: Path) -> Path:
+    """Write the base of a first night."""
+    folder.mkdir(parents=True)
+    write_manifest(empty_manifest(), folder / "manifest.parquet")
+    return folder
+
+
+def take_in(root: Path, name: str, sources: dict[str, dict[str, object]], store: Path, **size: Any) -> Path:
+    """Take in all that has arrived in one batch; return the night's frames folder, root/name.
+
+    size: taxonomy, height_px and width_px.
+    """
+    place = root / f"{name}-intake"
+    listing = place / "arrivals"
+    listing.mkdir(parents=True)
+    wanted = {"registry": "r", "remote": "m", "store": str(store), "sources": sources, "batch_count": 1}
+    resolve._write_listing(listing, build_parameters(resolve.ResolveParameters, wanted, "resolve"))
+    common: dict[str, Any] = {"sources": sources, "store": str(store), "seed": 1}
+    arrived = run(
+        ingest, {"arrivals": [listing / "0"]}, "arrived", place / "arrived", batch=0, batch_count=1, **common, **size
+    )
+    inputs = {"arrived": [arrived], "base": [empty_base(place / "base")]}
+    return run(gather, inputs, "frames", root / name, taxonomy=size["taxonomy"], **common)
