@@ -7,12 +7,13 @@ posterior over weights, and a penalty per weight keeps their spread close to a p
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perception.data.loading import Batch
 from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 from perception.parameters import NotNegative, Share, checked
@@ -21,15 +22,6 @@ from perception.uncertainty.ensemble import Ensemble
 from perception.uncertainty.priors import Prior, parameter_priors
 
 Direction = Literal["pq", "qp"]
-
-
-class LabelledImages(Protocol):
-    """Any batch with images (frame, 3, height, width) float32 and labels int64 (frame, height, width) or (frame,)."""
-
-    @property
-    def images(self) -> Tensor: ...
-    @property
-    def labels(self) -> Tensor: ...
 
 
 @checked
@@ -45,15 +37,13 @@ class EnsembleLoss:
     weight_decay: NotNegative = 5e-4  # weight of half the squared norm, for penalty l2
 
 
-def ensemble_loss(
-    settings: EnsembleLoss, class_weights: Tensor | None = None
-) -> Callable[[nn.Module, LabelledImages], Tensor]:
+def ensemble_loss(settings: EnsembleLoss, class_weights: Tensor | None = None) -> Callable[[nn.Module, Batch], Tensor]:
     """Return the loss that `fit` minimises: cross entropy summed over members, plus the penalty that settings name.
 
     class_weights: (class,) float32, weights of the cross entropy, or None.
     """
 
-    def loss(ensemble: nn.Module, batch: LabelledImages) -> Tensor:
+    def loss(ensemble: nn.Module, batch: Batch) -> Tensor:
         if not isinstance(ensemble, Ensemble):
             raise InputError(f"network is a {type(ensemble).__name__}, not an Ensemble: wrap it, Ensemble([network])")
         if settings.penalty == "dpe":
@@ -73,7 +63,7 @@ def ensemble_loss(
 
 def dpe_loss(
     ensemble: Ensemble,
-    batch: LabelledImages,
+    batch: Batch,
     beta: float,
     *,
     direction: str = "pq",
@@ -99,9 +89,7 @@ def dpe_loss(
     return fit_term + 2 * beta * kl_penalty(list(ensemble.members), direction=direction, variance_floor=variance_floor)
 
 
-def l2_loss(
-    ensemble: Ensemble, batch: LabelledImages, weight_decay: float, *, class_weights: Tensor | None = None
-) -> Tensor:
+def l2_loss(ensemble: Ensemble, batch: Batch, weight_decay: float, *, class_weights: Tensor | None = None) -> Tensor:
     """Return the plain ensemble's loss: cross entropy summed over members, plus weight_decay / 2 * |weights|^2."""
     fit_term = member_cross_entropy(ensemble, batch, class_weights)
     if weight_decay == 0:
@@ -110,7 +98,7 @@ def l2_loss(
     return fit_term + 0.5 * weight_decay * torch.stack(squares).sum()
 
 
-def member_cross_entropy(ensemble: Ensemble, batch: LabelledImages, class_weights: Tensor | None = None) -> Tensor:
+def member_cross_entropy(ensemble: Ensemble, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
     """Return the sum over members of the mean cross entropy over labelled pixels (0 where none is labelled).
 
     batch.labels: int64 class ids, 255 = ignored; (frame, height, width), or (frame,) for classifiers. In a distributed

@@ -410,17 +410,13 @@ def _rows(
             class_share=(np.bincount(predicted[index], minlength=classes) / predicted.shape[1]).astype(np.float32),
             embedding=None if vectors is None else vectors[index],
         )
-        _refuse_not_finite(row)
+        finite = all(math.isfinite(value) for value in (row.score, *row.means.values()))
+        if not finite or (row.embedding is not None and not np.isfinite(row.embedding).all()):
+            raise InputError(
+                f"frame {frame_id}: the network's output is not finite and cannot be ranked; "
+                "look at the ensemble's training (learning rate, gradient norm) and train it again"
+            )
         yield row
-
-
-def _refuse_not_finite(row: FrameScore) -> None:
-    finite = all(math.isfinite(value) for value in (row.score, *row.means.values()))
-    if not finite or (row.embedding is not None and not np.isfinite(row.embedding).all()):
-        raise InputError(
-            f"frame {row.frame_id}: the network's output is not finite and cannot be ranked; "
-            "look at the ensemble's training (learning rate, gradient norm) and train it again"
-        )
 
 
 def score_table(rows: Iterable[FrameScore], settings: ScoreSettings, model_sha256: str) -> pd.DataFrame:
