@@ -9,7 +9,7 @@ position inside the box at single points, so masks are trained on a grid of poin
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
@@ -184,7 +184,7 @@ class Detections:
 
 def detect(
     network: nn.Module, images: Tensor, class_ids: Sequence[int], settings: DetectSettings | None = None
-) -> Iterator[Detections]:
+) -> list[Detections]:
     """Find the instances of each frame, best score first.
 
     images: (frame, 3, height, width) float32 in [0, 1] on the network's device; class_ids: the class id of each of the
@@ -194,8 +194,7 @@ def detect(
     with evaluation_mode(network):
         output: DetectorOutput = network(images)
         size = images.shape[-2:]
-        found = [_detect_in_frame(output, frame, size, class_ids, settings) for frame in range(len(images))]
-    yield from found
+        return [_detect_in_frame(output, frame, size, class_ids, settings) for frame in range(len(images))]
 
 
 def _detect_in_frame(

@@ -50,11 +50,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def measure_latency_ms(
-    models: Mapping[str, Path],
-    *,
-    batch_sizes: Sequence[int] = (1,),
-    repeats: int = 20,
-    threads: int = 1,
+    models: Mapping[str, Path], *, batch_sizes: Sequence[int] = (1,), repeats: int = 20, threads: int = 1
 ) -> list[Latency]:
     """Measure ONNX files in onnxruntime on this CPU, one row a model and batch size.
 
@@ -99,9 +95,7 @@ def _feed(name: str, session: onnxruntime.InferenceSession, batch: int) -> dict[
 
 
 def _interleaved(
-    sessions: Mapping[str, onnxruntime.InferenceSession],
-    feeds: Mapping[str, dict[str, np.ndarray]],
-    repeats: int,
+    sessions: Mapping[str, onnxruntime.InferenceSession], feeds: Mapping[str, dict[str, np.ndarray]], repeats: int
 ) -> dict[str, list[float]]:
     names = list(sessions)
     seconds: dict[str, list[float]] = {name: [] for name in names}

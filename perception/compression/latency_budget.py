@@ -183,7 +183,8 @@ class _Spending:
 
     def step(self) -> bool:
         """Let the cheapest bundle or branch go; False when there is none."""
-        bundles = [self._bundle(k) for k, ids in enumerate(self.order) if self._spare(k, len(ids))]
+        spare = [len(ids) - self.gone[k] - self.bundle for k, ids in enumerate(self.order)]
+        bundles = [self._bundle(k) for k, left in enumerate(spare) if left >= self.minimum_channels]
         candidates = bundles + [self._branch(j) for j in self.branches]
         if not candidates:
             return False
@@ -198,9 +199,6 @@ class _Spending:
         for ids, count in zip(self.order, self.gone, strict=True):
             dead[ids[:count]] = True
         return dead
-
-    def _spare(self, k: int, neurons: int) -> bool:
-        return bool(neurons - self.gone[k] - self.bundle >= self.minimum_channels)
 
     def _bundle(self, k: int) -> "_Candidate":
         gone = self.gone.copy()
@@ -223,11 +221,8 @@ class _Spending:
         going = self._least(j)
         if self.lost == "sum" or going == 0:
             return going
-        staying = sum(
-            self._least(other)
-            for other in self.branches
-            if other != j and self.branches[other].stream == self.branches[j].stream
-        )
+        others = [k for k, branch in self.branches.items() if k != j and branch.stream == self.branches[j].stream]
+        staying = sum(self._least(other) for other in others)
         return len(self.gates[j]) * math.log((going + staying) / staying) if staying > 0 else np.inf
 
     def _least(self, j: int) -> float:

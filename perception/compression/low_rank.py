@@ -182,12 +182,7 @@ def factorise_by_energy(
 
 
 def factorise_by_latency(
-    network: nn.Module,
-    example: Tensor,
-    energy: float,
-    measure: Measure | None = None,
-    *,
-    minimum_gain: float = 0.05,
+    network: nn.Module, example: Tensor, energy: float, measure: Measure | None = None, *, minimum_gain: float = 0.05
 ) -> Factorisation:
     """Write in place every layer in the shape that is measured to be fastest: dense, low rank, or separable.
 

@@ -23,7 +23,7 @@ from perception.models.registry import NETWORKS
 from perception.models.tensor_file import read_header, read_tensors, write_tensors
 
 Networks = Mapping[str, Callable[..., nn.Module]]
-Blueprint = dict[str, Any]
+Blueprint = dict[str, Any]  # network, arguments, leaves: [[path, type, arguments], ...]
 
 _FORMAT = "nightdrive-network-1"
 _LEAF_TYPES: Mapping[str, type[nn.Module]] = {
@@ -44,7 +44,10 @@ def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str], ne
     Raises InputError when the blueprint cannot rebuild the network (an unregistered network, a leaf of unknown type,
     tied weights) or the folder does not exist.
     """
-    blueprint = network_blueprint(network, networks)
+    name = type(network).__name__
+    if networks.get(name) is not type(network):
+        raise InputError(f"network {name!r}: not registered; save one of {', '.join(sorted(networks))}")
+    blueprint = {"network": name, "arguments": network.arguments, "leaves": describe_leaves(network)}
     _check_rebuilds(network, blueprint, networks)
     header = {"blueprint": blueprint, "metadata": dict(metadata)}
     return write_tensors(Path(path), network.state_dict(), header, _FORMAT)
@@ -68,17 +71,6 @@ def load_network(path: Path, networks: Networks = NETWORKS) -> nn.Module:
 def network_metadata(path: Path) -> dict[str, str]:
     """Read the metadata that a network was saved with; raises InputError when the file is missing or no network."""
     return read_header(Path(path), _FORMAT)["metadata"]
-
-
-def network_blueprint(network: nn.Module, networks: Networks = NETWORKS) -> Blueprint:
-    """Describe how to rebuild a network: {"network", "arguments", "leaves": [[path, type, arguments], ...]}.
-
-    Raises InputError when the network is not registered or a leaf's type is not known.
-    """
-    name = type(network).__name__
-    if networks.get(name) is not type(network):
-        raise InputError(f"network {name!r}: not registered; save one of {', '.join(sorted(networks))}")
-    return {"network": name, "arguments": network.arguments, "leaves": describe_leaves(network)}
 
 
 def describe_leaves(network: nn.Module) -> list[list[Any]]:

@@ -5,7 +5,7 @@ network zeroes all of them or none), over every layer that a residual sum, a con
 ties to it. A *group set* is all neurons of the same make-up, so that whole layers are handled at once.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -129,10 +129,7 @@ def find_groups(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) 
 
 
 def assemble(
-    network: nn.Module,
-    sets: Iterable[GroupSet],
-    unprunable: tuple[Unprunable, ...],
-    layer_neurons: dict[str, Tensor],
+    network: nn.Module, sets: Iterable[GroupSet], unprunable: tuple[Unprunable, ...], layer_neurons: dict[str, Tensor]
 ) -> Groups:
     """Put group sets and the parameters of `network` that they name together."""
     sets = tuple(sets)
@@ -216,9 +213,6 @@ def renumbered(groups: Groups, sets: Iterable[GroupSet], alive: Tensor, left: di
 def _unprunable(walk: ChannelWalk, members: dict[int, dict[int, list[int]]]) -> tuple[Unprunable, ...]:
     found = []
     for layer, atoms in walk.layers.items():
-        counts: dict[str, int] = defaultdict(int)
-        for root in walk.roots(atoms).tolist():
-            if root not in members:
-                counts[walk.reasons[root]] += 1
+        counts = Counter(walk.reasons[root] for root in walk.roots(atoms).tolist() if root not in members)
         found += [Unprunable(layer, channels, reason) for reason, channels in counts.items()]
     return tuple(found)
