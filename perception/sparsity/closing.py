@@ -20,7 +20,6 @@ from perception.sparsity.proximal import zero_neurons
 class Closing:
     """A network whose silent branches are closed: its groups from now on, what was closed, and what is still open."""
 
-    network: nn.Module
     groups: Groups
     closed: tuple[Branch, ...]
     open: tuple[Branch, ...]
@@ -54,7 +53,7 @@ def close_zero_branches(
         for branch in closed:
             _close(member, branch, settle, optimizer if member is network else None)
     left = tuple(branch for branch in branches if branch not in closed)
-    return Closing(network, _renumbered(groups, closed) if closed else groups, closed, left)
+    return Closing(_renumbered(groups, closed) if closed else groups, closed, left)
 
 
 def _close(network: nn.Module, branch: Branch, settle: bool, optimizer: Optimizer | None) -> None:
