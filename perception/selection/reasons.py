@@ -1,6 +1,6 @@
 """Say of every chosen frame why it was chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,18 +54,21 @@ def explain(
         choices, measures, chosen["score"].tolist(), nearest, gone, strict=True
     ):
         parts = [f"{measure} {score:.4g}, place {place[choice.row]} of {len(pool)} on the shortlist"]
-        parts.append(RULES[settings.strategy])
-        if choice.due_quota is not None:
-            parts.append(f"due to quota {choice.due_quota}")
-        if near[0] is not None:
-            parts.append(f"{near[1]:.4g} from {near[0]}, the nearest labelled or chosen frame")
-        if len(choice.suppressed):
-            parts.append(f"suppressed {len(choice.suppressed)} near-duplicates")
+        parts += [RULES[settings.strategy], *_circumstances(choice, *near)]
         if left_out is not None:
             by = suppressed_by.get(left_out)
             parts.append(f"in place of {ids[left_out]}" + ("" if by is None else f", a near-duplicate of {ids[by]}"))
         reasons.append("; ".join(parts))
     return chosen.assign(reason=reasons)
+
+
+def _circumstances(choice: Choice, nearest_frame_id: str | None, distance: float) -> Iterator[str]:
+    if choice.due_quota is not None:
+        yield f"due to quota {choice.due_quota}"
+    if nearest_frame_id is not None:
+        yield f"{distance:.4g} from {nearest_frame_id}, the nearest labelled or chosen frame"
+    if len(choice.suppressed):
+        yield f"suppressed {len(choice.suppressed)} near-duplicates"
 
 
 def _nearest_frames(
