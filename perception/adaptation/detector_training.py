@@ -22,9 +22,10 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from perception.adaptation.detector import STRIDE_PX, DetectorOutput, mask_logits, sample_features
+from perception.data.loading import Augment
 from perception.errors import InputError
 from perception.metrics.detection import Objects
-from perception.parameters import Fraction, Range, ShareFromZero, checked, within
+from perception.parameters import Fraction, ShareFromZero, checked
 from perception.training.distributed import share_of_mean
 
 INSTANCES_PER_CLASS = 1000  # instance maps hold class_id * 1000 + number
@@ -39,12 +40,9 @@ _Sample = tuple[NDArray[np.uint8], Target]
 
 
 @checked
-class DetectionAugment:
+class DetectionAugment(Augment):
     """Say how training frames are varied."""
 
-    flip: bool = True  # mirror half of the frames left to right
-    # zoom, log-uniform; below 1 the frame is padded, above 1 cropped
-    scale_range: Annotated[Range, within(0.1, 10)] = (0.75, 1.5)
     color_jitter: ShareFromZero = 0.3  # brightness, contrast and saturation are each multiplied by 1 ± this at most
     # strength of blur and noise, 0 for none: no camera is as clean as a simulator
     sensor: Annotated[float, Field(ge=0, le=10)] = 1.0

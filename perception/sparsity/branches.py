@@ -214,15 +214,12 @@ def _reader(steps: list[_Step], modules: dict[str, nn.Module], rank: int) -> str
 
 def _reads(reader: str, modules: dict[str, nn.Module], private: Sequence[GroupSet]) -> tuple[str, ...]:
     """Name the private sets that make up the reader's whole input; none where something else is read too."""
-    weight, names, read, dim = f"{reader}.weight", [], set(), None
-    for group in private:
-        for part in group.induced:
-            if part.tensor == weight:
-                names.append(group.name)
-                read |= set(part.index.flatten().tolist())
-                dim = part.dim
-    size = modules[reader].weight.shape[dim] if dim is not None else -1  # type: ignore[union-attr,index]
-    return tuple(names) if len(read) == size else ()
+    parts = [(group.name, part) for group in private for part in group.induced if part.tensor == f"{reader}.weight"]
+    if not parts:
+        return ()
+    read = {position for _, part in parts for position in part.index.flatten().tolist()}
+    size = modules[reader].weight.shape[parts[0][1].dim]  # type: ignore[union-attr,index]
+    return tuple(name for name, _ in parts) if len(read) == size else ()
 
 
 def _sets_of(layer: str, groups: Groups) -> tuple[str, ...]:
