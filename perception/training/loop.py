@@ -24,7 +24,7 @@ from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed
 from perception.training import distributed
 from perception.training.averaging import update_average
 from perception.training.captured import CapturedStep, tensors_of
-from perception.training.losses import class_weights, label_loss, weights_tensor
+from perception.training.losses import class_weights, label_loss
 from perception.training.resume import Position, Resume, is_due, load_state, save_state
 
 __all__ = ["EpochRecord", "Resume", "TrainSettings", "class_weights", "evaluate_segmentation", "fit", "predict"]
@@ -305,7 +305,8 @@ def _optimiser(network: nn.Module, settings: TrainSettings) -> Optimizer:
 def _loss(loss: Loss | None, weights: ArrayLike | Tensor | None, settings: TrainSettings) -> Loss:
     if loss is not None and weights is not None:
         raise InputError("class_weights: mean nothing beside a loss of your own; give one of the two")
-    return loss or partial(label_loss, weights=weights_tensor(weights, torch.device(settings.device)))
+    tensor = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=settings.device)
+    return loss or partial(label_loss, weights=tensor)
 
 
 def _count_batches(batches: Callable[[int], Iterable[Batch]]) -> int:

@@ -220,7 +220,12 @@ def load_ensemble(folder: Path) -> Ensemble:
     """
     members = _read_ensemble_file(folder)["members"]
     for member in members:
-        _check_member(folder, member["file"], member["sha256"])
+        path = folder / member["file"]
+        if not path.is_file():
+            raise InputError(f"{path} does not exist though {ENSEMBLE_FILE} names it; fetch the ensemble again")
+        if (found := file_sha256(path)) != member["sha256"]:
+            said = f"{ENSEMBLE_FILE} says {member['sha256']}"
+            raise InputError(f"{path} has sha256 {found}, {said}; fetch the ensemble again")
     return Ensemble([load_network(folder / member["file"]) for member in members]).eval()
 
 
@@ -268,12 +273,3 @@ def _read_ensemble_file(folder: Path) -> dict[str, Any]:
     if not names or not complete or any(Path(name).name != name or name in ("", ".", "..") for name in names):
         raise InputError(f"{path}: members {names} must be plain file names beside it: fetch the ensemble again")
     return record
-
-
-def _check_member(folder: Path, name: str, sha256: str) -> None:
-    path = folder / name
-    if not path.is_file():
-        raise InputError(f"{path} does not exist though {ENSEMBLE_FILE} names it; fetch the ensemble again")
-    found = file_sha256(path)
-    if found != sha256:
-        raise InputError(f"{path} has sha256 {found}, {ENSEMBLE_FILE} says {sha256}; fetch the ensemble again")
