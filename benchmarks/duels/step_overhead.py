@@ -21,8 +21,8 @@ from pathlib import Path
 import click
 
 from benchmarks.duels.duel import finish, result
+from benchmarks.duels.gate_table import write_table
 from benchmarks.results import ROOT
-from benchmarks.scale.gate_rows import write_table
 from benchmarks.timing import least_seconds
 
 BAR_SECONDS, GATE_BAR_SECONDS = 0.15, 1.0

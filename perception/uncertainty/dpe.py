@@ -6,7 +6,7 @@ posterior over weights, and a penalty per weight keeps their spread close to a p
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -144,14 +144,21 @@ def omega(members: Sequence[nn.Module], *, direction: str = "pq") -> Tensor:
     return doubled + constants
 
 
-def kl_penalty(members: Sequence[nn.Module], *, direction: str = "pq", variance_floor: float = 1e-8) -> Tensor:
+def kl_penalty(
+    members: Sequence[nn.Module],
+    *,
+    direction: str = "pq",
+    variance_floor: float = 1e-8,
+    priors: Mapping[str, Prior] | None = None,
+) -> Tensor:
     """Return the KL divergence between the members' spread and the prior, summed over all trained weights.
 
     members: networks of one structure. The variance over members is held at or above variance_floor times the
     prior's, so that equal members give a large but finite value. Parameters that are not trained are left out.
+    priors: by parameter name, in place of `parameter_priors`.
     Source: arXiv 1811.03575, with the priors of methods section 1.2. Raises InputError when structures differ.
     """
-    groups = _names_by_prior(members)
+    groups = _names_by_prior(members, priors)
     if not groups:
         raise InputError("members have no trained parameter; the DPE penalty needs some: set requires_grad on them")
     # All weights in one tensor: a GPU takes as long to start an operation as to do it on a layer's weights.
@@ -170,11 +177,11 @@ def kl_penalty(members: Sequence[nn.Module], *, direction: str = "pq", variance_
     return gaussian_kl(mean, torch.maximum(variance, least), Prior(prior_mean, prior_variance), direction).sum()
 
 
-def _names_by_prior(members: Sequence[nn.Module]) -> dict[Prior, list[str]]:
+def _names_by_prior(members: Sequence[nn.Module], priors: Mapping[str, Prior] | None = None) -> dict[Prior, list[str]]:
     """Group the trained parameters by prior, so that the penalty takes a few large operations, not one per tensor."""
     _refuse_different_structures(members)
     groups: dict[Prior, list[str]] = defaultdict(list)
-    for name, prior in parameter_priors(members[0]).items():
+    for name, prior in (priors or parameter_priors(members[0])).items():
         if members[0].get_parameter(name).requires_grad:
             groups[prior].append(name)
     return groups
