@@ -107,8 +107,7 @@ def _engine(night: Graph, run: Path) -> int:
     with warm_processes(libraries, _environment(run)) as environment:
         code = _reproduce(run, environment, night.news_from)
         if code == EXIT_DONE and _says_nothing_new(night, run):
-            _tell_without_engine(night, run, night.downstream({night.news_from}), environment)
-            return EXIT_DONE
+            return _tell_without_engine(night, run, night.downstream({night.news_from}), environment)
         if code == EXIT_DONE:
             code = _reproduce(run, environment, "--downstream", night.news_from)
         if code != EXIT_DONE:
@@ -136,8 +135,12 @@ def _left_behind(night: Graph, run: Path) -> set[str]:
     return night.downstream(failed) | {name for name in failed if name in night.tasks and not night.tasks[name].suite}
 
 
-def _tell_without_engine(night: Graph, run: Path, left_out: set[str], environment: Mapping[str, str]) -> None:
-    """Run the tasks that a failed or empty night has too, with those of their inputs that this night wrote."""
+def _tell_without_engine(night: Graph, run: Path, left_out: set[str], environment: Mapping[str, str]) -> int:
+    """Run the tasks that a failed or empty night has too, with those of their inputs that this night wrote.
+
+    Returns the last exit code that is not 0.
+    """
+    code = EXIT_DONE
     for task in (task for task in night.tasks.values() if task.at_failure):
         given = {
             name: [
@@ -149,7 +152,8 @@ def _tell_without_engine(night: Graph, run: Path, left_out: set[str], environmen
         }
         _remove(night, run, task)
         if all(given[port.name] for port in task.stage.inputs if not port.optional):
-            _run_task(night, run, task, given, environment)
+            code = _run_task(night, run, task, given, environment) or code
+    return code
 
 
 def _remove(night: Graph, run: Path, task: Task) -> None:
@@ -159,22 +163,14 @@ def _remove(night: Graph, run: Path, task: Task) -> None:
 
 def _run_task(
     night: Graph, run: Path, task: Task, given: Mapping[str, list[str]], environment: Mapping[str, str]
-) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "components.stage",
-        task.stage.name,
-        "--task",
-        task.name,
-        "--params",
-        "params.yaml",
-    ]
+) -> int:
+    command = [sys.executable, "-m", "components.stage", task.stage.name]
+    command += ["--task", task.name, "--params", "params.yaml"]
     for name, folders in given.items():
         command += [word for folder in folders for word in (option_name(name), folder)]
     for port, folder in zip(task.stage.outputs, outputs_of(night, task), strict=True):
         command += [option_name(port.name), folder]
-    subprocess.run(command, cwd=run, env=environment, check=False)
+    return subprocess.run(command, cwd=run, env=environment, check=False).returncode
 
 
 def _dvc(run: Path, *arguments: str, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[bytes]":
