@@ -4,14 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from perception.errors import InputError
+from perception.quality.gate import columns_named
 from perception.quality.suites import SUITE_NAMES, Parameter, Suite, load_suite
 from perception.quality.vocabulary import in_words
 
 _START, _END = "<!-- suites: made by perception.quality.page.write_page -->", "<!-- end of suites -->"
-_NAMES = (
-    *("column", "column_A", "column_B", "group_column", "side_column"),
-    *("hash_column", "void_column", "width_column", "height_column"),
-)
 
 
 def with_suites(text: str) -> str:
@@ -51,9 +48,7 @@ def columns_judged(suite: Suite) -> list[str]:
     """Name the columns that a suite looks at, sorted; px_<class> for columns found by their prefix."""
     names: set[str] = set()
     for entry in suite.expectations:
-        names |= {entry.kwargs[key] for key in _NAMES if key in entry.kwargs}
-        names |= set(entry.kwargs.get("column_list", [])) | set(entry.kwargs.get("column_set", []))
-        names |= {entry.rows.column} if entry.rows else set()
+        names |= columns_named(entry, entry.kwargs)
         names |= {f"{entry.kwargs[prefix]}<class>" for prefix in ("prefix", "right_prefix") if prefix in entry.kwargs}
     return sorted(names)
 
