@@ -115,9 +115,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
         raise InputError(f"{where} has no expectations, so everything would pass it; write at least one")
     suite = Suite(
         name=name,
-        owner=_text(meta, "owner", f"{where}, meta"),
-        table=_text(meta, "table", f"{where}, meta"),
-        file=_text(meta, "file", f"{where}, meta"),
+        **{key: _text(meta, key, f"{where}, meta") for key in _META_KEYS},
         parameters=tuple(_parameter(key, value, where) for key, value in declared.items()),
         expectations=tuple(_expectation(entry, where) for entry in entries),
         sha256=hashlib.sha256(json.dumps([entries, declared], sort_keys=True, default=str).encode()).hexdigest(),
@@ -344,9 +342,8 @@ def _check_whole(suite: Suite, where: str) -> None:
                         f"{where}, expectation {expectation.id}: {argument} is a {wanted} and the parameter "
                         f"{value[PARAMETER]} a {given}; declare it as {' or '.join(_FITS[wanted])}"
                     )
-    for name in declared:
-        if name not in used:
-            raise InputError(f"{where}: the parameter {name} is declared and not used; remove it or use it")
+    for name in sorted(declared.keys() - used):
+        raise InputError(f"{where}: the parameter {name} is declared and not used; remove it or use it")
 
 
 def _value(value: Any, kind: str, where: str) -> Any:

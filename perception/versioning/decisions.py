@@ -269,7 +269,7 @@ def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:
 
     Decisions are kept in the order of their times; one that was dated before its predecessor would count as undone.
     """
-    paths = sorted(git_text(clone, "ls-tree", "--name-only", head, "decisions/").split())
+    paths = decision_paths(clone, head)
     if not paths:
         return decision
     last = datetime.fromisoformat(json.loads(read_committed(clone, paths[-1], head) or b"{}")["decided_utc"])
@@ -279,15 +279,8 @@ def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:
 
 
 def _pointer(version: Version, decision: Decision) -> dict[str, Any]:
-    return {
-        "tag": version.tag,
-        "commit": version.commit,
-        "manifest_sha256": version.manifest_sha256,
-        "test_set_sha256": version.test_set_sha256,
-        "decided_by": decision.names,
-        "decided_utc": decision.decided_utc,
-        "reason": decision.reason,
-    }
+    named = {name: getattr(version, name) for name in ("tag", "commit", "manifest_sha256", "test_set_sha256")}
+    return named | {"decided_by": decision.names, "decided_utc": decision.decided_utc, "reason": decision.reason}
 
 
 def champions_beside(history: Sequence[Decision]) -> dict[str, str]:
@@ -304,9 +297,14 @@ def champions_beside(history: Sequence[Decision]) -> dict[str, str]:
     return found
 
 
+def decision_paths(clone: Clone, commit: str) -> list[str]:
+    """List the files of all decisions at a commit of the clone, oldest first."""
+    return sorted(git_text(clone, "ls-tree", "--name-only", commit, "decisions/").split())
+
+
 def decisions_at(clone: Clone, commit: str) -> list[Decision]:
-    paths = git_text(clone, "ls-tree", "--name-only", commit, "decisions/").split()
-    found = [json.loads(read_committed(clone, path, commit) or b"{}") for path in sorted(paths)]
+    """List all decisions at a commit of the clone, oldest first."""
+    found = [json.loads(read_committed(clone, path, commit) or b"{}") for path in decision_paths(clone, commit)]
     return [Decision(**record | {"names": tuple(record["names"])}) for record in found]
 
 

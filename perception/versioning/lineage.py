@@ -92,13 +92,10 @@ def frame_history(
 
         for version, content in zip(listed, ask_each(manifest, listed), strict=True):
             rows = pq.read_table(io.BytesIO(content), columns=columns, filters=wanted).to_pandas()
-            rows.insert(0, "run", version.run)
-            rows.insert(0, "tag", version.tag)
-            parts.append(
-                rows.assign(current=version.tag == current, champion=bool(released and released.tag == version.tag))
-            )
-    empty = pd.DataFrame(columns=["tag", "run", *columns, "current", "champion"])
-    return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else empty
+            marks = {"current": version.tag == current, "champion": bool(released and released.tag == version.tag)}
+            parts.append(rows.assign(tag=version.tag, run=version.run, **marks))
+    found = pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else None
+    return pd.DataFrame(found, columns=["tag", "run", *columns, "current", "champion"])
 
 
 def deletion_impact(

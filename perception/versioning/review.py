@@ -65,11 +65,8 @@ def review_facts(base: Side, head: Side, history: History, settings: ReviewSetti
 
 def _evidence(side: Side) -> Facts | None:
     """Give what the version's night recorded, with null for what it did not get to."""
-    if side.proposal is None:
-        return None
-    return dict.fromkeys(("gates", "evaluation", "model", "selection", "labels", "cost", "lineage")) | dict(
-        side.proposal.evidence
-    )
+    kinds = ("gates", "evaluation", "model", "selection", "labels", "cost", "lineage")
+    return dict.fromkeys(kinds) | dict(side.proposal.evidence) if side.proposal else None
 
 
 # ---------------------------------------------------------------- what changed
@@ -203,9 +200,8 @@ def _near_duplicates(frames: pd.DataFrame, profile: pd.DataFrame, near_bits: int
     groups = None
     if len(train) <= GROUPED_FRAMES:  # whole drives look alike, so the pairs of a large version would not fit in memory
         groups = _groups(near_duplicate_pairs(train["dhash"].tolist(), train["dhash"].tolist(), near_bits), len(train))
-    return {
-        "hashed": len(hashed), "near_bits": near_bits, "pairs": pairs, "pairs_total": len(found), "groups": groups
-    }  # fmt: skip
+    counted = {"hashed": len(hashed), "near_bits": near_bits, "pairs_total": len(found)}
+    return counted | {"pairs": pairs, "groups": groups}
 
 
 def _groups(pairs: Any, frames: int) -> Facts:
