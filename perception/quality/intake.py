@@ -103,7 +103,8 @@ def admit_frames(
         try:
             _admit(arrival, store, ledger, settings, counted)
         except BadFrame as bad:
-            ledger.rejected.append(_rejection(settings.source, arrival, bad))
+            named = {"source": settings.source, "path": str(bad.path), "frame_id": arrival.facts.frame_id}
+            ledger.rejected.append(named | {"rule": bad.rule, "remedy": bad.remedy})
         if progress:
             progress(done, count)
     return Intake(
@@ -112,16 +113,6 @@ def admit_frames(
         rejected=pd.DataFrame(ledger.rejected, columns=list(REJECTED)),
         oracle=pd.DataFrame(ledger.hidden, columns=list(ORACLE)),
     )
-
-
-def _rejection(source: str, arrival: Arrival, bad: BadFrame) -> dict[str, Any]:
-    return {
-        "source": source,
-        "path": str(bad.path),
-        "frame_id": arrival.facts.frame_id,
-        "rule": bad.rule,
-        "remedy": bad.remedy,
-    }
 
 
 def write_frames_folder(intake: Intake, folder: Path) -> None:
@@ -209,9 +200,8 @@ def _without_superseded(intake: Intake) -> Intake:
 
     def kept(table: pd.DataFrame) -> pd.DataFrame:
         stays = [pair not in gone for pair in zip(table.frame_id, table.source, strict=True)]
-        return table[pd.Series(stays, table.index, dtype=bool)].reset_index(
-            drop=True
-        )  # a list that is empty is one of columns
+        # as a series of truth values, since an empty list is one of columns
+        return table[pd.Series(stays, table.index, dtype=bool)].reset_index(drop=True)
 
     return replace(intake, manifest=kept(frames), profile=kept(intake.profile), oracle=kept(intake.oracle))
 
@@ -298,29 +288,19 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSett
         "source": settings.source,
     }
     reference = _store_label(arrival, store) if label is not None else None
+    named = {"frame_id": row["frame_id"], "source": settings.source}
     if settings.labels in ("given", "drop"):
-        row |= _labelled(reference, settings.domain)
+        assert reference is not None, "a reader that was asked for labels gave a frame without one"
+        row |= reference | {"label_source": "simulator" if settings.domain == "synthetic" else "human"}
         row |= {"label_drop": arrival.label_drop} if settings.labels == "drop" else {}
     else:
-        row |= {
-            "label_uri": None,
-            "label_sha256": None,
-            "label_source": "none",
-            "label_taxonomy": None,
-            "instances_uri": None,
+        row |= dict.fromkeys(("label_uri", "label_sha256", "label_taxonomy", "instances_uri")) | {
+            "label_source": "none"
         }
-        if reference is not None and label is not None:
-            ledger.hidden.append({"frame_id": row["frame_id"], "source": settings.source, **reference})
+        if reference is not None:
+            ledger.hidden.append(named | reference)
     ledger.rows.append(row)
-    ledger.facts.append(
-        {
-            "frame_id": row["frame_id"],
-            "source": settings.source,
-            "image_sha256_actual": image_blob.sha256,
-            "decode_ok": True,
-        }
-        | facts
-    )
+    ledger.facts.append(named | {"image_sha256_actual": image_blob.sha256, "decode_ok": True} | facts)
 
 
 def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
@@ -333,11 +313,6 @@ def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
         "label_taxonomy": arrival.label_taxonomy,
         "instances_uri": instances,
     }
-
-
-def _labelled(reference: dict[str, Any] | None, domain: str) -> dict[str, Any]:
-    assert reference is not None, "a reader that was asked for labels gave a frame without one"
-    return reference | {"label_source": "simulator" if domain == "synthetic" else "human"}
 
 
 # ---------------------------------------------------------------- all frames of a source

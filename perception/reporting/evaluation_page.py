@@ -49,14 +49,8 @@ def render_evaluation(
         lambda frame_id: frames.full_image(number[frame_id]),
     )
     environment = page.template_environment()
-    shown = {
-        "title": title,
-        "format": format,
-        "taxonomy": taxonomy,
-        "e": figures,
-        "clusters": clusters,
-        "frames": tested,
-    }
+    shown = {"title": title, "format": format, "taxonomy": taxonomy, "e": figures, "clusters": clusters}
+    shown |= {"frames": tested}
     shown |= {"worst": next((row for row in figures["slices"] if row["known"]), None), "limits": page.LIMITS}
     shown |= {"chart": evaluation_panel.evaluation_charts(figures)}
     shown |= {"class_chart": evaluation_panel.class_chart(figures)}
@@ -78,21 +72,19 @@ def tested_frames(
     ordered = scores.dropna(subset=["miou"]).sort_values(["miou", "frame_id"], ignore_index=True)
     middle = len(ordered) // 2
     picks = [("worst", ordered.head(3)), ("median", ordered.iloc[middle : middle + 2]), ("best", ordered.tail(2))]
-    shown = []
-    for note, rows in picks:
-        for row in rows.itertuples():
-            shown.append(
-                page.TestedFrame(
-                    frame_id=row.frame_id,
-                    note=note,
-                    image=image(row.frame_id),
-                    label=label(row.frame_id),
-                    prediction=np.asarray(Image.open(predictions / f"{row.frame_id}.png")),
-                    miou=float(row.miou),
-                    conditions=row.condition,
-                )
-            )
-    return tuple(shown)
+    return tuple(
+        page.TestedFrame(
+            frame_id=row.frame_id,
+            note=note,
+            image=image(row.frame_id),
+            label=label(row.frame_id),
+            prediction=np.asarray(Image.open(predictions / f"{row.frame_id}.png")),
+            miou=float(row.miou),
+            conditions=row.condition,
+        )
+        for note, rows in picks
+        for row in rows.itertuples()
+    )
 
 
 def failure_clusters(
@@ -102,19 +94,12 @@ def failure_clusters(
     shown = []
     for number, cluster in enumerate(clusters):
         rows = regions[regions.cluster == number].head(CROPS_A_CLUSTER)
-        crops = []
-        for row in rows.itertuples():
-            cut = _cut_out(image(row.frame_id), (row.x, row.y, row.width, row.height))
-            crops.append(page.Crop(frame_id=row.frame_id, image=cut))
-        shown.append(
-            page.FailureCluster(
-                name=cluster["name"],
-                share=cluster["share"],
-                regions=cluster["regions"],
-                frames=cluster["frames"],
-                crops=tuple(crops),
-            )
+        crops = tuple(
+            page.Crop(frame_id=row.frame_id, image=_cut_out(image(row.frame_id), (row.x, row.y, row.width, row.height)))
+            for row in rows.itertuples()
         )
+        counted = {name: cluster[name] for name in ("name", "share", "regions", "frames")}
+        shown.append(page.FailureCluster(**counted, crops=crops))
     return tuple(shown)
 
 

@@ -96,8 +96,6 @@ def build_version(
         new = _write_shards(frames, shard_of, store, folder / "shards", frames_per_shard, progress)
         kept = _keep_shards(base, set(shard_of[shard_of != ""]) - new.keys(), folder / "shards")
         built = _write_tables(frames, shard_of, new, kept, base, rewritten, folder)
-        if destination.exists():
-            destination.rmdir()
         folder.replace(destination)
     return built
 

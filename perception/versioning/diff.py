@@ -60,17 +60,9 @@ class VersionDiff:
 
     def counts(self) -> dict[str, int]:
         """Give the size of every kind of change, for a summary."""
-        return {
-            "base": self.base_frames,
-            "head": self.head_frames,
-            "added": len(self.added),
-            "removed": len(self.removed),
-            "relabelled": len(self.relabelled),
-            "changed_image": len(self.changed_image),
-            "changed_conditions": len(self.changed_conditions),
-            "moved": len(self.moved),
-            "same": self.same,
-        }
+        kinds = ("added", "removed", "relabelled", "changed_image", "changed_conditions", "moved")
+        sizes = {kind: len(getattr(self, kind)) for kind in kinds}
+        return {"base": self.base_frames, "head": self.head_frames, **sizes, "same": self.same}
 
 
 def diff_manifests(base: pd.DataFrame, head: pd.DataFrame) -> VersionDiff:

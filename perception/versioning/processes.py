@@ -8,25 +8,18 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote
 
 from perception.errors import InputError, Unreachable
 
 REMOTE_NAME = "store"
 # Set by git around hooks; inherited, they would point our commands at somebody else's repository.
 _GIT_LOCATION_VARIABLES = (
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_COMMON_DIR",
-    "GIT_PREFIX",
-    "GIT_NAMESPACE",
-    "GIT_QUARANTINE_PATH",
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"),
+    *("GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE", "GIT_QUARANTINE_PATH"),
 )
-
-
 # What git says when a server did not answer or failed, in the words of git and of libcurl.
 _PASSING = re.compile(
     rb"Could not resolve host|Temporary failure in name resolution|Failed to connect|Couldn't connect|Connection refused|"
@@ -69,7 +62,13 @@ def git_url(registry: str | Path) -> str:
     return Path(text).absolute().as_uri()
 
 
-def child_environment(scratch: Path, author: Author, safe_directory: str | None = None) -> dict[str, str]:
+def git_at(folder: Path, registry: str | Path, author: Author | None = None) -> Clone:
+    """Return a folder as the place where git children work for a registry, told who commits."""
+    url = git_url(registry)
+    return Clone(folder, _environment(folder, author or Author(), url), url)
+
+
+def _environment(scratch: Path, author: Author, url: str) -> dict[str, str]:
     """Give the environment of git children: no prompt, nothing written outside `scratch`.
 
     Credentials stay where the surroundings put them (AWS_*, GIT_ASKPASS, the user's own git configuration).
@@ -79,9 +78,9 @@ def child_environment(scratch: Path, author: Author, safe_directory: str | None 
     if own.get("GIT_CONFIG_GLOBAL"):
         user_config = Path(own["GIT_CONFIG_GLOBAL"])
     lines = [f"[include]\n\tpath = {json.dumps(str(user_config))}\n"] if user_config and user_config.is_file() else []
-    if safe_directory:
+    if url.startswith("file://"):
         # A volume may belong to another user id than this process; only this one registry is trusted.
-        lines.append(f"[safe]\n\tdirectory = {json.dumps(safe_directory)}\n")
+        lines.append(f"[safe]\n\tdirectory = {json.dumps(unquote(url.removeprefix('file://')))}\n")
     configuration = scratch / "gitconfig"
     configuration.write_text("".join(lines))
     own.setdefault("HOME", str(scratch))
@@ -139,32 +138,22 @@ def scratch_folder(parent: Path | None = None, prefix: str = "nightdrive-") -> I
 
 @contextmanager
 def shallow_clone(
-    registry: str | Path, author: Author, *, branch: str = "main", scratch: Path | None = None, depth: int | None = 1
+    registry: str | Path,
+    author: Author | None = None,
+    *,
+    branch: str = "main",
+    scratch: Path | None = None,
+    depth: int | None = 1,
 ) -> Iterator[Clone]:
     """Clone one branch or tag of a registry without a working tree; the clone is removed afterwards.
 
     Raises InputError when the registry or the branch cannot be read, RegistryError when its server does not answer.
     """
     with scratch_folder(scratch) as folder:
-        url = git_url(registry)
-        local = url.removeprefix("file://") if url.startswith("file://") else None
-        environment = child_environment(folder, author, local)
-        start = Clone(folder, environment, url)
-        limits = ["--depth", str(depth), "--no-tags"] if depth else []
-        done = run_git(
-            start,
-            "clone",
-            "--quiet",
-            "--no-checkout",
-            "--template=",
-            *limits,
-            "--branch",
-            branch,
-            "--",
-            url,
-            "clone",
-            check=False,
-        )
+        start = git_at(folder, registry, author)
+        options = ["--quiet", "--no-checkout", "--template=", "--branch", branch]
+        options += ["--depth", str(depth), "--no-tags"] if depth else []
+        done = run_git(start, "clone", *options, "--", start.url, "clone", check=False)
         if done.returncode and may_pass(done.stderr):
             raise RegistryError(f"registry {registry} cannot be reached: {last_words(done.stderr, 1)}; try again")
         if done.returncode:
@@ -172,7 +161,7 @@ def shallow_clone(
                 f"registry {registry} has no readable {branch!r}: {last_words(done.stderr, 1)}; "
                 "check the path or URL and the credentials, or create the registry first"
             )
-        yield Clone(folder / "clone", environment, url)
+        yield replace(start, path=folder / "clone")
 
 
 def read_committed(clone: Clone, path: str, revision: str = "HEAD") -> bytes | None:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def resolve(registry: str | Path, revision: str = "current") -> Version | None:
     """
     if revision != "current":
         return _version_at(registry, find_tag(registry, revision))
-    with shallow_clone(registry, Author()) as clone:
+    with shallow_clone(registry) as clone:
         pointer = read_pointer(clone, "current.json")
     if pointer is None:
         return None
@@ -125,7 +126,7 @@ def resolve(registry: str | Path, revision: str = "current") -> Version | None:
 
 
 def _version_at(registry: str | Path, tag: str) -> Version:
-    with shallow_clone(registry, Author(), branch=tag) as clone:
+    with shallow_clone(registry, branch=tag) as clone:
         return version_of(clone, tag, git_text(clone, "rev-parse", "HEAD"))
 
 
@@ -302,17 +303,13 @@ def _inherited_files(
 def _version_files(clone: Clone, remote: Remote, tag: str, revision: str = "HEAD") -> tuple[dict[str, str], _Files]:
     """Read a version's files from the remote: {path: object} and the content of its files.json, both checked."""
     record = json.loads(read_committed(clone, f"{run_folder(tag)}/{RUN}", revision) or b"{}")
-    objects = read_folder(remote, pointed_at(_pointer(clone, tag, revision)))
+    pointer = read_committed(clone, f"{run_folder(tag)}/frames.dvc", revision)
+    if pointer is None:
+        raise InputError(f"version {tag} has no frames.dvc in registry {clone.url}: name a version that was published")
+    objects = read_folder(remote, pointed_at(pointer))
     if objects is None or FILES not in objects:
         raise InputError(f"the remote lost the list of files of {tag}; restore it from its backup")
     return objects, _checked_listing(remote.read(objects[FILES]) or b"", record["files_sha256"], tag)
-
-
-def _pointer(clone: Clone, tag: str, revision: str) -> bytes:
-    content = read_committed(clone, f"{run_folder(tag)}/frames.dvc", revision)
-    if content is None:
-        raise InputError(f"version {tag} has no frames.dvc in registry {clone.url}: name a version that was published")
-    return content
 
 
 def _checked_listing(content: bytes, expected_sha256: str, tag: str) -> _Files:
@@ -373,9 +370,10 @@ def fetch(
     if wanted is None:
         raise InputError(f"registry {registry} has no current version yet; promote one, or name a tag")
     if destination.exists() and any(destination.iterdir()):
-        return _check_fetched(wanted, destination, files, optional)
+        _check_fetched(wanted, destination, files, optional)
+        return wanted
     # Beside the destination, so that the files can be moved into place instead of copied.
-    with shallow_clone(registry, Author(), scratch=destination.absolute().parent) as clone:
+    with shallow_clone(registry, scratch=destination.absolute().parent) as clone:
         _check_not_retired(clone, wanted.tag)
         run_git(clone, "fetch", "--quiet", "--depth", "1", "origin", f"refs/tags/{wanted.tag}")
         commit = git_text(clone, "rev-parse", "FETCH_HEAD^{commit}")
@@ -392,9 +390,7 @@ def fetch(
         if bad:
             raise _not_as_published(wanted.tag, bad[0])
         (folder / FILES).write_bytes(json_bytes({"files": listing}))
-        (folder / RUN).write_bytes(json_bytes(_run_facts(wanted)))
-        if destination.exists():
-            destination.rmdir()
+        (folder / RUN).write_bytes(json_bytes(asdict(wanted)))
         folder.replace(destination)
     return wanted
 
@@ -408,20 +404,11 @@ def _check_not_retired(clone: Clone, tag: str) -> None:
         )
 
 
-def _run_facts(version: Version) -> dict[str, Any]:
-    return {name: getattr(version, name) for name in version.__dataclass_fields__}
-
-
-def _check_fetched(version: Version, folder: Path, files: Sequence[str] | None, optional: Sequence[str]) -> Version:
-    record = folder / RUN
-    if not record.is_file() or json.loads(record.read_text()) != _run_facts(version):
-        raise InputError(f"{folder} holds something other than {version.tag}; remove it or fetch into another folder")
-    _check_files(version, folder, files, optional)
-    return version
-
-
-def _check_files(version: Version, folder: Path, only: Sequence[str] | None, optional: Sequence[str]) -> None:
+def _check_fetched(version: Version, folder: Path, only: Sequence[str] | None, optional: Sequence[str]) -> None:
     """Hash every file that was asked for against files.json, and files.json against the version."""
+    record = folder / RUN
+    if not record.is_file() or json.loads(record.read_text()) != asdict(version):
+        raise InputError(f"{folder} holds something other than {version.tag}; remove it or fetch into another folder")
     listing = _checked_listing((folder / FILES).read_bytes(), version.files_sha256, version.tag)
     for name in _wanted_files(version, listing, only, optional):
         path = folder / name

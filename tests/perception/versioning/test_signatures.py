@@ -12,7 +12,7 @@ from perception.versioning.base import Base
 from perception.versioning.decisions import promote
 from perception.versioning.registry import create_registry, publish
 from perception.versioning.signatures import allowed_lines, check_history, require_signed
-from pipelines.commands import data_versions
+from pipelines.commands.program import main as nightdrive
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def test_what_is_signed_passes(signed, keys, capsys):
     registry, version = signed
     assert {each.signer for each in check_history(registry, str(keys.allowed))} == {"ada@example.org"}
     assert require_signed(registry, version.tag, keys.allowed.read_text()) == "ada@example.org"
-    assert data_versions.main(["verify_history", "--registry", str(registry), "--signers", str(keys.allowed)]) == 0
+    assert nightdrive(["verify-history", "--registry", str(registry), "--signers", str(keys.allowed)]) == 0
     assert "2 tags and decisions, every one signed by an allowed key" in capsys.readouterr().out
 
 
@@ -76,7 +76,7 @@ def test_a_version_without_a_signature_or_with_a_strangers_is_refused(
     frames = tools.make_folder(tmp_path / "second", tools.make_frames(["d1_0"]), {"b.tar": b"b"})
     other = publish(registry, "night-2", frames)
     refused(registry, other.tag, keys, words)
-    assert data_versions.main(["verify_history", "--registry", str(registry), "--signers", str(keys.allowed)]) == 2
+    assert nightdrive(["verify-history", "--registry", str(registry), "--signers", str(keys.allowed)]) == 2
     said = capsys.readouterr()
     assert f"tag {other.tag}" in said.out and "PROBLEM" in said.out
     assert "1 of 3" in said.err
