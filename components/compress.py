@@ -163,16 +163,11 @@ STAGE = Stage(
     name="compress",
     summary="Factorise, export to ONNX and measure the network that ships.",
     inputs=(
-        Port(name="frames", kind="frames", about="the night's frames, for its test set"),
-        Port(name="network", kind="network", about="dense and pruned weights"),
+        Port(name="frames", about="the night's frames, for its test set"),
+        Port(name="network", about="dense and pruned weights"),
     ),
     outputs=(
-        Port(
-            name="compressed",
-            kind="network",
-            about="model.onnx, dense.onnx, weights, model card and latency",
-            gate_table=True,
-        ),
+        Port(name="compressed", about="model.onnx, dense.onnx, weights, model card and latency", gate_table=True),
     ),
     parameters=CompressParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=2, memory_gib=4),

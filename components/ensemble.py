@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from components.stage.declaration import Paths, Port, Stage
+from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     labelled_so_far,
@@ -76,11 +76,8 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
 STAGE = Stage(
     name="ensemble",
     summary="Train a Deep Probabilistic Ensemble on the frames that are labelled so far.",
-    inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
-        Port(name="base", kind="version", about="the data version that the night starts from"),
-    ),
-    outputs=(Port(name="ensemble", kind="ensemble", about="weights of every member"),),
+    inputs=(FRAMES, BASE),
+    outputs=(Port(name="ensemble", about="weights of every member"),),
     parameters=EnsembleParameters,
     needs=training_needs(timeout_minutes=240),
     run=run,

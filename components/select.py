@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import BASE, FRAMES, Needs, Paths, Port, Stage
 from components.stage.learning import Taxonomy, check_classes, class_names, labelled_so_far, open_pool, write_json
 from components.stage.records import log
 from perception.parameters import Count, checked
@@ -184,16 +184,13 @@ STAGE = Stage(
     name="select",
     summary="Choose the frames to label tonight, within the budget.",
     inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
-        Port(name="base", kind="version", about="the data version that the night starts from"),
-        Port(
-            name="scores", kind="scores", about="score and embedding of every pool frame, one folder a shard", many=True
-        ),
+        FRAMES,
+        BASE,
+        Port(name="scores", about="score and embedding of every pool frame, one folder a shard", many=True),
     ),
     outputs=(
         Port(
             name="selection",
-            kind="selection",
             about="the chosen frames with rank and reason, a random control group, and annotation/: the batch to label",
             gate_table=True,
         ),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.stage.declaration import Paths, Port, Stage
+from components.stage.declaration import FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     curated_training_frames,
@@ -191,15 +191,11 @@ STAGE = Stage(
     name="train_prune",
     summary="Train the night's network while it loses the neurons that it does not need.",
     inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
-        Port(name="curated", kind="version", about="the curated frames with human labels"),
-        Port(name="adaptation", kind="network", about="the network to start from, and the pseudo-labelled frames"),
+        FRAMES,
+        Port(name="curated", about="the curated frames with human labels"),
+        Port(name="adaptation", about="the network to start from, and the pseudo-labelled frames"),
     ),
-    outputs=(
-        Port(
-            name="network", kind="network", about="dense and pruned weights, and how they were trained", gate_table=True
-        ),
-    ),
+    outputs=(Port(name="network", about="dense and pruned weights, and how they were trained", gate_table=True),),
     parameters=TrainPruneParameters,
     needs=training_needs(timeout_minutes=480),
     run=run,

@@ -44,7 +44,7 @@ def run(inputs, outputs, parameters):
     number = int((before / "number").read_text()) if before else 0
     (outputs.one("after") / "number").write_text(str(number + 1))
 
-PORT = dict(kind="any", about="a number")
+PORT = dict(about="a number")
 STAGE = Stage(name="nothing", summary="Add one.", inputs=(Port(name="before", optional=True, **PORT),),
               outputs=(Port(name="after", **PORT),), parameters=Parameters, needs=Needs(image="gates"), run=run)
 die_with_parent()

@@ -355,13 +355,12 @@ STAGE = Stage(
     name="adapt",
     summary="Learn from the simulator, then from confident predictions on unlabelled real frames.",
     inputs=(
-        Port(name="frames", kind="frames", about="the night's frames: simulator, pool and test set"),
-        Port(name="curated", kind="version", about="the curated frames: known labels to measure pseudo-labels against"),
+        Port(name="frames", about="the night's frames: simulator, pool and test set"),
+        Port(name="curated", about="the curated frames: known labels to measure pseudo-labels against"),
     ),
     outputs=(
         Port(
             name="adaptation",
-            kind="network",
             about="segmenter, detector and student, the pseudo-labelled frames and their quality",
             gate_table=True,
         ),

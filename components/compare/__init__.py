@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.compare.doubts import doubted_labels
-from components.stage.declaration import Paths, Port, Stage
+from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     labelled_so_far,
@@ -107,17 +107,13 @@ STAGE = Stage(
     name="compare",
     summary="Spend the same budget by the strategy and at random, and compare the networks that learn from it.",
     inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
-        Port(name="base", kind="version", about="the data version that the night starts from"),
-        Port(name="ensemble", kind="ensemble", about="the ensemble that scored the pool, which doubts some labels"),
-        Port(name="selection", kind="selection", about="the chosen frames and the random control group"),
+        FRAMES,
+        BASE,
+        Port(name="ensemble", about="the ensemble that scored the pool, which doubts some labels"),
+        Port(name="selection", about="the chosen frames and the random control group"),
     ),
     outputs=(
-        Port(
-            name="comparison",
-            kind="metrics",
-            about="comparison.json: mIoU of both arms; labels.json: which labels to look at again",
-        ),
+        Port(name="comparison", about="comparison.json: mIoU of both arms; labels.json: which labels to look at again"),
     ),
     parameters=CompareParameters,
     needs=training_needs(timeout_minutes=240),

@@ -55,8 +55,8 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
 STAGE = Stage(
     name="ingest",
     summary="Turn one batch of what has arrived into a manifest, blobs in the store and facts about every frame.",
-    inputs=(Port(name="arrivals", kind="listing", about="the batch's share of the listing", shares="batch"),),
-    outputs=(Port(name="arrived", kind="frames", about="manifest, profile and list of rejected files of the batch"),),
+    inputs=(Port(name="arrivals", about="the batch's share of the listing", shares="batch"),),
+    outputs=(Port(name="arrived", about="manifest, profile and list of rejected files of the batch"),),
     parameters=IngestParameters,
     needs=Needs(image="torch", loads="pandas", cpu_cores=2, memory_gib=4),
     run=run,

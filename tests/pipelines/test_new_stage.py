@@ -45,8 +45,8 @@ def run(inputs: Paths, outputs: Paths, parameters: CountFramesParameters) -> Non
 STAGE = Stage(
     name="count_frames",
     summary="Count the night's frames.",
-    inputs=(Port(name="frames", kind="frames", about="the night's frames"),),
-    outputs=(Port(name="count", kind="metrics", about="count.json", gate_table=True),),
+    inputs=(Port(name="frames", about="the night's frames"),),
+    outputs=(Port(name="count", about="count.json", gate_table=True),),
     parameters=CountFramesParameters,
     needs=Needs(image="torch"),
     run=run,

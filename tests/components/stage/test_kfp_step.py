@@ -90,7 +90,7 @@ def test_an_exit_handler_is_given_how_the_run_ended(tmp_path: Path) -> None:
 
 
 def test_a_port_of_shares_is_given_the_share_of_the_loops_number(tmp_path: Path) -> None:
-    stage = replace(COPY, inputs=(Port(name="sources", kind="any", about="shares", shares="batch"),))
+    stage = replace(COPY, inputs=(Port(name="sources", about="shares", shares="batch"),))
     call, _ = call_from_executor_input(stage, executor_input(tmp_path, {"batch": 3.0}))
     assert call.inputs == {"sources": (tmp_path / "a" / "3", tmp_path / "b" / "3")}
 

@@ -37,7 +37,7 @@ def probe_run(_: Paths, outputs: Paths, parameters: ProbeParameters) -> None:
 PROBE = Stage(
     name="probe",
     summary="Say where it runs.",
-    outputs=(Port(name="made", kind="any", about="a file"),),
+    outputs=(Port(name="made", about="a file"),),
     parameters=ProbeParameters,
     needs=Needs(image="torch", loads="json"),
     run=probe_run,
