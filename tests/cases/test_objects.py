@@ -69,7 +69,7 @@ def test_masks_as_pycocotools_gives_them(tmp_path: Path) -> None:
     assert isinstance(packed["counts"], bytes)
     for size in ([64, 96], (64, 96), [64.0, 96.0]):
         assert np.array_equal(decode_mask({"size": size, "counts": packed["counts"]}, 64, 96, "x"), mask)
-    with pytest.raises(BadFrame, match=r"segmentation has size \(96, 64\)"):
+    with pytest.raises(BadFrame, match=r"its size is \(96, 64\), its image's \[64, 96\]"):
         decode_mask({"size": (96, 64), "counts": packed["counts"]}, 64, 96, "x")
     text = OBJECT | {"segmentation": {"size": [64.0, 96.0], "counts": packed["counts"].decode()}}
     read = read_coco(
