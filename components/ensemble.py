@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     labelled_so_far,
@@ -10,6 +10,7 @@ from components.stage.learning import (
     open_frames,
     train,
     train_settings,
+    training_needs,
 )
 from components.stage.records import log
 from perception.parameters import BrokenRule, Count, NotNegative, checked
@@ -81,15 +82,6 @@ STAGE = Stage(
     ),
     outputs=(Port(name="ensemble", kind="ensemble", about="weights of every member"),),
     parameters=EnsembleParameters,
-    needs=Needs(
-        image="torch",
-        loads="torch",
-        cpu_cores=2,
-        memory_gib=8,
-        gpu_count=1,
-        timeout_minutes=240,
-        shared_memory_gib=8,
-        distributed=True,
-    ),
+    needs=training_needs(timeout_minutes=240),
     run=run,
 )

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     curated_training_frames,
@@ -13,6 +13,7 @@ from components.stage.learning import (
     read_frames,
     train,
     train_settings,
+    training_needs,
     write_json,
 )
 from components.stage.records import log
@@ -200,15 +201,6 @@ STAGE = Stage(
         ),
     ),
     parameters=TrainPruneParameters,
-    needs=Needs(
-        image="torch",
-        loads="torch",
-        cpu_cores=2,
-        memory_gib=8,
-        gpu_count=1,
-        timeout_minutes=480,
-        shared_memory_gib=8,
-        distributed=True,
-    ),
+    needs=training_needs(timeout_minutes=480),
     run=run,
 )

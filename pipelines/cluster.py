@@ -81,7 +81,7 @@ class Cluster:
         declared = plain_values(all_stages()[stage].needs)
         if stage in self.spot:
             declared["retries"] = self.spot_retries
-        return build_parameters(Needs, declared | self.stages.get(stage, {}), where=f"stages.{stage}")
+        return build_parameters(Needs, declared | self.stages.get(stage, {}), where=f"cluster.stages.{stage}")
 
     def step_needs(self, stage: str) -> Needs:
         """Return what the step of a stage itself needs: with a TrainJob the GPUs are the job's, and the step only waits."""

@@ -49,10 +49,7 @@ def duel(frames: int, frame_kib: int, rounds: int) -> int:
         paths = _frames(root / "frames", frames, frame_kib)
         size = sum(path.stat().st_size for path in paths)
         assert _described(paths, root / "manifest.parquet") == _hashed(paths), "other hashes than hashlib's"
-        runs = {
-            "describe": lambda: _described(paths, root / "manifest.parquet"),
-            "hash": lambda: _hashed(paths),
-        }
+        runs = {"describe": lambda: _described(paths, root / "manifest.parquet"), "hash": lambda: _hashed(paths)}
         seconds = least_seconds(runs, rounds)
         keeping = _keeping(paths, root, rounds)
         whole = _whole_intake(paths[:WHOLE_FRAMES], root / "whole")

@@ -28,20 +28,17 @@ from typing import Any
 import click
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 
 from benchmarks.duels.duel import finish, result
+from benchmarks.streets import TAXONOMY, Pair, encoded_streets, stored
 from perception.data.loading import Augment, Batch, FrameSet, LoadSettings, WaitingTime, shuffled_batches
 from perception.data.shards import write_shard
 from perception.data.store import FolderStore
-from perception.simulator.folder import encode_scene, scene_frames
-from perception.simulator.world import world_from_dict
 
 HEIGHT, WIDTH, BATCH_FRAMES = 512, 1024, 8
 BAR = 0.9
-Pair = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +68,7 @@ def duel(**given: Any) -> int:
     options = Sizes(**given)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    pairs = _render(options.frames)
+    pairs = encoded_streets(options.frames, HEIGHT)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         frames = _frame_set(pairs, root, options)
@@ -86,31 +83,10 @@ def duel(**given: Any) -> int:
     return finish(_verdict(rates, cpu_ms, waiting, options))
 
 
-def _render(count: int) -> list[Pair]:
-    scenes = scene_frames(
-        world_from_dict({}), "street", seed=1, drives=count, frames_per_drive=1, first_drive=0,
-        height_px=HEIGHT, width_px=WIDTH,
-    )  # fmt: skip
-    encoded = [encode_scene(scene) for _, scene in scenes]
-    return [(each.image_jpg, each.label_png) for each in encoded]
-
-
 def _frame_set(pairs: list[Pair], root: Path, options: Sizes) -> FrameSet:
-    store = FolderStore(root / "store")
-    rows = [
-        {
-            "frame_id": f"f{number:04d}",
-            "image_uri": store.put(image, "jpg").uri,
-            "label_uri": store.put(label, "png").uri,
-            "label_taxonomy": "cityscapes19",
-        }
-        for number, (image, label) in enumerate(pairs)
-    ]
-    height, width = options.trained_px
-    settings = LoadSettings(
-        height_px=height, width_px=width, taxonomy="cityscapes19", cache_mib=0, workers=options.workers
-    )
-    return FrameSet(pd.DataFrame(rows), store, settings)
+    store, (height, width) = FolderStore(root / "store"), options.trained_px
+    settings = LoadSettings(height_px=height, width_px=width, taxonomy=TAXONOMY, cache_mib=0, workers=options.workers)
+    return FrameSet(stored(pairs, store), store, settings)
 
 
 def _assert_same(pairs: list[Pair], frames: FrameSet, options: Sizes) -> None:

@@ -13,11 +13,9 @@ it runs anywhere, which tests the benchmark and says nothing of a GPU. The last 
 """
 
 import json
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +25,7 @@ import cv2
 import pandas as pd
 import torch
 
+from benchmarks.streets import TAXONOMY, encoded_streets, stored
 from perception.data.loading import (
     MOST_WORKERS,
     Augment,
@@ -39,11 +38,9 @@ from perception.data.loading import (
 )
 from perception.data.store import FolderStore, open_store
 from perception.models.erfnet import ERFNet
-from perception.simulator.folder import encode_scene, scene_frames
-from perception.simulator.world import world_from_dict
 from perception.training.loop import TrainSettings, fit
 
-TAXONOMY, CLASSES = "cityscapes19", 19
+CLASSES = 19
 FED = 0.95
 WARM_STEPS = 12
 
@@ -94,27 +91,10 @@ def _frames(options: SimpleNamespace, folder: Path) -> tuple[pd.DataFrame, Any]:
         frames = pd.read_parquet(options.manifest)
         return frames[frames.label_uri.notna()].reset_index(drop=True), open_store(options.store)
     start, store = time.monotonic(), FolderStore(folder / "store")
-    jobs = [(drive, options.frame_height) for drive in range(options.frames)]
-    with ProcessPoolExecutor(usable_cores(), multiprocessing.get_context("spawn")) as pool:
-        encoded = list(pool.map(_rendered, jobs))
-    rows = [
-        {"frame_id": f"f{drive:04d}", "image_uri": store.put(image, "jpg").uri, "label_uri": store.put(label, "png").uri,
-         "label_taxonomy": TAXONOMY}
-        for drive, (image, label) in enumerate(encoded)
-    ]  # fmt: skip
+    rows = stored(encoded_streets(options.frames, options.frame_height), store)
     print(f"{len(rows)} frames of {2 * options.frame_height}x{options.frame_height} px rendered in "
           f"{time.monotonic() - start:.0f} s", flush=True)  # fmt: skip
-    return pd.DataFrame(rows), store
-
-
-def _rendered(job: tuple[int, int]) -> tuple[bytes, bytes]:
-    drive, height = job
-    ((_, scene),) = scene_frames(
-        world_from_dict({}), "street", seed=1, drives=1, frames_per_drive=1, first_drive=drive,
-        height_px=height, width_px=2 * height,
-    )  # fmt: skip
-    encoded = encode_scene(scene)
-    return encoded.image_jpg, encoded.label_png
+    return rows, store
 
 
 def _frame_set(frames: pd.DataFrame, store: Any, options: SimpleNamespace, workers: int) -> FrameSet:

@@ -33,7 +33,7 @@ import yaml
 
 from benchmarks.machine import hardware
 from benchmarks.results import ROOT, write_figures, write_page
-from components.stage.declaration import EXIT_DONE, EXIT_REFUSED
+from components.stage.program import EXIT_DONE, EXIT_REFUSED
 from components.stage.registry import find_stage, stage_names
 
 SIDE_PX, PICTURES, FRAMES_A_DRIVE = 8, 4_000, 200

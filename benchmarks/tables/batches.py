@@ -36,11 +36,15 @@ class Labels:
         return len(self.images)
 
 
+@dataclass(frozen=True, eq=False)
 class SegmentationStream:
     """One epoch of `steps` batches, each with `shares[i]` frames from `sources[i]`, drawn at random and varied."""
 
-    def __init__(self, sources: list[Labels], shares: list[int], steps: int, variation: Variation, seed: int) -> None:
-        self.sources, self.shares, self.steps, self.variation, self.seed = sources, shares, steps, variation, seed
+    sources: list[Labels]
+    shares: list[int]
+    steps: int
+    variation: Variation
+    seed: int
 
     def __len__(self) -> int:
         return self.steps
@@ -58,13 +62,15 @@ class SegmentationStream:
             yield Batch(recolored(pixels, self.variation, generator), classes)
 
 
+@dataclass(frozen=True, eq=False)
 class DetectionStream:
     """One epoch of `steps` batches for the detector: frames drawn at random, mirrored half of the time, recoloured."""
 
-    def __init__(self, frames: Instances, batch_frames: int, steps: int, variation: Variation, seed: int) -> None:
-        self.frames, self.batch_frames, self.steps, self.variation, self.seed = (
-            frames, batch_frames, steps, variation, seed,
-        )  # fmt: skip
+    frames: Instances
+    batch_frames: int
+    steps: int
+    variation: Variation
+    seed: int
 
     def __len__(self) -> int:
         return self.steps

@@ -17,12 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.tables.data import Labelled, camvid
-from perception.adaptation.detector_training import (
-    INSTANCES_PER_CLASS,
-    TargetSettings,
-    class_channels,
-    encode_targets,
-)
+from perception.adaptation.detector_training import INSTANCES_PER_CLASS, TargetSettings, class_channels, encode_targets
 from perception.data.taxonomies import Taxonomy, label_lookup, load_taxonomy
 from perception.errors import InputError
 from perception.simulator.render import render_drive

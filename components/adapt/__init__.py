@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     check_classes,
@@ -20,6 +20,7 @@ from components.stage.learning import (
     read_frames,
     train,
     train_settings,
+    training_needs,
     training_state,
     write_json,
 )
@@ -366,15 +367,6 @@ STAGE = Stage(
         ),
     ),
     parameters=AdaptParameters,
-    needs=Needs(
-        image="torch",
-        loads="torch",
-        cpu_cores=2,
-        memory_gib=8,
-        gpu_count=1,
-        timeout_minutes=480,
-        shared_memory_gib=8,
-        distributed=True,
-    ),
+    needs=training_needs(timeout_minutes=480),
     run=run,
 )

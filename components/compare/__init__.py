@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.compare.doubts import doubted_labels
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     labelled_so_far,
@@ -15,6 +15,7 @@ from components.stage.learning import (
     read_frames,
     train,
     train_settings,
+    training_needs,
     write_json,
 )
 from components.stage.records import log
@@ -119,15 +120,6 @@ STAGE = Stage(
         ),
     ),
     parameters=CompareParameters,
-    needs=Needs(
-        image="torch",
-        loads="torch",
-        cpu_cores=2,
-        memory_gib=8,
-        gpu_count=1,
-        timeout_minutes=240,
-        shared_memory_gib=8,
-        distributed=True,
-    ),
+    needs=training_needs(timeout_minutes=240),
     run=run,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from components.stage.declaration import Paths
+from components.stage.declaration import Needs, Paths
 from components.stage.execution import TRAINING_STATE_VARIABLE
 from perception.errors import did_you_mean
 from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
@@ -28,6 +28,20 @@ def _known_taxonomy(name: str) -> str:
 
 
 Taxonomy = Annotated[str, AfterValidator(_known_taxonomy)]
+
+
+def training_needs(timeout_minutes: int) -> Needs:
+    """Return what a stage that trains needs: a GPU where there is one, and memory that its loading threads share."""
+    return Needs(
+        image="torch",
+        loads="torch",
+        cpu_cores=2,
+        memory_gib=8,
+        gpu_count=1,
+        timeout_minutes=timeout_minutes,
+        shared_memory_gib=8,
+        distributed=True,
+    )
 
 
 @checked

@@ -25,7 +25,7 @@ def build_parameters(kind: type[Parameters], given: Mapping[str, Any], where: st
     except ValidationError as error:
         raise InputError(in_words(kind, error, where, place)) from None
     except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
 
 
 def plain_values(parameters: Any) -> dict[str, Any]:

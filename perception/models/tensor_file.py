@@ -30,7 +30,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     text = json.dumps(content, sort_keys=True)
     data = safetensors_bytes(on_cpu, metadata={_METADATA_KEY: f"{_text_sha256(text)} {text}"})
     if not path.parent.is_dir():
-        raise InputError(f"file {path}: its folder does not exist; create it, or give another")
+        raise InputError(f"file {path}: cannot be written, its folder does not exist; create it")
     try:
         replace_file(path, data)
     except OSError as error:

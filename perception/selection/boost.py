@@ -1,17 +1,14 @@
 """Raise the scores of frames like those on which the last network failed."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perception.errors import InputError
+from perception.data.tables import read_record
 
 MAX_WEIGHT = 10.0
 
@@ -28,26 +25,21 @@ class FailureQuery:
     weight: float
     about: str = ""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= MAX_WEIGHT:
+            raise ValueError(f"weight {self.weight} must lie in [0, {MAX_WEIGHT:g}]")
+        if not self.where:
+            raise ValueError("a query without conditions would boost every frame")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _QueryFile:
+    queries: tuple[FailureQuery, ...]
+
 
 def read_queries(path: Path) -> tuple[FailureQuery, ...]:
-    """Read the queries that an evaluation wrote as query.json; raises InputError for a file that is not one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(_query(entry) for entry in content["queries"])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give an evaluation's query.json") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a failure query ({error}); give an evaluation's query.json") from None
-
-
-def _query(entry: Mapping[str, Any]) -> FailureQuery:
-    weight = float(entry["weight"])
-    if not (math.isfinite(weight) and 0 <= weight <= MAX_WEIGHT):
-        raise ValueError(f"weight {weight} must lie in [0, {MAX_WEIGHT:g}]")
-    where = {str(column): str(value) for column, value in entry["where"].items()}
-    if not where:
-        raise ValueError("a query without conditions would boost every frame")
-    return FailureQuery(where=where, weight=weight, about=str(entry.get("about", "")))
+    """Return the queries that an evaluation wrote as query.json; raises InputError for a file that is not one."""
+    return read_record(path, _QueryFile).queries
 
 
 def boost_factors(frames: pd.DataFrame, queries: Sequence[FailureQuery]) -> NDArray[np.float64]:

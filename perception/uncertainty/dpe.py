@@ -22,7 +22,6 @@ from perception.uncertainty.priors import Prior, parameter_priors
 
 Direction = Literal["pq", "qp"]
 DIRECTIONS = ("pq", "qp")
-PENALTIES = ("dpe", "l2", "none")
 
 
 class LabelledImages(Protocol):

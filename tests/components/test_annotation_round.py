@@ -174,8 +174,8 @@ def test_the_control_group_is_drawn_several_times(night: Night) -> None:
     ("given", "message"),
     [
         ({"quotas": [{"class": "persn", "minimum_share": 0.5}]}, "person"),
-        ({"quotas": [{"minimum_share": 0.5}]}, "column and value or class"),
-        ({"strategy": "best"}, "strategy 'best' is unknown"),
+        ({"quotas": [{"minimum_share": 0.5}]}, "must come with value, or else a class"),
+        ({"strategy": "best"}, "strategy = 'best': must be top_n, k_centre"),
         ({"metric": "manhattan"}, "metric"),
     ],
 )

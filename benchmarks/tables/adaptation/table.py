@@ -93,46 +93,33 @@ def _timed(compute: Any, work: Work, seed: int, _before: Mapping[str, Found]) ->
 
 def frames_of(work: Work) -> Found:
     """Render what is to be learnt from and judged on, and keep it; say how many frames there are."""
-    plan, camvid = work.plan, work.request.data_kind == "camvid"
-    size = plan.camvid_px if camvid else plan.street_px
-    world = world_from_dict(plan.camvid_world) if camvid else World()
-    textured = _textured(world, 1.0)
-    taxonomy, workers = data.taxonomy_of(work.request.data_kind), work.request.workers
-    made = {
-        "simulator": data.simulated(world, taxonomy, WORLD_SEED, data.SIMULATOR_DRIVES, plan.simulator_frames, size, workers),
-        "textured": data.simulated(
-            _textured(world, plan.texture_share), taxonomy, WORLD_SEED, data.SIMULATOR_DRIVES, plan.simulator_frames,
-            size, workers,
-        ),
-        "foreground": data.simulated(
-            textured, taxonomy, WORLD_SEED, data.FOREGROUND_DRIVES, plan.foreground_frames, size, workers
-        ),
-        "held_out": data.simulated(
-            textured, taxonomy, WORLD_SEED, data.HELD_OUT_DRIVES, plan.held_out_frames, size, workers
-        ),
-    }  # fmt: skip
-    for name, part in made.items():
-        data.keep(work.folder / f"{name}.npz", part)
-    for name, part in (
-        ("detector", data.joined([made["textured"], made["foreground"]])),
-        ("untextured", made["simulator"]),
-    ):
-        encoded = data.detector_frames(part, taxonomy, TargetSettings(most_instances=MOST_INSTANCES), workers)
-        data.keep_targets(work.folder / f"{name}_targets.npz", encoded)
-    if not camvid:
-        data.keep(
-            work.folder / "train.npz",
-            data.street(world, WORLD_SEED, data.STREET_DRIVES, plan.street_frames, size, workers),
-        )
-        data.keep(
-            work.folder / "test.npz",
-            data.street(world, WORLD_SEED, data.STREET_TEST_DRIVES, plan.street_test_frames, size, workers),
-        )
+    plan, kind, workers = work.plan, work.request.data_kind, work.request.workers
+    size = plan.camvid_px if kind == "camvid" else plan.street_px
+    world = world_from_dict(plan.camvid_world) if kind == "camvid" else World()
+    taxonomy = data.taxonomy_of(kind)
+    wanted = {  # the share of foreground in random textures, the first drive, how many
+        "simulator": (world.foreground_texture_randomization, data.SIMULATOR_DRIVES, plan.simulator_frames),
+        "textured": (plan.texture_share, data.SIMULATOR_DRIVES, plan.simulator_frames),
+        "foreground": (1.0, data.FOREGROUND_DRIVES, plan.foreground_frames),
+        "held_out": (1.0, data.HELD_OUT_DRIVES, plan.held_out_frames),
+    }
+    made = {}
+    for name, (share, first, count) in wanted.items():
+        drawn = replace(world, foreground_texture_randomization=share)
+        made[name] = data.simulated(drawn, taxonomy, WORLD_SEED, first, count, size, workers)
+        data.keep(work.folder / f"{name}.npz", made[name])
+    targets = TargetSettings(most_instances=MOST_INSTANCES)
+    learnt = {"detector": data.joined([made["textured"], made["foreground"]]), "untextured": made["simulator"]}
+    for name, part in learnt.items():
+        data.keep_targets(work.folder / f"{name}_targets.npz", data.detector_frames(part, taxonomy, targets, workers))
+    if kind != "camvid":
+        streets = {
+            "train": (data.STREET_DRIVES, plan.street_frames),
+            "test": (data.STREET_TEST_DRIVES, plan.street_test_frames),
+        }
+        for name, (first, count) in streets.items():
+            data.keep(work.folder / f"{name}.npz", data.street(world, WORLD_SEED, first, count, size, workers))
     return {name: len(part.images) for name, part in made.items()}
-
-
-def _textured(world: World, share: float) -> World:
-    return replace(world, foreground_texture_randomization=share)
 
 
 def target(work: Work) -> data.Target:

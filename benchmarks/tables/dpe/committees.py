@@ -49,14 +49,7 @@ def standardised(images: Tensor, like: Tensor) -> Tensor:
 
 
 def train_committee(
-    kind: str,
-    labelled: Labelled,
-    recipe: Recipe,
-    *,
-    seed: int,
-    device: str,
-    loss: EnsembleLoss,
-    eager: bool = False,
+    kind: str, labelled: Labelled, recipe: Recipe, *, seed: int, device: str, loss: EnsembleLoss, eager: bool = False
 ) -> Committee:
     """Train one of COMMITTEES on labelled images, standardised already; loss is that of kind dpe.
 

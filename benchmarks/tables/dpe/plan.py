@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 
 from benchmarks.tables.dpe.committees import Recipe
+from perception.selection.schedule import exponential_sizes, linear_sizes
 from perception.uncertainty.dpe import EnsembleLoss
 
-EXPONENTIAL, LINEAR_8 = (4, 8, 16, 32), (4, 8, 12, 16, 20)
+EXPONENTIAL, LINEAR_8 = tuple(exponential_sizes(4, 4)), tuple(linear_sizes(32, 8)[:5])  # labelled shares in per cent
 Arm = tuple[str, str, tuple[int, ...]]  # kind of committee, strategy, labelled shares in per cent
 ARMS: tuple[Arm, ...] = (
     ("ensemble", "random", EXPONENTIAL),

@@ -186,14 +186,7 @@ def _scored(ensemble: nn.Module, train: Labelled, drives: list[str], device: str
     return pd.DataFrame(facts | {measure: [row.means[measure] for row in rows] for measure in MEASURES})
 
 
-def _learn(
-    data: Data,
-    plan: Plan,
-    name: str,
-    seed: int,
-    device: str,
-    results: Mapping[str, Found],
-) -> Found:
+def _learn(data: Data, plan: Plan, name: str, seed: int, device: str, results: Mapping[str, Found]) -> Found:
     train, test, _ = data()
     labelled = train.take(results[f"choose-seed{seed}"]["labelled"][name])
     ensemble = make_ensemble(lambda _: _network(plan), 1, 5000 + seed)
@@ -266,10 +259,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
         + markdown_table(["choice", "mIoU", "against random"], rows)
     )
     return Report(
-        title="Selection by disagreement against random selection",
-        body=body,
-        figures={"miou": miou},
-        plot=_plot(miou),
+        title="Selection by disagreement against random selection", body=body, figures={"miou": miou}, plot=_plot(miou)
     )
 
 

@@ -7,7 +7,7 @@ chosen on images that are neither in the pool nor in the test set; the whole swe
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -43,26 +43,20 @@ def cells(request: Request) -> list[Cell]:
             known = ", ".join(dpe_segmentation.PLANS)
             raise InputError(f"SIZE = {request.size}: table dpe on {request.data_kind} has {known}; take one of these")
         return dpe_segmentation.cells(request)
-    assert request.data is not None
-    plan = PLANS[request.size]
-    data = partial(_data, request.data, request.data_kind, request.device)
+    work = Work(request, PLANS[request.size])
     sweep = [
         Cell(
             name=_sweep_name(direction, beta, seed),
-            compute=partial(_sweep, data, plan, request, beta, direction, seed),
-            settings=_settings(plan, swept=False),
+            compute=partial(_sweep, work, beta, direction, seed),
+            settings=_settings(work.plan, swept=False),
         )
-        for direction, beta in sweep_points(plan)
+        for direction, beta in sweep_points(work.plan)
         for seed in range(request.seeds)
     ]
-    chains = [
-        _rounds(data, plan, request, kind, strategy, percents, seed)
-        for kind, strategy, percents in plan.arms
-        for seed in range(request.seeds)
-    ]
+    chains = [_rounds(work, arm, seed) for arm in work.plan.arms for seed in range(request.seeds)]
     # Round by round, not arm by arm: what is done when the minutes are spent can be compared.
     rounds = [cell for cells_of_a_round in itertools.zip_longest(*chains) for cell in cells_of_a_round if cell]
-    return rounds + sweep if plan.loss else sweep + rounds
+    return rounds + sweep if work.plan.loss else sweep + rounds
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
@@ -123,14 +117,32 @@ class Split:
     test: Labelled
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is asked for, and how large it is."""
+
+    request: Request
+    plan: Plan
+
+    def split(self, seed: int) -> Split:
+        """Return a seed's images on the device; they stay there for the seed's next cells."""
+        assert self.request.data is not None
+        return _split(self.request.data, self.request.data_kind, self.request.device, self.plan, seed)
+
+    def trained(self, kind: str, labelled: Labelled, seed: int, loss: EnsembleLoss) -> Committee:
+        """Train a committee on labelled images."""
+        return train_committee(
+            kind, labelled, self.plan.recipe, seed=seed, device=self.request.device, loss=loss, eager=self.request.eager
+        )
+
+
 @cache
 def _raw(path: Path, kind: str) -> tuple[Labelled, Labelled]:
     return classification(path, kind)
 
 
 @lru_cache(maxsize=1)
-def _data(path: Path, kind: str, device: str, plan: Plan, seed: int) -> Split:
-    """Return a seed's images on the device; they stay there for the seed's next cells."""
+def _split(path: Path, kind: str, device: str, plan: Plan, seed: int) -> Split:
     train, test = _raw(path, kind)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1000 + seed))
     # Where the loss is fixed and the pool is everything, the last images that the sweep does not learn from.
@@ -143,89 +155,52 @@ def _data(path: Path, kind: str, device: str, plan: Plan, seed: int) -> Split:
 # ---------------------------------------------------------------- cells
 
 
-def _sweep(
-    data: Callable[[Plan, int], Split],
-    plan: Plan,
-    request: Request,
-    beta: float,
-    direction: str,
-    seed: int,
-    _before: Mapping[str, Found],
-) -> Found:
-    split = data(plan, seed)
-    first = range(round(plan.pool_frames * SWEEP_PERCENT / 100))
-    base = plan.loss or EnsembleLoss(penalty="dpe")
-    loss = replace(base, beta=beta, direction=direction)
-    kind = "dpe" if beta else "ensemble"
-    committee = train_committee(
-        kind,
-        split.pool.take(list(first)),
-        plan.recipe,
-        seed=seed,
-        device=request.device,
-        loss=loss,
-        eager=request.eager,
-    )
-    return _quality(committee, split.validation, request.device)
+def _sweep(work: Work, beta: float, direction: str, seed: int, _before: Mapping[str, Found]) -> Found:
+    split = work.split(seed)
+    first = list(range(round(work.plan.pool_frames * SWEEP_PERCENT / 100)))
+    loss = replace(work.plan.loss or EnsembleLoss(penalty="dpe"), beta=beta, direction=direction)
+    committee = work.trained("dpe" if beta else "ensemble", split.pool.take(first), seed, loss)
+    return _quality(committee, split.validation, work.request.device)
 
 
-def _rounds(
-    data: Callable[[Plan, int], Split],
-    plan: Plan,
-    request: Request,
-    kind: str,
-    strategy: str,
-    percents: tuple[int, ...],
-    seed: int,
-) -> list[Cell]:
+def _rounds(work: Work, arm: Arm, seed: int) -> list[Cell]:
     """Return one cell a round: train on what is labelled, measure, choose what the next round adds."""
+    points = () if work.plan.loss else itertools.product(sweep_points(work.plan), range(work.request.seeds))
+    first, percents = tuple(_sweep_name(*point, other) for point, other in points), arm[2]
     found = []
-    points = () if plan.loss else itertools.product(sweep_points(plan), range(request.seeds))
-    first = tuple(_sweep_name(*point, other) for point, other in points)
     for index, percent in enumerate(percents):
         following = percents[index + 1] if index + 1 < len(percents) else None
-        before = _cell_name(kind, strategy, percents, seed, percents[index - 1]) if index else None
+        before = _cell_name(*arm, seed, percents[index - 1]) if index else None
         found.append(
             Cell(
-                name=_cell_name(kind, strategy, percents, seed, percent),
-                compute=partial(_round, data, plan, request, kind, strategy, seed, percent, following, before),
+                name=_cell_name(*arm, seed, percent),
+                compute=partial(_round, work, arm, seed, percent, following, before),
                 needs=(before,) if before else first,
-                settings=_settings(plan, swept=kind == "dpe"),
+                settings=_settings(work.plan, swept=arm[0] == "dpe"),
             )
         )
     return found
 
 
 def _round(
-    data: Callable[[Plan, int], Split],
-    plan: Plan,
-    request: Request,
-    kind: str,
-    strategy: str,
+    work: Work,
+    arm: Arm,
     seed: int,
     percent: int,
     following: int | None,
     before: str | None,
     results: Mapping[str, Found],
 ) -> Found:
-    split = data(plan, seed)
+    (kind, strategy, _), plan, device = arm, work.plan, work.request.device
+    split = work.split(seed)
     labelled = results[before]["labelled"] if before else list(range(round(plan.pool_frames * percent / 100)))
-    loss = chosen_loss(plan, request.seeds, results)
-    committee = train_committee(
-        kind,
-        split.pool.take(labelled),
-        plan.recipe,
-        seed=100 * seed + percent,
-        device=request.device,
-        loss=loss,
-        eager=request.eager,
-    )
-    found = _quality(committee, split.test, request.device)
+    loss = chosen_loss(plan, work.request.seeds, results)
+    committee = work.trained(kind, split.pool.take(labelled), 100 * seed + percent, loss)
+    found = _quality(committee, split.test, device)
     if following is not None:
         budget = round(plan.pool_frames * following / 100) - len(labelled)
-        found["labelled"] = labelled + choose(
-            committee, split.pool.images, labelled, budget, strategy, seed, request.device
-        )
+        added = choose(committee, split.pool.images, labelled, budget, strategy, seed, device)
+        found["labelled"] = labelled + added
     return found
 
 

@@ -9,6 +9,7 @@ first frames and weights, the same for every row, so that differences between ro
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,8 @@ from benchmarks.tables.segmenters import training_settings
 from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.adaptation.detector import Detections, DetectSettings, ForegroundDetector, detect
 from perception.adaptation.detector_training import DetectionBatch, detection_loss
+from perception.data.detection import DetectionFrame, DetectionSet, write_kitti_detections
+from perception.data.detection.kitti import KITTI_CLASSES
 from perception.errors import InputError
 from perception.metrics.detection import Objects, average_precision
 from perception.metrics.differences import paired_difference
@@ -137,7 +140,7 @@ def _round(
     else:
         labelled = results[before]["labelled"][strategy]
     ensemble = _trained(request, plan, targets(pool.take(labelled)), len(pool.classes), 100 * seed + size)
-    found = _judged(ensemble, test, request.device)
+    found = _judged(ensemble, test, request.device, request.folder / "detections" / f"{strategy}-seed{seed}-{size}")
     budget = next_budget(plan.sizes, len(labelled))
     strategies = (STRATEGIES if before is None else (strategy,)) if budget else ()
     scored = _scored(ensemble, pool.images, request.device) if budget else pd.DataFrame()
@@ -188,8 +191,11 @@ def _chosen(scored: pd.DataFrame, labelled: list[int], budget: int, strategy: st
 # ---------------------------------------------------------------- judging
 
 
-def _judged(ensemble: HeatMaps, test: Frames, device: str) -> Found:
-    """Give the members' mean AP in per cent: COCO's, by class as well, and on KITTI's labels that of its rules; None: no object."""
+def _judged(ensemble: HeatMaps, test: Frames, device: str, folder: Path) -> Found:
+    """Give the members' mean AP in per cent: COCO's, by class as well, and on KITTI's labels that of its rules; None: no object.
+
+    folder: where the last member's detections are written on KITTI's labels, for the evaluation of its own kit.
+    """
     found: list[dict[str, float]] = []
     for member in ensemble.members:
         seen = [
@@ -200,7 +206,7 @@ def _judged(ensemble: HeatMaps, test: Frames, device: str) -> Found:
         ]
         scored = average_precision(test.objects, guessed, test.drives, len(test.classes), resamples=2)
         by_class = zip(test.classes, scored.by_class[0], strict=True)
-        found.append({"ap50": scored.ap50, "ap": scored.ap} | dict(by_class) | _by_kitti(test, seen))
+        found.append({"ap50": scored.ap50, "ap": scored.ap} | dict(by_class) | _by_kitti(test, seen, folder))
     means = {name: 100 * float(np.mean([each[name] for each in found])) for name in found[0]}
     return {name: None if np.isnan(mean) else mean for name, mean in means.items()}
 
@@ -209,22 +215,25 @@ def _detected(member: nn.Module, images: Tensor, classes: int) -> list[Detection
     return list(detect(member, images.float() / 255, range(classes), DETECT))
 
 
-def _by_kitti(test: Frames, seen: Sequence[Detections]) -> dict[str, float]:
+def _by_kitti(test: Frames, seen: Sequence[Detections], folder: Path) -> dict[str, float]:
+    """Give AP by KITTI's rules, class and difficulty, and write the detections as its kit reads them."""
     if not test.kitti or test.scales is None:
         return {}
-    detections = [
-        KittiDetections(
-            kinds=[test.classes[number] for number in each.instances.classes],
-            boxes=each.boxes * scale,
-            scores=each.instances.scores.astype(np.float64),
-        )
-        for each, scale in zip(seen, test.scales, strict=True)
-    ]
-    return {
-        f"{kind} {level}": value
-        for kind in test.classes
-        for level, value in kitti_ap(test.kitti, detections, kind).items()
-    }
+    places = np.array([[name.lower() for name in KITTI_CLASSES].index(name) for name in test.classes])
+    found, frames = [], []
+    for each, scale, name in zip(seen, test.scales, test.drives, strict=True):
+        boxes, kinds = each.boxes * scale, each.instances.classes
+        scores, unknown = each.instances.scores.astype(np.float64), np.full(len(boxes), -1)
+        found.append(KittiDetections(kinds=[test.classes[kind] for kind in kinds], boxes=boxes, scores=scores))
+        frames.append(
+            DetectionFrame(
+                frame_id=name, image_path=Path(f"{name}.png"), boxes=boxes, labels=places[kinds], scores=scores,
+                ignored=np.zeros(len(boxes), bool), truncated=unknown, occluded=unknown,
+            )
+        )  # fmt: skip
+    write_kitti_detections(DetectionSet(KITTI_CLASSES, tuple(frames)), folder)
+    by_kind = {kind: kitti_ap(test.kitti, found, kind) for kind in test.classes}
+    return {f"{kind} {level}": value for kind, levels in by_kind.items() for level, value in levels.items()}
 
 
 # ---------------------------------------------------------------- what it says

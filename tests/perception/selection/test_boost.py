@@ -36,7 +36,7 @@ def test_queries_come_back_from_their_file(tmp_path):
 def test_what_is_no_query_is_refused_by_name(tmp_path, text):
     path = tmp_path / "query.json"
     path.write_text(text)
-    with pytest.raises(InputError, match="failure query"):
+    with pytest.raises(InputError, match=r"query\.json: .*; run the stage that writes it again"):
         read_queries(path)
 
 

@@ -114,6 +114,6 @@ def published(tmp_path_factory) -> Published:
     second_folder = make_folder(
         root / "second", make_frames(ids[3:]), {"c.tar": shards["c.tar"]}, {"b.tar": shards["b.tar"]}
     )
-    (second_folder / "version.json").write_text(json.dumps({"parent": first.tag}))
+    (second_folder / "version.json").write_text(json.dumps({"manifest_sha256": "0" * 64, "parent": first.tag}))
     second = publish(root / "registry.git", "night-2", second_folder)
     return Published(root / "registry.git", root / "remote", first_folder, second_folder, first, second, shards)

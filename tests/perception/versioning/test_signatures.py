@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from components.stage.command import main
-from components.stage.registry import all_stages
 from perception.errors import InputError
 from perception.versioning.base import Base
 from perception.versioning.decisions import promote
@@ -124,7 +123,7 @@ def test_a_night_that_requires_signatures_starts_from_a_signed_version_only(
         values = {"registry": registry, "remote": tmp_path / "remote", "store": tmp_path / "store"}
         sets = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
         required = ["--set", "require_signed=true", *more]
-        return main(all_stages(), ["resolve", *sets, *required, "--base", str(tmp_path / where)])
+        return main(["resolve", *sets, *required, "--base", str(tmp_path / where)])
 
     # The frames of this version have no blobs to restore; only what its signatures say is tried here.
     monkeypatch.setattr("perception.versioning.base.write_base", lambda *_: Base(version.tag, 2))

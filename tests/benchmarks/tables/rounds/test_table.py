@@ -13,6 +13,7 @@ from benchmarks.tables.command import table as command
 from benchmarks.tables.data import data_kind
 from benchmarks.tables.rounds import frames, table
 from components.stage.program import run_program
+from perception.data.detection import read_kitti_detections
 from perception.errors import InputError
 
 TINY = replace(
@@ -113,6 +114,9 @@ def test_folders_are_read_and_judged_by_their_own_classes(
     assert data_kind(folder) == layout.__name__
     page = run(tmp_path, "--data", str(folder))
     assert all(f"| {row} |" in page for row in rows)
+    written = list((tmp_path / "work").rglob("detections/k_centre-seed0-8"))
+    assert len(written) == (layout is kitti)
+    assert all(len(read_kitti_detections(each)) == 2 for each in written)
 
 
 def test_a_pool_smaller_than_the_schedule_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
