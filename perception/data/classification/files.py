@@ -97,7 +97,7 @@ def load_files(files: LabelledFiles, size_px: int) -> LabelledImages:
             data = path.read_bytes()
         except OSError as error:
             raise BadFrame(path, f"cannot be read ({error.strerror})", "copy it again") from None
-        images[number] = _square(decode_image(data, path), size_px)
+        images[number] = _square(decode_image(data, path, upright=False), size_px)
     return labelled_images(images, files.labels, files.classes, files.paths[0].parent)
 
 
