@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from benchmarks.scale.gate_rows import write_table
 
 from benchmarks.duels.duel import finish, result
 from benchmarks.results import ROOT
-from benchmarks.scale.gate_rows import write_table
 from benchmarks.timing import least_seconds
 
 BAR_SECONDS, GATE_BAR_SECONDS = 0.15, 1.0

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perception.data.files import file_sha256, paths_below
+from perception.data.files import file_sha256
 from perception.data.manifest import read_manifest
 from perception.data.tables import read_record
 from perception.errors import InputError
@@ -219,7 +219,7 @@ def _folder_files(folder: Path) -> list[str]:
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} has no {MANIFEST}; publish a frames folder")
     names = []
-    for path in paths_below(folder):
+    for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise InputError(f"{path} is a link or a special file; a version holds plain files: copy it in")

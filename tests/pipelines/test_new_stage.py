@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[2]
 STAGE = '''"""count_frames: count the night's frames."""
 
 import json
-from dataclasses import dataclass
 
 from components.stage.declaration import Needs, Paths, Port, Stage
+from perception.parameters import checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class CountFramesParameters:
     """Say how few frames are too few."""
 
