@@ -32,7 +32,7 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
         name: SourceRules(
             labels=source.labels,
             initial_labelled_frames=source.initial_labelled_frames,
-            max_rejected_fraction=source.max_rejected_fraction,
+            max_rejected_fraction=source.tolerated_fraction(),
         )
         for name, source in parameters.sources.items()
     }

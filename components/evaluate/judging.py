@@ -29,6 +29,9 @@ Json = dict[str, Any]
 class JudgeParameters(FrameParameters, IntervalSettings):
     """Say what is measured, when a frame has failed, and when a network is worse than the champion."""
 
+    # frames are resized to this before a network sees them; one of a user may take any size
+    height_px: Annotated[int, Field(ge=1, le=16384)]
+    width_px: Annotated[int, Field(ge=1, le=16384)]  # likewise
     batch_frames: Count = 8  # frames in memory at once
     slice_columns: tuple[str, ...] = ("time_of_day", "weather", "scene")  # manifest columns that slices are cut by
     # this many frames of a drive in a row count as one independent unit; 0: the whole drive does
@@ -122,8 +125,7 @@ def identity_of(about: "pd.DataFrame", parameters: JudgeParameters) -> str:
     """Return the sha256 of which frames are judged, with which pixels and labels; raise InputError if it is not the pinned one."""
     from perception.errors import InputError
 
-    columns = [name for name in ("frame_id", "image_sha256", "label_sha256") if name in about]
-    rows = sorted(about[columns].astype(str).agg(" ".join, axis=1))
+    rows = sorted(about[["frame_id", "image_sha256", "label_sha256"]].astype(str).agg(" ".join, axis=1))
     found = hashlib.sha256("\n".join(rows).encode()).hexdigest()
     if parameters.test_set_sha256 and found != parameters.test_set_sha256:
         raise InputError(
@@ -158,6 +160,7 @@ def _score(
         about,
         onnx_predictor(model, parameters.threads),
         len(class_names(parameters.taxonomy)),
+        network=str(model),
         batch_frames=parameters.batch_frames,
         columns=parameters.slice_columns,
         boundary=folder is not None,
@@ -304,6 +307,7 @@ def _shift(frames: "LabelledFrames", about: "pd.DataFrame", model: Path, paramet
             rows_about,
             predict,
             classes,
+            network=f"{model} under {kind}",
             batch_frames=parameters.batch_frames,
             columns=(),
             calibration=True,

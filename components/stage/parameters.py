@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from perception.data.files import read_text
 from perception.errors import InputError
 from perception.parameters import in_words
 
@@ -73,7 +74,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(read_text(file))
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; pass the path of a parameter file") from None
     except OSError as error:

@@ -4,7 +4,6 @@ Alvarez and Salzmann, Compression-aware Training of Deep Networks, NIPS 2017. Th
 step), the network shrinks at the reload epochs, and the epochs that remain are cheaper.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from perception.compression.latency_budget import (
 from perception.compression.low_rank import LayerChoice, factorise_by_energy
 from perception.compression.nuclear import calibrate_nuclear_strength, nuclear_step
 from perception.errors import InputError
+from perception.models.copies import copied
 from perception.parameters import (
     BrokenRule,
     Count,
@@ -284,7 +284,7 @@ def shrink_in_rounds(
         falls = falls + 1 if done and metric < done[-1].metric - tolerated_fall else 0
         done.append(Round(index, after, 1 - after / before, metric))
         if best < 0 or metric >= done[best].metric:
-            best, kept = index, copy.deepcopy(network)
+            best, kept = index, copied(network)
         if falls == 2 or 1 - after / before < minimum_removed_share:
             stopped = "metric_fell_twice" if falls == 2 else "little_removed"
             break

@@ -8,7 +8,6 @@ Guo, Alvarez and Salzmann, ExpandNets: Linear Over-parameterization to Train Com
 The padding goes to the first layer of the chain: zeros that were put in later would meet biases at the border.
 """
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from perception.compression.modules import Layer, set_module
 from perception.errors import InputError
+from perception.models.copies import copied
 
 Kind = Literal["CL", "CK", "FC"]
 _CONVOLVE_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -141,7 +141,7 @@ def expand_network(
     skip: names of layers that stay. Layers with `image_channels` inputs keep their first width, as published. Raises
     InputError for an unknown name in `skip` and when nothing can be expanded.
     """
-    network = copy.deepcopy(network)
+    network = copied(network)
     skipped, allowed = set(skip), set(kinds)
     unknown = skipped - {name for name, _ in network.named_modules()}
     if unknown:
@@ -162,7 +162,7 @@ def expand_network(
 
 def linearise(network: nn.Module) -> nn.Module:
     """Give a copy in which rectified chains became linear ones with the same weights (the +Init scheme)."""
-    network = copy.deepcopy(network)
+    network = copied(network)
     for name, module in list(network.named_modules()):
         if isinstance(module, NonlinearExpansion):
             links = [part for part in module if not isinstance(part, nn.ReLU)]
@@ -260,7 +260,7 @@ def contract_network(network: nn.Module) -> Contraction:
     Each layer is compared with its chain on seeded normal input; an error above TOLERANCE of the largest output
     raises InputError, as does a NonlinearExpansion (linearise it and train on).
     """
-    network = copy.deepcopy(network)
+    network = copied(network)
     rows = []
     for name, module in list(network.named_modules()):
         if isinstance(module, NonlinearExpansion):

@@ -1,5 +1,6 @@
 """The labelled frames of a data set's folder, read as they are asked for: nothing is copied, nothing is stored."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,9 +32,17 @@ class FolderFrames:
         return len(self._frames)
 
     def about(self) -> pd.DataFrame:
-        """Return what the layout tells about each frame: frame_id, drive_id and the conditions; None is unknown."""
-        rows = [{name: getattr(frame, name) for name in _TOLD} for frame in self._frames]
-        return pd.DataFrame(rows, columns=list(_TOLD), dtype=object)
+        """Return what is known of each frame: frame_id, drive_id, the conditions (None is unknown), the sha256 of its files.
+
+        Raises BadFrame for a file that cannot be read.
+        """
+        rows = [{name: getattr(frame, name) for name in _TOLD} | self._hashes(frame) for frame in self._frames]
+        return pd.DataFrame(rows, dtype=object)
+
+    def _hashes(self, frame: RawFrame) -> dict[str, str]:
+        """Return image_sha256 and label_sha256 as a manifest would have them."""
+        files = {"image": self._reader.image(frame), "label": self._reader.label(frame) or b""}
+        return {f"{name}_sha256": hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
     def full_image(self, index: int) -> NDArray[np.uint8]:
         """Load one frame's image at its own size: (height, width, 3) uint8 RGB. Raises BadFrame."""

@@ -75,13 +75,17 @@ def average_precision(
     """Give COCO's AP of boxes, or of masks, with intervals over drives.
 
     labels, detections: one entry a frame; drive_ids: the drive of each frame. The point figures equal pycocotools'
-    COCOeval (area all, 100 detections a frame). Raises InputError for lengths that differ or detections without scores.
+    COCOeval (area all, 100 detections a frame). Raises InputError for lengths that differ, detections without scores,
+    and for class ids, boxes or scores that are none.
     """
     if not len(labels) == len(detections) == len(drive_ids) or not len(labels):
         raise InputError(
             f"labels, detections and drive_ids have lengths {len(labels)}, {len(detections)}, {len(drive_ids)}; "
             "give one of each a frame, and at least one frame"
         )
+    for what, given in (("labels", labels), ("detections", detections)):
+        for frame, each in enumerate(given):
+            _check_objects(each, classes, f"{what} of frame {frame}")
     matched = [_of_class(found, len(labels)) for found in _match(labels, detections, classes, masks)]
     drives, drive_of = np.unique(np.asarray(drive_ids, str), return_inverse=True)
     point = _precision(matched, np.ones((1, len(labels))))[0]
@@ -95,6 +99,15 @@ def average_precision(
     low, high = percentile_interval(means, len(drives), confidence)
     ap, ap50, ap75 = (float(np.nanmean(part)) if known.any() else float("nan") for part in (point, point[0], point[5]))
     return AveragePrecision(point, lower, upper, ap, ap50, ap75, (float(low), float(high)), len(drives))
+
+
+def _check_objects(objects: Objects, classes: int, what: str) -> None:
+    ids, boxes = np.asarray(objects.class_ids), np.asarray(objects.boxes, np.float64)
+    outside = ids[~np.isin(ids, np.arange(classes))]
+    if len(outside):
+        raise InputError(f"{what} hold class id {outside[0]}, must be 0..{classes - 1}: count from 0")
+    if not np.isfinite(boxes).all() or not (objects.scores is None or np.isfinite(objects.scores).all()):
+        raise InputError(f"{what} hold a box or score that is no finite number; correct it")
 
 
 def _match(labels: Sequence[Objects], detections: Sequence[Objects], classes: int, masks: bool) -> list[list[Any]]:

@@ -145,7 +145,7 @@ class SourceRules:
 
     labels: str  # as in IntakeSettings
     initial_labelled_frames: int = 0  # of an oracle: frames drawn by the seed that are labelled from the start
-    max_rejected_fraction: float = 0.0  # more broken frames than this are an error; none may be where labels are given
+    max_rejected_fraction: float = 0.0  # more broken frames than this are an error
 
 
 def gather_frames(
@@ -322,7 +322,7 @@ def _check_source(intake: Intake, name: str, rule: SourceRules) -> None:
     """Raise InputError where too many frames of a source are broken, or none is left; of a drop none may have come yet."""
     broken = intake.rejected[intake.rejected.source == name]
     count = int((intake.manifest.source == name).sum()) + len(broken)
-    tolerated = 0.0 if rule.labels == "given" else rule.max_rejected_fraction
+    tolerated = rule.max_rejected_fraction
     if len(broken) > tolerated * count:
         first = broken.iloc[0]
         allowed = "none may be" if tolerated == 0 else f"at most {tolerated:.0%} may be"

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from perception.data.files import read_text
 from perception.errors import InputError
 from perception.parameters import number
 from perception.quality.vocabulary import FORMS, KWARG_KINDS, PARAMETER, in_words
@@ -196,7 +197,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 def read_yaml(path: Path) -> Any:
     """Read a YAML file; raise InputError where it is missing, not YAML, or gives a key twice."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return yaml.load(read_text(path), Loader=_Loader)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give an existing file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -114,7 +114,8 @@ def find_groups(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) 
     members = _members(walk)
     unprunable = _unprunable(walk, members)
     if not members:
-        reasons = "; ".join(f"{entry.layer}: {entry.reason}" for entry in unprunable[:3]) or "it has no layer"
+        named = [f"{entry.layer}: {entry.reason}" for entry in unprunable] or list(dict.fromkeys(walk.reasons.values()))
+        reasons = "; ".join(named[:3]) or "it has no layer"
         raise InputError(
             f"network {type(network).__name__} has no prunable channel ({reasons}): "
             "give it at least one hidden convolution or linear layer whose channels can be followed"

@@ -24,11 +24,17 @@ ZERO_BREAKING_MODULES: tuple[type[nn.Module], ...] = (nn.Sigmoid, nn.Hardsigmoid
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_HOOKED = (
+    "whose hooks or computed weights are not followed: make them part of the weights (torch.nn.utils.prune.remove, "
+    "remove_weight_norm, remove_spectral_norm, parametrize.remove_parametrizations)"
+)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def visit_module(walk: ChannelWalk, node: fx.Node, module: nn.Module, values: list[Value]) -> Any:
     """Give the channels that come out of a layer; `values` are those that go in."""
+    if module._forward_hooks or module._forward_pre_hooks or _is_computed(module):
+        return not_followed(walk, node, values, _HOOKED)
     if isinstance(module, ZERO_KEEPING_MODULES) and map_shapes(node, len) == len(shape_of(node.all_input_nodes[0])):
         return values[0]
     if isinstance(module, ZERO_BREAKING_MODULES):
@@ -42,7 +48,7 @@ def visit_module(walk: ChannelWalk, node: fx.Node, module: nn.Module, values: li
     if isinstance(module, ClosedBranch):
         return _closed_branch(walk, node, module)
     visitor = next((visit for kinds, visit in _LAYER_VISITORS if isinstance(module, kinds)), None)
-    if visitor is None or len(values) != 1 or "weight" in getattr(module, "parametrizations", {}):
+    if visitor is None or len(values) != 1:
         return not_followed(walk, node, values)
     if id(module) in walk.visits:
         return _visit_again(walk, node, module, values[0])
@@ -50,6 +56,11 @@ def visit_module(walk: ChannelWalk, node: fx.Node, module: nn.Module, values: li
     if isinstance(given, Value):
         walk.visits[id(module)] = (values[0], given)
     return given
+
+
+def _is_computed(module: nn.Module) -> bool:
+    """Tell whether the weight or bias of a layer is no parameter of it but made of others, as by a mask or a norm."""
+    return any(hasattr(module, name) and name not in module._parameters for name in ("weight", "bias"))
 
 
 def _closed_branch(walk: ChannelWalk, node: fx.Node, module: ClosedBranch) -> Value:

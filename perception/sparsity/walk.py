@@ -133,11 +133,13 @@ def values_in(argument: Any, known: dict[fx.Node, Any]) -> Iterator[Value]:
                 yield value
 
 
-def not_followed(walk: ChannelWalk, node: fx.Node, values: list[Value]) -> Any:
+def not_followed(
+    walk: ChannelWalk, node: fx.Node, values: list[Value], why: str = "through which channels are not followed"
+) -> Any:
     name = describe(node)
     for value in values:
-        walk.fix(value.atoms, f"is read by {name}, through which channels are not followed")
-    return walk.fresh(node, 1, f"comes out of {name}, through which channels are not followed")
+        walk.fix(value.atoms, f"is read by {name}, {why}")
+    return walk.fresh(node, 1, f"comes out of {name}, {why}")
 
 
 def describe(node: fx.Node) -> str:

@@ -327,7 +327,10 @@ def _to_device(batch: AnyBatch, device: torch.device | str, share: slice = slice
 def batch_logits(network: nn.Module, batch: Batch) -> Tensor:
     """Give the network's output for a batch, on its device, in evaluation mode; it gets its modes back."""
     with evaluation_mode(network):
-        return network(batch.images.to(next(network.parameters()).device))
+        logits: Tensor = network(batch.images.to(next(network.parameters()).device))
+    if not torch.isfinite(logits).all():
+        raise InputError("the network gives NaN or infinity, which no class is; train it again with a lower learning rate")
+    return logits
 
 
 def _seed(settings: TrainSettings) -> None:

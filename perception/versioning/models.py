@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perception.data.files import paths_below
 from perception.errors import InputError
 from perception.versioning.processes import Author, Clone, read_committed, shallow_clone
 from perception.versioning.records import Version, json_bytes, run_folder
@@ -127,7 +128,7 @@ def store_model(
     clone: Clone, model: Path, version: Version, facts: Mapping[str, str] | None
 ) -> tuple[StoredModel, dict[str, bytes | None]]:
     """Bring a network's files to the remote; return its record and the files to commit."""
-    sources = [model] if model.is_file() else sorted(path for path in model.rglob("*") if path.is_file())
+    sources = [model] if model.is_file() else [path for path in paths_below(model) if path.is_file()]
     if not sources or any(not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", path.name) for path in sources):
         raise InputError(f"model {model} must be a file or a folder of files with plain names")
     found = {path: file_facts(path) for path in sources}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from perception.data.files import read_text
 from perception.errors import InputError
 from perception.versioning.processes import Clone, git_text, last_words, run_git, shallow_clone
 
@@ -72,7 +73,7 @@ def allowed_lines(allowed_signers: str) -> list[str]:
     if not any(_KEY_LINE.match(line.strip()) for line in text.splitlines()):
         where = f"allowed_signers {allowed_signers[:200]!r}"
         try:
-            text = Path(allowed_signers).read_text(encoding="utf-8")
+            text = read_text(Path(allowed_signers))
         except (OSError, ValueError):
             raise InputError(f"{where}: no such file, and no lines `name ssh-ed25519 KEY`; give one of these") from None
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]

@@ -113,18 +113,22 @@ def _shapes(session: Any, what: str) -> tuple[list[Any], list[Any]]:
     """Return the shapes of the one input and the one output; raise InputError for those of no segmentation network."""
     taken, given = session.get_inputs(), session.get_outputs()
     shapes = [entry.shape for entry in (*taken, *given)]
+    if not all(output.type in ("tensor(float)", "tensor(float16)", "tensor(double)") for output in given):
+        found = ", ".join(f"{output.type} {output.shape}" for output in given)
+        raise InputError(
+            f"{what}: gives {found}, must give logits, one a class; export it without the argmax or mask at its end"
+        )
     if len(taken) != 1 or len(given) != 1 or {len(shape) for shape in shapes} != {4}:
-        raise InputError(f"{what}: must take one image batch and give one batch of logits, takes and gives {shapes}")
+        raise InputError(
+            f"{what}: must take one image batch and give one batch of logits, takes and gives {shapes}; export it with "
+            "these alone"
+        )
     if taken[0].type != "tensor(float)" or shapes[0][1] != 3:
         raise InputError(
             f"{what}: takes {taken[0].type} of shape {shapes[0]}, must take float32 RGB images (frame, 3, height, width)"
         )
     if not all(isinstance(size, int) for size in shapes[0][2:]):
         raise InputError(f"{what}: its input size {shapes[0]} is free; export it at a fixed height and width")
-    if any(size % 8 for size in shapes[0][2:]):
-        raise InputError(
-            f"{what}: takes images of {shapes[0][2]} rows and {shapes[0][3]} columns, must be multiples of 8"
-        )
     return shapes[0], shapes[1]
 
 

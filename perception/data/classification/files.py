@@ -1,9 +1,8 @@
 """Classification sets of image files: folders by class as ImageNet's, and ICDAR's character crops."""
 
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +17,7 @@ from perception.data.classification.labelled import (
     labelled_images,
 )
 from perception.data.decoding import BadFrame, decode_image
+from perception.data.files import names_in, relative_parts
 from perception.errors import InputError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -48,16 +48,13 @@ def list_class_folders(folder: Path, part: str) -> LabelledFiles:
     root = folder / part
     if part in ("", ".", "..") or Path(part).name != part or not root.is_dir():
         raise InputError(f"{root}: folder is missing; give the folder that holds the part, such as train")
-    with os.scandir(root) as entries:
-        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    classes = names_in(root, folders=True)
     if not classes:
         raise InputError(f"{root}: folder is empty: it holds no folder a class; add them")
     paths: list[Path] = []
     labels: list[int] = []
     for number, name in enumerate(classes):
-        with os.scandir(root / name) as entries:
-            files = sorted(entry.name for entry in entries if entry.name.lower().endswith(_SUFFIXES))
-        files = [file for file in files if not file.startswith(".")]
+        files = [file for file in names_in(root / name) if file.lower().endswith(_SUFFIXES)]
         if not files:
             raise InputError(f"{root / name}: class has no images; add them or remove the folder")
         paths += [root / name / file for file in files]
@@ -100,7 +97,7 @@ def load_files(files: LabelledFiles, size_px: int) -> LabelledImages:
             data = path.read_bytes()
         except OSError as error:
             raise BadFrame(path, f"cannot be read ({error.strerror})", "copy it again") from None
-        images[number] = _square(decode_image(data, path), size_px)
+        images[number] = _square(decode_image(data, path, upright=False), size_px)
     return labelled_images(images, files.labels, files.classes, files.paths[0].parent)
 
 
@@ -134,7 +131,7 @@ def _parsed(path: Path) -> ElementTree.Element:
 
 
 def _inside(folder: Path, name: str, listing: Path) -> Path:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name:
-        raise damaged(listing, f"file {name!r} leads out of the folder")
-    return folder.joinpath(*parts)
+    try:
+        return folder.joinpath(*relative_parts(name))
+    except ValueError:
+        raise damaged(listing, f"file {name!r} leads out of the folder") from None

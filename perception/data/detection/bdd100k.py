@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from perception.data.detection.boxes import DetectionFrame, DetectionSet, checked_boxes, image_inside
+from perception.data.files import named_stem
 from perception.data.readers.bdd100k import frame_list, read_attributes, video_of
 from perception.errors import InputError
 
@@ -32,7 +33,7 @@ def read_bdd100k_boxes(root: Path, part: str) -> DetectionSet:
 
 def _frame(frame: dict[str, Any], images: Path, conditions: dict[str, dict[str, Any]], path: Path) -> DetectionFrame:
     where = f"{path}: frame {frame['name']}"
-    stem = Path(frame["name"]).stem
+    stem = named_stem(frame["name"])
     labels = frame.get("labels") or []
     if not isinstance(labels, list) or not all(isinstance(label, dict) for label in labels):
         raise InputError(f"{where}: labels must be a list; correct it")

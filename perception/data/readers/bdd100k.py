@@ -5,14 +5,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from perception.data.files import named_stem
 from perception.data.json_files import read_json
 from perception.data.readers.layout import (
     RawFrame,
     check_folder,
     check_pairs,
-    checked_frame_id,
     chosen_splits,
     files_in,
+    frame_id_of,
     optional_files_in,
 )
 from perception.errors import InputError
@@ -60,7 +61,7 @@ def bdd100k_frames(root: Path, split: str | None, labels_required: bool) -> Iter
         attributes = read_attributes([root / file.format(name) for file in _ATTRIBUTE_FILES])
         for stem, path in images.items():
             yield RawFrame(
-                frame_id=checked_frame_id(f"bdd100k_{stem}", path),
+                frame_id=frame_id_of(f"bdd100k_{stem}"),
                 drive_id=video_of(stem),
                 image_path=path,
                 label_path=labels.get(stem),
@@ -84,7 +85,7 @@ def read_attributes(paths: list[Path]) -> dict[str, dict[str, Any]]:
     for path in paths:
         if path.exists():
             for frame in frame_list(path):
-                found.setdefault(Path(frame["name"]).stem, _conditions(frame, path))
+                found.setdefault(named_stem(frame["name"]), _conditions(frame, path))
     return found
 
 
