@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from benchmarks.scale.gate_rows import write_table
 
 from benchmarks.duels.duel import finish, result
 from benchmarks.duels.gate_table import write_table

@@ -80,16 +80,19 @@ def judge(
     folder: Path,
     *,
     champion: Path | None = None,
+    left_out: Sequence[Json] = (),
 ) -> Json:
     """Judge an exported network on labelled frames and write into `folder` what was found; return its figures.
 
-    about: the frames' manifest rows in their order. Writes evaluation.json, frames.parquet, confusion.npy, query.json,
+    about: the frames' manifest rows in their order. left_out: path and rule of each frame that was found beside them and
+    cannot be judged. Writes evaluation.json, frames.parquet, confusion.npy, query.json,
     regions.parquet and predictions/FRAME_ID.png. Raises InputError for another test set than the pinned one.
     """
     identity = identity_of(about, parameters)
     about = _in_units(about, parameters.clip_frames)
     score = _score(frames, about, model, parameters, "evaluate", folder)
     figures = _figures(score, parameters) | {"test_set_sha256": identity, "model_sha256": file_sha256(model)}
+    figures |= _coverage(score, about, left_out)
     figures |= _failures(score, parameters)
     figures |= {"latency": latency(model, parameters), "shift": _shift(frames, about, model, parameters)}
     figures |= _against(champion, score, frames, about, parameters)
@@ -204,6 +207,16 @@ def _figures(score: "SegmentationScore", parameters: JudgeParameters) -> Json:
         "unit": f"clips of {parameters.clip_frames} frames" if parameters.clip_frames else "drives",
         "confidence": parameters.confidence,
     }
+
+
+def _coverage(score: "SegmentationScore", about: "pd.DataFrame", left_out: Sequence[Json]) -> Json:
+    """Count the frames that were found and judged, and name with its reason each that counts nowhere."""
+    blank = about.image_uri[score.frames.pixel_accuracy.isna().to_numpy()]
+    unjudged = [
+        *left_out,
+        *({"path": path, "rule": "no pixel of its label is of a class that counts"} for path in blank),
+    ]
+    return {"found": len(about) + len(left_out), "judged": len(about) - len(blank), "left_out": unjudged}
 
 
 def failed_frames(score: "SegmentationScore", parameters: JudgeParameters) -> "np.ndarray[Any, Any]":

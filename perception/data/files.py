@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 
 # Beside hidden files: what macOS' archiver, network storage and Windows put beside other people's files.
-_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+_SYSTEM_NAMES = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini")
 
 
 def is_left_behind(name: str) -> bool:
     """Tell whether a system put a file or folder of this name beside the data: ._NAME, .DS_Store, __MACOSX, ..."""
-    return name.startswith(".") or name in _SYSTEM_FOLDERS
+    return name.startswith(".") or name in _SYSTEM_NAMES
 
 
 def names_in(folder: Path, *, folders: bool = False) -> list[str]:

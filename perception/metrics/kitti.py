@@ -59,8 +59,8 @@ def kitti_ap(
 ) -> dict[str, float]:
     """Give the AP of `kind` (car, pedestrian or cyclist) by difficulty; NaN where no object counts.
 
-    labels, detections: one entry a frame. recall_positions: 40 or 11. Raises InputError for other values and for
-    detections that are no numbers.
+    labels, detections: one entry a frame. recall_positions: 40 or 11. Raises InputError for other values and for detections
+    that are no numbers.
     """
     if kind not in LEAST_OVERLAP or recall_positions not in (11, 40) or len(labels) != len(detections):
         raise InputError(

@@ -329,7 +329,9 @@ def batch_logits(network: nn.Module, batch: Batch) -> Tensor:
     with evaluation_mode(network):
         logits: Tensor = network(batch.images.to(next(network.parameters()).device))
     if not torch.isfinite(logits).all():
-        raise InputError("the network gives NaN or infinity, which no class is; train it again with a lower learning rate")
+        raise InputError(
+            "the network gives NaN or infinity, which no class is; train it again with a lower learning rate"
+        )
     return logits
 
 

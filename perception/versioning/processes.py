@@ -15,11 +15,13 @@ from urllib.parse import unquote
 from perception.errors import InputError, Unreachable
 
 REMOTE_NAME = "store"
-# Set by git around hooks; inherited, they would point our commands at somebody else's repository.
-_GIT_LOCATION_VARIABLES = (
-    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"),
-    *("GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE", "GIT_QUARANTINE_PATH"),
+# What of git's settings reaches our children: how to get at a server, and with which key to sign. Anything else (hooks, filters,
+# templates, formats, orders, places of repositories) would change what our commands do or print.
+_USERS_VARIABLES = re.compile("GIT_(ASKPASS|SSH|SSH_COMMAND|SSH_VARIANT|SSL_.*|PROXY_.*)")
+_USERS_SETTINGS = re.compile(
+    r"(credential|http|https|ssh|gpg|url)\..*|core\.(askpass|gitproxy|sshcommand)|user\.signingkey|(commit|tag)\.gpgsign"
 )
+
 # What git says when a server did not answer or failed, in the words of git and of libcurl.
 _PASSING = re.compile(
     rb"Could not resolve host|Temporary failure in name resolution|Failed to connect|Couldn't connect|Connection refused|"
@@ -69,31 +71,53 @@ def git_at(folder: Path, registry: str | Path, author: Author | None = None) -> 
 
 
 def _environment(scratch: Path, author: Author, url: str) -> dict[str, str]:
-    """Give the environment of git children: no prompt, nothing written outside `scratch`.
+    """Return the environment of git children: no prompt, nothing written outside `scratch`, settings of our own.
 
-    Credentials stay where the surroundings put them (AWS_*, GIT_ASKPASS, the user's own git configuration).
+    url: of the one repository that they work on; in a folder it is trusted, whoever owns it. Credentials stay where the
+    surroundings put them (AWS_*, GIT_ASKPASS), and so does what git's configuration says of servers and keys. Raises InputError
+    for one that git cannot read.
     """
-    own = {name: value for name, value in os.environ.items() if name not in _GIT_LOCATION_VARIABLES}
-    user_config = Path(own["HOME"]) / ".gitconfig" if own.get("HOME") else None
-    if own.get("GIT_CONFIG_GLOBAL"):
-        user_config = Path(own["GIT_CONFIG_GLOBAL"])
-    lines = [f"[include]\n\tpath = {json.dumps(str(user_config))}\n"] if user_config and user_config.is_file() else []
-    if url.startswith("file://"):
-        # A volume may belong to another user id than this process; only this one registry is trusted.
-        lines.append(f"[safe]\n\tdirectory = {json.dumps(unquote(url.removeprefix('file://')))}\n")
-    configuration = scratch / "gitconfig"
-    configuration.write_text("".join(lines))
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    own |= {name: value for name, value in os.environ.items() if _USERS_VARIABLES.fullmatch(name)}
+    own |= {"GIT_CEILING_DIRECTORIES": str(scratch.parent), "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "TZ": "UTC"}
     own.setdefault("HOME", str(scratch))
-    own |= {
+    settings = _users_settings(scratch, own)
+    if url.startswith("file://"):
+        # Rewritten addresses are for servers. A volume may belong to another user id than this process.
+        settings = [(name, value) for name, value in settings if not name.startswith("url.")]
+        settings.append(("safe.directory", unquote(url.removeprefix("file://"))))
+    configuration = scratch / "gitconfig"
+    lines = "".join(_setting(name, value) for name, value in settings)
+    configuration.write_bytes(lines.encode(errors="surrogateescape"))
+    return own | {
         "GIT_CONFIG_GLOBAL": str(configuration),
-        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_AUTHOR_NAME": author.name,
         "GIT_AUTHOR_EMAIL": author.email,
         "GIT_COMMITTER_NAME": author.name,
         "GIT_COMMITTER_EMAIL": author.email,
-        "LC_ALL": "C",
     }
-    return own
+
+
+def _users_settings(scratch: Path, environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List the settings of the machine, the user and the surroundings that reach our children, the last of a name counts."""
+    given = {name: value for name, value in os.environ.items() if name.startswith("GIT_CONFIG")}
+    command = ["git", "config", "--list", "--includes", "-z"]
+    done = subprocess.run(command, cwd=scratch, env={**environment, **given}, capture_output=True, check=False)
+    if done.returncode:
+        raise InputError(f"git's configuration cannot be read: {last_words(done.stderr, 1)}; correct it")
+    lines = done.stdout.decode(errors="surrogateescape").split("\0")
+    parts = (line.partition("\n") for line in lines)
+    pairs = [(name, value if separator else "true") for name, separator, value in parts]  # a name alone says yes
+    return [(name, value) for name, value in pairs if _USERS_SETTINGS.fullmatch(name)]
+
+
+def _setting(name: str, value: str) -> str:
+    """Write one setting as a git configuration file holds it; git lists a name as section.subsection.key."""
+    section, _, rest = name.partition(".")
+    subsection, _, key = rest.rpartition(".")
+    within = f" {json.dumps(subsection, ensure_ascii=False)}" if subsection else ""
+    return f"[{section}{within}]\n\t{key} = {json.dumps(value, ensure_ascii=False)}\n"
 
 
 def run_git(

@@ -18,6 +18,7 @@ from components.stage.records import log
 from perception.errors import InputError
 
 RESULT = "evaluation.json"
+LEFT_OUT_SHOWN = 8  # lines of the printed table
 
 
 def evaluate_folder(
@@ -57,15 +58,18 @@ def evaluate_folder(
     settings = LoadSettings(height_px=parameters.height_px, width_px=parameters.width_px, taxonomy=parameters.taxonomy)
     try:
         reader = open_reader(format) if format else recognise_format(data, part or None)
-        frames = FolderFrames(reader, list(reader.frames(data, part or None, False)), settings)
+        found = list(reader.frames(data, part or None, False))
+        frames, broken = FolderFrames(reader, found, settings).without_broken()
     except OSError as error:
         raise InputError(
             f"{error.filename or data}: {error.strerror}; make it readable, or name another place"
         ) from None
-    log(f"{model.name} on {len(frames)} labelled frames of {data} ({reader.name})")
+    left_out = [{"path": frame.image_name, "rule": "has no label"} for frame in found if frame.label_path is None]
+    left_out += [{"path": str(each.path), "rule": each.rule} for each in broken]
+    log(f"{model.name} on {len(frames)} of {len(found)} frames of {data} ({reader.name})")
     working = _working_folder(out)
     try:
-        figures = judge(frames, frames.about(), model, parameters, working, champion=champion)
+        figures = judge(frames, frames.about(), model, parameters, working, champion=champion, left_out=left_out)
         page = render_evaluation(
             figures, load_taxonomy(parameters.taxonomy), working, frames, f"{model.name} on {data.name}", reader.name
         )
@@ -195,13 +199,23 @@ def figures_table(figures: Mapping[str, Any], out: Path) -> str:
     if known:
         rows.append(("worst slice", f"{known[0]['name']}: {_three(known[0]['miou'])}{_between(known[0]['interval'])}"))
     failed = (
-        f"{figures['failures']} of {figures['frames']}, at most {figures['failure_rate_upper_95']:.3f} of such frames"
+        f"{figures['failures']} of {figures['judged']}, at most {figures['failure_rate_upper_95']:.3f} of such frames"
     )
     promotion = figures["promotion"]
+    rows += _frame_rows(figures)
     rows += [("failed frames", failed), ("decision", f"{promotion['decision']}: {promotion['reason']}")]
     rows += [("report", str(out / "report.html"))]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _frame_rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say how many frames were found, judged and left out, and of the first of those why."""
+    left_out = figures["left_out"]
+    counted = f"{figures['found']} found, {figures['judged']} judged, {len(left_out)} left out"
+    shown = [("left out", f"{each['path']}: {each['rule']}") for each in left_out[:LEFT_OUT_SHOWN]]
+    more = len(left_out) - len(shown)
+    return [("frames", counted), *shown, *([("", f"and {more} more, all in {RESULT}")] if more else [])]
 
 
 def _three(value: float | None) -> str:

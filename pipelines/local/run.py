@@ -22,10 +22,12 @@ from components.stage.learning import COMMIT_VARIABLE
 from components.stage.program import EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
 from components.stage.records import RECORDS_VARIABLE, read_records
 from components.stage.registry import all_stages
+from components.stage.surroundings import own_environment
 from components.stage.usage import Usage
 from components.stage.warm import warm_processes
 from perception.data.files import replace_file
 from perception.errors import InputError
+from perception.versioning.processes import git_at, scratch_folder
 from pipelines.graph import NEWS, NOTHING_NEW, Graph, Task
 from pipelines.local.dvc_file import dvc_file, folder_of, outputs_of
 from pipelines.local.source_hash import source_hashes
@@ -181,12 +183,16 @@ def _dvc(run: Path, *arguments: str, environment: Mapping[str, str]) -> "subproc
 def _environment(run: Path) -> dict[str, str]:
     here = str(Path(sys.executable).parent)
     return {
-        **os.environ,
+        **own_environment(os.environ),
         "PATH": here + os.pathsep + os.environ.get("PATH", ""),  # dvc.yaml says `python`: the one that runs us
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         RECORDS_VARIABLE: str(run / "records"),
         COMMIT_VARIABLE: code_commit(),
         "DVC_NO_ANALYTICS": "1",
+        # No settings lie there: the user's and the machine's do not count.
+        "DVC_GLOBAL_CONFIG_DIR": str(run / ".dvc" / "tmp"),
+        "DVC_SYSTEM_CONFIG_DIR": str(run / ".dvc" / "tmp"),
+        "DVC_SITE_CACHE_DIR": str(run / ".dvc" / "tmp" / "site"),
         "CI": "1",  # DVC then looks for no update
         # Large tensors come and go in training; keeping their memory saves a tenth to a third of the time of a step.
         "MALLOC_MMAP_THRESHOLD_": str(2**32),
@@ -197,7 +203,9 @@ def _environment(run: Path) -> dict[str, str]:
 def code_commit() -> str:
     """Return the commit of the code, marked where files differ from it; empty outside a git checkout."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=-changed", "--exclude=*"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    with scratch_folder() as scratch:
+        environment = dict(git_at(scratch, ROOT).environment)
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout.strip()
 
 
 @contextlib.contextmanager

@@ -211,7 +211,7 @@ def test_coco_comes_back_and_pycocotools_reads_it(tmp_path: Path) -> None:
         theirs = coco.COCO(str(tmp_path / "again.json"))
     assert {each["name"] for each in theirs.cats.values()} == {"person", "car"} and len(theirs.anns) == 2
     mask = theirs.annToMask(theirs.anns[2])
-    assert mask.sum() == 4 and mask[2:, 1:3].all()
+    assert mask.sum() == 4 and mask[2:4, 1:3].all()
     with pytest.raises(InputError, match=r"must lie in .*elsewhere and have a size"):
         write_coco(read, tmp_path / "again.json", tmp_path / "elsewhere")
 
