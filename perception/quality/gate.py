@@ -396,15 +396,14 @@ def _sources(part: pd.DataFrame) -> frozenset[str]:
 def _finding(
     entry: Expectation, result: Any, part: pd.DataFrame, sources: frozenset[str], not_checked: list[NotChecked]
 ) -> _Finding | None:
-    problem = _exception(result.exception_info)
+    problem, outcome = _exception(result.exception_info), result.result.get("outcome")
     if problem is not None:
         return _Finding(observed=f"could not be applied: {problem}", sources=sources)
-    outcome = result.result.get("outcome")
-    if isinstance(outcome, Outcome):
-        if outcome.evaluated == 0:
-            return _empty(entry, len(part), not_checked)
-        return None if outcome.success else _own_finding(outcome, part, sources)
-    return None if result.success else _core_finding(entry, result.result, part, sources)
+    if isinstance(outcome, Outcome) and outcome.evaluated == 0:
+        return _empty(entry, len(part), not_checked)
+    if result.success:
+        return None
+    return _own_finding(outcome, part, sources) if outcome else _core_finding(entry, result.result, part, sources)
 
 
 def _exception(info: Mapping[str, Any]) -> str | None:

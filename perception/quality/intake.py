@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ PROFILE = {
     "dhash": "text",
     "*": "number?",
 }
+_Ledger = dict[str, list[dict[str, Any]]]  # rows of each table of an intake
 _KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
 
 
@@ -65,12 +66,14 @@ class Intake:
     oracle: pd.DataFrame  # columns of ORACLE: labels that stay hidden until their frame is selected
 
 
-@dataclass
-class _Ledger:
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    facts: list[dict[str, Any]] = field(default_factory=list)
-    hidden: list[dict[str, Any]] = field(default_factory=list)
-    rejected: list[dict[str, Any]] = field(default_factory=list)
+def _nothing() -> Intake:
+    """Return the intake of no frame: tables with their columns and no row."""
+    return Intake(
+        manifest=empty_manifest(),
+        profile=pd.DataFrame(columns=list(PROFILE)[:-1]),
+        rejected=pd.DataFrame(columns=list(REJECTED)),
+        oracle=pd.DataFrame(columns=list(ORACLE)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,21 +101,17 @@ def admit_frames(
     not on what it shows. A broken frame, or one with a broken label, is listed and left out; whether too many are is
     for `gather_frames` to say, which sees the whole source.
     """
-    ledger, counted = _Ledger(), load_taxonomy(settings.taxonomy)
+    nothing, counted = _nothing(), load_taxonomy(settings.taxonomy)
+    ledger: _Ledger = {each.name: [] for each in fields(Intake)}
     for done, arrival in enumerate(arrivals, start=1):
         try:
             _admit(arrival, store, ledger, settings, counted)
         except BadFrame as bad:
             named = {"source": settings.source, "path": str(bad.path), "frame_id": arrival.facts.frame_id}
-            ledger.rejected.append(named | {"rule": bad.rule, "remedy": bad.remedy})
+            ledger["rejected"].append(named | {"rule": bad.rule, "remedy": bad.remedy})
         if progress:
             progress(done, count)
-    return Intake(
-        manifest=pd.DataFrame(ledger.rows) if ledger.rows else empty_manifest(),
-        profile=pd.DataFrame(ledger.facts) if ledger.facts else pd.DataFrame(columns=list(PROFILE)[:-1]),
-        rejected=pd.DataFrame(ledger.rejected, columns=list(REJECTED)),
-        oracle=pd.DataFrame(ledger.hidden, columns=list(ORACLE)),
-    )
+    return Intake(**{name: pd.DataFrame(rows) if rows else getattr(nothing, name) for name, rows in ledger.items()})
 
 
 def write_frames_folder(intake: Intake, folder: Path) -> None:
@@ -125,16 +124,11 @@ def write_frames_folder(intake: Intake, folder: Path) -> None:
 
 def join_intakes(intakes: Sequence[Intake]) -> Intake:
     """Return several intakes as one; none give an empty one. A label drop's frame takes the place of the same frame as footage."""
-    empty = Intake(
-        manifest=empty_manifest(),
-        profile=pd.DataFrame(columns=list(PROFILE)[:-1]),
-        rejected=pd.DataFrame(columns=list(REJECTED)),
-        oracle=pd.DataFrame(columns=list(ORACLE)),
-    )
+    nothing = _nothing()
 
     def joined(name: str) -> pd.DataFrame:
         tables: list[pd.DataFrame] = [table for each in intakes if len(table := getattr(each, name))]
-        return pd.concat(tables, ignore_index=True) if tables else getattr(empty, name)
+        return pd.concat(tables, ignore_index=True) if tables else getattr(nothing, name)
 
     return _without_superseded(Intake(**{each.name: joined(each.name) for each in fields(Intake)}))
 
@@ -298,9 +292,9 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSett
             "label_source": "none"
         }
         if reference is not None:
-            ledger.hidden.append(named | reference)
-    ledger.rows.append(row)
-    ledger.facts.append(named | {"image_sha256_actual": image_blob.sha256, "decode_ok": True} | facts)
+            ledger["oracle"].append(named | reference)
+    ledger["manifest"].append(row)
+    ledger["profile"].append(named | {"image_sha256_actual": image_blob.sha256, "decode_ok": True} | facts)
 
 
 def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
