@@ -147,11 +147,10 @@ def judge_folders(
     suite = load_suite(suite_name)
     parameters = dict(bounds)
     for folder in folders:
-        for name, value in _folder_parameters(folder).items():
+        given = folder / PARAMETERS_FILE
+        for name, value in read_record(given, dict[str, Any]).items() if given.exists() else ():
             if name in parameters and parameters[name] != value:
-                raise InputError(
-                    f"{folder / PARAMETERS_FILE}: {name} is {value!r}, elsewhere {parameters[name]!r}; give it once"
-                )
+                raise InputError(f"{given}: {name} is {value!r}, elsewhere {parameters[name]!r}; give it once")
             parameters[name] = value
     table = pd.concat([read_table(folder / suite.file, {}) for folder in folders], ignore_index=True)
     _check_columns(suite, table, parameters, folders[0] / suite.file)
@@ -207,11 +206,6 @@ def verdict_page(verdict: Verdict) -> str:
             "",
         ]
     return "\n".join(lines)
-
-
-def _folder_parameters(folder: Path) -> dict[str, Any]:
-    path = folder / PARAMETERS_FILE
-    return read_record(path, dict[str, Any]) if path.exists() else {}
 
 
 def _day(today: str) -> date:
