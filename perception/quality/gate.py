@@ -20,7 +20,7 @@ from perception.errors import InputError
 from perception.quality.checks import SHOWN, Outcome
 from perception.quality.suites import Expectation, Rows, Suite, bind, load_suite, needed_parameters, substitute
 from perception.quality.vocabulary import FORMS, in_words
-from perception.quality.waivers import WAIVERS_FILE, Waiver, find_waiver, load_waivers
+from perception.quality.waivers import Waiver, find_waiver, load_waivers
 
 PARAMETERS_FILE = "gate_parameters.json"
 DECISIONS = ("pass", "warn", "refuse")
@@ -134,7 +134,6 @@ def judge_folders(
     *,
     applies_to: Collection[str] = (),
     today: str = "",
-    waivers_file: Path = WAIVERS_FILE,
 ) -> Verdict:
     """Judge the tables that a stage wrote, together, by a shipped suite and the shipped waivers.
 
@@ -154,7 +153,7 @@ def judge_folders(
             parameters[name] = value
     table = pd.concat([read_table(folder / suite.file, {}) for folder in folders], ignore_index=True)
     _check_columns(suite, table, parameters, folders[0] / suite.file)
-    return judge(suite, table, parameters, load_waivers(waivers_file), _day(today), applies_to=applies_to)
+    return judge(suite, table, parameters, load_waivers(), _day(today), applies_to=applies_to)
 
 
 def _check_columns(suite: Suite, table: pd.DataFrame, parameters: Mapping[str, Any], path: Path) -> None:

@@ -15,6 +15,8 @@ from urllib.parse import unquote
 from perception.errors import InputError, Unreachable
 
 REMOTE_NAME = "store"
+PROGRAM = "Nightdrive"  # author and committer of what a program commits
+_MAIL = "nightdrive@localhost"  # no mail is ever sent
 # Set by git around hooks; inherited, they would point our commands at somebody else's repository.
 _GIT_LOCATION_VARIABLES = (
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"),
@@ -30,19 +32,6 @@ _PASSING = re.compile(
 
 class RegistryError(Unreachable):
     """Report that git or the remote failed for a reason that may pass: the same call may be made again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Author:
-    """Who commits to the registry when a program does."""
-
-    name: str = "Nightdrive"  # shown as author and committer
-    email: str = "nightdrive@localhost"  # no mail is ever sent
-
-    def __post_init__(self) -> None:
-        for what, value in (("name", self.name), ("email", self.email)):
-            if not value.strip() or any(c in value for c in "<>\n\r\0"):
-                raise InputError(f"author {what}={value!r} must not be empty or hold < > or line breaks")
 
 
 @dataclass(frozen=True)
@@ -62,13 +51,13 @@ def git_url(registry: str | Path) -> str:
     return Path(text).absolute().as_uri()
 
 
-def git_at(folder: Path, registry: str | Path, author: Author | None = None) -> Clone:
-    """Return a folder as the place where git children work for a registry, told who commits."""
+def git_at(folder: Path, registry: str | Path) -> Clone:
+    """Return a folder as the place where git children work for a registry."""
     url = git_url(registry)
-    return Clone(folder, _environment(folder, author or Author(), url), url)
+    return Clone(folder, _environment(folder, url), url)
 
 
-def _environment(scratch: Path, author: Author, url: str) -> dict[str, str]:
+def _environment(scratch: Path, url: str) -> dict[str, str]:
     """Give the environment of git children: no prompt, nothing written outside `scratch`.
 
     Credentials stay where the surroundings put them (AWS_*, GIT_ASKPASS, the user's own git configuration).
@@ -87,10 +76,8 @@ def _environment(scratch: Path, author: Author, url: str) -> dict[str, str]:
     own |= {
         "GIT_CONFIG_GLOBAL": str(configuration),
         "GIT_TERMINAL_PROMPT": "0",
-        "GIT_AUTHOR_NAME": author.name,
-        "GIT_AUTHOR_EMAIL": author.email,
-        "GIT_COMMITTER_NAME": author.name,
-        "GIT_COMMITTER_EMAIL": author.email,
+        **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), PROGRAM),
+        **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), _MAIL),
         "LC_ALL": "C",
     }
     return own
@@ -138,19 +125,14 @@ def scratch_folder(parent: Path | None = None, prefix: str = "nightdrive-") -> I
 
 @contextmanager
 def shallow_clone(
-    registry: str | Path,
-    author: Author | None = None,
-    *,
-    branch: str = "main",
-    scratch: Path | None = None,
-    depth: int | None = 1,
+    registry: str | Path, *, branch: str = "main", scratch: Path | None = None, depth: int | None = 1
 ) -> Iterator[Clone]:
     """Clone one branch or tag of a registry without a working tree; the clone is removed afterwards.
 
     Raises InputError when the registry or the branch cannot be read, RegistryError when its server does not answer.
     """
     with scratch_folder(scratch) as folder:
-        start = git_at(folder, registry, author)
+        start = git_at(folder, registry)
         options = ["--quiet", "--no-checkout", "--template=", "--branch", branch]
         options += ["--depth", str(depth), "--no-tags"] if depth else []
         done = run_git(start, "clone", *options, "--", start.url, "clone", check=False)

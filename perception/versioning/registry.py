@@ -24,7 +24,7 @@ from perception.data.manifest import read_manifest
 from perception.data.tables import read_record
 from perception.errors import InputError
 from perception.versioning.processes import (
-    Author,
+    PROGRAM,
     Clone,
     RegistryError,
     git_text,
@@ -140,7 +140,6 @@ def publish(
     *,
     parent: str | None = None,
     facts: Mapping[str, str] | None = None,
-    author: Author | None = None,
     scratch: Path | None = None,
 ) -> Version:
     """Publish a frames folder as a data version; the same call again returns the same version and uploads nothing.
@@ -161,10 +160,10 @@ def publish(
     if remote_tags(registry, tag):
         return _already_published(registry, tag, manifest_sha256)
     summary = _manifest_summary(frames_folder / MANIFEST)
-    declared, author = frames_folder / "version.json", author or Author()
+    declared = frames_folder / "version.json"
     if not parent and declared.is_file():
         parent = read_record(declared, Identity)["parent"]
-    with shallow_clone(registry, author, scratch=scratch) as clone:
+    with shallow_clone(registry, scratch=scratch) as clone:
         if parent and (not re.fullmatch(TAG_RULE, parent) or not read_committed(clone, f"{run_folder(parent)}/{RUN}")):
             raise InputError(
                 f"parent {parent} is not a version of registry {registry}; publish it first or name another"
@@ -177,7 +176,7 @@ def publish(
         record = {
             "tag": tag,
             "run": run,
-            "published_by": author.name,
+            "published_by": PROGRAM,
             "manifest_sha256": manifest_sha256,
             "files_sha256": files_sha256,
             "parent": parent,
