@@ -20,7 +20,7 @@ from perception.errors import InputError
 from perception.quality.checks import SHOWN, Outcome
 from perception.quality.suites import Expectation, Rows, Suite, bind, load_suite, needed_parameters, substitute
 from perception.quality.vocabulary import FORMS, in_words
-from perception.quality.waivers import WAIVERS_FILE, Waiver, find_waiver, load_waivers
+from perception.quality.waivers import Waiver, find_waiver, load_waivers
 
 PARAMETERS_FILE = "gate_parameters.json"
 DECISIONS = ("pass", "warn", "refuse")
@@ -134,7 +134,6 @@ def judge_folders(
     *,
     applies_to: Collection[str] = (),
     today: str = "",
-    waivers_file: Path = WAIVERS_FILE,
 ) -> Verdict:
     """Judge the tables that a stage wrote, together, by a shipped suite and the shipped waivers.
 
@@ -147,15 +146,14 @@ def judge_folders(
     suite = load_suite(suite_name)
     parameters = dict(bounds)
     for folder in folders:
-        for name, value in _folder_parameters(folder).items():
+        given = folder / PARAMETERS_FILE
+        for name, value in read_record(given, dict[str, Any]).items() if given.exists() else ():
             if name in parameters and parameters[name] != value:
-                raise InputError(
-                    f"{folder / PARAMETERS_FILE}: {name} is {value!r}, elsewhere {parameters[name]!r}; give it once"
-                )
+                raise InputError(f"{given}: {name} is {value!r}, elsewhere {parameters[name]!r}; give it once")
             parameters[name] = value
     table = pd.concat([read_table(folder / suite.file, {}) for folder in folders], ignore_index=True)
     _check_columns(suite, table, parameters, folders[0] / suite.file)
-    return judge(suite, table, parameters, load_waivers(waivers_file), _day(today), applies_to=applies_to)
+    return judge(suite, table, parameters, load_waivers(), _day(today), applies_to=applies_to)
 
 
 def _check_columns(suite: Suite, table: pd.DataFrame, parameters: Mapping[str, Any], path: Path) -> None:
@@ -207,11 +205,6 @@ def verdict_page(verdict: Verdict) -> str:
             "",
         ]
     return "\n".join(lines)
-
-
-def _folder_parameters(folder: Path) -> dict[str, Any]:
-    path = folder / PARAMETERS_FILE
-    return read_record(path, dict[str, Any]) if path.exists() else {}
 
 
 def _day(today: str) -> date:

@@ -119,7 +119,9 @@ def write_frames_folder(intake: Intake, folder: Path) -> None:
     write_manifest(intake.manifest, folder / "manifest.parquet")
     for name in ("profile", "rejected", "oracle"):
         table: pd.DataFrame = getattr(intake, name)
-        _sorted(table).to_parquet(folder / f"{name}.parquet", index=False)
+        keys = [column for column in ("frame_id", "path") if column in table]
+        table = table.sort_values(keys, ignore_index=True) if len(table) else table
+        table.to_parquet(folder / f"{name}.parquet", index=False)
 
 
 def join_intakes(intakes: Sequence[Intake]) -> Intake:
@@ -347,8 +349,3 @@ def _reveal_first(intake: Intake, name: str, count: int, store: Store, taxonomy:
     profile = profile_labels(revealed, intake.profile, store, taxonomy)
     hidden = intake.oracle[~intake.oracle.frame_id.isin(drawn.frame_id)]
     return replace(intake, manifest=pd.concat([revealed, others], ignore_index=True), profile=profile, oracle=hidden)
-
-
-def _sorted(table: pd.DataFrame) -> pd.DataFrame:
-    keys = [column for column in ("frame_id", "path") if column in table]
-    return table.sort_values(keys, ignore_index=True) if len(table) else table

@@ -106,25 +106,18 @@ def _bar_svg(bar: Bar, maximum: float, described: str) -> Markup:
     )
 
 
-def grouped_bars(
-    groups: Sequence[Group],
-    series: Sequence[str],
-    *,
-    title: str,
-    maximum: float,
-    number: Callable[[float], str] = percent,
-) -> Markup:
+def grouped_bars(groups: Sequence[Group], series: Sequence[str], *, title: str, maximum: float) -> Markup:
     """Draw groups of bars with a legend, one bar a series in each group, as one table.
 
     Each group's values follow the order of series. A value of None says "not measured".
     """
-    rows = Markup("").join(_group_row(group, series, maximum, number) for group in groups)
+    rows = Markup("").join(_group_row(group, series, maximum) for group in groups)
     return Markup('{}<table class="bars grouped"><caption>{}</caption><tbody>{}</tbody></table>').format(
         legend(series), title, rows
     )
 
 
-def _group_row(group: Group, series: Sequence[str], maximum: float, number: Callable[[float], str]) -> Markup:
+def _group_row(group: Group, series: Sequence[str], maximum: float) -> Markup:
     assert len(group.values) == len(series), "one value a series"
     height = 9 * len(series) - 2
     shapes = [
@@ -134,7 +127,7 @@ def _group_row(group: Group, series: Sequence[str], maximum: float, number: Call
         for index, value in enumerate(group.values)
         if _measured(value)
     ]
-    figures = [number(value) if _measured(value) else NOT_MEASURED for value in group.values]
+    figures = [percent(value) if _measured(value) else NOT_MEASURED for value in group.values]
     described = f"{group.label}: " + ", ".join(f"{name} {figure}" for name, figure in zip(series, figures, strict=True))
     svg = Markup('<svg role="img" width="100%" height="{}"><title>{}</title>{}</svg>').format(
         height, described, Markup("").join(shapes)
@@ -157,14 +150,7 @@ def legend(series: Sequence[str]) -> Markup:
     return Markup('<ul class="legend">{}</ul>').format(entries)
 
 
-def line_chart(
-    series: Sequence[Series],
-    *,
-    title: str,
-    x_label: str,
-    number: Callable[[float], str] = "{:g}".format,
-    height_px: int = 150,
-) -> Markup:
+def line_chart(series: Sequence[Series], *, title: str, x_label: str) -> Markup:
     """Draw lines over a common x axis with round ticks; says "not measured" when there is no finite point."""
     lines = [(each.name, [p for p in each.points if math.isfinite(p[0]) and math.isfinite(p[1])]) for each in series]
     points = [point for _, line in lines for point in line]
@@ -172,25 +158,25 @@ def line_chart(
         return Markup('<p class="unmeasured">{}: {}</p>').format(title, NOT_MEASURED)
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     ticks = round_ticks(min(y for _, y in points), max(y for _, y in points))
-    shapes = [_grid_line(tick, ticks, number) for tick in ticks]
+    shapes = [_grid_line(tick, ticks) for tick in ticks]
     shapes.append(_polylines([line for _, line in lines], (x_low, x_high), (ticks[0], ticks[-1])))
     shapes += [
         Markup('<text class="axis" x="0" y="100%" dy="16">{}</text>').format(f"{x_label} {x_low:g}"),
         Markup('<text class="axis" x="100%" y="100%" dy="16" text-anchor="end">{}</text>').format(f"{x_high:g}"),
     ]
-    drawing = Markup('<svg role="img" class="plot" width="100%" height="{}"><title>{}</title>{}</svg>').format(
-        height_px, title, Markup("").join(shapes)
+    drawing = Markup('<svg role="img" class="plot" width="100%" height="150"><title>{}</title>{}</svg>').format(
+        title, Markup("").join(shapes)
     )
     names = legend([name for name, _ in lines]) if len(lines) > 1 else ""
     return Markup('<figure class="lines"><figcaption>{}</figcaption>{}{}</figure>').format(title, names, drawing)
 
 
-def _grid_line(tick: float, ticks: Sequence[float], number: Callable[[float], str]) -> Markup:
+def _grid_line(tick: float, ticks: Sequence[float]) -> Markup:
     where = f"{100.0 * (1.0 - (tick - ticks[0]) / (ticks[-1] - ticks[0])):.2f}%"
     return Markup(
         '<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>'
         '<text class="axis" x="-8" y="{0}" dy="4" text-anchor="end">{1}</text>'
-    ).format(where, number(tick))
+    ).format(where, f"{tick:g}")
 
 
 def _polylines(

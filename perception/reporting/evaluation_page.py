@@ -37,17 +37,13 @@ def render_evaluation(
     """
     table = read_table(folder / "frames.parquet", TESTED_COLUMNS)
     number = {frame_id: index for index, frame_id in enumerate(table.frame_id)}
-    tested = tested_frames(
-        table,
-        folder / "predictions",
-        lambda frame_id: frames.full_label(number[frame_id]),
-        lambda frame_id: frames.full_image(number[frame_id]),
-    )
-    clusters = failure_clusters(
-        read_table(folder / "regions.parquet", REGION_COLUMNS),
-        figures["failure_clusters"],
-        lambda frame_id: frames.full_image(number[frame_id]),
-    )
+
+    def image(frame_id: str) -> Picture:
+        return frames.full_image(number[frame_id])
+
+    tested = tested_frames(table, folder / "predictions", lambda frame_id: frames.full_label(number[frame_id]), image)
+    regions = read_table(folder / "regions.parquet", REGION_COLUMNS)
+    clusters = failure_clusters(regions, figures["failure_clusters"], image)
     environment = page.template_environment()
     shown = {"title": title, "format": format, "taxonomy": taxonomy, "e": figures, "clusters": clusters}
     shown |= {"frames": tested}

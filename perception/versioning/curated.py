@@ -224,7 +224,7 @@ def _write_tables(
     return built
 
 
-def restore_blobs(folder: Path, store: Store, progress: Callable[[int, int], None] | None = None) -> int:
+def restore_blobs(folder: Path, store: Store) -> int:
     """Put every blob of a fetched version into a store, checked against its address; gives the number of frames.
 
     With this a version alone, without the store it was made from, is enough to train again.
@@ -248,8 +248,6 @@ def restore_blobs(folder: Path, store: Store, progress: Callable[[int, int], Non
             raise InputError(
                 f"{path} lacks frame {min(wanted)}, which {MEMBERS} says it holds; fetch the version again"
             )
-        if progress:
-            progress(done, len(frames))
     return done
 
 

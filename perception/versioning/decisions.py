@@ -23,7 +23,7 @@ from perception.versioning.models import (
     store_model,
     stored_model_at,
 )
-from perception.versioning.processes import Author, Clone, git_text, read_committed, shallow_clone
+from perception.versioning.processes import Clone, git_text, read_committed, shallow_clone
 from perception.versioning.records import Version, json_bytes
 from perception.versioning.repository import push_commit, read_pointer, trailers
 
@@ -157,7 +157,6 @@ def release_champion(
     name: str,
     reason: str,
     facts: Mapping[str, str] | None = None,
-    author: Author | None = None,
 ) -> Champion:
     """Release a network that no night proposed: keep its files on the remote and point champion.json at them.
 
@@ -165,7 +164,7 @@ def release_champion(
     Raises InputError for a model without files or an unknown version.
     """
     version, people, why = resolved(registry, revision), _people([name]), _reason(reason)
-    with shallow_clone(registry, author) as clone:
+    with shallow_clone(registry) as clone:
         stored, stored_files = store_model(clone, model, version, facts)
         released = Champion(**asdict(stored), names=people, reason=why)
 

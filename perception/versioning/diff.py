@@ -105,12 +105,12 @@ def diff_manifests(base: pd.DataFrame, head: pd.DataFrame) -> VersionDiff:
 
 def diff_files(base: Path, head: Path) -> VersionDiff:
     """Compare two manifest files, reading only the columns that are compared."""
-    return diff_manifests(_read(base), _read(head))
 
+    def read(path: Path) -> pd.DataFrame:
+        stored = pq.read_schema(path).names if path.is_file() else []
+        return read_manifest(path, columns=[*_COMPARED, *(name for name in stored if name.startswith("px_"))])
 
-def _read(path: Path) -> pd.DataFrame:
-    stored = pq.read_schema(path).names if path.is_file() else []
-    return read_manifest(path, columns=[*_COMPARED, *(name for name in stored if name.startswith("px_"))])
+    return diff_manifests(read(base), read(head))
 
 
 def _table(frames: pd.DataFrame, which: str) -> pa.Table:

@@ -15,7 +15,7 @@ from typing import Any
 
 from perception.data.files import paths_below
 from perception.errors import InputError
-from perception.versioning.processes import Author, Clone, read_committed, shallow_clone
+from perception.versioning.processes import Clone, read_committed, shallow_clone
 from perception.versioning.records import Version, json_bytes, run_folder
 from perception.versioning.registry import resolve
 from perception.versioning.remote import (
@@ -70,7 +70,6 @@ def propose(
     *,
     model: Path | None = None,
     facts: Mapping[str, str] | None = None,
-    author: Author | None = None,
 ) -> Proposal:
     """Record what a night found out about its version, and keep the network that it trained; releases nothing.
 
@@ -78,7 +77,7 @@ def propose(
     Raises InputError for an unknown version or a network without files.
     """
     version = resolved(registry, revision)
-    with shallow_clone(registry, author) as clone:
+    with shallow_clone(registry) as clone:
         stored, files = store_model(clone, model, version, facts) if model else (None, {})
         proposal = Proposal(
             tag=version.tag,

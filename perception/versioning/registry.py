@@ -17,14 +17,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from perception.data.files import file_sha256
 from perception.data.manifest import read_manifest
 from perception.data.tables import read_record
 from perception.errors import InputError
 from perception.versioning.processes import (
-    Author,
+    PROGRAM,
     Clone,
     RegistryError,
     git_text,
@@ -140,7 +140,6 @@ def publish(
     *,
     parent: str | None = None,
     facts: Mapping[str, str] | None = None,
-    author: Author | None = None,
     scratch: Path | None = None,
 ) -> Version:
     """Publish a frames folder as a data version; the same call again returns the same version and uploads nothing.
@@ -161,8 +160,10 @@ def publish(
     if remote_tags(registry, tag):
         return _already_published(registry, tag, manifest_sha256)
     summary = _manifest_summary(frames_folder / MANIFEST)
-    parent, author = parent or _declared_parent(frames_folder), author or Author()
-    with shallow_clone(registry, author, scratch=scratch) as clone:
+    declared = frames_folder / "version.json"
+    if not parent and declared.is_file():
+        parent = read_record(declared, Identity)["parent"]
+    with shallow_clone(registry, scratch=scratch) as clone:
         if parent and (not re.fullmatch(TAG_RULE, parent) or not read_committed(clone, f"{run_folder(parent)}/{RUN}")):
             raise InputError(
                 f"parent {parent} is not a version of registry {registry}; publish it first or name another"
@@ -175,7 +176,7 @@ def publish(
         record = {
             "tag": tag,
             "run": run,
-            "published_by": author.name,
+            "published_by": PROGRAM,
             "manifest_sha256": manifest_sha256,
             "files_sha256": files_sha256,
             "parent": parent,
@@ -192,7 +193,11 @@ def _push_files(
 ) -> tuple[bytes, str]:
     """Bring new files, files.json and the folder object to the remote, checked there; return pointer and sha256."""
     files = dict(local) | dict(inherited)
-    listing = {name: _entry(facts) for name, facts in files.items()}
+    listing = {  # shards of versions from before BLAKE3 was recorded lack it
+        name: {"sha256": facts.sha256, "size_bytes": facts.size_bytes}
+        | ({"blake3": facts.blake3} if facts.blake3 else {})
+        for name, facts in files.items()
+    }
     with scratch_folder() as scratch:
         (scratch / FILES).write_bytes(json_bytes({"files": listing}))
         files[FILES] = file_facts(scratch / FILES)
@@ -202,17 +207,10 @@ def _push_files(
     return pointer_text("frames", name, len(files), size_bytes), files[FILES].sha256
 
 
-def _entry(facts: FileFacts) -> dict[str, Any]:
-    """Write what files.json says of a file; shards of versions from before BLAKE3 was recorded lack it."""
-    entry = {"sha256": facts.sha256, "size_bytes": facts.size_bytes}
-    return entry if facts.blake3 is None else entry | {"blake3": facts.blake3}
-
-
 def _proof(name: str, entry: Mapping[str, Any]) -> Proof:
     """Choose the hash that a fetched file is checked by: the faster one, but for the manifest the version's identity."""
-    if name != MANIFEST and "blake3" in entry:
-        return Proof("blake3", entry["blake3"])
-    return Proof("sha256", entry["sha256"])
+    kind: Literal["blake3", "sha256"] = "blake3" if name != MANIFEST and "blake3" in entry else "sha256"
+    return Proof(kind, entry[kind])
 
 
 def _folder_files(folder: Path) -> list[str]:
@@ -245,11 +243,6 @@ def _check_local(files: Mapping[str, FileFacts], folder: Path, manifest_sha256: 
     for name, sha256 in _listed_shards(folder).items():
         if name in files and files[name].sha256 != sha256:
             raise InputError(f"{folder / name} is not the shard that {SHARDS} lists (sha256 differs); build it again")
-
-
-def _declared_parent(folder: Path) -> str | None:
-    path = folder / "version.json"
-    return read_record(path, Identity)["parent"] if path.is_file() else None
 
 
 def _manifest_summary(path: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any
 from perception.errors import InputError
 from perception.versioning.processes import (
     REMOTE_NAME,
-    Author,
     Clone,
     RegistryError,
     git_at,
@@ -70,7 +69,7 @@ def _check_remote_url(remote_url: str) -> str:
     return remote_url.rstrip("/")
 
 
-def create_registry(git_path: str | Path, remote_url: str, *, author: Author | None = None) -> None:
+def create_registry(git_path: str | Path, remote_url: str) -> None:
     """Create a data registry, or check that the one that is there has this remote; safe to call at any time.
 
     git_path: folder for a new bare repository, or the URL of an empty repository that exists.
@@ -79,9 +78,9 @@ def create_registry(git_path: str | Path, remote_url: str, *, author: Author | N
     """
     url = _check_remote_url(remote_url)
     if "://" in str(git_path):
-        _commit_first(str(git_path), url, author)
+        _commit_first(str(git_path), url)
     elif not _occupied(Path(git_path)):
-        _create_bare(Path(git_path), url, author)
+        _create_bare(Path(git_path), url)
     with shallow_clone(git_path) as clone:
         found = configured_remote(clone)
     if found != url:
@@ -96,11 +95,11 @@ def _occupied(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _create_bare(place: Path, remote_url: str, author: Author | None) -> None:
+def _create_bare(place: Path, remote_url: str) -> None:
     """Build the repository beside its place and move it there whole, so that no half-made registry is ever seen."""
     with scratch_folder(place.absolute().parent, prefix=f".{place.name}-") as scratch:
         bare = scratch / "registry.git"
-        outside = git_at(scratch, place, author)
+        outside = git_at(scratch, place)
         run_git(outside, "init", "--quiet", "--bare", "-b", "main", str(bare))
         for name, value in (
             ("receive.denyNonFastForwards", "true"),
@@ -114,7 +113,7 @@ def _create_bare(place: Path, remote_url: str, author: Author | None) -> None:
         hook.parent.mkdir(exist_ok=True)
         hook.write_text(_UPDATE_HOOK)
         hook.chmod(0o755)
-        _commit_first(bare, remote_url, author)
+        _commit_first(bare, remote_url)
         try:
             bare.replace(place)
         except OSError:
@@ -122,10 +121,10 @@ def _create_bare(place: Path, remote_url: str, author: Author | None) -> None:
                 raise
 
 
-def _commit_first(registry: str | Path, remote_url: str, author: Author | None) -> None:
+def _commit_first(registry: str | Path, remote_url: str) -> None:
     with scratch_folder() as scratch:
         (scratch / "first").mkdir()
-        clone = replace(git_at(scratch, registry, author), path=scratch / "first")
+        clone = replace(git_at(scratch, registry), path=scratch / "first")
         run_git(clone, "init", "--quiet", "-b", "main")
         run_git(clone, "remote", "add", "origin", clone.url)
         found = run_git(clone, "ls-remote", "origin", "refs/heads/main", check=False)
