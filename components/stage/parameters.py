@@ -36,7 +36,7 @@ def plain_values(parameters: Any) -> dict[str, Any]:
     return values
 
 
-def shared_fields(kind: type[Parameters], source: Any, **more: Any) -> Parameters:
+def shared_fields(kind: type[Parameters], source: Any, /, **more: Any) -> Parameters:
     """Return the dataclass `kind` with what `source` holds under the same names, and with `more`."""
     names = {field.name for field in dataclasses.fields(kind)} & vars(source).keys()  # type: ignore[arg-type]
     return kind(**{name: getattr(source, name) for name in names - more.keys()}, **more)

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,12 @@ from components.stage.declaration import Needs, Paths, Port, Refused, Stage
 from components.stage.program import run_program
 from components.stage.registry import stage_names
 from perception.errors import InputError
+from perception.parameters import checked
 
 ROOT = Path(__file__).parents[3]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class CopyParameters:
     text: str = "hello"
     fail: str = ""
