@@ -67,12 +67,12 @@ class TrainPruneParameters(LearningParameters):
 def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None:
     """Train a dense network and, from the same start on the same frames, one that is pruned meanwhile; write both."""
     from perception.models.checkpoint import load_network, save_network
-    from perception.training.setup import best_device, set_threads
+    from perception.training.setup import set_threads
 
     set_threads(parameters.threads)
     folder = outputs.one("network")
     frames = open_frames(training_frames(inputs, parameters), parameters)
-    settings = train_settings(parameters, device=best_device())
+    settings = train_settings(parameters)
     start = inputs.one("adaptation") / "student.safetensors"
 
     dense = load_network(start)

@@ -58,14 +58,14 @@ from perception.training.setup import best_device, seeded, set_threads
 
 def segmenter_settings(parameters: AdaptParameters, *, seed_offset: int = 0) -> TrainSettings:
     """Return the training loop's settings for the segmenter, with the moving average's decay."""
-    settings = train_settings(parameters, device=best_device(), seed_offset=seed_offset)
+    settings = train_settings(parameters, seed_offset=seed_offset)
     return replace(settings, average_decay=parameters.average_decay)
 
 
 def detector_settings(parameters: AdaptParameters) -> TrainSettings:
     """Return the training loop's settings for the detector."""
     return replace(
-        train_settings(parameters, device=best_device()),
+        train_settings(parameters),
         epochs=parameters.detector_epochs,
         batch_frames=parameters.detector_batch_frames,
         learning_rate=parameters.detector_learning_rate,

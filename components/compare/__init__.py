@@ -87,13 +87,13 @@ def _train_and_score(
     groups: "Sequence[pd.DataFrame]", test: "pd.DataFrame", arm: str, parameters: CompareParameters
 ) -> list[float]:
     """Train a network for each repetition, on the groups in turn; both arms start a repetition from the same weights."""
-    from perception.training.setup import best_device, seeded
+    from perception.training.setup import seeded
 
     scores = []
     for repetition in range(parameters.seeds):
         network = seeded(partial(new_network, parameters), parameters.seed + repetition)
         frames = open_frames(groups[repetition % len(groups)], parameters)
-        settings = train_settings(parameters, device=best_device(), seed_offset=repetition)
+        settings = train_settings(parameters, seed_offset=repetition)
         train(network, frames, settings, parameters, what=f"compare {arm}")
         scores.append(network_miou(network, test, parameters))
     return scores

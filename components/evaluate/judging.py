@@ -200,20 +200,12 @@ def latency(model: Path, parameters: JudgeParameters) -> list[Json]:
     """Measure milliseconds a batch and frames a second by batch size, in onnxruntime on this CPU."""
     if not parameters.latency_batch_frames:
         return []
-    measured = measure_latency_ms(
-        {"model": model},
-        batch_sizes=parameters.latency_batch_frames,
-        repeats=parameters.latency_repeats,
-        threads=parameters.threads,
-    )
+    sizes, repeats = parameters.latency_batch_frames, parameters.latency_repeats
+    measured = measure_latency_ms({"model": model}, batch_sizes=sizes, repeats=repeats, threads=parameters.threads)
+    names = ("batch_frames", "median_ms", "spread_ms")
     return [
-        {
-            "batch_frames": size,
-            "median_ms": each.median_ms,
-            "spread_ms": each.spread_ms,
-            "frames_per_s": 1e3 * size / each.median_ms,
-        }
-        for size, each in zip(parameters.latency_batch_frames, measured, strict=True)
+        {name: getattr(each, name) for name in names} | {"frames_per_s": 1e3 * each.batch_frames / each.median_ms}
+        for each in measured
     ]
 
 
@@ -244,19 +236,13 @@ def _shift(frames: LabelledFrames, about: pd.DataFrame, model: Path, parameters:
     rows = np.linspace(0, len(about) - 1, count).round().astype(int).tolist()
     part, rows_about = _Part(frames, rows), about.iloc[rows].reset_index(drop=True)
     predict, classes = onnx_predictor(model, parameters.threads), len(class_names(parameters.taxonomy))
+    batch = parameters.batch_frames
     cases: list[tuple[str, int]] = [("none", 0), *((kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS)]
     found = []
     for kind, strength in cases:
         change = (lambda images, k=kind, s=strength: corrupt(images, k, s)) if strength else None
         score = evaluate_frames(
-            part,
-            rows_about,
-            predict,
-            classes,
-            batch_frames=parameters.batch_frames,
-            columns=(),
-            calibration=True,
-            change=change,
+            part, rows_about, predict, classes, batch_frames=batch, columns=(), calibration=True, change=change
         )
         assert score.reliability is not None
         error = float(calibration_error(score.reliability.sum(axis=0)))

@@ -137,10 +137,14 @@ def augment_settings(parameters: LearningParameters) -> "Augment":
     return Augment(scale_range=zoom, color_jitter=parameters.color_jitter)
 
 
-def train_settings(parameters: LearningParameters, *, device: str, seed_offset: int = 0) -> "TrainSettings":
-    """Return the training loop's settings on a device; an offset of the seed gives an independent repetition."""
+def train_settings(parameters: LearningParameters, *, device: str = "", seed_offset: int = 0) -> "TrainSettings":
+    """Return the training loop's settings on a device (empty: the best here); an offset of the seed gives an independent
+    repetition.
+    """
     from perception.training.loop import TrainSettings
+    from perception.training.setup import best_device
 
+    device = device or best_device()
     on_gpu = device.startswith("cuda")
     return TrainSettings(
         epochs=parameters.epochs,

@@ -147,29 +147,17 @@ def _tell_without_engine(night: Graph, run: Path, left_out: set[str], environmen
             ]
             for name, artifacts in task.takes.items()
         }
-        _remove(night, run, task)
+        for folder in outputs_of(night, task):
+            shutil.rmtree(run / folder, ignore_errors=True)
         if all(given[port.name] for port in task.stage.inputs if not port.optional):
             _run_task(night, run, task, given, environment)
-
-
-def _remove(night: Graph, run: Path, task: Task) -> None:
-    for folder in outputs_of(night, task):
-        shutil.rmtree(run / folder, ignore_errors=True)
 
 
 def _run_task(
     night: Graph, run: Path, task: Task, given: Mapping[str, list[str]], environment: Mapping[str, str]
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "components.stage",
-        task.stage.name,
-        "--task",
-        task.name,
-        "--params",
-        "params.yaml",
-    ]
+    about = ["--task", task.name, "--params", "params.yaml"]
+    command = [sys.executable, "-m", "components.stage", task.stage.name, *about]
     for name, folders in given.items():
         command += [word for folder in folders for word in (option_name(name), folder)]
     for port, folder in zip(task.stage.outputs, outputs_of(night, task), strict=True):
