@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from components.compare.doubts import doubted_labels
 from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
@@ -41,6 +40,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     """
     import pandas as pd
 
+    from components.compare.doubts import doubted_labels
     from perception.data.tables import read_table
     from perception.training.setup import set_threads
 
