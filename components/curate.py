@@ -46,14 +46,8 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
     facts = facts[facts.frame_id.isin(version.frame_id)].sort_values("frame_id", ignore_index=True)
     base = inputs.one("base") if (inputs.one("base") / "run.json").exists() else None
     version = with_class_pixels(version, facts)
-    build_version(
-        version,
-        store,
-        base,
-        folder / "version",
-        parameters.frames_per_shard,
-        progress=progress_line("curate"),
-    )
+    progress = progress_line("curate")
+    build_version(version, store, base, folder / "version", parameters.frames_per_shard, progress=progress)
     facts.to_parquet(folder / "version" / "profile.parquet", index=False)
     gate_table(version, facts).to_parquet(folder / "gate.parquet", index=False)
     bounds = {"expected_train_frames": len(known) + len(labelled)}

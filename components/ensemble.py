@@ -41,7 +41,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
 
     from perception.data.loading import pixel_counts
     from perception.training.loop import class_weights
-    from perception.training.setup import best_device, set_threads
+    from perception.training.setup import set_threads
     from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
     from perception.uncertainty.ensemble import Ensemble, make_ensemble, save_ensemble, snapshot_collector
 
@@ -60,7 +60,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     train(
         ensemble,
         labelled,
-        train_settings(parameters, device=best_device()),
+        train_settings(parameters),
         parameters,
         what="ensemble",
         loss=loss,

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from components.stage.declaration import BASE, FRAMES, Needs, Paths, Port, Stage
 from components.stage.learning import FrameParameters, check_classes, class_names, open_frames, shard_frames
+from components.stage.parameters import shared_fields
 from components.stage.records import log, progress_line
 from perception.parameters import BrokenRule, Count, CountOrZero, NotNegative, checked
 from perception.uncertainty.settings import ScoreRule, ScoreSettings
@@ -63,16 +64,10 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
 
 def _settings(parameters: ScoreParameters) -> ScoreSettings:
     """Return how frames are scored."""
-
     given, names = parameters.class_weights, class_names(parameters.taxonomy)
     weighted = parameters.reduction == "class_weighted"
-    return ScoreSettings(
-        measure=parameters.measure,
-        reduction=parameters.reduction,
-        top_share=parameters.top_share,
-        region_threshold=parameters.region_threshold,
-        class_weights=tuple(given.get(name, 1.0) for name in names) if weighted else None,
-    )
+    weights = tuple(given.get(name, 1.0) for name in names) if weighted else None
+    return shared_fields(ScoreSettings, parameters, class_weights=weights)
 
 
 def _write_map(

@@ -82,12 +82,10 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
         folder / "annotation",
         parameters.taxonomy,
     )
-    story: dict[str, object] = {
+    story = {
         "strategy": parameters.strategy,
         "budget_frames": parameters.budget_frames,
         "pool_frames": len(pool),
-    }
-    story |= {
         "boosted_frames": int((factors > 1).sum()),
         "annotation_batch": batch,
         "model_sha256": selected.model_sha256.iloc[0],
@@ -130,20 +128,15 @@ def _choices(
         return choose_frames(candidates, settings, labelled=known)
 
     classes = class_names(parameters.taxonomy)
-    quotas = [
+    quotas = (
         replace(each, class_id=classes.index(each.class_name)) if each.class_name else each
         for each in parameters.quotas
-    ]
+    )
     settings = replace(parameters, quotas=tuple(quotas))
     selected = choose(settings)
     # What narrows the choice is the strategy's as well: the control group is any frames of the pool.
     at_random = replace(
-        settings,
-        strategy="random",
-        quotas=(),
-        duplicate_distance=0.0,
-        duplicate_gap_s=0.0,
-        duplicate_gap_frames=0,
+        settings, strategy="random", quotas=(), duplicate_distance=0.0, duplicate_gap_s=0.0, duplicate_gap_frames=0
     )
     seeds = [parameters.seed + draw for draw in range(parameters.control_draws)]
     draws = [choose(replace(at_random, seed=seed)).assign(draw=draw) for draw, seed in enumerate(seeds)]

@@ -1,6 +1,6 @@
 """evaluate: judge the network that ships on the frozen test set, whole and by condition, against the champion."""
 
-from components.evaluate.judging import JudgeParameters
+from components.evaluate.parameters import JudgeParameters
 from components.stage.declaration import FRAMES, Needs, Paths, Port, Stage
 from components.stage.learning import open_frames, read_frames
 from components.stage.records import log

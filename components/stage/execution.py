@@ -6,7 +6,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Outcome:
     """Say how a call ended."""
 
     code: int  # one of the exit codes
-    values: Mapping[str, str]  # what the stage gave beside its artifacts
+    values: Mapping[str, str] = field(default_factory=dict)  # what the stage gave beside its artifacts
     message: str = ""  # one line; empty when it is done
     transient: bool = False  # a server did not answer: the same call may succeed later
 

@@ -90,15 +90,12 @@ def run_table(run: Any, tasks: Sequence[Task]) -> str:
 
 def find_run(server: Server, wanted: str) -> str:
     """Return the id of a run by its id or name; without one, of the latest run; raises InputError where there is none."""
-    options: dict[str, Any] = {"sort_by": "created_at desc"}
-    if server.namespace:
-        options["namespace"] = server.namespace
     if not wanted:
-        latest = next(iter(server.every("RunServiceApi", "run_service_list_runs", "runs", **options)), None)
+        latest = next(server.runs(**server.scope), None)
         if latest is None:
             raise InputError("there is no run yet; start one with `make pipeline-submit`")
         return str(latest.run_id)
-    named = list(server.every("RunServiceApi", "run_service_list_runs", "runs", filter=equals(wanted), **options))
+    named = list(server.runs(filter=equals(wanted), **server.scope))
     if named:
         return str(named[0].run_id)
     try:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.judging import JudgeParameters, judge
+from components.evaluate.judging import judge
+from components.evaluate.parameters import JudgeParameters
 from components.stage.execution import place_folder
 from components.stage.parameters import build_parameters, parse_value
 from components.stage.records import log

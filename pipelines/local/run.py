@@ -152,15 +152,11 @@ def _tell_without_engine(night: Graph, run: Path, left_out: set[str], environmen
             ]
             for name, artifacts in task.takes.items()
         }
-        _remove(night, run, task)
+        for folder in outputs_of(night, task):
+            shutil.rmtree(run / folder, ignore_errors=True)
         if all(given[port.name] for port in task.stage.inputs if not port.optional):
             code = _run_task(night, run, task, given, environment) or code
     return code
-
-
-def _remove(night: Graph, run: Path, task: Task) -> None:
-    for folder in outputs_of(night, task):
-        shutil.rmtree(run / folder, ignore_errors=True)
 
 
 def _run_task(
