@@ -49,11 +49,9 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
         "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size, metadata=metadata),
         "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size, metadata=metadata),
     }
-    paths = {name: export.path for name, export in exports.items()}
+    paths, repeats = {name: export.path for name, export in exports.items()}, parameters.latency_repeats
     batches = sorted({1, parameters.latency_batch_frames})
-    measured = measure_latency_ms(
-        paths, batch_sizes=batches, repeats=parameters.latency_repeats, threads=parameters.latency_threads
-    )
+    measured = measure_latency_ms(paths, batch_sizes=batches, repeats=repeats, threads=parameters.latency_threads)
     latency = [item for item in measured if item.batch_frames == 1]
     frames = read_frames(inputs)
     trained = read_record(inputs.one("network") / "network.json", TrainedNetworks)

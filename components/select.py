@@ -76,12 +76,8 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     selected.to_parquet(folder / "selected.parquet", index=False)
     control.to_parquet(folder / "control.parquet", index=False)
     chosen = pool[pool.frame_id.isin(selected.frame_id)].drop(columns=["score", "rank", "reason"], errors="ignore")
-    batch = write_batch(
-        chosen.merge(selected[["frame_id", "score", "rank", "reason"]], on="frame_id"),
-        open_store(parameters.store),
-        folder / "annotation",
-        parameters.taxonomy,
-    )
+    chosen = chosen.merge(selected[["frame_id", "score", "rank", "reason"]], on="frame_id")
+    batch = write_batch(chosen, open_store(parameters.store), folder / "annotation", parameters.taxonomy)
     story = {
         "strategy": parameters.strategy,
         "budget_frames": parameters.budget_frames,
@@ -91,9 +87,8 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
         "model_sha256": selected.model_sha256.iloc[0],
     }
     write_json(folder / "selection.json", story)
-    judged = selected.assign(
-        in_pool=selected.frame_id.isin(pool.frame_id), in_labelled=selected.frame_id.isin(before.frame_id)
-    )
+    ids = selected.frame_id
+    judged = selected.assign(in_pool=ids.isin(pool.frame_id), in_labelled=ids.isin(before.frame_id))
     judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"budget_frames": parameters.budget_frames})
     log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}; annotation batch {batch}")

@@ -134,9 +134,8 @@ def _tell_changes(tasks: Sequence[Task], shown: dict[str, str], say: Callable[[s
         if shown.get(key) != task.state:
             shown[key] = task.state
             spent = f" after {task.seconds:.0f} s" if task.seconds is not None and task.state in ENDED else ""
-            say(
-                f"  {datetime.now():%H:%M:%S}  {task.name}: {task.state.lower()}{spent}  ({done} of {len(tasks)} begun are done)"
-            )
+            progress = f"({done} of {len(tasks)} begun are done)"
+            say(f"  {datetime.now():%H:%M:%S}  {task.name}: {task.state.lower()}{spent}  {progress}")
 
 
 def _seconds(start: datetime | None, end: datetime | None) -> float | None:
