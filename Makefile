@@ -55,7 +55,7 @@ pipeline-submit:  ## start a night on the cluster and follow it: KFP_HOST=URL IM
 pipeline-status:  ## show a run on the cluster, by default the latest: RUN=ID
 cancel:  ## end a run on the cluster: RUN=ID
 schedule:  ## bring the recurring night in line with schedule.yaml: DRY_RUN=yes
-dag:  ## draw the compiled pipeline into docs/dag.md
+dag:  ## write what is derived from the graph: dvc.yaml and its drawing, docs/dag.md
 parameters:  ## write docs/parameters.md and the schema of params.yaml from the declarations of parameters
 review:  ## the page that compares two data versions: BASE=VERSION HEAD=VERSION OUT=DIR REGISTRY=DIR (all optional)
 promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY MODEL=auto|release|keep
@@ -72,7 +72,7 @@ table:  ## a published table at this machine's size, into docs/results: TABLE=NA
 bench:  ## the duels with the peers, into docs/results/duels.md: ONLY="NAME ..." ANYWAY=yes (prints on a busy machine)
 simulate:  ## predict a night at a fleet's scale, into docs/results/fleet.md: SET="cluster.gpus=256 fleet.pool_every=10"
 scenes:  ## a contact sheet of procedural scenes: OUT=FILE.jpg
-faults:  ## the whole fault campaign and bad-input campaign, with their counts: CAMPAIGN=all|faults|inputs EXAMPLES=60
+faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|inputs|settings EXAMPLES=60
 audit:  ## pins exact, installed files as their packages recorded them, licences listed; no network
 licences:  ## write docs/licences.md from what is installed
 

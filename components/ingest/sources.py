@@ -20,8 +20,8 @@ class Source:
     path: str = ""  # root folder of the data set; {data} stands for DATA=
     part: str = ""  # the data set's own name of the part to read, such as train or val
     initial_labelled_frames: CountOrZero = 0  # of an oracle source: drawn at random, labelled from the start
-    # broken frames are left out and listed; above this share the source is refused
-    max_rejected_fraction: ShareFromZero = 0.1
+    # broken frames are left out and listed; above this share the source is refused; unset: 0.1, or 0 where labels are given
+    max_rejected_fraction: ShareFromZero | None = None
     rendering: Literal["simulator", "street"] = "street"  # of scenes
     drives: CountOrZero = 0  # scenes: number of drives
     frames_per_drive: CountOrZero = 0  # scenes: near-duplicate frames in a drive
@@ -36,8 +36,17 @@ class Source:
             raise BrokenRule("labels", self.labels, "is drop exactly for format label_drop")
         if returned and self.split != "train":
             raise BrokenRule("split", self.split, "of a label_drop source must be train")
+        if self.split == "test" and self.max_rejected_fraction:
+            rule = "must be 0 for split test: a test set with a frame missing is another test set"
+            raise BrokenRule("max_rejected_fraction", self.max_rejected_fraction, rule)
         if self.format != "scenes" and not self.path:
             rule = "names the folder of the data set, DATA=DIR gives it on the command line"
             raise BrokenRule("path", self.path, rule)
         if self.format == "scenes" and not self.drives * self.frames_per_drive:
             raise BrokenRule("drives", self.drives, "scenes need drives and frames_per_drive above 0")
+
+    def tolerated_fraction(self) -> float:
+        """Return the share of its frames that may be broken: what was asked for, else what its labels allow."""
+        if self.max_rejected_fraction is not None:
+            return self.max_rejected_fraction
+        return 0.0 if self.labels == "given" or self.split == "test" else 0.1

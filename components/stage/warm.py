@@ -48,7 +48,8 @@ def warm_processes(libraries: Iterable[str], environment: Mapping[str, str]) -> 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nightdrive-")))  # mode 0700: ours alone
         for library in libraries:
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-            listener.bind(str(folder / library))
+            with _short_path(folder) as place:
+                listener.bind(f"{place}/{library}")
             listener.listen()
             process = subprocess.Popen(
                 [sys.executable, "-m", "components.stage.warm", library, str(listener.fileno())],
@@ -61,6 +62,16 @@ def warm_processes(libraries: Iterable[str], environment: Mapping[str, str]) -> 
         yield {**environment, WARM_VARIABLE: str(folder)}
 
 
+@contextlib.contextmanager
+def _short_path(folder: Path) -> Iterator[str]:
+    """Yield a path of a folder that fits into a socket's address, 107 bytes, whatever TMPDIR is."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{opened}"
+    finally:
+        os.close(opened)
+
+
 def run_warm(arguments: Sequence[str]) -> int | None:
     """Have a warm process run the stage that the arguments begin with; return its exit code, or None without such a process."""
     folder, name = os.environ.get(WARM_VARIABLE), arguments[0]
@@ -71,7 +82,8 @@ def run_warm(arguments: Sequence[str]) -> int | None:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
         try:
-            connection.connect(str(Path(folder) / library))
+            with _short_path(Path(folder)) as place:
+                connection.connect(f"{place}/{library}")
         except OSError:
             return None
         request = {"arguments": list(arguments), "folder": str(Path.cwd()), "environment": dict(os.environ)}
@@ -109,7 +121,9 @@ def _run_fork(connection: socket.socket, server: int) -> None:
         if os.getppid() == server:
             arguments = _become_caller(connection)
             threading.Thread(target=_die_with_caller, args=[connection], daemon=True).start()
-            code = _run_stage(arguments)
+            from components.stage.command import main
+
+            code = main(arguments)
     finally:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
@@ -129,19 +143,12 @@ def _become_caller(connection: socket.socket) -> list[str]:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"] | {FORKED_VARIABLE: "yes"})
-    arguments: list[str] = request["arguments"]
-    return arguments
+    return list(request["arguments"])
 
 
 def _die_with_caller(connection: socket.socket) -> None:
     if not connection.recv(1):  # the caller says nothing more: it is gone
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _run_stage(arguments: Sequence[str]) -> int:
-    from components.stage.command import main
-
-    return main(arguments)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Fold normalisation and write ONNX files that are checked, compared with the network, and equal byte for byte."""
 
-import copy
 import hashlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from perception.compression.modules import Layer, set_module
 from perception.data.files import replacement
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
+from perception.models.copies import copied
 
 OPSET = 17
 INPUT_NAME = "image"
@@ -60,16 +62,13 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     torch.fx cannot trace the network.
     """
     require_eval(network)
-    network = copy.deepcopy(network)
+    network = copied(network)
     try:
         graph = fx.Tracer().trace(network)
     except Exception as error:
         raise InputError(f"network {type(network).__name__} cannot be traced ({error}): export it unfolded") from error
     modules = dict(network.named_modules(remove_duplicate=False))
-    calls: dict[int, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[id(modules[node.target])] = calls.get(id(modules[node.target]), 0) + 1
+    calls = Counter(id(modules[node.target]) for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
         if node.op != "call_module" or not isinstance(modules[node.target], _NORMS):
             continue
@@ -90,13 +89,13 @@ def _fold(layer: Layer, norm: Layer) -> None:
     shift = -norm.running_mean.double() * scale
     if norm.weight is not None:
         scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
-    weight, dim = layer.weight, 0
+    weight = layer.weight
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):  # (in, out / groups, ...)
         grouped = weight.double().unflatten(0, (layer.groups, -1))
         spread = scale.view(layer.groups, 1, -1, *[1] * (weight.ndim - 2))
         folded = (grouped * spread).flatten(0, 1)
     else:
-        folded = weight.double() * scale.view([-1 if d == dim else 1 for d in range(weight.ndim)])
+        folded = weight.double() * scale.view([-1, *[1] * (weight.ndim - 1)])
     bias = layer.bias.double() * scale if layer.bias is not None else torch.zeros_like(scale)
     layer.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=weight.requires_grad)
     layer.bias = nn.Parameter((bias + shift).to(weight.dtype), requires_grad=weight.requires_grad)
@@ -130,7 +129,7 @@ def export_onnx(
     require_eval(network)
     if not path.parent.is_dir():
         raise InputError(f"folder {path.parent} does not exist: create it before exporting {path.name}")
-    network = copy.deepcopy(network).cpu().float()
+    network = copied(network).cpu().float()
     contraction = contract_network(network)
     with replacement(path) as temporary:
         write_onnx(contraction.network, temporary, torch.zeros(1, channels, height_px, width_px))
@@ -158,8 +157,16 @@ def export_onnx(
 
 def write_onnx(network: nn.Module, path: Path, example: Tensor) -> None:
     """Write `network` in eval mode as a checked ONNX file whose first dimension is free; `example` gives the rest."""
-    with torch.no_grad():
-        count = len(_tensors(network(example)))
+    try:
+        with torch.no_grad():
+            count = len(_tensors(network(example)))
+    except (RuntimeError, TypeError, IndexError, AssertionError) as error:
+        name, line = type(network).__name__, _line(error)
+        raise InputError(
+            f"network {name} fails on images of shape {tuple(example.shape)}: {line}; correct it"
+        ) from error
+    if not count:
+        raise InputError(f"network {type(network).__name__} gives no tensor; return logits")
     names = [OUTPUT_NAME] if count == 1 else [f"output_{k}" for k in range(count)]
     with warnings.catch_warnings():
         # The TorchScript exporter is marked as the older one; it takes half a second where the other takes eight,
@@ -176,12 +183,38 @@ def write_onnx(network: nn.Module, path: Path, example: Tensor) -> None:
                 output_names=names,
                 dynamic_axes={name: {0: "frames"} for name in [INPUT_NAME, *names]},
             )
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            line = str(error).splitlines()[0]
+        except Exception as error:  # torch's symbolic functions raise what they like on what they do not know
             raise InputError(
-                f"network {type(network).__name__} cannot be written as ONNX opset {OPSET}: {line}"
+                f"network {type(network).__name__} cannot be written as ONNX opset {OPSET}, {_culprit(network, example)}: "
+                f"{_line(error)}; replace it by an operation that ONNX has"
             ) from error
     onnx.checker.check_model(str(path), full_check=True)
+
+
+@torch.no_grad()
+def _culprit(network: nn.Module, example: Tensor) -> str:
+    """Name the first layer that cannot be written by itself, given what it reads of the example."""
+    read: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {}
+    leaves = [(name, module) for name, module in network.named_modules() if name and not list(module.children())]
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda module, given, name=name: read.setdefault(name, (module, given)) and None
+        )
+        for name, module in leaves
+    ]
+    network(example)
+    for hook in hooks:
+        hook.remove()
+    for name, (module, given) in read.items():
+        try:
+            torch.onnx.export(module, given, "/dev/null", dynamo=False, opset_version=OPSET)
+        except Exception:  # as above
+            return f"at layer {name} ({type(module).__name__})"
+    return "by what its forward does outside its layers"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _write_metadata(path: Path, metadata: Mapping[str, str]) -> None:
@@ -221,9 +254,14 @@ def _compare(network: nn.Module, path: Path, frames: np.ndarray) -> tuple[float,
     return error, largest
 
 
-def _tensors(output: object) -> list[Tensor]:
-    """List the tensors of a network's output in the order in which ONNX gives them."""
+def _tensors(output: object, place: str = "its output") -> list[Tensor]:
+    """List the tensors of a network's output in the order in which ONNX gives them; raises InputError for other things."""
     if isinstance(output, Tensor):
         return [output]
-    parts = output.values() if isinstance(output, dict) else output
-    return [tensor for part in parts for tensor in _tensors(part)]  # type: ignore[attr-defined]
+    if not isinstance(output, dict | list | tuple):
+        raise InputError(
+            f"network cannot be written as ONNX: {place} is {type(output).__name__}, must be tensors, alone or in lists and "
+            "dicts; wrap it in a module that returns these alone"
+        )
+    parts = output.items() if isinstance(output, dict) else enumerate(output)
+    return [tensor for name, part in parts for tensor in _tensors(part, f"{place}[{name!r}]")]

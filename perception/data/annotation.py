@@ -30,8 +30,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perception.data.decoding import BadFrame
-from perception.data.files import replace_file
+from perception.data.detection.coco import decode_mask, whole_number
+from perception.data.files import named_stem, names_in, replace_file
+from perception.data.json_files import read_json
 from perception.data.manifest import read_manifest, write_manifest
+from perception.data.readers.layout import optional_files_in, read_file
 from perception.data.store import Store
 from perception.data.taxonomies import IGNORE, Taxonomy, load_taxonomy, raw_values
 from perception.errors import InputError
@@ -48,8 +51,8 @@ _HOW_TO = (
 class LabelDrop:
     """Say whose labels lie in a folder.
 
-    frames: the batch's manifest. annotations: those of coco.json by frame_id. name: batch/annotator/date, which every
-    label of the drop carries.
+    frames: the batch's manifest. pngs, polygons: the label files by frame_id; annotations: those of coco.json likewise.
+    name: batch/annotator/date, which every label of the drop carries.
     """
 
     folder: Path
@@ -58,6 +61,8 @@ class LabelDrop:
     made_on: date
     taxonomy: Taxonomy
     frames: pd.DataFrame
+    pngs: dict[str, Path]
+    polygons: dict[str, Path]
     annotations: dict[str, list[dict[str, Any]]]
 
     @property
@@ -134,12 +139,13 @@ def open_drops(folder: Path) -> list[LabelDrop]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; label drops are put into it, one folder a drop")
-    found = [folder] if (folder / DROP_FILE).exists() else sorted(path.parent for path in folder.glob(f"*/{DROP_FILE}"))
+    below = [folder / name for name in names_in(folder, folders=True)]
+    found = [folder] if (folder / DROP_FILE).exists() else [path for path in below if (path / DROP_FILE).exists()]
     return sorted((_open_drop(each) for each in found), key=lambda drop: (drop.made_on, drop.name))
 
 
 def _open_drop(folder: Path) -> LabelDrop:
-    said, batch = _read_json(folder / DROP_FILE), _read_json(folder / BATCH_FILE)
+    said, batch = _read_object(folder / DROP_FILE), _read_object(folder / BATCH_FILE)
     annotator = said.get("annotator")
     try:
         made_on = date.fromisoformat(str(said.get("date")))
@@ -162,19 +168,16 @@ def _open_drop(folder: Path) -> LabelDrop:
         made_on=made_on,
         taxonomy=load_taxonomy(str(batch.get("taxonomy"))),
         frames=frames,
+        pngs=optional_files_in(folder / "labels", (".png",)),
+        polygons=optional_files_in(folder / "polygons", (".json",), "_polygons"),
         annotations=_coco_by_frame(folder / COCO_FILE),
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; a label drop is the batch's folder with labels and drop.json") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); mend it") from None
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path, remedy="a label drop is the batch's folder with labels and drop.json")
     if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold an object; mend it")
+        raise BadFrame(path, "must hold an object", "mend it")
     return content
 
 
@@ -205,22 +208,24 @@ def labelled_ids(drop: LabelDrop) -> list[str]:
     Raises InputError for a label of a frame that the batch does not hold.
     """
     known = set(drop.frames.frame_id)
-    labels = {path.stem for path in (drop.folder / "labels").glob("*.png")}
-    outlined = {
-        path.name.removesuffix("_polygons.json")
-        for path in (drop.folder / "polygons").glob("*_polygons.json")
-        if _read_json(path).get("objects")
-    }
-    found = labels | outlined | set(drop.annotations)
+    outlined = {frame_id for frame_id, path in drop.polygons.items() if _is_outlined(path)}
+    found = {*drop.pngs, *outlined, *drop.annotations}
     for frame_id in sorted(found - known):
         raise InputError(f"{drop.folder}: label of frame {frame_id!r}, which is not in {drop.batch}; remove it")
     return sorted(found)
 
 
+def _is_outlined(path: Path) -> bool:
+    try:
+        return bool(_read_object(path).get("objects"))
+    except BadFrame:  # a label that is not whole: drop_label says so, and it costs its own frame only
+        return True
+
+
 def label_files(drop: LabelDrop, frame_id: str) -> tuple[Path, ...]:
     """Return the files of a drop that may hold a frame's label."""
-    folder = drop.folder
-    return folder / "labels" / f"{frame_id}.png", folder / _polygon_file(frame_id), folder / COCO_FILE
+    own = (files[frame_id] for files in (drop.pngs, drop.polygons) if frame_id in files)
+    return *own, drop.folder / COCO_FILE
 
 
 def drop_label(drop: LabelDrop, frame_id: str, size: tuple[int, int]) -> bytes:
@@ -230,16 +235,16 @@ def drop_label(drop: LabelDrop, frame_id: str, size: tuple[int, int]) -> bytes:
     their order, later ones over earlier ones, and what none covers is ignored. Raises BadFrame for a label that is not
     whole: two kinds at once, another size, an unknown class, a shape that cannot be drawn.
     """
-    png, polygons = drop.folder / "labels" / f"{frame_id}.png", drop.folder / _polygon_file(frame_id)
-    objects = _read_json(polygons).get("objects", []) if polygons.exists() else []
-    annotations = drop.annotations.get(frame_id, [])
-    kinds = [name for name, given in (("png", png.exists()), ("polygons", objects), ("coco", annotations)) if given]
+    png, polygons = drop.pngs.get(frame_id), drop.polygons.get(frame_id)
+    outlined = _read_object(polygons) if polygons else {}
+    objects, annotations = outlined.get("objects"), drop.annotations.get(frame_id, [])
+    kinds = [name for name, given in (("png", png), ("polygons", objects), ("coco", annotations)) if given]
     if len(kinds) != 1:
         raise BadFrame(drop.folder, f"frame {frame_id} has labels as {' and as '.join(kinds)}", "keep one of them")
-    if kinds == ["png"]:
-        return png.read_bytes()
-    if objects:
-        label = _draw_polygons(objects, _read_json(polygons), drop.taxonomy, size, polygons)
+    if png:
+        return read_file(png)
+    if polygons and objects:
+        label = _draw_polygons(objects, outlined, drop.taxonomy, size, polygons)
     else:
         label = _draw_annotations(annotations, drop.taxonomy, size, drop.folder / COCO_FILE)
     done, data = cv2.imencode(".png", raw_values(label, drop.taxonomy))
@@ -286,15 +291,17 @@ def _corners(points: Any, path: Path) -> NDArray[np.int32]:
 
 
 def _coco_by_frame(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the annotations of coco.json by frame_id, in order of their ids: segmentation and class_name."""
-    content = _read_json(path) if path.exists() else {}
+    """Return the annotations of coco.json by frame_id, in order of their ids: segmentation, class_name, size of the image."""
+    content = _read_object(path) if path.exists() else {}
     try:
-        frame_of = {image["id"]: Path(str(image["file_name"])).stem for image in content.get("images", [])}
+        images = {image["id"]: image for image in content.get("images", [])}
         names = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
         found: dict[str, list[dict[str, Any]]] = {}
         for each in sorted(content.get("annotations", []), key=lambda annotation: annotation["id"]):
-            found.setdefault(frame_of[each["image_id"]], []).append(
-                {"segmentation": each.get("segmentation"), "class_name": names[each["category_id"]]}
+            image = images[each["image_id"]]
+            size = [whole_number(image.get(name)) for name in ("height", "width")]
+            found.setdefault(named_stem(str(image["file_name"])), []).append(
+                {"segmentation": each.get("segmentation"), "class_name": names[each["category_id"]], "size": size}
             )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: an annotation lacks or misnames {error}; export it as COCO again") from None
@@ -308,8 +315,11 @@ def _draw_annotations(
     for each in annotations:
         class_id = _class_id(each["class_name"], taxonomy, path)
         shape = each["segmentation"]
+        if each["size"] not in ([*size], [None, None]):
+            stated = f"size {each['size'][0]}x{each['size'][1]} is not its image's {size[0]}x{size[1]}"
+            raise BadFrame(path, stated, "label the image at its own size")
         if isinstance(shape, dict):
-            label[_run_length_mask(shape, size, path)] = class_id
+            label[decode_mask(shape, *size, str(path))] = class_id
         elif isinstance(shape, list) and shape:
             outlines = [_corners(np.reshape(ring, (-1, 2)) if len(ring) % 2 == 0 else None, path) for ring in shape]
             for outline in outlines:
@@ -317,15 +327,3 @@ def _draw_annotations(
         else:
             raise BadFrame(path, "an annotation has no segmentation", "outline the object; a box is not enough")
     return label
-
-
-def _run_length_mask(shape: dict[str, Any], size: tuple[int, int], path: Path) -> NDArray[np.bool_]:
-    """Decode COCO's uncompressed run lengths: columns one after the other, background first."""
-    counts = shape.get("counts")
-    if not isinstance(counts, list) or list(shape.get("size", ())) != list(size) or sum(counts) != size[0] * size[1]:
-        raise BadFrame(
-            path, "run lengths must be a list of counts over the whole image", "export polygons, or uncompressed runs"
-        )
-    values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    mask: NDArray[np.bool_] = values.reshape(size[1], size[0]).T
-    return mask

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from zlib_ng import zlib_ng
 
 from perception.data.taxonomies import IGNORE, UNKNOWN, Taxonomy, apply_lookup, label_lookup, load_taxonomy
@@ -31,15 +31,15 @@ class BadFrame(InputError):
         self.remedy = remedy
 
 
-def decode_image(data: bytes, path: Path | str) -> NDArray[np.uint8]:
+def decode_image(data: bytes, path: Path | str, *, upright: bool = True) -> NDArray[np.uint8]:
     """Decode a JPEG or PNG image: (height, width, 3) uint8 RGB. `path` names it in messages.
 
-    Orientation tags are not applied, because labels belong to the pixels as stored. Raises BadFrame.
+    Raises BadFrame, with `upright` also for one that viewers show turned, whose labels may belong to the turned picture.
     """
     image = _open(data, path)
     if image.mode not in _IMAGE_MODES:
         raise BadFrame(path, f"image has mode {image.mode}, must have 8-bit grey or colour pixels", "convert it to RGB")
-    _load(image, path)
+    _load(image, path, upright)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -51,11 +51,16 @@ def image_size(data: bytes, path: Path | str) -> tuple[int, int]:
     return image.height, image.width
 
 
+def check_picture(data: bytes, path: Path | str) -> None:
+    """Refuse what is not one whole JPEG or PNG picture of a sane size, shown as it is stored; raises BadFrame."""
+    _load(_open(data, path), path)
+
+
 def decode_label(data: bytes, path: Path | str, taxonomy: Taxonomy, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Decode a label PNG: (height, width) uint8 raw values as the file holds them; palette files give their indices.
 
     `size` is (height, width) of the image it belongs to. Raises BadFrame for a file that is not an 8-bit single channel
-    PNG of that size or that holds a value unknown to the taxonomy.
+    PNG of that size, not turned, or that holds a value unknown to the taxonomy.
     """
     image = _open(data, path)
     if image.format != "PNG" or image.mode not in ("L", "P") or (image.mode == "L" and _png_bit_depth(data) != 8):
@@ -146,8 +151,11 @@ def _classes_as_they_are(source: str, target: str) -> int:
 
 
 def _is_plain_grey_png(data: bytes, size: tuple[int, int]) -> bool:
-    """Say whether this is a whole 8-bit grey PNG of (height, width) without a transparent colour."""
-    if not data.startswith(_PNG_START) or not data.endswith(_PNG_END) or b"tRNS" in data[:1024]:
+    """Say whether this is a whole 8-bit grey PNG of (height, width) with nothing between its header and its pixels.
+
+    What may stand there (transparency, gamma, frames of an animation) decoders treat differently.
+    """
+    if not data.startswith(_PNG_START) or not data.endswith(_PNG_END) or data[37:41] != b"IDAT":
         return False
     return struct.unpack_from(">IIBB", data, 16) == (size[1], size[0], 8, 0)
 
@@ -220,17 +228,35 @@ def _open(data: bytes, path: Path | str) -> ImageFile.ImageFile:
     if image.width * image.height > PIXELS_LIMIT:
         size = f"{image.width}x{image.height} px"
         raise BadFrame(path, f"image is {size}, more than {PIXELS_LIMIT} pixels", "give frames of a camera")
+    if image.format == "PNG" and getattr(image, "is_animated", False):
+        raise BadFrame(path, f"PNG file holds an animation of {image.n_frames} pictures", "give a file a picture")  # type: ignore[attr-defined]
     return image
 
 
-def _load(image: ImageFile.ImageFile, path: Path | str) -> None:
-    """Decode all pixels; a file that ends early is refused, never padded."""
+def _load(image: ImageFile.ImageFile, path: Path | str, upright: bool = True) -> None:
+    """Decode all pixels; a file that ends early is refused, never padded, and with `upright` one that is turned."""
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "truncated images must be refused"
     try:
         image.load()
     except Exception as error:  # as above: struct.error, SyntaxError, ValueError, OSError, ...
         kind = "truncated or damaged" if isinstance(error, OSError) else "damaged"
         raise BadFrame(path, f"{image.format} file is {kind} ({_short(error)})", "copy it again or remove it") from None
+    orientation = _orientation(image)
+    if upright and orientation not in (0, 1):
+        raise BadFrame(
+            path,
+            f"has EXIF orientation {orientation}: viewers show it turned or mirrored, its pixels are stored otherwise, "
+            "and labels belong to the one or the other",
+            "turn the pixels and remove the tag where labels were drawn on what viewers show, else remove the tag alone",
+        )
+
+
+def _orientation(image: ImageFile.ImageFile) -> object:
+    """Return how a viewer turns the picture, 1 = not at all, also where it cannot read what the file says of it."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as above
+        return 1
 
 
 def _png_bit_depth(data: bytes) -> int:

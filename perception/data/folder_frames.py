@@ -1,5 +1,6 @@
 """The labelled frames of a data set's folder, read as they are asked for: nothing is copied, nothing is stored."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perception.data.decoding import decode_image, decode_label, image_size
+from perception.data.decoding import BadFrame, decode_image, decode_label, image_size
 from perception.data.loading import LoadSettings, resize_image, resize_label
 from perception.data.readers import READERS, RawFrame, Reader
 from perception.data.taxonomies import apply_lookup, label_lookup, load_taxonomy
@@ -30,10 +31,40 @@ class FolderFrames:
     def __len__(self) -> int:
         return len(self._frames)
 
+    def without_broken(self) -> tuple["FolderFrames", list[BadFrame]]:
+        """Decode every frame once; return those that can be read, and of each other what is wrong with it.
+
+        Raises BadFrame where none can be read.
+        """
+        readable, broken = [], []
+        for index, frame in enumerate(self._frames):
+            try:
+                self.full_image(index)
+                self.full_label(index)
+            except BadFrame as error:
+                broken.append(error)
+            else:
+                readable.append(frame)
+        if not readable:
+            raise broken[0]
+        return FolderFrames(self._reader, readable, self._settings), broken
+
     def about(self) -> pd.DataFrame:
-        """Return what the layout tells about each frame: frame_id, drive_id and the conditions; None is unknown."""
-        rows = [{name: getattr(frame, name) for name in _TOLD} for frame in self._frames]
-        return pd.DataFrame(rows, columns=list(_TOLD), dtype=object)
+        """Return what is known of each frame: names, image_uri, conditions (None is unknown), the sha256 of its files.
+
+        Raises BadFrame for a file that cannot be read.
+        """
+        rows = [self._row(frame) for frame in self._frames]
+        return pd.DataFrame(rows, dtype=object)
+
+    def _row(self, frame: RawFrame) -> dict[str, object]:
+        told = {name: getattr(frame, name) for name in _TOLD}
+        return told | {"image_uri": frame.image_name} | self._hashes(frame)
+
+    def _hashes(self, frame: RawFrame) -> dict[str, str]:
+        """Return image_sha256 and label_sha256 as a manifest would have them."""
+        files = {"image": self._reader.image(frame), "label": self._reader.label(frame) or b""}
+        return {f"{name}_sha256": hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
     def full_image(self, index: int) -> NDArray[np.uint8]:
         """Load one frame's image at its own size: (height, width, 3) uint8 RGB. Raises BadFrame."""

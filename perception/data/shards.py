@@ -5,9 +5,9 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from perception.data.files import replace_file
+from perception.data.files import is_left_behind, name_key, relative_parts, replace_file
 from perception.errors import InputError
 
 _BLOCK_BYTES = 512
@@ -123,7 +123,10 @@ def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
 
 
 def _members(path: Path, contents: bool = True) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Yield every file and its bytes, refusing whatever is not a plain file inside the archive's own folder."""
+    """Yield every file and its bytes, refusing whatever is not a plain file inside the archive's own folder.
+
+    Names come as FOLDER/NAME, however the archiver wrote them (./NAME, FOLDER\\NAME); what systems left behind is skipped.
+    """
     try:
         if path.exists() and not path.is_file():  # a pipe would keep its reader waiting for ever
             raise InputError(f"{path}: is no file, must be a tar file; fetch the data version again")
@@ -131,7 +134,10 @@ def _members(path: Path, contents: bool = True) -> Iterator[tuple[tarfile.TarInf
             for member in archive:
                 if member.isdir():
                     continue
-                _check_member(member, path)
+                parts = _checked_parts(member, path)
+                if any(map(is_left_behind, parts)):
+                    continue
+                member.name = name_key("/".join(parts))
                 content = archive.extractfile(member) if contents else io.BytesIO()
                 assert content is not None, member.name
                 yield member, content.read()
@@ -145,15 +151,18 @@ def _members(path: Path, contents: bool = True) -> Iterator[tuple[tarfile.TarInf
         raise InputError(f"{path}: shard is truncated or damaged ({error}); fetch the data version again") from None
 
 
-def _check_member(member: tarfile.TarInfo, path: Path) -> None:
+def _checked_parts(member: tarfile.TarInfo, path: Path) -> tuple[str, ...]:
     # The type and not isreg(): a sparse file counts as regular and can unfold to any size.
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
         raise InputError(
             f"{path}: shard member {member.name!r} is a link, device or sparse file; write it with write_shard"
         )
-    parts = PurePosixPath(member.name).parts
-    if member.name.startswith("/") or ".." in parts or "\\" in member.name or not parts:
-        raise InputError(f"{path}: shard member {member.name!r} leads out of the shard; write it with write_shard")
+    try:
+        return relative_parts(member.name)
+    except ValueError:
+        raise InputError(
+            f"{path}: shard member {member.name!r} leads out of the shard; write it with write_shard"
+        ) from None
 
 
 def member_parts(name: str, path: Path) -> tuple[str, str]:

@@ -65,6 +65,15 @@ def published_names(name: str) -> tuple[str, ...]:
 
 
 @cache
+def drawn_colors(name: str) -> dict[tuple[int, ...], int]:
+    """Return the value in a label file of every colour, red, green and blue, in which the data set also draws its labels."""
+    table = _read_table(name)
+    value_of = {str(each): value for value, each in table["raw"].items()}
+    drawn: dict[str, dict[str, list[int]]] = table["drawn"]
+    return {tuple(c): value_of.get(each, IGNORE) for each, colors in drawn.items() for c in colors.values()}
+
+
+@cache
 def categories(name: str) -> dict[str, tuple[int, ...]]:
     """Name the groups of classes that are also judged as one: category → class ids; empty where the table has none."""
     table = _read_table(_base(_read_table(name)))

@@ -46,17 +46,30 @@ def average_precision(
 ) -> AveragePrecision:
     """Give COCO's AP of boxes, or of masks (area all, 100 detections a frame).
 
-    labels, detections: one entry a frame. Raises InputError for lengths that differ or detections without scores.
+    labels, detections: one entry a frame. Raises InputError for lengths that differ, detections without scores, and for
+    class ids, boxes or scores that are none.
     """
     if len(labels) != len(detections) or not len(labels):
         raise InputError(
             f"labels and detections have lengths {len(labels)}, {len(detections)}; "
             "give one of each a frame, and at least one frame"
         )
+    for what, given in (("labels", labels), ("detections", detections)):
+        for frame, each in enumerate(given):
+            _check_objects(each, classes, f"{what} of frame {frame}")
     by_class = _judged(labels, detections, classes, masks)
     known = not np.isnan(by_class).all()
     means = (float(np.nanmean(part)) if known else float("nan") for part in (by_class, by_class[0], by_class[5]))
     return AveragePrecision(by_class, *means)
+
+
+def _check_objects(objects: Objects, classes: int, what: str) -> None:
+    ids, boxes = np.asarray(objects.class_ids), np.asarray(objects.boxes, np.float64)
+    outside = ids[~np.isin(ids, np.arange(classes))]
+    if len(outside):
+        raise InputError(f"{what} hold class id {outside[0]}, must be 0..{classes - 1}: count from 0")
+    if not np.isfinite(boxes).all() or not (objects.scores is None or np.isfinite(objects.scores).all()):
+        raise InputError(f"{what} hold a box or score that is no finite number; correct it")
 
 
 def _judged(labels: Sequence[Objects], detections: Sequence[Objects], classes: int, masks: bool) -> NDArray[np.float64]:

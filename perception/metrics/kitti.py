@@ -59,13 +59,17 @@ def kitti_ap(
 ) -> dict[str, float]:
     """Give the AP of `kind` (car, pedestrian or cyclist) by difficulty; NaN where no object counts.
 
-    labels, detections: one entry a frame. recall_positions: 40 or 11. Raises InputError for other values.
+    labels, detections: one entry a frame. recall_positions: 40 or 11. Raises InputError for other values and for detections
+    that are no numbers.
     """
     if kind not in LEAST_OVERLAP or recall_positions not in (11, 40) or len(labels) != len(detections):
         raise InputError(
             f"kind={kind!r}, recall_positions={recall_positions}, {len(labels)} label and {len(detections)} detection "
             f"frames: kind is one of {', '.join(LEAST_OVERLAP)}, positions are 11 or 40, and frames are as many"
         )
+    for frame, found in enumerate(detections):
+        if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes).all()):
+            raise InputError(f"detections of frame {frame} hold a box or score that is no finite number; correct it")
     pairs = list(zip(labels, detections, strict=True))
     return {
         name: _ap([_seen(truth, found, kind, level) for truth, found in pairs], LEAST_OVERLAP[kind], recall_positions)

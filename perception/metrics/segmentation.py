@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from perception.data.taxonomies import IGNORE
+from perception.errors import InputError
 from perception.metrics.boundary import boundary_tallies
 from perception.metrics.calibration import reliability_counts, sample_step
 from perception.metrics.confusion import confusion_matrix, iou, mean_iou, pixel_accuracy
@@ -104,6 +105,7 @@ def evaluate_frames(
     predict: Predict,
     classes: int,
     *,
+    network: str = "the network",
     batch_frames: int = 8,
     columns: Sequence[str] = CONDITIONS,
     boundary: bool = False,
@@ -116,20 +118,22 @@ def evaluate_frames(
 
     frames: what is loaded; the network sees its size, and its logits are resized to the label's own size (bilinear).
     about: the same frames' manifest rows, in the same order: frame_id, drive_id and the slice columns.
-    predict: (frame, 3, height, width) float32 in [0, 1] → logits (frame, class, height, width) float32.
+    predict: (frame, 3, height, width) float32 in [0, 1] → logits (frame, class, height, width) float32; network: its name.
     boundary, calibration: also count outlines, and confidence against being right (on a grid of each frame's pixels).
     change: what happens to the images of a batch before the network sees them, such as a corruption.
     on_frame: called with each frame's frame_id and prediction, (height, width) uint8 at the label's size.
-    Raises InputError for a column that `about` lacks.
+    Raises InputError for a column that `about` lacks, and for logits that are not numbers of these classes, with the
+    frame.
     """
     check_columns(about, columns)
     sums, rows = GroupSums(), []
     for index, logits in _logits(frames, predict, batch_frames, change, progress):
+        row = about.iloc[index]
+        check_logits(logits, classes, f"{network} on frame {row.frame_id}")
         label = frames.full_label(index)
         resized = resized_logits(logits, label.shape)
         shown = resized.argmax(0).to(torch.uint8).numpy()
         confusion = confusion_matrix(label, shown, classes)
-        row = about.iloc[index]
         conditions = tuple(row[column] if isinstance(row[column], str) else None for column in columns)
         extra: dict[str, NDArray[Any]] = {}
         if boundary:
@@ -170,6 +174,18 @@ def _score(sums: GroupSums, rows: list[dict[str, Any]], columns: Sequence[str], 
         boundary=stacked.get("boundary"),
         reliability=stacked.get("reliability"),
     )
+
+
+def check_logits(logits: NDArray[Any], classes: int, what: str) -> None:
+    """Refuse logits that are not finite numbers (class, height, width); raises InputError with what gave them."""
+    if logits.ndim != 3 or len(logits) != classes:
+        raise InputError(f"{what}: gives {logits.shape}, must be logits ({classes}, height, width); export these")
+    if not np.isfinite(logits).all():
+        share = 1 - np.isfinite(logits).mean()
+        raise InputError(
+            f"{what}: gives NaN or infinity in {share:.1%} of its logits, so it has no classes to compare; train or export it "
+            "again"
+        )
 
 
 def resized_logits(logits: NDArray[np.float32], size: tuple[int, ...]) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Trace a network and follow every channel from its producer to its readers."""
 
+import contextlib
+import io
 from collections import Counter
 from operator import attrgetter
 from typing import Any
@@ -58,7 +60,8 @@ def trace_network(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]
     device = next((parameter.device for parameter in network.parameters()), None)
     inputs = tuple(value.to(device) for value in given)
     try:
-        with evaluation_mode(network):
+        # ShapeProp prints the traceback of what it raises.
+        with evaluation_mode(network), contextlib.redirect_stderr(io.StringIO()):
             tracer = _Tracer()
             graph_module = fx.GraphModule(network, tracer.trace(network))
             ShapeProp(graph_module).propagate(*inputs)

@@ -83,9 +83,6 @@ class ChannelWalk:
         for root in set(self.roots(atoms).tolist()):
             self.reasons.setdefault(root, reason)
 
-    def reason(self, atom: int) -> str | None:
-        return self.reasons.get(self.find(atom))
-
     def require_zero(self, value: Value, reader: str) -> None:
         """Fix channels that would still feed a constant to `reader` after their removal."""
         self.fix(value.atoms[~value.zero], f"{reader} would read a constant that is not zero in its place")
@@ -136,11 +133,13 @@ def values_in(argument: Any, known: dict[fx.Node, Any]) -> Iterator[Value]:
                 yield value
 
 
-def not_followed(walk: ChannelWalk, node: fx.Node, values: list[Value]) -> Any:
+def not_followed(
+    walk: ChannelWalk, node: fx.Node, values: list[Value], why: str = "through which channels are not followed"
+) -> Any:
     name = describe(node)
     for value in values:
-        walk.fix(value.atoms, f"is read by {name}, through which channels are not followed")
-    return walk.fresh(node, 1, f"comes out of {name}, through which channels are not followed")
+        walk.fix(value.atoms, f"is read by {name}, {why}")
+    return walk.fresh(node, 1, f"comes out of {name}, {why}")
 
 
 def describe(node: fx.Node) -> str:

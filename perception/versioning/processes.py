@@ -8,24 +8,21 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote
 
 from perception.errors import InputError, Unreachable
 
 REMOTE_NAME = "store"
-# Set by git around hooks; inherited, they would point our commands at somebody else's repository.
-_GIT_LOCATION_VARIABLES = (
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_COMMON_DIR",
-    "GIT_PREFIX",
-    "GIT_NAMESPACE",
-    "GIT_QUARANTINE_PATH",
+PROGRAM = "Nightdrive"  # author and committer of what a program commits
+_MAIL = "nightdrive@localhost"  # no mail is ever sent
+# What of git's settings reaches our children: how to get at a server, and with which key to sign. Anything else (hooks, filters,
+# templates, formats, orders, places of repositories) would change what our commands do or print.
+_USERS_VARIABLES = re.compile("GIT_(ASKPASS|SSH|SSH_COMMAND|SSH_VARIANT|SSL_.*|PROXY_.*)")
+_USERS_SETTINGS = re.compile(
+    r"(credential|http|https|ssh|gpg|url)\..*|core\.(askpass|gitproxy|sshcommand)|user\.signingkey|(commit|tag)\.gpgsign"
 )
-
 
 # What git says when a server did not answer or failed, in the words of git and of libcurl.
 _PASSING = re.compile(
@@ -37,19 +34,6 @@ _PASSING = re.compile(
 
 class RegistryError(Unreachable):
     """Report that git or the remote failed for a reason that may pass: the same call may be made again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Author:
-    """Who commits to the registry when a program does."""
-
-    name: str = "Nightdrive"  # shown as author and committer
-    email: str = "nightdrive@localhost"  # no mail is ever sent
-
-    def __post_init__(self) -> None:
-        for what, value in (("name", self.name), ("email", self.email)):
-            if not value.strip() or any(c in value for c in "<>\n\r\0"):
-                raise InputError(f"author {what}={value!r} must not be empty or hold < > or line breaks")
 
 
 @dataclass(frozen=True)
@@ -69,32 +53,60 @@ def git_url(registry: str | Path) -> str:
     return Path(text).absolute().as_uri()
 
 
-def child_environment(scratch: Path, author: Author, safe_directory: str | None = None) -> dict[str, str]:
-    """Give the environment of git children: no prompt, nothing written outside `scratch`.
+def git_at(folder: Path, registry: str | Path) -> Clone:
+    """Return a folder as the place where git children work for a registry."""
+    url = git_url(registry)
+    return Clone(folder, _environment(folder, url), url)
 
-    Credentials stay where the surroundings put them (AWS_*, GIT_ASKPASS, the user's own git configuration).
+
+def _environment(scratch: Path, url: str) -> dict[str, str]:
+    """Return the environment of git children: no prompt, nothing written outside `scratch`, settings of our own.
+
+    url: of the one repository that they work on; in a folder it is trusted, whoever owns it. Credentials stay where the
+    surroundings put them (AWS_*, GIT_ASKPASS), and so does what git's configuration says of servers and keys. Raises InputError
+    for one that git cannot read.
     """
-    own = {name: value for name, value in os.environ.items() if name not in _GIT_LOCATION_VARIABLES}
-    user_config = Path(own["HOME"]) / ".gitconfig" if own.get("HOME") else None
-    if own.get("GIT_CONFIG_GLOBAL"):
-        user_config = Path(own["GIT_CONFIG_GLOBAL"])
-    lines = [f"[include]\n\tpath = {json.dumps(str(user_config))}\n"] if user_config and user_config.is_file() else []
-    if safe_directory:
-        # A volume may belong to another user id than this process; only this one registry is trusted.
-        lines.append(f"[safe]\n\tdirectory = {json.dumps(safe_directory)}\n")
-    configuration = scratch / "gitconfig"
-    configuration.write_text("".join(lines))
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    own |= {name: value for name, value in os.environ.items() if _USERS_VARIABLES.fullmatch(name)}
+    own |= {"GIT_CEILING_DIRECTORIES": str(scratch.parent), "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "TZ": "UTC"}
     own.setdefault("HOME", str(scratch))
-    own |= {
+    settings = _users_settings(scratch, own)
+    if url.startswith("file://"):
+        # Rewritten addresses are for servers. A volume may belong to another user id than this process.
+        settings = [(name, value) for name, value in settings if not name.startswith("url.")]
+        settings.append(("safe.directory", unquote(url.removeprefix("file://"))))
+    configuration = scratch / "gitconfig"
+    lines = "".join(_setting(name, value) for name, value in settings)
+    configuration.write_bytes(lines.encode(errors="surrogateescape"))
+    return own | {
         "GIT_CONFIG_GLOBAL": str(configuration),
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_AUTHOR_NAME": author.name,
-        "GIT_AUTHOR_EMAIL": author.email,
-        "GIT_COMMITTER_NAME": author.name,
-        "GIT_COMMITTER_EMAIL": author.email,
-        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_AUTHOR_NAME": PROGRAM,
+        "GIT_AUTHOR_EMAIL": _MAIL,
+        "GIT_COMMITTER_NAME": PROGRAM,
+        "GIT_COMMITTER_EMAIL": _MAIL,
     }
-    return own
+
+
+def _users_settings(scratch: Path, environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List the settings of the machine, the user and the surroundings that reach our children, the last of a name counts."""
+    given = {name: value for name, value in os.environ.items() if name.startswith("GIT_CONFIG")}
+    command = ["git", "config", "--list", "--includes", "-z"]
+    done = subprocess.run(command, cwd=scratch, env={**environment, **given}, capture_output=True, check=False)
+    if done.returncode:
+        raise InputError(f"git's configuration cannot be read: {last_words(done.stderr, 1)}; correct it")
+    lines = done.stdout.decode(errors="surrogateescape").split("\0")
+    parts = (line.partition("\n") for line in lines)
+    pairs = [(name, value if separator else "true") for name, separator, value in parts]  # a name alone says yes
+    return [(name, value) for name, value in pairs if _USERS_SETTINGS.fullmatch(name)]
+
+
+def _setting(name: str, value: str) -> str:
+    """Write one setting as a git configuration file holds it; git lists a name as section.subsection.key."""
+    section, _, rest = name.partition(".")
+    subsection, _, key = rest.rpartition(".")
+    within = f" {json.dumps(subsection, ensure_ascii=False)}" if subsection else ""
+    return f"[{section}{within}]\n\t{key} = {json.dumps(value, ensure_ascii=False)}\n"
 
 
 def run_git(
@@ -139,32 +151,17 @@ def scratch_folder(parent: Path | None = None, prefix: str = "nightdrive-") -> I
 
 @contextmanager
 def shallow_clone(
-    registry: str | Path, author: Author, *, branch: str = "main", scratch: Path | None = None, depth: int | None = 1
+    registry: str | Path, *, branch: str = "main", scratch: Path | None = None, depth: int | None = 1
 ) -> Iterator[Clone]:
     """Clone one branch or tag of a registry without a working tree; the clone is removed afterwards.
 
     Raises InputError when the registry or the branch cannot be read, RegistryError when its server does not answer.
     """
     with scratch_folder(scratch) as folder:
-        url = git_url(registry)
-        local = url.removeprefix("file://") if url.startswith("file://") else None
-        environment = child_environment(folder, author, local)
-        start = Clone(folder, environment, url)
-        limits = ["--depth", str(depth), "--no-tags"] if depth else []
-        done = run_git(
-            start,
-            "clone",
-            "--quiet",
-            "--no-checkout",
-            "--template=",
-            *limits,
-            "--branch",
-            branch,
-            "--",
-            url,
-            "clone",
-            check=False,
-        )
+        start = git_at(folder, registry)
+        options = ["--quiet", "--no-checkout", "--template=", "--branch", branch]
+        options += ["--depth", str(depth), "--no-tags"] if depth else []
+        done = run_git(start, "clone", *options, "--", start.url, "clone", check=False)
         if done.returncode and may_pass(done.stderr):
             raise RegistryError(f"registry {registry} cannot be reached: {last_words(done.stderr, 1)}; try again")
         if done.returncode:
@@ -172,7 +169,7 @@ def shallow_clone(
                 f"registry {registry} has no readable {branch!r}: {last_words(done.stderr, 1)}; "
                 "check the path or URL and the credentials, or create the registry first"
             )
-        yield Clone(folder / "clone", environment, url)
+        yield replace(start, path=folder / "clone")
 
 
 def read_committed(clone: Clone, path: str, revision: str = "HEAD") -> bytes | None:

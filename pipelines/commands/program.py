@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from components.stage.program import run_program
+from components.stage.surroundings import start_in_own_environment
 
 ROOT = Path(__file__).parents[2]
 # An option may also come from a variable such as NIGHTDRIVE_OPTION_PROFILE, which is how make hands values over as they were typed.
@@ -75,4 +76,6 @@ PROGRAM = _Program(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: this process's) ask for and return the exit code."""
+    if arguments is None:
+        start_in_own_environment()
     return run_program(PROGRAM, sys.argv[1:] if arguments is None else arguments, "nightdrive")

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.judging import JudgeParameters, judge
+from components.evaluate.judging import judge
+from components.evaluate.parameters import JudgeParameters
+from components.stage.execution import place_folder
 from components.stage.parameters import build_parameters, parse_value
 from components.stage.records import log
 from perception.errors import InputError
 
 RESULT = "evaluation.json"
+LEFT_OUT_SHOWN = 8  # lines of the printed table
 
 
 def evaluate_folder(
@@ -56,20 +59,23 @@ def evaluate_folder(
     settings = LoadSettings(height_px=parameters.height_px, width_px=parameters.width_px, taxonomy=parameters.taxonomy)
     try:
         reader = open_reader(format) if format else recognise_format(data, part or None)
-        frames = FolderFrames(reader, list(reader.frames(data, part or None, False)), settings)
+        found = list(reader.frames(data, part or None, False))
+        frames, broken = FolderFrames(reader, found, settings).without_broken()
     except OSError as error:
         raise InputError(
             f"{error.filename or data}: {error.strerror}; make it readable, or name another place"
         ) from None
-    log(f"{model.name} on {len(frames)} labelled frames of {data} ({reader.name})")
+    left_out = [{"path": frame.image_name, "rule": "has no label"} for frame in found if frame.label_path is None]
+    left_out += [{"path": str(each.path), "rule": each.rule} for each in broken]
+    log(f"{model.name} on {len(frames)} of {len(found)} frames of {data} ({reader.name})")
     working = _working_folder(out)
     try:
-        figures = judge(frames, frames.about(), model, parameters, working, champion=champion)
+        figures = judge(frames, frames.about(), model, parameters, working, champion=champion, left_out=left_out)
         page = render_evaluation(
             figures, load_taxonomy(parameters.taxonomy), working, frames, f"{model.name} on {data.name}", reader.name
         )
         (working / "report.html").write_text(page, encoding="utf-8")
-        _place(working, out)
+        place_folder(working, out)
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return figures
@@ -112,18 +118,22 @@ def _shapes(session: Any, what: str) -> tuple[list[Any], list[Any]]:
     """Return the shapes of the one input and the one output; raise InputError for those of no segmentation network."""
     taken, given = session.get_inputs(), session.get_outputs()
     shapes = [entry.shape for entry in (*taken, *given)]
+    if not all(output.type in ("tensor(float)", "tensor(float16)", "tensor(double)") for output in given):
+        found = ", ".join(f"{output.type} {output.shape}" for output in given)
+        raise InputError(
+            f"{what}: gives {found}, must give logits, one a class; export it without the argmax or mask at its end"
+        )
     if len(taken) != 1 or len(given) != 1 or {len(shape) for shape in shapes} != {4}:
-        raise InputError(f"{what}: must take one image batch and give one batch of logits, takes and gives {shapes}")
+        raise InputError(
+            f"{what}: must take one image batch and give one batch of logits, takes and gives {shapes}; export it with "
+            "these alone"
+        )
     if taken[0].type != "tensor(float)" or shapes[0][1] != 3:
         raise InputError(
             f"{what}: takes {taken[0].type} of shape {shapes[0]}, must take float32 RGB images (frame, 3, height, width)"
         )
     if not all(isinstance(size, int) for size in shapes[0][2:]):
         raise InputError(f"{what}: its input size {shapes[0]} is free; export it at a fixed height and width")
-    if any(size % 8 for size in shapes[0][2:]):
-        raise InputError(
-            f"{what}: takes images of {shapes[0][2]} rows and {shapes[0][3]} columns, must be multiples of 8"
-        )
     return shapes[0], shapes[1]
 
 
@@ -179,18 +189,6 @@ def _working_folder(out: Path) -> Path:
         raise InputError(f"{out.parent}: {error.strerror}; make it writable, or name another place with OUT=") from None
 
 
-def _place(working: Path, out: Path) -> None:
-    """Put the finished folder in its place; an earlier result is removed only then."""
-    working.chmod(0o755)
-    if out.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        out.replace(old / "old")
-        working.replace(out)
-        shutil.rmtree(old)
-    else:
-        working.replace(out)
-
-
 def figures_table(figures: Mapping[str, Any], out: Path) -> str:
     """Return the figures as the short table that `make evaluate` prints: IoU to three decimals, as cityscapesScripts."""
     rows = [(name, _three(value)) for name, value in figures["iou_by_class"].items()]
@@ -202,13 +200,23 @@ def figures_table(figures: Mapping[str, Any], out: Path) -> str:
     if known:
         rows.append(("worst slice", f"{known[0]['name']}: {_three(known[0]['miou'])}{_between(known[0]['interval'])}"))
     failed = (
-        f"{figures['failures']} of {figures['frames']}, at most {figures['failure_rate_upper_95']:.3f} of such frames"
+        f"{figures['failures']} of {figures['judged']}, at most {figures['failure_rate_upper_95']:.3f} of such frames"
     )
     promotion = figures["promotion"]
+    rows += _frame_rows(figures)
     rows += [("failed frames", failed), ("decision", f"{promotion['decision']}: {promotion['reason']}")]
     rows += [("report", str(out / "report.html"))]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _frame_rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say how many frames were found, judged and left out, and of the first of those why."""
+    left_out = figures["left_out"]
+    counted = f"{figures['found']} found, {figures['judged']} judged, {len(left_out)} left out"
+    shown = [("left out", f"{each['path']}: {each['rule']}") for each in left_out[:LEFT_OUT_SHOWN]]
+    more = len(left_out) - len(shown)
+    return [("frames", counted), *shown, *([("", f"and {more} more, all in {RESULT}")] if more else [])]
 
 
 def _three(value: float | None) -> str:

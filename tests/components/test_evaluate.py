@@ -213,6 +213,32 @@ def test_a_network_of_a_fixed_batch_size_is_judged_as_one_of_any(place: Path, tm
     assert [row["batch_frames"] for row in fixed["latency"]] == [size]
 
 
+def test_what_is_left_out_is_counted_and_named_with_its_reason(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place / "scenes", tmp_path / "scenes")
+    first, second, third, *rest = sorted((tmp_path / "scenes" / "labels").iterdir())
+    first.unlink()
+    Image.new("L", (WIDTH, HEIGHT - 1)).save(second)
+    Image.new("L", (WIDTH, HEIGHT), 255).save(third)
+    assert call(place, "--out", str(tmp_path / "out"), data=str(tmp_path / "scenes")) == 0
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (figures["found"], figures["judged"]) == (2 * DRIVES, len(rest))
+    images = tmp_path / "scenes" / "images"
+    assert figures["left_out"] == [
+        {"path": str(images / f"{first.stem}.jpg"), "rule": "has no label"},
+        {
+            "path": str(second),
+            "rule": f"label is {WIDTH}x{HEIGHT - 1} px, its image {WIDTH}x{HEIGHT} px, must be equal",
+        },
+        {"path": str(images / f"{third.stem}.jpg"), "rule": "no pixel of its label is of a class that counts"},
+    ]
+    printed, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    assert "20 found, 17 judged, 3 left out" in printed and "20 frames found, 17 judged, 3 left out" in page
+    for each in figures["left_out"]:
+        assert each["path"] in printed and each["rule"] in printed and each["rule"] in page
+
+
 def test_a_result_is_replaced_whole(place: Path, tmp_path: Path) -> None:
     for _ in range(2):
         assert call(place, "--out", str(tmp_path / "out")) == 0

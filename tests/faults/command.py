@@ -1,4 +1,4 @@
-"""`nightdrive faults`: the fault campaign and the bad-input campaign with their counts; exit code 1 where anything was lost."""
+"""`nightdrive faults`: the campaigns of faults, bad input and hostile settings with their counts; exit code 1 for a loss."""
 
 import json
 import os
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: nightdrive faults --campaign faults --only clock,gpu")
 @click.option(
-    "--campaign", type=click.Choice(("all", "faults", "inputs")), default="all", show_default=True, help="What to run."
+    "--campaign",
+    type=click.Choice(("all", "faults", "inputs", "settings")),
+    default="all",
+    show_default=True,
+    help="What to run.",
 )
 @click.option(
     "--seeds", type=int, multiple=True, default=(1, 2, 3), show_default=True, help="Of the kills, one night each."
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--examples", default=60, show_default=True, help="Generated cases of each bad-input property.")
 @click.option("--only", default="", metavar="NAME,...", help="The faults of these names; default: all.")
 def faults(campaign: str, seeds: tuple[int, ...], examples: int, only: str) -> int:
-    """Run the fault campaign and the bad-input campaign, and count what was lost."""
+    """Run the campaigns of faults, bad input and hostile settings, and count what was lost."""
     os.environ["OMP_NUM_THREADS"] = "1"
     from tests.faults.counting import table
     from tests.faults.nights import load_libraries
@@ -50,6 +54,10 @@ def _rows(folder: Path, campaign: str, seeds: Sequence[int], examples: int, only
         from tests.faults.inputs import input_rows
 
         yield from input_rows(folder / "inputs", examples)
+    if campaign in ("all", "settings"):
+        from tests.faults.settings import settings_rows
+
+        yield from settings_rows(folder / "settings")
 
 
 def fault_rows(folder: Path, seeds: Sequence[int], only: str = "") -> "Iterator[Count]":

@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 
 from components.stage.command import main
-from components.stage.declaration import EXIT_DONE
+from components.stage.program import EXIT_DONE
 from components.stage.records import RECORDS_VARIABLE
 from components.stage.registry import all_stages
 from pipelines.local.dvc_file import ITEM

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image
 
 from perception.data.classification.labelled import LabelledImages, checked_file, chosen_part, damaged, labelled_images
 from perception.data.decoding import BadFrame, decode_image
+from perception.data.files import names_in, relative_parts
 from perception.errors import InputError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -41,14 +42,13 @@ def list_class_folders(folder: Path, part: str) -> LabelledFiles:
     root = folder / part
     if part in ("", ".", "..") or Path(part).name != part or not root.is_dir():
         raise InputError(f"{root}: folder is missing; give the folder that holds the part, such as train")
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    classes = names_in(root, folders=True)
     if not classes:
         raise InputError(f"{root}: folder is empty: it holds no folder a class; add them")
     paths: list[Path] = []
     labels: list[int] = []
     for number, name in enumerate(classes):
-        found = (each.name for each in (root / name).iterdir())
-        files = sorted(file for file in found if file.lower().endswith(_SUFFIXES) and not file.startswith("."))
+        files = [file for file in names_in(root / name) if file.lower().endswith(_SUFFIXES)]
         if not files:
             raise InputError(f"{root / name}: class has no images; add them or remove the folder")
         paths += [root / name / file for file in files]
@@ -91,7 +91,7 @@ def load_files(files: LabelledFiles, size_px: int) -> LabelledImages:
             data = path.read_bytes()
         except OSError as error:
             raise BadFrame(path, f"cannot be read ({error.strerror})", "copy it again") from None
-        images[number] = _square(decode_image(data, path), size_px)
+        images[number] = _square(decode_image(data, path, upright=False), size_px)
     return labelled_images(images, files.labels, files.classes, files.paths[0].parent)
 
 
@@ -125,7 +125,7 @@ def _parsed(path: Path) -> ElementTree.Element:
 
 
 def _inside(folder: Path, name: str, listing: Path) -> Path:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name:
-        raise damaged(listing, f"file {name!r} leads out of the folder")
-    return folder.joinpath(*parts)
+    try:
+        return folder.joinpath(*relative_parts(name))
+    except ValueError:
+        raise damaged(listing, f"file {name!r} leads out of the folder") from None

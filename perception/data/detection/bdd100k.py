@@ -1,4 +1,4 @@
-"""BDD100k's boxes: labels/det_20/det_SPLIT.json over images/100k/SPLIT."""
+"""BDD100k's boxes: labels/det_20/det_SPLIT.json, or the first release's file, over images/100k/SPLIT."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from perception.data.detection.boxes import DetectionFrame, DetectionSet, checked_boxes, image_inside
-from perception.data.readers.bdd100k import frame_list, read_attributes, video_of
+from perception.data.files import named_stem
+from perception.data.readers.bdd100k import BOXES_2018, frame_list, read_attributes, video_of
 from perception.errors import InputError
 
 BDD100K_CLASSES = (
@@ -24,7 +25,8 @@ def read_bdd100k_boxes(root: Path, part: str) -> DetectionSet:
     """
     if part not in ("train", "val", "test"):
         raise InputError(f"part {part!r} is unknown; use one of train, val, test")
-    path = root / "labels" / "det_20" / f"det_{part}.json"
+    path, first = (root / name.format(part) for name in ("labels/det_20/det_{}.json", BOXES_2018))
+    path = first if first.exists() and not path.exists() else path
     conditions = read_attributes([path]) if path.exists() else {}
     frames = [_frame(frame, root / "images" / "100k" / part, conditions, path) for frame in frame_list(path)]
     return DetectionSet(BDD100K_CLASSES, tuple(sorted(frames, key=lambda frame: frame.frame_id)))
@@ -32,7 +34,7 @@ def read_bdd100k_boxes(root: Path, part: str) -> DetectionSet:
 
 def _frame(frame: dict[str, Any], images: Path, conditions: dict[str, dict[str, Any]], path: Path) -> DetectionFrame:
     where = f"{path}: frame {frame['name']}"
-    stem = Path(frame["name"]).stem
+    stem = named_stem(frame["name"])
     labels = frame.get("labels") or []
     if not isinstance(labels, list) or not all(isinstance(label, dict) for label in labels):
         raise InputError(f"{where}: labels must be a list; correct it")

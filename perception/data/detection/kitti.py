@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from perception.data.detection.boxes import DetectionFrame, DetectionSet, checked_boxes
-from perception.data.files import replace_file
+from perception.data.files import read_text, replace_file
 from perception.data.readers.layout import check_folder, check_pairs, files_in, optional_files_in
 from perception.errors import InputError
 
@@ -73,7 +73,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     if not path.is_file() or path.stat().st_size > _BYTES_LIMIT:
         raise InputError(f"{path}: not a label file of a sane size; copy it again")
     try:
-        text = path.read_text(encoding="ascii")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise InputError(f"{path}: cannot be read ({reason}); copy it again") from None
@@ -83,12 +83,12 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 def _row(line: str, scored: bool, where: str) -> tuple[str, list[float]]:
     name, *fields = line.split()
     count = _COLUMNS + scored
-    if len(fields) + 1 != count:
+    if len(fields) + 1 not in (count, _COLUMNS + 1):  # some tools write a score behind what people labelled
         raise InputError(f"{where} has {len(fields) + 1} columns, must have {count}; correct it")
     if name not in KITTI_CLASSES:
         raise InputError(f"{where} has class {name!r}, must be one of {', '.join(KITTI_CLASSES)}; correct it")
     try:
-        numbers = [float(field) for field in fields]
+        numbers = [float(field) for field in fields[: count - 1]]
     except ValueError:
         raise InputError(f"{where} holds something that is no number; correct it") from None
     if (

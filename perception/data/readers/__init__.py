@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from perception.data.readers.bdd100k import bdd100k_frames
-from perception.data.readers.camvid import camvid_frames
+from perception.data.readers.camvid import camvid_frames, camvid_label
 from perception.data.readers.cityscapes import cityscapes_frames
 from perception.data.readers.games import gta5_frames, viper_frames, viper_instances
 from perception.data.readers.layout import (
@@ -46,7 +46,7 @@ def open_reader(format: str) -> Reader:
 
 _ALL = (
     Reader("bdd100k", "bdd100k", bdd100k_frames),
-    Reader("camvid", "camvid11", camvid_frames),
+    Reader("camvid", "camvid11", camvid_frames, label=camvid_label),
     Reader("cityscapes", "cityscapes_ids", cityscapes_frames),
     Reader("gta5", "gta5", gta5_frames),
     Reader("mapillary_v1_2", "mapillary_v1_2", mapillary_frames("v1.2", "mapillary_v1_2")),

@@ -5,21 +5,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from perception.data.files import named_stem
 from perception.data.json_files import read_json
 from perception.data.readers.layout import (
     RawFrame,
     check_folder,
     check_pairs,
-    checked_frame_id,
     chosen_splits,
     files_in,
+    frame_id_of,
     optional_files_in,
 )
 from perception.errors import InputError
 
 _SPLITS = ("train", "val", "test")
+BOXES_2018 = "labels/bdd100k_labels_images_{}.json"
 # Files that hold attributes, the smallest first; the frames of one that is absent stay without conditions.
-_ATTRIBUTE_FILES = ("labels/sem_seg/polygons/sem_seg_{}.json", "labels/det_20/det_{}.json")
+_ATTRIBUTE_FILES = ("labels/sem_seg/polygons/sem_seg_{}.json", "labels/det_20/det_{}.json", BOXES_2018)
+# Images, masks and the ending of a mask's name, as released in 2020 and at first, in 2018.
+_RELEASES = (("images/10k", "labels/sem_seg/masks", ""), ("seg/images", "seg/labels", "_train_id"))
 # The values that doc.bdd100k.com lists; None where the manifest has no such word.
 TIMES_OF_DAY = {"daytime": "day", "night": "night", "dawn/dusk": "twilight", "undefined": None}
 WEATHERS = {
@@ -47,20 +51,22 @@ _VIDEO = re.compile(r"([0-9a-f]{8}-[0-9a-f]{8})(-\d{7})?")
 def bdd100k_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
     """List images/10k/SPLIT/NAME.jpg with labels/sem_seg/masks/SPLIT/NAME.png and the attributes of its JSON files.
 
+    The first release has seg/images/SPLIT/NAME.jpg and seg/labels/SPLIT/NAME_train_id.png in their place.
     A drive is the video that a frame was taken from, by its name.
     """
     check_folder(root)
-    pictures = root / "images" / "10k"
+    place, masks, ending = next((each for each in _RELEASES if (root / each[0]).is_dir()), _RELEASES[0])
+    pictures = root / place
     check_folder(pictures, "a BDD100k folder holds images/10k/ and labels/sem_seg/masks/")
     for name in chosen_splits(pictures, split, _SPLITS):
         images = files_in(pictures / name, (".jpg",))
-        truth = root / "labels" / "sem_seg" / "masks" / name
-        labels = optional_files_in(truth, (".png",))
+        truth = root / masks / name
+        labels = optional_files_in(truth, (".png",), ending)
         check_pairs(images, labels, pictures / name, truth, labels_required)
         attributes = read_attributes([root / file.format(name) for file in _ATTRIBUTE_FILES])
         for stem, path in images.items():
             yield RawFrame(
-                frame_id=checked_frame_id(f"bdd100k_{stem}", path),
+                frame_id=frame_id_of(f"bdd100k_{stem}"),
                 drive_id=video_of(stem),
                 image_path=path,
                 label_path=labels.get(stem),
@@ -84,7 +90,7 @@ def read_attributes(paths: list[Path]) -> dict[str, dict[str, Any]]:
     for path in paths:
         if path.exists():
             for frame in frame_list(path):
-                found.setdefault(Path(frame["name"]).stem, _conditions(frame, path))
+                found.setdefault(named_stem(frame["name"]), _conditions(frame, path))
     return found
 
 

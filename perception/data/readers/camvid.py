@@ -1,18 +1,24 @@
-"""CamVid in the layout of the SegNet distribution."""
+"""CamVid in the layouts of the SegNet distribution and of Kaggle."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
+from perception.data.decoding import BadFrame
+from perception.data.readers.label_files import decode_codes, encode_codes
 from perception.data.readers.layout import (
     IMAGE_SUFFIXES,
     RawFrame,
     check_folder,
     check_pairs,
-    checked_frame_id,
     chosen_splits,
     files_in,
+    frame_id_of,
     optional_files_in,
+    read_label_file,
 )
+from perception.data.taxonomies import drawn_colors
 
 _SPLITS = ("train", "val", "test")
 # Published with the data set: one drive was filmed at dusk, the others by day, all in the streets of Cambridge.
@@ -20,19 +26,45 @@ _TIMES = {"0001TP": "twilight", "0006R0": "day", "0016E5": "day", "Seq05V": "day
 
 
 def camvid_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
-    """List SPLIT/STEM.jpg|png with SPLITannot/STEM.png; the stem's first six characters name the drive."""
+    """List SPLIT/STEM.jpg|png with SPLITannot/STEM.png, or SPLIT_labels/STEM_L.png in colours as Kaggle's.
+
+    The stem's first six characters name the drive.
+    """
     check_folder(root)
     for name in chosen_splits(root, split, _SPLITS):
         images = files_in(root / name, IMAGE_SUFFIXES)
-        labels = optional_files_in(root / f"{name}annot", (".png",))
-        check_pairs(images, labels, root / name, root / f"{name}annot", labels_required)
+        truth, ending = root / f"{name}annot", ""
+        if not truth.exists() and (root / f"{name}_labels").exists():
+            truth, ending = root / f"{name}_labels", "_L"
+        labels = optional_files_in(truth, (".png",), ending)
+        check_pairs(images, labels, root / name, truth, labels_required)
         for stem, path in images.items():
             drive = stem[:6]
             yield RawFrame(
-                frame_id=checked_frame_id(f"camvid_{stem}", path),
+                frame_id=frame_id_of(f"camvid_{stem}"),
                 drive_id=drive,
                 image_path=path,
                 label_path=labels.get(stem),
                 time_of_day=_TIMES.get(drive),
                 scene="urban" if drive in _TIMES else None,
             )
+
+
+def camvid_label(frame: RawFrame) -> bytes | None:
+    """Return the label file as it is, or, where it is drawn in CamVid's colours, re-encoded as the 8-bit PNG of its classes.
+
+    Raises BadFrame for a file that cannot be read or holds a colour that is none of CamVid's.
+    """
+    data, path = read_label_file(frame), frame.label_path
+    if data is None or path is None or not path.stem.endswith("_L"):
+        return data
+    codes = decode_codes(data, path)
+    if codes.shape[2] < 3 or codes.dtype != np.uint8:
+        raise BadFrame(path, "label must be an 8-bit PNG in CamVid's colours", "copy it again")
+    colours, inverse = np.unique(codes[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
+    known = drawn_colors("camvid11")
+    unknown = [colour for colour in map(tuple, colours.tolist()) if colour not in known]
+    if unknown:
+        raise BadFrame(path, f"label holds colour {unknown[0]}, which is none of CamVid's", "copy it again")
+    values = np.array([known[colour] for colour in map(tuple, colours.tolist())], np.uint8)
+    return encode_codes(values[inverse].reshape(codes.shape[:2]))

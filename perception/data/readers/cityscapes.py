@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from perception.data.files import names_in
 from perception.data.readers.layout import (
     RawFrame,
     check_folder,
+    check_no_other_folders,
     check_pairs,
-    checked_frame_id,
     chosen_splits,
     files_in,
-    folders_in,
+    frame_id_of,
     optional_files_in,
 )
 from perception.errors import InputError
@@ -31,8 +32,8 @@ def cityscapes_frames(root: Path, split: str | None, labels_required: bool) -> I
     pictures = root / "leftImg8bit"
     check_folder(pictures, "a Cityscapes folder holds leftImg8bit/ and gtFine/")
     for name in chosen_splits(pictures, split, _SPLITS):
-        cities = folders_in(pictures / name)
-        _check_no_other_cities(root / "gtFine" / name, cities)
+        cities = names_in(pictures / name, folders=True)
+        check_no_other_folders(root / "gtFine" / name, cities, "city")
         for city in cities:
             yield from _cityscapes_city(root, name, city, labels_required)
 
@@ -46,7 +47,7 @@ def _cityscapes_city(root: Path, split: str, city: str, labels_required: bool) -
     check_pairs(images, instances, pictures, truth, False)
     for stem, path in images.items():
         yield RawFrame(
-            frame_id=checked_frame_id(f"cityscapes_{stem}", path),
+            frame_id=frame_id_of(f"cityscapes_{stem}"),
             drive_id=_cityscapes_drive(stem, path),
             image_path=path,
             label_path=labels.get(stem),
@@ -62,9 +63,3 @@ def _cityscapes_drive(stem: str, path: Path) -> str:
     if match is None:
         raise InputError(f"{path}: name must be CITY_SEQUENCE_FRAME{_IMAGE}.png; rename or remove it")
     return match[1]
-
-
-def _check_no_other_cities(truth: Path, cities: list[str]) -> None:
-    others = sorted(set(folders_in(truth)) - set(cities)) if truth.is_dir() else []
-    if others:
-        raise InputError(f"{truth / others[0]}: labels of a city without images; add the images or remove the folder")

@@ -4,16 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perception.data.decoding import BadFrame
+from perception.data.files import names_in
 from perception.data.readers.label_files import decode_codes, instance_codes
 from perception.data.readers.layout import (
     IMAGE_SUFFIXES,
     RawFrame,
     check_folder,
+    check_no_other_folders,
     check_pairs,
-    checked_frame_id,
     chosen_splits,
     files_in,
-    folders_in,
+    frame_id_of,
     optional_files_in,
     read_file,
 )
@@ -40,7 +41,7 @@ def gta5_frames(root: Path, split: str | None, labels_required: bool) -> Iterato
             raise InputError(f"{path}: name must be a number as 00001.png; rename or remove it")
         if wanted is None or int(stem) in wanted:
             yield RawFrame(
-                frame_id=checked_frame_id(f"gta5_{stem}", path),
+                frame_id=frame_id_of(f"gta5_{stem}"),
                 drive_id=f"gta5_{int(stem) // _GTA5_DRIVE_FRAMES:03d}",
                 image_path=path,
                 label_path=labels.get(stem),
@@ -69,11 +70,11 @@ def viper_frames(root: Path, split: str | None, labels_required: bool) -> Iterat
     for name in chosen_splits(root, split, _VIPER_SPLITS):
         pictures = root / name / "img"
         check_folder(pictures, "a VIPER split holds img/, cls/ and inst/")
-        sequences = folders_in(pictures)
+        sequences = names_in(pictures, folders=True)
         if not sequences:
             raise InputError(f"{pictures}: folder is empty: it holds no sequences; add the frames")
         for kind in ("cls", "inst"):
-            _check_no_other_sequences(root / name / kind, sequences)
+            check_no_other_folders(root / name / kind, sequences, "sequence")
         for sequence in sequences:
             yield from _viper_sequence(root / name, sequence, labels_required)
 
@@ -87,18 +88,12 @@ def _viper_sequence(folder: Path, sequence: str, labels_required: bool) -> Itera
     check_pairs(images, instances, pictures, objects, False)
     for stem, path in images.items():
         yield RawFrame(
-            frame_id=checked_frame_id(f"viper_{stem}", path),
+            frame_id=frame_id_of(f"viper_{stem}"),
             drive_id=f"viper_{sequence}",
             image_path=path,
             label_path=labels.get(stem),
             instances_path=instances.get(stem),
         )
-
-
-def _check_no_other_sequences(folder: Path, sequences: list[str]) -> None:
-    others = sorted(set(folders_in(folder)) - set(sequences)) if folder.is_dir() else []
-    if others:
-        raise InputError(f"{folder / others[0]}: labels of a sequence without images; add the images or remove it")
 
 
 def viper_instances(frame: RawFrame) -> bytes | None:

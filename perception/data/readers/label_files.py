@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.data.decoding import BadFrame, image_size
+from perception.data.decoding import BadFrame, check_picture
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 INSTANCES_A_CLASS = 1000
@@ -17,11 +17,11 @@ INSTANCES_A_CLASS = 1000
 def decode_codes(data: bytes, path: Path) -> NDArray[Any]:
     """Decode a PNG without changing a value: (height, width, channel) uint8 or uint16, channels in the file's order.
 
-    Raises BadFrame for a file that is damaged, too large or no PNG.
+    Raises BadFrame for a file that is damaged, too large, animated, turned or no PNG.
     """
     import cv2  # Pillow reduces 16-bit colour to its upper byte, which holds no id
 
-    image_size(data, path)  # refuses what is no image or too large, before any pixel is decoded
+    check_picture(data, path)
     _check_chunks(data, path)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:

@@ -1,13 +1,16 @@
 """What the layouts share: the frames that a reader lists, and how folders are listed and checked."""
 
+import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from perception.data.decoding import BadFrame
+from perception.data.files import name_key, names_in
 from perception.data.manifest import FRAME_ID_RULE
 from perception.errors import InputError
 
@@ -96,12 +99,6 @@ def chosen_splits(root: Path, split: str | None, known: Iterable[str]) -> list[s
     return found
 
 
-def folders_in(folder: Path) -> list[str]:
-    """List the names of the folders in a folder, sorted; hidden ones are left out."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
 def files_in(folder: Path, suffixes: tuple[str, ...], ending: str = "") -> dict[str, Path]:
     """List a folder that must hold such files, as stem (without the ending) → path, sorted by stem."""
     check_folder(folder, "add it")
@@ -113,17 +110,15 @@ def files_in(folder: Path, suffixes: tuple[str, ...], ending: str = "") -> dict[
 
 
 def optional_files_in(folder: Path, suffixes: tuple[str, ...], ending: str = "") -> dict[str, Path]:
-    """List such files of a folder as stem → path; nothing when the folder is missing. Hidden files are left out."""
+    """List such files of a folder as stem → path; nothing when the folder is missing."""
     if not folder.is_dir():
         return {}
     found: dict[str, Path] = {}
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries)
-    for name in names:
+    for name in names_in(folder):
         stem, suffix = os.path.splitext(name)  # noqa: PTH122 (Path objects for a million names cost seconds)
-        if name.startswith(".") or suffix.lower() not in suffixes or not stem.endswith(ending):
+        if suffix.lower() not in suffixes or not stem.endswith(ending):
             continue
-        key = stem.removesuffix(ending)
+        key = name_key(stem.removesuffix(ending))
         if key in found:
             raise InputError(
                 f"{folder / name}: second file for frame {key} beside {found[key].name}; remove one of them"
@@ -139,9 +134,13 @@ def check_pairs(
     label_folder: Path,
     labels_required: bool,
 ) -> None:
-    """Refuse a label without its image and, where labels are required, an image without its label."""
+    """Refuse a label without its image and, where labels are required, an image without its label.
+
+    Tools leave files of their own beside a label, named after it: 00001_labelTrainIds.png beside 00001.png. These are
+    no labels.
+    """
     for stem in labels:
-        if stem not in images:
+        if stem not in images and not _is_beside(stem, images, labels):
             raise InputError(
                 f"{labels[stem]}: label without image in {image_folder}; add the image or remove the label"
             )
@@ -154,11 +153,36 @@ def check_pairs(
                 )
 
 
-def checked_frame_id(text: str, path: Path) -> str:
-    """Return the frame_id if it is one that a manifest may have; raises InputError."""
-    if not _FRAME_ID.fullmatch(text):
-        raise InputError(f"{path}: frame_id {text!r} must match {FRAME_ID_RULE}; rename the file")
-    return text
+def check_no_other_folders(truth: Path, known: Iterable[str], kind: str) -> None:
+    """Refuse a folder of labels beside which there is none of images."""
+    others = sorted(set(names_in(truth, folders=True)) - set(known)) if truth.is_dir() else []
+    if others:
+        raise InputError(f"{truth / others[0]}: labels of a {kind} without images; add the images or remove it")
+
+
+def _is_beside(stem: str, images: Mapping[str, Path], labels: Mapping[str, Path]) -> bool:
+    starts = (stem[: gap.start()] for gap in re.finditer(r"[^A-Za-z0-9]", stem))
+    return any(start in images and start in labels for start in starts)
+
+
+def frame_id_of(name: str) -> str:
+    """Return the frame_id of a name: itself where a manifest allows it, else what it allows of it and a hash of the name."""
+    if _FRAME_ID.fullmatch(name):
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return f"{re.sub('[^A-Za-z0-9_-]', '_', plain)[:180]}-{digest}"
+
+
+def checked_time(text: object, where: str) -> datetime:
+    """Return a time that a data set tells, in UTC; raises InputError for one that is not ISO 8601 with its zone."""
+    try:
+        time = datetime.fromisoformat(str(text))
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise InputError(f"{where} is {text!r}, must be ISO 8601 with its zone, as 2026-11-01T04:05:06Z; correct it")
+    return time.astimezone(UTC)
 
 
 def read_file(path: Path) -> bytes:

@@ -10,15 +10,16 @@ from perception.data.readers.layout import (
     RawFrame,
     check_folder,
     check_pairs,
-    checked_frame_id,
     chosen_splits,
     files_in,
+    frame_id_of,
     optional_files_in,
 )
 from perception.data.taxonomies import published_names
 from perception.errors import InputError
 
 _SPLITS = ("training", "validation", "testing")
+_FIRST = "v1.2"
 
 
 def mapillary_frames(version: str, taxonomy: str) -> Frames:
@@ -29,19 +30,22 @@ def mapillary_frames(version: str, taxonomy: str) -> Frames:
 def _frames(version: str, taxonomy: str, root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
     """List SPLIT/images/KEY.jpg with SPLIT/VERSION/labels/KEY.png, whose values are checked against config_VERSION.json.
 
-    Its images were taken all over the world, so every frame is its own drive.
+    As first published, version 1.2 has no folder of its own: SPLIT/labels and config.json. Its images were taken all
+    over the world, so every frame is its own drive.
     """
     check_folder(root)
-    _check_config(root / f"config_{version}.json", taxonomy)
+    flat = version == _FIRST and not any((root / name / version).exists() for name in _SPLITS)
+    _check_config(root / ("config.json" if flat else f"config_{version}.json"), taxonomy)
     for name in chosen_splits(root, split, _SPLITS):
         images = files_in(root / name / "images", (".jpg",))
-        truth = root / name / version / "labels"
+        truth = root / name / ("labels" if flat else f"{version}/labels")
         labels = optional_files_in(truth, (".png",))
         check_pairs(images, labels, root / name / "images", truth, labels_required)
         for key, path in images.items():
+            frame_id = frame_id_of(f"mapillary_{key}")
             yield RawFrame(
-                frame_id=checked_frame_id(f"mapillary_{key}", path),
-                drive_id=f"mapillary_{key}",
+                frame_id=frame_id,
+                drive_id=frame_id,
                 image_path=path,
                 label_path=labels.get(key),
             )

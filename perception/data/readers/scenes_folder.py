@@ -1,23 +1,24 @@
 """Folders as perception.simulator writes them."""
 
 import csv
-import re
+import io
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
-from perception.data.manifest import FRAME_ID_RULE, SCENES, TIMES_OF_DAY, WEATHERS
+from perception.data.files import name_key, read_text
+from perception.data.manifest import SCENES, TIMES_OF_DAY, WEATHERS
 from perception.data.readers.layout import (
     IMAGE_SUFFIXES,
     RawFrame,
     check_folder,
     check_pairs,
+    checked_time,
     files_in,
+    frame_id_of,
     optional_files_in,
 )
 from perception.errors import InputError
 
-_FRAME_ID = re.compile(FRAME_ID_RULE)
 _COLUMNS = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
 _VOCABULARIES = {"time_of_day": TIMES_OF_DAY, "weather": WEATHERS, "scene": SCENES}
 
@@ -34,15 +35,16 @@ def scenes_folder_frames(root: Path, split: str | None, labels_required: bool) -
     check_pairs(images, labels, root / "images", root / "labels", labels_required)
     check_pairs(images, instances, root / "images", root / "instances", False)
     _check_rows(rows, images, root)
-    for frame_id, path in images.items():
-        row = rows[frame_id]
+    for name, path in images.items():
+        row = rows[name]
+        where = f"{root / 'frames.csv'}: timestamp_utc of frame {name}"
         yield RawFrame(
-            frame_id=frame_id,
+            frame_id=frame_id_of(name),
             drive_id=row["drive_id"],
             image_path=path,
-            label_path=labels.get(frame_id),
-            instances_path=instances.get(frame_id),
-            timestamp_utc=_time(row["timestamp_utc"], root / "frames.csv", frame_id),
+            label_path=labels.get(name),
+            instances_path=instances.get(name),
+            timestamp_utc=checked_time(row["timestamp_utc"], where) if row["timestamp_utc"] else None,
             camera=row["camera"] or None,
             time_of_day=row["time_of_day"] or None,
             weather=row["weather"] or None,
@@ -55,10 +57,9 @@ def _scenes_rows(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         raise InputError(f"{path}: file is missing; a scenes_folder holds images/ and frames.csv")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = tuple(reader.fieldnames or ())
-            rows = list(reader)
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+        columns = tuple(reader.fieldnames or ())
+        rows = list(reader)
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not a readable UTF-8 CSV file ({error}); write it again") from None
     if set(columns) != set(_COLUMNS) or len(columns) != len(_COLUMNS):
@@ -66,19 +67,19 @@ def _scenes_rows(path: Path) -> dict[str, dict[str, str]]:
     by_id: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=2):
         _check_row(row, f"{path}: line {number}")
-        if row["frame_id"] in by_id:
-            raise InputError(f"{path}: line {number} repeats frame_id {row['frame_id']}, must be unique; remove one")
-        by_id[row["frame_id"]] = row
+        name = name_key(row["frame_id"])
+        if name in by_id:
+            raise InputError(f"{path}: line {number} repeats frame_id {name}, must be unique; remove one")
+        by_id[name] = row
     return by_id
 
 
 def _check_row(row: Mapping[str | None, str | list[str] | None], where: str) -> None:
     if None in row or None in row.values():
         raise InputError(f"{where} has not {len(_COLUMNS)} fields; correct it")
-    if not _FRAME_ID.fullmatch(str(row["frame_id"])) or not row["drive_id"]:
-        raise InputError(
-            f"{where} has frame_id {row['frame_id']!r}, must match {FRAME_ID_RULE} and have a drive_id; correct it"
-        )
+    for name in ("frame_id", "drive_id"):
+        if not row[name]:
+            raise InputError(f"{where} has no {name}; fill it in")
     for name, vocabulary in _VOCABULARIES.items():
         if row[name] and row[name] not in vocabulary:
             raise InputError(
@@ -93,18 +94,3 @@ def _check_rows(rows: Mapping[str, object], images: Mapping[str, Path], root: Pa
                 f"{root / 'frames.csv'}: frame {frame_id} has no file in images/; add it or remove the line"
             )
         raise InputError(f"{images[frame_id]}: image without a line in frames.csv; add the line or remove the image")
-
-
-def _time(text: str, path: Path, frame_id: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise InputError(
-            f"{path}: timestamp_utc of frame {frame_id} is {text!r}, must be ISO 8601 with its zone, "
-            "as 2026-11-01T04:05:06Z; correct it"
-        )
-    return time.astimezone(UTC)

@@ -13,8 +13,8 @@ from perception.data.readers.layout import (
     RawFrame,
     check_folder,
     check_pairs,
-    checked_frame_id,
     files_in,
+    frame_id_of,
     optional_files_in,
     read_file,
 )
@@ -33,9 +33,10 @@ def synthia_frames(root: Path, split: str | None, labels_required: bool) -> Iter
     labels = optional_files_in(root / "GT" / "LABELS", (".png",))
     check_pairs(images, labels, root / "RGB", root / "GT" / "LABELS", labels_required)
     for stem, path in images.items():
+        frame_id = frame_id_of(f"synthia_{stem}")
         yield RawFrame(
-            frame_id=checked_frame_id(f"synthia_{stem}", path),
-            drive_id=f"synthia_{stem}",
+            frame_id=frame_id,
+            drive_id=frame_id,
             image_path=path,
             label_path=labels.get(stem),
             instances_path=labels.get(stem),

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from perception.data.decoding import BadFrame
+from perception.data.files import names_in
 from perception.data.json_files import parse_json
 from perception.data.manifest import SCENES, TIMES_OF_DAY, WEATHERS
-from perception.data.readers.layout import RawFrame, check_folder, checked_frame_id
+from perception.data.readers.layout import RawFrame, check_folder, checked_time, frame_id_of
 from perception.data.shards import MemberPlace, index_shard, member_parts, read_member
 from perception.data.taxonomies import taxonomy_names
 from perception.errors import InputError
@@ -34,9 +34,7 @@ def webdataset_frames(root: Path, split: str | None, labels_required: bool) -> I
     drive_id a tar file is a drive. Keys must be unique over all files.
     """
     check_folder(root)
-    paths = sorted(
-        root.glob("*.tar") if split is None else [*root.glob(f"{_plain(split)}-*.tar"), *root.glob(f"{split}/*.tar")]
-    )
+    paths = _shards(root, split)
     if not paths:
         raise InputError(
             f"{root}: folder is empty: it holds no *.tar{f' of split {split!r}' if split else ''}; add them"
@@ -66,6 +64,16 @@ def webdataset_instances(frame: RawFrame) -> bytes | None:
     return None if frame.instances_path is None else _member(frame, _beside(frame, (_INSTANCES,)))
 
 
+def _shards(root: Path, split: str | None) -> list[Path]:
+    places = {root: ""} if split is None else {root: f"{_plain(split)}-", root / split: ""}
+    return sorted(
+        folder / name
+        for folder, start in places.items()
+        for name in (names_in(folder) if folder.is_dir() else ())
+        if name.startswith(start) and name.endswith(".tar")
+    )
+
+
 def _plain(split: str) -> str:
     if not split.replace("_", "").replace("-", "").isalnum():
         raise InputError(f"split {split!r} must be letters, digits, - and _; correct it")
@@ -81,7 +89,7 @@ def _frame(path: Path, key: str, names: Mapping[str, str], labels_required: bool
         raise InputError(f"{path}: key {key} has no label; add KEY.label.png or remove it")
     facts = _facts(path, key, names.get("json"))
     return RawFrame(
-        frame_id=checked_frame_id(key.replace("/", "_"), path / image),
+        frame_id=frame_id_of(key.replace("/", "_")),
         drive_id=facts.pop("drive_id", None) or path.stem,
         image_path=path,
         label_path=path if label else None,
@@ -113,18 +121,8 @@ def _facts(path: Path, key: str, name: str | None) -> dict[str, Any]:
             rule = f"one of {', '.join(vocabulary)}" if vocabulary else "text"
             raise InputError(f"{where}: {each} of key {key} is {value!r}, must be {rule}; correct it")
     if content.get("timestamp_utc") is not None:
-        facts["timestamp_utc"] = _time(content["timestamp_utc"], where)
+        facts["timestamp_utc"] = checked_time(content["timestamp_utc"], f"{where}: timestamp_utc")
     return facts
-
-
-def _time(text: object, where: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(str(text))
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise InputError(f"{where}: timestamp_utc is {text!r}, must be ISO 8601 with its zone; correct it")
-    return time
 
 
 def _beside(frame: RawFrame, extensions: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from perception.versioning.base import Base
 from perception.versioning.decisions import promote
 from perception.versioning.registry import create_registry, publish
 from perception.versioning.signatures import allowed_lines, check_history, require_signed
-from pipelines.commands import data_versions
+from pipelines.commands.program import main as nightdrive
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def test_what_is_signed_passes(signed, keys, capsys):
     registry, version = signed
     assert {each.signer for each in check_history(registry, str(keys.allowed))} == {"ada@example.org"}
     assert require_signed(registry, version.tag, keys.allowed.read_text()) == "ada@example.org"
-    assert data_versions.main(["verify_history", "--registry", str(registry), "--signers", str(keys.allowed)]) == 0
+    assert nightdrive(["verify-history", "--registry", str(registry), "--signers", str(keys.allowed)]) == 0
     assert "2 tags and decisions, every one signed by an allowed key" in capsys.readouterr().out
 
 
@@ -76,7 +76,7 @@ def test_a_version_without_a_signature_or_with_a_strangers_is_refused(
     frames = tools.make_folder(tmp_path / "second", tools.make_frames(["d1_0"]), {"b.tar": b"b"})
     other = publish(registry, "night-2", frames)
     refused(registry, other.tag, keys, words)
-    assert data_versions.main(["verify_history", "--registry", str(registry), "--signers", str(keys.allowed)]) == 2
+    assert nightdrive(["verify-history", "--registry", str(registry), "--signers", str(keys.allowed)]) == 2
     said = capsys.readouterr()
     assert f"tag {other.tag}" in said.out and "PROBLEM" in said.out
     assert "1 of 3" in said.err
@@ -122,13 +122,15 @@ def test_a_night_that_requires_signatures_starts_from_a_signed_version_only(
     def resolve(where: str, *more: str) -> int:
         values = {"registry": registry, "remote": tmp_path / "remote", "store": tmp_path / "store"}
         sets = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
-        required = ["--set", "require_signed=true", *more]
-        return main(["resolve", *sets, *required, "--base", str(tmp_path / where)])
+        required = ["--set", "sources={}", "--set", "batch_count=1", "--set", "require_signed=true", *more]
+        outputs = ["--base", str(tmp_path / where), "--arrivals", str(tmp_path / f"{where}-arrivals")]
+        return main(["resolve", *sets, *required, *outputs])
 
     # The frames of this version have no blobs to restore; only what its signatures say is tried here.
     monkeypatch.setattr("perception.versioning.base.write_base", lambda *_: Base(version.tag, 2))
+    monkeypatch.setattr("components.resolve._write_listing", lambda *_: None)
     assert resolve("none") == 2
-    assert "require_signed needs a list" in capsys.readouterr().err
+    assert "must not be empty with require_signed" in capsys.readouterr().err
     assert resolve("signed", "--set", f"allowed_signers={keys.allowed}") == 0, capsys.readouterr().err
     assert "is signed by ada@example.org" in capsys.readouterr().out
     stranger = "eve@example.org " + (keys.folder / "eve.pub").read_text().strip()
