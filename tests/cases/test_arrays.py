@@ -28,7 +28,7 @@ def found(ids: list[int], scores: list[float] | None = None, boxes: np.ndarray =
 
 def test_ids_and_scores_of_average_precision() -> None:
     labels, good = [found([0, 1])], [found([0, 1], [0.9, 0.8])]
-    assert average_precision(labels, good, 2).ap == 1
+    assert average_precision(labels, good, 2).ap == pytest.approx(1, abs=1e-12)
     for kind, given in (("labels", [found([1, 2])]), ("labels", [found([-1, 0])])):
         with pytest.raises(InputError, match=rf"{kind} of frame 0 hold class id (2|-1), must be 0\.\.1: count from 0"):
             average_precision(given, good, 2)
