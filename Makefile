@@ -55,7 +55,7 @@ pipeline-submit:  ## start a night on the cluster and follow it: KFP_HOST=URL IM
 pipeline-status:  ## show a run on the cluster, by default the latest: RUN=ID
 cancel:  ## end a run on the cluster: RUN=ID
 schedule:  ## bring the recurring night in line with schedule.yaml: DRY_RUN=yes
-dag:  ## draw the compiled pipeline into docs/dag.md
+dag:  ## write what is derived from the graph: dvc.yaml and its drawing, docs/dag.md
 parameters:  ## write docs/parameters.md and the schema of params.yaml from the declarations of parameters
 review:  ## the page that compares two data versions: BASE=VERSION HEAD=VERSION OUT=DIR REGISTRY=DIR (all optional)
 promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY MODEL=auto|release|keep

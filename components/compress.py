@@ -1,11 +1,12 @@
 """compress: turn the pruned network into the one that ships: low rank where that is faster, exported to ONNX, measured."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import FrameParameters, network_miou, read_frames, write_json
+from components.stage.learning import FrameParameters, gate_rows, network_miou, read_frames, write_json
 from components.stage.records import log
 from perception.parameters import Count, ShareFromZero, ShareToOne, checked
 
@@ -48,19 +49,19 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
         "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size, metadata=metadata),
         "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size, metadata=metadata),
     }
-    paths = {name: export.path for name, export in exports.items()}
+    paths, repeats = {name: export.path for name, export in exports.items()}, parameters.latency_repeats
     batches = sorted({1, parameters.latency_batch_frames})
-    measured = measure_latency_ms(
-        paths, batch_sizes=batches, repeats=parameters.latency_repeats, threads=parameters.latency_threads
-    )
+    measured = measure_latency_ms(paths, batch_sizes=batches, repeats=repeats, threads=parameters.latency_threads)
     latency = [item for item in measured if item.batch_frames == 1]
     frames = read_frames(inputs)
     trained = read_record(inputs.one("network") / "network.json", TrainedNetworks)
     origin = {name: getattr(trained, name) for name in ("data_manifest_sha256", "code_commit", "image")}
     miou = network_miou(network, frames[frames.split == "test"].reset_index(drop=True), parameters)
     card = _model_card(network, dense, exports, parameters) | origin
-    card |= {"layers": choices, "weights_sha256": sha256, "miou": miou}
     card |= {
+        "layers": choices,
+        "weights_sha256": sha256,
+        "miou": miou,
         "latency_ms_by_batch": latency_by_batch(measured),
         "neurons_removed_percent": neurons_removed_percent([vars(layer) for layer in trained.layers]),
         "closed_branches": trained.closed_branches,
@@ -70,8 +71,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     times = {item.model: {"median_ms": item.median_ms, "spread_ms": item.spread_ms} for item in latency}
     write_json(folder / "latency.json", times)
     latency_ms = {item.model: item.median_ms for item in latency}
-    rows = _gate_rows(card, latency_ms, trained.miou_pruned, parameters)
-    rows.to_parquet(folder / "gate.parquet", index=False)
+    _gate_rows(card, latency_ms, trained.miou_pruned, parameters).to_parquet(folder / "gate.parquet", index=False)
     log(
         f"{card['parameters']:,} parameters, mIoU {miou:.3f}, {card['contracted_layers']} layers contracted with a largest "
         f"difference of {card['contraction_max_abs_error']:.1e}; "
@@ -80,8 +80,6 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
 
 
 def _factorise(network: Any, parameters: CompressParameters) -> tuple[Any, list[dict[str, Any]]]:
-    import dataclasses
-
     import torch
 
     from perception.compression.low_rank import factorise_by_energy, factorise_by_latency
@@ -120,42 +118,14 @@ def _gate_rows(
     card: dict[str, Any], latency_ms: dict[str, float], miou_pruned: float, parameters: CompressParameters
 ) -> "pd.DataFrame":
     """Return the figures that the gate judges: the export says what the network says, and compression cost little."""
-    from perception.quality.metrics_table import metric_rows
-
-    dense = float(card["parameters_dense"])
     slowest_ms = parameters.max_latency_ratio * latency_ms["dense"]
     least_miou = max(0.0, miou_pruned - parameters.max_miou_loss)
-    return metric_rows(
-        [
-            {
-                "stage": "compress",
-                "metric": "export_error",
-                "value": card["export_relative_error"],
-                "lower": 0.0,
-                "upper": 1e-4,
-            },
-            {
-                "stage": "compress",
-                "metric": "parameters_compressed",
-                "value": float(card["parameters"]),
-                "lower": 1.0,
-                "upper": dense,
-            },
-            {
-                "stage": "compress",
-                "metric": "latency_ms_compressed",
-                "value": latency_ms["model"],
-                "lower": 0.0,
-                "upper": slowest_ms,
-            },
-            {
-                "stage": "compress",
-                "metric": "miou_compressed",
-                "value": card["miou"],
-                "lower": least_miou,
-                "upper": 1.0,
-            },
-        ]
+    return gate_rows(
+        "compress",
+        ("export_error", card["export_relative_error"], 0, 1e-4),
+        ("parameters_compressed", card["parameters"], 1, card["parameters_dense"]),
+        ("latency_ms_compressed", latency_ms["model"], 0, slowest_ms),
+        ("miou_compressed", card["miou"], least_miou, 1),
     )
 
 
@@ -163,16 +133,11 @@ STAGE = Stage(
     name="compress",
     summary="Factorise, export to ONNX and measure the network that ships.",
     inputs=(
-        Port(name="frames", kind="frames", about="the night's frames, for its test set"),
-        Port(name="network", kind="network", about="dense and pruned weights"),
+        Port(name="frames", about="the night's frames, for its test set"),
+        Port(name="network", about="dense and pruned weights"),
     ),
     outputs=(
-        Port(
-            name="compressed",
-            kind="network",
-            about="model.onnx, dense.onnx, weights, model card and latency",
-            gate_table=True,
-        ),
+        Port(name="compressed", about="model.onnx, dense.onnx, weights, model card and latency", gate_table=True),
     ),
     parameters=CompressParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=2, memory_gib=4),

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import BASE, FRAMES, Needs, Paths, Port, Stage
 from components.stage.learning import Taxonomy, labelled_so_far, read_frames, write_json
 from components.stage.records import log, progress_line
 from perception.errors import InputError
@@ -46,14 +46,8 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
     facts = facts[facts.frame_id.isin(version.frame_id)].sort_values("frame_id", ignore_index=True)
     base = inputs.one("base") if (inputs.one("base") / "run.json").exists() else None
     version = with_class_pixels(version, facts)
-    build_version(
-        version,
-        store,
-        base,
-        folder / "version",
-        parameters.frames_per_shard,
-        progress=progress_line("curate"),
-    )
+    progress = progress_line("curate")
+    build_version(version, store, base, folder / "version", parameters.frames_per_shard, progress=progress)
     facts.to_parquet(folder / "version" / "profile.parquet", index=False)
     gate_table(version, facts).to_parquet(folder / "gate.parquet", index=False)
     bounds = {"expected_train_frames": len(known) + len(labelled)}
@@ -93,15 +87,10 @@ def _profile(inputs: Paths) -> "pd.DataFrame":
 STAGE = Stage(
     name="curate",
     summary="Build the next data version from the last one and the newly labelled frames.",
-    inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
-        Port(name="base", kind="version", about="the data version that the night starts from"),
-        Port(name="selection", kind="selection", about="the frames chosen for labelling"),
-    ),
+    inputs=(FRAMES, BASE, Port(name="selection", about="the frames chosen for labelling")),
     outputs=(
         Port(
             name="curated",
-            kind="version",
             about="version/ as it will be published, and the table that its gate judges",
             gate_table=True,
         ),

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from components.stage.declaration import Paths, Port, Stage
+from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     labelled_so_far,
@@ -41,7 +41,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
 
     from perception.data.loading import pixel_counts
     from perception.training.loop import class_weights
-    from perception.training.setup import best_device, set_threads
+    from perception.training.setup import set_threads
     from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
     from perception.uncertainty.ensemble import Ensemble, make_ensemble, save_ensemble, snapshot_collector
 
@@ -60,7 +60,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     train(
         ensemble,
         labelled,
-        train_settings(parameters, device=best_device()),
+        train_settings(parameters),
         parameters,
         what="ensemble",
         loss=loss,
@@ -76,11 +76,8 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
 STAGE = Stage(
     name="ensemble",
     summary="Train a Deep Probabilistic Ensemble on the frames that are labelled so far.",
-    inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
-        Port(name="base", kind="version", about="the data version that the night starts from"),
-    ),
-    outputs=(Port(name="ensemble", kind="ensemble", about="weights of every member"),),
+    inputs=(FRAMES, BASE),
+    outputs=(Port(name="ensemble", about="weights of every member"),),
     parameters=EnsembleParameters,
     needs=training_needs(timeout_minutes=240),
     run=run,

@@ -64,8 +64,8 @@ def _in_words(failure: "FailedExpectation") -> str:
 STAGE = Stage(
     name="gate",
     summary="Judge what a stage gave against a reviewed suite of expectations.",
-    inputs=(Port(name="subject", kind="any", about="folder that holds a gate.parquet table"),),
-    outputs=(Port(name="verdict", kind="verdict", about="verdict.json and verdict.md, with the offending frames"),),
+    inputs=(Port(name="subject", about="folder that holds a gate.parquet table"),),
+    outputs=(Port(name="verdict", about="verdict.json and verdict.md, with the offending frames"),),
     parameters=GateParameters,
     needs=Needs(image="gates", loads="great_expectations", memory_gib=3, retries=1, timeout_minutes=20),
     run=run,

@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from components.ingest.sources import Source
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import BASE, Needs, Paths, Port, Stage
 from components.stage.learning import Taxonomy
+from components.stage.parameters import shared_fields
 from components.stage.records import log
 from perception.parameters import Seed, checked
 
@@ -29,11 +30,7 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     from perception.quality.intake import SourceRules, gather_frames
 
     rules = {
-        name: SourceRules(
-            labels=source.labels,
-            initial_labelled_frames=source.initial_labelled_frames,
-            max_rejected_fraction=source.tolerated_fraction(),
-        )
+        name: shared_fields(SourceRules, source, max_rejected_fraction=source.tolerated_fraction())
         for name, source in parameters.sources.items()
     }
     store, folder = open_store(parameters.store), outputs.one("frames")
@@ -60,15 +57,12 @@ STAGE = Stage(
     name="gather",
     summary="Put the frames of all batches together into the night's one manifest, and say whether any is new.",
     inputs=(
-        Port(name="arrived", kind="frames", about="frames folders, one a batch", many=True),
-        Port(name="base", kind="version", about="the data version that the night starts from"),
+        Port(name="arrived", about="frames folders, one a batch", many=True),
+        BASE,
     ),
     outputs=(
         Port(
-            name="frames",
-            kind="frames",
-            about="the night's frames: manifest, profile, rejected files, hidden labels",
-            gate_table=True,
+            name="frames", about="the night's frames: manifest, profile, rejected files, hidden labels", gate_table=True
         ),
     ),
     values=("news",),

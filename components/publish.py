@@ -33,10 +33,10 @@ STAGE = Stage(
     name="publish",
     summary="Publish the accepted data version: push, verify, commit, tag.",
     inputs=(
-        Port(name="base", kind="version", about="the data version that the night started from"),
-        Port(name="curated", kind="version", about="the manifest and shards that the gate accepted"),
+        Port(name="base", about="the data version that the night started from"),
+        Port(name="curated", about="the manifest and shards that the gate accepted"),
     ),
-    outputs=(Port(name="version", kind="version", about="version.json: tag, commit, manifest hash, parent"),),
+    outputs=(Port(name="version", about="version.json: tag, commit, manifest hash, parent"),),
     parameters=PublishParameters,
     needs=Needs(image="versioning", loads="pandas", memory_gib=2),
     run=run,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.ingest.sources import Source
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import BASE, Needs, Paths, Port, Stage
 from components.stage.parameters import absolute
 from components.stage.records import log
 from perception.parameters import BrokenRule, Count, checked
@@ -64,8 +64,8 @@ STAGE = Stage(
     name="resolve",
     summary="Resolve the promoted data version to an exact commit, and list the footage that has arrived.",
     outputs=(
-        Port(name="base", kind="version", about="the data version that the night starts from"),
-        Port(name="arrivals", kind="listing", about="what has arrived, one folder a batch", shares="batch"),
+        BASE,
+        Port(name="arrivals", about="what has arrived, one folder a batch", shares="batch"),
     ),
     parameters=ResolveParameters,
     needs=Needs(image="versioning", loads="pandas", memory_gib=2),

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import BASE, FRAMES, Needs, Paths, Port, Stage
 from components.stage.learning import FrameParameters, check_classes, class_names, open_frames, shard_frames
+from components.stage.parameters import shared_fields
 from components.stage.records import log, progress_line
 from perception.parameters import BrokenRule, Count, CountOrZero, NotNegative, checked
 from perception.uncertainty.settings import ScoreRule, ScoreSettings
@@ -63,16 +64,10 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
 
 def _settings(parameters: ScoreParameters) -> ScoreSettings:
     """Return how frames are scored."""
-
     given, names = parameters.class_weights, class_names(parameters.taxonomy)
     weighted = parameters.reduction == "class_weighted"
-    return ScoreSettings(
-        measure=parameters.measure,
-        reduction=parameters.reduction,
-        top_share=parameters.top_share,
-        region_threshold=parameters.region_threshold,
-        class_weights=tuple(given.get(name, 1.0) for name in names) if weighted else None,
-    )
+    weights = tuple(given.get(name, 1.0) for name in names) if weighted else None
+    return shared_fields(ScoreSettings, parameters, class_weights=weights)
 
 
 def _write_map(
@@ -90,17 +85,9 @@ def _write_map(
 STAGE = Stage(
     name="score",
     summary="Score how unsure the ensemble is about every frame of one pool shard.",
-    inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
-        Port(name="base", kind="version", about="the data version that the night starts from"),
-        Port(name="ensemble", kind="ensemble", about="the trained ensemble"),
-    ),
+    inputs=(FRAMES, BASE, Port(name="ensemble", about="the trained ensemble")),
     outputs=(
-        Port(
-            name="scores",
-            kind="scores",
-            about="scores.parquet: score and embedding of every frame of the shard; maps/ on request",
-        ),
+        Port(name="scores", about="scores.parquet: score and embedding of every frame of the shard; maps/ on request"),
     ),
     parameters=ScoreParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=2, memory_gib=8, gpu_count=1, timeout_minutes=240),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import BASE, FRAMES, Needs, Paths, Port, Stage
 from components.stage.learning import Taxonomy, check_classes, class_names, labelled_so_far, open_pool, write_json
 from components.stage.records import log
 from perception.parameters import Count, checked
@@ -76,26 +76,19 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     selected.to_parquet(folder / "selected.parquet", index=False)
     control.to_parquet(folder / "control.parquet", index=False)
     chosen = pool[pool.frame_id.isin(selected.frame_id)].drop(columns=["score", "rank", "reason"], errors="ignore")
-    batch = write_batch(
-        chosen.merge(selected[["frame_id", "score", "rank", "reason"]], on="frame_id"),
-        open_store(parameters.store),
-        folder / "annotation",
-        parameters.taxonomy,
-    )
-    story: dict[str, object] = {
+    chosen = chosen.merge(selected[["frame_id", "score", "rank", "reason"]], on="frame_id")
+    batch = write_batch(chosen, open_store(parameters.store), folder / "annotation", parameters.taxonomy)
+    story = {
         "strategy": parameters.strategy,
         "budget_frames": parameters.budget_frames,
         "pool_frames": len(pool),
-    }
-    story |= {
         "boosted_frames": int((factors > 1).sum()),
         "annotation_batch": batch,
         "model_sha256": selected.model_sha256.iloc[0],
     }
     write_json(folder / "selection.json", story)
-    judged = selected.assign(
-        in_pool=selected.frame_id.isin(pool.frame_id), in_labelled=selected.frame_id.isin(before.frame_id)
-    )
+    ids = selected.frame_id
+    judged = selected.assign(in_pool=ids.isin(pool.frame_id), in_labelled=ids.isin(before.frame_id))
     judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"budget_frames": parameters.budget_frames})
     log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}; annotation batch {batch}")
@@ -130,20 +123,15 @@ def _choices(
         return choose_frames(candidates, settings, labelled=known)
 
     classes = class_names(parameters.taxonomy)
-    quotas = [
+    quotas = (
         replace(each, class_id=classes.index(each.class_name)) if each.class_name else each
         for each in parameters.quotas
-    ]
+    )
     settings = replace(parameters, quotas=tuple(quotas))
     selected = choose(settings)
     # What narrows the choice is the strategy's as well: the control group is any frames of the pool.
     at_random = replace(
-        settings,
-        strategy="random",
-        quotas=(),
-        duplicate_distance=0.0,
-        duplicate_gap_s=0.0,
-        duplicate_gap_frames=0,
+        settings, strategy="random", quotas=(), duplicate_distance=0.0, duplicate_gap_s=0.0, duplicate_gap_frames=0
     )
     seeds = [parameters.seed + draw for draw in range(parameters.control_draws)]
     draws = [choose(replace(at_random, seed=seed)).assign(draw=draw) for draw, seed in enumerate(seeds)]
@@ -184,16 +172,13 @@ STAGE = Stage(
     name="select",
     summary="Choose the frames to label tonight, within the budget.",
     inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
-        Port(name="base", kind="version", about="the data version that the night starts from"),
-        Port(
-            name="scores", kind="scores", about="score and embedding of every pool frame, one folder a shard", many=True
-        ),
+        FRAMES,
+        BASE,
+        Port(name="scores", about="score and embedding of every pool frame, one folder a shard", many=True),
     ),
     outputs=(
         Port(
             name="selection",
-            kind="selection",
             about="the chosen frames with rank and reason, a random control group, and annotation/: the batch to label",
             gate_table=True,
         ),

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.stage.declaration import Paths, Port, Stage
+from components.stage.declaration import FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     curated_training_frames,
+    gate_rows,
     network_miou,
     open_frames,
     provenance,
@@ -16,6 +17,7 @@ from components.stage.learning import (
     training_needs,
     write_json,
 )
+from components.stage.parameters import shared_fields
 from components.stage.records import log
 from perception.parameters import BrokenRule, Count, CountOrZero, Fraction, Share, ShareFromZero, ShareToOne, checked
 
@@ -65,12 +67,12 @@ class TrainPruneParameters(LearningParameters):
 def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None:
     """Train a dense network and, from the same start on the same frames, one that is pruned meanwhile; write both."""
     from perception.models.checkpoint import load_network, save_network
-    from perception.training.setup import best_device, set_threads
+    from perception.training.setup import set_threads
 
     set_threads(parameters.threads)
     folder = outputs.one("network")
     frames = open_frames(training_frames(inputs, parameters), parameters)
-    settings = train_settings(parameters, device=best_device())
+    settings = train_settings(parameters)
     start = inputs.one("adaptation") / "student.safetensors"
 
     dense = load_network(start)
@@ -137,18 +139,15 @@ def _shrink_settings(parameters: TrainPruneParameters) -> "ShrinkSettings":
     from perception.compression.aware_training import ShrinkSettings
 
     epochs, reloads = parameters.press_epochs, parameters.reloads
-    return ShrinkSettings(
+    return shared_fields(
+        ShrinkSettings,
+        parameters,
         strength_share=parameters.press_share,
         alpha=parameters.sparse_share,
         reload_epochs=tuple(epochs * number // reloads - 1 for number in range(1, reloads + 1)),
         target_cost_share=parameters.latency_share if parameters.latency_share < 1 else None,
         costs=parameters.latency_by,
         strength_by_cost=parameters.press_by_cost,
-        lost=parameters.lost,
-        importance=parameters.importance,
-        close_branches=parameters.close_branches,
-        minimum_channels=parameters.minimum_channels,
-        multiple_of=parameters.multiple_of,
     )
 
 
@@ -158,14 +157,12 @@ def _figures_of(network: Any, name: str, test: "pd.DataFrame", parameters: Train
     from perception.compression.cost import count_macs, count_parameters
 
     network.eval()
-    shape = (3, parameters.height_px, parameters.width_px)
+    shape, weights = (3, parameters.height_px, parameters.width_px), network.state_dict().values()
     return {
         f"parameters_{name}": count_parameters(network),
         f"macs_{name}": count_macs(network, shape),
         f"miou_{name}": network_miou(network, test, parameters),
-        f"nonfinite_weights_{name}": sum(
-            int((~torch.isfinite(weight)).sum()) for weight in network.state_dict().values()
-        ),
+        f"nonfinite_weights_{name}": sum(int((~torch.isfinite(each)).sum()) for each in weights),
     }
 
 
@@ -173,17 +170,12 @@ def _gate_rows(
     figures: dict[str, Any], losses: dict[str, list[float]], parameters: TrainPruneParameters
 ) -> "pd.DataFrame":
     """Return the figures that the gate judges: training converged, and pruning removed neurons without ruining the network."""
-    from perception.quality.metrics_table import metric_rows
-
-    rows: list[tuple[str, float, float, float]] = [
+    return gate_rows(
+        "train_prune",
         ("nonfinite_weights", figures["nonfinite_weights_pruned"], 0, 0),
         ("loss_pruned", losses["pruned"][-1], 0, parameters.max_loss_ratio * losses["dense"][-1]),
         ("parameters_pruned", figures["parameters_pruned"], 1, figures["parameters_dense"]),
         ("miou_pruned", figures["miou_pruned"], max(0.0, figures["miou_dense"] - parameters.max_miou_loss), 1),
-    ]
-    return metric_rows(
-        {"stage": "train_prune", "metric": name, "value": float(value), "lower": float(lower), "upper": float(upper)}
-        for name, value, lower, upper in rows
     )
 
 
@@ -191,15 +183,11 @@ STAGE = Stage(
     name="train_prune",
     summary="Train the night's network while it loses the neurons that it does not need.",
     inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
-        Port(name="curated", kind="version", about="the curated frames with human labels"),
-        Port(name="adaptation", kind="network", about="the network to start from, and the pseudo-labelled frames"),
+        FRAMES,
+        Port(name="curated", about="the curated frames with human labels"),
+        Port(name="adaptation", about="the network to start from, and the pseudo-labelled frames"),
     ),
-    outputs=(
-        Port(
-            name="network", kind="network", about="dense and pruned weights, and how they were trained", gate_table=True
-        ),
-    ),
+    outputs=(Port(name="network", about="dense and pruned weights, and how they were trained", gate_table=True),),
     parameters=TrainPruneParameters,
     needs=training_needs(timeout_minutes=480),
     run=run,

@@ -106,8 +106,9 @@ def _layered(written: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str
 def _override(settings: dict[str, Any], override: str) -> None:
     path, separator, value = override.partition("=")
     *sections, name = path.split(".")
-    if not separator or not sections:
-        raise InputError(f"SET={override}: must be SECTION.NAME=VALUE, such as select.budget_frames=20")
+    if not separator or not (sections or name in COUNTS.values()):
+        counts = " or ".join(f"{count}=4" for count in COUNTS.values())
+        raise InputError(f"SET={override}: must be SECTION.NAME=VALUE, such as select.budget_frames=20, or {counts}")
     place = settings
     for section in sections:
         if sections[0] == "cluster" and place is not settings:

@@ -21,8 +21,8 @@ from pathlib import Path
 import click
 
 from benchmarks.duels.duel import finish, result
+from benchmarks.duels.gate_table import write_table
 from benchmarks.results import ROOT
-from benchmarks.scale.gate_rows import write_table
 from benchmarks.timing import least_seconds
 
 BAR_SECONDS, GATE_BAR_SECONDS = 0.15, 1.0
@@ -44,7 +44,7 @@ def run(inputs, outputs, parameters):
     number = int((before / "number").read_text()) if before else 0
     (outputs.one("after") / "number").write_text(str(number + 1))
 
-PORT = dict(kind="any", about="a number")
+PORT = dict(about="a number")
 STAGE = Stage(name="nothing", summary="Add one.", inputs=(Port(name="before", optional=True, **PORT),),
               outputs=(Port(name="after", **PORT),), parameters=Parameters, needs=Needs(image="gates"), run=run)
 die_with_parent()

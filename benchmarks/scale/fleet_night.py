@@ -1,14 +1,13 @@
-"""Predict a night of a whole fleet: stage after stage from measured costs a frame, its fan-outs simulated shard by shard."""
+"""Predict a night of a whole fleet, stage after stage, from measured costs a frame."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from benchmarks.scale.shard_queue import even_shards, run_shards
 from perception.parameters import (
     BrokenRule,
     Count,
-    CountOrZero,
     NotNegative,
     Positive,
     ShareFromZero,
@@ -66,7 +65,6 @@ class FleetCluster:
     score_shards: Count
     shard_spread: NotNegative
     death_share: ShareFromZero
-    seed: CountOrZero
 
     @property
     def bandwidth_bytes_per_s(self) -> float:
@@ -270,25 +268,26 @@ def _score(world: World) -> StageForecast:
 def _fan_out(
     world: World, name: str, count: int, seconds: float, moved: float, pods: int, *, gpus_a_pod: int
 ) -> StageForecast:
-    """Simulate shards that take `seconds` in all on one pod, and move `moved` bytes."""
+    """Predict shards that take `seconds` in all on one pod and move `moved` bytes: waves of pods, or what the store can bring.
+
+    A wave lasts as long as its slowest shard: of n log-normal ones exp(spread * sqrt(2 ln n)) times the median, at most.
+    A try that dies does so half way in the mean.
+    """
     cluster = world.cluster
-    shards = even_shards(
-        count, compute_seconds=seconds, traffic_bytes=moved, spread=cluster.shard_spread,
-        death_share=cluster.death_share, seed=cluster.seed,
-    )  # fmt: skip
-    found = run_shards(
-        shards, pods=pods, start_seconds=cluster.pod_start_s, bandwidth_bytes_per_s=cluster.bandwidth_bytes_per_s
-    )
-    retried = found.pods - count
+    tries = count / (1 - cluster.death_share)
+    at_once = min(pods, count)
+    longest = seconds / count * math.exp(cluster.shard_spread * math.sqrt(2 * math.log(at_once)))
+    waves = math.ceil(tries / pods) * (cluster.pod_start_s + longest)
+    needed = max(waves, moved / cluster.bandwidth_bytes_per_s + cluster.pod_start_s)
+    pod_seconds = tries * cluster.pod_start_s + seconds * (1 + (tries / count - 1) / 2)
     return StageForecast(
         name=name,
-        hours=found.seconds / HOUR_S,
-        gpu_hours=gpus_a_pod * found.pod_seconds / HOUR_S,
-        core_hours=cluster.cores_a_pod * found.pod_seconds / HOUR_S,
+        hours=needed / HOUR_S,
+        gpu_hours=gpus_a_pod * pod_seconds / HOUR_S,
+        core_hours=cluster.cores_a_pod * pod_seconds / HOUR_S,
         moved_tb=moved / TB,
-        pods=found.pods,
-        note=f"{count} shards, {retried} tried again; {found.waiting_share:.0%} waiting for the store; "
-        f"last stragglers {found.tail_seconds / 60:.0f} min",
+        pods=round(tries),
+        note=f"{count} shards{'; waits for the store' if needed > waves else ''}",
     )
 
 

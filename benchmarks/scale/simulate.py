@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ from benchmarks.scale.fleet_night import (
     Rates,
     StageForecast,
     World,
-    night_hours,
-    stages_of,
 )
 from components.stage.parameters import build_parameters, parse_value, read_yaml
 from perception.errors import InputError
@@ -30,7 +27,6 @@ from pipelines.settings import load_settings
 
 FLEET_FILE, RATES_FILE = Path(__file__).with_name("fleet.yaml"), ROOT / RESULTS / "fleet_rates.json"
 SECTIONS = {"fleet": Fleet, "cluster": FleetCluster, "limits": Limits, "gpu": Gpu, "prices": Prices}
-SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the cluster, in the picture
 
 
 def load_world(file: Path, rates_file: Path, profile: str, overrides: Sequence[str]) -> tuple[World, dict[str, Any]]:
@@ -103,54 +99,19 @@ def _stage_line(stage: StageForecast) -> str:
 # ---------------------------------------------------------------- the picture and the page
 
 
-def scaled_hours(world: World) -> dict[str, list[float]]:
-    """Predict the night's hours with a cluster of every one of SCALES: GPUs alone, and everything."""
-    cluster = world.cluster
-    found: dict[str, list[float]] = {"GPUs that score": [], "the whole cluster": []}
-    for scale in SCALES:
-        gpus = replace(cluster, gpus=max(1, round(cluster.gpus * scale)))
-        whole = replace(
-            gpus,
-            cpu_pods=max(1, round(cluster.cpu_pods * scale)),
-            training_gpus=max(1, round(cluster.training_gpus * scale)),
-            store_gbit_s=cluster.store_gbit_s * scale,
-        )
-        for name, each in (("GPUs that score", gpus), ("the whole cluster", whole)):
-            found[name].append(night_hours(stages_of(replace(world, cluster=each))))
-    return found
-
-
 def draw(world: World, found: Forecast) -> Figure:
-    """Draw the hours of every stage, and of the night on smaller and larger clusters."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    bars, curve = figure.subplots(1, 2, width_ratios=[1.4, 1])
-    start = 0.0
+    """Draw the hours of every stage, one after the other as they wait for each other."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    bars, start = figure.subplots(), 0.0
     for row, stage in enumerate(found.stages):
-        bars.barh(
-            row,
-            stage.hours,
-            left=start,
-            color="tab:orange" if stage.gpu_hours else "tab:blue",
-            alpha=0.9 if stage.critical else 0.4,
-        )
+        color, alpha = "tab:orange" if stage.gpu_hours else "tab:blue", 0.9 if stage.critical else 0.4
+        bars.barh(row, stage.hours, left=start, color=color, alpha=alpha)
         start += stage.hours if stage.critical else 0.0
-    bars.set_yticks(
-        range(len(found.stages)),
-        [stage.name.replace("gates, compress, evaluate, propose, ", "... ") for stage in found.stages],
-    )
+    names = [stage.name.replace("gates, compress, evaluate, propose, ", "... ") for stage in found.stages]
+    bars.set_yticks(range(len(names)), names)
     bars.invert_yaxis()
     bars.axvline(world.fleet.window_hours, color="tab:red", linestyle="--")
     bars.set_xlabel("hours since the last upload; orange: with GPUs, dashed: the window")
-    for name, hours in scaled_hours(world).items():
-        curve.plot(SCALES, hours, "o-", label=name)
-    curve.axhline(world.fleet.window_hours, color="tab:red", linestyle="--")
-    curve.set_xscale("log", base=2)
-    curve.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
-    curve.set_xlabel("times as much as assumed")
-    curve.set_ylabel("hours of the night")
-    curve.set_ylim(0)
-    curve.grid(alpha=0.3)
-    curve.legend(fontsize=8)
     return figure
 
 
@@ -162,5 +123,5 @@ def write_results(world: World, found: Forecast, text: str, command: str, folder
         folder / "fleet.md",
         f"# A night of a fleet, predicted\n\n    {command}\n\nNothing of this ran: it is a model of a night, explained in "
         f"[scale](../scale.md). What is measured, stated and assumed stands in [fleet.yaml](../../benchmarks/scale/fleet.yaml).\n\n"
-        f"{body}\n\n![Hours of every stage, and of the night by the cluster's size](fleet.svg)\n",
+        f"{body}\n\n![Hours of every stage](fleet.svg)\n",
     )

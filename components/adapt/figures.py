@@ -44,7 +44,8 @@ def all_figures(
     one; table: what label_frames counted; shares: of the classes in the simulator's labels. Not measured is None.
     """
     figures = judged_figures(judged, names) | _label_figures(evidence, names)
-    figures |= {"detector": detector or None, "trust": [_trust_row(each, names) for each in evidence.trust]}
+    trust = [asdict(each) | {"class": names[each.class_id]} for each in evidence.trust]
+    figures |= {"detector": detector or None, "trust": trust}
     figures |= _prior_figures(table, shares)
     return figures | {"fusion_verdict": fusion_in_words(judged["source_only"], judged["fused"])}
 
@@ -53,9 +54,8 @@ def judged_figures(judged: Mapping[str, Judged | None], names: Sequence[str]) ->
     """Return mIoU, its foreground and background mean, and IoU by class of each way to see the test set."""
     figures: Json = {"iou_by_class": {}}
     for name, each in judged.items():
-        figures[f"miou_{name}"] = None if each is None else _number(each.miou())
-        figures[f"foreground_miou_{name}"] = None if each is None else _number(each.foreground_miou())
-        figures[f"background_miou_{name}"] = None if each is None else _number(each.background_miou())
+        for mean in ("miou", "foreground_miou", "background_miou"):
+            figures[f"{mean}_{name}"] = None if each is None else _number(getattr(each, mean)())
         figures["iou_by_class"][name] = None if each is None else each.iou_by_class(names)
     return figures
 
@@ -99,9 +99,8 @@ def gate_table(
     background, which there is none of, are left out.
     """
     precision = _mask_precision(evidence.detector, foreground)
-    judged = table.drop(
-        columns=[f"detected_px_{name}" for name, each in zip(names, foreground, strict=True) if not each]
-    )
+    background = [name for name, each in zip(names, foreground, strict=True) if not each]
+    judged = table.drop(columns=[f"detected_px_{name}" for name in background])
     right = {
         f"detected_right_px_{names[class_id]}": table[f"detected_px_{names[class_id]}"] * precision[class_id]
         for class_id in np.flatnonzero(foreground).tolist()
@@ -156,10 +155,6 @@ def _prior_figures(table: pd.DataFrame, shares: Mapping[str, float]) -> Json:
     reference, found = [shares[name] for name in names], class_prior(counts)
     lost = collapsed_classes(reference, found, COLLAPSED_RATIO)
     return {"collapsed_classes": [names[index] for index in lost], "prior_drift": prior_drift(reference, found)}
-
-
-def _trust_row(each: ClassTrust, names: Sequence[str]) -> Json:
-    return asdict(each) | {"class": names[each.class_id]}
 
 
 def _number(value: float) -> float | None:

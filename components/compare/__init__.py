@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from components.compare.doubts import doubted_labels
-from components.stage.declaration import Paths, Port, Stage
+from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     labelled_so_far,
@@ -41,6 +40,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     """
     import pandas as pd
 
+    from components.compare.doubts import doubted_labels
     from perception.data.tables import read_table
     from perception.training.setup import set_threads
 
@@ -87,13 +87,13 @@ def _train_and_score(
     groups: "Sequence[pd.DataFrame]", test: "pd.DataFrame", arm: str, parameters: CompareParameters
 ) -> list[float]:
     """Train a network for each repetition, on the groups in turn; both arms start a repetition from the same weights."""
-    from perception.training.setup import best_device, seeded
+    from perception.training.setup import seeded
 
     scores = []
     for repetition in range(parameters.seeds):
         network = seeded(partial(new_network, parameters), parameters.seed + repetition)
         frames = open_frames(groups[repetition % len(groups)], parameters)
-        settings = train_settings(parameters, device=best_device(), seed_offset=repetition)
+        settings = train_settings(parameters, seed_offset=repetition)
         train(network, frames, settings, parameters, what=f"compare {arm}")
         scores.append(network_miou(network, test, parameters))
     return scores
@@ -107,17 +107,13 @@ STAGE = Stage(
     name="compare",
     summary="Spend the same budget by the strategy and at random, and compare the networks that learn from it.",
     inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
-        Port(name="base", kind="version", about="the data version that the night starts from"),
-        Port(name="ensemble", kind="ensemble", about="the ensemble that scored the pool, which doubts some labels"),
-        Port(name="selection", kind="selection", about="the chosen frames and the random control group"),
+        FRAMES,
+        BASE,
+        Port(name="ensemble", about="the ensemble that scored the pool, which doubts some labels"),
+        Port(name="selection", about="the chosen frames and the random control group"),
     ),
     outputs=(
-        Port(
-            name="comparison",
-            kind="metrics",
-            about="comparison.json: mIoU of both arms; labels.json: which labels to look at again",
-        ),
+        Port(name="comparison", about="comparison.json: mIoU of both arms; labels.json: which labels to look at again"),
     ),
     parameters=CompareParameters,
     needs=training_needs(timeout_minutes=240),

@@ -1,24 +1,26 @@
 """Which of the new labels the night's ensemble doubts: the ranking that a review shows."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
 
 from components.stage.learning import FrameParameters, class_names, open_frames
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+from perception.data.loading import image_batches
+from perception.quality.label_quality import label_doubt, worst_confusions
+from perception.training.setup import best_device
+from perception.uncertainty.ensemble import load_committee
 
 LISTED, CONFUSIONS = 50, 8
 
 
-def doubted_labels(ensemble: Path, labelled: "pd.DataFrame", parameters: FrameParameters) -> dict[str, Any]:
+def doubted_labels(ensemble: Path, labelled: pd.DataFrame, parameters: FrameParameters) -> dict[str, Any]:
     """Rank newly labelled frames by the probability that the ensemble gives to other classes than the label's.
 
     labelled: manifest rows. The ensemble has not learned from them, so it cannot know their mistakes by heart.
     """
-    from perception.quality.label_quality import worst_confusions
-
     rows, confusion = _doubts(ensemble, labelled.reset_index(drop=True), parameters)
     return {
         "note": f"{len(rows)} newly labelled frames, ranked by the probability that the night's ensemble gives to other "
@@ -29,17 +31,7 @@ def doubted_labels(ensemble: Path, labelled: "pd.DataFrame", parameters: FramePa
     }
 
 
-def _doubts(
-    folder: Path, frames: "pd.DataFrame", parameters: FrameParameters
-) -> "tuple[list[dict[str, Any]], np.ndarray]":
-    import numpy as np
-    import torch
-
-    from perception.data.loading import image_batches
-    from perception.quality.label_quality import label_doubt
-    from perception.training.setup import best_device
-    from perception.uncertainty.ensemble import load_committee
-
+def _doubts(folder: Path, frames: pd.DataFrame, parameters: FrameParameters) -> tuple[list[dict[str, Any]], np.ndarray]:
     device = best_device()
     committee, opened = load_committee(folder).to(device), open_frames(frames, parameters)
     rows: list[dict[str, Any]] = []

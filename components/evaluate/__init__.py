@@ -1,7 +1,7 @@
 """evaluate: judge the network that ships on the frozen test set, whole and by condition, against the champion."""
 
-from components.evaluate.judging import JudgeParameters
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.evaluate.parameters import JudgeParameters
+from components.stage.declaration import FRAMES, Needs, Paths, Port, Stage
 from components.stage.learning import open_frames, read_frames
 from components.stage.records import log
 from perception.parameters import Fraction, checked
@@ -40,16 +40,13 @@ STAGE = Stage(
     name="evaluate",
     summary="Judge the shipped network on the frozen test set, by class and condition, against the champion.",
     inputs=(
-        Port(name="frames", kind="frames", about="the night's frames"),
-        Port(name="base", kind="version", about="the data version that the night starts from, with the champion"),
-        Port(name="compressed", kind="network", about="the exported network"),
+        FRAMES,
+        Port(name="base", about="the data version that the night starts from, with the champion"),
+        Port(name="compressed", about="the exported network"),
     ),
     outputs=(
         Port(
-            name="evaluation",
-            kind="metrics",
-            about="figures, predictions, the promotion decision, tomorrow's query",
-            gate_table=True,
+            name="evaluation", about="figures, predictions, the promotion decision, tomorrow's query", gate_table=True
         ),
     ),
     parameters=EvaluateParameters,

@@ -4,77 +4,52 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from pydantic import Field
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
 
-from components.stage.learning import FrameParameters, class_names, write_json
+from components.evaluate.parameters import JudgeParameters
+from components.stage.learning import class_names, write_json
+from components.stage.parameters import shared_fields
 from components.stage.records import progress_line
+from perception.compression.cost import measure_latency_ms
+from perception.compression.export import open_session
 from perception.data.files import file_sha256
-from perception.metrics.settings import IntervalSettings
-from perception.parameters import Count, CountOrZero, NotNegative, Share, ShareFromZero, checked
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    from perception.metrics.comparison import RegressionRule, Verdict
-    from perception.metrics.evidence import Evidence
-    from perception.metrics.segmentation import JudgedFrame, LabelledFrames, SegmentationScore
+from perception.data.taxonomies import categories
+from perception.errors import InputError
+from perception.metrics import figures as measured
+from perception.metrics.bounds import effective_counts, failure_rate_upper
+from perception.metrics.calibration import calibration_error
+from perception.metrics.comparison import RegressionRule, Verdict, compare
+from perception.metrics.evidence import Evidence, gather_evidence
+from perception.metrics.failures import cluster_regions, failure_queries, wrong_regions
+from perception.metrics.segmentation import LabelledFrames, SegmentationScore, evaluate_frames
+from perception.metrics.shift import CORRUPTIONS, STRENGTHS, corrupt
+from perception.metrics.slices import CONDITIONS, domain_grid
+from perception.quality.metrics_table import metric_rows
+from perception.reporting.evidence import what_it_does_not_support, what_it_supports
 
 Json = dict[str, Any]
 
 
-@checked
-class JudgeParameters(FrameParameters, IntervalSettings):
-    """Say what is measured, when a frame has failed, and when a network is worse than the champion."""
-
-    # frames are resized to this before a network sees them; one of a user may take any size
-    height_px: Annotated[int, Field(ge=1, le=16384)]
-    width_px: Annotated[int, Field(ge=1, le=16384)]  # likewise
-    batch_frames: Count = 8  # frames in memory at once
-    slice_columns: tuple[str, ...] = ("time_of_day", "weather", "scene")  # manifest columns that slices are cut by
-    # this many frames of a drive in a row count as one independent unit; 0: the whole drive does
-    clip_frames: CountOrZero = 0
-    failure_pixel_accuracy: Share = 0.5  # a frame with a smaller share of right pixels counts as failed
-    claim_failure_rate: Share = 0.01  # the report says what it would take to show that no more frames than this fail
-    # share of operation by cell, such as "time_of_day=night,weather=rain,scene=urban": 0.1; empty: the test set's own
-    operating_mix: dict[str, NotNegative] = Field(default_factory=dict)
-    miles: NotNegative = 0.0  # driven under observation with exactly this network, where that is known
-    miles_failures: CountOrZero = 0  # failures on those miles
-    # mIoU by which the network may fall behind the champion, overall and in any condition
-    regression_margin: ShareFromZero = 0.02
-    class_regression_margin: ShareFromZero = 0.05  # IoU by which it may fall behind in any class
-    # standard deviation of a figure (overall, time_of_day=night, class=bus) between trainings that differ only by their
-    # seed; benchmarks/scale/no_regression.py measures it. Margins are widened to what two seeds differ by
-    seed_spread: dict[str, NotNegative] = Field(default_factory=dict)
-    test_set_sha256: str = ""  # the frozen test set's identity; another one is refused; empty: not pinned
-    latency_batch_frames: tuple[Count, ...] = (1, 2, 4, 8)  # batch sizes at which latency and throughput are measured
-    latency_repeats: Annotated[int, Field(ge=2)] = 10  # measurements at each batch size; the median counts
-    shift_frames: CountOrZero = 24  # test frames that are also judged under corruptions; 0: none
-    worst_frames: CountOrZero = 24  # test frames in whose pictures failures are looked for
-
-
-def regression_rule(parameters: JudgeParameters) -> "RegressionRule":
+def regression_rule(parameters: JudgeParameters) -> RegressionRule:
     """Return the rule that compares with the champion."""
-    from perception.metrics.comparison import RegressionRule
-
-    return RegressionRule(
+    return shared_fields(
+        RegressionRule,
+        parameters,
         margin=parameters.regression_margin,
         class_margin=parameters.class_regression_margin,
-        confidence=parameters.confidence,
-        minimum_drives=parameters.minimum_drives,
-        minimum_frames=parameters.minimum_frames,
         resamples=2 * parameters.resamples,
-        seed=parameters.seed,
         unit="clips" if parameters.clip_frames else "drives",
-        seed_spread=parameters.seed_spread,
     )
 
 
 def judge(
-    frames: "LabelledFrames",
-    about: "pd.DataFrame",
+    frames: LabelledFrames,
+    about: pd.DataFrame,
     model: Path,
     parameters: JudgeParameters,
     folder: Path,
@@ -106,15 +81,12 @@ def onnx_predictor(model: Path, threads: int) -> Any:
 
     A network that was exported for batches of a fixed size gets its images in such batches, the last one filled up.
     """
-    import numpy as np
-
-    from perception.compression.export import open_session
 
     session = open_session(model, threads)
     entry = session.get_inputs()[0]
     size = entry.shape[0]
 
-    def predict(images: "np.ndarray") -> "np.ndarray":
+    def predict(images: np.ndarray) -> np.ndarray:
         if not isinstance(size, int):
             return session.run(None, {entry.name: images})[0]
         filled = np.concatenate([images, np.zeros((-len(images) % size, *images.shape[1:]), images.dtype)])
@@ -124,9 +96,8 @@ def onnx_predictor(model: Path, threads: int) -> Any:
     return predict
 
 
-def identity_of(about: "pd.DataFrame", parameters: JudgeParameters) -> str:
+def identity_of(about: pd.DataFrame, parameters: JudgeParameters) -> str:
     """Return the sha256 of which frames are judged, with which pixels and labels; raise InputError if it is not the pinned one."""
-    from perception.errors import InputError
 
     rows = sorted(about[["frame_id", "image_sha256", "label_sha256"]].astype(str).agg(" ".join, axis=1))
     found = hashlib.sha256("\n".join(rows).encode()).hexdigest()
@@ -138,7 +109,7 @@ def identity_of(about: "pd.DataFrame", parameters: JudgeParameters) -> str:
     return found
 
 
-def _in_units(about: "pd.DataFrame", clip_frames: int) -> "pd.DataFrame":
+def _in_units(about: pd.DataFrame, clip_frames: int) -> pd.DataFrame:
     """Cut drives into clips of `clip_frames` frames in a row, which then stand for drives."""
     if not clip_frames:
         return about
@@ -147,16 +118,13 @@ def _in_units(about: "pd.DataFrame", clip_frames: int) -> "pd.DataFrame":
 
 
 def _score(
-    frames: "LabelledFrames",
-    about: "pd.DataFrame",
+    frames: LabelledFrames,
+    about: pd.DataFrame,
     model: Path,
     parameters: JudgeParameters,
     what: str,
     folder: Path | None = None,
-) -> "SegmentationScore":
-    import numpy as np
-
-    from perception.metrics.segmentation import evaluate_frames
+) -> SegmentationScore:
 
     score = evaluate_frames(
         frames,
@@ -179,20 +147,16 @@ def _score(
 
 def _keeper(folder: Path) -> Any:
     """Return the function that writes a frame's prediction into `folder`, for whoever wants to count again."""
-    from PIL import Image
 
     folder.mkdir()
 
-    def keep(frame: "JudgedFrame") -> None:
-        Image.fromarray(frame.prediction).save(folder / f"{frame.frame_id}.png")
+    def keep(frame_id: str, prediction: NDArray[np.uint8]) -> None:
+        Image.fromarray(prediction).save(folder / f"{frame_id}.png")
 
     return keep
 
 
-def _figures(score: "SegmentationScore", parameters: JudgeParameters) -> Json:
-    from perception.data.taxonomies import categories
-    from perception.metrics import figures as measured
-    from perception.metrics.slices import CONDITIONS, domain_grid
+def _figures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
 
     classes, settings = class_names(parameters.taxonomy), parameters
     figures = measured.overall_figures(score, classes, categories(parameters.taxonomy), settings)
@@ -209,7 +173,7 @@ def _figures(score: "SegmentationScore", parameters: JudgeParameters) -> Json:
     }
 
 
-def _coverage(score: "SegmentationScore", about: "pd.DataFrame", left_out: Sequence[Json]) -> Json:
+def _coverage(score: SegmentationScore, about: pd.DataFrame, left_out: Sequence[Json]) -> Json:
     """Count the frames that were found and judged, and name with its reason each that counts nowhere."""
     blank = about.image_uri[score.frames.pixel_accuracy.isna().to_numpy()]
     unjudged = [
@@ -219,16 +183,13 @@ def _coverage(score: "SegmentationScore", about: "pd.DataFrame", left_out: Seque
     return {"found": len(about) + len(left_out), "judged": len(about) - len(blank), "left_out": unjudged}
 
 
-def failed_frames(score: "SegmentationScore", parameters: JudgeParameters) -> "np.ndarray[Any, Any]":
+def failed_frames(score: SegmentationScore, parameters: JudgeParameters) -> np.ndarray[Any, Any]:
     """Return which of the score's frames have failed: (frame,) bool; a frame without any judged pixel has not."""
     failed: np.ndarray[Any, Any] = (score.frames.pixel_accuracy < parameters.failure_pixel_accuracy).to_numpy(bool)
     return failed
 
 
-def _failures(score: "SegmentationScore", parameters: JudgeParameters) -> Json:
-    from perception.metrics.bounds import effective_counts, failure_rate_upper
-    from perception.metrics.evidence import gather_evidence
-    from perception.reporting.evidence import what_it_does_not_support, what_it_supports
+def _failures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
 
     judged = score.frames.pixel_accuracy.notna().to_numpy()
     failed = failed_frames(score, parameters)[judged]
@@ -257,7 +218,6 @@ def _failures(score: "SegmentationScore", parameters: JudgeParameters) -> Json:
 
 def latency(model: Path, parameters: JudgeParameters) -> list[Json]:
     """Measure milliseconds a batch and frames a second by batch size, in onnxruntime on this CPU."""
-    from perception.compression.cost import measure_latency_ms
 
     if not parameters.latency_batch_frames:
         return []
@@ -281,7 +241,7 @@ def latency(model: Path, parameters: JudgeParameters) -> list[Json]:
 class _Part:
     """Keep some of the frames in memory, image and label at the network's size: they are judged many times over."""
 
-    def __init__(self, frames: "LabelledFrames", rows: Sequence[int]) -> None:
+    def __init__(self, frames: LabelledFrames, rows: Sequence[int]) -> None:
         self._kept = [frames.load(row) for row in rows]
 
     def __len__(self) -> int:
@@ -294,16 +254,11 @@ class _Part:
         return self._kept[index][1]
 
 
-def _shift(frames: "LabelledFrames", about: "pd.DataFrame", model: Path, parameters: JudgeParameters) -> list[Json]:
+def _shift(frames: LabelledFrames, about: pd.DataFrame, model: Path, parameters: JudgeParameters) -> list[Json]:
     """Judge some frames, spread over the test set, as they are and under every corruption: mIoU and calibration.
 
     At the network's size, all cases alike, so that they compare with each other.
     """
-    import numpy as np
-
-    from perception.metrics.calibration import calibration_error
-    from perception.metrics.segmentation import evaluate_frames
-    from perception.metrics.shift import CORRUPTIONS, STRENGTHS, corrupt
 
     count = min(parameters.shift_frames, len(about))
     if not count:
@@ -334,13 +289,12 @@ def _shift(frames: "LabelledFrames", about: "pd.DataFrame", model: Path, paramet
 
 def _against(
     champion: Path | None,
-    score: "SegmentationScore",
-    frames: "LabelledFrames",
-    about: "pd.DataFrame",
+    score: SegmentationScore,
+    frames: LabelledFrames,
+    about: pd.DataFrame,
     parameters: JudgeParameters,
 ) -> Json:
     """Compare with the champion on the same frames; the first network of all has none."""
-    from perception.metrics.comparison import compare
 
     if champion is None or not champion.exists():
         first = {"decision": "promote", "reason": "there is no champion yet", "reasons": ["there is no champion yet"]}
@@ -354,7 +308,7 @@ def _against(
     }
 
 
-def _comparison(verdict: "Verdict", theirs: "SegmentationScore", champion: Path, parameters: JudgeParameters) -> Json:
+def _comparison(verdict: Verdict, theirs: SegmentationScore, champion: Path, parameters: JudgeParameters) -> Json:
     return {
         "champion_sha256": file_sha256(champion),
         "margin": parameters.regression_margin,
@@ -369,13 +323,8 @@ def _comparison(verdict: "Verdict", theirs: "SegmentationScore", champion: Path,
     }
 
 
-def _find_failures(frames: Any, score: "SegmentationScore", parameters: JudgeParameters, folder: Path) -> Json:
+def _find_failures(frames: Any, score: SegmentationScore, parameters: JudgeParameters, folder: Path) -> Json:
     """Look for the largest wrong regions in the worst frames, gather them into clusters and ask for more of the kind."""
-    import numpy as np
-    import pandas as pd
-    from PIL import Image
-
-    from perception.metrics.failures import cluster_regions, failure_queries, wrong_regions
 
     classes = class_names(parameters.taxonomy)
     table = score.frames.assign(row=np.arange(len(score.frames))).dropna(subset=["pixel_accuracy"])
@@ -404,9 +353,8 @@ def _find_failures(frames: Any, score: "SegmentationScore", parameters: JudgePar
     return {"failure_clusters": shown_clusters, "queries": queries}
 
 
-def gate_rows(figures: Mapping[str, Any], least_miou: float, minimum_frames: int) -> "pd.DataFrame":
+def gate_rows(figures: Mapping[str, Any], least_miou: float, minimum_frames: int) -> pd.DataFrame:
     """Return the figures that the gate judges: mIoU overall and in every condition with enough frames, and the frames."""
-    from perception.quality.metrics_table import metric_rows
 
     rows: list[Json] = [
         {"metric": "miou", "value": figures["miou"], "lower": least_miou, "upper": 1.0},

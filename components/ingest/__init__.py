@@ -3,6 +3,7 @@
 from components.ingest.sources import Source
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import Taxonomy
+from components.stage.parameters import shared_fields
 from components.stage.records import log, progress_line
 from perception.parameters import BrokenRule, Count, CountOrZero, Pixels, Seed, checked
 
@@ -37,13 +38,7 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
     store, intakes = open_store(parameters.store), []
     for name, listed in listing.groupby("source"):
         source = parameters.sources[str(name)]
-        settings = IntakeSettings(
-            source=str(name),
-            split=source.split,
-            domain=source.domain,
-            labels=source.labels,
-            taxonomy=parameters.taxonomy,
-        )
+        settings = shared_fields(IntakeSettings, source, source=str(name), taxonomy=parameters.taxonomy)
         size = (parameters.height_px, parameters.width_px)
         arriving = arrivals(source, listed, open_store(parameters.store), parameters.seed, size)
         intakes.append(admit_frames(arriving, len(listed), store, settings, progress=progress_line(f"ingest {name}")))
@@ -55,8 +50,8 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
 STAGE = Stage(
     name="ingest",
     summary="Turn one batch of what has arrived into a manifest, blobs in the store and facts about every frame.",
-    inputs=(Port(name="arrivals", kind="listing", about="the batch's share of the listing", shares="batch"),),
-    outputs=(Port(name="arrived", kind="frames", about="manifest, profile and list of rejected files of the batch"),),
+    inputs=(Port(name="arrivals", about="the batch's share of the listing", shares="batch"),),
+    outputs=(Port(name="arrived", about="manifest, profile and list of rejected files of the batch"),),
     parameters=IngestParameters,
     needs=Needs(image="torch", loads="pandas", cpu_cores=2, memory_gib=4),
     run=run,

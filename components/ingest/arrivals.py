@@ -37,13 +37,8 @@ def list_arrivals(name: str, source: Source) -> "pd.DataFrame":
         ]
     else:
         rows = [
-            (
-                name,
-                frame.frame_id,
-                frame.drive_id,
-                _signature((frame.image_path, frame.label_path, frame.instances_path)),
-            )
-            for frame in _files(source)
+            (name, each.frame_id, each.drive_id, _signature((each.image_path, each.label_path, each.instances_path)))
+            for each in _files(source)
         ]
     return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
 

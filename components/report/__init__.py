@@ -37,10 +37,10 @@ STAGE = Stage(
     name="report",
     summary="Put the whole night on one page and its figures into summary.json.",
     inputs=(
-        *(Port(name=name, kind="any", about=about, optional=True) for name, about in _ABOUT.items()),
-        Port(name="verdicts", kind="verdict", about="verdict of each gate", many=True, optional=True),
+        *(Port(name=name, about=about, optional=True) for name, about in _ABOUT.items()),
+        Port(name="verdicts", about="verdict of each gate", many=True, optional=True),
     ),
-    outputs=(Port(name="report", kind="report", about="report.html and summary.json"),),
+    outputs=(Port(name="report", about="report.html and summary.json"),),
     parameters=ReportParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=1, memory_gib=4),
     run=run,

@@ -19,7 +19,7 @@ from perception.data.taxonomies import load_taxonomy
 from perception.metrics.differences import paired_difference
 from perception.quality.gate import Verdict
 from perception.reporting import charts, page, records
-from perception.reporting.evaluation_page import REGION_COLUMNS, TESTED_COLUMNS
+from perception.reporting.evaluation_page import REGION_COLUMNS, TESTED_COLUMNS, failure_clusters
 from perception.reporting.summary import (
     AdaptationFigures,
     DataFigures,
@@ -142,14 +142,12 @@ def _data_figures(inputs: Paths) -> DataFigures:
         return DataFigures()
     now = set(read_manifest(folder / "version" / "manifest.parquet", columns=["frame_id"]).frame_id)
     before = set(read_manifest(inputs.one("base") / "manifest.parquet", columns=["frame_id"]).frame_id)
-    return DataFigures(
-        version=version.tag if version else None,
-        manifest_sha256=version.manifest_sha256 if version else None,
-        parent=version.parent if version else None,
-        frames=len(now),
-        added=len(now - before),
-        removed=len(before - now),
+    named = (
+        {"version": version.tag, "manifest_sha256": version.manifest_sha256, "parent": version.parent}
+        if version
+        else {}
     )
+    return DataFigures(**named, frames=len(now), added=len(now - before), removed=len(before - now))
 
 
 def _model_figures(inputs: Paths) -> ModelFigures:
@@ -158,10 +156,7 @@ def _model_figures(inputs: Paths) -> ModelFigures:
     if card:
         latency = read_record(inputs.one("compressed") / "latency.json", records.Latencies)
         figures |= {f"{name}_compressed": getattr(card, name) for name in ("parameters", "macs", "miou")}
-        figures |= {
-            "latency_ms_dense": latency.dense.median_ms,
-            "latency_ms_compressed": latency.model.median_ms,
-        }
+        figures |= {"latency_ms_dense": latency.dense.median_ms, "latency_ms_compressed": latency.model.median_ms}
     return ModelFigures(**figures)
 
 
@@ -247,7 +242,7 @@ def _evaluation_panel(inputs: Paths, pictures: Pictures) -> page.EvaluationPanel
     return page.EvaluationPanel(
         figures=figures,
         frames=pictures.tested(read_table(tested, TESTED_COLUMNS), folder / "predictions"),
-        clusters=pictures.failures(read_table(regions, REGION_COLUMNS), figures["failure_clusters"]),
+        clusters=failure_clusters(read_table(regions, REGION_COLUMNS), figures["failure_clusters"], pictures.image),
     )
 
 

@@ -1,6 +1,6 @@
 """The pictures of a night's report: images from the store, and what networks make of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 from components.stage.declaration import Paths
 from components.stage.learning import FrameParameters, class_names, open_frames
 from perception.adaptation.foreground import at_size, load_foreground, score_thresholds
-from perception.adaptation.fusion import FusionSettings, Instances, fuse
+from perception.adaptation.fusion import FusionSettings, fuse
 from perception.adaptation.label_pool import Labeller, class_probabilities, predictions
 from perception.data.decoding import decode_image
 from perception.data.loading import image_batches
@@ -21,7 +21,7 @@ from perception.metrics.segmentation import predicted_classes
 from perception.metrics.slices import CONDITIONS
 from perception.models.checkpoint import load_network
 from perception.reporting import page
-from perception.reporting.evaluation_page import failure_clusters, tested_frames
+from perception.reporting.evaluation_page import tested_frames
 from perception.reporting.records import Adaptation
 from perception.uncertainty.ensemble import load_committee
 from perception.uncertainty.scores import score_frames
@@ -84,17 +84,29 @@ class Pictures:
         record: says how pseudo-labels are made.
         """
         folder = self._inputs.one("adaptation")
-        rows = self._spread(self._frames[self._frames.split == "test"], count)
+        test = self._frames[self._frames.split == "test"]
+        rows = test.iloc[np.linspace(0, len(test) - 1, min(count, len(test))).round().astype(int)]  # spread evenly
         frames = open_frames(rows, self._parameters)
         labeller = self._labeller(folder, record)
         student = class_probabilities(load_network(folder / "student.safetensors"), frames, len(frames))
         seen = zip(predictions(labeller, frames, len(frames)), student, strict=True)
-        return tuple(
-            self._adapted_frame(row.frame_id, frames.full_label(index), labeller, probabilities, instances, taught)
-            for index, (row, ((probabilities, instances), taught)) in enumerate(
-                zip(rows.itertuples(), seen, strict=True)
+        found = []
+        for index, (frame_id, ((probabilities, instances), taught)) in enumerate(zip(rows.frame_id, seen, strict=True)):
+            label = frames.full_label(index)
+            alone = predicted_classes(probabilities, label.shape)
+            fused = fuse(alone, at_size(instances, label.shape)) if labeller.foreground is not None else None
+            found.append(
+                page.AdaptedFrame(
+                    frame_id=frame_id,
+                    image=self.image(frame_id),
+                    source_only=alone,
+                    fused=fused,
+                    pseudo=labeller.label(probabilities, instances)[0],
+                    student=predicted_classes(taught, label.shape),
+                    label=label,
+                )
             )
-        )
+        return tuple(found)
 
     def _labeller(self, folder: Path, record: Adaptation) -> Labeller:
         """Return the night's way to pseudo-label; without a detector there is nothing to fuse."""
@@ -112,40 +124,9 @@ class Pictures:
             foreground=load_foreground(path, fusion) if path.exists() else None,
         )
 
-    def _adapted_frame(
-        self,
-        frame_id: str,
-        label: Picture,
-        labeller: Labeller,
-        probabilities: np.ndarray,
-        instances: Instances,
-        taught: np.ndarray,
-    ) -> page.AdaptedFrame:
-        alone = predicted_classes(probabilities, label.shape)
-        with_instances = labeller.foreground is not None
-        return page.AdaptedFrame(
-            frame_id=frame_id,
-            image=self.image(frame_id),
-            source_only=alone,
-            fused=fuse(alone, at_size(instances, label.shape)) if with_instances else None,
-            pseudo=labeller.label(probabilities, instances)[0],
-            student=predicted_classes(taught, label.shape),
-            label=label,
-        )
-
     def tested(self, scores: pd.DataFrame, predictions: Path) -> tuple[page.TestedFrame, ...]:
         """Return worst, median and best test frames with the shipped network's predictions."""
         return tested_frames(scores, predictions, self._label, self.image)
 
-    def failures(self, regions: pd.DataFrame, clusters: Sequence[Mapping[str, Any]]) -> tuple[page.FailureCluster, ...]:
-        """Return the clusters of wrong regions with their largest regions cut out."""
-        return failure_clusters(regions, clusters, self.image)
-
     def _label(self, frame_id: str) -> Picture:
         return open_frames(self._rows([frame_id]), self._parameters).full_label(0)
-
-    @staticmethod
-    def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-        """Return `count` rows spread evenly over all."""
-        positions = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
-        return rows.iloc[positions]

@@ -45,30 +45,20 @@ def stage_command(stage: Stage) -> click.Command:
         )
         return execute(call).code
 
-    options = [*map(_input, stage.inputs), *map(_output, stage.outputs), *_parameters(stage)]
-    return click.Command(stage.name, callback=run, params=list(options), help=stage.summary, short_help=stage.summary)
-
-
-def _input(port: Port) -> click.Option:
-    about = f"{port.about}{'; may be repeated, or a quoted pattern' if port.many else ''}"
-    required = not port.optional
-    return click.Option(
-        [option_name(port.name), port.name], multiple=port.many, required=required, metavar="FOLDER", help=about
-    )
-
-
-def _output(port: Port) -> click.Option:
-    return click.Option(
-        [option_name(port.name), port.name], required=True, metavar="FOLDER", help=f"written: {port.about}"
-    )
-
-
-def _parameters(stage: Stage) -> list[click.Option]:
-    return [
+    repeated = "; may be repeated, or a quoted pattern"
+    options: list[click.Parameter] = [
+        *(_folder(port, f"{port.about}{repeated if port.many else ''}") for port in stage.inputs),
+        *(_folder(port, f"written: {port.about}") for port in stage.outputs),
         click.Option(["--params"], type=click.Path(path_type=Path), metavar="FILE", help="YAML file with its section"),
         click.Option(["--task"], default=stage.name, help="name of this call in the night, and of its section"),
         click.Option(["--set", "overrides"], multiple=True, metavar="NAME=VALUE", help="override one parameter"),
     ]
+    return click.Command(stage.name, callback=run, params=options, help=stage.summary, short_help=stage.summary)
+
+
+def _folder(port: Port, about: str) -> click.Option:
+    names = [option_name(port.name), port.name]
+    return click.Option(names, multiple=port.many, required=not port.optional, metavar="FOLDER", help=about)
 
 
 def _folders(given: str | tuple[str, ...] | None) -> tuple[Path, ...]:

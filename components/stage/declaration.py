@@ -17,14 +17,16 @@ class Port:
     """Name one artifact that a stage takes or gives; every artifact is a folder."""
 
     name: str
-    # what lies in the folder: frames, ensemble, scores, selection, version, network, metrics, verdict, report
-    kind: str
     about: str  # one line for --help and for the reference in docs/
     many: bool = False  # takes a list of artifacts, one a batch, a shard or a gate
     optional: bool = False  # the stage has something sensible to do without it
     gate_table: bool = False  # the folder holds gate.parquet, the table that a gate judges
     # the folder holds one folder a share; a task that takes it is given the one that this parameter numbers
     shares: str = ""
+
+
+FRAMES = Port(name="frames", about="the night's frames")
+BASE = Port(name="base", about="the data version that the night starts from")
 
 
 @checked
@@ -79,7 +81,3 @@ class Stage:
     parameters: type  # a frozen dataclass
     needs: Needs
     run: Run = field(repr=False)
-
-    def input(self, name: str) -> Port | None:
-        """Return the input port of that name, or None."""
-        return next((port for port in self.inputs if port.name == name), None)

@@ -1,13 +1,12 @@
 """Run one call of a stage: its inputs checked, its outputs placed whole or not at all, and how it ended told in a record."""
 
-import contextlib
 import shutil
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ class Outcome:
     """Say how a call ended."""
 
     code: int  # one of the exit codes
-    values: Mapping[str, str]  # what the stage gave beside its artifacts
+    values: Mapping[str, str] = field(default_factory=dict)  # what the stage gave beside its artifacts
     message: str = ""  # one line; empty when it is done
     transient: bool = False  # a server did not answer: the same call may succeed later
 
@@ -69,11 +68,14 @@ def execute(call: Call) -> Outcome:
         code, message, transient = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
     except Exception as error:
         code, message = EXIT_FAILED, _failure(error)
-    _discard(working)
+    for folder in working.values():
+        shutil.rmtree(folder, ignore_errors=True)
     if message:
         print(f"nightdrive {call.task}: {message}", file=sys.stderr)
-    with _told_and_forgotten(call.task):
+    try:
         write_record(call.task, status=STATUS_OF_EXIT[code], before=before, message=message, values=values)
+    except InputError as error:  # how the task ended does not depend on its record
+        print(f"nightdrive {call.task}: {error}", file=sys.stderr)
     return Outcome(code=code, values=values, message=message, transient=transient)
 
 
@@ -88,15 +90,6 @@ def _failure(error: Exception) -> str:
     if not said:
         traceback.print_exception(error)
     return said or f"{type(error).__name__}: {error}"
-
-
-@contextlib.contextmanager
-def _told_and_forgotten(task: str) -> Iterator[None]:
-    """Say that a record could not be written, and go on: how the task ended does not depend on it."""
-    try:
-        yield
-    except InputError as error:
-        print(f"nightdrive {task}: {error}", file=sys.stderr)
 
 
 def die_with_parent() -> None:
@@ -142,24 +135,17 @@ def _seal_and_place(stage: Stage, working: Mapping[str, Path], targets: Mapping[
         folder = working[port.name]
         for part in sorted(folder.iterdir()) if port.shares else [folder]:
             write_seal(part)
-    _place(working, targets)
-
-
-def _place(working: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
     for name, folder in working.items():
-        target = targets[name]
-        folder.chmod(0o755)
-        if (
-            target.exists()
-        ):  # an earlier result: renamed away first, since a folder cannot replace a filled one in one step
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            target.replace(old / "old")
-            folder.replace(target)
-            shutil.rmtree(old)
-        else:
-            folder.replace(target)
+        place_folder(folder, targets[name])
 
 
-def _discard(working: Mapping[str, Path]) -> None:
-    for folder in working.values():
-        shutil.rmtree(folder, ignore_errors=True)
+def place_folder(folder: Path, target: Path) -> None:
+    """Give a finished folder its name; an earlier result of that name is removed only then."""
+    folder.chmod(0o755)
+    if target.exists():  # renamed away first, since a folder cannot replace a filled one in one step
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        target.replace(old / "old")
+        folder.replace(target)
+        shutil.rmtree(old)
+    else:
+        folder.replace(target)

@@ -1,8 +1,7 @@
 """The face that a stage shows to Kubeflow Pipelines: a container component derived from its declaration."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kfp import dsl
@@ -13,21 +12,14 @@ SETTINGS = "settings"  # the parameter that all of a task's settings travel in, 
 FINAL_STATUS = "final_status"  # the parameter that an exit handler's run status arrives in
 
 
-@dataclass(frozen=True)
-class Taken:
-    """Name one artifact, or one list of them, that a step takes."""
-
-    name: str
-    is_list: bool = False  # gathered from a loop
-
-
 def container_component(
-    name: str, stage: Stage, image: str, takes: Sequence[Taken], *, over: str = "", exit_handler: bool = False
+    name: str, stage: Stage, image: str, takes: Mapping[str, bool], *, over: str = "", exit_handler: bool = False
 ) -> Any:
     """Return the KFP container component of a task of `stage`, run from `image` by the stage's own command line.
 
-    name: of the task; KFP's API names the step by it. over: the parameter that counts the loop around the step. An exit
-    handler takes no artifact, since KFP lets none reach one, but the final status of the run.
+    name: of the task; KFP's API names the step by it. takes: for each artifact whether it is a list, gathered from a loop.
+    over: the parameter that counts the loop around the step. An exit handler takes no artifact, since KFP lets none reach
+    one, but the final status of the run.
     """
 
     def step(*_: Any) -> dsl.ContainerSpec:  # KFP calls it by position, with placeholders
@@ -37,7 +29,7 @@ def container_component(
             args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
         )
 
-    annotations = {taken.name: dsl.Input[list[dsl.Artifact] if taken.is_list else dsl.Artifact] for taken in takes}
+    annotations = {taken: dsl.Input[list[dsl.Artifact] if many else dsl.Artifact] for taken, many in takes.items()}
     annotations |= {port.name: dsl.Output[dsl.Artifact] for port in stage.outputs}
     annotations |= {SETTINGS: str} | ({over: int} if over else {})
     annotations |= {FINAL_STATUS: dsl.PipelineTaskFinalStatus} if exit_handler else {}

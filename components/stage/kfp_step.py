@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def run_step(arguments: Sequence[str]) -> int:
         step = read_step(arguments)
     except InputError as error:
         return _told(error).code
-    outcome = Outcome(code=EXIT_FAILED, values={})
+    outcome = Outcome(code=EXIT_FAILED)
     try:
         outcome = _run(step, arguments)
     except InputError as error:
@@ -63,9 +63,7 @@ def run_step(arguments: Sequence[str]) -> int:
 
 def _told(error: InputError) -> Outcome:
     print(f"nightdrive: {error}", file=sys.stderr)
-    return Outcome(
-        code=EXIT_FAILED if isinstance(error, Unreachable) else EXIT_BAD_INPUT, values={}, message=str(error)
-    )
+    return Outcome(code=EXIT_FAILED if isinstance(error, Unreachable) else EXIT_BAD_INPUT, message=str(error))
 
 
 def read_step(arguments: Sequence[str]) -> Step:
@@ -202,14 +200,13 @@ def _in_processes(arguments: Sequence[str]) -> Outcome:
         done = subprocess.run(command, env={**os.environ, OUTCOME_VARIABLE: str(said)}, check=False)
         if said.exists():
             return Outcome(**json.loads(said.read_text()))
-    return Outcome(code=EXIT_DONE if done.returncode == 0 else EXIT_FAILED, values={})
+    return Outcome(code=EXIT_DONE if done.returncode == 0 else EXIT_FAILED)
 
 
 def _tell_starter(outcome: Outcome) -> None:
     target = os.environ.get(OUTCOME_VARIABLE)
     if target and not Path(target).exists() and (outcome.code != EXIT_DONE or is_first_process()):
-        told = {"code": outcome.code, "values": dict(outcome.values), "message": outcome.message}
-        replace_file(Path(target), json.dumps(told | {"transient": outcome.transient}).encode())
+        replace_file(Path(target), json.dumps(asdict(outcome)).encode())
 
 
 def _write_executor_output(step: Step, values: Mapping[str, str]) -> None:

@@ -1,5 +1,8 @@
 """What the stages that train networks have in common: their parameters, and which frames each of them may learn from."""
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +12,7 @@ from pydantic import AfterValidator, Field
 
 from components.stage.declaration import Needs, Paths
 from components.stage.execution import TRAINING_STATE_VARIABLE
+from components.stage.records import log, progress_line
 from perception.errors import did_you_mean
 from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
 
@@ -133,10 +137,14 @@ def augment_settings(parameters: LearningParameters) -> "Augment":
     return Augment(scale_range=zoom, color_jitter=parameters.color_jitter)
 
 
-def train_settings(parameters: LearningParameters, *, device: str, seed_offset: int = 0) -> "TrainSettings":
-    """Return the training loop's settings on a device; an offset of the seed gives an independent repetition."""
+def train_settings(parameters: LearningParameters, *, device: str = "", seed_offset: int = 0) -> "TrainSettings":
+    """Return the training loop's settings on a device (empty: the best here); an offset of the seed gives an independent
+    repetition.
+    """
     from perception.training.loop import TrainSettings
+    from perception.training.setup import best_device
 
+    device = device or best_device()
     on_gpu = device.startswith("cuda")
     return TrainSettings(
         epochs=parameters.epochs,
@@ -169,7 +177,6 @@ def train(
     keeps_state: where the step has a folder for it, go on after a kill; what after_epoch keeps is in no state file.
     loss: cross-entropy with rare classes weighted up where None. after_epoch, average: see perception.training.loop.fit.
     """
-    from components.stage.records import log, progress_line
     from perception.data.loading import WaitingTime, count_batches, pixel_counts, shuffled_batches
     from perception.training.distributed import process_group
     from perception.training.loop import class_weights, fit
@@ -208,9 +215,6 @@ def train(
 
 def training_state(what: str, settings: "TrainSettings", frame_ids: Sequence[str]) -> "Resume | None":
     """Return where a training keeps its state, in the folder that a cluster's step is given; None elsewhere."""
-    import hashlib
-    import os
-
     from perception.training.loop import Resume
 
     folder = os.environ.get(TRAINING_STATE_VARIABLE)
@@ -281,9 +285,6 @@ def shard_frames(inputs: Paths, shard: int, shard_count: int) -> "pd.DataFrame":
 
 def provenance(data_manifest: Path) -> dict[str, str | None]:
     """Return what a network came from: the data version's identity, the code commit and the image, as far as they are known."""
-    import hashlib
-    import os
-
     return {
         "data_manifest_sha256": hashlib.sha256(data_manifest.read_bytes()).hexdigest(),
         "code_commit": os.environ.get(COMMIT_VARIABLE),
@@ -291,8 +292,14 @@ def provenance(data_manifest: Path) -> dict[str, str | None]:
     }
 
 
+def gate_rows(stage: str, *rows: tuple[str, float, float, float]) -> "pd.DataFrame":
+    """Return the table of figures that a stage's gate judges, from rows of (metric, value, lower, upper)."""
+    from perception.quality.metrics_table import metric_rows
+
+    names = ("metric", "value", "lower", "upper")
+    return metric_rows({"stage": stage} | dict(zip(names, row, strict=True)) for row in rows)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as readable JSON with sorted keys."""
-    import json
-
     path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")

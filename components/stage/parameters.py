@@ -1,5 +1,6 @@
 """Parameters: from params.yaml, a profile and overrides to what a stage declares, with every mistake named."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from perception.data.files import read_text
 from perception.errors import InputError
 from perception.parameters import in_words
 
@@ -33,6 +35,12 @@ def plain_values(parameters: Any) -> dict[str, Any]:
     dump = functools.partial(TypeAdapter(type(parameters)).dump_python, parameters, mode="json", by_alias=True)
     values: dict[str, Any] = dump() | dump(exclude_defaults=True)
     return values
+
+
+def shared_fields(kind: type[Parameters], source: Any, /, **more: Any) -> Parameters:
+    """Return the dataclass `kind` with what `source` holds under the same names, and with `more`."""
+    names = {field.name for field in dataclasses.fields(kind)} & vars(source).keys()  # type: ignore[arg-type]
+    return kind(**{name: getattr(source, name) for name in names - more.keys()}, **more)
 
 
 def absolute(location: str) -> str:
@@ -73,7 +81,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(read_text(file))
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; pass the path of a parameter file") from None
     except OSError as error:

@@ -15,7 +15,8 @@ SEAL_FILE = "seal.json"
 
 def write_seal(folder: Path) -> None:
     """Write seal.json into `folder`: size in bytes and sha256 of every file in it, by its path."""
-    listed = {path.relative_to(folder).as_posix(): _facts(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    listed = {name: {"size_bytes": path.stat().st_size, "sha256": file_sha256(path)} for name, path in files.items()}
     listed.pop(SEAL_FILE, None)
     (folder / SEAL_FILE).write_text(json.dumps({"files": listed}, indent=1, sort_keys=True) + "\n")
 
@@ -61,7 +62,3 @@ def _read(path: Path) -> dict[str, tuple[int, str]]:
         if name.startswith("/") or ".." in Path(name).parts or "\0" in name:
             raise InputError(f"{path}: names {name!r}, which lies outside the artifact; {_remedy(path.parent)}")
     return listed
-
-
-def _facts(path: Path) -> dict[str, int | str]:
-    return {"size_bytes": path.stat().st_size, "sha256": file_sha256(path)}

@@ -99,14 +99,12 @@ def run_on_nodes(call: Call, settings: TrainJobSettings, cluster: Cluster, **opt
         record = work / "records" / f"{call.task}.json"
         told = json.loads(record.read_text()) if record.is_file() else {}
         bad = told.get("status") == STATUS_OF_EXIT[EXIT_BAD_INPUT]
-        return Outcome(
-            code=EXIT_BAD_INPUT if bad else EXIT_FAILED, values={}, message=told.get("message") or str(error)
-        )
+        return Outcome(code=EXIT_BAD_INPUT if bad else EXIT_FAILED, message=told.get("message") or str(error))
     for port, target in call.outputs.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(work / "outputs" / port, target, dirs_exist_ok=True)
     shutil.rmtree(work, ignore_errors=True)
-    return Outcome(code=EXIT_DONE, values={})
+    return Outcome(code=EXIT_DONE)
 
 
 def _lay_out(call: Call, work: Path) -> list[str]:
@@ -130,9 +128,8 @@ def manifest(
     name: str, settings: TrainJobSettings, command: Sequence[str], environment: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the TrainJob that runs `command`, once a process, under torchrun on every node."""
-    resources: dict[str, Any] = {}
-    if settings.gpus_per_node:
-        resources = {"limits": {settings.accelerator: str(settings.gpus_per_node)}}
+    gpus, queue = settings.gpus_per_node, settings.queue
+    resources = {"limits": {settings.accelerator: str(gpus)}} if gpus else {}
     pod: dict[str, Any] = {
         "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": settings.claim}}],
         "containers": [{"name": CONTAINER, "volumeMounts": [{"name": "shared", "mountPath": settings.folder}]}],
@@ -143,10 +140,7 @@ def manifest(
     return {
         "apiVersion": API_VERSION,
         "kind": "TrainJob",
-        "metadata": {
-            "name": name,
-            "labels": {"kueue.x-k8s.io/queue-name": settings.queue} if settings.queue else {},
-        },
+        "metadata": {"name": name, "labels": {"kueue.x-k8s.io/queue-name": queue} if queue else {}},
         "spec": {
             "runtimeRef": {"name": settings.runtime},
             "activeDeadlineSeconds": settings.deadline_seconds,
@@ -154,7 +148,7 @@ def manifest(
                 "image": settings.image,
                 "command": ["torchrun", *command],
                 "numNodes": settings.nodes,
-                "numProcPerNode": max(1, settings.gpus_per_node),
+                "numProcPerNode": max(1, gpus),
                 "resourcesPerNode": resources,
                 "env": [
                     *({"name": name, "value": value} for name, value in sorted(environment.items())),

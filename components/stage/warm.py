@@ -121,7 +121,9 @@ def _run_fork(connection: socket.socket, server: int) -> None:
         if os.getppid() == server:
             arguments = _become_caller(connection)
             threading.Thread(target=_die_with_caller, args=[connection], daemon=True).start()
-            code = _run_stage(arguments)
+            from components.stage.command import main
+
+            code = main(arguments)
     finally:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
@@ -141,19 +143,12 @@ def _become_caller(connection: socket.socket) -> list[str]:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"] | {FORKED_VARIABLE: "yes"})
-    arguments: list[str] = request["arguments"]
-    return arguments
+    return list(request["arguments"])
 
 
 def _die_with_caller(connection: socket.socket) -> None:
     if not connection.recv(1):  # the caller says nothing more: it is gone
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _run_stage(arguments: Sequence[str]) -> int:
-    from components.stage.command import main
-
-    return main(arguments)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ position inside the box at single points, so masks are trained on a grid of poin
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from perception.adaptation.fusion import Instances
 from perception.errors import InputError
 from perception.models.erfnet import Downsampler, NonBottleneck1D
 from perception.models.modes import evaluation_mode
+from perception.parameters import Count, Fraction, checked
 
 STRIDE_PX = 4  # pixels between two neighbouring centres
 MASK_STRIDE_PX = 2  # pixels between two neighbouring mask features
@@ -154,9 +155,7 @@ def sample_features(mask_features: Tensor, frames: Tensor, points: Tensor, rows_
         by_frame = grid.unflatten(0, (-1, rows_per_frame))
         return _sampled(mask_features, by_frame).transpose(1, 2).flatten(0, 1)
     parts = []
-    for frame in torch.unique_consecutive(
-        frames
-    ).tolist():  # the instances of a frame share its features without a copy
+    for frame in torch.unique_consecutive(frames).tolist():  # its instances share its features without a copy
         own = grid[frames == frame]
         parts.append(_sampled(mask_features[frame][None], own[None])[0].transpose(0, 1))
     return torch.cat(parts) if parts else mask_features.new_zeros((0, MASK_CHANNELS, points.shape[1]))
@@ -166,20 +165,13 @@ def _sampled(features: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class DetectSettings:
     """Say which peaks become instances."""
 
-    lowest_score: float = 0.05  # peaks below this are noise; fusion has thresholds of its own
-    most_instances: int = 64  # in a frame, best first
-    same_box_iou: float = 0.6  # of two boxes of one class that overlap more than this, the weaker one is dropped
-
-    def __post_init__(self) -> None:
-        for name in ("lowest_score", "same_box_iou"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InputError(f"{name} is {getattr(self, name)}; give a value between 0 and 1")
-        if self.most_instances < 1:
-            raise InputError(f"most_instances is {self.most_instances}; it must be at least 1")
+    lowest_score: Fraction = 0.05  # peaks below this are noise; fusion has thresholds of its own
+    most_instances: Count = 64  # in a frame, best first
+    same_box_iou: Fraction = 0.6  # of two boxes of one class that overlap more than this, the weaker one is dropped
 
 
 @dataclass(frozen=True)
@@ -192,7 +184,7 @@ class Detections:
 
 def detect(
     network: nn.Module, images: Tensor, class_ids: Sequence[int], settings: DetectSettings | None = None
-) -> Iterator[Detections]:
+) -> list[Detections]:
     """Find the instances of each frame, best score first.
 
     images: (frame, 3, height, width) float32 in [0, 1] on the network's device; class_ids: the class id of each of the
@@ -201,10 +193,8 @@ def detect(
     settings = settings or DetectSettings()
     with evaluation_mode(network):
         output: DetectorOutput = network(images)
-        found = [
-            _detect_in_frame(output, frame, images.shape[-2:], class_ids, settings) for frame in range(images.shape[0])
-        ]
-    yield from found
+        size = images.shape[-2:]
+        return [_detect_in_frame(output, frame, size, class_ids, settings) for frame in range(len(images))]
 
 
 def _detect_in_frame(

@@ -21,15 +21,11 @@ from pydantic import Field
 from scipy import ndimage
 from torch import Tensor, nn
 
-from perception.adaptation.detector import (
-    STRIDE_PX,
-    DetectorOutput,
-    mask_logits,
-    sample_features,
-)
+from perception.adaptation.detector import STRIDE_PX, DetectorOutput, mask_logits, sample_features
+from perception.data.loading import Augment
 from perception.errors import InputError
 from perception.metrics.detection import Objects
-from perception.parameters import Fraction, Range, ShareFromZero, checked, within
+from perception.parameters import Fraction, ShareFromZero, checked
 from perception.training.distributed import share_of_mean
 
 INSTANCES_PER_CLASS = 1000  # instance maps hold class_id * 1000 + number
@@ -44,12 +40,9 @@ _Sample = tuple[NDArray[np.uint8], Target]
 
 
 @checked
-class DetectionAugment:
+class DetectionAugment(Augment):
     """Say how training frames are varied."""
 
-    flip: bool = True  # mirror half of the frames left to right
-    # zoom, log-uniform; below 1 the frame is padded, above 1 cropped
-    scale_range: Annotated[Range, within(0.1, 10)] = (0.75, 1.5)
     color_jitter: ShareFromZero = 0.3  # brightness, contrast and saturation are each multiplied by 1 ± this at most
     # strength of blur and noise, 0 for none: no camera is as clean as a simulator
     sensor: Annotated[float, Field(ge=0, le=10)] = 1.0
@@ -135,8 +128,9 @@ def _encoded(
         "places": np.full(settings.most_instances, -1, np.int64),
         "boxes": np.zeros((settings.most_instances, 4), np.float32),
     }
-    for found in left_out:
-        _leave_out(target, found)
+    for y, x in (found.window for found in left_out):
+        covered = np.s_[y.start // STRIDE_PX : -(-y.stop // STRIDE_PX), x.start // STRIDE_PX : -(-x.stop // STRIDE_PX)]
+        target["judged"][covered] = 0.0
     # Largest first: where regions or centres meet, the smaller thing, which has less room, comes out on top.
     for index, found in enumerate(learnt):
         _encode_instance(target, index, found)
@@ -183,12 +177,6 @@ def _windows(instances: NDArray[np.uint16]) -> Iterator[tuple[int, tuple[slice, 
     yield from zip(np.flatnonzero(present).tolist(), ndimage.find_objects(numbers[instances]), strict=True)
 
 
-def _leave_out(target: Target, found: _Found) -> None:
-    y, x = found.window
-    covered = np.s_[y.start // STRIDE_PX : -(-y.stop // STRIDE_PX), x.start // STRIDE_PX : -(-x.stop // STRIDE_PX)]
-    target["judged"][covered] = 0.0
-
-
 def _encode_instance(target: Target, index: int, found: _Found) -> None:
     rows, columns = target["judged"].shape
     left, top, right, bottom = found.box
@@ -232,7 +220,6 @@ def detection_batches(
     seed: int,
     epoch: int,
     augment: DetectionAugment | None,
-    targets: TargetSettings | None = None,
     workers: int = 0,
 ) -> Iterator[DetectionBatch]:
     """Yield one epoch of batches in an order drawn from (seed, epoch).
@@ -244,7 +231,7 @@ def detection_batches(
     """
     if not frames:
         raise InputError("there are no frames with instances to train on; ingest simulator frames")
-    channels, targets = class_channels(class_ids), targets or TargetSettings()
+    channels = class_channels(class_ids)
     order = np.random.default_rng([_AUGMENT_STREAM, seed, epoch]).permutation(len(frames))
     cuts = list(range(batch_frames, len(order), batch_frames))
     if batch_frames > 1 and cuts and len(order) - cuts[-1] == 1:
@@ -255,7 +242,7 @@ def detection_batches(
         if augment is not None:
             generator = np.random.default_rng([_AUGMENT_STREAM, seed, epoch, index])
             image, instances = augmented(image, instances, augment, generator)
-        return image, encode_targets(instances, channels, len(class_ids), targets)
+        return image, encode_targets(instances, channels, len(class_ids), TargetSettings())
 
     parts = [part.tolist() for part in np.split(order, cuts)]
     yield from map(_batch, _prepared(parts, sample, workers))
@@ -341,8 +328,7 @@ def _texture(shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[
     color = generator.uniform(20, 235, 3).astype(np.float32)
     grey = generator.random() < 0.5  # real things are mostly dull
     color = color.mean() + (color - color.mean()) * (0.25 if grey else 1.0)
-    painted: NDArray[Any] = color + np.float32(generator.uniform(0, 60)) * patches
-    return painted
+    return color + np.float32(generator.uniform(0, 60)) * patches
 
 
 def _zoomed(
@@ -362,28 +348,17 @@ def _recolored(pixels: NDArray[np.float32], color_jitter: float, generator: np.r
     brightness, contrast, saturation = 1 + color_jitter * generator.uniform(-1, 1, 3).astype(np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
     pixels = grey + saturation * (pixels - grey)
-    recolored: NDArray[Any] = brightness * (grey.mean() + contrast * (pixels - grey.mean()))
-    return recolored
+    return brightness * (grey.mean() + contrast * (pixels - grey.mean()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """Weigh the parts of the detector's loss."""
-
-    heat: float = 1.0
-    box: float = 2.0
-    mask: float = 1.0
-
-
-def detection_loss(network: nn.Module, batch: DetectionBatch, weights: LossWeights | None = None) -> Tensor:
+def detection_loss(network: nn.Module, batch: DetectionBatch) -> Tensor:
     """Give the detector's loss on a batch, ready for perception.training.loop.fit as its `loss`.
 
-    The sum of the heat map's focal loss an instance, the boxes' 1 - GIoU, and the masks' cross-entropy and dice loss.
+    The sum of the heat map's focal loss an instance, twice the boxes' 1 - GIoU, and the masks' cross-entropy and dice
+    loss.
     """
-    weights = weights or LossWeights()
     output: DetectorOutput = network(batch.images)
-    heat = weights.heat * heat_loss(output.heat, batch)
-    return heat + weights.box * box_loss(output.sides, batch) + weights.mask * mask_loss(output, batch)
+    return heat_loss(output.heat, batch) + 2.0 * box_loss(output.sides, batch) + mask_loss(output, batch)
 
 
 def heat_loss(logits: Tensor, batch: DetectionBatch) -> Tensor:
@@ -429,13 +404,15 @@ def mask_loss(output: DetectorOutput, batch: DetectionBatch, padded: bool | None
     """
     padded = batch.places.is_cuda if padded is None else padded
     learnt = batch.places >= 0
-    frames, rows = _all_rows(learnt) if padded else torch.nonzero(learnt, as_tuple=True)
+    every = torch.arange(learnt.numel(), device=learnt.device)
+    width = learnt.shape[1]
+    frames, rows = (every // width, every % width) if padded else torch.nonzero(learnt, as_tuple=True)
     if not len(frames):
         return share_of_mean(output.mask_features.sum() * 0, output.mask_features.new_zeros(()))
     boxes, weights = batch.boxes[frames, rows], learnt[frames, rows].float()
     points = grid_points(boxes)
     controllers = output.controllers.flatten(2)[frames, :, batch.places[frames, rows].clamp(min=0)]
-    features = sample_features(output.mask_features, frames, points, rows_per_frame=learnt.shape[1] if padded else None)
+    features = sample_features(output.mask_features, frames, points, rows_per_frame=width if padded else None)
     logits = mask_logits(features, boxes, controllers, points).float()
     truth = (_values_at(batch.numbers, frames, points) == (rows + 1)[:, None]).to(logits.dtype)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1)
@@ -443,13 +420,6 @@ def mask_loss(output: DetectorOutput, batch: DetectionBatch, padded: bool | None
     overlap = 2 * (probability * truth).sum(dim=1) + 1
     dice = 1 - overlap / (probability.square().sum(dim=1) + truth.sum(dim=1) + 1)
     return share_of_mean((weights * (entropy + dice)).sum(), weights.sum())
-
-
-def _all_rows(learnt: Tensor) -> tuple[Tensor, Tensor]:
-    """Give frame and row of every place of a table (frame, n), row by row."""
-    count, width = learnt.shape
-    index = torch.arange(count * width, device=learnt.device)
-    return index // width, index % width
 
 
 def grid_points(boxes: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from perception.adaptation.detector import DETECTOR_NETWORKS, DetectSettings, detect
-from perception.adaptation.fusion import FusionSettings, Instances
+from perception.adaptation.fusion import FusionSettings, Instances, chosen, kept
 from perception.data.loading import FrameSet, ordered_batches
 from perception.errors import InputError
 from perception.models.checkpoint import load_network, network_metadata, save_network
@@ -31,27 +31,9 @@ class Foreground:
         return [kept(each.instances, self.fusion) for each in found]
 
 
-def kept(instances: Instances, fusion: FusionSettings) -> Instances:
-    """Leave out the instances whose score is below the thresholds of `fusion`."""
-    limits = np.full(256, fusion.score_threshold)
-    own = np.asarray(fusion.class_score_thresholds or ())
-    limits[: len(own)] = np.maximum(limits[: len(own)], own)
-    return chosen(instances, instances.scores >= limits[instances.classes])
-
-
 def of_classes(instances: Instances, flags: Sequence[bool]) -> Instances:
     """Leave out the instances of classes without a flag; flags: one a class id."""
     return chosen(instances, np.asarray(flags, bool)[instances.classes])
-
-
-def chosen(instances: Instances, rows: np.ndarray) -> Instances:
-    """Keep the instances of `rows`, (instance,) bool."""
-    return Instances(instances.masks[rows], instances.classes[rows], instances.scores[rows])
-
-
-def no_instances(size: Sequence[int]) -> Instances:
-    """Return what a frame of (height, width) holds without a detector: nothing."""
-    return Instances(np.zeros((0, *size), bool), np.zeros(0, np.uint8), np.zeros(0, np.float32))
 
 
 def at_size(instances: Instances, size: Sequence[int]) -> Instances:
@@ -66,8 +48,8 @@ def at_size(instances: Instances, size: Sequence[int]) -> Instances:
 def instances_of(foreground: Foreground | None, frames: FrameSet, batch_frames: int) -> Iterator[Instances]:
     """Yield each frame's instances at the networks' size, frame after frame; none without a detector."""
     if foreground is None:
-        size = (frames.settings.height_px, frames.settings.width_px)
-        yield from (no_instances(size) for _ in range(len(frames)))
+        masks = np.zeros((0, frames.settings.height_px, frames.settings.width_px), bool)
+        yield from [Instances(masks, np.zeros(0, np.uint8), np.zeros(0, np.float32))] * len(frames)
         return
     for batch in ordered_batches(frames, batch_frames):
         yield from foreground.find(batch.images)

@@ -6,12 +6,7 @@ import numpy as np
 import pandas as pd
 
 from perception.adaptation.detector import ForegroundDetector
-from perception.adaptation.detector_training import (
-    DetectionAugment,
-    DetectionBatch,
-    detection_batches,
-    detection_loss,
-)
+from perception.adaptation.detector_training import DetectionAugment, DetectionBatch, detection_batches, detection_loss
 from perception.adaptation.foreground import Foreground
 from perception.adaptation.instance_frames import InstanceFrames
 from perception.adaptation.pseudo import rare_class_weights

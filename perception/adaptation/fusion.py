@@ -58,15 +58,12 @@ def fuse(
     matters. As in section 3 of the paper there is no threshold unless settings name one: its rule needs no real
     validation data.
     """
-    pasted = paste(segmentation.shape, instances, settings or FusionSettings())
+    pasted = paste(segmentation.shape, kept(instances, settings) if settings else instances)
     return np.where(pasted == IGNORE, segmentation, pasted)
 
 
 def pseudo_ground_truth(
-    segmentation: NDArray[np.uint8],
-    instances: Instances,
-    foreground: tuple[bool, ...],
-    settings: FusionSettings | None = None,
+    segmentation: NDArray[np.uint8], instances: Instances, foreground: tuple[bool, ...]
 ) -> NDArray[np.uint8]:
     """Make a training label: instances, and the segmentation where no mask lies and it says background.
 
@@ -74,41 +71,45 @@ def pseudo_ground_truth(
     exactly where no mask lies and the segmentation holds a foreground class (or 255): foreground is trusted only
     where the detector saw its shape. Raises InputError when a class id has no flag.
     """
-    known = segmentation[segmentation != IGNORE]
-    if known.size and int(known.max()) >= len(foreground):
+    highest = int(segmentation[segmentation != IGNORE].max(initial=0))
+    if highest >= len(foreground):
         raise InputError(
-            f"segmentation holds class {int(known.max())}, foreground has {len(foreground)} flags; give one a class"
+            f"segmentation holds class {highest}, foreground has {len(foreground)} flags; give one a class"
         )
     untrusted = np.ones(256, dtype=bool)
     untrusted[: len(foreground)] = foreground
-    pasted = paste(segmentation.shape, instances, settings or FusionSettings())
+    pasted = paste(segmentation.shape, instances)
     holes = np.where(untrusted[segmentation], np.uint8(IGNORE), segmentation)
     return np.where(pasted == IGNORE, holes, pasted)
 
 
-def paste(shape: tuple[int, ...], instances: Instances, settings: FusionSettings) -> NDArray[np.uint8]:
-    """Lay the kept instances on an empty canvas.
+def paste(shape: tuple[int, ...], instances: Instances) -> NDArray[np.uint8]:
+    """Lay instances on an empty canvas.
 
     shape: (height, width). Returns (height, width) uint8: the class of the best mask at each pixel, 255 where none
-    lies. Raises InputError when the masks have another size or a class has no threshold.
+    lies. Raises InputError when the masks have another size.
     """
     if instances.masks.shape[1:] != shape:
         raise InputError(f"instance masks are {instances.masks.shape[1:]}, segmentation {shape}; give both at one size")
     canvas = np.full(shape, IGNORE, dtype=np.uint8)
     # Painting from the worst to the best leaves the best on top: the same as first come, first served from the best.
-    order = np.lexsort((instances.classes, -instances.scores))[::-1]
-    for index in order[_kept(instances, settings)[order]]:
+    for index in np.lexsort((instances.classes, -instances.scores))[::-1]:
         canvas[instances.masks[index]] = instances.classes[index]
     return canvas
 
 
-def _kept(instances: Instances, settings: FusionSettings) -> NDArray[np.bool_]:
-    kept = instances.scores >= settings.score_threshold
-    if settings.class_score_thresholds is None or not len(instances.classes):
-        return kept
-    thresholds = np.asarray(settings.class_score_thresholds)
-    if int(instances.classes.max()) >= len(thresholds):
-        raise InputError(
-            f"class {int(instances.classes.max())} has no score threshold ({len(thresholds)} given); give one a class"
-        )
-    return kept & (instances.scores >= thresholds[instances.classes])
+def kept(instances: Instances, settings: FusionSettings) -> Instances:
+    """Leave out the instances whose score is below the thresholds; raises InputError when a class has none."""
+    enough = instances.scores >= settings.score_threshold
+    if settings.class_score_thresholds is not None and len(enough):
+        thresholds = np.asarray(settings.class_score_thresholds)
+        highest = int(instances.classes.max())
+        if highest >= len(thresholds):
+            raise InputError(f"class {highest} has no score threshold ({len(thresholds)} given); give one a class")
+        enough &= instances.scores >= thresholds[instances.classes]
+    return chosen(instances, enough)
+
+
+def chosen(instances: Instances, rows: NDArray[np.bool_]) -> Instances:
+    """Keep the instances of `rows`, (instance,) bool."""
+    return Instances(instances.masks[rows], instances.classes[rows], instances.scores[rows])

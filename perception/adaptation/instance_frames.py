@@ -94,19 +94,16 @@ def mapped_instances(instances: InstanceMap, source: str, target: str, name: str
         if count[class_id] >= INSTANCES_PER_CLASS:
             raise BadFrame(name, f"holds more than 999 instances of class {class_id}", "give frames with fewer things")
         table[value] = class_id * INSTANCES_PER_CLASS + count[class_id]
-    mapped: InstanceMap = table[instances]
-    return mapped
+    return table[instances]
 
 
-def learnable_classes(
-    frames: InstanceFrames, fewest_instances: int = 1, targets: TargetSettings | None = None
-) -> tuple[tuple[int, ...], NDArray[np.int64]]:
+def learnable_classes(frames: InstanceFrames, fewest_instances: int = 1) -> tuple[tuple[int, ...], NDArray[np.int64]]:
     """Name the classes of which the frames show enough instances that are large enough to learn.
 
     Returns the class ids, ascending, and the number of such instances by class: (256,) int64. A detector needs no channel
     for a class that it never sees.
     """
-    smallest = (targets or TargetSettings()).smallest_area_px
+    smallest = TargetSettings().smallest_area_px
     counts = np.zeros(256, np.int64)
     for index in range(len(frames)):
         areas = np.bincount(frames._instances(index).ravel(), minlength=1 << 16)

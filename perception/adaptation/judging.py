@@ -1,6 +1,6 @@
 """Judge segmentation, and segmentation with instances fused in, on labelled frames: foreground and background apart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from perception.adaptation.fusion import fuse
 from perception.data.loading import FrameSet, ordered_batches
 from perception.metrics.confusion import confusion_matrix, iou, mean_iou
 from perception.metrics.segmentation import predicted_classes
-from perception.training.loop import evaluation_mode
+from perception.training.loop import batch_logits
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Judged:
 
     def _mean(self, chosen: NDArray[np.bool_]) -> float:
         values = iou(self.confusion)[chosen]
-        values = values[~np.isnan(values)]
-        return float(values.mean()) if values.size else float("nan")
+        return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")
 
 
 def judge_fusion(
@@ -60,17 +59,11 @@ def judge_fusion(
     classes = len(foreground)
     counts = np.zeros((2, classes, classes), np.int64)
     instances = instances_of(detector, frames, batch_frames)
-    for index, (logits, found) in enumerate(zip(_logits(network, frames, batch_frames), instances, strict=True)):
+    batches = ordered_batches(frames, batch_frames)
+    frame_logits = (each for batch in batches for each in batch_logits(network, batch).float().cpu().numpy())
+    for index, (logits, found) in enumerate(zip(frame_logits, instances, strict=True)):
         label = frames.full_label(index)
         alone = predicted_classes(logits, label.shape)
         counts[0] += confusion_matrix(label, alone, classes)
         counts[1] += confusion_matrix(label, fuse(alone, at_size(found, label.shape)), classes)
     return Judged(counts[0], foreground), Judged(counts[1], foreground)
-
-
-def _logits(network: nn.Module, frames: FrameSet, batch_frames: int) -> Iterator[NDArray[np.float32]]:
-    device = next(network.parameters()).device
-    for batch in ordered_batches(frames, batch_frames):
-        with evaluation_mode(network):
-            logits = network(batch.images.to(device)).float().cpu().numpy()
-        yield from logits

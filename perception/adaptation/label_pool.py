@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from perception.adaptation.foreground import Foreground, instances_of, of_classes
-from perception.adaptation.fusion import FusionSettings, Instances, fuse, paste, pseudo_ground_truth
+from perception.adaptation.fusion import Instances, fuse, paste, pseudo_ground_truth
 from perception.adaptation.pseudo import (
     IGNORE,
     PseudoQuality,
@@ -24,8 +24,7 @@ from perception.adaptation.pseudo import (
 from perception.data.loading import FrameSet, ordered_batches
 from perception.data.store import Store
 from perception.data.taxonomies import Taxonomy, load_taxonomy, raw_values
-from perception.errors import InputError
-from perception.models.modes import evaluation_mode
+from perception.training.loop import batch_logits
 
 Probabilities = NDArray[np.float32]
 
@@ -44,9 +43,7 @@ class Labeller:
     trusted: tuple[bool, ...]
     foreground: Foreground | None = None
 
-    def label(
-        self, probabilities: Probabilities, instances: Instances
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    def label(self, probabilities: Probabilities, instances: Instances) -> tuple[NDArray[np.uint8], Probabilities]:
         """Label one frame from probabilities (class, height, width) and the detector's instances.
 
         Returns the label (height, width) uint8, 255 where it says nothing, and the segmenter's confidence (height, width)
@@ -102,13 +99,17 @@ def label_frames(
         row = rows.iloc[index]
         blob = store.put(_png(label, (int(row.height_px), int(row.width_px)), taxonomy), "png")
         labelled.append({"frame_id": row.frame_id, "label_uri": blob.uri, "label_sha256": blob.sha256})
-        counts = _counts(label, probabilities, instances, taxonomy.classes)
-        table.append({"frame_id": row.frame_id} | _facts(label, confidence) | counts)
+        known = label != IGNORE
+        facts = {
+            "frame_id": row.frame_id,
+            "confidence": float(confidence[known].mean()) if known.any() else float("nan"),
+            "ignore_fraction": float(1 - known.mean()),
+        }
+        table.append(facts | _counts(label, probabilities, instances, taxonomy.classes))
         if progress:
             progress(index + 1, len(frames))
-    changed = rows.drop(columns=["label_uri", "label_sha256"]).merge(
-        pd.DataFrame(labelled), on="frame_id", validate="one_to_one"
-    )
+    unlabelled = rows.drop(columns=["label_uri", "label_sha256"])
+    changed = unlabelled.merge(pd.DataFrame(labelled), on="frame_id", validate="one_to_one")
     manifest = changed.assign(label_source="pseudo", label_taxonomy=taxonomy.name, split="train", instances_uri=None)
     return PseudoLabelled(manifest, pd.DataFrame(table))
 
@@ -138,30 +139,16 @@ def predictions(labeller: Labeller, frames: FrameSet, batch_frames: int) -> Iter
 
 def class_probabilities(network: nn.Module, frames: FrameSet, batch_frames: int) -> Iterator[Probabilities]:
     """Yield (class, height, width) float32 probabilities, frame after frame, from the network in eval mode on its device."""
-    device = next(network.parameters()).device
     for batch in ordered_batches(frames, batch_frames):
-        with evaluation_mode(network):  # not around the loop: it would last while the caller works
-            probabilities = network(batch.images.to(device)).softmax(1).cpu().numpy()
-        if np.isnan(probabilities).any():
-            raise InputError("the network gives NaN, which labels no pixel; train it again")
-        yield from probabilities
+        yield from batch_logits(network, batch).softmax(1).cpu().numpy()
 
 
 def _png(label: NDArray[np.uint8], size: tuple[int, int], taxonomy: Taxonomy) -> bytes:
     """Encode class ids as a label file of the taxonomy, whose raw values may differ from its class ids."""
     buffer = BytesIO()
-    Image.fromarray(raw_values(label, taxonomy)).resize((size[1], size[0]), Image.Resampling.NEAREST).save(
-        buffer, "PNG"
-    )
+    picture = Image.fromarray(raw_values(label, taxonomy))
+    picture.resize((size[1], size[0]), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _facts(label: NDArray[np.uint8], confidence: NDArray[np.float32]) -> dict[str, float]:
-    known = label != IGNORE
-    return {
-        "confidence": float(confidence[known].mean()) if known.any() else float("nan"),
-        "ignore_fraction": float(1 - known.mean()),
-    }
 
 
 def _counts(
@@ -169,9 +156,6 @@ def _counts(
 ) -> dict[str, int]:
     """Count pixels by class in the pseudo-label, in the fused picture and in the instances alone."""
     fused = fuse(probabilities.argmax(axis=0).astype(np.uint8), instances)
-    maps = {"px": label, "fused_px": fused, "detected_px": paste(label.shape, instances, FusionSettings())}
-    counts: dict[str, int] = {}
-    for prefix, ids in maps.items():
-        counted = np.bincount(ids.ravel(), minlength=256)
-        counts |= {f"{prefix}_{name}": int(counted[class_id]) for class_id, name in enumerate(classes)}
-    return counts
+    maps = {"px": label, "fused_px": fused, "detected_px": paste(label.shape, instances)}
+    counted = {prefix: np.bincount(ids.ravel(), minlength=256).tolist() for prefix, ids in maps.items()}
+    return {f"{prefix}_{name}": pixels[k] for prefix, pixels in counted.items() for k, name in enumerate(classes)}

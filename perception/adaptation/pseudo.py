@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 
-BINS = 1000  # of confidence, in ConfidenceHistogram: thresholds are exact to 1/1000
+BINS = 1000  # of confidence, in a histogram: thresholds are exact to 1/1000
 
 
 def pseudo_labels(
@@ -38,17 +38,12 @@ def _thresholds(thresholds: ArrayLike, classes: int) -> NDArray[np.float64]:
     return np.broadcast_to(limits, (classes,))
 
 
-@dataclass(frozen=True)
-class ConfidenceHistogram:
-    """How confident a network is, by class that it predicts: counts (class, bin) int64 over bins of [0, 1]."""
-
-    counts: NDArray[np.int64]
-
-
 def confidence_histogram(
     predictions: Iterable[tuple[NDArray[np.uint8], NDArray[np.floating]]], classes: int
-) -> ConfidenceHistogram:
-    """Count confidences by predicted class, one image at a time: memory does not grow with the number of images.
+) -> NDArray[np.int64]:
+    """Count confidences by predicted class, one image at a time: (class, bin) int64 over bins of [0, 1].
+
+    Memory does not grow with the number of images.
 
     predictions: pairs of class ids (height, width) uint8 (255 is left out) and confidence (height, width) in [0, 1].
     """
@@ -57,22 +52,23 @@ def confidence_histogram(
         known = label != IGNORE
         bins = np.minimum((confidence[known] * BINS).astype(np.int64), BINS - 1)
         counts += np.bincount(label[known].astype(np.int64) * BINS + bins, minlength=classes * BINS)
-    return ConfidenceHistogram(counts.reshape(classes, BINS))
+    return counts.reshape(classes, BINS)
 
 
-def class_thresholds(histogram: ConfidenceHistogram, kept_share: float, highest: float = 0.9) -> NDArray[np.float64]:
+def class_thresholds(histogram: NDArray[np.int64], kept_share: float, highest: float = 0.9) -> NDArray[np.float64]:
     """Choose a confidence threshold for each class that keeps about the same share of each class's pixels.
 
-    kept_share: share of each class's predicted pixels to keep, in (0, 1]; highest: no threshold rises above it, so
-    that a class the network is sure of keeps more. Returns (class,) float64; a class that is never predicted gets
-    `highest`. Class-balanced self-training: Zou, Yu, Kumar, Wang, ECCV 2018 (arXiv 1810.07911), eq. 4 and algorithm 2.
+    histogram: of confidence_histogram; kept_share: share of each class's predicted pixels to keep, in (0, 1]; highest:
+    no threshold rises above it, so that a class the network is sure of keeps more. Returns (class,) float64; a class
+    that is never predicted gets `highest`.
+    Class-balanced self-training: Zou, Yu, Kumar, Wang, ECCV 2018 (arXiv 1810.07911), eq. 4 and algorithm 2.
     """
     if not 0.0 < kept_share <= 1.0:
         raise InputError(f"kept share is {kept_share}; give a share above 0 and at most 1")
     if not 0.0 <= highest <= 1.0:
         raise InputError(f"highest threshold is {highest}; give a value between 0 and 1")
-    totals = histogram.counts.sum(axis=1)
-    from_above = np.cumsum(histogram.counts[:, ::-1], axis=1)[:, ::-1]  # pixels at least as confident as each bin
+    totals = histogram.sum(axis=1)
+    from_above = np.cumsum(histogram[:, ::-1], axis=1)[:, ::-1]  # pixels at least as confident as each bin
     enough = from_above >= np.maximum(1, np.ceil(kept_share * totals))[:, None]
     lowest_bin = enough.sum(axis=1) - 1  # enough is true up to some bin: the highest edge that still keeps the share
     return np.where(totals > 0, np.minimum(lowest_bin / BINS, highest), highest)
@@ -102,10 +98,8 @@ def pseudo_quality(pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]],
     pairs: (label, pseudo-label), both (height, width) uint8 class ids; 255 in the label is not judged, 255 in the
     pseudo-label means that it says nothing. Raises InputError when a pair differs in size or holds an unknown class.
     """
-    counts = np.zeros((classes, classes + 1), dtype=np.int64)
-    for label, pseudo in pairs:
-        counts += pair_counts(label, pseudo, classes)
-    return quality_of_counts(counts)
+    nothing = np.zeros((classes, classes + 1), dtype=np.int64)
+    return quality_of_counts(sum((pair_counts(label, pseudo, classes) for label, pseudo in pairs), start=nothing))
 
 
 def quality_of_counts(counts: NDArray[np.int64]) -> PseudoQuality:
@@ -145,8 +139,7 @@ def class_prior(pixel_counts: ArrayLike) -> NDArray[np.float64]:
     counts = np.asarray(pixel_counts, dtype=np.float64)
     if (counts < 0).any() or counts.sum() <= 0:
         raise InputError(f"pixel counts are {counts.tolist()}; give counts of at least 0 that are not all 0")
-    shares: NDArray[np.float64] = counts / counts.sum()
-    return shares
+    return counts / counts.sum()
 
 
 def collapsed_classes(prior_reference: ArrayLike, prior_pseudo: ArrayLike, ratio: float) -> list[int]:
@@ -199,5 +192,4 @@ def rare_class_weights(frame_pixel_counts: NDArray[np.integer], temperature: flo
     class_probability = np.exp(logits - logits.max())
     class_probability /= class_probability.sum()
     frames_with_class = np.maximum(held.sum(axis=0), 1)
-    weights: NDArray[np.float64] = held @ (class_probability / frames_with_class)
-    return weights
+    return held @ (class_probability / frames_with_class)

@@ -6,11 +6,12 @@ step), the network shrinks at the reload epochs, and the epochs that remain are 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from perception.compression.cost import count_parameters
 from perception.compression.latency_budget import (
     CostModel,
     Lost,
@@ -87,11 +88,10 @@ class ShrinkSettings:
 
 @dataclass(frozen=True)
 class ShrinkRecord:
-    """The state after one epoch: percentages as in proximal.Sparsity, and the parameters of the whole network."""
+    """The state after one epoch: the percentage of proximal.Sparsity, and the parameters of the whole network."""
 
     epoch: int
     neurons_zero: float
-    parameters_zero: float
     parameters: int
     removed: tuple[LayerRemoval, ...] = ()
     factorised: tuple[LayerChoice, ...] = ()
@@ -124,9 +124,8 @@ class CompressionAwareTraining:
         if settings.close_branches and settings.reload_epochs:
             self.branches = find_branches(network, self.groups, example_input)
         self._parameters_at_start = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
-        self._cost_at_start = 0.0
-        if settings.target_cost_share is not None or settings.strength_by_cost > 0:
-            self._cost_at_start = self._costs(network).cost()
+        weighs = settings.target_cost_share is not None or settings.strength_by_cost > 0
+        self._cost_at_start = self._costs(network).cost() if weighs else 0.0
         self.strength = self._calibrated(network, learning_rate)
         self.nuclear_strength = 0.0
         if settings.nuclear_share > 0:
@@ -173,47 +172,26 @@ class CompressionAwareTraining:
 
     def observe(self, epoch: int, network: nn.Module, optimizer: Optimizer) -> None:
         """Record the sparsity and reload: what after_epoch does where the steps are taken each iteration."""
-        removed: tuple[LayerRemoval, ...] = ()
-        closed: tuple[Branch, ...] = ()
-        factorised: tuple[LayerChoice, ...] = ()
-        last = epoch == max(self.settings.reload_epochs, default=-1)
-        if last and self.settings.target_share is not None:
-            zero_weakest(self.groups, self._share_still_due())
-        if epoch in self.settings.reload_epochs and self.settings.target_cost_share is not None:
-            self._spend(epoch, network, optimizer)
-        measured = measure_sparsity(self.groups)
-        if epoch in self.settings.reload_epochs:
-            channels = {layer: len(numbers) for layer, numbers in self.groups.layer_neurons.items()}
-            closed = self._close(network, optimizer)
-            kept = {item.layer: item for item in self._remove(network, optimizer)}
-            removed = tuple(kept.get(name, LayerRemoval(name, count, 0)) for name, count in channels.items())
-            if last and self.settings.factorise_energy is not None:
-                factorised = self._factorise(network, optimizer, self.settings.factorise_energy)
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        self.records.append(
-            ShrinkRecord(
-                epoch,
-                measured.neurons,
-                measured.group_parameters,
-                parameters,
-                removed,
-                factorised,
-                tuple(branch.name for branch in closed),
-            )
-        )
+        settings, last = self.settings, epoch == max(self.settings.reload_epochs, default=-1)
+        reloads = epoch in settings.reload_epochs
+        if last and settings.target_share is not None:
+            zero_weakest(self.groups, self._share_still_due(settings.target_share))
+        if reloads and settings.target_cost_share is not None:
+            self._spend(epoch, network, optimizer, settings.target_cost_share)
+        neurons_zero = measure_sparsity(self.groups).neurons
+        changes = self._reload(network, optimizer, last) if reloads else {}
+        self.records.append(ShrinkRecord(epoch, neurons_zero, count_parameters(network), **changes))
 
-    def _share_still_due(self) -> float:
+    def _share_still_due(self, target_share: float) -> float:
         """Turn the target, a share of the neurons' parameters at the start, into a share of those that are left."""
-        assert self.settings.target_share is not None
         now = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
-        kept = (1 - self.settings.target_share) * self._parameters_at_start
+        kept = (1 - target_share) * self._parameters_at_start
         return 1 - kept / now if now > kept else 0.0
 
-    def _spend(self, epoch: int, network: nn.Module, optimizer: Optimizer) -> None:
+    def _spend(self, epoch: int, network: nn.Module, optimizer: Optimizer, target: float) -> None:
         """Zero neurons until the network costs what it may cost after this reload."""
-        assert self.settings.target_cost_share is not None
         reloads = sorted(set(self.settings.reload_epochs))
-        share = self.settings.target_cost_share ** ((reloads.index(epoch) + 1) / len(reloads))
+        share = target ** ((reloads.index(epoch) + 1) / len(reloads))
         zero_to_cost(
             self.groups,
             self._costs(network),
@@ -225,31 +203,33 @@ class CompressionAwareTraining:
             branches=self.branches,
         )
 
-    def _close(self, network: nn.Module, optimizer: Optimizer) -> tuple[Branch, ...]:
+    def _reload(self, network: nn.Module, optimizer: Optimizer, last: bool) -> dict[str, Any]:
+        """Close branches, remove channels and, at the last reload, factorise layers; say so as ShrinkRecord does."""
+        channels = {layer: len(numbers) for layer, numbers in self.groups.layer_neurons.items()}
         closing = close_zero_branches(
             network, self.groups, self.branches, settle=True, optimizer=optimizer, averaged=self.averaged
         )
-        self.groups, self.branches = closing.groups, closing.open
-        return closing.closed
-
-    def _remove(self, network: nn.Module, optimizer: Optimizer) -> tuple[LayerRemoval, ...]:
         removal = remove_zero_channels(
             network,
-            self.groups,
+            closing.groups,
             minimum_channels=self.settings.minimum_channels,
             multiple_of=self.settings.multiple_of,
             optimizer=optimizer,
             averaged=self.averaged,
         )
-        self.groups = removal.groups
-        return removal.layers
-
-    def _factorise(self, network: nn.Module, optimizer: Optimizer, energy: float) -> tuple[LayerChoice, ...]:
-        rows = factorise_by_energy(network, energy, optimizer=optimizer).layers
-        self.groups = find_groups(network, self.example_input)
-        # The pairs have other groups than the layers had, so the old strengths no longer name them: shrinking ends.
-        self.strength, self.nuclear_strength = {group.name: 0.0 for group in self.groups.sets}, 0.0
-        return rows
+        self.groups, self.branches = removal.groups, closing.open
+        kept = {item.layer: item for item in removal.layers}
+        factorised: tuple[LayerChoice, ...] = ()
+        if last and self.settings.factorise_energy is not None:
+            factorised = factorise_by_energy(network, self.settings.factorise_energy, optimizer=optimizer).layers
+            self.groups = find_groups(network, self.example_input)
+            # The pairs have other groups than the layers had, so the old strengths no longer name them: shrinking ends.
+            self.strength, self.nuclear_strength = {group.name: 0.0 for group in self.groups.sets}, 0.0
+        return {
+            "removed": tuple(kept.get(name, LayerRemoval(name, count, 0)) for name, count in channels.items()),
+            "factorised": factorised,
+            "closed": tuple(branch.name for branch in closing.closed),
+        }
 
 
 StopReason = Literal["little_removed", "metric_fell_twice", "rounds_done"]
@@ -297,9 +277,9 @@ def shrink_in_rounds(
     best, kept, falls = -1, network, 0
     stopped: StopReason = "rounds_done"
     for index in range(rounds):
-        before = sum(parameter.numel() for parameter in network.parameters())
+        before = count_parameters(network)
         network = train_and_prune(index, network)
-        after = sum(parameter.numel() for parameter in network.parameters())
+        after = count_parameters(network)
         metric = evaluate(network)
         falls = falls + 1 if done and metric < done[-1].metric - tolerated_fall else 0
         done.append(Round(index, after, 1 - after / before, metric))

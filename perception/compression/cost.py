@@ -1,6 +1,8 @@
 """What a network costs to run: multiplications, parameters, and milliseconds measured side by side."""
 
+import copy
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception.compression.export import open_session
+from perception.compression.export import open_session, write_onnx
 from perception.errors import InputError
 from perception.models.modes import evaluation_mode
+
+WARM_UP_TURNS = 3  # whose times are not counted
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def measure_latency_ms(
-    models: Mapping[str, Path],
-    *,
-    batch_sizes: Sequence[int] = (1,),
-    repeats: int = 20,
-    threads: int = 1,
-    warmup: int = 3,
+    models: Mapping[str, Path], *, batch_sizes: Sequence[int] = (1,), repeats: int = 20, threads: int = 1
 ) -> list[Latency]:
     """Measure ONNX files in onnxruntime on this CPU, one row a model and batch size.
 
@@ -68,9 +67,20 @@ def measure_latency_ms(
     rows = []
     for batch in batch_sizes:
         feeds = {name: _feed(name, session, batch) for name, session in sessions.items()}
-        seconds = _interleaved(sessions, feeds, repeats, warmup)
+        seconds = _interleaved(sessions, feeds, repeats)
         rows += [_summarise(name, batch, seconds[name]) for name in sessions]
     return rows
+
+
+def measure_layers(
+    layers: Mapping[str, tuple[nn.Module, Tensor]], *, batch_frames: int = 1, repeats: int = 20
+) -> list[Latency]:
+    """Measure modules as measure_latency_ms does, each on the shape of its example; the modules are left alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: Path(folder) / f"{name}.onnx" for name in layers}
+        for name, (layer, example) in layers.items():
+            write_onnx(copy.deepcopy(layer).cpu().float().eval(), paths[name], example.cpu().float())
+        return measure_latency_ms(paths, batch_sizes=(batch_frames,), repeats=repeats)
 
 
 def _feed(name: str, session: onnxruntime.InferenceSession, batch: int) -> dict[str, np.ndarray]:
@@ -85,19 +95,16 @@ def _feed(name: str, session: onnxruntime.InferenceSession, batch: int) -> dict[
 
 
 def _interleaved(
-    sessions: Mapping[str, onnxruntime.InferenceSession],
-    feeds: Mapping[str, dict[str, np.ndarray]],
-    repeats: int,
-    warmup: int,
+    sessions: Mapping[str, onnxruntime.InferenceSession], feeds: Mapping[str, dict[str, np.ndarray]], repeats: int
 ) -> dict[str, list[float]]:
     names = list(sessions)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(warmup + repeats):
+    for turn in range(WARM_UP_TURNS + repeats):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             start = time.perf_counter()
             sessions[name].run(None, feeds[name])
-            if turn >= warmup:
+            if turn >= WARM_UP_TURNS:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 

@@ -8,10 +8,10 @@ Guo, Alvarez and Salzmann, ExpandNets: Linear Over-parameterization to Train Com
 The padding goes to the first layer of the chain: zeros that were put in later would meet biases at the border.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from perception.models.copies import copied
 Kind = Literal["CL", "CK", "FC"]
 _CONVOLVE_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TOLERANCE = 1e-4  # share of the largest output by which a contracted layer may differ from its chain
 
 
 class LinearExpansion(nn.Sequential):
@@ -180,26 +181,23 @@ def contract_layer(chain: nn.Sequential) -> nn.Module:
     links: list[Layer] = list(chain)
     if not links or not all(type(link) is type(links[0]) for link in links):
         raise InputError(f"a chain of {[type(link).__name__ for link in links]} is not one linear layer")
-    if isinstance(links[0], nn.Linear):
-        return _contract_linear(links)
-    if not isinstance(links[0], _CONVOLUTIONS):
+    linear = isinstance(links[0], nn.Linear)
+    if not linear and not isinstance(links[0], _CONVOLUTIONS):
         raise InputError(
             f"a chain of {type(links[0]).__name__} cannot be contracted: give convolutions or linear layers"
         )
-    _require_composable(links)
+    if not linear:
+        _require_composable(links)
     weight, bias = links[0].weight.double(), _bias(links[0])
     for link in links[1:]:
-        weight, bias = _compose(weight, bias, link.weight.double(), _bias(link), link.groups)
-    return _single(links, weight, bias)
-
-
-def _contract_linear(links: list[Layer]) -> nn.Linear:
-    weight, bias = links[0].weight.double(), _bias(links[0])
-    for link in links[1:]:
-        weight, bias = link.weight.double() @ weight, link.weight.double() @ bias + _bias(link)
+        if linear:
+            weight, bias = link.weight.double() @ weight, link.weight.double() @ bias + _bias(link)
+        else:
+            weight, bias = _compose(weight, bias, link.weight.double(), _bias(link), link.groups)
     has_bias = any(link.bias is not None for link in links)
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=has_bias)
-    layer.to(links[0].weight.device, links[0].weight.dtype)
+    outputs, inputs, *kernel_size = weight.shape
+    layer = nn.Linear(inputs, outputs, has_bias) if linear else _convolution(links, kernel_size, has_bias)
+    layer = layer.to(links[0].weight.device, links[0].weight.dtype).train(links[0].training)
     layer.weight.copy_(weight)
     if has_bias:
         layer.bias.copy_(bias)
@@ -239,32 +237,27 @@ def _compose(
     return weight, passed + second_bias
 
 
-def _single(links: list[Layer], weight: Tensor, bias: Tensor) -> nn.Module:
+def _convolution(links: list[Layer], kernel_size: Sequence[int], has_bias: bool) -> Layer:
     first, last = links[0], links[-1]
-    has_bias = any(link.bias is not None for link in links)
     shaped = next((link for link in links if max(link.kernel_size) > 1), first)
     strides = [link.stride for link in links if max(link.stride) > 1]
-    layer: Layer = type(first)(
+    return type(first)(
         first.in_channels,
         last.out_channels,
-        tuple(weight.shape[2:]),
+        tuple(kernel_size),
         stride=tuple(torch.tensor(strides).prod(0).tolist()) if strides else first.stride,
         padding=first.padding,
         dilation=shaped.dilation,
         groups=first.groups,
         bias=has_bias,
-    ).to(first.weight.device, first.weight.dtype)
-    layer.weight.copy_(weight)
-    if has_bias:
-        layer.bias.copy_(bias)
-    return cast(nn.Module, layer.train(first.training))
+    )
 
 
 @torch.no_grad()
-def contract_network(network: nn.Module, *, seed: int = 0, tolerance: float = 1e-4) -> Contraction:
+def contract_network(network: nn.Module) -> Contraction:
     """Give a copy of `network` in which every LinearExpansion became one layer, with the error that this made.
 
-    Each layer is compared with its chain on seeded normal input; an error above `tolerance` of the largest output
+    Each layer is compared with its chain on seeded normal input; an error above TOLERANCE of the largest output
     raises InputError, as does a NonlinearExpansion (linearise it and train on).
     """
     network = copied(network)
@@ -275,22 +268,22 @@ def contract_network(network: nn.Module, *, seed: int = 0, tolerance: float = 1e
         if not isinstance(module, LinearExpansion):
             continue
         layer = contract_layer(module)
-        row, largest = _compare(name, module, layer, seed)
-        if row.max_abs_error > tolerance * largest:
+        row, largest = _compare(name, module, layer)
+        if row.max_abs_error > TOLERANCE * largest:
             raise InputError(f"{name}: contraction differs by {row.max_abs_error:.3g} on outputs up to {largest:.3g}")
         rows.append(row)
         network = set_module(network, name, layer)
     return Contraction(network, tuple(rows), max((row.max_abs_error for row in rows), default=0.0))
 
 
-def _compare(name: str, chain: nn.Sequential, layer: Layer, seed: int) -> tuple[ContractedLayer, float]:
+def _compare(name: str, chain: nn.Sequential, layer: Layer) -> tuple[ContractedLayer, float]:
     weight = layer.weight
     if isinstance(layer, nn.Linear):
         shape: tuple[int, ...] = (8, layer.in_features)
     else:
         reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         shape = (2, layer.in_channels, *[size + 6 for size in reach])
-    draw = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    draw = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = draw.to(weight.device, weight.dtype)
     expected = chain(x)
     error = float((layer(x) - expected).abs().max())

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +68,7 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     except Exception as error:
         raise InputError(f"network {type(network).__name__} cannot be traced ({error}): export it unfolded") from error
     modules = dict(network.named_modules(remove_duplicate=False))
-    calls: dict[int, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[id(modules[node.target])] = calls.get(id(modules[node.target]), 0) + 1
+    calls = Counter(id(modules[node.target]) for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
         if node.op != "call_module" or not isinstance(modules[node.target], _NORMS):
             continue
@@ -91,13 +89,13 @@ def _fold(layer: Layer, norm: Layer) -> None:
     shift = -norm.running_mean.double() * scale
     if norm.weight is not None:
         scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
-    weight, dim = layer.weight, 0
+    weight = layer.weight
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):  # (in, out / groups, ...)
         grouped = weight.double().unflatten(0, (layer.groups, -1))
         spread = scale.view(layer.groups, 1, -1, *[1] * (weight.ndim - 2))
         folded = (grouped * spread).flatten(0, 1)
     else:
-        folded = weight.double() * scale.view([-1 if d == dim else 1 for d in range(weight.ndim)])
+        folded = weight.double() * scale.view([-1, *[1] * (weight.ndim - 1)])
     bias = layer.bias.double() * scale if layer.bias is not None else torch.zeros_like(scale)
     layer.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=weight.requires_grad)
     layer.bias = nn.Parameter((bias + shift).to(weight.dtype), requires_grad=weight.requires_grad)

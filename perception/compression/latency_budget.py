@@ -10,12 +10,9 @@ latency-saliency knapsack", NeurIPS 2022), greedy instead of by dynamic programm
 on how many its layer still reads.
 """
 
-import copy
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -23,11 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from perception.compression.cost import measure_latency_ms
-from perception.compression.export import write_onnx
-from perception.compression.modules import Layer
+from perception.compression.cost import measure_layers
+from perception.compression.modules import Layer, layer_calls
 from perception.errors import InputError
-from perception.models.modes import evaluation_mode
 from perception.sparsity.branches import Branch
 from perception.sparsity.groups import Groups
 from perception.sparsity.proximal import neuron_norms, scale_neurons
@@ -70,12 +65,7 @@ class CostModel:
 
 
 def block_costs(
-    network: nn.Module,
-    groups: Groups,
-    example: Tensor,
-    *,
-    block: int = BLOCK_CHANNELS,
-    call_macs: float = CALL_MACS,
+    network: nn.Module, groups: Groups, example: Tensor, *, block: int = BLOCK_CHANNELS, call_macs: float = CALL_MACS
 ) -> CostModel:
     """Count each layer's multiplications for one frame with its channels rounded up to whole blocks, plus `call_macs`.
 
@@ -83,13 +73,11 @@ def block_costs(
     """
     shapes = _layer_shapes(network, example)
     modules = {name: network.get_submodule(name) for name in shapes}
-    pair = [block * block * _applications(modules[name], *shapes[name]) for name in shapes]
-    return _model("MACs", groups, modules, [call_macs] * len(modules), [float(value) for value in pair], block)
+    pair = [float(block * block * _applications(modules[name], *shapes[name])) for name in shapes]
+    return _model("MACs", groups, modules, [call_macs] * len(modules), pair, block)
 
 
-def measured_costs(
-    network: nn.Module, groups: Groups, example: Tensor, *, block: int = BLOCK_CHANNELS, repeats: int = 15
-) -> CostModel:
+def measured_costs(network: nn.Module, groups: Groups, example: Tensor, *, repeats: int = 15) -> CostModel:
     """Fit each layer's call and pair to its onnxruntime time here, at full width and at one block.
 
     example: (frame, channel, height, width). One thread; layers of one shape are measured once. What lies between the
@@ -97,13 +85,11 @@ def measured_costs(
     """
     shapes = _layer_shapes(network, example)
     modules = {name: network.get_submodule(name) for name in shapes}
-    known: dict[tuple[str, torch.Size], tuple[float, float]] = {}
-    for name, layer in modules.items():
-        key = (str(layer), shapes[name][0])
-        if key not in known:
-            known[key] = _fit(layer, shapes[name][0], block, repeats)
-    fitted = [known[str(layer), shapes[name][0]] for name, layer in modules.items()]
-    return _model("ms", groups, modules, [call for call, _ in fitted], [pair for _, pair in fitted], block)
+    kinds = [(str(layer), shapes[name][0]) for name, layer in modules.items()]
+    one_of_each = dict(zip(kinds, modules.values(), strict=True))
+    fitted = {kind: _fit(layer, kind[1], BLOCK_CHANNELS, repeats) for kind, layer in one_of_each.items()}
+    call, pair = ([fitted[kind][k] for kind in kinds] for k in (0, 1))
+    return _model("ms", groups, modules, call, pair, BLOCK_CHANNELS)
 
 
 def parameter_costs(network: nn.Module, groups: Groups, example: Tensor) -> CostModel:
@@ -197,7 +183,8 @@ class _Spending:
 
     def step(self) -> bool:
         """Let the cheapest bundle or branch go; False when there is none."""
-        bundles = [self._bundle(k) for k, ids in enumerate(self.order) if self._spare(k, len(ids))]
+        spare = [len(ids) - self.gone[k] - self.bundle for k, ids in enumerate(self.order)]
+        bundles = [self._bundle(k) for k, left in enumerate(spare) if left >= self.minimum_channels]
         candidates = bundles + [self._branch(j) for j in self.branches]
         if not candidates:
             return False
@@ -212,9 +199,6 @@ class _Spending:
         for ids, count in zip(self.order, self.gone, strict=True):
             dead[ids[:count]] = True
         return dead
-
-    def _spare(self, k: int, neurons: int) -> bool:
-        return bool(neurons - self.gone[k] - self.bundle >= self.minimum_channels)
 
     def _bundle(self, k: int) -> "_Candidate":
         gone = self.gone.copy()
@@ -237,11 +221,8 @@ class _Spending:
         going = self._least(j)
         if self.lost == "sum" or going == 0:
             return going
-        staying = sum(
-            self._least(other)
-            for other in self.branches
-            if other != j and self.branches[other].stream == self.branches[j].stream
-        )
+        others = [k for k, branch in self.branches.items() if k != j and branch.stream == self.branches[j].stream]
+        staying = sum(self._least(other) for other in others)
         return len(self.gates[j]) * math.log((going + staying) / staying) if staying > 0 else np.inf
 
     def _least(self, j: int) -> float:
@@ -302,47 +283,31 @@ def _applications(layer: Layer, given: torch.Size, output: torch.Size) -> int:
 
 def _layer_shapes(network: nn.Module, example: Tensor) -> dict[str, tuple[torch.Size, torch.Size]]:
     """Give the shapes that every layer gets and makes of the example, in the order of the modules, on its own device."""
-    shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
-    handles = []
-    for name, layer in network.named_modules():
-        if isinstance(layer, _LAYERS) and "weight" in layer._parameters:
-
-            def keep(_: nn.Module, given: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                shapes.setdefault(name, (given[0].shape, output.shape))
-
-            handles.append(layer.register_forward_hook(keep))
-    try:
-        with evaluation_mode(network):
-            network(example.to(next(network.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
+    named = network.named_modules()
+    layers = {name: layer for name, layer in named if isinstance(layer, _LAYERS) and "weight" in layer._parameters}
+    return layer_calls(network, layers, example, lambda given, output: (given.shape, output.shape))
 
 
 def _fit(layer: Layer, given: torch.Size, block: int, repeats: int) -> tuple[float, float]:
     """Solve call + pair * blocks = milliseconds at the layer's width and at one block of everything."""
-    wide = copy.deepcopy(layer).cpu().float().eval()
-    narrow, narrow_given = _narrowed(wide, given, block)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {name: Path(folder) / f"{name}.onnx" for name in ("wide", "narrow")}
-        write_onnx(wide, paths["wide"], torch.zeros(given))
-        write_onnx(narrow, paths["narrow"], torch.zeros(narrow_given))
-        times = {row.model: row.minimum_ms for row in measure_latency_ms(paths, repeats=repeats)}
-    layers: dict[str, Layer] = {"wide": wide, "narrow": narrow}
-    blocks = {name: math.prod(-(-size // block) for size in each.weight.shape[:2]) for name, each in layers.items()}
+    narrow, narrow_given = _narrowed(layer, given, block)
+    layers = {"wide": (layer, torch.zeros(given)), "narrow": (narrow, torch.zeros(narrow_given))}
+    times = {row.model: row.minimum_ms for row in measure_layers(layers, repeats=repeats)}
+    blocks = {
+        name: math.prod(-(-size // block) for size in each.weight.shape[:2]) for name, (each, _) in layers.items()
+    }
     if blocks["wide"] == blocks["narrow"]:
         return 0.0, times["wide"] / blocks["wide"]
     pair = max(0.0, (times["wide"] - times["narrow"]) / (blocks["wide"] - blocks["narrow"]))
     return max(0.0, times["wide"] - pair * blocks["wide"]), pair
 
 
-def _narrowed(layer: Layer, given: torch.Size, block: int) -> tuple[nn.Module, torch.Size]:
+def _narrowed(layer: Layer, given: torch.Size, block: int) -> tuple[Layer, torch.Size]:
     """Build a layer of the same kind with at most one block of channels, and the shape that it takes."""
     shape = list(given)
     if isinstance(layer, nn.Linear):
         shape[-1] = min(block, layer.in_features)
-        return nn.Linear(shape[-1], min(block, layer.out_features), layer.bias is not None).eval(), torch.Size(shape)
+        return nn.Linear(shape[-1], min(block, layer.out_features), layer.bias is not None), torch.Size(shape)
     groups = layer.groups if layer.groups == 1 else min(block, layer.groups)
     inputs, outputs = (
         groups * min(block if groups == 1 else 1, channels // layer.groups)
@@ -353,4 +318,4 @@ def _narrowed(layer: Layer, given: torch.Size, block: int) -> tuple[nn.Module, t
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         options["output_padding"] = layer.output_padding
     narrow = type(layer)(inputs, outputs, layer.kernel_size, bias=layer.bias is not None, **options)
-    return narrow.eval(), torch.Size(shape)
+    return narrow, torch.Size(shape)

@@ -7,23 +7,18 @@ separable: a two-dimensional kernel is read as a matrix (in, vertical) x (out, h
 vertical in → r and a horizontal r → out (Alvarez and Petersson, DecomposeMe, 2016, without the rectifier between).
 """
 
-import copy
 import math
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from perception.compression.cost import measure_latency_ms
-from perception.compression.export import write_onnx
-from perception.compression.modules import Layer, exchange_parameters, set_module
+from perception.compression.cost import measure_layers
+from perception.compression.modules import Layer, exchange_parameters, layer_calls, set_module
 from perception.errors import InputError
-from perception.models.modes import evaluation_mode
 
 # Candidates by name and the input that they take → milliseconds by name.
 Measure = Callable[[Mapping[str, nn.Module], Tensor], Mapping[str, float]]
@@ -187,13 +182,7 @@ def factorise_by_energy(
 
 
 def factorise_by_latency(
-    network: nn.Module,
-    example: Tensor,
-    energy: float,
-    measure: Measure | None = None,
-    *,
-    minimum_gain: float = 0.05,
-    progress: Callable[[int, int], None] | None = None,
+    network: nn.Module, example: Tensor, energy: float, measure: Measure | None = None, *, minimum_gain: float = 0.05
 ) -> Factorisation:
     """Write in place every layer in the shape that is measured to be fastest: dense, low rank, or separable.
 
@@ -204,10 +193,9 @@ def factorise_by_latency(
     """
     measure = measure or measure_modules_ms
     inputs = _layer_inputs(network, example)
-    layers = _layers(network)
     rows: list[LayerChoice] = []
     known: dict[tuple[object, ...], Mapping[str, float]] = {}
-    for name, layer in layers:
+    for name, layer in _layers(network):
         found = {candidate.shape: candidate for candidate in candidates(layer, energy)} if name in inputs else {}
         times: Mapping[str, float] = {}
         if found:
@@ -222,8 +210,6 @@ def factorise_by_latency(
         rows.append(_choice(name, layer, chosen, times))
         if chosen is not None:
             network = _replace(network, name, layer, chosen, None)
-        if progress is not None:
-            progress(len(rows), len(layers))
     return Factorisation(network, tuple(rows))
 
 
@@ -234,24 +220,9 @@ def _fastest(times: Mapping[str, float], minimum_gain: float) -> Shape:
 
 def measure_modules_ms(candidates: Mapping[str, nn.Module], example: Tensor) -> dict[str, float]:
     """Measure modules in onnxruntime on this CPU with one thread, taking turns; give the median of each."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {name: Path(folder) / f"{name}.onnx" for name in candidates}
-        for name, module in candidates.items():
-            write_onnx(_Detached(module), paths[name], example.cpu().float())
-        rows = measure_latency_ms(paths, batch_sizes=(len(example),), repeats=15)
+    given = {name: (module, example) for name, module in candidates.items()}
+    rows = measure_layers(given, batch_frames=len(example), repeats=15)
     return {row.model: row.median_ms for row in rows}
-
-
-class _Detached(nn.Module):
-    """A float32 copy of a module on the CPU, in eval mode, so that measuring leaves the module alone."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = copy.deepcopy(module).cpu().float()
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.module(x))
 
 
 def _layers(network: nn.Module) -> list[tuple[str, Layer]]:
@@ -277,19 +248,4 @@ def _replace(network: nn.Module, name: str, layer: Layer, chosen: Candidate, opt
 
 def _layer_inputs(network: nn.Module, example: Tensor) -> dict[str, Tensor]:
     """Give the first input of every layer that can be factorised, as the example reaches it."""
-    inputs: dict[str, Tensor] = {}
-    handles = [layer.register_forward_pre_hook(_keeper(inputs, name)) for name, layer in _layers(network)]
-    try:
-        with evaluation_mode(network):
-            network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return inputs
-
-
-def _keeper(inputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        inputs.setdefault(name, arguments[0].detach())
-
-    return keep
+    return layer_calls(network, dict(_layers(network)), example, lambda given, _: given.detach())

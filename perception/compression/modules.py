@@ -1,21 +1,46 @@
 """Exchange layers inside a network."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from perception.models.modes import evaluation_mode
 
 # A convolution or a linear layer: torch types the attributes that they share as Tensor | Module.
 Layer = Any
+Fact = TypeVar("Fact")
 
 
 def set_module(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
     """Put `module` in the place called `name`; give the network, which is `module` itself for the empty name."""
     if not name:
         return module
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
+    network.set_submodule(name, module)
     return network
+
+
+def layer_calls(
+    network: nn.Module, layers: Mapping[str, nn.Module], example: Tensor, fact: Callable[[Tensor, Tensor], Fact]
+) -> dict[str, Fact]:
+    """Give `fact` of what each layer gets and makes of the example at its first call, by name in the order of the calls.
+
+    The network is run in evaluation mode on its own device.
+    """
+    calls: dict[str, Fact] = {}
+
+    def keep(name: str, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        if name not in calls:
+            calls[name] = fact(given[0], output)
+
+    with ExitStack() as hooks, evaluation_mode(network):
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_hook(partial(keep, name)))
+        network(example.to(next(network.parameters()).device))
+    return calls
 
 
 def exchange_parameters(optimizer: Optimizer, old: nn.Module, new: nn.Module) -> None:

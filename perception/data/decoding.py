@@ -31,15 +31,15 @@ class BadFrame(InputError):
         self.remedy = remedy
 
 
-def decode_image(data: bytes, path: Path | str) -> NDArray[np.uint8]:
+def decode_image(data: bytes, path: Path | str, *, upright: bool = True) -> NDArray[np.uint8]:
     """Decode a JPEG or PNG image: (height, width, 3) uint8 RGB. `path` names it in messages.
 
-    Raises BadFrame, also for one that viewers show turned, whose labels may belong to the turned picture.
+    Raises BadFrame, with `upright` also for one that viewers show turned, whose labels may belong to the turned picture.
     """
     image = _open(data, path)
     if image.mode not in _IMAGE_MODES:
         raise BadFrame(path, f"image has mode {image.mode}, must have 8-bit grey or colour pixels", "convert it to RGB")
-    _load(image, path)
+    _load(image, path, upright)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -233,8 +233,8 @@ def _open(data: bytes, path: Path | str) -> ImageFile.ImageFile:
     return image
 
 
-def _load(image: ImageFile.ImageFile, path: Path | str) -> None:
-    """Decode all pixels; a file that ends early is refused, never padded."""
+def _load(image: ImageFile.ImageFile, path: Path | str, upright: bool = True) -> None:
+    """Decode all pixels; a file that ends early is refused, never padded, and with `upright` one that is turned."""
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "truncated images must be refused"
     try:
         image.load()
@@ -242,7 +242,7 @@ def _load(image: ImageFile.ImageFile, path: Path | str) -> None:
         kind = "truncated or damaged" if isinstance(error, OSError) else "damaged"
         raise BadFrame(path, f"{image.format} file is {kind} ({_short(error)})", "copy it again or remove it") from None
     orientation = _orientation(image)
-    if orientation not in (0, 1):
+    if upright and orientation not in (0, 1):
         raise BadFrame(
             path,
             f"has EXIF orientation {orientation}: viewers show it turned or mirrored, its pixels are stored otherwise, "

@@ -21,7 +21,8 @@ def is_left_behind(name: str) -> bool:
 def names_in(folder: Path, *, folders: bool = False) -> list[str]:
     """List the names in a folder, or of its folders alone, sorted; what systems left behind is left out."""
     with os.scandir(folder) as entries:
-        return sorted(each.name for each in entries if not is_left_behind(each.name) and (each.is_dir() or not folders))
+        names = sorted(each.name for each in entries if not is_left_behind(each.name))
+    return [name for name in names if (folder / name).is_dir()] if folders else names
 
 
 def paths_below(folder: Path) -> list[Path]:

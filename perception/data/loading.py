@@ -122,8 +122,7 @@ class FrameSet:
         self._label_uris: list[str | None] = labels.tolist()
         self._taxonomies: list[str] = frames["label_taxonomy"].tolist()
         self._cache: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
-        frame_bytes = settings.height_px * settings.width_px * 4
-        self._cache_frames = settings.cache_mib * 2**20 // frame_bytes
+        self._cache_frames = settings.cache_mib * 2**20 // (settings.height_px * settings.width_px * 4)
 
     def __len__(self) -> int:
         return len(self.frame_ids)
@@ -139,12 +138,11 @@ class FrameSet:
 
     def full_label(self, index: int) -> NDArray[np.uint8]:
         """Load one frame's label at its own size: (label height, label width) uint8 class ids, 255 = ignore."""
-        image = self._store.get(self._image_uris[index])
-        return self._decode_label(index, image_size(image, self._name(index, "image")))
+        return self._decode_label(index, image_size(*self._image(index)))
 
     def full_image(self, index: int) -> NDArray[np.uint8]:
         """Load one frame's image at its own size: (height, width, 3) uint8 RGB."""
-        return decode_stored_image(self._store.get(self._image_uris[index]), self._name(index, "image"))
+        return decode_stored_image(*self._image(index))
 
     def _resized(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the frame from the cache or the store: image (height, width, 3), label (height, width)."""
@@ -159,8 +157,7 @@ class FrameSet:
 
     def _decode(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         shown = (self.settings.height_px, self.settings.width_px)
-        # The store checks the bytes' sha256, so they are those that were admitted.
-        data, name = self._store.get(self._image_uris[index]), self._name(index, "image")
+        data, name = self._image(index)
         image = resize_image(decode_stored_image(data, name, shown), shown)
         return image, self._decode_label(index, image_size(data, name), shown)
 
@@ -171,11 +168,12 @@ class FrameSet:
         if uri is None:
             return np.full(shown or own, IGNORE, np.uint8)
         source = load_taxonomy(self._taxonomies[index])
-        data, name = self._store.get(uri), self._name(index, "label")
-        return decode_stored_label(data, name, source, own, shown or own, self.settings.taxonomy)
+        name = f"label of frame {self.frame_ids[index]}"
+        return decode_stored_label(self._store.get(uri), name, source, own, shown or own, self.settings.taxonomy)
 
-    def _name(self, index: int, kind: str) -> str:
-        return f"{kind} of frame {self.frame_ids[index]}"
+    def _image(self, index: int) -> tuple[bytes, str]:
+        """Return an image's bytes, whose sha256 the store checks, so they are those that were admitted; and its name."""
+        return self._store.get(self._image_uris[index]), f"image of frame {self.frame_ids[index]}"
 
 
 def shuffled_batches(
@@ -219,10 +217,8 @@ def ordered_batches(frames: FrameSet, batch_frames: int) -> Iterator[Batch]:
     """Yield all frames in their order, without augmentation; the last batch may be shorter."""
     if batch_frames < 1:
         raise InputError(f"batch_frames is {batch_frames}, must be at least 1; change it")
-    starts = range(0, len(frames), batch_frames)
-    batches = (
-        [_Variation(index) for index in range(start, min(start + batch_frames, len(frames)))] for start in starts
-    )
+    every = [_Variation(index) for index in range(len(frames))]
+    batches = (every[start : start + batch_frames] for start in range(0, len(frames), batch_frames))
     yield from _batches(batches, batch_frames, frames, as_bytes=False)
 
 
@@ -285,10 +281,8 @@ def resize_label(label: NDArray[np.uint8], shown: tuple[int, int]) -> NDArray[np
 def frame_pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
     """Count the label pixels of every class in every frame: (frame, class) int64; ignored pixels are left out."""
     classes = len(load_taxonomy(frames.settings.taxonomy).classes)
-    counts = np.zeros((len(frames), classes), np.int64)
-    for index in range(len(frames)):
-        counts[index] = np.bincount(frames.load(index)[1].ravel(), minlength=256)[:classes]
-    return counts
+    counted = [np.bincount(frames.load(index)[1].ravel(), minlength=256)[:classes] for index in range(len(frames))]
+    return np.array(counted, np.int64).reshape(-1, classes)
 
 
 def pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
@@ -320,8 +314,8 @@ def _split(draws: Sequence[tuple[int, int]], batch_frames: int) -> list[Sequence
 # --- frames as a network takes them
 
 _Frame = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-# Image, label, and the affine map of the colours, (3, 4), that is to be applied on the way into the batch.
-_Loaded = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float64] | None]
+# Puts an image into its place in a batch, its colours changed by an affine map, (3, 4), on the way where there is one.
+_Fill = Callable[[NDArray[Any], NDArray[np.uint8], NDArray[np.float64] | None], None]
 
 
 @dataclass(frozen=True)
@@ -338,10 +332,7 @@ class _Variation:
 
 
 def _batches(
-    batches: Iterable[Sequence[_Variation]],
-    batch_frames: int,
-    frames: FrameSet,
-    as_bytes: bool,
+    batches: Iterable[Sequence[_Variation]], batch_frames: int, frames: FrameSet, as_bytes: bool
 ) -> Iterator[Batch]:
     """Load batches in their order, each frame by whichever worker is free, ahead of who takes them.
 
@@ -392,14 +383,12 @@ def _empty_batch(count: int, settings: LoadSettings, as_bytes: bool) -> Batch:
     return Batch(images, torch.empty((count, height, width), dtype=torch.int64))
 
 
-def _load_into(
-    batch: Batch,
-    slot: int,
-    frames: FrameSet,
-    variation: _Variation,
-    fill: Callable[[NDArray[Any], NDArray[np.uint8], NDArray[np.float64] | None], None],
-) -> None:
-    image, label, colors = _augmented(frames, variation)
+def _load_into(batch: Batch, slot: int, frames: FrameSet, variation: _Variation, fill: _Fill) -> None:
+    image, label = frames._resized(variation.index)
+    colors = None
+    if variation.jitter is not None:
+        image, label = _moved(image, label, variation.scale, variation.left, variation.top, variation.mirrored)
+        colors = _color_map(image, *variation.jitter)
     fill(batch.images[slot].numpy(), image, colors)
     batch.labels[slot].numpy()[:] = label
 
@@ -430,28 +419,10 @@ def _variation(seed: int, cycle: int, index: int, augment: Augment | None) -> _V
     # Every number is drawn whatever the settings, so that one setting never changes what another one does.
     mirror, scale, left, top = generator.random(4).tolist()
     brightness, contrast, saturation = (generator.uniform(-1, 1, 3) * augment.color_jitter + 1).tolist()
-    return _Variation(
-        index,
-        mirrored=augment.flip and mirror < 0.5,
-        scale=_log_uniform(scale, augment.scale_range),
-        left=left,
-        top=top,
-        jitter=(brightness, contrast, saturation),
-    )
-
-
-def _augmented(frames: FrameSet, variation: _Variation) -> _Loaded:
-    image, label = frames._resized(variation.index)
-    if variation.jitter is None:
-        return image, label, None
-    moved = _moved(image, label, variation.scale, variation.left, variation.top, variation.mirrored)
-    return *moved, _color_map(moved[0], *variation.jitter)
-
-
-def _log_uniform(share: float, bounds: tuple[float, float]) -> float:
-    """Map [0, 1) to the range so that zooming in and out by the same factor are equally likely."""
-    low, high = math.log(bounds[0]), math.log(bounds[1])
-    return math.exp(low + share * (high - low))
+    # Zooming in and out by the same factor are equally likely.
+    low, high = (math.log(bound) for bound in augment.scale_range)
+    zoom = math.exp(low + scale * (high - low))
+    return _Variation(index, augment.flip and mirror < 0.5, zoom, left, top, (brightness, contrast, saturation))
 
 
 def _moved(

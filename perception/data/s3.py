@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
+from minio.datatypes import Object
 from minio.error import MinioException, S3Error, ServerError
 
 from perception.data.blobs import Blob, checked_uri, describe_blob, verified
@@ -70,9 +72,8 @@ class S3Store:
 def open_s3_store(url: str, bucket: str, prefix: str, environment: Mapping[str, str]) -> S3Store:
     """Open the store at s3://bucket/prefix once its bucket has answered; raises InputError when it does not."""
     if not _BUCKET.fullmatch(bucket):
-        raise InputError(
-            f"store {url}: {bucket!r} is no bucket name (3 to 63 of a-z 0-9 . -); write s3://bucket/prefix"
-        )
+        reason = f"{bucket!r} is no bucket name (3 to 63 of a-z 0-9 . -); write s3://bucket/prefix"
+        raise InputError(f"store {url}: {reason}")
     prefix_key = f"{prefix}/sha256/" if prefix else "sha256/"
     check_bucket(connect(environment, url, CHECK_TIMEOUT), bucket, prefix_key, url)
     return S3Store(url, bucket, prefix, connect(environment, url))
@@ -87,20 +88,17 @@ def connect(environment: Mapping[str, str], where: str, timeout: urllib3.Timeout
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/") or "@" in parts.netloc:
         shown = "holds user information" if "@" in endpoint else f"is {endpoint!r}"
-        raise InputError(
-            f"store {where}: NIGHTDRIVE_S3_ENDPOINT {shown}, must be http://host:port or https://host:port; set it"
-        )
+        reason = f"NIGHTDRIVE_S3_ENDPOINT {shown}, must be http://host:port or https://host:port; set it"
+        raise InputError(f"store {where}: {reason}")
     try:
         parts.port  # noqa: B018 (reading it checks it)
     except ValueError:
-        raise InputError(
-            f"store {where}: NIGHTDRIVE_S3_ENDPOINT is {endpoint!r}, its port is no number; set it"
-        ) from None
-    for name in _KEYS:
-        if not environment.get(name):
-            raise InputError(
-                f"store {where}: the environment variable {name} is not set; set both {' and '.join(_KEYS)}"
-            )
+        reason = f"NIGHTDRIVE_S3_ENDPOINT is {endpoint!r}, its port is no number; set it"
+        raise InputError(f"store {where}: {reason}") from None
+    unset = [name for name in _KEYS if not environment.get(name)]
+    if unset:
+        reason = f"the environment variable {unset[0]} is not set; set both {' and '.join(_KEYS)}"
+        raise InputError(f"store {where}: {reason}")
     return Minio(
         parts.netloc,
         access_key=environment[_KEYS[0]],
@@ -134,16 +132,22 @@ def upload(client: Minio, bucket: str, key: str, data: bytes, where: str) -> Non
     _ask(lambda: client.put_object(bucket, key, io.BytesIO(data), len(data)), bucket, where)
 
 
+@contextmanager
+def _opened(client: Minio, bucket: str, key: str) -> Iterator[urllib3.BaseHTTPResponse]:
+    response = client.get_object(bucket, key)
+    try:
+        yield response
+    finally:
+        response.close()
+        response.release_conn()
+
+
 def download(client: Minio, bucket: str, key: str, where: str) -> bytes | None:
     """Read one object whole; None when there is none."""
 
     def read() -> bytes:
-        response = client.get_object(bucket, key)
-        try:
+        with _opened(client, bucket, key) as response:
             return bytes(response.read())
-        finally:
-            response.close()
-            response.release_conn()
 
     return _ask(read, bucket, where)
 
@@ -159,14 +163,10 @@ def download_blocks(client: Minio, bucket: str, key: str, take: Callable[[bytes]
     """Give an object's bytes block by block to `take`; False when there is none."""
 
     def read() -> bool:
-        response = client.get_object(bucket, key)
-        try:
+        with _opened(client, bucket, key) as response:
             for block in response.stream(_BLOCK_BYTES):
                 take(block)
-            return True
-        finally:
-            response.close()
-            response.release_conn()
+        return True
 
     return bool(_ask(read, bucket, where))
 
@@ -176,8 +176,7 @@ def object_facts(client: Minio, bucket: str, key: str, where: str) -> tuple[int,
 
     def ask() -> tuple[int, str, float]:
         found = client.stat_object(bucket, key)
-        changed = found.last_modified.timestamp() if found.last_modified else 0.0
-        return int(found.size or 0), str(found.etag or "").strip('"'), changed
+        return int(found.size or 0), str(found.etag or "").strip('"'), _changed(found)
 
     return _ask(ask, bucket, where)
 
@@ -187,12 +186,13 @@ def list_objects(client: Minio, bucket: str, prefix: str, where: str) -> list[tu
 
     def ask() -> list[tuple[str, int, float]]:
         listed = client.list_objects(bucket, prefix=prefix, recursive=True)
-        return [
-            (str(each.object_name), int(each.size or 0), each.last_modified.timestamp() if each.last_modified else 0.0)
-            for each in listed
-        ]
+        return [(str(each.object_name), int(each.size or 0), _changed(each)) for each in listed]
 
     return _ask(ask, bucket, where) or []
+
+
+def _changed(found: Object) -> float:
+    return found.last_modified.timestamp() if found.last_modified else 0.0
 
 
 def remove(client: Minio, bucket: str, key: str, where: str) -> None:

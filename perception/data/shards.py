@@ -35,9 +35,8 @@ def write_shard(members: Iterable[tuple[str, Mapping[str, bytes]]], path: Path) 
     try:
         replace_file(path, contents)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); give a folder with space to write to"
-        ) from None
+        reason = f"cannot be written ({error.strerror})"
+        raise InputError(f"{path}: {reason}; give a folder with space to write to") from None
     return hashlib.sha256(contents).hexdigest()
 
 

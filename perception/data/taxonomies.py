@@ -45,7 +45,7 @@ def load_taxonomy(name: str) -> Taxonomy:
     Its arrays are read-only, because every caller shares them. Raises InputError for an unknown name.
     """
     table = _read_table(name)
-    classes = _class_entries(table)
+    classes = _read_table(_base(table))["classes"]
     names = tuple(str(entry["name"]) for entry in classes)
     colors = np.array([entry["color"] for entry in classes], dtype=np.uint8)
     colors.setflags(write=False)
@@ -132,7 +132,7 @@ def _mapped_classes(source: str, target: str) -> list[str | None]:
     if _base(start) == _base(end):
         return names
     if _base(start) != HUB:
-        names = [None if name is None else start["to_cityscapes19"][name] for name in names]
+        names = [start["to_cityscapes19"][name] for name in names]
     if _base(end) != HUB:
         names = [None if name is None else end["from_cityscapes19"][name] for name in names]
     return names
@@ -141,11 +141,6 @@ def _mapped_classes(source: str, target: str) -> list[str | None]:
 def _base(table: dict[str, Any]) -> str:
     """Name the taxonomy that lists the classes."""
     return str(table.get("classes_of", table["name"]))
-
-
-def _class_entries(table: dict[str, Any]) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = _read_table(_base(table))["classes"]
-    return entries
 
 
 def _raw_lookup(table: dict[str, Any], classes: tuple[str, ...]) -> NDArray[np.uint8]:

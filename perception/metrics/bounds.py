@@ -6,7 +6,6 @@ A change of the software starts the count again; fixing a failure and then count
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +22,6 @@ def _check_confidence(confidence: float) -> None:
 def _check_counts(failures: int, trials: int) -> None:
     if trials < 0 or not 0 <= failures <= trials:
         raise InputError(f"failures={failures} of trials={trials}: failures must lie in 0..trials")
-
-
-def _check_exposure(failures: int, miles: float) -> None:
-    if failures < 0 or not (miles >= 0 and math.isfinite(miles)):
-        raise InputError(f"failures={failures} in miles={miles}: both must be finite and not negative")
-    if failures and not miles:
-        raise InputError(f"failures={failures} in miles=0: a failure needs exposure; correct the mileage")
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise InputError(f"{name}={value} must be positive and finite")
 
 
 def failure_rate_upper(failures: int, trials: int, confidence: float) -> float:
@@ -64,7 +51,10 @@ def rate_upper(failures: int, miles: float, confidence: float) -> float:
     Returns infinity for no miles: nothing is known then.
     """
     _check_confidence(confidence)
-    _check_exposure(failures, miles)
+    if failures < 0 or not (miles >= 0 and math.isfinite(miles)):
+        raise InputError(f"failures={failures} in miles={miles}: both must be finite and not negative")
+    if failures and not miles:
+        raise InputError(f"failures={failures} in miles=0: a failure needs exposure; correct the mileage")
     if not miles:
         return math.inf
     # gammaincinv(k + 1, C) = chi2 quantile(C; 2k + 2) / 2
@@ -82,7 +72,8 @@ def slice_confidence(confidence: float, slices: int) -> float:
 def miles_needed(rate_per_mile: float, confidence: float) -> float:
     """Give the miles without failure that show at most `rate_per_mile`: -ln(1 - confidence) / rate."""
     _check_confidence(confidence)
-    _check_positive("rate_per_mile", rate_per_mile)
+    if not (rate_per_mile > 0 and math.isfinite(rate_per_mile)):
+        raise InputError(f"rate_per_mile={rate_per_mile} must be positive and finite")
     return -math.log1p(-confidence) / rate_per_mile
 
 
@@ -113,24 +104,14 @@ def effective_counts(failures: int, trials: int, effect: float) -> tuple[int, in
     return fewer, max(fewer, math.floor(trials / effect + 1e-9))
 
 
-@dataclass(frozen=True, kw_only=True)
-class SliceBounds:
-    """Upper bounds of every slice that hold together, and what they say of the operating mix."""
-
-    upper: NDArray[np.float64]  # (slice,) failure probability per trial; 1 where a slice has no trials
-    worst_slice: int  # index of the slice with the greatest bound
-    coverage: float  # share of slices with at least the least number of trials
-    unknown_slices: tuple[int, ...]  # slices without any trial: unknown, not passed
-    mix_upper: float  # bound of the failure probability under the operating mix
-
-
 def slice_bounds(
-    failures: Sequence[int], trials: Sequence[int], mix: Sequence[float], confidence: float, least_trials: int = 1
-) -> SliceBounds:
+    failures: Sequence[int], trials: Sequence[int], mix: Sequence[float], confidence: float
+) -> tuple[NDArray[np.float64], float]:
     """Bound every slice at joint `confidence` (Bonferroni) and weigh the bounds by an operating mix.
 
-    failures, trials: (slice,) counts; mix: (slice,) shares of operation, summing to 1.
-    The joint bounds hold together, so their mix-weighted sum bounds the mixed rate with the same confidence.
+    failures, trials: (slice,) counts; mix: (slice,) shares of operation, summing to 1. Returns the slices' bounds of
+    the failure probability per trial, (slice,) float64, 1 without trials, and the bound under the mix: the joint bounds
+    hold together, so their mix-weighted sum bounds the mixed rate with the same confidence.
     """
     if not len(failures) == len(trials) == len(mix) or not len(mix):
         raise InputError(
@@ -144,11 +125,4 @@ def slice_bounds(
         )
     each = slice_confidence(confidence, len(shares))
     upper = np.array([failure_rate_upper(int(k), int(n), each) for k, n in zip(failures, trials, strict=True)])
-    counts = np.asarray(trials)
-    return SliceBounds(
-        upper=upper,
-        worst_slice=int(upper.argmax()),
-        coverage=float((counts >= least_trials).mean()),
-        unknown_slices=tuple(int(i) for i in np.flatnonzero(counts == 0)),
-        mix_upper=float(min(1.0, shares @ upper)),
-    )
+    return upper, float(min(1.0, shares @ upper))

@@ -1,5 +1,7 @@
 """Calibration: is the network right as often as it is sure? Counted by bins of confidence, summed over frames."""
 
+from itertools import count
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,13 +28,8 @@ def reliability_counts(
         raise InputError(f"confidence spans {confidence.min()}..{confidence.max()}; it must lie in [0, 1]")
     flat = confidence.reshape(-1).astype(np.float64)
     index = np.minimum((flat * bins).astype(np.int64), bins - 1)
-    return np.stack(
-        [
-            np.bincount(index, minlength=bins).astype(np.float64),
-            np.bincount(index, weights=right.reshape(-1), minlength=bins),
-            np.bincount(index, weights=flat, minlength=bins),
-        ]
-    )
+    weights = (np.ones_like(flat), right.reshape(-1), flat)
+    return np.stack([np.bincount(index, weights=each, minlength=bins) for each in weights])
 
 
 def calibration_error(counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -54,7 +51,4 @@ def reliability_curve(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64],
 
 def sample_step(height: int, width: int) -> int:
     """Give the step in pixels of a regular grid that has at most PIXELS_SAMPLED points."""
-    step = 1
-    while -(-height // step) * -(-width // step) > PIXELS_SAMPLED:
-        step += 1
-    return step
+    return next(step for step in count(1) if -(-height // step) * -(-width // step) <= PIXELS_SAMPLED)

@@ -79,14 +79,10 @@ def _offsets(stride: int) -> NDArray[np.uint8]:
     return np.tile(np.arange(0, 256, stride, dtype=np.uint8), _CHUNK_PIXELS * stride // 256)[None]
 
 
-def _checked(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+def _checked(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
         raise InputError(f"confusion has shape {confusion.shape}; it must be square, (class, class)")
-    return confusion.astype(np.float64)
-
-
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    return confusion
 
 
 def iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -95,9 +91,7 @@ def iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     confusion: (class, class), row = label
     Returns (class,) float64 in [0, 1]; NaN where the class is in neither labels nor predictions.
     """
-    counts = _checked(confusion)
-    hits = np.diag(counts)
-    return _ratio(hits, counts.sum(axis=0) + counts.sum(axis=1) - hits)
+    return iou_of_tallies(tallies(_checked(confusion)))
 
 
 def mean_iou(confusion: NDArray[np.int64]) -> float:
@@ -105,8 +99,8 @@ def mean_iou(confusion: NDArray[np.int64]) -> float:
 
     confusion: (class, class), row = label
     """
-    present = iou(confusion)
-    present = present[~np.isnan(present)]
+    values = iou(confusion)
+    present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else float("nan")
 
 
@@ -149,7 +143,8 @@ def iou_of_tallies(counts: NDArray[Any]) -> NDArray[np.float64]:
     Returns (..., class) float64; NaN where the class is in neither labels nor predictions.
     """
     right, labelled, predicted = (counts[..., part, :].astype(np.float64) for part in range(3))
-    return _ratio(right, labelled + predicted - right)
+    union = labelled + predicted - right
+    return np.divide(right, union, out=np.full(union.shape, np.nan), where=union > 0)
 
 
 def merge_classes(confusion: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> NDArray[np.int64]:
@@ -161,8 +156,6 @@ def merge_classes(confusion: NDArray[np.int64], groups: Sequence[Sequence[int]])
     listed = [class_id for group in groups for class_id in group]
     if len(set(listed)) != len(listed):
         raise InputError(f"groups {[list(group) for group in groups]} name a class twice; name each at most once")
-    member = np.zeros((len(groups), confusion.shape[0]), np.int64)
-    for row, group in enumerate(groups):
-        member[row, list(group)] = 1
+    member = np.array([np.isin(np.arange(len(confusion)), group) for group in groups], np.int64)
     merged: NDArray[np.int64] = member @ confusion @ member.T
     return merged

@@ -1,5 +1,6 @@
 """What a night's test set shows about how often the network fails, and what it does not: bounds that hold together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from perception.errors import InputError
 from perception.metrics import bounds
-from perception.metrics.slices import cell_slices, domain_grid
+from perception.metrics.slices import DOMAIN, cell_slices
 
 # Human drivers, failures per mile: Kalra and Paddock, "Driving to Safety", RAND 2016.
 HUMAN_RATES: Mapping[str, float] = {"fatality": 1.09e-8, "injury": 77e-8, "crash": 190e-8}
@@ -109,7 +110,8 @@ def gather_evidence(
     k, n = bounds.effective_counts(failures, count, effect)
     by_drive = np.bincount(drive_of, weights=failed) > 0
     cells, mixed = _cells(frames, failed, columns, mix, confidence, effect, (minimum_frames, minimum_drives))
-    grid = _grid(frames, columns)
+    whole = set(DOMAIN) <= set(columns)
+    domain = math.prod(map(len, DOMAIN.values())) if whole else len(cell_slices(frames, columns))
     needed = bounds.trials_needed(claim_rate, confidence)
     return Evidence(
         confidence=confidence,
@@ -124,7 +126,7 @@ def gather_evidence(
         upper=bounds.failure_rate_upper(k, n, confidence),
         upper_drives=bounds.failure_rate_upper(int(by_drive.sum()), len(drive_ids), confidence),
         cells=cells,
-        cells_of_domain=grid,
+        cells_of_domain=domain,
         cells_seen=sum(cell.frames > 0 for cell in cells),
         cells_known=sum(cell.known for cell in cells),
         mix_upper=mixed,
@@ -136,11 +138,6 @@ def gather_evidence(
         miles_upper=bounds.rate_upper(miles_failures, miles, confidence) if miles else None,
         miles_needed={kind: bounds.miles_needed(rate, confidence) for kind, rate in HUMAN_RATES.items()},
     )
-
-
-def _grid(frames: pd.DataFrame, columns: Sequence[str]) -> int:
-    known = {"time_of_day", "weather", "scene"} <= set(columns)
-    return len(domain_grid(frames.assign(frames=1))) if known else len(cell_slices(frames, columns))
 
 
 def _cells(
@@ -162,7 +159,8 @@ def _cells(
     total = sum(int(each.sum()) for each in rows)
     shares = [mix.get(name, 0.0) if mix else each.sum() / total for name, each in zip(names, rows, strict=True)]
     counts = [bounds.effective_counts(int(failed[each].sum()), int(each.sum()), effect) for each in rows]
-    bound = bounds.slice_bounds([k for k, _ in counts], [n for _, n in counts], shares, confidence)
+    failures, trials = zip(*counts, strict=True)
+    uppers, mix_upper = bounds.slice_bounds(failures, trials, shares, confidence)
     cells = [
         SliceEvidence(
             name=name,
@@ -173,6 +171,6 @@ def _cells(
             share=float(share),
             known=bool(each.sum() >= least[0] and frames.drive_id[each].nunique() >= least[1]),
         )
-        for name, each, upper, share in zip(names, rows, bound.upper, shares, strict=True)
+        for name, each, upper, share in zip(names, rows, uppers, shares, strict=True)
     ]
-    return tuple(sorted(cells, key=lambda cell: (-cell.upper, cell.name))), bound.mix_upper
+    return tuple(sorted(cells, key=lambda cell: (-cell.upper, cell.name))), mix_upper

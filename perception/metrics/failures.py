@@ -63,9 +63,8 @@ def wrong_regions(
     if not wrong.any():
         return []
     pairs = label.astype(np.int64)[wrong] * classes + prediction[wrong]
-    frequent = [pair for pair, _ in Counter(pairs.tolist()).most_common(2 * most)]
     found = []
-    for pair in frequent:
+    for pair, _ in Counter(pairs.tolist()).most_common(2 * most):
         truth, guess = divmod(pair, classes)
         mask = (wrong & (label == truth) & (prediction == guess)).astype(np.uint8)
         _, marks, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
@@ -73,11 +72,12 @@ def wrong_regions(
             pixels = int(stats[number, cv2.CC_STAT_AREA])
             if pixels >= max(1.0, least_share * judged.sum()):
                 x, y, w, h = (int(value) for value in stats[number, :4])
-                box = (x, y, w, h)
-                features = _features(image, marks == number, box, truth, guess, classes)
-                share = pixels / int(judged.sum())
+                features = _features(image, marks == number, (x, y, w, h), truth, guess, classes)
                 found.append(
-                    Region(frame_id=frame_id, box=box, pixels=pixels, share=share, label=truth, predicted=guess, features=features)
+                    Region(
+                        frame_id=frame_id, box=(x, y, w, h), pixels=pixels, share=pixels / int(judged.sum()),
+                        label=truth, predicted=guess, features=features,
+                    )
                 )  # fmt: skip
     return sorted(found, key=lambda region: (-region.pixels, region.box))[:most]
 
@@ -128,10 +128,8 @@ def failure_queries(clusters: Sequence[Cluster], frames: pd.DataFrame, columns: 
     queries = []
     for cluster in clusters:
         members = about.loc[sorted({region.frame_id for region in cluster.regions})]
-        best = max(
-            (_lift(members, about, column) for column in columns), default=(0.0, "", ""), key=lambda each: each[0]
-        )
-        lift, column, value = best
+        lifts = (_lift(members, about, column) for column in columns)
+        lift, column, value = max(lifts, default=(0.0, "", ""), key=lambda each: each[0])
         if lift >= _LEAST_LIFT:
             weight = min(MAX_WEIGHT, (lift - 1.0) * float(np.sqrt(cluster.share)))
             text = f"{cluster.name}: {len(cluster.regions)} regions, {lift:.1f} times as often in {column} {value}"

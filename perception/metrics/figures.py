@@ -1,7 +1,7 @@
 """Turn counts into the figures of an evaluation: IoU by class, category, condition and cell, with intervals over drives."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,21 +34,17 @@ def overall_figures(
 
     categories: name → class ids.
     """
-    by_drive, drives = _by_drive(score, np.ones(len(score.groups), bool))
-    counts = tallies(by_drive)
-    weights = drive_weights(drives, settings.resamples, settings.seed)
-    resampled = iou_of_tallies(resampled_sums(weights, counts))
-    lower, upper = percentile_interval(resampled, drives, settings.confidence)
-    low, high = percentile_interval(_mean(resampled), drives, settings.confidence)
+    counts = tallies(_by_drive(score, score.counts))
+    lower, upper = _bounds(iou_of_tallies, counts, settings)
     values = iou_of_tallies(counts.sum(axis=0))
     confusion = score.confusion
     groups = {name: list(ids) for name, ids in categories.items()}
     merged = iou_of_tallies(tallies(merge_classes(confusion, list(groups.values())))) if groups else np.zeros(0)
     return {
         "frames": len(score.frames),
-        "drives": drives,
+        "drives": len(counts),
         "miou": plain(mean_iou(confusion)),
-        "miou_interval": _interval(low, high),
+        "miou_interval": _interval(*_bounds(_mean_iou, counts, settings)),
         "iou_by_class": named(classes, values),
         "iou_interval_by_class": {name: _interval(lower[k], upper[k]) for k, name in enumerate(classes)},
         "iou_by_category": named(list(groups), merged),
@@ -63,14 +59,11 @@ def boundary_figures(score: SegmentationScore, classes: Sequence[str], settings:
     """Give Boundary IoU, mean and by class, with the mean's interval; None where outlines were not counted."""
     if score.boundary is None:
         return None
-    counts, drives = _summed_by_drive(score, score.boundary)
+    counts = _by_drive(score, score.boundary)
     values = iou_of_tallies(counts.sum(axis=0))
-    weights = drive_weights(drives, settings.resamples, settings.seed)
-    resampled = _mean(iou_of_tallies(resampled_sums(weights, counts)))
-    low, high = percentile_interval(resampled, drives, settings.confidence)
     return {
         "mean": plain(float(_mean(values[None])[0])),
-        "interval": _interval(low, high),
+        "interval": _interval(*_bounds(_mean_iou, counts, settings)),
         "by_class": named(classes, values),
     }
 
@@ -79,15 +72,13 @@ def calibration_figures(score: SegmentationScore, settings: IntervalSettings) ->
     """Give the calibration error with its interval and the reliability curve; None where confidence was not counted."""
     if score.reliability is None:
         return None
-    counts, drives = _summed_by_drive(score, score.reliability)
+    counts = _by_drive(score, score.reliability)
     total = counts.sum(axis=0)
-    weights = drive_weights(drives, settings.resamples, settings.seed)
-    low, high = percentile_interval(calibration_error(resampled_sums(weights, counts)), drives, settings.confidence)
     sure, right = reliability_curve(total)
     shares = total[0] / max(1.0, total[0].sum())
     return {
         "error": plain(float(calibration_error(total))),
-        "interval": _interval(low, high),
+        "interval": _interval(*_bounds(calibration_error, counts, settings)),
         "accuracy": plain(float(total[1].sum() / max(1.0, total[0].sum()))),
         "confidence": plain(float(total[2].sum() / max(1.0, total[0].sum()))),
         "bins": [
@@ -109,10 +100,7 @@ def slice_figures(score: SegmentationScore, settings: IntervalSettings) -> list[
 
 
 def _slice_row(score: SegmentationScore, each: Slice, cell: bool, settings: IntervalSettings) -> Json:
-    by_drive, drives = _by_drive(score, each.rows)
-    counts = tallies(by_drive)
-    resampled = _mean(iou_of_tallies(resampled_sums(drive_weights(drives, settings.resamples, settings.seed), counts)))
-    low, high = percentile_interval(resampled, drives, settings.confidence)
+    by_drive = _by_drive(score, score.counts, each.rows)
     frames = int(score.groups.frames[each.rows].sum())
     sure = score.reliability[each.rows].sum(axis=0) if score.reliability is not None else None
     return {
@@ -120,27 +108,34 @@ def _slice_row(score: SegmentationScore, each: Slice, cell: bool, settings: Inte
         "where": dict(each.where),
         "cell": cell,
         "frames": frames,
-        "drives": drives,
-        "known": frames >= settings.minimum_frames and drives >= settings.minimum_drives,
+        "drives": len(by_drive),
+        "known": frames >= settings.minimum_frames and len(by_drive) >= settings.minimum_drives,
         "miou": plain(mean_iou(by_drive.sum(axis=0))),
-        "interval": _interval(low, high),
+        "interval": _interval(*_bounds(_mean_iou, tallies(by_drive), settings)),
         "calibration_error": plain(float(calibration_error(sure))) if sure is not None else None,
     }
 
 
-def _by_drive(score: SegmentationScore, rows: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
-    """Sum the confusion matrices of some groups by drive: (drive, class, class) int64 and the number of drives."""
+def _by_drive(
+    score: SegmentationScore, counts: NDArray[Any], rows: NDArray[np.bool_] | slice = slice(None)
+) -> NDArray[Any]:
+    """Sum counts of some groups by drive: (drive, ...)."""
     drives, place = np.unique(score.groups.drive_id[rows].to_numpy(str), return_inverse=True)
-    summed = np.zeros((len(drives), *score.counts.shape[1:]), np.int64)
-    np.add.at(summed, place, score.counts[rows])
-    return summed, len(drives)
-
-
-def _summed_by_drive(score: SegmentationScore, counts: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    drives, place = np.unique(score.groups.drive_id.to_numpy(str), return_inverse=True)
     summed = np.zeros((len(drives), *counts.shape[1:]), counts.dtype)
-    np.add.at(summed, place, counts)
-    return summed, len(drives)
+    np.add.at(summed, place, counts[rows])
+    return summed
+
+
+def _bounds(
+    figure: Callable[[NDArray[np.float64]], NDArray[np.float64]], counts: NDArray[Any], settings: IntervalSettings
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the interval of a figure of summed counts (drive, ...) over drives: lower and upper ends."""
+    weights = drive_weights(len(counts), settings.resamples, settings.seed)
+    return percentile_interval(figure(resampled_sums(weights, counts)), len(counts), settings.confidence)
+
+
+def _mean_iou(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _mean(iou_of_tallies(counts))
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -79,18 +79,13 @@ def kitti_ap(
 
 def _seen(truth: KittiLabels, found: KittiDetections, kind: str, level: int) -> _Frame:
     """Sort out what counts, what is excused and what is not there for a class at a difficulty."""
-    boxes, kinds = (
-        np.reshape(truth.boxes, (-1, 4)).astype(np.float64),
-        np.array([str(each).lower() for each in truth.kinds]),
-    )
-    height = boxes[:, 3] - boxes[:, 1]
-    hard = (
-        (np.asarray(truth.occlusion) > MOST_OCCLUSION[level])
-        | (np.asarray(truth.truncation) > MOST_TRUNCATION[level])
-        | (height <= LEAST_HEIGHT_PX[level])
-    )
+    boxes = np.reshape(truth.boxes, (-1, 4)).astype(np.float64)
+    kinds = np.array([str(each).lower() for each in truth.kinds])
+    hidden = np.asarray(truth.occlusion) > MOST_OCCLUSION[level]
+    cut = np.asarray(truth.truncation) > MOST_TRUNCATION[level]
+    hard = hidden | cut | (boxes[:, 3] - boxes[:, 1] <= LEAST_HEIGHT_PX[level])
     own, near = kinds == kind, kinds == NEIGHBOURS.get(kind, "")
-    there, region = own | near, boxes[kinds == DONT_CARE]
+    there = own | near
     detected = np.reshape(found.boxes, (-1, 4)).astype(np.float64)
     # As in the kit, smallness comes first: a small detection of another class may be matched too, and excuses itself.
     small = np.abs(detected[:, 3] - detected[:, 1]).astype(np.int64) < LEAST_HEIGHT_PX[level]
@@ -101,7 +96,7 @@ def _seen(truth: KittiLabels, found: KittiDetections, kind: str, level: int) -> 
         excused_detection=small[kept],
         scores=np.asarray(found.scores, np.float64)[kept],
         overlap=_shared(boxes[there], detected[kept], of_union=True),
-        in_region=_shared(region, detected[kept], of_union=False),
+        in_region=_shared(boxes[kinds == DONT_CARE], detected[kept], of_union=False),
     )
 
 

@@ -99,16 +99,6 @@ class GroupSums:
             self.arrays[name][index] += values
 
 
-@dataclass(frozen=True, eq=False)
-class JudgedFrame:
-    """Hand over one frame: label and prediction (height, width) uint8 at the label's size."""
-
-    index: int
-    frame_id: str
-    label: NDArray[np.uint8]
-    prediction: NDArray[np.uint8]
-
-
 def evaluate_frames(
     frames: LabelledFrames,
     about: pd.DataFrame,
@@ -121,7 +111,7 @@ def evaluate_frames(
     boundary: bool = False,
     calibration: bool = False,
     change: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
-    on_frame: Callable[[JudgedFrame], None] | None = None,
+    on_frame: Callable[[str, NDArray[np.uint8]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SegmentationScore:
     """Compare predictions with labels, frame after frame, in the memory of one batch.
@@ -131,8 +121,9 @@ def evaluate_frames(
     predict: (frame, 3, height, width) float32 in [0, 1] → logits (frame, class, height, width) float32; network: its name.
     boundary, calibration: also count outlines, and confidence against being right (on a grid of each frame's pixels).
     change: what happens to the images of a batch before the network sees them, such as a corruption.
-    on_frame: called with each frame's label and prediction. Raises InputError for a column that `about` lacks, and for
-    logits that are not numbers of these classes, with the frame.
+    on_frame: called with each frame's frame_id and prediction, (height, width) uint8 at the label's size.
+    Raises InputError for a column that `about` lacks, and for logits that are not numbers of these classes, with the
+    frame.
     """
     check_columns(about, columns)
     sums, rows = GroupSums(), []
@@ -152,7 +143,7 @@ def evaluate_frames(
         sums.add((str(row.drive_id), *conditions), counts=confusion, **extra)
         rows.append(_frame_row(row, confusion, columns, conditions))
         if on_frame:
-            on_frame(JudgedFrame(index, str(row.frame_id), label, shown))
+            on_frame(str(row.frame_id), shown)
     return _score(sums, rows, columns, classes)
 
 

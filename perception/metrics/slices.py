@@ -39,12 +39,11 @@ def check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
 
 def column_slices(table: pd.DataFrame, columns: Sequence[str]) -> list[Slice]:
     """Cut a table into one slice for every value of every column, in order of column and value; null is in none."""
-    found = []
-    for column in columns:
-        values = table[column].to_numpy(object)
-        for value in sorted({value for value in values if isinstance(value, str)}):
-            found.append(Slice(f"{column}={value}", {column: value}, np.asarray(values == value, bool)))
-    return found
+    return [
+        Slice(slice_name({column: value}), {column: value}, np.asarray(table[column].to_numpy(object) == value, bool))
+        for column in columns
+        for value in sorted({value for value in table[column] if isinstance(value, str)})
+    ]
 
 
 def cell_slices(table: pd.DataFrame, columns: Sequence[str]) -> list[Slice]:

@@ -23,9 +23,17 @@ from perception.models.registry import NETWORKS
 from perception.models.tensor_file import read_header, read_tensors, write_tensors
 
 Networks = Mapping[str, Callable[..., nn.Module]]
-Blueprint = dict[str, Any]
+Blueprint = dict[str, Any]  # network, arguments, leaves: [[path, type, arguments], ...]
 
 _FORMAT = "nightdrive-network-1"
+_LEAF_TYPES: Mapping[str, type[nn.Module]] = {
+    kind.__name__: kind
+    for kind in (
+        nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU,
+        nn.SiLU, nn.GELU, nn.Sigmoid, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
+        nn.Flatten, nn.Identity, ClosedBranch,
+    )
+}  # fmt: skip
 _NOT_AN_ARGUMENT = {"self", "device", "dtype", "args", "kwargs"}
 
 
@@ -36,7 +44,10 @@ def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str], ne
     Raises InputError when the blueprint cannot rebuild the network (an unregistered network, a leaf of unknown type,
     tied weights) or the folder does not exist.
     """
-    blueprint = network_blueprint(network, networks)
+    name = type(network).__name__
+    if networks.get(name) is not type(network):
+        raise InputError(f"network {name!r}: not registered; save one of {', '.join(sorted(networks))}")
+    blueprint = {"network": name, "arguments": network.arguments, "leaves": describe_leaves(network)}
     _check_rebuilds(network, blueprint, networks)
     header = {"blueprint": blueprint, "metadata": dict(metadata)}
     return write_tensors(Path(path), network.state_dict(), header, _FORMAT)
@@ -62,20 +73,10 @@ def network_metadata(path: Path) -> dict[str, str]:
     return read_header(Path(path), _FORMAT)["metadata"]
 
 
-def network_blueprint(network: nn.Module, networks: Networks = NETWORKS) -> Blueprint:
-    """Describe how to rebuild a network: {"network", "arguments", "leaves": [[path, type, arguments], ...]}.
-
-    Raises InputError when the network is not registered or a leaf's type is not known.
-    """
-    name = type(network).__name__
-    if networks.get(name) is not type(network):
-        raise InputError(f"network {name!r}: not registered; save one of {', '.join(sorted(networks))}")
-    return {"network": name, "arguments": network.arguments, "leaves": describe_leaves(network)}
-
-
 def describe_leaves(network: nn.Module) -> list[list[Any]]:
     """List [path, type, arguments] of every module without children; raises InputError for a type that is not known."""
-    return [[path, *_describe_leaf(path, leaf)] for path, leaf in _leaves(network)]
+    leaves = [(path, module) for path, module in network.named_modules() if not any(module.children())]
+    return [[path, *_describe_leaf(path, leaf)] for path, leaf in leaves]
 
 
 def apply_leaves(network: nn.Module, leaves: list[list[Any]], where: str) -> None:
@@ -94,24 +95,11 @@ def apply_leaves(network: nn.Module, leaves: list[list[Any]], where: str) -> Non
         raise InputError(f"{where}: its layers do not fit {type(network).__name__}; save it again with this version")
 
 
-def _leaf_types() -> dict[str, type[nn.Module]]:
-    types = (
-        nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU,
-        nn.SiLU, nn.GELU, nn.Sigmoid, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
-        nn.Flatten, nn.Identity, ClosedBranch,
-    )  # fmt: skip
-    return {kind.__name__: kind for kind in types}
-
-
-def _leaves(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(path, module) for path, module in network.named_modules() if not any(module.children())]
-
-
 def _describe_leaf(path: str, leaf: nn.Module) -> tuple[str, dict[str, Any]]:
     """Name a leaf's type and its constructor's arguments, which torch's leaves keep as attributes of the same name."""
     kind = type(leaf).__name__
-    if _leaf_types().get(kind) is not type(leaf):
-        raise InputError(f"layer {path!r}: type {kind} cannot be saved; use one of {', '.join(sorted(_leaf_types()))}")
+    if _LEAF_TYPES.get(kind) is not type(leaf):
+        raise InputError(f"layer {path!r}: type {kind} cannot be saved; use one of {', '.join(sorted(_LEAF_TYPES))}")
     names = inspect.signature(type(leaf).__init__).parameters.keys() - _NOT_AN_ARGUMENT
     arguments = {name: getattr(leaf, name) for name in sorted(names)}
     if "bias" in arguments:
@@ -121,24 +109,19 @@ def _describe_leaf(path: str, leaf: nn.Module) -> tuple[str, dict[str, Any]]:
 
 def _completed(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Add the defaults of arguments that are not listed: torch gives its layers new ones from time to time."""
-    leaf_type = _leaf_types().get(kind)
-    if leaf_type is None:
+    if kind not in _LEAF_TYPES:
         return arguments
-    known = inspect.signature(leaf_type.__init__).parameters
-    defaults = {
-        name: each.default
-        for name, each in known.items()
-        if name not in _NOT_AN_ARGUMENT and each.default is not inspect.Parameter.empty
-    }
-    return defaults | arguments
+    known = inspect.signature(_LEAF_TYPES[kind].__init__).parameters.values()
+    optional = [each for each in known if each.name not in _NOT_AN_ARGUMENT and each.default is not each.empty]
+    return {each.name: each.default for each in optional} | arguments
 
 
 def _build_leaf(path: str, kind: str, arguments: dict[str, Any], where: str) -> nn.Module:
-    if kind not in _leaf_types():
+    if kind not in _LEAF_TYPES:
         raise InputError(f"{where}: layer {path!r} has the unknown type {kind!r}; use a file of this version")
     as_tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
     try:
-        return _leaf_types()[kind](**as_tuples)
+        return _LEAF_TYPES[kind](**as_tuples)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{where}: layer {path!r} cannot be built ({_one_line(error)}); write it again") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -95,8 +96,19 @@ class ERFNet(nn.Module):
             "dropout_eighth": dropout_eighth,
         }
         half, quarter, eighth = erfnet_widths(width)
-        self.encoder = _encoder(half, quarter, eighth, dropout_quarter, dropout_eighth)
-        self.decoder = _decoder(half, quarter, eighth)
+        self.encoder = _named(
+            downsample_1=Downsampler(3, half),
+            downsample_2=Downsampler(half, quarter),
+            **_blocks(3, quarter, dropout_quarter, (1,) * 5),
+            downsample_8=Downsampler(quarter, eighth),
+            **_blocks(9, eighth, dropout_eighth, (2, 4, 8, 16) * 2),
+        )
+        self.decoder = _named(
+            upsample_17=Upsampler(eighth, quarter),
+            **_blocks(18, quarter, 0.0, (1, 1)),
+            upsample_20=Upsampler(quarter, half),
+            **_blocks(21, half, 0.0, (1, 1)),
+        )
         self.classifier = nn.ConvTranspose2d(half, classes, 2, stride=2)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -129,24 +141,10 @@ def _check_arguments(classes: int, width: float, *dropouts: float) -> None:
             raise InputError(f"dropout {rate}: a dropout rate lies in [0, 1); the published rates are 0.03 and 0.3")
 
 
-def _encoder(half: int, quarter: int, eighth: int, dropout_quarter: float, dropout_eighth: float) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["downsample_1"] = Downsampler(3, half)
-    layers["downsample_2"] = Downsampler(half, quarter)
-    for number in range(3, 8):
-        layers[f"block_{number}"] = NonBottleneck1D(quarter, dropout_quarter, dilation=1)
-    layers["downsample_8"] = Downsampler(quarter, eighth)
-    for number, dilation in enumerate((2, 4, 8, 16, 2, 4, 8, 16), start=9):
-        layers[f"block_{number}"] = NonBottleneck1D(eighth, dropout_eighth, dilation)
-    return nn.Sequential(layers)
+def _named(**layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(layers))
 
 
-def _decoder(half: int, quarter: int, eighth: int) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["upsample_17"] = Upsampler(eighth, quarter)
-    for number in (18, 19):
-        layers[f"block_{number}"] = NonBottleneck1D(quarter, dropout=0.0, dilation=1)
-    layers["upsample_20"] = Upsampler(quarter, half)
-    for number in (21, 22):
-        layers[f"block_{number}"] = NonBottleneck1D(half, dropout=0.0, dilation=1)
-    return nn.Sequential(layers)
+def _blocks(first: int, channels: int, dropout: float, dilations: Sequence[int]) -> dict[str, nn.Module]:
+    """Make blocks that are numbered from `first`."""
+    return {f"block_{n}": NonBottleneck1D(channels, dropout, each) for n, each in enumerate(dilations, first)}

@@ -21,18 +21,16 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
 )
 
 
-def build_network(
-    name: str, *, seed: int, networks: Mapping[str, Callable[..., nn.Module]] = NETWORKS, **arguments: Any
-) -> nn.Module:
+def build_network(name: str, *, seed: int, **arguments: Any) -> nn.Module:
     """Build a registered network whose initial weights depend on nothing but the seed.
 
     The global random state is left as it was. Raises InputError for an unknown name or unknown arguments.
     """
-    if name not in networks:
-        raise InputError(f"network {name!r}: unknown; use one of {', '.join(sorted(networks))}")
+    if name not in NETWORKS:
+        raise InputError(f"network {name!r}: unknown; use one of {', '.join(sorted(NETWORKS))}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return networks[name](**arguments)
+            return NETWORKS[name](**arguments)
         except TypeError as error:
             raise InputError(f"network {name!r}: {error}; give the arguments that its class takes") from error

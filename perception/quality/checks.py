@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,20 @@ class Outcome:
     values: tuple[dict[str, Any], ...] = ()  # of the first SHOWN offending rows
 
 
+def _offending(
+    positions: npt.NDArray[np.intp], evaluated: int, observed: str, values: Iterable[dict[str, Any]]
+) -> Outcome:
+    """Return the outcome of a check that names its offending rows; values: of the first SHOWN of them."""
+    return Outcome(
+        success=not len(positions),
+        evaluated=evaluated,
+        observed=observed,
+        count=len(positions),
+        positions=positions,
+        values=tuple(values),
+    )
+
+
 def values_present(table: pd.DataFrame, column_list: Sequence[str]) -> Outcome:
     """Check that no row lacks a value in any of the columns."""
     return _cells(table, column_list, table[list(column_list)].isna(), "lack a value")
@@ -47,18 +61,12 @@ def _cells(table: pd.DataFrame, columns: Sequence[str], bad: pd.DataFrame, what:
     positions = np.flatnonzero(rows.any(axis=1))
     per_column = {name: int(n) for name, n in zip(columns, rows.sum(axis=0), strict=True) if n}
     said = ", ".join(f"{name} in {n}" for name, n in per_column.items())
-    values = tuple(
+    values = (
         {name: table[name].iloc[row] for name, wrong in zip(columns, rows[row], strict=True) if wrong}
         for row in positions[:SHOWN]
     )
-    return Outcome(
-        success=not len(positions),
-        evaluated=len(table),
-        observed=f"{len(positions)} of {len(table)} rows {what}: {said}" if said else "every row has one",
-        count=len(positions),
-        positions=positions,
-        values=values,
-    )
+    observed = f"{len(positions)} of {len(table)} rows {what}: {said}" if said else "every row has one"
+    return _offending(positions, len(table), observed, values)
 
 
 def _side_of(column: pd.Series, sides: Mapping[str, Sequence[str]]) -> pd.Series:
@@ -83,17 +91,9 @@ def group_on_one_side(
         for group, row in split.head(_NAMED).iterrows()
     ]
     rest = f" and {len(split) - _NAMED} more" if len(split) > _NAMED else ""
-    return Outcome(
-        success=split.empty,
-        evaluated=len(placed),
-        observed=f"{len(split)} of {len(sizes)} on two sides: {', '.join(named)}{rest}" if len(split) else "none",
-        count=len(positions),
-        positions=positions,
-        values=tuple(
-            {group_column: table[group_column].iloc[row], side_column: table[side_column].iloc[row]}
-            for row in positions[:SHOWN]
-        ),
-    )
+    observed = f"{len(split)} of {len(sizes)} on two sides: {', '.join(named)}{rest}" if len(split) else "none"
+    values = ({name: table[name].iloc[row] for name in (group_column, side_column)} for row in positions[:SHOWN])
+    return _offending(positions, len(placed), observed, values)
 
 
 def group_share(table: pd.DataFrame, group_column: str, max_share: float) -> Outcome:
@@ -104,14 +104,8 @@ def group_share(table: pd.DataFrame, group_column: str, max_share: float) -> Out
     over = counts[counts > max_share * len(table)]
     positions = np.flatnonzero(table[group_column].isin(over.index).to_numpy())
     said = ", ".join(f"{name} {n} of {len(table)}" for name, n in counts.head(_NAMED).items())
-    return Outcome(
-        success=over.empty,
-        evaluated=int(counts.sum()),
-        observed=f"largest: {said}",
-        count=len(positions),
-        positions=positions,
-        values=tuple(table[[group_column]].iloc[positions[:SHOWN]].to_dict("records")),
-    )
+    values = table[[group_column]].iloc[positions[:SHOWN]].to_dict("records")
+    return _offending(positions, int(counts.sum()), f"largest: {said}", values)
 
 
 def class_shares(table: pd.DataFrame, prefix: str) -> dict[str, float]:
@@ -138,17 +132,8 @@ def class_pixels_fill(
     void = table[void_column].to_numpy(dtype=np.float64, na_value=np.nan) * size
     # half a pixel: the fraction may have been kept as float32
     positions = np.flatnonzero(~(np.abs(counted + void - size) < 0.5))
-    values = tuple(
-        {"counted_px": counted[row], "void_px": void[row], "frame_px": size[row]} for row in positions[:SHOWN]
-    )
-    return Outcome(
-        success=not len(positions),
-        evaluated=len(table),
-        observed=f"{len(positions)} of {len(table)} rows do not add up",
-        count=len(positions),
-        positions=positions,
-        values=values,
-    )
+    values = ({"counted_px": counted[row], "void_px": void[row], "frame_px": size[row]} for row in positions[:SHOWN])
+    return _offending(positions, len(table), f"{len(positions)} of {len(table)} rows do not add up", values)
 
 
 def class_shares_near(
@@ -279,21 +264,15 @@ def near_duplicates(
     chosen = best[group_b]
     offending = np.flatnonzero(chosen >= 0)
     name = "frame_id" if "frame_id" in table.columns else hash_column
-    values = tuple(
+    values = (
         {
             f"nearest_in_{first}": table[name].iloc[rows_a[where_a[pairs[chosen[k], 0]]]],
             "distance_bits": int(pairs[chosen[k], 2]),
         }
         for k in offending[:SHOWN]
     )
-    return Outcome(
-        success=not len(offending),
-        evaluated=min(len(rows_a), len(rows_b)),
-        observed=f"{len(offending)} of {len(rows_b)} images of {second} look like one of {first}",
-        count=len(offending),
-        positions=rows_b[offending],
-        values=values,
-    )
+    observed = f"{len(offending)} of {len(rows_b)} images of {second} look like one of {first}"
+    return _offending(rows_b[offending], min(len(rows_a), len(rows_b)), observed, values)
 
 
 CHECKS: dict[str, Callable[..., Outcome]] = {

@@ -20,7 +20,7 @@ from perception.errors import InputError
 from perception.quality.checks import SHOWN, Outcome
 from perception.quality.suites import Expectation, Rows, Suite, bind, load_suite, needed_parameters, substitute
 from perception.quality.vocabulary import FORMS, in_words
-from perception.quality.waivers import WAIVERS_FILE, Waiver, find_waiver, load_waivers
+from perception.quality.waivers import Waiver, find_waiver, load_waivers
 
 PARAMETERS_FILE = "gate_parameters.json"
 DECISIONS = ("pass", "warn", "refuse")
@@ -105,8 +105,8 @@ def judge(
     applied, not_checked = _split_optional(suite.expectations, bound)
     findings: dict[str, _Finding | None] = {}
     library = _open_library()
-    for rows, group in _by_rows(applied).items():
-        findings |= _findings(library, group, table, _substituted(rows, bound), bound, not_checked)
+    for group in _by_rows(applied):
+        findings |= _findings(library, group, table, bound, not_checked)
     skipped = {entry.id for entry in not_checked}
     waivers = tuple(waivers)
     failed = [
@@ -134,7 +134,6 @@ def judge_folders(
     *,
     applies_to: Collection[str] = (),
     today: str = "",
-    waivers_file: Path = WAIVERS_FILE,
 ) -> Verdict:
     """Judge the tables that a stage wrote, together, by a shipped suite and the shipped waivers.
 
@@ -147,15 +146,14 @@ def judge_folders(
     suite = load_suite(suite_name)
     parameters = dict(bounds)
     for folder in folders:
-        for name, value in _folder_parameters(folder).items():
+        given = folder / PARAMETERS_FILE
+        for name, value in read_record(given, dict[str, Any]).items() if given.exists() else ():
             if name in parameters and parameters[name] != value:
-                raise InputError(
-                    f"{folder / PARAMETERS_FILE}: {name} is {value!r}, elsewhere {parameters[name]!r}; give it once"
-                )
+                raise InputError(f"{given}: {name} is {value!r}, elsewhere {parameters[name]!r}; give it once")
             parameters[name] = value
     table = pd.concat([read_table(folder / suite.file, {}) for folder in folders], ignore_index=True)
     _check_columns(suite, table, parameters, folders[0] / suite.file)
-    return judge(suite, table, parameters, load_waivers(waivers_file), _day(today), applies_to=applies_to)
+    return judge(suite, table, parameters, load_waivers(), _day(today), applies_to=applies_to)
 
 
 def _check_columns(suite: Suite, table: pd.DataFrame, parameters: Mapping[str, Any], path: Path) -> None:
@@ -209,11 +207,6 @@ def verdict_page(verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def _folder_parameters(folder: Path) -> dict[str, Any]:
-    path = folder / PARAMETERS_FILE
-    return read_record(path, dict[str, Any]) if path.exists() else {}
-
-
 def _day(today: str) -> date:
     if not today:
         return datetime.now(UTC).date()
@@ -249,27 +242,22 @@ def _split_optional(
     return applied, not_checked
 
 
-def _by_rows(entries: Iterable[Expectation]) -> dict[str, list[Expectation]]:
+def _by_rows(entries: Iterable[Expectation]) -> list[list[Expectation]]:
     groups: dict[str, list[Expectation]] = {}
     for entry in entries:
-        groups.setdefault(json.dumps(None if entry.rows is None else asdict(entry.rows), default=str), []).append(entry)
-    return groups
-
-
-def _substituted(rows: str, bound: Mapping[str, Any]) -> Rows | None:
-    content = json.loads(rows)
-    return None if content is None else Rows(column=content["column"], values=substitute(content["values"], bound))
+        groups.setdefault(repr(entry.rows), []).append(entry)
+    return list(groups.values())
 
 
 def _findings(
     library: Any,
     entries: Sequence[Expectation],
     table: pd.DataFrame,
-    rows: Rows | None,
     bound: Mapping[str, Any],
     not_checked: list[NotChecked],
 ) -> dict[str, _Finding | None]:
     """Apply entries that share their rows; those that may be empty and are go to not_checked."""
+    rows = entries[0].rows and entries[0].rows.bound(bound)
     if rows is not None and rows.column not in table.columns:
         return {entry.id: _Finding(observed=f"the table has no column {rows.column}") for entry in entries}
     kwargs = {entry.id: substitute(entry.kwargs, bound) for entry in entries}
@@ -284,9 +272,8 @@ def _findings(
         else:
             to_run.append(entry)
     sources = _sources(part)
-    for identifier, result in _run_suite(library, to_run, kwargs, part).items():
-        entry = next(entry for entry in to_run if entry.id == identifier)
-        findings[identifier] = _finding(entry, result, part, sources, not_checked)
+    for entry, result in zip(to_run, _run_suite(library, to_run, kwargs, part), strict=True):
+        findings[entry.id] = _finding(entry, result, part, sources, not_checked)
     return findings
 
 
@@ -295,8 +282,6 @@ def _selected(table: pd.DataFrame, rows: Rows | None, columns: list[str]) -> pd.
         return table.reset_index(drop=True)
     column = table[rows.column]
     mask = column.notna() if rows.values is None else column.isin(rows.values)
-    if mask.all():
-        return table[columns].reset_index(drop=True)
     return table.loc[mask, columns].reset_index(drop=True)
 
 
@@ -359,10 +344,10 @@ def _open_library() -> Any:
 
 def _run_suite(
     library: Any, entries: Sequence[Expectation], kwargs: Mapping[str, Mapping[str, Any]], part: pd.DataFrame
-) -> dict[str, Any]:
-    """Return the library's result of every entry, by id."""
+) -> list[Any]:
+    """Return the library's result of every entry, in their order."""
     if not entries:
-        return {}
+        return []
     from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
     from great_expectations.expectations.metadata_types import FailureSeverity
@@ -384,16 +369,13 @@ def _run_suite(
     # not Batch.validate: that first hashes the whole table, twice, which takes longer than all the rules
     engine = PandasExecutionEngine(batch_data_dict={"gate": part})
     keys = [name for name in (_key(part), _SOURCE) if name in part.columns]
-    results = Validator(execution_engine=engine, data_context=library).graph_validate(
+    results: Any = Validator(execution_engine=engine, data_context=library).graph_validate(
         configurations,
         {"result_format": {"result_format": "COMPLETE", "unexpected_index_column_names": keys}},
     )
-    by_rule: dict[str, Any] = {}
-    for result in results:
-        assert result.expectation_config is not None
-        by_rule[result.expectation_config.meta["rule"]] = result
+    by_rule: dict[str, Any] = {result.expectation_config.meta["rule"]: result for result in results}
     assert by_rule.keys() == set(same.values()), "the library lost a result"
-    return {identifier: by_rule[rule] for identifier, rule in same.items()}
+    return [by_rule[rule] for rule in same.values()]
 
 
 def _key(table: pd.DataFrame) -> str | None:
@@ -407,15 +389,14 @@ def _sources(part: pd.DataFrame) -> frozenset[str]:
 def _finding(
     entry: Expectation, result: Any, part: pd.DataFrame, sources: frozenset[str], not_checked: list[NotChecked]
 ) -> _Finding | None:
-    problem = _exception(result.exception_info)
+    problem, outcome = _exception(result.exception_info), result.result.get("outcome")
     if problem is not None:
         return _Finding(observed=f"could not be applied: {problem}", sources=sources)
-    outcome = result.result.get("outcome")
-    if isinstance(outcome, Outcome):
-        if outcome.evaluated == 0:
-            return _empty(entry, len(part), not_checked)
-        return None if outcome.success else _own_finding(outcome, part, sources)
-    return None if result.success else _core_finding(entry, result.result, part, sources)
+    if isinstance(outcome, Outcome) and outcome.evaluated == 0:
+        return _empty(entry, len(part), not_checked)
+    if result.success:
+        return None
+    return _own_finding(outcome, part, sources) if outcome else _core_finding(entry, result.result, part, sources)
 
 
 def _exception(info: Mapping[str, Any]) -> str | None:
@@ -472,8 +453,7 @@ def _failed(
     kwargs = substitute(entry.kwargs, bound)
     rule = FORMS[entry.type].rule(kwargs)
     if entry.rows is not None:
-        rows = Rows(column=entry.rows.column, values=substitute(entry.rows.values, bound))
-        rule = f"{rows.in_words()}: {rule}"
+        rule = f"{entry.rows.bound(bound).in_words()}: {rule}"
     return FailedExpectation(
         id=entry.id,
         rule=rule,
@@ -518,11 +498,8 @@ def _failure_lines(failure: FailedExpectation) -> list[str]:
     waived = ", waived" if failure.waived_by else ""
     lines = [f"## {failure.severity.upper()}{waived}: {failure.id}", "", f"- rule: {failure.rule}"]
     lines += [f"- observed: {failure.observed}", f"- why it matters: {failure.why}", f"- what to do: {failure.remedy}"]
-    if failure.waived_by:
-        lines.append(f"- waived by {failure.waived_by}")
-    if failure.waiver_note:
-        lines.append(f"- {failure.waiver_note}")
-    lines.append("")
+    lines += [f"- waived by {failure.waived_by}"] if failure.waived_by else []
+    lines += [f"- {failure.waiver_note}", ""] if failure.waiver_note else [""]
     if failure.frames:
         lines += [f"{len(failure.frames)} of {failure.count} offending rows:", ""]
         lines += [f"- {', '.join(f'{key}={value}' for key, value in row.items())}" for row in failure.frames]

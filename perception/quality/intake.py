@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ PROFILE = {
     "dhash": "text",
     "*": "number?",
 }
+_Ledger = dict[str, list[dict[str, Any]]]  # rows of each table of an intake
 _KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
 
 
@@ -65,12 +66,14 @@ class Intake:
     oracle: pd.DataFrame  # columns of ORACLE: labels that stay hidden until their frame is selected
 
 
-@dataclass
-class _Ledger:
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    facts: list[dict[str, Any]] = field(default_factory=list)
-    hidden: list[dict[str, Any]] = field(default_factory=list)
-    rejected: list[dict[str, Any]] = field(default_factory=list)
+def _nothing() -> Intake:
+    """Return the intake of no frame: tables with their columns and no row."""
+    return Intake(
+        manifest=empty_manifest(),
+        profile=pd.DataFrame(columns=list(PROFILE)[:-1]),
+        rejected=pd.DataFrame(columns=list(REJECTED)),
+        oracle=pd.DataFrame(columns=list(ORACLE)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,30 +101,17 @@ def admit_frames(
     not on what it shows. A broken frame, or one with a broken label, is listed and left out; whether too many are is
     for `gather_frames` to say, which sees the whole source.
     """
-    ledger, counted = _Ledger(), load_taxonomy(settings.taxonomy)
+    nothing, counted = _nothing(), load_taxonomy(settings.taxonomy)
+    ledger: _Ledger = {each.name: [] for each in fields(Intake)}
     for done, arrival in enumerate(arrivals, start=1):
         try:
             _admit(arrival, store, ledger, settings, counted)
         except BadFrame as bad:
-            ledger.rejected.append(_rejection(settings.source, arrival, bad))
+            named = {"source": settings.source, "path": str(bad.path), "frame_id": arrival.facts.frame_id}
+            ledger["rejected"].append(named | {"rule": bad.rule, "remedy": bad.remedy})
         if progress:
             progress(done, count)
-    return Intake(
-        manifest=pd.DataFrame(ledger.rows) if ledger.rows else empty_manifest(),
-        profile=pd.DataFrame(ledger.facts) if ledger.facts else pd.DataFrame(columns=list(PROFILE)[:-1]),
-        rejected=pd.DataFrame(ledger.rejected, columns=list(REJECTED)),
-        oracle=pd.DataFrame(ledger.hidden, columns=list(ORACLE)),
-    )
-
-
-def _rejection(source: str, arrival: Arrival, bad: BadFrame) -> dict[str, Any]:
-    return {
-        "source": source,
-        "path": str(bad.path),
-        "frame_id": arrival.facts.frame_id,
-        "rule": bad.rule,
-        "remedy": bad.remedy,
-    }
+    return Intake(**{name: pd.DataFrame(rows) if rows else getattr(nothing, name) for name, rows in ledger.items()})
 
 
 def write_frames_folder(intake: Intake, folder: Path) -> None:
@@ -129,21 +119,18 @@ def write_frames_folder(intake: Intake, folder: Path) -> None:
     write_manifest(intake.manifest, folder / "manifest.parquet")
     for name in ("profile", "rejected", "oracle"):
         table: pd.DataFrame = getattr(intake, name)
-        _sorted(table).to_parquet(folder / f"{name}.parquet", index=False)
+        keys = [column for column in ("frame_id", "path") if column in table]
+        table = table.sort_values(keys, ignore_index=True) if len(table) else table
+        table.to_parquet(folder / f"{name}.parquet", index=False)
 
 
 def join_intakes(intakes: Sequence[Intake]) -> Intake:
     """Return several intakes as one; none give an empty one. A label drop's frame takes the place of the same frame as footage."""
-    empty = Intake(
-        manifest=empty_manifest(),
-        profile=pd.DataFrame(columns=list(PROFILE)[:-1]),
-        rejected=pd.DataFrame(columns=list(REJECTED)),
-        oracle=pd.DataFrame(columns=list(ORACLE)),
-    )
+    nothing = _nothing()
 
     def joined(name: str) -> pd.DataFrame:
         tables: list[pd.DataFrame] = [table for each in intakes if len(table := getattr(each, name))]
-        return pd.concat(tables, ignore_index=True) if tables else getattr(empty, name)
+        return pd.concat(tables, ignore_index=True) if tables else getattr(nothing, name)
 
     return _without_superseded(Intake(**{each.name: joined(each.name) for each in fields(Intake)}))
 
@@ -209,9 +196,8 @@ def _without_superseded(intake: Intake) -> Intake:
 
     def kept(table: pd.DataFrame) -> pd.DataFrame:
         stays = [pair not in gone for pair in zip(table.frame_id, table.source, strict=True)]
-        return table[pd.Series(stays, table.index, dtype=bool)].reset_index(
-            drop=True
-        )  # a list that is empty is one of columns
+        # as a series of truth values, since an empty list is one of columns
+        return table[pd.Series(stays, table.index, dtype=bool)].reset_index(drop=True)
 
     return replace(intake, manifest=kept(frames), profile=kept(intake.profile), oracle=kept(intake.oracle))
 
@@ -298,29 +284,19 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSett
         "source": settings.source,
     }
     reference = _store_label(arrival, store) if label is not None else None
+    named = {"frame_id": row["frame_id"], "source": settings.source}
     if settings.labels in ("given", "drop"):
-        row |= _labelled(reference, settings.domain)
+        assert reference is not None, "a reader that was asked for labels gave a frame without one"
+        row |= reference | {"label_source": "simulator" if settings.domain == "synthetic" else "human"}
         row |= {"label_drop": arrival.label_drop} if settings.labels == "drop" else {}
     else:
-        row |= {
-            "label_uri": None,
-            "label_sha256": None,
-            "label_source": "none",
-            "label_taxonomy": None,
-            "instances_uri": None,
+        row |= dict.fromkeys(("label_uri", "label_sha256", "label_taxonomy", "instances_uri")) | {
+            "label_source": "none"
         }
-        if reference is not None and label is not None:
-            ledger.hidden.append({"frame_id": row["frame_id"], "source": settings.source, **reference})
-    ledger.rows.append(row)
-    ledger.facts.append(
-        {
-            "frame_id": row["frame_id"],
-            "source": settings.source,
-            "image_sha256_actual": image_blob.sha256,
-            "decode_ok": True,
-        }
-        | facts
-    )
+        if reference is not None:
+            ledger["oracle"].append(named | reference)
+    ledger["manifest"].append(row)
+    ledger["profile"].append(named | {"image_sha256_actual": image_blob.sha256, "decode_ok": True} | facts)
 
 
 def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
@@ -333,11 +309,6 @@ def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
         "label_taxonomy": arrival.label_taxonomy,
         "instances_uri": instances,
     }
-
-
-def _labelled(reference: dict[str, Any] | None, domain: str) -> dict[str, Any]:
-    assert reference is not None, "a reader that was asked for labels gave a frame without one"
-    return reference | {"label_source": "simulator" if domain == "synthetic" else "human"}
 
 
 # ---------------------------------------------------------------- all frames of a source
@@ -378,8 +349,3 @@ def _reveal_first(intake: Intake, name: str, count: int, store: Store, taxonomy:
     profile = profile_labels(revealed, intake.profile, store, taxonomy)
     hidden = intake.oracle[~intake.oracle.frame_id.isin(drawn.frame_id)]
     return replace(intake, manifest=pd.concat([revealed, others], ignore_index=True), profile=profile, oracle=hidden)
-
-
-def _sorted(table: pd.DataFrame) -> pd.DataFrame:
-    keys = [column for column in ("frame_id", "path") if column in table]
-    return table.sort_values(keys, ignore_index=True) if len(table) else table

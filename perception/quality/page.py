@@ -1,17 +1,14 @@
 """The tables of docs/gates.md, made from the suites so that the page cannot drift from them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from perception.errors import InputError
+from perception.quality.gate import columns_named
 from perception.quality.suites import SUITE_NAMES, Parameter, Suite, load_suite
 from perception.quality.vocabulary import in_words
 
 _START, _END = "<!-- suites: made by perception.quality.page.write_page -->", "<!-- end of suites -->"
-_NAMES = (
-    *("column", "column_A", "column_B", "group_column", "side_column"),
-    *("hash_column", "void_column", "width_column", "height_column"),
-)
 
 
 def with_suites(text: str) -> str:
@@ -38,12 +35,12 @@ def suite_section(suite: Suite) -> str:
         f"Columns: {', '.join(f'`{name}`' for name in columns_judged(suite))}.",
         "",
     ]
-    lines += _table(("parameter", "kind", "if not given", "meaning"), map(_parameter_row, suite.parameters))
+    lines += markdown_table(("parameter", "kind", "if not given", "meaning"), map(_parameter_row, suite.parameters))
     rules = []
     for entry in suite.expectations:
         empty = f" (may be empty: {entry.allow_empty})" if entry.allow_empty else ""
         rules.append((entry.id, entry.rule() + empty, entry.severity, entry.why))
-    lines += _table(("id", "rule, `$name` = parameter", "severity", "why"), rules)
+    lines += markdown_table(("id", "rule, `$name` = parameter", "severity", "why"), rules)
     return "\n".join(lines)
 
 
@@ -51,9 +48,7 @@ def columns_judged(suite: Suite) -> list[str]:
     """Name the columns that a suite looks at, sorted; px_<class> for columns found by their prefix."""
     names: set[str] = set()
     for entry in suite.expectations:
-        names |= {entry.kwargs[key] for key in _NAMES if key in entry.kwargs}
-        names |= set(entry.kwargs.get("column_list", [])) | set(entry.kwargs.get("column_set", []))
-        names |= {entry.rows.column} if entry.rows else set()
+        names |= columns_named(entry, entry.kwargs)
         names |= {f"{entry.kwargs[prefix]}<class>" for prefix in ("prefix", "right_prefix") if prefix in entry.kwargs}
     return sorted(names)
 
@@ -67,6 +62,7 @@ def _parameter_row(parameter: Parameter) -> tuple[str, ...]:
     return parameter.name, parameter.kind.replace("_", " "), absent, parameter.meaning
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    lines = [head, ("---",) * len(head), *rows]
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines] + [""]
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a table in Markdown and an empty one after it."""
+    lines: list[Sequence[object]] = [head, ("---",) * len(head), *rows]
+    return [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines] + [""]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from perception.data.taxonomies import UNKNOWN, Taxonomy, label_lookup
 from perception.errors import InputError
@@ -123,23 +124,11 @@ def near_duplicate_pairs(hashes_a: Sequence[str], hashes_b: Sequence[str], max_d
     """
     a, index_a = np.unique(hash_values(hashes_a), return_inverse=True)
     b, index_b = np.unique(hash_values(hashes_b), return_inverse=True)
-    found = near_values(a, b, max_distance)
-    rows_a, offsets_a = _members(index_a, len(a))
-    rows_b, offsets_b = _members(index_b, len(b))
-    parts = []
-    for i, j, distance in found:
-        left, right = rows_a[offsets_a[i] : offsets_a[i + 1]], rows_b[offsets_b[j] : offsets_b[j + 1]]
-        grid = np.empty((len(left) * len(right), 3), dtype=np.int64)
-        grid[:, 0], grid[:, 1], grid[:, 2] = np.repeat(left, len(right)), np.tile(right, len(left)), distance
-        parts.append(grid)
-    pairs = np.concatenate(parts) if parts else np.empty((0, 3), dtype=np.int64)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-
-
-def _members(index: npt.NDArray[np.intp], groups: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    offsets = np.zeros(groups + 1, dtype=np.intp)
-    np.cumsum(np.bincount(index, minlength=groups), out=offsets[1:])
-    return np.argsort(index, kind="stable"), offsets
+    rows_a = pd.DataFrame({"i": index_a, "a": np.arange(len(index_a))})
+    rows_b = pd.DataFrame({"j": index_b, "b": np.arange(len(index_b))})
+    found = pd.DataFrame(near_values(a, b, max_distance), columns=["i", "j", "distance"])
+    pairs = found.merge(rows_a, on="i").merge(rows_b, on="j").sort_values(["a", "b"])
+    return pairs[["a", "b", "distance"]].to_numpy(np.int64)
 
 
 def near_values(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64], max_distance: int) -> npt.NDArray[np.int64]:
@@ -157,8 +146,7 @@ def near_values(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64], max_distan
     for low, high in pairwise(edges):
         mask = np.uint64(((1 << int(high - low)) - 1) << int(low))
         found.extend(_near_in_band(a, b, mask, max_distance))
-    pairs = np.concatenate(found)
-    return np.unique(pairs, axis=0)
+    return np.unique(np.concatenate(found), axis=0)
 
 
 def _near_in_band(

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from perception.data.files import read_text
 from perception.errors import InputError
 from perception.parameters import number
 from perception.quality.vocabulary import FORMS, KWARG_KINDS, PARAMETER, in_words
@@ -52,9 +53,11 @@ class Rows:
 
     def in_words(self) -> str:
         """Say which rows."""
-        return (
-            f"rows with a {self.column}" if self.values is None else f"rows with {self.column} {in_words(self.values)}"
-        )
+        return f"rows with {f'a {self.column}' if self.values is None else f'{self.column} {in_words(self.values)}'}"
+
+    def bound(self, parameters: Mapping[str, Any]) -> Rows:
+        """Return the same with the values of parameters in their places."""
+        return Rows(column=self.column, values=substitute(self.values, parameters))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +116,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
         raise InputError(f"{where} has no expectations, so everything would pass it; write at least one")
     suite = Suite(
         name=name,
-        owner=_text(meta, "owner", f"{where}, meta"),
-        table=_text(meta, "table", f"{where}, meta"),
-        file=_text(meta, "file", f"{where}, meta"),
+        **{key: _text(meta, key, f"{where}, meta") for key in _META_KEYS},
         parameters=tuple(_parameter(key, value, where) for key, value in declared.items()),
         expectations=tuple(_expectation(entry, where) for entry in entries),
         sha256=hashlib.sha256(json.dumps([entries, declared], sort_keys=True, default=str).encode()).hexdigest(),
@@ -196,7 +197,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 def read_yaml(path: Path) -> Any:
     """Read a YAML file; raise InputError where it is missing, not YAML, or gives a key twice."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return yaml.load(read_text(path), Loader=_Loader)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give an existing file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -342,34 +343,29 @@ def _check_whole(suite: Suite, where: str) -> None:
                         f"{where}, expectation {expectation.id}: {argument} is a {wanted} and the parameter "
                         f"{value[PARAMETER]} a {given}; declare it as {' or '.join(_FITS[wanted])}"
                     )
-    for name in declared:
-        if name not in used:
-            raise InputError(f"{where}: the parameter {name} is declared and not used; remove it or use it")
+    for name in sorted(declared.keys() - used):
+        raise InputError(f"{where}: the parameter {name} is declared and not used; remove it or use it")
 
 
 def _value(value: Any, kind: str, where: str) -> Any:
     """Return a value as its kind, or refuse it. Bounds that compare with nothing (NaN, empty lists) are refused."""
-    wrong = InputError(f"{where} is {value!r}; it must be {_KIND_IN_WORDS[kind]}")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind == "time":
-        return _time(value, wrong)
-    if kind == "flag" and not isinstance(value, bool):
-        raise wrong
-    if kind in ("number", "whole_number") and not (number and math.isfinite(value)):
-        raise wrong
-    if kind == "whole_number" and int(value) != value:
-        raise wrong
-    if kind == "text" and not (isinstance(value, str) and value.strip()):
-        raise wrong
-    if kind == "list":
-        if not isinstance(value, (list, tuple)) or not value:
-            raise wrong
-        return list(value)
-    if kind == "mapping":
-        if not isinstance(value, Mapping) or not value:
-            raise wrong
-        return dict(value)
-    return int(value) if kind == "whole_number" else value
+    in_words, fits = _KINDS[kind]
+    if not fits(value):
+        raise InputError(f"{where} is {value!r}; it must be {in_words}")
+    return _KEPT_AS[kind](value) if kind in _KEPT_AS else value
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _time(value: Any) -> pd.Timestamp | None:
+    """Return a time in UTC; None for what is none or names no zone."""
+    try:
+        time = pd.Timestamp(value) if isinstance(value, (str, datetime)) else pd.NaT
+    except ValueError:
+        return None
+    return None if time is pd.NaT or time.tzinfo is None else time.tz_convert("UTC")
 
 
 # kinds of parameters that may stand for an argument of a kind
@@ -380,27 +376,16 @@ _FITS = {
     "text": ("text",),
     "flag": (),
 }
-_KIND_IN_WORDS = {
-    "whole_number": "a whole number",
-    "number": "a finite number",
-    "text": "a text that is not empty",
-    "time": "a time with its zone, such as 2026-11-23T00:00:00Z",
-    "list": "a list with at least one item",
-    "mapping": "a mapping with at least one key",
-    "flag": "true or false",
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # in words, and what is of the kind
+    "whole_number": ("a whole number", lambda value: _finite(value) and int(value) == value),
+    "number": ("a finite number", _finite),
+    "text": ("a text that is not empty", lambda value: isinstance(value, str) and bool(value.strip())),
+    "time": ("a time with its zone, such as 2026-11-23T00:00:00Z", lambda value: _time(value) is not None),
+    "list": ("a list with at least one item", lambda value: isinstance(value, (list, tuple)) and len(value) > 0),
+    "mapping": ("a mapping with at least one key", lambda value: isinstance(value, Mapping) and len(value) > 0),
+    "flag": ("true or false", lambda value: isinstance(value, bool)),
 }
-
-
-def _time(value: Any, wrong: InputError) -> pd.Timestamp:
-    if not isinstance(value, (str, datetime)):
-        raise wrong
-    try:
-        time = pd.Timestamp(value)
-    except ValueError:
-        raise wrong from None
-    if time is pd.NaT or time.tzinfo is None:
-        raise wrong
-    return time.tz_convert("UTC")
+_KEPT_AS: dict[str, Callable[[Any], Any]] = {"whole_number": int, "time": _time, "list": list, "mapping": dict}
 
 
 def _only(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:

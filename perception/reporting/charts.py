@@ -6,6 +6,7 @@ Geometry is in percent of the plot, so a chart stretches with its column while t
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from markupsafe import Markup
 
@@ -46,7 +47,7 @@ def percent(value: float) -> str:
     return f"{100.0 * value:.1f}"
 
 
-def _measured(value: float | None) -> bool:
+def _measured(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
@@ -73,10 +74,10 @@ def horizontal_bars(
 def _bar_row(bar: Bar, maximum: float, number: Callable[[float], str], reference_name: str) -> Markup:
     note = Markup(" <small>{}</small>").format(bar.note) if bar.note else ""
     label = Markup('<th scope="row">{}{}</th>').format(bar.label, note)
-    if bar.value is None or not _measured(bar.value):
+    if not _measured(bar.value):
         return Markup('<tr>{}<td colspan="2" class="unmeasured">{}</td></tr>').format(label, NOT_MEASURED)
     described = f"{bar.label}: {number(bar.value)}"
-    if reference_name and bar.reference is not None and _measured(bar.reference):
+    if reference_name and _measured(bar.reference):
         described += f" ({reference_name} {number(bar.reference)})"
     if bar.interval is not None:
         described += f", {number(bar.interval[0])} to {number(bar.interval[1])}"
@@ -88,17 +89,14 @@ def _bar_row(bar: Bar, maximum: float, number: Callable[[float], str], reference
 
 def _bar_svg(bar: Bar, maximum: float, described: str) -> Markup:
     shapes = [Markup('<rect class="track" width="100%" height="10" rx="2"/>')]
-    if bar.whole is not None and _measured(bar.whole):
-        shapes.append(
-            Markup('<rect class="whole" width="{}" height="10" rx="2"/>').format(_position(bar.whole, maximum))
-        )
-    assert bar.value is not None
-    shapes.append(
-        Markup('<rect class="s{}" width="{}" height="10" rx="2"/>').format(bar.tone, _position(bar.value, maximum))
-    )
-    if bar.reference is not None and _measured(bar.reference):
+    shapes += [
+        Markup('<rect class="{}" width="{}" height="10" rx="2"/>').format(kind, _position(value, maximum))
+        for kind, value in (("whole", bar.whole), (f"s{bar.tone}", bar.value))
+        if _measured(value)
+    ]
+    if _measured(bar.reference):
         where = _position(bar.reference, maximum)
-        shapes.append(Markup('<line class="reference" x1="{}" x2="{}" y1="-2" y2="12"/>').format(where, where))
+        shapes.append(Markup('<line class="reference" x1="{0}" x2="{0}" y1="-2" y2="12"/>').format(where))
     if bar.interval is not None:
         ends = [_position(end, maximum) for end in bar.interval]
         shapes.append(Markup('<line class="whisker" x1="{}" x2="{}" y1="5" y2="5"/>').format(*ends))
@@ -108,25 +106,18 @@ def _bar_svg(bar: Bar, maximum: float, described: str) -> Markup:
     )
 
 
-def grouped_bars(
-    groups: Sequence[Group],
-    series: Sequence[str],
-    *,
-    title: str,
-    maximum: float,
-    number: Callable[[float], str] = percent,
-) -> Markup:
+def grouped_bars(groups: Sequence[Group], series: Sequence[str], *, title: str, maximum: float) -> Markup:
     """Draw groups of bars with a legend, one bar a series in each group, as one table.
 
     Each group's values follow the order of series. A value of None says "not measured".
     """
-    rows = Markup("").join(_group_row(group, series, maximum, number) for group in groups)
+    rows = Markup("").join(_group_row(group, series, maximum) for group in groups)
     return Markup('{}<table class="bars grouped"><caption>{}</caption><tbody>{}</tbody></table>').format(
         legend(series), title, rows
     )
 
 
-def _group_row(group: Group, series: Sequence[str], maximum: float, number: Callable[[float], str]) -> Markup:
+def _group_row(group: Group, series: Sequence[str], maximum: float) -> Markup:
     assert len(group.values) == len(series), "one value a series"
     height = 9 * len(series) - 2
     shapes = [
@@ -134,9 +125,9 @@ def _group_row(group: Group, series: Sequence[str], maximum: float, number: Call
             index, 9 * index, _position(value, maximum)
         )
         for index, value in enumerate(group.values)
-        if value is not None and _measured(value)
+        if _measured(value)
     ]
-    figures = [number(value) if value is not None and _measured(value) else NOT_MEASURED for value in group.values]
+    figures = [percent(value) if _measured(value) else NOT_MEASURED for value in group.values]
     described = f"{group.label}: " + ", ".join(f"{name} {figure}" for name, figure in zip(series, figures, strict=True))
     svg = Markup('<svg role="img" width="100%" height="{}"><title>{}</title>{}</svg>').format(
         height, described, Markup("").join(shapes)
@@ -159,14 +150,7 @@ def legend(series: Sequence[str]) -> Markup:
     return Markup('<ul class="legend">{}</ul>').format(entries)
 
 
-def line_chart(
-    series: Sequence[Series],
-    *,
-    title: str,
-    x_label: str,
-    number: Callable[[float], str] = "{:g}".format,
-    height_px: int = 150,
-) -> Markup:
+def line_chart(series: Sequence[Series], *, title: str, x_label: str) -> Markup:
     """Draw lines over a common x axis with round ticks; says "not measured" when there is no finite point."""
     lines = [(each.name, [p for p in each.points if math.isfinite(p[0]) and math.isfinite(p[1])]) for each in series]
     points = [point for _, line in lines for point in line]
@@ -174,25 +158,25 @@ def line_chart(
         return Markup('<p class="unmeasured">{}: {}</p>').format(title, NOT_MEASURED)
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     ticks = round_ticks(min(y for _, y in points), max(y for _, y in points))
-    shapes = [_grid_line(tick, ticks, number) for tick in ticks]
+    shapes = [_grid_line(tick, ticks) for tick in ticks]
     shapes.append(_polylines([line for _, line in lines], (x_low, x_high), (ticks[0], ticks[-1])))
     shapes += [
         Markup('<text class="axis" x="0" y="100%" dy="16">{}</text>').format(f"{x_label} {x_low:g}"),
         Markup('<text class="axis" x="100%" y="100%" dy="16" text-anchor="end">{}</text>').format(f"{x_high:g}"),
     ]
-    drawing = Markup('<svg role="img" class="plot" width="100%" height="{}"><title>{}</title>{}</svg>').format(
-        height_px, title, Markup("").join(shapes)
+    drawing = Markup('<svg role="img" class="plot" width="100%" height="150"><title>{}</title>{}</svg>').format(
+        title, Markup("").join(shapes)
     )
     names = legend([name for name, _ in lines]) if len(lines) > 1 else ""
     return Markup('<figure class="lines"><figcaption>{}</figcaption>{}{}</figure>').format(title, names, drawing)
 
 
-def _grid_line(tick: float, ticks: Sequence[float], number: Callable[[float], str]) -> Markup:
+def _grid_line(tick: float, ticks: Sequence[float]) -> Markup:
     where = f"{100.0 * (1.0 - (tick - ticks[0]) / (ticks[-1] - ticks[0])):.2f}%"
     return Markup(
         '<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>'
         '<text class="axis" x="-8" y="{0}" dy="4" text-anchor="end">{1}</text>'
-    ).format(where, number(tick))
+    ).format(where, f"{tick:g}")
 
 
 def _polylines(
@@ -249,9 +233,7 @@ def grid(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[C
 
 def _grid_cell(cell: Cell) -> Markup:
     if cell.value is None:
-        return Markup('<td class="unseen" title="{}"><span class="hidden">{}</span></td>').format(
-            cell.described, cell.described
-        )
+        return Markup('<td class="unseen" title="{0}"><span class="hidden">{0}</span></td>').format(cell.described)
     share = round(100 * min(max(cell.value, 0.0), 1.0))
     kind = Markup(' class="thin"') if cell.faint else ""
     return Markup('<td{} style="--share:{}%" title="{}">{}</td>').format(kind, share, cell.described, cell.text)
@@ -265,19 +247,13 @@ def reliability_diagram(bins: Sequence[tuple[float | None, float | None, float]]
     count = len(bins)
     shapes = [Markup('<line class="ideal" x1="0" y1="100%" x2="100%" y2="0"/>')]
     most = max((share for *_, share in bins), default=1.0) or 1.0
+    box = Markup('<rect class="{}" x="{:.2f}%" y="{:.2f}%" width="{:.2f}%" height="{:.2f}%"/>')
     for index, (_sure, right, share) in enumerate(bins):
         left, width = 100 * index / count, 100 / count
         if right is not None:
-            shapes.append(
-                Markup('<rect class="s0" x="{:.2f}%" y="{:.2f}%" width="{:.2f}%" height="{:.2f}%"/>').format(
-                    left + 0.1 * width, 100 * (1 - right), 0.8 * width, 100 * right
-                )
-            )
-        shapes.append(
-            Markup('<rect class="whole" x="{:.2f}%" y="{:.2f}%" width="{:.2f}%" height="{:.2f}%"/>').format(
-                left + 0.35 * width, 100 - 30 * share / most, 0.3 * width, 30 * share / most
-            )
-        )
+            shapes.append(box.format("s0", left + 0.1 * width, 100 * (1 - right), 0.8 * width, 100 * right))
+        low, high = 100 - 30 * share / most, 30 * share / most
+        shapes.append(box.format("whole", left + 0.35 * width, low, 0.3 * width, high))
     said = ", ".join(
         f"sure {percent(sure)} %: right {percent(right)} %"
         for sure, right, _ in bins

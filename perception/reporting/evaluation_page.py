@@ -37,26 +37,16 @@ def render_evaluation(
     """
     table = read_table(folder / "frames.parquet", TESTED_COLUMNS)
     number = {frame_id: index for index, frame_id in enumerate(table.frame_id)}
-    tested = tested_frames(
-        table,
-        folder / "predictions",
-        lambda frame_id: frames.full_label(number[frame_id]),
-        lambda frame_id: frames.full_image(number[frame_id]),
-    )
-    clusters = failure_clusters(
-        read_table(folder / "regions.parquet", REGION_COLUMNS),
-        figures["failure_clusters"],
-        lambda frame_id: frames.full_image(number[frame_id]),
-    )
+
+    def image(frame_id: str) -> Picture:
+        return frames.full_image(number[frame_id])
+
+    tested = tested_frames(table, folder / "predictions", lambda frame_id: frames.full_label(number[frame_id]), image)
+    regions = read_table(folder / "regions.parquet", REGION_COLUMNS)
+    clusters = failure_clusters(regions, figures["failure_clusters"], image)
     environment = page.template_environment()
-    shown = {
-        "title": title,
-        "format": format,
-        "taxonomy": taxonomy,
-        "e": figures,
-        "clusters": clusters,
-        "frames": tested,
-    }
+    shown = {"title": title, "format": format, "taxonomy": taxonomy, "e": figures, "clusters": clusters}
+    shown |= {"frames": tested}
     shown |= {"worst": next((row for row in figures["slices"] if row["known"]), None), "limits": page.LIMITS}
     shown |= {"chart": evaluation_panel.evaluation_charts(figures)}
     shown |= {"class_chart": evaluation_panel.class_chart(figures)}
@@ -78,21 +68,19 @@ def tested_frames(
     ordered = scores.dropna(subset=["miou"]).sort_values(["miou", "frame_id"], ignore_index=True)
     middle = len(ordered) // 2
     picks = [("worst", ordered.head(3)), ("median", ordered.iloc[middle : middle + 2]), ("best", ordered.tail(2))]
-    shown = []
-    for note, rows in picks:
-        for row in rows.itertuples():
-            shown.append(
-                page.TestedFrame(
-                    frame_id=row.frame_id,
-                    note=note,
-                    image=image(row.frame_id),
-                    label=label(row.frame_id),
-                    prediction=np.asarray(Image.open(predictions / f"{row.frame_id}.png")),
-                    miou=float(row.miou),
-                    conditions=row.condition,
-                )
-            )
-    return tuple(shown)
+    return tuple(
+        page.TestedFrame(
+            frame_id=row.frame_id,
+            note=note,
+            image=image(row.frame_id),
+            label=label(row.frame_id),
+            prediction=np.asarray(Image.open(predictions / f"{row.frame_id}.png")),
+            miou=float(row.miou),
+            conditions=row.condition,
+        )
+        for note, rows in picks
+        for row in rows.itertuples()
+    )
 
 
 def failure_clusters(
@@ -102,19 +90,12 @@ def failure_clusters(
     shown = []
     for number, cluster in enumerate(clusters):
         rows = regions[regions.cluster == number].head(CROPS_A_CLUSTER)
-        crops = []
-        for row in rows.itertuples():
-            cut = _cut_out(image(row.frame_id), (row.x, row.y, row.width, row.height))
-            crops.append(page.Crop(frame_id=row.frame_id, image=cut))
-        shown.append(
-            page.FailureCluster(
-                name=cluster["name"],
-                share=cluster["share"],
-                regions=cluster["regions"],
-                frames=cluster["frames"],
-                crops=tuple(crops),
-            )
+        crops = tuple(
+            page.Crop(frame_id=row.frame_id, image=_cut_out(image(row.frame_id), (row.x, row.y, row.width, row.height)))
+            for row in rows.itertuples()
         )
+        counted = {name: cluster[name] for name in ("name", "share", "regions", "frames")}
+        shown.append(page.FailureCluster(**counted, crops=crops))
     return tuple(shown)
 
 

@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from perception.data.taxonomies import Taxonomy
+from perception.quality.page import markdown_table
 from perception.reporting.page import duration, fitting, picture_filters, short_count, template_environment
+from perception.versioning.review_pictures import ReviewPicture
 
 WIDEST_PX = 380
 QUESTIONS = {
@@ -22,25 +22,10 @@ QUESTIONS = {
 }
 
 
-class Picture(Protocol):
-    """A frame to show."""
-
-    @property
-    def frame_id(self) -> str: ...
-    @property
-    def caption(self) -> str: ...
-    @property
-    def image(self) -> np.ndarray | None: ...
-    @property
-    def label(self) -> np.ndarray | None: ...
-    @property
-    def before(self) -> np.ndarray | None: ...
-
-
 def render_review(
     facts: Mapping[str, Any],
     commands: Mapping[str, str],
-    shown: Mapping[str, Sequence[Picture]],
+    shown: Mapping[str, Sequence[ReviewPicture]],
     taxonomy: Taxonomy,
 ) -> str:
     """Render a review as one HTML file without scripts, below 3 MB; pictures shrink together until it fits.
@@ -90,15 +75,16 @@ def write_review(
     folder: Path,
     facts: Mapping[str, Any],
     commands: Mapping[str, str],
-    shown: Mapping[str, Sequence[Picture]],
+    shown: Mapping[str, Sequence[ReviewPicture]],
     taxonomy: Taxonomy,
 ) -> None:
     """Write review.html, review.md and review.json into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "review.html").write_text(render_review(facts, commands, shown, taxonomy), encoding="utf-8")
     (folder / "review.md").write_text(review_markdown(facts, commands), encoding="utf-8")
-    content = {**facts, "commands": dict(commands)}
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        {**facts, "commands": dict(commands)}, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False
+    )
     (folder / "review.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -115,7 +101,7 @@ def review_markdown(facts: Mapping[str, Any], commands: Mapping[str, str]) -> st
     splits = [
         (row["split"], row["base"], row["head"], signed_count(row["delta"])) for row in facts["changes"]["splits"]
     ]
-    lines += _table(("split", "before", "now", "change"), splits)
+    lines += markdown_table(("split", "before", "now", "change"), splits)
     for kind in ("removed", "relabelled", "changed_image"):
         listed = facts["changes"][kind]
         if listed["total"]:
@@ -126,11 +112,6 @@ def review_markdown(facts: Mapping[str, Any], commands: Mapping[str, str]) -> st
     lines += _model_lines(facts["model"]) + _gate_lines((facts["evidence"] or {}).get("gates") or [])
     lines += ["## Commands", "", *(f"- {name}: `{command}`" for name, command in commands.items()), ""]
     return "\n".join(lines)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines] + [""]
 
 
 def _share(value: float | None) -> str:
@@ -145,7 +126,7 @@ def _balance_lines(balance: Mapping[str, Any]) -> list[str]:
     thin = ", ".join(f"{c['class']} in {c['condition']} ({c['frames']})" for c in balance["thin"][:20])
     return [
         *("## Balance", ""),
-        *_table(("class", "share before", "share now", ""), rows),
+        *markdown_table(("class", "share before", "share now", ""), rows),
         f"thin cells, below {balance['least_frames']} frames ({len(balance['thin'])}): {thin or 'none'}",
         "",
     ]
@@ -165,13 +146,9 @@ def _model_lines(model: Mapping[str, Any] | None) -> list[str]:
         for row in model["conditions"]
     ]
     return [
-        *(
-            "## Network",
-            "",
-            f"against {model['against']}" if model["against"] else f"not compared: {model['not_compared']}",
-            "",
-        ),
-        *_table(("worst first", "mIoU before", "mIoU now", "points", "frames"), rows),
+        *("## Network", ""),
+        *(f"against {model['against']}" if model["against"] else f"not compared: {model['not_compared']}", ""),
+        *markdown_table(("worst first", "mIoU before", "mIoU now", "points", "frames"), rows),
     ]
 
 

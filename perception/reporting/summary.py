@@ -13,6 +13,8 @@ import numpy as np
 from perception.data.files import replace_file
 from perception.errors import InputError
 
+STATUSES = ("done", "nothing_new", "refused", "failed")  # of a night
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageFigures:
@@ -123,7 +125,7 @@ class NightSummary:
     """Every figure of a night; None means that it was not measured."""
 
     run: str
-    status: str  # done, refused or failed
+    status: str  # one of STATUSES
     profile: str
     seconds: float | None = None
     stages: tuple[StageFigures, ...] = ()
@@ -136,8 +138,8 @@ class NightSummary:
     promotion: PromotionFigures = field(default_factory=PromotionFigures)
 
     def __post_init__(self) -> None:
-        if self.status not in ("done", "refused", "failed"):
-            raise InputError(f"night status is {self.status!r}; use done, refused or failed")
+        if self.status not in STATUSES:
+            raise InputError(f"night status is {self.status!r}; use {', '.join(STATUSES)}")
 
 
 def _names(figures: type) -> tuple[str, ...]:

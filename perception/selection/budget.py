@@ -38,7 +38,11 @@ def choose_frames(
     Raises InputError when the budget is larger than the pool or a column is missing or malformed.
     """
     pool = shortlist(candidates, settings, () if labelled is None else labelled["frame_id"])
-    _check_budget(settings, len(pool))
+    if settings.budget_frames > len(pool):
+        raise InputError(
+            f"budget_frames = {settings.budget_frames} is larger than the pool of {len(pool)} unlabelled frames: "
+            f"set it to {len(pool)} or less, or add footage"
+        )
     points = embedding_matrix(pool, settings) if settings.uses_embeddings or "embedding" in pool else None
     known = None if points is None else _labelled_points(labelled, settings, points.shape[1])
     duplicates = NearDuplicates(pool, points, settings)
@@ -67,7 +71,7 @@ def _strategy(
     """Return how the best open frame is found, and what has to be noted once it is taken."""
     priority = priorities(pool, settings)
     if points is None or settings.strategy in ("top_n", "random"):
-        return _by_value(priority.copy), _note_nothing
+        return _by_value(priority.copy), lambda _: None  # a frame's value does not depend on what was taken
     weights = None if settings.strategy == "core_set" else priority
     guesses = 1 if settings.strategy == "kmeans_plus_plus" else GUESSED_CENTRES
     spread = Spread(points, weights, guesses)
@@ -94,18 +98,6 @@ def _by_chance(spread: Spread, scores: np.ndarray, generator: np.random.Generato
         return int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
 
     return pick
-
-
-def _note_nothing(_row: int) -> None:
-    """Do nothing: the frame's value does not depend on what was taken."""
-
-
-def _check_budget(settings: SelectionSettings, pool_frames: int) -> None:
-    if settings.budget_frames > pool_frames:
-        raise InputError(
-            f"budget_frames = {settings.budget_frames} is larger than the pool of {pool_frames} unlabelled frames: "
-            f"set it to {pool_frames} or less, or add footage"
-        )
 
 
 def _labelled_points(labelled: pd.DataFrame | None, settings: SelectionSettings, dimension: int) -> np.ndarray | None:

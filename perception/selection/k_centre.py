@@ -37,8 +37,7 @@ class Spread:
     @property
     def distances(self) -> np.ndarray:
         """Return (frame,) float64: distance to the nearest chosen or labelled frame, infinite while there is none."""
-        distances: np.ndarray = np.sqrt(self.squared)
-        return distances
+        return np.sqrt(self.squared)
 
     def values(self) -> np.ndarray:
         """Return (frame,) float64: the square of weight * distance, a new array."""

@@ -12,8 +12,7 @@ from perception.selection.settings import Quota
 def quota_members(candidates: pd.DataFrame, quota: Quota) -> np.ndarray:
     """Return (candidate,) bool: the frames that the quota is about; unknown conditions and shares are not."""
     if quota.class_id is None:
-        members: np.ndarray = (candidates[quota.column] == quota.value).fillna(False).to_numpy(bool)
-        return members
+        return (candidates[quota.column] == quota.value).fillna(False).to_numpy(bool)
     shares = candidates["class_share"]
     return np.array([len(row) > quota.class_id and row[quota.class_id] >= quota.class_share for row in shares], bool)
 
@@ -59,5 +58,5 @@ class QuotaBook:
     def spend(self, row: int) -> None:
         """Count one chosen frame towards every quota that it belongs to."""
         self.lacking = [
-            missing - int(members[row]) for missing, members in zip(self.lacking, self.members, strict=True)
+            lacking - int(members[row]) for lacking, members in zip(self.lacking, self.members, strict=True)
         ]

@@ -1,6 +1,6 @@
 """Say of every chosen frame why it was chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,21 +47,28 @@ def explain(
     ids = pool["frame_id"].tolist()
     chosen["displaced_frame_id"] = pd.Series([None if row is None else ids[row] for row in gone], dtype="str")
     suppressed_by = {int(row): choice.row for choice in choices for row in choice.suppressed}
-    places = _places(pool)
+    place = {row: number for number, row in enumerate(_by_score(pool).tolist(), 1)}
     measures = chosen["measure"].tolist() if "measure" in chosen else ["score"] * len(rows)
-    scores = chosen["score"].tolist()
-    chosen["reason"] = [
-        "; ".join(
-            [
-                f"{measures[index]} {scores[index]:.4g}, place {places[choice.row]} of {len(pool)} on the shortlist",
-                *_rule(choice, settings),
-                *_neighbourhood(choice, *nearest[index]),
-                *_in_place_of(ids, gone[index], suppressed_by),
-            ]
-        )
-        for index, choice in enumerate(choices)
-    ]
-    return chosen
+    reasons = []
+    for choice, measure, score, near, left_out in zip(
+        choices, measures, chosen["score"].tolist(), nearest, gone, strict=True
+    ):
+        parts = [f"{measure} {score:.4g}, place {place[choice.row]} of {len(pool)} on the shortlist"]
+        parts += [RULES[settings.strategy], *_circumstances(choice, *near)]
+        if left_out is not None:
+            by = suppressed_by.get(left_out)
+            parts.append(f"in place of {ids[left_out]}" + ("" if by is None else f", a near-duplicate of {ids[by]}"))
+        reasons.append("; ".join(parts))
+    return chosen.assign(reason=reasons)
+
+
+def _circumstances(choice: Choice, nearest_frame_id: str | None, distance: float) -> Iterator[str]:
+    if choice.due_quota is not None:
+        yield f"due to quota {choice.due_quota}"
+    if nearest_frame_id is not None:
+        yield f"{distance:.4g} from {nearest_frame_id}, the nearest labelled or chosen frame"
+    if len(choice.suppressed):
+        yield f"suppressed {len(choice.suppressed)} near-duplicates"
 
 
 def _nearest_frames(
@@ -115,30 +122,3 @@ def displaced(pool: pd.DataFrame, rows: np.ndarray) -> list[int | None]:
 def _by_score(pool: pd.DataFrame) -> np.ndarray:
     """Return the rows by falling score; the pool is in order of frame_id, and so are equal scores."""
     return np.argsort(-pool["score"].to_numpy(np.float64), kind="stable")
-
-
-def _places(pool: pd.DataFrame) -> np.ndarray:
-    places = np.empty(len(pool), dtype=np.int64)
-    places[_by_score(pool)] = np.arange(1, len(pool) + 1)
-    return places
-
-
-def _rule(choice: Choice, settings: SelectionSettings) -> list[str]:
-    due = [] if choice.due_quota is None else [f"due to quota {choice.due_quota}"]
-    return [RULES[settings.strategy], *due]
-
-
-def _neighbourhood(choice: Choice, nearest_frame_id: str | None, distance: float) -> list[str]:
-    parts = []
-    if nearest_frame_id is not None:
-        parts.append(f"{distance:.4g} from {nearest_frame_id}, the nearest labelled or chosen frame")
-    if len(choice.suppressed):
-        parts.append(f"suppressed {len(choice.suppressed)} near-duplicates")
-    return parts
-
-
-def _in_place_of(ids: list[str], row: int | None, suppressed_by: dict[int, int]) -> list[str]:
-    if row is None:
-        return []
-    why = f", a near-duplicate of {ids[suppressed_by[row]]}" if row in suppressed_by else ""
-    return [f"in place of {ids[row]}{why}"]

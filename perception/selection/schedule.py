@@ -2,8 +2,6 @@
 
 from perception.errors import InputError
 
-SCHEDULES = ("exponential", "linear")
-
 
 def exponential_sizes(first_frames: int, rounds: int) -> list[int]:
     """Return the sizes of the labelled set when every round doubles it: 4, 8, 16, 32 % of the pool as published."""

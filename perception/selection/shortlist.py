@@ -128,8 +128,7 @@ def priorities(candidates: pd.DataFrame, settings: SelectionSettings) -> np.ndar
     """Return (candidate,) float64: what the shortlist keeps the highest of."""
     if settings.strategy in ("random", "core_set"):
         return random_priorities(candidates["frame_id"], settings.seed)
-    scores: np.ndarray = candidates["score"].to_numpy(np.float64)
-    return scores
+    return candidates["score"].to_numpy(np.float64)
 
 
 def random_priorities(frame_ids: pd.Series, seed: int) -> np.ndarray:
@@ -137,8 +136,7 @@ def random_priorities(frame_ids: pd.Series, seed: int) -> np.ndarray:
     salt = f"{seed}/".encode()
     digests = [hashlib.blake2b(salt + frame_id.encode(), digest_size=8).digest() for frame_id in frame_ids]
     # 53 bits: as many as float64 holds exactly.
-    uniform: np.ndarray = (np.frombuffer(b"".join(digests), dtype="<u8") >> np.uint64(11)) * 2.0**-53
-    return uniform
+    return (np.frombuffer(b"".join(digests), dtype="<u8") >> np.uint64(11)) * 2.0**-53
 
 
 def check_candidates(candidates: pd.DataFrame, settings: SelectionSettings) -> None:

@@ -12,10 +12,10 @@ from perception.simulator import textures as tx
 from perception.simulator.conditions import Light, draw_light, uniform
 from perception.simulator.layout import GROUND, Layout
 from perception.simulator.models import Library
-from perception.simulator.raster import View
+from perception.simulator.raster import Bytes, Numbers, Packed, View
+from perception.simulator.textures import FloatArray
 from perception.simulator.world import Rendering, World
 
-FloatArray = npt.NDArray[np.float32]
 REFERENCE_WIDTH_PX = 256  # lens parameters are given at this width
 WARM = np.array([255.0, 206.0, 140.0], np.float32)
 
@@ -29,7 +29,7 @@ class Sensor:
     """
 
     gain: FloatArray
-    tone: npt.NDArray[np.uint8]
+    tone: Bytes
     noise: npt.NDArray[np.int16]
     chromatic_shift_px: float
     blur_px: float
@@ -49,11 +49,8 @@ def draw_sensor(
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     exposure = np.float32(rng.uniform(0.85, 1.2))
     balance = np.array([rng.normal(1.0, 0.03), 1.0, rng.normal(0.99, 0.04)], np.float32)
-    gain = (
-        (1 - np.float32(vignetting) * (x * x + np.float32(0.6) * y * y) / np.float32(1.6))[..., None]
-        * balance
-        * exposure
-    )
+    dark = np.float32(vignetting) * (x * x + np.float32(0.6) * y * y) / np.float32(1.6)
+    gain = (1 - dark)[..., None] * balance * exposure
     gamma = float(rng.uniform(0.8, 1.1))
     sigma = uniform(rng, world.noise_levels) * (3.0 if night else 1.0)
     white = np.rint(noise[-1] * np.float32(sigma)).astype(np.int16)
@@ -107,11 +104,9 @@ def draw_look(
     `size` is height, width of the image; `noise` is what `build_noise` gives.
     """
     light = draw_light(world, layout.conditions, shared)
-    dark = layout.conditions.time_of_day in ("night", "artificial_light", "twilight")
-    sensor = None
-    if rendering == "street":
-        night = layout.conditions.time_of_day in ("night", "artificial_light")
-        sensor = draw_sensor(world, night, own, noise, *size)
+    night = layout.conditions.time_of_day in ("night", "artificial_light")
+    dark = night or layout.conditions.time_of_day == "twilight"
+    sensor = draw_sensor(world, night, own, noise, *size) if rendering == "street" else None
     return Look(
         rendering, light, dark, light.shadow < 0.97 or not dark, 255.0 * light.lamps,
         np.array([232.0, 236.0, 242.0], np.float32) * np.float32(1.0 if dark else min(1.0, light.ambient[1] * 1.35)),
@@ -128,7 +123,7 @@ def _footprints(library: Library) -> FloatArray:
         low = points[points[:, 1] < 1.0] if (points[:, 1] < 1.0).any() else points
         rows.append((np.abs(low[:, 0]).max(), np.abs(low[:, 2]).max(), points[:, 1].max()))
     for sprite in library.sprites:
-        narrow = 0.16 if sprite.classes[1] in (tx.TRAFFIC_SIGN, tx.POLE) else 0.42
+        narrow = 0.16 if sprite.surfaces[0][2] in (tx.TRAFFIC_SIGN, tx.POLE) else 0.42
         rows.append((sprite.width_m * narrow * 0.5, 0.1 + sprite.width_m * narrow * 0.25, sprite.height_m * 0.9))
     return np.array(rows, np.float32)
 
@@ -147,7 +142,7 @@ _FAR_HUES = {1: (84.0, 92.0, 72.0), 2: (112.0, 120.0, 98.0), 3: (146.0, 142.0, 1
 
 def paint_backdrop(
     layout: Layout, view: View, look: Look, noise: FloatArray, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
+) -> tuple[Packed, Numbers]:
     """Paint sky, clouds, far hills, woods and houses down to the horizon.
 
     `noise` (kind, 256, 256) float32 as `build_noise` gives. Returns (row, width) packed colours and (row, width)
@@ -166,9 +161,8 @@ def paint_backdrop(
         if not len(rows):
             continue
         top = int(rows[0])
-        grain = np.float32(1) + np.float32(0.1 if kind != 3 else 0.04) * _patch(
-            noise[0], len(elevation) - top, view.width, rng
-        )
+        patch = _patch(noise[0], len(elevation) - top, view.width, rng)
+        grain = np.float32(1) + np.float32(0.1 if kind != 3 else 0.04) * patch
         painted = (np.array(_FAR_HUES[kind], np.float32) * level) * grain[..., None]
         np.copyto(color[top:], painted, where=mask[top:, :, None])
         classes[mask] = kind
@@ -209,24 +203,25 @@ def _sky(
     bright = horizon * (np.float32(0.92) + np.float32(0.12) * noise[2][u, v])[..., None]
     color = color + (bright - color) * cover
     if light.glare > 0:
-        color += _sun_disc(elevation, ray_x, light)[..., None] * np.array([255, 240, 200], np.float32)
+        away = _from_sun(elevation, ray_x, light)
+        disc = np.exp(-((away / np.float32(0.035)) ** 2)) + np.float32(0.55) * np.exp(-away / np.float32(0.16))
+        color += (np.float32(light.glare) * disc)[..., None] * np.array([255, 240, 200], np.float32)
     return np.asarray(color, np.float32)
 
 
-def _sun_disc(elevation: FloatArray, ray_x: FloatArray, light: Light) -> FloatArray:
+def _from_sun(elevation: FloatArray, ray_x: FloatArray, light: Light) -> FloatArray:
+    """Return how far from the sun, in slopes, each (row, column) lies."""
     sun = light.sun_direction
-    away = np.hypot(ray_x[None, :] - np.float32(sun[0] / sun[2]), elevation[:, None] - np.float32(sun[1] / sun[2]))
-    disc = np.exp(-((away / np.float32(0.035)) ** 2)) + np.float32(0.55) * np.exp(-away / np.float32(0.16))
-    return np.asarray(np.float32(light.glare) * disc, np.float32)
+    right, up = np.float32(sun[0] / sun[2]), np.float32(sun[1] / sun[2])
+    return np.asarray(np.hypot(ray_x[None, :] - right, elevation[:, None] - up), np.float32)
 
 
 # ---------------------------------------------------------------- finishing a frame
 
 
 def finish(
-    look: Look, view: View, color: npt.NDArray[np.uint8], inverse_z: FloatArray, label: npt.NDArray[np.uint8],
-    rng: np.random.Generator,
-) -> npt.NDArray[np.uint8]:  # fmt: skip
+    look: Look, view: View, color: Bytes, inverse_z: FloatArray, label: Bytes, rng: np.random.Generator
+) -> Bytes:
     """Put light, water, air, lens and sensor on a frame.
 
     `color` (height, width, 4) red, green, blue, glow; `inverse_z` (height, width) 1/m.
@@ -252,9 +247,8 @@ def finish(
 
 
 def _light_up(
-    look: Look, view: View, image: FloatArray, glow: npt.NDArray[np.uint8], z: FloatArray, label: npt.NDArray[np.uint8],
-    scale: int,
-) -> FloatArray:  # fmt: skip
+    look: Look, view: View, image: FloatArray, glow: Bytes, z: FloatArray, label: Bytes, scale: int
+) -> FloatArray:
     """Light a dark frame: ambient, the ego's headlights, street lamps, and what glows by itself with its halo."""
     light = look.light
     ray_x, ray_y = view.ray_x[scale // 2 :: scale], view.ray_y[scale // 2 :: scale]
@@ -266,9 +260,8 @@ def _light_up(
         reach = np.float32(light.headlights * 0.95) * beam / (1 + np.float32(3 / look.headlight_range_m**2) * z * z)
         level += reach[..., None] * np.array([1.0, 0.98, 0.9], np.float32)
     if light.lamps > 0:
-        pools = (np.float32(0.55) + np.float32(0.45) * np.cos(z * np.float32(2 * np.pi / 28))) * np.exp(
-            z / np.float32(-90)
-        )
+        pools = np.float32(0.55) + np.float32(0.45) * np.cos(z * np.float32(2 * np.pi / 28))
+        pools = pools * np.exp(z / np.float32(-90))
         low = np.clip(1 + (ray_y + np.float32(np.tan(view.pitch_rad))) * np.float32(2.2), 0.25, 1.0)[:, None]
         level += (np.float32(light.lamps * 0.7) * pools * low)[..., None] * np.array([1.0, 0.84, 0.6], np.float32)
     level[label == tx.SKY] = 1.0
@@ -281,7 +274,7 @@ def _light_up(
     return np.asarray(image * level * (1 - shine) + emitted + np.float32(0.8) * halo, np.float32)
 
 
-def _reflect(look: Look, view: View, color: FloatArray, label: npt.NDArray[np.uint8], scale: int) -> FloatArray:
+def _reflect(look: Look, view: View, color: FloatArray, label: Bytes, scale: int) -> FloatArray:
     """Mirror the frame in the wet road about the horizon, smeared downwards."""
     height = color.shape[0]
     horizon = int(np.clip((view.center[1] - np.tan(view.pitch_rad) * view.focal) / scale, 1, height - 2))
@@ -299,7 +292,8 @@ def _weather(look: Look, view: View, color: FloatArray, scale: int, rng: np.rand
     light = look.light
     if light.glare > 0:
         elevation = -(view.ray_y[scale // 2 :: scale] + np.float32(np.tan(view.pitch_rad)))
-        veil = _veil(elevation, view.ray_x[scale // 2 :: scale], light)[..., None]
+        away = _from_sun(elevation, view.ray_x[scale // 2 :: scale], light)
+        veil = (np.float32(light.glare * 0.42) * np.exp(away / np.float32(-0.3)))[..., None]
         color = color * (1 - np.float32(0.3 * light.glare) * (1 - veil)) + veil * np.array([255, 236, 196], np.float32)
     if light.wet >= 1.0:
         color = color + _streaks(rng, height, width)[..., None] * np.float32(26.0)
@@ -307,12 +301,6 @@ def _weather(look: Look, view: View, color: FloatArray, scale: int, rng: np.rand
         flakes = _flakes(rng, height, width)[..., None]
         color = color * (1 - flakes) + np.float32(236.0 if not look.dark else 90.0) * flakes
     return color
-
-
-def _veil(elevation: FloatArray, ray_x: FloatArray, light: Light) -> FloatArray:
-    sun = light.sun_direction
-    away = np.hypot(ray_x[None, :] - np.float32(sun[0] / sun[2]), elevation[:, None] - np.float32(sun[1] / sun[2]))
-    return np.asarray(np.float32(light.glare * 0.42) * np.exp(away / np.float32(-0.3)), np.float32)
 
 
 def _streaks(rng: np.random.Generator, height: int, width: int) -> FloatArray:
@@ -329,14 +317,13 @@ def _flakes(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     layer = np.zeros((height, width), np.uint8)
     count = width * height // 150
     layer[rng.integers(0, height, count), rng.integers(0, width, count)] = 200
-    for x, y in zip(
-        rng.integers(0, width, count // 12).tolist(), rng.integers(0, height, count // 12).tolist(), strict=True
-    ):
+    large = [rng.integers(0, size, count // 12).tolist() for size in (width, height)]
+    for x, y in zip(*large, strict=True):
         cv2.circle(layer, (x, y), 1 + width // 500, 235, -1)
     return cv2.GaussianBlur(layer, (3, 3), 0.6).astype(np.float32) / np.float32(255)
 
 
-def _sense(sensor: Sensor, color: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def _sense(sensor: Sensor, color: FloatArray, rng: np.random.Generator) -> Bytes:
     """Pass an image through lens and sensor: vignetting, blur, chromatic shift, white balance, tone, noise, JPEG."""
     height, width = color.shape[:2]
     pixels = cv2.multiply(color, sensor.gain, dtype=cv2.CV_8U)
@@ -349,7 +336,7 @@ def _sense(sensor: Sensor, color: FloatArray, rng: np.random.Generator) -> npt.N
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
 
 
-def _chromatic(pixels: npt.NDArray[np.uint8], shift_px: float) -> npt.NDArray[np.uint8]:
+def _chromatic(pixels: Bytes, shift_px: float) -> Bytes:
     """Scale red up and blue down about the middle so that they part by `shift_px` at the left and right edges."""
     if shift_px < 0.05:
         return pixels

@@ -7,7 +7,7 @@ root/images/<frame_id>.jpg  root/labels/<frame_id>.png  root/instances/<frame_id
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -81,9 +81,7 @@ def scene_frames(
         scenes = render_drive(world, rendering, seed, drive, frames_per_drive, height_px, width_px)
         for frame, scene in enumerate(scenes):
             time = EPOCH + drive * DRIVE_INTERVAL + timedelta(seconds=frame * world.frame_interval_s)
-            c = scene.conditions
-            facts = SceneFacts(frame_ids[frame], drive_id, time, CAMERA, c.time_of_day, c.weather, c.scene)
-            yield facts, scene
+            yield SceneFacts(frame_ids[frame], drive_id, time, CAMERA, **vars(scene.conditions)), scene
 
 
 def scene_names(
@@ -97,7 +95,7 @@ def scene_names(
 
 def write_scenes(
     root: Path, world: World, rendering: Rendering, seed: int, drives: int, frames_per_drive: int, height_px: int,
-    width_px: int, first_drive: int = 0, progress: Callable[[int, int], None] | None = None,
+    width_px: int, first_drive: int = 0,
 ) -> None:  # fmt: skip
     """Write drives as a scenes folder; frames.csv comes last, so a folder that has it is whole.
 
@@ -107,20 +105,16 @@ def write_scenes(
     if table.exists():
         raise InputError(f"{table} exists; a scenes folder is written once; give another folder or remove this one")
     rows: list[SceneFacts] = []
-    total = drives * frames_per_drive
     try:
         for part in ("images", "labels", "instances"):
             (root / part).mkdir(parents=True, exist_ok=True)
-        for facts, scene in scene_frames(
-            world, rendering, seed, drives, frames_per_drive, height_px, width_px, first_drive
-        ):
+        size = (height_px, width_px)
+        for facts, scene in scene_frames(world, rendering, seed, drives, frames_per_drive, *size, first_drive):
             encoded = encode_scene(scene)
             (root / "images" / f"{facts.frame_id}.jpg").write_bytes(encoded.image_jpg)
             (root / "labels" / f"{facts.frame_id}.png").write_bytes(encoded.label_png)
             (root / "instances" / f"{facts.frame_id}.png").write_bytes(encoded.instances_png)
             rows.append(facts)
-            if progress is not None:
-                progress(len(rows), total)
         _write_table(table, rows)
     except OSError as error:
         raise InputError(
@@ -130,8 +124,6 @@ def write_scenes(
 
 def _write_table(path: Path, rows: list[SceneFacts]) -> None:
     with replacement(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(f.name for f in fields(SceneFacts))
-        for row in rows:
-            values = [getattr(row, f.name) for f in fields(SceneFacts)]
-            writer.writerow(v.isoformat() if isinstance(v, datetime) else v for v in values)
+        writer = csv.DictWriter(file, [field.name for field in fields(SceneFacts)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(vars(row) | {"timestamp_utc": row.timestamp_utc.isoformat()} for row in rows)

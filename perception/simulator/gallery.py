@@ -1,5 +1,6 @@
 """Contact sheets of procedural street scenes: street image, label overlay, simulator image."""
 
+import itertools
 from collections.abc import Sequence
 
 import cv2
@@ -38,14 +39,11 @@ def pick_drives(world: World, seed: int, first: int, wanted: Sequence[str]) -> l
         raise InputError(f"unknown conditions: {', '.join(sorted(unknown))}; use some of {known}")
     library, chosen = build_library(seed), []
     for entry in wanted:
-        drive = first
-        while True:
-            conditions = draw_layout(world, library, seed, drive, 1).conditions
-            has = {conditions.time_of_day, conditions.weather, conditions.scene}
+        for drive in itertools.count(first):
+            has = set(vars(draw_layout(world, library, seed, drive, 1).conditions).values())
             if drive not in chosen and set(entry.split()) <= has:
+                chosen.append(drive)
                 break
-            drive += 1
-        chosen.append(drive)
     return chosen
 
 
@@ -55,8 +53,7 @@ def _strip(world: World, seed: int, drive: int, frame: int, width: int) -> np.nd
     colors = colorize(street.label, load_taxonomy("cityscapes19"))
     overlay = (0.4 * street.image + 0.6 * colors).astype(np.uint8)
     picture = np.ascontiguousarray(np.hstack([street.image, overlay, simulator.image]))
-    conditions = street.conditions
-    text = f"{drive}: {conditions.time_of_day}, {conditions.weather}, {conditions.scene}"
+    text = f"{drive}: {', '.join(vars(street.conditions).values())}"
     picture[:15, : 7 * len(text)] //= 4
     cv2.putText(picture, text, (4, 11), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
     return np.pad(picture, ((2, 2), (2, 2), (0, 0)), constant_values=255)

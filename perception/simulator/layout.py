@@ -16,7 +16,7 @@ import numpy.typing as npt
 from perception.simulator import textures as tx
 from perception.simulator.conditions import Conditions, choose, draw_conditions, uniform
 from perception.simulator.models import PERSON_PHASES, Library
-from perception.simulator.world import World
+from perception.simulator.world import VEHICLES, World
 
 FloatArray = npt.NDArray[np.float32]
 BEHIND_M = 25.0  # the world begins this far behind the ego car
@@ -40,10 +40,8 @@ class Road:
     curvature_per_m: float  # positive bends to the right
     ego_d_m: float
     ego_speed_mps: float
-    half_width_m: float
     band_limits_m: tuple[float, ...]  # ascending d at which the ground changes
-    band_materials: tuple[str, ...]  # one more than limits
-    band_classes: tuple[int, ...]
+    band_surfaces: tuple[int, ...]  # ground surfaces, one more than limits
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,6 @@ class Layout:
     road: Road
     things: Things
     decals: Decals
-    boring: bool
 
 
 # Ground surfaces: material and class.
@@ -115,8 +112,7 @@ class Stage:
 
     def paint(self, surface: int, corners: Sequence[tuple[float, float]]) -> None:
         """Lay a convex polygon of (s, d) corners on the ground."""
-        padded = [*corners, *[corners[-1]] * (8 - len(corners))]
-        self.corners.append(padded)
+        self.corners.append([*corners, *[corners[-1]] * (8 - len(corners))])
         self.surfaces.append(surface)
 
     def strip(self, surface: int, s0: float, s1: float, d: float, half_width: float) -> None:
@@ -175,16 +171,15 @@ def draw_layout(world: World, library: Library, seed: int, drive: int, frames: i
     end_s = speed * frames * world.frame_interval_s + world.view_distance_m
     stage = Stage(world, library, rng, end_s)
     builder = {"urban": _build_urban, "freeway": _build_freeway, "unmarked": _build_unmarked}[conditions.scene]
-    bands = builder(stage, section, boring)
+    limits, surfaces = builder(stage, section, boring)
     lane = int(rng.integers(section.lanes))
     ego_d = section.traffic_side * (section.median_m / 2 + section.lane_m * (lane + 0.5)) + float(rng.normal(0, 0.15))
     _traffic(stage, section, conditions, boring, (lane, speed))
     road = Road(
-        curvature_per_m=curvature, ego_d_m=ego_d, ego_speed_mps=speed, half_width_m=section.half_road_m,
-        band_limits_m=bands[0], band_materials=tuple(GROUND[g][0] for g in bands[1]),
-        band_classes=tuple(bands[1]),
+        curvature_per_m=curvature, ego_d_m=ego_d, ego_speed_mps=speed,
+        band_limits_m=limits, band_surfaces=surfaces,
     )  # fmt: skip
-    return Layout(conditions, camera, road, stage.things(), stage.decals(), boring)
+    return Layout(conditions, camera, road, stage.things(), stage.decals())
 
 
 def _draw_section(world: World, conditions: Conditions, rng: np.random.Generator) -> Section:
@@ -210,9 +205,7 @@ Bands = tuple[tuple[float, ...], tuple[int, ...]]
 
 def _symmetric(edges: Sequence[float], inner_to_outer: Sequence[int]) -> Bands:
     """Mirror bands given from the middle outwards: `edges` m between them, `inner_to_outer` ground surfaces."""
-    limits = [-e for e in reversed(edges)] + list(edges)
-    surfaces = list(reversed(inner_to_outer)) + list(inner_to_outer[1:])
-    return tuple(limits), tuple(surfaces)
+    return (*(-e for e in reversed(edges)), *edges), (*reversed(inner_to_outer), *inner_to_outer[1:])
 
 
 def _dashes(stage: Stage, d: float, dash_m: float, period_m: float, half_width: float, surface: int = MARKING) -> None:
@@ -250,7 +243,8 @@ def _build_urban(stage: Stage, section: Section, boring: bool) -> Bands:
 def _urban_marks(stage: Stage, section: Section) -> None:
     rng = stage.rng
     if rng.random() < 0.85:
-        (_solid if rng.random() < 0.25 else lambda st, d, h: _dashes(st, d, 3.0, 7.0, h))(stage, 0.0, 0.07)
+        dash_m, period_m = (8.0, 8.0) if rng.random() < 0.25 else (3.0, 7.0)
+        _dashes(stage, 0.0, dash_m, period_m, 0.07)
     for side in (-1, 1):
         for lane in range(1, section.lanes):
             _dashes(stage, side * lane * section.lane_m, 2.5, 7.0, 0.06)
@@ -262,14 +256,13 @@ def _urban_marks(stage: Stage, section: Section) -> None:
 
 def _crossing(stage: Stage, section: Section, s: float) -> None:
     half, rng = float(stage.rng.uniform(3.0, 5.0)), stage.rng
-    outer = 90.0
-    road = section.half_road_m
-    walk = section.sidewalk_m
+    road, outer = section.half_road_m, 90.0
     for side in (-1, 1):
-        stage.paint(PAVING, [(s - half - walk, side * road), (s + half + walk, side * road),
-                             (s + half + walk, side * outer), (s - half - walk, side * outer)])  # fmt: skip
-        stage.paint(ASPHALT, [(s - half, side * (road - 0.3)), (s + half, side * (road - 0.3)),
-                              (s + half, side * outer), (s - half, side * outer)])  # fmt: skip
+        for ground, s0, s1, inner in (
+            (PAVING, s - half - section.sidewalk_m, s + half + section.sidewalk_m, road),
+            (ASPHALT, s - half, s + half, road - 0.3),
+        ):
+            stage.paint(ground, [(s0, side * inner), (s1, side * inner), (s1, side * outer), (s0, side * outer)])
     stage.strip(ASPHALT, s - half, s + half, 0.0, road)
     zebra = rng.random() < 0.6
     lights = rng.random() < 0.65
@@ -335,12 +328,12 @@ def _house(stage: Stage, side: int, line: float, s: float, length: float, tall: 
 def _front(stage: Stage, side: int, line: float, s: float, length: float) -> None:
     rng = stage.rng
     kind = rng.random()
-    if kind < 0.35:
-        stage.put("wall", s, side * (line + 0.15), scale=(0.25, float(rng.uniform(0.6, 1.2)), length), layer=3)
-    elif kind < 0.6:
-        stage.put("fence", s, side * (line + 0.15), scale=(0.08, float(rng.uniform(0.8, 1.3)), length), layer=3)
-    elif kind < 0.85:
-        stage.put("hedge", s, side * (line + 0.4), scale=(0.7, float(rng.uniform(0.8, 1.8)), length), layer=3)
+    for share, name, inset, thick, low, high in (
+        (0.35, "wall", 0.15, 0.25, 0.6, 1.2), (0.6, "fence", 0.15, 0.08, 0.8, 1.3), (0.85, "hedge", 0.4, 0.7, 0.8, 1.8),
+    ):  # fmt: skip
+        if kind < share:
+            stage.put(name, s, side * (line + inset), scale=(thick, float(rng.uniform(low, high)), length), layer=3)
+            break
     if rng.random() < 0.4:
         stage.put("bush", s + float(rng.uniform(-3, 3)), side * (line + 1.4), layer=4)
 
@@ -357,16 +350,14 @@ def _garden(stage: Stage, side: int, line: float, s: float, length: float) -> No
     for _ in range(int(rng.integers(1, 4))):
         _tree(stage, s + float(rng.uniform(-0.4, 0.4)) * length, side * (line + float(rng.uniform(1.5, 9.0))), layer=4)
     for _ in range(int(rng.integers(0, 3))):
-        stage.put(
-            "bush", s + float(rng.uniform(-0.4, 0.4)) * length, side * (line + float(rng.uniform(0.8, 4.0))), layer=4
-        )
+        at = s + float(rng.uniform(-0.4, 0.4)) * length
+        stage.put("bush", at, side * (line + float(rng.uniform(0.8, 4.0))), layer=4)
 
 
 def _tree(stage: Stage, s: float, d: float, layer: int = 0, bare: bool = False) -> None:
     size = float(stage.rng.uniform(0.6, 1.15))
-    stage.put(
-        "bare" if bare else "tree", s, d, scale=(size, size * float(stage.rng.uniform(0.9, 1.1)), 1.0), layer=layer
-    )
+    scale = (size, size * float(stage.rng.uniform(0.9, 1.1)), 1.0)
+    stage.put("bare" if bare else "tree", s, d, scale=scale, layer=layer)
 
 
 def _street_furniture(stage: Stage, section: Section, side: int, crossings: Sequence[float], boring: bool) -> None:
@@ -400,14 +391,8 @@ def _street_furniture(stage: Stage, section: Section, side: int, crossings: Sequ
         if rng.random() < 0.5 * quiet:
             speed = float(rng.choice([-1.2, 1.2]))
             d = float(rng.uniform(-section.half_road_m, section.half_road_m))
-            stage.put(
-                "person",
-                crossing - 7.0,
-                d,
-                speed_d=speed,
-                cycle=PERSON_PHASES,
-                variant=PERSON_PHASES * int(rng.integers(4)),
-            )
+            variant = PERSON_PHASES * int(rng.integers(4))
+            stage.put("person", crossing - 7.0, d, speed_d=speed, cycle=PERSON_PHASES, variant=variant)
 
 
 def _pedestrian(stage: Stage, s: float, d: float) -> None:
@@ -468,10 +453,8 @@ def _build_freeway(stage: Stage, section: Section, _boring: bool) -> Bands:
                 stage.put("lamp", float(s), side * (road + 1.0), yaw=0.0 if side > 0 else np.pi, scale=(1.4, 1.35, 1.0))
     concrete = rng.random() < 0.5
     for s in np.arange(-BEHIND_M, stage.end_s, 4.0):
-        if concrete:
-            stage.put("barrier", float(s), 0.0, scale=(0.4, 0.85, 4.0), layer=2)
-        else:
-            stage.put("guardrail", float(s), 0.0, layer=2)
+        name, scale = ("barrier", (0.4, 0.85, 4.0)) if concrete else ("guardrail", (1.0, 1.0, 1.0))
+        stage.put(name, float(s), 0.0, scale=scale, layer=2)
     s = float(rng.uniform(20, 260))
     while s < stage.end_s:
         stage.put("gantry", s, 0.0, scale=(road * 2 / 24 + 0.08, 1.0, 1.0))
@@ -513,8 +496,7 @@ def _build_unmarked(stage: Stage, section: Section, boring: bool) -> Bands:
 def _traffic(stage: Stage, section: Section, conditions: Conditions, boring: bool, ego: tuple[int, float]) -> None:
     """Fill the lanes with moving vehicles; none is closer to the ego car than the least gap."""
     world, rng = stage.world, stage.rng
-    names = ("car", "truck", "bus", "train")
-    lengths = {"car": 4.6, "truck": 14.0, "bus": 11.5, "train": 27.5, "pickup": 5.2}
+    lengths = {"car": 4.6, "truck": 14.0, "bus": 11.5, "train": 27.5}
     density = uniform(rng, world.vehicles_per_100m) * (0.06 if boring else 1.0)
     for side in (-1, 1):
         along = side == section.traffic_side
@@ -525,7 +507,7 @@ def _traffic(stage: Stage, section: Section, conditions: Conditions, boring: boo
             s = float(rng.uniform(8.0, 45.0)) if own_lane else -BEHIND_M
             while s < stage.end_s + 200 * (not along) and density > 0.02:
                 s += float(rng.exponential(100 / density / section.lanes)) + uniform(rng, world.oncoming_lead_gap_m)
-                kind = choose(rng, world.vehicle_weights, names)
+                kind = choose(rng, world.vehicle_weights, VEHICLES)
                 if conditions.scene == "freeway" and kind in ("train", "bus") and rng.random() < 0.8:
                     kind = "truck"
                 s += lengths[kind] / 2

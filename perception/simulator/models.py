@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from perception.simulator import textures as tx
-from perception.simulator.textures import MATERIAL_ID
+from perception.simulator.textures import MATERIAL_ID, FloatArray
 
-FloatArray = npt.NDArray[np.float32]
 CORNERS = 8  # vertices a polygon; shorter ones repeat their last vertex
 
 Point3 = tuple[float, float, float]
+Surface = tuple[int, int, int]  # material, slot (which of the thing's colour choices it follows), class
 
 
 @dataclass
@@ -27,13 +27,11 @@ class MeshBuilder:
     class_id: int
     center: Point3 = (0.0, 0.5, 0.0)  # a point inside: faces are turned away from it
     polygons: list[FloatArray] = field(default_factory=list)
-    materials: list[int] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    classes: list[int] = field(default_factory=list)
+    surfaces: list[Surface] = field(default_factory=list)  # of each polygon
     solids: list[tuple[float, float]] = field(default_factory=list)  # x, z of the middle of the solid of each polygon
     solid: tuple[float, float] = (0.0, 0.0)  # of what is added next; a model's solids are painted far to near
 
-    def face(self, points: Sequence[Point3], material: str, slot: int = 0, class_id: int | None = None) -> None:
+    def face(self, points: Sequence[Point3], material: str, slot: int = 0) -> None:
         """Add a convex polygon of 3 to 8 vertices; `slot` says which of the thing's colour choices it follows."""
         corners = np.array(points, np.float32)
         normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
@@ -41,29 +39,24 @@ class MeshBuilder:
             corners = corners[::-1]
         padding = np.repeat(corners[-1:], CORNERS - len(corners), axis=0)
         self.polygons.append(np.concatenate([corners, padding]))
-        self.materials.append(MATERIAL_ID[material])
-        self.slots.append(slot)
-        self.classes.append(self.class_id if class_id is None else class_id)
+        self.surfaces.append((MATERIAL_ID[material], slot, self.class_id))
         self.solids.append(self.solid)
 
-    def box(
-        self,
-        low: Point3,
-        high: Point3,
-        material: str,
-        slot: int = 0,
-        class_id: int | None = None,
-        top: str | None = None,
-    ) -> None:
+    def box(self, low: Point3, high: Point3, material: str, slot: int = 0, top: str | None = None) -> None:
         """Add the four sides and the top of an axis-aligned box."""
         (x0, y0, z0), (x1, y1, z1) = low, high
         keep, self.center = self.center, ((x0 + x1) / 2, (y0 + y1) / 2, (z0 + z1) / 2)
-        self.face([(x0, y0, z0), (x0, y1, z0), (x0, y1, z1), (x0, y0, z1)], material, slot, class_id)
-        self.face([(x1, y0, z0), (x1, y1, z0), (x1, y1, z1), (x1, y0, z1)], material, slot, class_id)
-        self.face([(x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)], material, slot, class_id)
-        self.face([(x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)], material, slot, class_id)
-        self.face([(x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)], top or material, slot, class_id)
+        for x in (x0, x1):
+            self.face([(x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)], material, slot)
+        for z in (z1, z0):
+            self.face([(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)], material, slot)
+        self.face([(x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)], top or material, slot)
         self.center = keep
+
+    def across(self, low: Point3, high: Point3, material: str, slot: int = 0) -> None:
+        """Add a face that is symmetric in x, from (-x, y, z) and (x, y, z) of `low` to those of `high`."""
+        (x0, y0, z0), (x1, y1, z1) = low, high
+        self.face([(-x0, y0, z0), (x0, y0, z0), (x1, y1, z1), (-x1, y1, z1)], material, slot)
 
 
 def _wheel(mesh: MeshBuilder, x: float, z: float, radius: float) -> None:
@@ -94,20 +87,11 @@ def car_mesh(style: int) -> MeshBuilder:
     nose, tail = (waist - 0.3, end), (waist - 0.12, -end)
     deck = ((waist, end - hood), (waist, -end + 0.2))
     for x in (-half, half):
-        side = [
-            (low + 0.1, -end),
-            tail,
-            deck[1],
-            deck[0],
-            (waist - 0.14, end - 0.15),
-            nose,
-            (low + 0.1, end),
-            (low, 0.0),
-        ]
-        mesh.face([(x, y, z) for y, z in side], "body")
+        bumpers = ((waist - 0.14, end - 0.15), nose, (low + 0.1, end), (low, 0.0))
+        mesh.face([(x, y, z) for y, z in ((low + 0.1, -end), tail, deck[1], deck[0], *bumpers)], "body")
     outline = ((low, end), nose, *deck, tail, (low, -end))  # from the front bumper over the deck to the rear one
     for (y0, z0), (y1, z1) in pairwise(outline):
-        mesh.face([(-half, y0, z0), (half, y0, z0), (half, y1, z1), (-half, y1, z1)], "body")
+        mesh.across((half, y0, z0), (half, y1, z1), "body")
     for x in (-half, half):
         for z in (-end + 0.85, end - 0.85):
             _wheel(mesh, x, z, 0.33 if style < 3 else 0.37)
@@ -132,30 +116,12 @@ def _cabin(
     inset: float,
 ) -> None:  # fmt: skip
     """Add windscreen, rear window, side windows and roof between z `rear` (foot, top) and `front` (top, foot)."""
-    foot, top = half - 0.04, half - inset
-    mesh.face(
-        [(-foot, waist, front[1]), (foot, waist, front[1]), (top, height, front[0]), (-top, height, front[0])], "body"
-    )
-    mesh.face(
-        [(-foot, waist, rear[0]), (foot, waist, rear[0]), (top, height, rear[1]), (-top, height, rear[1])], "body"
-    )
-    rise = height - waist
-    for (z_foot, z_top), sign in ((front, 1), (rear, -1)):
-        z0, z1 = (z_top, z_foot) if sign > 0 else (z_foot, z_top)
-        a, b = (z1, z0) if sign > 0 else (z0, z1)
-        lower, upper = a + 0.1 * (b - a), a + 0.88 * (b - a)
-        out = 0.015 * sign
-        x0, x1 = foot - 0.1, top - 0.06
-        mesh.face(
-            [
-                (-x0, waist + 0.1 * rise, lower + out),
-                (x0, waist + 0.1 * rise, lower + out),
-                (x1, waist + 0.88 * rise, upper + out),
-                (-x1, waist + 0.88 * rise, upper + out),
-            ],
-            "glass",
-            1,
-        )
+    foot, top, rise = half - 0.04, half - inset, height - waist
+    mesh.across((foot, waist, front[1]), (top, height, front[0]), "body")
+    mesh.across((foot, waist, rear[0]), (top, height, rear[1]), "body")
+    for (a, b), out in ((front, 0.015), (rear, -0.015)):
+        lower = (foot - 0.1, waist + 0.1 * rise, a + 0.1 * (b - a) + out)
+        mesh.across(lower, (top - 0.06, waist + 0.88 * rise, a + 0.88 * (b - a) + out), "glass", 1)
     for side in (-1.0, 1.0):
         mesh.face([(side * foot, waist, rear[0]), (side * foot, waist, front[1]), (side * top, height, front[0]),
                    (side * top, height, rear[1])], "body")  # fmt: skip
@@ -164,14 +130,10 @@ def _cabin(
         z_low = (rear[0] + 0.22 * (rear[1] - rear[0]) + 0.06, front[1] - 0.22 * (front[1] - front[0]) - 0.1)
         z_high = (rear[1] - 0.02, front[0] - 0.02)
         middle = (z_low[0] + z_low[1]) / 2
-        for a, b, c, d in (
-            (z_low[0], middle - 0.04, middle - 0.04, z_high[0]),
-            (middle + 0.04, z_low[1], z_high[1], middle + 0.04),
-        ):
+        behind, before = middle - 0.04, middle + 0.04
+        for a, b, c, d in ((z_low[0], behind, behind, z_high[0]), (before, z_low[1], z_high[1], before)):
             mesh.face([(x0, y0, a), (x0, y0, b), (x1, y1, c), (x1, y1, d)], "glass", 1)
-    mesh.face(
-        [(-top, height, rear[1]), (top, height, rear[1]), (top, height, front[0]), (-top, height, front[0])], "body"
-    )
+    mesh.across((top, height, rear[1]), (top, height, front[0]), "body")
 
 
 def _side_windows(mesh: MeshBuilder, half: float, y0: float, y1: float, z0: float, z1: float, panes: int) -> None:
@@ -319,15 +281,13 @@ class Sprite:
     """Hold an upright cut-out that turns to the camera.
 
     `parts`: (height, width) uint8, 0 = nothing, p = part p; `width_m`, `height_m` its size, standing on the ground at
-    its lower edge, centred. `materials`, `slots`, `classes`: by part, entry 0 unused.
+    its lower edge, centred. `surfaces`: material, slot and class of parts 1, 2, ...
     """
 
     parts: npt.NDArray[np.uint8]
     width_m: float
     height_m: float
-    materials: tuple[int, ...]
-    slots: tuple[int, ...]
-    classes: tuple[int, ...]
+    surfaces: tuple[Surface, ...]
 
 
 class Canvas:
@@ -336,14 +296,12 @@ class Canvas:
     def __init__(self, width_m: float, height_m: float, px_per_m: float, class_id: int) -> None:
         self.size_m, self.scale, self.class_id = (width_m, height_m), px_per_m, class_id
         self.map = np.zeros((round(height_m * px_per_m), round(width_m * px_per_m)), np.uint8)
-        self.materials, self.slots, self.classes = [0], [0], [0]
+        self.surfaces: list[Surface] = []
 
     def part(self, material: str, slot: int = 0, class_id: int | None = None) -> int:
         """Register a part and return its number."""
-        self.materials.append(MATERIAL_ID[material])
-        self.slots.append(slot)
-        self.classes.append(self.class_id if class_id is None else class_id)
-        return len(self.materials) - 1
+        self.surfaces.append((MATERIAL_ID[material], slot, self.class_id if class_id is None else class_id))
+        return len(self.surfaces)
 
     def _pixels(self, points: Sequence[tuple[float, float]]) -> npt.NDArray[np.int32]:
         array = np.array(points, np.float64) * [1, -1] + [self.size_m[0] / 2, self.size_m[1]]
@@ -363,20 +321,23 @@ class Canvas:
         axes = (max(1, round(radius_x * self.scale)), max(1, round(radius_y * self.scale)))
         cv2.ellipse(self.map, (int(center[0]), int(center[1])), axes, 0, 0, 360, part, -1)
 
+    def places(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return y and x in metres of every pixel: (height, width) each."""
+        rows, columns = np.mgrid[0 : self.map.shape[0], 0 : self.map.shape[1]]
+        return self.size_m[1] - rows / self.scale, columns / self.scale - self.size_m[0] / 2
+
     def sprite(self) -> Sprite:
         """Freeze the drawing."""
-        return Sprite(self.map, *self.size_m, tuple(self.materials), tuple(self.slots), tuple(self.classes))
+        return Sprite(self.map, *self.size_m, tuple(self.surfaces))
 
 
 def person_sprite(phase: float, style: int) -> Sprite:
     """Draw a walking adult (styles 0 to 3) or child (4) at a phase of the step in [0, 1)."""
-    tall = 1.0 if style < 4 else 0.72
-    c = Canvas(1.1 * tall, 1.86 * tall, 56, tx.PERSON)
+    m = 1.0 if style < 4 else 0.72  # size against an adult
+    c = Canvas(1.1 * m, 1.86 * m, 56, tx.PERSON)
     shoe, trousers, skin = c.part("shoe", 2), c.part("trousers", 1), c.part("skin", 3)
-    jacket, hair = c.part("jacket", 0), c.part("hair", 2)
-    bag = c.part("jacket", 2)
+    jacket, hair, bag = c.part("jacket", 0), c.part("hair", 2), c.part("jacket", 2)
     swing = float(np.sin(phase * 2 * np.pi)) * (0.3 if style != 3 else 0.04)
-    m = tall
     for sign in (-1, 1):  # legs
         foot_x, knee_x = sign * swing * 0.95, sign * swing * 0.5 + 0.03
         lift = max(0.0, -sign * swing) * 0.25
@@ -384,24 +345,12 @@ def person_sprite(phase: float, style: int) -> Sprite:
         c.limb(shoe, [(foot_x * m - 0.03, (0.05 + lift) * m), (foot_x * m + 0.14 * m, (0.04 + lift) * m)], 0.08 * m)
     if style == 1:  # skirt or long coat
         c.polygon(jacket, [(-0.19, 0.55), (0.21, 0.55), (0.15, 1.0), (-0.15, 1.0)])
-    c.polygon(
-        jacket,
-        [
-            (-0.17 * m, 0.86 * m),
-            (0.17 * m, 0.86 * m),
-            (0.21 * m, 1.4 * m),
-            (0.1 * m, 1.5 * m),
-            (-0.1 * m, 1.5 * m),
-            (-0.21 * m, 1.4 * m),
-        ],
-    )
+    torso = ((-0.17, 0.86), (0.17, 0.86), (0.21, 1.4), (0.1, 1.5), (-0.1, 1.5), (-0.21, 1.4))
+    c.polygon(jacket, [(x * m, y * m) for x, y in torso])
     for sign in (-1, 1):  # arms
         hand = sign * swing * 0.9
-        c.limb(
-            jacket,
-            [(sign * 0.19 * m, 1.38 * m), (sign * 0.23 * m - hand * 0.4, 1.1 * m), (sign * 0.2 * m - hand, 0.86 * m)],
-            0.1 * m,
-        )
+        elbow, wrist = (sign * 0.23 * m - hand * 0.4, 1.1 * m), (sign * 0.2 * m - hand, 0.86 * m)
+        c.limb(jacket, [(sign * 0.19 * m, 1.38 * m), elbow, wrist], 0.1 * m)
         c.ellipse(skin, sign * 0.2 * m - hand, 0.83 * m, 0.045, 0.055)
     if style == 2:
         c.polygon(bag, [(0.2, 0.72), (0.42, 0.72), (0.4, 1.02), (0.24, 1.02)])
@@ -411,14 +360,13 @@ def person_sprite(phase: float, style: int) -> Sprite:
     return c.sprite()
 
 
-def _cycle(c: Canvas, class_id: int, base: float, radius: float, motor: bool) -> None:
-    tyre, spokes = c.part("tyre", 2, class_id), c.part("spokes", 1, class_id)
-    frame = c.part("frame", 0, class_id)
+def _cycle(c: Canvas, base: float, radius: float, motor: bool) -> None:
+    tyre, spokes, frame = c.part("tyre", 2), c.part("spokes", 1), c.part("frame", 0)
     for x in (-base / 2, base / 2):
         c.ellipse(tyre, x, radius, radius, radius)
         c.ellipse(spokes, x, radius, radius - 0.07, radius - 0.07)
     if motor:
-        body, seat = c.part("body", 0, class_id), c.part("trim", 1, class_id)
+        body, seat = c.part("body", 0), c.part("trim", 1)
         c.polygon(seat, [(-0.5, 0.36), (0.3, 0.3), (0.42, 0.62), (-0.3, 0.66)])
         c.polygon(body, [(-0.02, 0.62), (0.5, 0.66), (0.42, 0.98), (0.2, 1.02), (-0.05, 0.85)])
         c.polygon(body, [(-0.95, 0.78), (-0.85, 0.92), (-0.3, 0.8), (-0.3, 0.62)])
@@ -429,14 +377,13 @@ def _cycle(c: Canvas, class_id: int, base: float, radius: float, motor: bool) ->
     c.limb(frame, [hub, pedal, head, (-0.2, 0.82), pedal], 0.055)
     c.limb(frame, [hub, (-0.2, 0.82), (-0.24, 0.95)], 0.05)
     c.limb(frame, [(base / 2, radius), head, (base / 2 - 0.27, 1.02), (base / 2 - 0.12, 1.04)], 0.05)
-    c.limb(c.part("trim", 1, class_id), [(-0.36, 0.96), (-0.12, 0.96)], 0.06)
+    c.limb(c.part("trim", 1), [(-0.36, 0.96), (-0.12, 0.96)], 0.06)
 
 
 def side_rider_sprite(motor: bool, ridden: bool, phase: float = 0.0) -> Sprite:
     """Draw a bicycle or motorcycle from its side, with or without its rider."""
-    class_id = tx.MOTORCYCLE if motor else tx.BICYCLE
-    c = Canvas(2.3, 1.9 if ridden else 1.2, 56, class_id)
-    _cycle(c, class_id, 1.35 if motor else 1.05, 0.32 if motor else 0.34, motor)
+    c = Canvas(2.3, 1.9 if ridden else 1.2, 56, tx.MOTORCYCLE if motor else tx.BICYCLE)
+    _cycle(c, 1.35 if motor else 1.05, 0.32 if motor else 0.34, motor)
     if not ridden:
         return c.sprite()
     jacket, trousers = c.part("jacket", 0, tx.RIDER), c.part("trousers", 1, tx.RIDER)
@@ -445,16 +392,8 @@ def side_rider_sprite(motor: bool, ridden: bool, phase: float = 0.0) -> Sprite:
     foot = (0.05 + 0.13 * float(np.cos(phase * 2 * np.pi)), 0.3 + 0.13 * float(np.sin(phase * 2 * np.pi)))
     c.limb(trousers, [(-0.26, seat_y), (0.12, seat_y - 0.12 + foot[1] * 0.15), foot], 0.15)
     c.limb(shoe, [foot, (foot[0] + 0.14, foot[1] - 0.02)], 0.08)
-    c.polygon(
-        jacket,
-        [
-            (-0.4, seat_y - 0.06),
-            (-0.16, seat_y - 0.08),
-            (0.18, seat_y + 0.48),
-            (-0.02, seat_y + 0.58),
-            (-0.2, seat_y + 0.5),
-        ],
-    )
+    torso = ((-0.4, -0.06), (-0.16, -0.08), (0.18, 0.48), (-0.02, 0.58), (-0.2, 0.5))
+    c.polygon(jacket, [(x, seat_y + y) for x, y in torso])
     c.limb(jacket, [(0.05, seat_y + 0.46), (0.18, seat_y + 0.2), (0.38, seat_y + 0.12)], 0.1)
     c.ellipse(skin, 0.12, seat_y + 0.7, 0.1, 0.125)
     c.ellipse(helmet, 0.09, seat_y + 0.77, 0.12, 0.1)
@@ -463,15 +402,12 @@ def side_rider_sprite(motor: bool, ridden: bool, phase: float = 0.0) -> Sprite:
 
 def end_rider_sprite(motor: bool, ridden: bool) -> Sprite:
     """Draw a bicycle or motorcycle from behind or ahead, with or without its rider."""
-    class_id = tx.MOTORCYCLE if motor else tx.BICYCLE
-    c = Canvas(0.95, 1.86 if ridden else 1.15, 64, class_id)
+    c = Canvas(0.95, 1.86 if ridden else 1.15, 64, tx.MOTORCYCLE if motor else tx.BICYCLE)
     tyre, frame = c.part("tyre", 2), c.part("frame", 0)
-    width = 0.15 if motor else 0.07
-    c.limb(tyre, [(0, 0.05), (0, 0.66)], width)
+    c.limb(tyre, [(0, 0.05), (0, 0.66)], 0.15 if motor else 0.07)
     if motor:
-        c.polygon(
-            c.part("body", 0), [(-0.2, 0.42), (0.2, 0.42), (0.24, 0.8), (0.12, 0.98), (-0.12, 0.98), (-0.24, 0.8)]
-        )
+        fairing = [(-0.2, 0.42), (0.2, 0.42), (0.24, 0.8), (0.12, 0.98), (-0.12, 0.98), (-0.24, 0.8)]
+        c.polygon(c.part("body", 0), fairing)
         c.polygon(c.part("taillight", 1), [(-0.08, 0.72), (0.08, 0.72), (0.08, 0.8), (-0.08, 0.8)])
     c.limb(frame, [(0, 0.4), (0, 1.0)], 0.08)
     c.limb(frame, [(-0.32, 1.02), (0.32, 1.02)], 0.05)
@@ -556,9 +492,7 @@ def tree_sprite(rng: np.random.Generator, style: int) -> Sprite:
     _branches(rng, c, bark, (0.0, trunk), height * 0.3, np.pi / 2, 5 if style == 3 else 3)
     if style == 3:
         return c.sprite()
-    rows, columns = np.mgrid[0 : c.map.shape[0], 0 : c.map.shape[1]]
-    y = height - rows / c.scale
-    x = columns / c.scale - width / 2
+    y, x = c.places()
     if style == 2:
         reach = (height - y) / (height - trunk) * width * 0.45 * (0.75 + 0.25 * np.cos(y * 6.0))
         density = np.where(y > trunk, 1.15 - np.abs(x) / np.maximum(reach, 0.05), -1.0)
@@ -571,9 +505,7 @@ def tree_sprite(rng: np.random.Generator, style: int) -> Sprite:
             cx = float(np.clip(rng.normal(0, width * 0.17), -reach_x, reach_x))
             cy = center + float(np.clip(rng.normal(0, (height - trunk) * 0.16), -reach_y, reach_y))
             density = np.maximum(density, 1.1 - np.hypot(x - cx, (y - cy) * 0.85) / r)
-    size = 256
-    noise = tx.periodic_noise(rng, 0.9, size)[: c.map.shape[0], : c.map.shape[1]]
-    lumps = tx.periodic_noise(rng, 1.6, size)[: c.map.shape[0], : c.map.shape[1]]
+    noise, lumps = (tx.periodic_noise(rng, falloff, 256)[: len(y), : len(y[0])] for falloff in (0.9, 1.6))
     crown = density + 0.13 * noise + 0.1 * lumps > 0.12
     lit = 0.5 * lumps + (y - height * 0.6) / height * 2.2 - x / width * 0.8 + 0.15 * noise
     c.map[crown] = middle
@@ -598,9 +530,8 @@ def bush_sprite(rng: np.random.Generator) -> Sprite:
     """Grow a bush of 2.4 by 1.5 m."""
     c = Canvas(2.4, 1.5, 32, tx.VEGETATION)
     dark, light = c.part("leaves", 0), c.part("leaves", 0)
-    rows, columns = np.mgrid[0 : c.map.shape[0], 0 : c.map.shape[1]]
-    y, x = 1.5 - rows / c.scale, columns / c.scale - 1.2
-    noise = tx.periodic_noise(rng, 0.9)[: c.map.shape[0], : c.map.shape[1]]
+    y, x = c.places()
+    noise = tx.periodic_noise(rng, 0.9)[: len(y), : len(y[0])]
     full = 1.0 - np.hypot(x / 1.15, (y - 0.35) / 1.1) + 0.12 * noise > 0.06
     c.map[full] = dark
     c.map[full & (y + 0.15 * noise > 0.75)] = light
@@ -611,25 +542,21 @@ def bush_sprite(rng: np.random.Generator) -> Sprite:
 class Library:
     """Hold every model. Meshes are runs of polygons in one pool; sprites follow the meshes in numbering.
 
-    `polygons`: (polygon, 8, 3) float32 m; `materials`, `slots`, `classes`: (polygon,); `first`, `count`: (mesh,).
-    `solids`: (polygon, 2) x and z of the middle of the solid it belongs to.
-    `sprite_size_m`: (sprite, 2) width and height; the sprites' parts are runs too: `part_materials`, `part_slots`,
-    `part_classes`: (part,); `part_first`, `part_count`: (sprite,).
-    `number`: the model number(s) of every name.
+    `polygons`: (polygon, 8, 3) float32 m; `solids`: (polygon, 2) x and z of the middle of the solid it belongs to.
+    `first`, `count`: (mesh,). The surfaces are those of the polygons, then those of the sprites' parts, which are runs
+    too: `materials`, `slots`, `classes`: (surface,); `part_first` (a surface), `part_count`: (sprite,).
+    `sprite_size_m`: (sprite, 2) width and height. `number`: the model number(s) of every name.
     """
 
     polygons: FloatArray
-    materials: npt.NDArray[np.int32]
-    slots: npt.NDArray[np.int32]
-    classes: npt.NDArray[np.int32]
     solids: FloatArray
     first: npt.NDArray[np.int32]
     count: npt.NDArray[np.int32]
+    materials: npt.NDArray[np.int32]
+    slots: npt.NDArray[np.int32]
+    classes: npt.NDArray[np.int32]
     sprites: tuple[Sprite, ...]
     sprite_size_m: FloatArray
-    part_materials: npt.NDArray[np.int32]
-    part_slots: npt.NDArray[np.int32]
-    part_classes: npt.NDArray[np.int32]
     part_first: npt.NDArray[np.int32]
     part_count: npt.NDArray[np.int32]
     number: dict[str, tuple[int, ...]]
@@ -678,31 +605,25 @@ def _sprites(rng: np.random.Generator) -> dict[str, list[Sprite]]:
 @lru_cache(maxsize=2)
 def build_library(seed: int) -> Library:
     """Build every model; the seed grows the plants."""
-    number: dict[str, tuple[int, ...]] = {}
-    meshes: list[MeshBuilder] = []
-    for name, group in _meshes().items():
-        number[name] = tuple(range(len(meshes), len(meshes) + len(group)))
-        meshes.extend(group)
-    sprites: list[Sprite] = []
-    for name, cutouts in _sprites(np.random.default_rng([seed, 11])).items():
-        number[name] = tuple(range(len(meshes) + len(sprites), len(meshes) + len(sprites) + len(cutouts)))
-        sprites.extend(cutouts)
-    counts = np.array([len(m.polygons) for m in meshes], np.int32)
-    part_counts = np.array([len(s.materials) - 1 for s in sprites], np.int32)
+    groups: dict[str, Sequence[MeshBuilder | Sprite]] = {**_meshes(), **_sprites(np.random.default_rng([seed, 11]))}
+    models = [model for group in groups.values() for model in group]
+    meshes = [model for model in models if isinstance(model, MeshBuilder)]
+    sprites = [model for model in models if isinstance(model, Sprite)]
+    numbers = iter(range(len(models)))
+    counts = np.array([len(model.surfaces) for model in models], np.int32)
+    first = (np.cumsum(counts) - counts).astype(np.int32)
+    materials, slots, classes = np.concatenate([np.array(model.surfaces, np.int32) for model in models]).T
     return Library(
         polygons=np.concatenate([np.stack(m.polygons) for m in meshes]),
-        materials=np.concatenate([np.array(m.materials, np.int32) for m in meshes]),
-        slots=np.concatenate([np.array(m.slots, np.int32) for m in meshes]),
-        classes=np.concatenate([np.array(m.classes, np.int32) for m in meshes]),
         solids=np.concatenate([np.array(m.solids, np.float32) for m in meshes]),
-        first=np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32),
-        count=counts,
+        first=first[: len(meshes)],
+        count=counts[: len(meshes)],
+        materials=np.ascontiguousarray(materials),
+        slots=np.ascontiguousarray(slots),
+        classes=np.ascontiguousarray(classes),
         sprites=tuple(sprites),
         sprite_size_m=np.array([(s.width_m, s.height_m) for s in sprites], np.float32),
-        part_materials=np.concatenate([s.materials[1:] for s in sprites]).astype(np.int32),
-        part_slots=np.concatenate([s.slots[1:] for s in sprites]).astype(np.int32),
-        part_classes=np.concatenate([s.classes[1:] for s in sprites]).astype(np.int32),
-        part_first=(np.cumsum(part_counts) - part_counts).astype(np.int32),
-        part_count=part_counts,
-        number=number,
+        part_first=first[len(meshes) :],
+        part_count=counts[len(meshes) :],
+        number={name: tuple(islice(numbers, len(group))) for name, group in groups.items()},
     )

@@ -6,6 +6,7 @@ as `plane` with 1/z = plane . ray, and its texture axes, so that depth and textu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,9 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from perception.simulator.layout import Camera, Road
-from perception.simulator.textures import TILE_LEVELS, TILE_PX, Tiles
+from perception.simulator.textures import TILE_LEVELS, TILE_PX, FloatArray, Tiles
 
-FloatArray = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+Doubles = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.uint16]  # of surfaces, one a sample
+Packed = npt.NDArray[np.uint32]  # colours with glow in one number
+Vertices = npt.NDArray[np.int32] | None  # of a polygon for cv2, in fixed point; None for what is out of sight
 NEAR_M = 0.4
 SHIFT = 4  # fractional bits of polygon vertices
 
@@ -49,16 +54,14 @@ def make_view(camera: Camera, height: int, width: int) -> View:
     return View(width, height, focal, camera.height_m, camera.pitch_rad, ray_x, ray_y)
 
 
-def to_camera(view: View, x: FloatArray, y_up: FloatArray, z: FloatArray) -> FloatArray:
+def to_camera(view: View, x: FloatArray, y_up: FloatArray | np.float32, z: FloatArray) -> FloatArray:
     """Turn points right of, above the ground and ahead of the ego car into camera axes (..., 3)."""
     sine, cosine = np.float32(np.sin(view.pitch_rad)), np.float32(np.cos(view.pitch_rad))
     below = np.float32(view.height_m) - y_up
     return np.stack([x, below * cosine - z * sine, z * cosine + below * sine], axis=-1)
 
 
-def road_to_ego(road: Road, ego_s: float, s: npt.NDArray[np.float64], d: npt.NDArray[np.float64]) -> tuple[
-    npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]
-]:  # fmt: skip
+def road_to_ego(road: Road, ego_s: float, s: Doubles, d: Doubles) -> tuple[Doubles, Doubles, Doubles]:
     """Turn road coordinates into metres right of and ahead of the ego car, and the road's heading there (radians)."""
     angle = road.curvature_per_m * (s - ego_s)
     if road.curvature_per_m == 0.0:
@@ -68,9 +71,7 @@ def road_to_ego(road: Road, ego_s: float, s: npt.NDArray[np.float64], d: npt.NDA
     return x, z, angle
 
 
-def ego_to_road(road: Road, x: npt.NDArray[np.float64], z: npt.NDArray[np.float64]) -> tuple[
-    npt.NDArray[np.float64], npt.NDArray[np.float64]
-]:  # fmt: skip
+def ego_to_road(road: Road, x: Doubles, z: Doubles) -> tuple[Doubles, Doubles]:
     """Turn metres right of and ahead of the ego car into s ahead of it and d."""
     if road.curvature_per_m == 0.0:
         return z, x + road.ego_d_m
@@ -112,14 +113,14 @@ def _fixed_point(view: View, points: FloatArray) -> npt.NDArray[np.int32]:
     return np.rint(pixels * (1 << SHIFT)).astype(np.int32)
 
 
-def polygon_pixels(view: View, points: FloatArray) -> list[npt.NDArray[np.int32] | None]:
+def polygon_pixels(view: View, points: FloatArray) -> list[Vertices]:
     """Project convex polygons (polygon, vertex, 3) to fixed-point vertices for cv2; None for what is out of sight."""
     near = points[..., 2].min(axis=1) < NEAR_M
     pixels = _fixed_point(view, np.where(near[:, None, None], np.float32(1.0), points))
     low, high = pixels.min(axis=1), pixels.max(axis=1)
     limit = np.array([view.width, view.height]) << SHIFT
     seen = ((high > 0) & (low < limit)).all(axis=1)
-    fixed: list[npt.NDArray[np.int32] | None] = list(pixels)
+    fixed: list[Vertices] = list(pixels)
     for i in np.flatnonzero(~seen & ~near).tolist():
         fixed[i] = None
     rows = np.flatnonzero(near)
@@ -132,21 +133,13 @@ def polygon_pixels(view: View, points: FloatArray) -> list[npt.NDArray[np.int32]
     return fixed
 
 
-def fill(
-    buffer: npt.NDArray[np.uint16] | npt.NDArray[np.uint8], polygon: npt.NDArray[np.int32] | None, value: int
-) -> None:
+def fill(buffer: Numbers | Bytes, polygon: Vertices, value: int) -> None:
     """Fill a convex polygon of fixed-point vertices; None fills nothing."""
     if polygon is not None:
         cv2.fillConvexPoly(buffer, polygon, value, cv2.LINE_8, SHIFT)
 
 
-def stamp(
-    buffer: npt.NDArray[np.uint16],
-    parts: npt.NDArray[np.uint8],
-    flip: bool,
-    box: tuple[float, float, float, float],
-    first: int,
-) -> None:
+def stamp(buffer: Numbers, parts: Bytes, flip: bool, box: Sequence[float], first: int) -> None:
     """Stamp a part map over the pixel box (left, top, right, bottom); part p writes surface number first + p - 1."""
     rows, columns = parts.shape
     left, top, right, bottom = box
@@ -159,11 +152,9 @@ def stamp(
     if flip:
         start_x, step_x = columns - 1 - start_x, -step_x
     matrix = np.array([[step_x, 0.0, start_x], [0.0, step_y, start_y]])
-    part = np.asarray(
-        cv2.warpAffine(parts, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP), np.uint8
-    )
-    number = part + np.uint16(first - 1)
-    cv2.copyTo(number, part, buffer[y0:y1, x0:x1])
+    nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    part = np.asarray(cv2.warpAffine(parts, matrix, (x1 - x0, y1 - y0), flags=nearest), np.uint8)
+    cv2.copyTo(part + np.uint16(first - 1), part, buffer[y0:y1, x0:x1])
 
 
 @dataclass(frozen=True)
@@ -181,9 +172,7 @@ class Surfaces:
     tile: npt.NDArray[np.int32]
 
 
-def sample_tiles(
-    tiles: Tiles, tile: npt.NDArray[np.int32], u: FloatArray, v: FloatArray, texels: FloatArray
-) -> npt.NDArray[np.uint32]:
+def sample_tiles(tiles: Tiles, tile: npt.NDArray[np.int32], u: FloatArray, v: FloatArray, texels: FloatArray) -> Packed:
     """Look texels up at tile coordinates u, v (in tiles, repeating) with `texels` a sample choosing the mip level."""
     level = (np.maximum(texels, np.float32(1.0)).view(np.int32) >> 23) - 127  # floor of log2
     np.minimum(level, TILE_LEVELS - 1, out=level)
@@ -197,7 +186,7 @@ def sample_tiles(
 
 def shade_surfaces(
     tiles: Tiles, surfaces: Surfaces, number: npt.NDArray[np.intp], ray_x: FloatArray, ray_y: FloatArray
-) -> tuple[npt.NDArray[np.uint32], FloatArray]:
+) -> tuple[Packed, FloatArray]:
     """Return the packed texel and 1/z of every sample from its surface's number and ray."""
 
     def column(values: FloatArray) -> FloatArray:

@@ -11,30 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from perception.errors import InputError
+from perception.simulator import raster
 from perception.simulator import textures as tx
 from perception.simulator.atmosphere import Look, draw_look, finish, paint_backdrop
 from perception.simulator.conditions import Conditions
 from perception.simulator.layout import GROUND, Layout, draw_layout
 from perception.simulator.models import Library, build_library
-from perception.simulator.raster import (
-    SHIFT,
-    Surfaces,
-    View,
-    ego_to_road,
-    fill,
-    make_view,
-    polygon_pixels,
-    project,
-    road_to_ego,
-    sample_tiles,
-    shade_surfaces,
-    stamp,
-    to_camera,
-)
-from perception.simulator.textures import Looks, Tiles, build_looks, build_noise, build_tiles
+from perception.simulator.raster import Bytes, Doubles, Numbers, Packed, Surfaces, Vertices, View
+from perception.simulator.textures import FloatArray, Looks, Tiles, build_looks, build_noise, build_tiles
 from perception.simulator.world import RENDERINGS, Rendering, World
 
-FloatArray = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
+GROUND_LEVEL = np.float32(0)
 FAR_M = 900.0  # where the ground ends and the backdrop begins
 MARKS_M = 90.0  # lane marks farther away are thinner than a sample
 BACKDROP_M = 350.0  # depth of hills and woods on the backdrop, for the air before them
@@ -55,9 +44,9 @@ class Scene:
     thing in every frame of the drive.
     """
 
-    image: npt.NDArray[np.uint8]
-    label: npt.NDArray[np.uint8]
-    instances: npt.NDArray[np.uint16]
+    image: Bytes
+    label: Bytes
+    instances: Numbers
     conditions: Conditions
 
 
@@ -69,11 +58,11 @@ class Ground:
     that is hit (0 above the horizon); `backdrop` (height, width) uint32 packed colours.
     """
 
-    surface: npt.NDArray[np.uint16]
+    surface: Numbers
     s: FloatArray
     d: FloatArray
     z: FloatArray
-    backdrop: npt.NDArray[np.uint32]
+    backdrop: Packed
 
 
 @dataclass(frozen=True)
@@ -92,7 +81,7 @@ class Drive:
     polygon_owner: npt.NDArray[np.int32]  # thing of every mesh polygon of the drive
     polygon_source: npt.NDArray[np.int32]  # its polygon in the library
     number: npt.NDArray[np.int32]  # k of every thing
-    wild: npt.NDArray[np.bool_]  # things with random texture
+    wild: Flags  # things with random texture
 
 
 def render_drive(
@@ -123,18 +112,10 @@ def prepare_drive(
     library, tiles, looks = build_library(seed), build_tiles(rendering, seed), build_looks(rendering, seed)
     layout = draw_layout(world, library, seed, drive, frames)
     rng = np.random.default_rng([seed, drive, 3, rendering == "street"])
-    look = draw_look(
-        world,
-        rendering,
-        layout,
-        library,
-        np.random.default_rng([seed, drive, 4]),
-        rng,
-        (height_px, width_px),
-        build_noise(seed),
-    )
+    shared, noise = np.random.default_rng([seed, drive, 4]), build_noise(seed)
+    look = draw_look(world, rendering, layout, library, shared, rng, (height_px, width_px), noise)
     scale = world.supersampling
-    view = make_view(layout.camera, height_px * scale, width_px * scale)
+    view = raster.make_view(layout.camera, height_px * scale, width_px * scale)
     things = layout.things
     mesh = np.flatnonzero(things.model < len(library.first))
     counts = library.count[things.model[mesh]]
@@ -145,7 +126,7 @@ def prepare_drive(
         wild = rng.random(len(things.model)) < world.foreground_texture_randomization
     return Drive(
         world, rendering, layout, library, tiles, looks, look, view,
-        _make_ground(layout, view, look, build_noise(seed), np.random.default_rng([seed, drive, 5])),
+        _make_ground(layout, view, look, noise, np.random.default_rng([seed, drive, 5])),
         owner.astype(np.int32), (library.first[things.model[owner]] + within).astype(np.int32),
         (np.arange(len(things.model)) % 1000).astype(np.int32), wild,
     )  # fmt: skip
@@ -159,29 +140,22 @@ def _make_ground(layout: Layout, view: View, look: Look, noise: FloatArray, rng:
     distance = view.height_m / down[first:]  # along the camera's axis
     x = distance[:, None] * view.ray_x[None, :].astype(np.float64)
     ahead = np.repeat((distance * (cosine - view.ray_y[first:] * sine))[:, None], view.width, axis=1)
-    s, d = ego_to_road(road, x, ahead)
+    s, d = raster.ego_to_road(road, x, ahead)
     shape = (view.height, view.width)
     surface = np.full(shape, BACKDROP, np.uint16)
     packed = np.zeros(shape, np.uint32)
     colors, classes = paint_backdrop(layout, view, look, noise, rng)
     rows = min(len(colors), view.height)
     packed[:rows], surface[:rows] = colors[:rows], classes[:rows] + np.uint16(BACKDROP)
-    surface[first:] = np.array(road.band_classes, np.uint16)[np.searchsorted(np.array(road.band_limits_m), d)]
+    surface[first:] = np.array(road.band_surfaces, np.uint16)[np.searchsorted(np.array(road.band_limits_m), d)]
     if layout.camera.bonnet:
         _paint_bonnet(surface, packed, look, rng)
-    above = np.zeros((first, view.width), np.float32)
-    return Ground(
-        surface,
-        np.concatenate([above, s.astype(np.float32)]),
-        np.concatenate([above, d.astype(np.float32)]),
-        np.concatenate([above, np.repeat(distance[:, None], view.width, axis=1).astype(np.float32)]),
-        packed,
-    )
+    places = np.zeros((3, *shape), np.float32)
+    places[0, first:], places[1, first:], places[2, first:] = s, d, distance[:, None]
+    return Ground(surface, places[0], places[1], places[2], packed)
 
 
-def _paint_bonnet(
-    surface: npt.NDArray[np.uint16], packed: npt.NDArray[np.uint32], look: Look, rng: np.random.Generator
-) -> None:
+def _paint_bonnet(surface: Numbers, packed: Packed, look: Look, rng: np.random.Generator) -> None:
     """Paint the ego car's bonnet along the lower edge, lighter towards its far rim where the sky is mirrored."""
     height, width = surface.shape
     center, axes = (width // 2, round(height * 1.08)), (round(width * 0.62), round(height * 0.17))
@@ -197,12 +171,12 @@ def _paint_bonnet(
 class Painted:
     """Hold the surfaces drawn in one frame, numbered from FIRST_FREE, and the buffer that says which shows where."""
 
-    buffer: npt.NDArray[np.uint16]
+    buffer: Numbers
     surfaces: Surfaces
-    tint: npt.NDArray[np.uint32]  # (surface,) packed
-    classes: npt.NDArray[np.uint8]
-    instances: npt.NDArray[np.uint16]
-    shade: npt.NDArray[np.uint8]  # (height, width): share of light left on the ground by shadows, 255 = all
+    tint: Packed  # (surface,) packed
+    classes: Bytes
+    instances: Numbers
+    shade: Bytes  # (height, width): share of light left on the ground by shadows, 255 = all
 
 
 def render_frame(drive: Drive, seed: int, number: int, frame: int) -> Scene:
@@ -228,13 +202,6 @@ def _depth_key(x: npt.NDArray[Any], z: npt.NDArray[Any]) -> npt.NDArray[np.float
     return np.asarray(z + 0.8 * np.abs(x), np.float32)
 
 
-def _far_to_near(
-    layer: npt.NDArray[np.int32], key: FloatArray, owner: npt.NDArray[Any], rank: npt.NDArray[np.int32]
-) -> npt.NDArray[np.intp]:
-    """Order polygons and sprites for painting: by layer, by depth of their solid, and as their model lists them."""
-    return np.lexsort((rank, owner, -key, -layer))
-
-
 def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
     """Draw everything far to near into the surface buffer."""
     view, road, things, library = drive.view, drive.layout.road, drive.layout.things, drive.library
@@ -243,65 +210,52 @@ def _paint(drive: Drive, ego_s: float, time_s: float) -> Painted:
     _draw_decals(drive, buffer, ego_s)
     s = things.s + things.speed_s * time_s
     d = things.d + things.speed_d * time_s
-    x, z, heading = road_to_ego(road, ego_s, s, d)
+    x, z, heading = raster.road_to_ego(road, ego_s, s, d)
     reach = 0.5 * things.scale[:, 2] + 6.0
-    visible = (
-        (z > -reach)
-        & (z < drive.world.view_distance_m)
-        & (np.abs(x) < reach + 3.0 + z * 0.52 / drive.layout.camera.focal_widths)
-    )
+    beside = np.abs(x) < reach + 3.0 + z * 0.52 / drive.layout.camera.focal_widths
+    visible = (z > -reach) & (z < drive.world.view_distance_m) & beside
     shade = np.full(buffer.shape, 255, np.uint8)
     _draw_shadows(drive, shade, visible, x, z, heading + things.yaw)
     mesh = _mesh_polygons(drive, visible, x, z, heading)
     sprites = _sprite_things(drive, visible, x, z, time_s)
-    order = _far_to_near(
-        np.concatenate([things.layer[mesh.owner], things.layer[sprites.thing]]),
-        np.concatenate([mesh.key, _depth_key(x[sprites.thing], z[sprites.thing])]),
-        np.concatenate([mesh.owner, sprites.thing]),
-        np.concatenate([mesh.rank, np.zeros(len(sprites.thing), np.int32)]),
+    # By layer, by depth of their solid, and as their model lists them; lexsort takes the last key first.
+    order = np.lexsort(
+        (
+            np.concatenate([mesh.rank, np.zeros(len(sprites.thing), np.int32)]),
+            np.concatenate([mesh.owner, sprites.thing]),
+            -np.concatenate([mesh.key, _depth_key(x[sprites.thing], z[sprites.thing])]),
+            -np.concatenate([things.layer[mesh.owner], things.layer[sprites.thing]]),
+        )
     )
-    first_sprite = FIRST_FREE + len(mesh.owner)
-    pixels = polygon_pixels(view, mesh.points)
-    count = len(mesh.owner)
-    fill_convex = cv2.fillConvexPoly
+    count, pixels = len(mesh.owner), raster.polygon_pixels(view, mesh.points)
     sprite, flip, boxes = sprites.sprite.tolist(), sprites.flip.tolist(), sprites.boxes.tolist()
-    first = (sprites.first + first_sprite).tolist()
+    first = (sprites.first + FIRST_FREE + count).tolist()
     for i in order.tolist():
         if i < count:
-            polygon = pixels[i]
-            if polygon is not None:
-                fill_convex(buffer, polygon, FIRST_FREE + i, cv2.LINE_8, SHIFT)
+            raster.fill(buffer, pixels[i], FIRST_FREE + i)
         else:
             j = i - count
-            stamp(buffer, library.sprites[sprite[j]].parts, flip[j], boxes[j], first[j])
+            raster.stamp(buffer, library.sprites[sprite[j]].parts, flip[j], boxes[j], first[j])
     if bonnet is not None:
         buffer[bonnet] = BONNET
     return _collect(drive, buffer, shade, mesh, sprites)
 
 
-def _draw_decals(drive: Drive, buffer: npt.NDArray[np.uint16], ego_s: float) -> None:
+def _draw_decals(drive: Drive, buffer: Numbers, ego_s: float) -> None:
     """Draw lane marks and crossing streets onto the ground."""
     decals, view = drive.layout.decals, drive.view
-    if not len(decals.surface):
-        return
     s = decals.corners[..., 0]
-    near = (s.max(axis=1) > ego_s + 1.0) & (s.min(axis=1) < ego_s + MARKS_M)
-    chosen = np.flatnonzero(near)
-    x, z, _ = road_to_ego(drive.layout.road, ego_s, s[chosen], decals.corners[chosen, :, 1])
-    points = to_camera(view, x.astype(np.float32), np.zeros(x.shape, np.float32), z.astype(np.float32))
-    for polygon, surface in zip(polygon_pixels(view, points), decals.surface[chosen].tolist(), strict=True):
-        fill(buffer, polygon, surface)
+    chosen = np.flatnonzero((s.max(axis=1) > ego_s + 1.0) & (s.min(axis=1) < ego_s + MARKS_M))
+    x, z, _ = raster.road_to_ego(drive.layout.road, ego_s, s[chosen], decals.corners[chosen, :, 1])
+    points = raster.to_camera(view, x.astype(np.float32), GROUND_LEVEL, z.astype(np.float32))
+    for polygon, surface in zip(raster.polygon_pixels(view, points), decals.surface[chosen].tolist(), strict=True):
+        raster.fill(buffer, polygon, surface)
 
 
-def _draw_shadows(
-    drive: Drive, shade: npt.NDArray[np.uint8], visible: npt.NDArray[np.bool_], x: npt.NDArray[np.float64],
-    z: npt.NDArray[np.float64], heading: npt.NDArray[np.float64],
-) -> None:  # fmt: skip
+def _draw_shadows(drive: Drive, shade: Bytes, visible: Flags, x: Doubles, z: Doubles, heading: Doubles) -> None:
     """Darken the ground under and beside things: cast shadows of the sun, and contact shadows always."""
     look, library, view = drive.look, drive.library, drive.view
     chosen = np.flatnonzero(visible & (z < 70))
-    if not len(chosen):
-        return
     scale, model = drive.layout.things.scale[chosen], drive.layout.things.model[chosen]
     half_x, half_z, height = (look.footprints[model] * scale[:, [0, 2, 1]]).T
     corner_x = np.stack([-half_x, half_x, half_x, -half_x], 1)
@@ -316,16 +270,15 @@ def _draw_shadows(
         cast = np.concatenate([foot, foot + offset[:, None]], axis=1)
         for polygon in _ground_pixels(view, cast):
             if polygon is not None:
-                fill(shade, np.asarray(cv2.convexHull(polygon), np.int32), round(255 * look.light.shadow))
+                raster.fill(shade, np.asarray(cv2.convexHull(polygon), np.int32), round(255 * look.light.shadow))
     solid = (model < len(library.first)) & (z[chosen] < 45)
     for polygon in _ground_pixels(view, foot[solid]):
-        fill(shade, polygon, round(255 * min(0.45, look.light.shadow)))
+        raster.fill(shade, polygon, round(255 * min(0.45, look.light.shadow)))
 
 
-def _ground_pixels(view: View, points: FloatArray) -> list[npt.NDArray[np.int32] | None]:
+def _ground_pixels(view: View, points: FloatArray) -> list[Vertices]:
     """Project polygons (polygon, vertex, 2) of metres right and ahead on the ground."""
-    zero = np.zeros(points.shape[:2], np.float32)
-    return polygon_pixels(view, to_camera(view, points[..., 0], zero, points[..., 1]))
+    return raster.polygon_pixels(view, raster.to_camera(view, points[..., 0], GROUND_LEVEL, points[..., 1]))
 
 
 @dataclass(frozen=True)
@@ -345,10 +298,7 @@ class MeshPolygons:
     along: FloatArray  # (polygon, 3): the owner's forward axis in camera axes
 
 
-def _mesh_polygons(
-    drive: Drive, visible: npt.NDArray[np.bool_], x: npt.NDArray[np.float64], z: npt.NDArray[np.float64],
-    heading: npt.NDArray[np.float64],
-) -> MeshPolygons:  # fmt: skip
+def _mesh_polygons(drive: Drive, visible: Flags, x: Doubles, z: Doubles, heading: Doubles) -> MeshPolygons:
     view, things, library = drive.view, drive.layout.things, drive.library
     chosen = np.flatnonzero(visible[drive.polygon_owner])
     owner, source = drive.polygon_owner[chosen], drive.polygon_source[chosen]
@@ -358,24 +308,23 @@ def _mesh_polygons(
     at_x, at_z = x.astype(np.float32)[owner], z.astype(np.float32)[owner]
     world_x = local[..., 0] * cosine[:, None] + local[..., 2] * sine[:, None] + at_x[:, None]
     world_z = local[..., 2] * cosine[:, None] - local[..., 0] * sine[:, None] + at_z[:, None]
-    points = to_camera(view, world_x, local[..., 1], world_z)
+    points = raster.to_camera(view, world_x, local[..., 1], world_z)
     # Camera axes mirror local ones (y down), so the outward normal is the cross product in reverse.
     normal = np.cross(points[:, 2] - points[:, 0], points[:, 1] - points[:, 0])
     depth = np.maximum(points[..., 2].max(axis=1), 0.5)
     span = np.sqrt(np.linalg.norm(normal, axis=1)) / depth * view.focal
     keep = (np.einsum("ij,ij->i", normal, points[:, 0]) < 0) & (span > 2.0) & (points[..., 2].max(axis=1) > 0.5)
-    zero = np.zeros_like(at_x)
     pitch_sine, pitch_cosine = np.sin(view.pitch_rad), np.cos(view.pitch_rad)
     along = np.stack([sine, -cosine * pitch_sine, cosine * pitch_cosine], -1).astype(np.float32)
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
     middle = library.solids[source] * things.scale[owner][:, [0, 2]]
-    key = _depth_key(
-        middle[:, 0] * cosine + middle[:, 1] * sine + at_x, middle[:, 1] * cosine - middle[:, 0] * sine + at_z
-    )
+    middle_x = middle[:, 0] * cosine + middle[:, 1] * sine + at_x
+    middle_z = middle[:, 1] * cosine - middle[:, 0] * sine + at_z
+    key = _depth_key(middle_x, middle_z)
     rank = (source - library.first[things.model[owner]]).astype(np.int32)
     return MeshPolygons(
-        points[keep], normal[keep].astype(np.float32), to_camera(view, at_x, zero, at_z)[keep], owner[keep],
-        source[keep], rank[keep], key[keep], along[keep],
+        points[keep], normal[keep].astype(np.float32), raster.to_camera(view, at_x, GROUND_LEVEL, at_z)[keep],
+        owner[keep], source[keep], rank[keep], key[keep], along[keep],
     )  # fmt: skip
 
 
@@ -383,17 +332,15 @@ def _mesh_polygons(
 class SpriteThings:
     """Hold the sprites of a frame: `boxes` left, top, right, bottom in samples; `first` their first part's surface."""
 
-    thing: npt.NDArray[np.intp]
-    sprite: npt.NDArray[np.intp]
-    flip: npt.NDArray[np.bool_]
+    thing: Indices
+    sprite: Indices
+    flip: Flags
     boxes: FloatArray
-    first: npt.NDArray[np.intp]
+    first: Indices
     foot: FloatArray  # (sprite, 3) camera axes
 
 
-def _sprite_things(
-    drive: Drive, visible: npt.NDArray[np.bool_], x: npt.NDArray[np.float64], z: npt.NDArray[np.float64], time_s: float
-) -> SpriteThings:
+def _sprite_things(drive: Drive, visible: Flags, x: Doubles, z: Doubles, time_s: float) -> SpriteThings:
     view, things, library = drive.view, drive.layout.things, drive.library
     meshes = len(library.first)
     thing = np.flatnonzero(visible & (things.model >= meshes) & (z > 1.5))
@@ -402,8 +349,8 @@ def _sprite_things(
     flip = np.where(things.speed_d[thing] != 0, things.speed_d[thing] < 0, thing % 2 == 1)
     size = library.sprite_size_m[sprite] * things.scale[thing, :2]
     at_x, at_z = x[thing].astype(np.float32), z[thing].astype(np.float32)
-    foot = to_camera(view, at_x, np.zeros(len(thing), np.float32), at_z)
-    low, high = project(view, foot), project(view, to_camera(view, at_x, size[:, 1], at_z))
+    foot = raster.to_camera(view, at_x, GROUND_LEVEL, at_z)
+    low, high = raster.project(view, foot), raster.project(view, raster.to_camera(view, at_x, size[:, 1], at_z))
     half = size[:, 0] * np.float32(view.focal / 2) / foot[:, 2]
     boxes = np.stack([low[:, 0] - half, high[:, 1], low[:, 0] + half, low[:, 1]], axis=1)
     seen = (boxes[:, 2] > 0) & (boxes[:, 0] < view.width) & (boxes[:, 3] > 0) & (boxes[:, 3] - boxes[:, 1] > 2)
@@ -412,31 +359,22 @@ def _sprite_things(
     return SpriteThings(thing, sprite, flip, boxes, np.cumsum(parts) - parts, foot)
 
 
-def _collect(
-    drive: Drive,
-    buffer: npt.NDArray[np.uint16],
-    shade: npt.NDArray[np.uint8],
-    mesh: MeshPolygons,
-    sprites: SpriteThings,
-) -> Painted:
+def _collect(drive: Drive, buffer: Numbers, shade: Bytes, mesh: MeshPolygons, sprites: SpriteThings) -> Painted:
     """Gather class, instance, colour and plane of every surface number."""
     library, things = drive.library, drive.layout.things
     counts = library.part_count[sprites.sprite]
     part_index = np.arange(int(counts.sum())) - np.repeat(sprites.first, counts)
-    part = np.repeat(library.part_first[sprites.sprite], counts) + part_index
-    sprite_owner = np.repeat(sprites.thing, counts)
-    owner = np.concatenate([mesh.owner, sprite_owner]).astype(np.intp)
-    material = np.concatenate([library.materials[mesh.source], library.part_materials[part]]).astype(np.intp)
-    slot = np.concatenate([library.slots[mesh.source], library.part_slots[part]]).astype(np.intp)
-    classes = np.concatenate([library.classes[mesh.source], library.part_classes[part]]).astype(np.int64)
-    choice = things.colors[owner, slot].astype(np.intp)
+    surface = np.concatenate([mesh.source, np.repeat(library.part_first[sprites.sprite], counts) + part_index])
+    owner = np.concatenate([mesh.owner, np.repeat(sprites.thing, counts)]).astype(np.intp)
+    material, classes = library.materials[surface].astype(np.intp), library.classes[surface].astype(np.int64)
+    choice = things.colors[owner, library.slots[surface]].astype(np.intp)
     tile = drive.looks.tile[material, choice]
     sprite_row = np.repeat(np.arange(len(counts)), counts)
-    lit = np.ones((len(owner), 3), np.float32)
-    lit[: len(mesh.owner)] = drive.look.facing(mesh.normal, drive.view.pitch_rad)
-    lit[len(mesh.owner) :] = drive.look.facing(np.array([[0.0, 0.0, -1.0]], np.float32), drive.view.pitch_rad)
-    leafy = (material[len(mesh.owner) :] == tx.MATERIAL_ID["leaves"])[:, None]
-    lit[len(mesh.owner) :] *= np.where(leafy, (0.55 + 0.22 * part_index)[:, None], 1.0).astype(np.float32)
+    towards = np.array([[0.0, 0.0, -1.0]], np.float32)
+    leafy = material[len(mesh.owner) :] == tx.MATERIAL_ID["leaves"]
+    depth = np.where(leafy, 0.55 + 0.22 * part_index, 1.0).astype(np.float32)  # leaves are lit by layers
+    cards = drive.look.facing(towards, drive.view.pitch_rad) * depth[:, None]
+    lit = np.concatenate([drive.look.facing(mesh.normal, drive.view.pitch_rad), cards])
     tint = drive.looks.color[material, choice] * lit
     glow = np.where(drive.looks.glows[material], 255.0, drive.look.window_glow).astype(np.float32)
     tint = np.where(drive.looks.glows[material][:, None], drive.looks.color[material, choice], tint)
@@ -448,18 +386,12 @@ def _collect(
     snow[: len(mesh.owner)] = np.clip(-mesh.normal[:, 1] * 1.6 - 0.6, 0, 1) * drive.look.light.snow_cover
     tint = tint * (1 - snow[:, None]) + drive.look.snow_color * snow[:, None]
     instances = np.where(foreground, classes * 1000 + drive.number[owner], 0)
-    surfaces = _surfaces(drive, mesh, sprites, sprite_row, material, tile)
     ground_tint, ground_tile, ground_mip = _ground_columns(drive)
+    tiles = np.concatenate([ground_tile, tile]).astype(np.int32)
     lead = np.array([*[c for _, c in GROUND], *BACKDROP_CLASSES])
     return Painted(
         buffer,
-        Surfaces(
-            _lead(surfaces.plane),
-            _lead(surfaces.u_axis),
-            _lead(surfaces.v_axis),
-            np.concatenate([ground_mip, surfaces.mip]),
-            np.concatenate([ground_tile, surfaces.tile]),
-        ),
+        _surfaces(drive, mesh, sprites, sprite_row, material, tiles, ground_mip),
         np.concatenate([ground_tint, pack(tint, glow)]),
         np.concatenate([lead, classes]).astype(np.uint8),
         np.concatenate([np.zeros(len(lead)), instances]).astype(np.uint16),
@@ -467,11 +399,7 @@ def _collect(
     )
 
 
-def _lead(columns: FloatArray) -> FloatArray:
-    return np.pad(columns, ((0, 0), (FIRST_FREE, 0)))
-
-
-def pack(color: FloatArray, alpha: FloatArray | float) -> npt.NDArray[np.uint32]:
+def pack(color: FloatArray, alpha: FloatArray | float) -> Packed:
     """Pack (row, 3) colours and alpha into (row,) uint32."""
     rows = np.empty((len(color), 4), np.uint8)
     rows[:, :3] = np.clip(np.rint(color), 0, 255)
@@ -480,11 +408,10 @@ def pack(color: FloatArray, alpha: FloatArray | float) -> npt.NDArray[np.uint32]
 
 
 def _surfaces(
-    drive: Drive, mesh: MeshPolygons, sprites: SpriteThings, sprite_row: npt.NDArray[np.intp],
-    material: npt.NDArray[np.intp],
-    tile: npt.NDArray[np.int32],
+    drive: Drive, mesh: MeshPolygons, sprites: SpriteThings, sprite_row: Indices, material: Indices,
+    tile: npt.NDArray[np.int32], ground_mip: FloatArray,
 ) -> Surfaces:  # fmt: skip
-    """Work out the plane and texture axes of every mesh polygon and sprite part."""
+    """Work out the plane and texture axes of every mesh polygon and sprite part; ground and backdrop need none."""
     count = len(mesh.owner)
     view, looks = drive.view, drive.looks
     wide, high = looks.tile_m[material], looks.tile_height_m[material]
@@ -509,13 +436,13 @@ def _surfaces(
         _both((mesh.normal / offset[:, None]).T, np.stack([zero, zero, 1 / np.maximum(foot[:, 2], 0.3)])),
         _both(_texture_axis(u_dir, mesh.origin, wide[:count], shift), card_u),
         _both(_texture_axis(v_dir, mesh.origin, high[:count], np.zeros_like(shift)), card_v),
-        np.concatenate([mip, tx.TILE_PX / (size * view.focal)]).astype(np.float32),
-        tile.astype(np.int32),
+        np.concatenate([ground_mip, mip, tx.TILE_PX / (size * view.focal)]).astype(np.float32),
+        tile,
     )
 
 
 def _both(mesh: npt.NDArray[Any], sprites: npt.NDArray[Any]) -> FloatArray:
-    return np.concatenate([mesh, sprites], axis=1).astype(np.float32)
+    return np.pad(np.concatenate([mesh, sprites], axis=1).astype(np.float32), ((0, 0), (FIRST_FREE, 0)))
 
 
 def _texture_axis(direction: FloatArray, origin: FloatArray, size_m: FloatArray, shift: FloatArray) -> FloatArray:
@@ -524,27 +451,22 @@ def _texture_axis(direction: FloatArray, origin: FloatArray, size_m: FloatArray,
     return np.concatenate([(direction / size_m[:, None]).T, start[None]])
 
 
-def _ground_columns(drive: Drive) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32], FloatArray]:
+def _ground_columns(drive: Drive) -> tuple[Packed, npt.NDArray[np.int32], FloatArray]:
     """Return tint, tile and texels a sample at 1 m of the ground and backdrop surfaces."""
     look = drive.look
     material = np.array([tx.MATERIAL_ID[m] for m, _ in GROUND])
-    choice = look.ground_choice[: len(GROUND)]
-    color = drive.looks.color[material, choice] * look.facing(
-        np.array([[0.0, -1.0, 0.0]], np.float32), drive.view.pitch_rad
-    )
+    choice = look.ground_choice
+    upwards = look.facing(np.array([[0.0, -1.0, 0.0]], np.float32), drive.view.pitch_rad)
+    color = drive.looks.color[material, choice] * upwards
     snow = look.light.snow_cover * np.array([0.55 if c == tx.ROAD else 1.0 for _, c in GROUND], np.float32)[:, None]
     color = color * (1 - snow) + look.snow_color * snow
-    tint = np.concatenate([pack(color, 0.0), np.zeros(len(BACKDROP_CLASSES), np.uint32)])
-    tile = np.concatenate([drive.looks.tile[material, choice], np.zeros(len(BACKDROP_CLASSES), np.int32)]).astype(
-        np.int32
-    )
+    beyond = len(BACKDROP_CLASSES)
+    tile = np.pad(drive.looks.tile[material, choice], (0, beyond))
     mip = tx.TILE_PX / (drive.looks.tile_m[material] * drive.view.focal)
-    return tint, tile, np.concatenate([mip, np.ones(len(BACKDROP_CLASSES))]).astype(np.float32)
+    return np.pad(pack(color, 0.0), (0, beyond)), tile, np.concatenate([mip, np.ones(beyond)]).astype(np.float32)
 
 
-def _sample_indices(
-    buffer: npt.NDArray[np.uint16], scale: int
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _sample_indices(buffer: Numbers, scale: int) -> tuple[Indices, Indices, Indices]:
     """Choose which samples of the surface buffer to shade.
 
     A pixel whose samples all show one surface is shaded once, at its last sample; a pixel on an edge at every sample.
@@ -565,7 +487,7 @@ def _sample_indices(
     return np.concatenate([corner + width + 1, *blocks]), plain, edge
 
 
-def _shade(drive: Drive, painted: Painted, ego_s: float) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+def _shade(drive: Drive, painted: Painted, ego_s: float) -> tuple[Bytes, FloatArray]:
     """Return the frame's colours before light and air (height, width, 4: red, green, blue, glow) and its 1/z."""
     scale = drive.world.supersampling
     index, plain, edge = _sample_indices(painted.buffer, scale)
@@ -575,9 +497,8 @@ def _shade(drive: Drive, painted: Painted, ego_s: float) -> tuple[npt.NDArray[np
     far = np.flatnonzero((number >= BACKDROP) & (number < FIRST_FREE))
     tint[far] = np.take(drive.ground.backdrop.reshape(-1), index[far])
     shape = (painted.buffer.shape[0] // scale, painted.buffer.shape[1] // scale)
-    samples = cv2.multiply(
-        texel.view(np.uint8).reshape(-1, 4), tint.view(np.uint8).reshape(-1, 4), scale=1 / tx.NEUTRAL
-    )
+    texel_bytes, tint_bytes = (each.view(np.uint8).reshape(-1, 4) for each in (texel, tint))
+    samples = cv2.multiply(texel_bytes, tint_bytes, scale=1 / tx.NEUTRAL)
     color = np.empty((shape[0] * shape[1], 4), np.uint8)
     depth = np.empty(len(color), np.float32)
     color.view(np.uint32)[plain, 0] = samples[: len(plain)].view(np.uint32)[:, 0]
@@ -590,9 +511,7 @@ def _shade(drive: Drive, painted: Painted, ego_s: float) -> tuple[npt.NDArray[np
     return color.reshape(*shape, 4), depth.reshape(shape)
 
 
-def _texels(
-    drive: Drive, painted: Painted, ego_s: float, index: npt.NDArray[np.intp], number: npt.NDArray[np.intp]
-) -> tuple[npt.NDArray[np.uint32], FloatArray]:
+def _texels(drive: Drive, painted: Painted, ego_s: float, index: Indices, number: Indices) -> tuple[Packed, FloatArray]:
     """Return packed texel and 1/z of samples given by their flat indices and surface numbers."""
     ground, tiles, surfaces = drive.ground, drive.tiles, painted.surfaces
     texel = np.full(index.shape, 0x00B4B4B4, np.uint32)  # NEUTRAL
@@ -604,7 +523,7 @@ def _texels(
     v = (np.take(ground.s, at) + np.float32(ego_s)) / size
     u = np.take(ground.d, at) / size
     mip = np.take(surfaces.mip, here) * z * np.sqrt(np.minimum(z / np.float32(drive.view.height_m), np.float32(16.0)))
-    texel[flat] = sample_tiles(tiles, np.take(surfaces.tile, here), u, v, mip)
+    texel[flat] = raster.sample_tiles(tiles, np.take(surfaces.tile, here), u, v, mip)
     inverse_z[flat] = 1 / np.maximum(z, np.float32(0.3))
     if drive.look.shadows:
         left = np.take(painted.shade, at)
@@ -614,7 +533,7 @@ def _texels(
         channels[flat[dark], :3] = (dimmed >> 8).astype(np.uint8)
     solid = np.flatnonzero(number >= FIRST_FREE)
     rows, columns = np.divmod(np.take(index, solid), drive.view.width)
-    texel[solid], inverse_z[solid] = shade_surfaces(
+    texel[solid], inverse_z[solid] = raster.shade_surfaces(
         tiles, surfaces, np.take(number, solid), np.take(drive.view.ray_x, columns), np.take(drive.view.ray_y, rows)
     )
     return texel, inverse_z

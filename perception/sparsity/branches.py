@@ -7,6 +7,7 @@ all zero can be removed); Wen et al., Learning Structured Sparsity in Deep Neura
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -18,23 +19,15 @@ from perception.errors import InputError
 from perception.models.closed_branch import ClosedBranch
 from perception.models.modes import evaluation_mode
 from perception.sparsity.channels import trace_network
-from perception.sparsity.function_rules import function_name
+from perception.sparsity.function_rules import POINTWISE_NAMES, function_name
 from perception.sparsity.groups import Groups, GroupSet
-from perception.sparsity.module_rules import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from perception.sparsity.module_rules import BATCH_NORMS, CONVOLUTIONS, POINTWISE_MODULES, TRANSPOSED_CONVOLUTIONS
 from perception.sparsity.walk import shape_of
 
 _LAYERS = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, nn.Linear)
-_POINTWISE: tuple[type[nn.Module], ...] = (
-    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
-    nn.Tanh, nn.Softsign, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Sigmoid, nn.Hardsigmoid,
-)  # fmt: skip
+_POINTWISE = (*POINTWISE_MODULES, nn.Sigmoid, nn.Hardsigmoid)
 # Functions that may stay in a closed branch, where they meet the block's input and their result is not used.
-_POINTWISE_NAMES = frozenset(
-    (
-        *("relu", "relu_", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "tanh"),
-        *("softsign", "abs", "neg", "dropout", "dropout_", "dropout2d", "feature_dropout", "sigmoid", "hardsigmoid"),
-    )
-)
+_POINTWISE_NAMES = (*POINTWISE_NAMES, "sigmoid", "hardsigmoid")
 _SUM_NAMES = ("add", "add_", "iadd")
 
 
@@ -112,16 +105,11 @@ def put_constant(network: nn.Module, branch: Branch, leaf: ClosedBranch) -> None
     """Put `leaf`, what a branch adds from now on, where its last module was, and what passes its input on before."""
     layers = {name: network.get_submodule(name) for name in branch.modules}
     for name, layer in layers.items():
-        _put(network, name, nn.Identity().train(layer.training))
+        network.set_submodule(name, nn.Identity().train(layer.training))
     if branch.copies:  # the identity in a copy, which what stays behind may write into
         first = next(name for name, layer in layers.items() if _holds(layer))
-        _put(network, first, nn.LeakyReLU(1.0).train(layers[first].training))
-    _put(network, branch.modules[-1], leaf.train(layers[branch.reader].training))
-
-
-def _put(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
+        network.set_submodule(first, nn.LeakyReLU(1.0).train(layers[first].training))
+    network.set_submodule(branch.modules[-1], leaf.train(layers[branch.reader].training))
 
 
 def _operands(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
@@ -168,7 +156,11 @@ def _branch(steps: list[_Step], rank: int, modules: dict[str, nn.Module], groups
         return None
     reader = _reader(steps, modules, rank)
     names = tuple(step.module for step in steps if step.module)
-    private = [group for group in groups.sets if _layers_of(group) <= set(names)]
+    private = [
+        group
+        for group in groups.sets
+        if {part.tensor.rpartition(".")[0] for part in group.own + group.carried + group.induced} <= set(names)
+    ]
     reads = () if reader is None else _reads(reader, modules, private)
     if reader is None or not reads:
         return None
@@ -197,9 +189,9 @@ def _gates(
 ) -> tuple[tuple[str, ...], ...]:
     """Name for each layer before the reader the sets of its neurons, where these are private and all it has."""
     held = {group.name for group in private}
-    gates = {name: _sets_of(name, groups) for name in names if name != reader}
-    found = (gate for name, gate in gates.items() if gate and _whole_gate(name, groups) and held.issuperset(gate))
-    return tuple(dict.fromkeys(found))
+    whole = [name for name in names if name != reader and _sets_of(name, groups)]
+    whole = [name for name in whole if bool((groups.layer_neurons[name] < groups.neurons).all())]
+    return tuple(dict.fromkeys(gate for gate in (_sets_of(n, groups) for n in whole) if held.issuperset(gate)))
 
 
 def _holds(module: nn.Module) -> bool:
@@ -220,21 +212,14 @@ def _reader(steps: list[_Step], modules: dict[str, nn.Module], rank: int) -> str
     return None
 
 
-def _layers_of(group: GroupSet) -> set[str]:
-    return {part.tensor.rpartition(".")[0] for part in group.own + group.carried + group.induced}
-
-
 def _reads(reader: str, modules: dict[str, nn.Module], private: Sequence[GroupSet]) -> tuple[str, ...]:
     """Name the private sets that make up the reader's whole input; none where something else is read too."""
-    weight, names, read, dim = f"{reader}.weight", [], set(), None
-    for group in private:
-        for part in group.induced:
-            if part.tensor == weight:
-                names.append(group.name)
-                read |= set(part.index.flatten().tolist())
-                dim = part.dim
-    size = modules[reader].weight.shape[dim] if dim is not None else -1  # type: ignore[union-attr,index]
-    return tuple(names) if len(read) == size else ()
+    parts = [(group.name, part) for group in private for part in group.induced if part.tensor == f"{reader}.weight"]
+    if not parts:
+        return ()
+    read = {position for _, part in parts for position in part.index.flatten().tolist()}
+    size = modules[reader].weight.shape[parts[0][1].dim]  # type: ignore[union-attr,index]
+    return tuple(name for name, _ in parts) if len(read) == size else ()
 
 
 def _sets_of(layer: str, groups: Groups) -> tuple[str, ...]:
@@ -242,10 +227,6 @@ def _sets_of(layer: str, groups: Groups) -> tuple[str, ...]:
     numbers = groups.layer_neurons.get(layer, torch.empty(0, dtype=torch.int64))
     present = groups.set_of_neuron.cpu()[numbers[numbers < groups.neurons]].unique()
     return tuple(groups.sets[int(k)].name for k in present)
-
-
-def _whole_gate(layer: str, groups: Groups) -> bool:
-    return bool((groups.layer_neurons[layer] < groups.neurons).all())
 
 
 def _run(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> None:
@@ -264,13 +245,10 @@ def _written_into(
     def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         return lambda _, __, output: outputs.update({name: (output, output._version)})
 
-    names = [branch.modules[-1] for branch in branches]
-    handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
+    with ExitStack() as hooks:
+        for name in (branch.modules[-1] for branch in branches):
+            hooks.enter_context(network.get_submodule(name).register_forward_hook(keep(name)))
         _run(network, example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name for name, (output, version) in outputs.items() if output._version != version}
 
 
@@ -280,18 +258,16 @@ def _runs_without(network: nn.Module, branches: Sequence[Branch], example_input:
     It may read a layer's stride or weight, call it with a second argument, or hold it in a list of its own.
     """
     layers = {name: network.get_submodule(name) for branch in branches for name in branch.modules}
-    handles = [layer.register_forward_pre_hook(_refuse) for layer in layers.values()]
-    try:
-        for branch in branches:
-            put_constant(network, branch, new_constant(branch, layers[branch.reader]))
-        _run(network, example_input)
-    except Exception:  # whatever the forward's code makes of it
-        return False
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as undo:
         for name, layer in layers.items():
-            _put(network, name, layer)
+            undo.enter_context(layer.register_forward_pre_hook(_refuse))
+            undo.callback(network.set_submodule, name, layer)
+        try:
+            for branch in branches:
+                put_constant(network, branch, new_constant(branch, layers[branch.reader]))
+            _run(network, example_input)
+        except Exception:  # whatever the forward's code makes of it
+            return False
     return True
 
 

@@ -11,17 +11,15 @@ from torch.optim import Optimizer
 from perception.errors import InputError
 from perception.models.modes import evaluation_mode
 from perception.sparsity.branches import Branch, new_constant, put_constant
-from perception.sparsity.groups import Groups, GroupSet, Slice, assemble
+from perception.sparsity.groups import Groups, GroupSet, Slice, own_size, renumbered
 from perception.sparsity.module_rules import BATCH_NORMS
 from perception.sparsity.proximal import zero_neurons
-from perception.sparsity.removal import own_size
 
 
 @dataclass(frozen=True)
 class Closing:
     """A network whose silent branches are closed: its groups from now on, what was closed, and what is still open."""
 
-    network: nn.Module
     groups: Groups
     closed: tuple[Branch, ...]
     open: tuple[Branch, ...]
@@ -48,18 +46,14 @@ def close_zero_branches(
     """
     if groups.network is not network:
         raise InputError("groups belong to another network: find_groups again on the network to be pruned")
-    dead = _dead_sets(groups)
+    zero = torch.split(zero_neurons(groups).cpu(), [group.neurons for group in groups.sets])
+    dead = {group.name for group, part in zip(groups.sets, zero, strict=True) if bool(part.all())}
     closed = tuple(branch for branch in branches if dead.issuperset(branch.reads))
     for member in (network, *averaged):
         for branch in closed:
             _close(member, branch, settle, optimizer if member is network else None)
     left = tuple(branch for branch in branches if branch not in closed)
-    return Closing(network, _renumbered(groups, closed) if closed else groups, closed, left)
-
-
-def _dead_sets(groups: Groups) -> set[str]:
-    zero = torch.split(zero_neurons(groups).cpu(), [group.neurons for group in groups.sets])
-    return {group.name for group, part in zip(groups.sets, zero, strict=True) if bool(part.all())}
+    return Closing(_renumbered(groups, closed) if closed else groups, closed, left)
 
 
 def _close(network: nn.Module, branch: Branch, settle: bool, optimizer: Optimizer | None) -> None:
@@ -119,11 +113,8 @@ def _renumbered(groups: Groups, closed: Sequence[Branch]) -> Groups:
                     parameters_per_neuron=own_size(groups.network, own),
                 )
             )
-    stays = torch.cat(alive)
-    number = torch.cat([torch.cumsum(stays.long(), 0) - 1, stays.sum()[None]])
-    layer_neurons = {layer: number[held] for layer, held in groups.layer_neurons.items() if layer not in gone}
-    unprunable = tuple(entry for entry in groups.unprunable if entry.layer not in gone)
-    return assemble(groups.network, sets, unprunable, layer_neurons)
+    left = {layer: held for layer, held in groups.layer_neurons.items() if layer not in gone}
+    return renumbered(groups, sets, torch.cat(alive), left)
 
 
 def _left(parts: tuple[Slice, ...], gone: set[str]) -> tuple[Slice, ...]:

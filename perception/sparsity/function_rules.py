@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -10,10 +11,13 @@ from torch import fx
 from perception.sparsity.walk import ChannelWalk, Value, describe, flatten_channels, map_shapes, not_followed, shape_of
 
 # Per-channel functions with f(0) = 0.
+POINTWISE_NAMES = (
+    *("relu", "relu_", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "tanh"),
+    *("softsign", "abs", "neg", "dropout", "dropout_", "dropout2d", "feature_dropout"),
+)
 ZERO_KEEPING_NAMES = frozenset(
     (
-        *("relu", "relu_", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "tanh"),
-        *("softsign", "abs", "neg", "sqrt", "dropout", "dropout_", "dropout2d", "feature_dropout", "interpolate"),
+        *(*POINTWISE_NAMES, "sqrt", "interpolate"),
         *(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)),
         *("contiguous", "clone", "detach", "float", "half", "double", "to", "type_as"),
     )
@@ -25,6 +29,7 @@ SUM_NAMES = ("add", "add_", "iadd", "sub", "sub_", "isub", "rsub")
 PRODUCT_NAMES = ("mul", "mul_", "imul")
 QUOTIENT_NAMES = ("div", "div_", "truediv", "itruediv", "true_divide")
 EXTREME_NAMES = ("maximum", "minimum")
+ZeroOf = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of two operands: which channels of the result are zero
 
 
 def visit_function(walk: ChannelWalk, node: fx.Node, values: list[Value], known: dict[fx.Node, Any]) -> Any:
@@ -58,35 +63,25 @@ def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
-def _joined(
-    walk: ChannelWalk, node: fx.Node, values: list[Value], zero_of: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> Any:
+def _joined(walk: ChannelWalk, node: fx.Node, values: list[Value], zero_of: ZeroOf) -> Any:
     """Tie two operands of an element-wise operation channel by channel."""
     first, second = values
-    ranks = {
-        len(shape_of(source)) for source in node.all_input_nodes if hasattr(source.meta.get("tensor_meta"), "shape")
-    }
-    if first.dim != second.dim or len(ranks) > 1:
+    tensors = [source for source in node.all_input_nodes if hasattr(source.meta.get("tensor_meta"), "shape")]
+    if first.dim != second.dim or len({len(shape_of(source)) for source in tensors}) > 1:
         return not_followed(walk, node, values)
     if len(first.atoms) != len(second.atoms):  # one channel broadcast over many
         single, many = sorted(values, key=lambda value: len(value.atoms))
         walk.fix(single.atoms, f"is broadcast over channels by {describe(node)}")
-        unsilent = single.with_zero(False)
-        return many.with_zero(zero_of(many.zero, np.broadcast_to(unsilent.zero, many.zero.shape)))
+        return many.with_zero(zero_of(many.zero, np.zeros(many.zero.shape, bool)))
     walk.tie(first.atoms, second.atoms)
     return first.with_zero(zero_of(first.zero, second.zero))
 
 
-def _sum(walk: ChannelWalk, node: fx.Node, values: list[Value]) -> Any:
+def _binary(walk: ChannelWalk, node: fx.Node, values: list[Value], zero_of: ZeroOf, keeps_zero: bool) -> Any:
+    """Join two operands, or pass one through beside a constant, which a product keeps at zero and a sum does not."""
     if len(values) == 2:
-        return _joined(walk, node, values, np.logical_and)
-    return _with_constant(walk, node, values[0], keeps_zero=False)
-
-
-def _product(walk: ChannelWalk, node: fx.Node, values: list[Value]) -> Any:
-    if len(values) == 2:
-        return _joined(walk, node, values, np.logical_or)
-    return _with_constant(walk, node, values[0], keeps_zero=True)
+        return _joined(walk, node, values, zero_of)
+    return _with_constant(walk, node, values[0], keeps_zero)
 
 
 def _quotient(walk: ChannelWalk, node: fx.Node, values: list[Value]) -> Any:
@@ -209,8 +204,8 @@ def _maximum(walk: ChannelWalk, node: fx.Node, values: list[Value]) -> Any:
 
 
 FUNCTION_VISITORS: dict[str, Callable[[ChannelWalk, fx.Node, list[Value]], Any]] = {
-    **dict.fromkeys(SUM_NAMES, _sum),
-    **dict.fromkeys(PRODUCT_NAMES, _product),
+    **dict.fromkeys(SUM_NAMES, partial(_binary, zero_of=np.logical_and, keeps_zero=False)),
+    **dict.fromkeys(PRODUCT_NAMES, partial(_binary, zero_of=np.logical_or, keeps_zero=True)),
     **dict.fromkeys(QUOTIENT_NAMES, _quotient),
     **dict.fromkeys(EXTREME_NAMES, _maximum),
     **dict.fromkeys(("cat", "concat", "concatenate"), _concatenation),

@@ -5,7 +5,7 @@ network zeroes all of them or none), over every layer that a residual sum, a con
 ties to it. A *group set* is all neurons of the same make-up, so that whole layers are handled at once.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -130,10 +130,7 @@ def find_groups(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) 
 
 
 def assemble(
-    network: nn.Module,
-    sets: Iterable[GroupSet],
-    unprunable: tuple[Unprunable, ...],
-    layer_neurons: dict[str, Tensor],
+    network: nn.Module, sets: Iterable[GroupSet], unprunable: tuple[Unprunable, ...], layer_neurons: dict[str, Tensor]
 ) -> Groups:
     """Put group sets and the parameters of `network` that they name together."""
     sets = tuple(sets)
@@ -188,24 +185,35 @@ def _sets(walk: ChannelWalk, members: dict[int, dict[int, list[int]]]) -> tuple[
 
 def _group_set(walk: ChannelWalk, name: str, records: list[Record], indices: list[Tensor]) -> GroupSet:
     by_role: dict[str, list[Slice]] = {"own": [], "carried": [], "induced": []}
-    size = 0
     for record, index in zip(records, indices, strict=True):
         by_role[record.role].append(Slice(record.tensor, record.dim, index))
-        if record.role == "own":
-            layer, _, held = record.tensor.rpartition(".")
-            tensor = getattr(walk.modules[layer], held)
-            size += index.shape[1] * (tensor.numel() // tensor.shape[record.dim])
     layers = tuple(dict.fromkeys(r.layer for r in records if r.role == "own" and r.layer in walk.layers))
     own, carried, induced = (tuple(by_role[role]) for role in ("own", "carried", "induced"))
-    return GroupSet(name, layers, own, carried, induced, size)
+    return GroupSet(name, layers, own, carried, induced, own_size(walk.modules[""], own))
+
+
+def own_size(network: nn.Module, own: tuple[Slice, ...]) -> int:
+    """Count the parameters that one neuron owns in these slices."""
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    return sum(
+        part.index.shape[1] * (parameters[part.tensor].numel() // parameters[part.tensor].shape[part.dim])
+        for part in own
+    )
+
+
+def renumbered(groups: Groups, sets: Iterable[GroupSet], alive: Tensor, left: dict[str, Tensor]) -> Groups:
+    """Give the groups of a network that has lost the neurons that are not alive, (neuron,) bool, without a new trace.
+
+    left: the numbers of the channels that stay, by layer, as they were before.
+    """
+    number = torch.cat([torch.cumsum(alive.long(), 0) - 1, alive.sum()[None]])
+    unprunable = tuple(entry for entry in groups.unprunable if entry.layer in left)
+    return assemble(groups.network, sets, unprunable, {layer: number[held] for layer, held in left.items()})
 
 
 def _unprunable(walk: ChannelWalk, members: dict[int, dict[int, list[int]]]) -> tuple[Unprunable, ...]:
     found = []
     for layer, atoms in walk.layers.items():
-        counts: dict[str, int] = defaultdict(int)
-        for root in walk.roots(atoms).tolist():
-            if root not in members:
-                counts[walk.reasons[root]] += 1
+        counts = Counter(walk.reasons[root] for root in walk.roots(atoms).tolist() if root not in members)
         found += [Unprunable(layer, channels, reason) for reason, channels in counts.items()]
     return tuple(found)

@@ -10,13 +10,15 @@ from perception.models.closed_branch import ClosedBranch
 from perception.sparsity.walk import ChannelWalk, Value, describe, flatten_channels, map_shapes, not_followed, shape_of
 
 # Per-channel operations with f(0) = 0: what a removed channel leaves behind stays exactly zero.
-ZERO_KEEPING_MODULES: tuple[type[nn.Module], ...] = (
+POINTWISE_MODULES: tuple[type[nn.Module], ...] = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
-    nn.Tanh, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Dropout, nn.Dropout1d, nn.Dropout2d,
-    nn.Dropout3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
-    nn.AdaptiveMaxPool3d, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d,
-    nn.ReflectionPad2d, nn.ReplicationPad2d,
+    nn.Tanh, nn.Softsign, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
+)  # fmt: skip
+ZERO_KEEPING_MODULES: tuple[type[nn.Module], ...] = (
+    *POINTWISE_MODULES, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.Upsample, nn.UpsamplingNearest2d,
+    nn.UpsamplingBilinear2d, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d,
 )  # fmt: skip
 ZERO_BREAKING_MODULES: tuple[type[nn.Module], ...] = (nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.LogSigmoid)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -45,7 +47,7 @@ def visit_module(walk: ChannelWalk, node: fx.Node, module: nn.Module, values: li
         return flatten_channels(walk, node, values, module.start_dim, module.end_dim)
     if isinstance(module, ClosedBranch):
         return _closed_branch(walk, node, module)
-    visitor = _layer_visitor(module)
+    visitor = next((visit for kinds, visit in _LAYER_VISITORS if isinstance(module, kinds)), None)
     if visitor is None or len(values) != 1:
         return not_followed(walk, node, values)
     if id(module) in walk.visits:
@@ -66,20 +68,6 @@ def _closed_branch(walk: ChannelWalk, node: fx.Node, module: ClosedBranch) -> Va
     given = walk.new(module.channels)
     walk.record("own", str(node.target), module, "shift", 0, given)
     return Value(module.dim % module.rank, given, np.ones(len(given), bool))
-
-
-def _layer_visitor(module: nn.Module) -> Callable[[ChannelWalk, fx.Node, Any, Value], Any] | None:
-    if isinstance(module, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS):
-        return _convolution
-    if isinstance(module, nn.Linear):
-        return _linear
-    if isinstance(module, BATCH_NORMS + INSTANCE_NORMS):
-        return _channel_norm
-    if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-        return _mixing_norm
-    if isinstance(module, nn.PReLU):
-        return _prelu
-    return None
 
 
 def _visit_again(walk: ChannelWalk, node: fx.Node, module: nn.Module, value: Value) -> Any:
@@ -157,3 +145,12 @@ def _prelu(walk: ChannelWalk, node: fx.Node, module: nn.PReLU, value: Value) -> 
             return not_followed(walk, node, [value])
         walk.record("carried", str(node.target), module, "weight", 0, value.atoms)
     return value
+
+
+_LAYER_VISITORS: tuple[tuple[tuple[type[nn.Module], ...], Callable[[ChannelWalk, fx.Node, Any, Value], Any]], ...] = (
+    (CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS, _convolution),
+    ((nn.Linear,), _linear),
+    (BATCH_NORMS + INSTANCE_NORMS, _channel_norm),
+    ((nn.GroupNorm, nn.LayerNorm), _mixing_norm),
+    ((nn.PReLU,), _prelu),
+)

@@ -27,10 +27,11 @@ def proximal_step(groups: Groups, step_size: float, strength: Strength, alpha: f
     if not groups.sets:  # all have left
         return
     lambdas, flat = _strengths(groups, strength), _numbers(groups)
+    root_sizes = _of_neurons(groups, [sqrt(group.parameters_per_neuron) for group in groups.sets])
     absent = lambdas.new_zeros(1)  # positions of no neuron are neither thresholded nor shrunk
     if alpha > 0:
         _soft_threshold(groups, torch.cat([step_size * alpha * lambdas, absent])[flat])
-    thresholds = torch.cat([step_size * (1 - alpha) * lambdas * _root_sizes(groups), absent])
+    thresholds = torch.cat([step_size * (1 - alpha) * lambdas * root_sizes, absent])
     norms = torch.cat([neuron_norms(groups, flat), absent])
     scales = torch.where(norms > thresholds, 1 - thresholds / norms, 0.0)
     scales[-1] = 1.0
@@ -180,11 +181,6 @@ def _of_neurons(groups: Groups, of_sets: list[float]) -> Tensor:
 def _numbers(groups: Groups) -> Tensor:
     """Give the neuron of every position of every tensor, in one row: (position,) int64."""
     return torch.cat([tensor.neurons for tensor in groups.tensors]).to(groups.tensors[0].parameter.device)
-
-
-def _root_sizes(groups: Groups) -> Tensor:
-    sizes = [sqrt(group.parameters_per_neuron) for group in groups.sets]
-    return _of_neurons(groups, sizes)
 
 
 def _rows(parameter: Tensor, dim: int) -> Tensor:

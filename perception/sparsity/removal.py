@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from perception.errors import InputError
 from perception.models.closed_branch import ClosedBranch
-from perception.sparsity.groups import Groups, Slice, assemble
+from perception.sparsity.groups import Groups, Slice, own_size, renumbered
 from perception.sparsity.proximal import zero_neurons
 
 Cuts = dict[str, dict[int, Tensor]]  # tensor name → dimension → (kept position,) int64
@@ -176,9 +176,8 @@ def _renumbered(groups: Groups, alive: Tensor, cuts: Cuts, kept: dict[str, Tenso
         )
         size = own_size(groups.network, own)
         sets.append(replace(group, own=own, carried=carried, induced=induced, parameters_per_neuron=size))
-    number = torch.cat([torch.cumsum(alive.long(), 0) - 1, alive.sum()[None]])
-    layer_neurons = {layer: number[numbers[kept[layer]]] for layer, numbers in groups.layer_neurons.items()}
-    return assemble(groups.network, sets, groups.unprunable, layer_neurons)
+    left = {layer: numbers[kept[layer]] for layer, numbers in groups.layer_neurons.items()}
+    return renumbered(groups, sets, alive, left)
 
 
 def _moved(part: Slice, stays: Tensor, cuts: Cuts) -> Slice:
@@ -186,12 +185,3 @@ def _moved(part: Slice, stays: Tensor, cuts: Cuts) -> Slice:
     kept = cuts.get(part.tensor, {}).get(part.dim)
     index = part.index[stays]
     return replace(part, index=index if kept is None else torch.searchsorted(kept, index))
-
-
-def own_size(network: nn.Module, own: tuple[Slice, ...]) -> int:
-    """Count the parameters that one neuron owns in these slices."""
-    parameters = dict(network.named_parameters(remove_duplicate=False))
-    return sum(
-        part.index.shape[1] * (parameters[part.tensor].numel() // parameters[part.tensor].shape[part.dim])
-        for part in own
-    )

@@ -83,9 +83,6 @@ class ChannelWalk:
         for root in set(self.roots(atoms).tolist()):
             self.reasons.setdefault(root, reason)
 
-    def reason(self, atom: int) -> str | None:
-        return self.reasons.get(self.find(atom))
-
     def require_zero(self, value: Value, reader: str) -> None:
         """Fix channels that would still feed a constant to `reader` after their removal."""
         self.fix(value.atoms[~value.zero], f"{reader} would read a constant that is not zero in its place")

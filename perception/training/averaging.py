@@ -18,17 +18,12 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, iterati
     """
     weight = 1 - min(decay, (1 + iteration) / (10 + iteration))
     averaged, latest = average.state_dict(), network.state_dict()
-    differing = [name for name in averaged | latest if _shape(averaged, name) != _shape(latest, name)]
-    if differing:
-        raise InputError(
-            f"average: {differing[0]!r} differs in shape from the network's; remove the same channels in it"
-        )
+    shapes, latest_shapes = ({name: value.shape for name, value in state.items()} for state in (averaged, latest))
+    for name in shapes | latest_shapes:
+        if shapes.get(name) != latest_shapes.get(name):
+            raise InputError(f"average: {name!r} differs in shape from the network's; remove the same channels in it")
     for name, value in averaged.items():
         if value.is_floating_point():
             value.lerp_(latest[name].to(value.dtype), weight)
         else:
             value.copy_(latest[name])
-
-
-def _shape(state: dict[str, torch.Tensor], name: str) -> torch.Size | None:
-    return state[name].shape if name in state else None

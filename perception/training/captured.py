@@ -36,7 +36,10 @@ class CapturedStep:
 
     def __call__(self, batch: Any) -> Tensor:
         """Make one gradient step; the returned loss is overwritten by the next call."""
-        parts, places = _tensors(batch), [parameter.data_ptr() for parameter in self._network.parameters()]
+        parts, places = (
+            list(tensors_of(batch).values()),
+            [parameter.data_ptr() for parameter in self._network.parameters()],
+        )
         if places != self._places:
             self._forget()
             self._places = places
@@ -47,7 +50,7 @@ class CapturedStep:
             return self._eager(batch)
         if self._graph is None:
             self._record(batch)
-        for kept, part in zip(_tensors(self._batch), parts, strict=True):
+        for kept, part in zip(tensors_of(self._batch).values(), parts, strict=True):
             kept.copy_(part, non_blocking=True)
         assert self._graph is not None and self._loss is not None
         self._graph.replay()
@@ -63,7 +66,7 @@ class CapturedStep:
         return loss
 
     def _record(self, batch: Any) -> None:
-        parts = {name: value.clone() for name, value in _fields(batch).items()}
+        parts = {name: value.clone() for name, value in tensors_of(batch).items()}
         self._batch = dataclasses.replace(batch, **parts)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
@@ -71,10 +74,7 @@ class CapturedStep:
         self._graph = graph
 
 
-def _fields(batch: Any) -> dict[str, Tensor]:
+def tensors_of(batch: Any) -> dict[str, Tensor]:
+    """Return a batch's tensors by the names of its fields."""
     values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
-
-
-def _tensors(batch: Any) -> list[Tensor]:
-    return list(_fields(batch).values())

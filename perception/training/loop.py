@@ -23,19 +23,11 @@ from perception.models.modes import evaluation_mode, modes_kept
 from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
 from perception.training import distributed
 from perception.training.averaging import update_average
-from perception.training.captured import CapturedStep
-from perception.training.losses import class_weights, label_loss, weights_tensor
+from perception.training.captured import CapturedStep, tensors_of
+from perception.training.losses import class_weights, label_loss
 from perception.training.resume import Position, Resume, is_due, load_state, save_state
 
-__all__ = [
-    "EpochRecord",
-    "Resume",
-    "TrainSettings",
-    "class_weights",
-    "evaluate_segmentation",
-    "fit",
-    "predict",
-]
+__all__ = ["EpochRecord", "Resume", "TrainSettings", "class_weights", "evaluate_segmentation", "fit", "predict"]
 
 AnyBatch = TypeVar("AnyBatch")
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -119,22 +111,22 @@ def fit(
         _seed(settings)
         run = _start(network, average, settings, _loss(loss, class_weights, settings), resume, iterations)
         position, optimiser = run.position, run.optimiser
-        step: Callable[[Batch], Tensor] = partial(_gradient_step, run)
+        step: Callable[[Batch], Tensor] = run.gradient_step
         if settings.captured and distributed.world_size() == 1:
             step = CapturedStep(network, step)
         while position.epoch < settings.epochs:
             network.train()
             with distributed.synchronised_batch_norm(network):
-                for batch in _batches_left(run, batches):
-                    _step(run, batch, step)
+                for batch in run.batches_left(batches):
+                    run.step(batch, step)
                     if after_step is not None:
-                        after_step(_iterations_done(run) + 1, network, optimiser)
-                    _end_step(run)
+                        after_step(run.done + 1, network, optimiser)
+                    run.end_step()
                     if progress is not None:
-                        progress(_iterations_done(run), _iterations(run))
+                        progress(run.done, run.iterations)
             if after_epoch is not None:
                 after_epoch(position.epoch, network, optimiser)
-            _end_epoch(run)
+            run.end_epoch()
     return [EpochRecord(**record) for record in position.records]
 
 
@@ -144,7 +136,7 @@ def predict(network: nn.Module, batches: Iterable[Batch]) -> Iterator[NDArray[np
     The network is in evaluation mode meanwhile and gets its modes back.
     """
     for batch in batches:
-        yield _logits(network, batch).argmax(dim=1).to(torch.uint8).cpu().numpy()
+        yield batch_logits(network, batch).argmax(dim=1).to(torch.uint8).cpu().numpy()
 
 
 def evaluate_segmentation(network: nn.Module, frames: FrameSet, batch_frames: int) -> NDArray[np.int64]:
@@ -154,14 +146,12 @@ def evaluate_segmentation(network: nn.Module, frames: FrameSet, batch_frames: in
     """
     if len(frames) == 0:
         raise InputError("frames: none to evaluate on; give a manifest with labelled frames of the split")
-    confusion: NDArray[np.int64] | None = None
+    counts = []
     for batch in ordered_batches(frames, batch_frames):
-        logits = _logits(network, batch)
+        logits = batch_logits(network, batch)
         predicted = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-        counted = confusion_matrix(batch.labels.numpy(), predicted, logits.shape[1])
-        confusion = counted if confusion is None else confusion + counted
-    assert confusion is not None
-    return confusion
+        counts.append(confusion_matrix(batch.labels.numpy(), predicted, logits.shape[1]))
+    return np.sum(counts, axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +166,100 @@ class _Run:
     resume: Resume | None
     iterations_per_epoch: int
     position: Position
+
+    @property
+    def done(self) -> int:
+        return self.position.epoch * self.iterations_per_epoch + self.position.batch
+
+    @property
+    def iterations(self) -> int:
+        return self.settings.epochs * self.iterations_per_epoch
+
+    def facts(self) -> dict[str, Any]:
+        """Name what must be the same for a training to go on as if nothing had happened."""
+        settings = dataclasses.asdict(self.settings)
+        del settings["device"], settings["captured"]
+        return {
+            "settings": settings,
+            "iterations_per_epoch": self.iterations_per_epoch,
+            "processes": distributed.world_size(),
+            "average": self.average is not None,
+        }
+
+    def batches_left(self, batches: Callable[[int], Iterable[Batch]]) -> Iterator[Batch]:
+        """Give, on the device, this process's share of each batch of the epoch that is not done yet."""
+        done, expected, count = self.position.batch, self.iterations_per_epoch, 0
+        for count, batch in enumerate(itertools.islice(batches(self.position.epoch), expected + 1), start=1):
+            if count > expected:
+                break
+            if count > done:
+                yield _to_device(batch, self.settings.device, slice(distributed.rank(), None, distributed.world_size()))
+        if count != expected:
+            found = f"more than {expected}" if count > expected else f"{count}"
+            raise InputError(
+                f"epoch {self.position.epoch}: has {found} batches, not {expected}; give every epoch as many"
+            )
+
+    def step(self, batch: Batch, step: Callable[[Batch], Tensor]) -> None:
+        """Set the learning rate, make one gradient step, and add to the loss."""
+        rate = _learning_rate(self.settings, self.done / self.iterations)
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self.position.loss_sum = self.position.loss_sum + step(batch)
+
+    def gradient_step(self, batch: Batch) -> Tensor:
+        """Make one gradient step and return its loss, detached."""
+        self.optimiser.zero_grad(set_to_none=True)
+        device_type = torch.device(self.settings.device).type
+        with torch.autocast(device_type, torch.bfloat16, enabled=self.settings.mixed_precision):
+            loss = self.loss(self.network, batch)
+        loss.backward()
+        distributed.average_gradients(self.network.parameters())
+        if self.settings.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.max_grad_norm)
+        self.optimiser.step()
+        return loss.detach()
+
+    def end_step(self) -> None:
+        """Count the step, follow it with the average, and save the state when it is time."""
+        if self.average is not None:
+            update_average(self.average, self.network, self.settings.average_decay, self.done)
+        self.position.batch += 1
+        self.position.count_seconds()
+        last = self.position.batch == self.iterations_per_epoch
+        if last or self.position.batch % _ITERATIONS_BETWEEN_CHECKS == 0:
+            self.check_finite()
+        if not last:  # the state at an epoch's end is saved after what follows the epoch
+            self.save_if_due(epoch_ended=False)
+
+    def end_epoch(self) -> None:
+        """Record the epoch, move on to the next one, and save the state when it is time or training is over."""
+        position = self.position
+        position.count_seconds()
+        record = EpochRecord(
+            epoch=position.epoch,
+            loss=float(distributed.mean_over_processes(position.loss_sum)) / self.iterations_per_epoch,
+            learning_rate=_learning_rate(self.settings, position.epoch / self.settings.epochs),
+            seconds=position.seconds,
+        )
+        position.next_epoch(dataclasses.asdict(record))
+        self.save_if_due(epoch_ended=True)
+
+    def save_if_due(self, epoch_ended: bool) -> None:
+        over = self.position.epoch == self.settings.epochs
+        if self.resume is not None and (over or is_due(self.resume, self.position, epoch_ended)):
+            save_state(self.resume, self.position, self.network, self.average, self.optimiser, self.facts())
+
+    def check_finite(self) -> None:
+        loss = float(self.position.loss_sum)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"epoch {self.position.epoch}, iteration {self.position.batch}: the loss is {loss} at learning rate "
+                f"{float(self.optimiser.param_groups[0]['lr']):g}; lower learning_rate or set max_grad_norm"
+            )
 
 
 def _start(
@@ -193,85 +277,8 @@ def _start(
             distributed.broadcast_state(module)
     optimiser = _optimiser(network, settings)
     run = _Run(network, average, settings, loss, optimiser, resume, iterations, Position())
-    position = load_state(resume, network, average, optimiser, _facts(run)) if resume is not None else None
+    position = load_state(resume, network, average, optimiser, run.facts()) if resume is not None else None
     return dataclasses.replace(run, position=position) if position is not None else run
-
-
-def _step(run: _Run, batch: Batch, step: Callable[[Batch], Tensor]) -> None:
-    """Set the learning rate, make one gradient step, and add to the loss."""
-    rate = _learning_rate(run.settings, _iterations_done(run) / _iterations(run))
-    for group in run.optimiser.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-    run.position.loss_sum = run.position.loss_sum + step(batch)
-
-
-def _gradient_step(run: _Run, batch: Batch) -> Tensor:
-    """Make one gradient step and return its loss, detached."""
-    run.optimiser.zero_grad(set_to_none=True)
-    device_type = torch.device(run.settings.device).type
-    with torch.autocast(device_type, torch.bfloat16, enabled=run.settings.mixed_precision):
-        loss = run.loss(run.network, batch)
-    loss.backward()
-    distributed.average_gradients(run.network.parameters())
-    if run.settings.max_grad_norm is not None:
-        nn.utils.clip_grad_norm_(run.network.parameters(), run.settings.max_grad_norm)
-    run.optimiser.step()
-    return loss.detach()
-
-
-def _end_step(run: _Run) -> None:
-    """Count the step, follow it with the average, and save the state when it is time."""
-    position = run.position
-    if run.average is not None:
-        update_average(run.average, run.network, run.settings.average_decay, _iterations_done(run))
-    position.batch += 1
-    position.count_seconds()
-    last = position.batch == run.iterations_per_epoch
-    if last or position.batch % _ITERATIONS_BETWEEN_CHECKS == 0:
-        _check_finite(run)
-    # The state at an epoch's end is saved after what follows the epoch.
-    if run.resume is not None and not last and is_due(run.resume, position, epoch_ended=False):
-        save_state(run.resume, position, run.network, run.average, run.optimiser, _facts(run))
-
-
-def _end_epoch(run: _Run) -> None:
-    """Record the epoch, move on to the next one, and save the state when it is time or training is over."""
-    position = run.position
-    position.count_seconds()
-    iterations = run.iterations_per_epoch
-    record = EpochRecord(
-        epoch=position.epoch,
-        loss=float(distributed.mean_over_processes(position.loss_sum)) / iterations,
-        learning_rate=_learning_rate(run.settings, position.epoch / run.settings.epochs),
-        seconds=position.seconds,
-    )
-    position.next_epoch(dataclasses.asdict(record))
-    over = position.epoch == run.settings.epochs
-    if run.resume is not None and (over or is_due(run.resume, position, epoch_ended=True)):
-        save_state(run.resume, position, run.network, run.average, run.optimiser, _facts(run))
-
-
-def _facts(run: _Run) -> dict[str, Any]:
-    """Name what must be the same for a training to go on as if nothing had happened."""
-    settings = dataclasses.asdict(run.settings)
-    del settings["device"], settings["captured"]
-    return {
-        "settings": settings,
-        "iterations_per_epoch": run.iterations_per_epoch,
-        "processes": distributed.world_size(),
-        "average": run.average is not None,
-    }
-
-
-def _iterations_done(run: _Run) -> int:
-    return run.position.epoch * run.iterations_per_epoch + run.position.batch
-
-
-def _iterations(run: _Run) -> int:
-    return run.settings.epochs * run.iterations_per_epoch
 
 
 def _learning_rate(settings: TrainSettings, done: float) -> float:
@@ -288,14 +295,8 @@ def _optimiser(network: nn.Module, settings: TrainSettings) -> Optimizer:
     # A recorded step reads its rate from the device, where it can change.
     rate: Any = torch.tensor(settings.learning_rate, device=settings.device) if captured else settings.learning_rate
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(
-            network.parameters(),
-            lr=rate,
-            weight_decay=decay,
-            fused=captured,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-        )
+        inertia: dict[str, Any] = {"momentum": settings.momentum, "nesterov": settings.nesterov}
+        return torch.optim.SGD(network.parameters(), lr=rate, weight_decay=decay, fused=captured, **inertia)
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
     # Fused: on small networks the updates, tensor by tensor, take some percent of a step.
     return kind(network.parameters(), lr=rate, betas=(0.9, 0.999), weight_decay=decay, fused=True, capturable=captured)
@@ -304,7 +305,8 @@ def _optimiser(network: nn.Module, settings: TrainSettings) -> Optimizer:
 def _loss(loss: Loss | None, weights: ArrayLike | Tensor | None, settings: TrainSettings) -> Loss:
     if loss is not None and weights is not None:
         raise InputError("class_weights: mean nothing beside a loss of your own; give one of the two")
-    return loss or partial(label_loss, weights=weights_tensor(weights, torch.device(settings.device)))
+    tensor = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=settings.device)
+    return loss or partial(label_loss, weights=tensor)
 
 
 def _count_batches(batches: Callable[[int], Iterable[Batch]]) -> int:
@@ -315,43 +317,21 @@ def _count_batches(batches: Callable[[int], Iterable[Batch]]) -> int:
     return count
 
 
-def _batches_left(run: _Run, batches: Callable[[int], Iterable[Batch]]) -> Iterator[Batch]:
-    """Give, on the device, this process's share of each batch of the epoch that is not done yet."""
-    done, expected, count = run.position.batch, run.iterations_per_epoch, 0
-    for count, batch in enumerate(itertools.islice(batches(run.position.epoch), expected + 1), start=1):
-        if count > expected:
-            break
-        if count > done:
-            yield _to_device(batch, run.settings.device, slice(distributed.rank(), None, distributed.world_size()))
-    if count != expected:
-        found = f"more than {expected}" if count > expected else f"{count}"
-        raise InputError(f"epoch {run.position.epoch}: has {found} batches, not {expected}; give every epoch as many")
-
-
 def _to_device(batch: AnyBatch, device: torch.device | str, share: slice = slice(None)) -> AnyBatch:
     if isinstance(batch, Batch):
         return Batch(batch.images[share], batch.labels[share]).on(device)  # type: ignore[return-value]
-    tensors = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}  # type: ignore[arg-type]
-    moved = {name: value[share].to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
+    moved = {name: value[share].to(device) for name, value in tensors_of(batch).items()}
     return dataclasses.replace(batch, **moved)  # type: ignore[type-var]
 
 
-def _check_finite(run: _Run) -> None:
-    loss = float(run.position.loss_sum)
-    if not math.isfinite(loss):
-        rate = run.optimiser.param_groups[0]["lr"]
-        raise InputError(
-            f"epoch {run.position.epoch}, iteration {run.position.batch}: the loss is {loss} "
-            f"at learning rate {float(rate):g}; "
-            "lower learning_rate or set max_grad_norm"
-        )
-
-
-def _logits(network: nn.Module, batch: Batch) -> Tensor:
+def batch_logits(network: nn.Module, batch: Batch) -> Tensor:
+    """Give the network's output for a batch, on its device, in evaluation mode; it gets its modes back."""
     with evaluation_mode(network):
         logits: Tensor = network(batch.images.to(next(network.parameters()).device))
     if not torch.isfinite(logits).all():
-        raise InputError("the network gives NaN or infinity, which no class is; train it again with a lower learning rate")
+        raise InputError(
+            "the network gives NaN or infinity, which no class is; train it again with a lower learning rate"
+        )
     return logits
 
 

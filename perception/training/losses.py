@@ -49,8 +49,3 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | Non
 def label_loss(network: nn.Module, batch: Batch, weights: Tensor | None = None) -> Tensor:
     """Give the weighted cross-entropy of a batch: a segmentation network's, or a classifier's with labels (frame,)."""
     return weighted_cross_entropy(network(batch.images), batch.labels, weights)
-
-
-def weights_tensor(weights: ArrayLike | Tensor | None, device: torch.device) -> Tensor | None:
-    """Bring class weights (class,) to a device as float32."""
-    return None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)

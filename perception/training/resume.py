@@ -89,11 +89,7 @@ def save_state(
 
 
 def load_state(
-    resume: Resume,
-    network: nn.Module,
-    average: nn.Module | None,
-    optimiser: Optimizer,
-    facts: dict[str, Any],
+    resume: Resume, network: nn.Module, average: nn.Module | None, optimiser: Optimizer, facts: dict[str, Any]
 ) -> Position | None:
     """Bring network, average, optimiser and random state, in place, to where the file left them; None without a file.
 

@@ -6,13 +6,14 @@ posterior over weights, and a penalty per weight keeps their spread close to a p
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perception.data.loading import Batch
 from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 from perception.parameters import NotNegative, Share, checked
@@ -21,16 +22,6 @@ from perception.uncertainty.ensemble import Ensemble
 from perception.uncertainty.priors import Prior, parameter_priors
 
 Direction = Literal["pq", "qp"]
-DIRECTIONS = ("pq", "qp")
-
-
-class LabelledImages(Protocol):
-    """Any batch with images (frame, 3, height, width) float32 and labels int64 (frame, height, width) or (frame,)."""
-
-    @property
-    def images(self) -> Tensor: ...
-    @property
-    def labels(self) -> Tensor: ...
 
 
 @checked
@@ -41,20 +32,18 @@ class EnsembleLoss:
     penalty: Literal["dpe", "l2", "none"] = "dpe"
     beta: NotNegative = 1e-5  # weight of the DPE penalty (paper: 1e-5 on CIFAR)
     # pq: KL(prior || members), the paper's expression; qp: KL(members || prior)
-    direction: Literal["pq", "qp"] = "pq"
+    direction: Direction = "pq"
     variance_floor: Share = 1e-8  # least variance over members, as a share of the prior's
     weight_decay: NotNegative = 5e-4  # weight of half the squared norm, for penalty l2
 
 
-def ensemble_loss(
-    settings: EnsembleLoss, class_weights: Tensor | None = None
-) -> Callable[[nn.Module, LabelledImages], Tensor]:
+def ensemble_loss(settings: EnsembleLoss, class_weights: Tensor | None = None) -> Callable[[nn.Module, Batch], Tensor]:
     """Return the loss that `fit` minimises: cross entropy summed over members, plus the penalty that settings name.
 
     class_weights: (class,) float32, weights of the cross entropy, or None.
     """
 
-    def loss(ensemble: nn.Module, batch: LabelledImages) -> Tensor:
+    def loss(ensemble: nn.Module, batch: Batch) -> Tensor:
         if not isinstance(ensemble, Ensemble):
             raise InputError(f"network is a {type(ensemble).__name__}, not an Ensemble: wrap it, Ensemble([network])")
         if settings.penalty == "dpe":
@@ -66,16 +55,15 @@ def ensemble_loss(
                 variance_floor=settings.variance_floor,
                 class_weights=class_weights,
             )
-        return l2_loss(
-            ensemble, batch, settings.weight_decay if settings.penalty == "l2" else 0.0, class_weights=class_weights
-        )
+        decay = settings.weight_decay if settings.penalty == "l2" else 0.0
+        return l2_loss(ensemble, batch, decay, class_weights=class_weights)
 
     return loss
 
 
 def dpe_loss(
     ensemble: Ensemble,
-    batch: LabelledImages,
+    batch: Batch,
     beta: float,
     *,
     direction: str = "pq",
@@ -101,9 +89,7 @@ def dpe_loss(
     return fit_term + 2 * beta * kl_penalty(list(ensemble.members), direction=direction, variance_floor=variance_floor)
 
 
-def l2_loss(
-    ensemble: Ensemble, batch: LabelledImages, weight_decay: float, *, class_weights: Tensor | None = None
-) -> Tensor:
+def l2_loss(ensemble: Ensemble, batch: Batch, weight_decay: float, *, class_weights: Tensor | None = None) -> Tensor:
     """Return the plain ensemble's loss: cross entropy summed over members, plus weight_decay / 2 * |weights|^2."""
     fit_term = member_cross_entropy(ensemble, batch, class_weights)
     if weight_decay == 0:
@@ -112,7 +98,7 @@ def l2_loss(
     return fit_term + 0.5 * weight_decay * torch.stack(squares).sum()
 
 
-def member_cross_entropy(ensemble: Ensemble, batch: LabelledImages, class_weights: Tensor | None = None) -> Tensor:
+def member_cross_entropy(ensemble: Ensemble, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
     """Return the sum over members of the mean cross entropy over labelled pixels (0 where none is labelled).
 
     batch.labels: int64 class ids, 255 = ignored; (frame, height, width), or (frame,) for classifiers. In a distributed
@@ -134,27 +120,22 @@ def gaussian_kl(mean: Tensor, variance: Tensor, prior: Prior, direction: str = "
     mean, variance: any equal shape; biased variance over members, positive. Returns that shape, at least 0.
     direction pq: KL(prior || members), the expression that the paper prints; qp: KL(members || prior).
     """
-    _check_direction(direction)
-    return _gaussian_kl(mean, variance, prior.mean, prior.variance, direction)
-
-
-def _gaussian_kl(
-    mean: Tensor, variance: Tensor, prior_mean: Tensor | float, prior_variance: Tensor | float, direction: str
-) -> Tensor:
-    ratio = variance / prior_variance
-    offset = (mean - prior_mean).square() / prior_variance
+    if direction not in get_args(Direction):
+        raise InputError(f"direction {direction!r} is unknown; use pq (the paper's) or qp")
+    ratio = variance / prior.variance
+    offset = (mean - prior.mean).square() / prior.variance
     if direction == "pq":
         return 0.5 * (ratio.log() + (1 + offset) / ratio - 1)
     return 0.5 * (ratio + offset - 1 - ratio.log())
 
 
-def omega(members: Sequence[nn.Module], *, direction: str = "pq", variance_floor: float = 1e-8) -> Tensor:
+def omega(members: Sequence[nn.Module], *, direction: str = "pq") -> Tensor:
     """Return the paper's Omega, without its factor 1/2 and constants: a scalar, possibly negative.
 
     pq: sum over weights of log s^2 + (s_p^2 + (m - m_p)^2) / s^2, with m and s^2 the mean and biased variance over
     members and m_p, s_p^2 the prior's; qp: sum of (s^2 + (m - m_p)^2) / s_p^2 - log s^2.
     """
-    doubled = 2 * kl_penalty(members, direction=direction, variance_floor=variance_floor)
+    doubled = 2 * kl_penalty(members, direction=direction)
     sign = 1.0 if direction == "pq" else -1.0
     constants = sum(
         sum(members[0].get_parameter(name).numel() for name in names) * (sign * math.log(prior.variance) + 1)
@@ -168,7 +149,7 @@ def kl_penalty(
     *,
     direction: str = "pq",
     variance_floor: float = 1e-8,
-    priors: dict[str, Prior] | None = None,
+    priors: Mapping[str, Prior] | None = None,
 ) -> Tensor:
     """Return the KL divergence between the members' spread and the prior, summed over all trained weights.
 
@@ -177,7 +158,6 @@ def kl_penalty(
     priors: by parameter name, in place of `parameter_priors`.
     Source: arXiv 1811.03575, with the priors of methods section 1.2. Raises InputError when structures differ.
     """
-    _check_direction(direction)
     groups = _names_by_prior(members, priors)
     if not groups:
         raise InputError("members have no trained parameter; the DPE penalty needs some: set requires_grad on them")
@@ -186,19 +166,18 @@ def kl_penalty(
     weights = torch.cat([member.get_parameter(name).flatten() for member in members for name in names])
     weights = weights.view(len(members), -1)
     sizes = [sum(members[0].get_parameter(name).numel() for name in group) for group in groups.values()]
+    facts = zip(*((prior.mean, prior.variance, variance_floor * prior.variance) for prior in groups), strict=True)
     prior_mean, prior_variance, least = (
         torch.cat([weights.new_full((1,), value).expand(size) for value, size in zip(values, sizes, strict=True)])
-        for values in zip(
-            *((prior.mean, prior.variance, variance_floor * prior.variance) for prior in groups), strict=True
-        )
+        for values in facts
     )
     mean = weights.mean(0)
     # Two plain passes: torch.var_mean over so short an axis takes six times as long.
     variance = (weights - mean).square().mean(0)
-    return _gaussian_kl(mean, torch.maximum(variance, least), prior_mean, prior_variance, direction).sum()
+    return gaussian_kl(mean, torch.maximum(variance, least), Prior(prior_mean, prior_variance), direction).sum()
 
 
-def _names_by_prior(members: Sequence[nn.Module], priors: dict[str, Prior] | None = None) -> dict[Prior, list[str]]:
+def _names_by_prior(members: Sequence[nn.Module], priors: Mapping[str, Prior] | None = None) -> dict[Prior, list[str]]:
     """Group the trained parameters by prior, so that the penalty takes a few large operations, not one per tensor."""
     _refuse_different_structures(members)
     groups: dict[Prior, list[str]] = defaultdict(list)
@@ -217,8 +196,3 @@ def _refuse_different_structures(members: Sequence[nn.Module]) -> None:
                 f"members 0 and {index} differ in parameter {differing[0]!r}; the DPE penalty compares equal "
                 "structures: train the members before removing channels, or use penalty l2"
             )
-
-
-def _check_direction(direction: str) -> None:
-    if direction not in DIRECTIONS:
-        raise InputError(f"direction {direction!r} is unknown; use pq (the paper's) or qp")

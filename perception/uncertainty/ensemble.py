@@ -8,8 +8,10 @@ import copy
 import hashlib
 import json
 import math
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perception.data.files import file_sha256
+from perception.data.files import file_sha256, replace_file
 from perception.errors import InputError
 from perception.models.checkpoint import load_network, save_network
-from perception.models.registry import NETWORKS
+from perception.training.setup import seeded
 from perception.uncertainty.priors import parameter_priors
 
 ENSEMBLE_FILE = "ensemble.json"
-
-Networks = Mapping[str, Callable[..., nn.Module]]
 
 
 class Committee(nn.Module):
@@ -119,15 +119,11 @@ class DropoutEnsemble(Committee):
     def member_logits(self, images: Tensor) -> Iterator[Tensor]:
         self.network.eval()
         for number in range(self.passes):
-            handles = [
-                layer.register_forward_hook(_fixed_mask_hook(layer, (self.seed, number, index)))
-                for index, layer in enumerate(self.layers)
-            ]
-            try:
+            with ExitStack() as masks:
+                for index, layer in enumerate(self.layers):
+                    hook = _fixed_mask_hook(layer, (self.seed, number, index))
+                    masks.enter_context(layer.register_forward_hook(hook))
                 logits = self.network(images)
-            finally:
-                for handle in handles:
-                    handle.remove()
             yield logits
 
 
@@ -157,12 +153,8 @@ def make_ensemble(build: Callable[[int], nn.Module], members: int, seed: int) ->
     """
     if members < 1:
         raise InputError(f"members = {members}; an ensemble needs at least 1: set members to 8, as published")
-    seeds = [int(number) for number in np.random.SeedSequence(seed).generate_state(members)]
-    networks = []
-    for member_seed in seeds:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(member_seed)
-            networks.append(build(member_seed))
+    seeds = np.random.SeedSequence(seed).generate_state(members).tolist()
+    networks = [seeded(partial(build, member_seed), member_seed) for member_seed in seeds]
     _refuse_equal_members(networks)
     if members > 1:
         _draw_equal_parameters(networks, seeds)
@@ -181,22 +173,13 @@ def _draw_equal_parameters(networks: Sequence[nn.Module], seeds: Sequence[int]) 
 
 
 def _refuse_equal_members(networks: Sequence[nn.Module]) -> None:
-    fingerprints = [_weights_sha256(network) for network in networks]
-    for index, fingerprint in enumerate(fingerprints):
-        first = fingerprints.index(fingerprint)
-        if first != index:
+    states = [network.state_dict() for network in networks]
+    for (first, ours), (index, theirs) in combinations(enumerate(states), 2):
+        if ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours):
             raise InputError(
                 f"members {first} and {index} start from equal weights; an ensemble of equal members cannot disagree: "
                 "let build() initialise from the seed it is given"
             )
-
-
-def _weights_sha256(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, values in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(values.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def snapshot_collector(epochs: Collection[int], kept: list[nn.Module]) -> Callable[..., None]:
@@ -208,48 +191,50 @@ def snapshot_collector(epochs: Collection[int], kept: list[nn.Module]) -> Callab
 
     def collect(epoch: int, network: nn.Module, _optimizer: object) -> None:
         if epoch in epochs:
-            networks = list(network.members) if isinstance(network, Ensemble) else [network]
+            networks = network.members if isinstance(network, Ensemble) else [network]
             kept.extend(copy.deepcopy(member).eval() for member in networks)
 
     return collect
 
 
-def save_ensemble(ensemble: Ensemble, folder: Path, metadata: dict[str, str], networks: Networks = NETWORKS) -> str:
+def save_ensemble(ensemble: Ensemble, folder: Path, metadata: dict[str, str]) -> str:
     """Write the members and ensemble.json, which names them, into a folder; return the ensemble's model_sha256.
 
     ensemble.json is written last and moved into place whole, so a folder that has it is complete.
-    networks: the networks that a file may name, by name, where they are not the project's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     members = []
     for index, member in enumerate(ensemble.members):
         name = f"member_{index:02d}.safetensors"
-        members.append({"file": name, "sha256": save_network(member, folder / name, metadata, networks)})
+        members.append({"file": name, "sha256": save_network(member, folder / name, metadata)})
     model_sha256 = _combine([member["sha256"] for member in members])
     text = json.dumps({"model_sha256": model_sha256, "members": members, "metadata": metadata}, indent=2) + "\n"
-    temporary = folder / f".{ENSEMBLE_FILE}.{os.getpid()}"
-    temporary.write_text(text)
-    temporary.replace(folder / ENSEMBLE_FILE)
+    replace_file(folder / ENSEMBLE_FILE, text.encode())
     return model_sha256
 
 
-def load_ensemble(folder: Path, networks: Networks = NETWORKS) -> Ensemble:
+def load_ensemble(folder: Path) -> Ensemble:
     """Load an ensemble in eval mode from a folder that `save_ensemble` wrote, checking every member's sha256.
 
     Raises InputError when ensemble.json is missing or damaged or a member's file is not the one it names.
     """
     members = _read_ensemble_file(folder)["members"]
     for member in members:
-        _check_member(folder, member["file"], member["sha256"])
-    return Ensemble([load_network(folder / member["file"], networks) for member in members]).eval()
+        path = folder / member["file"]
+        if not path.is_file():
+            raise InputError(f"{path} does not exist though {ENSEMBLE_FILE} names it; fetch the ensemble again")
+        if (found := file_sha256(path)) != member["sha256"]:
+            said = f"{ENSEMBLE_FILE} says {member['sha256']}"
+            raise InputError(f"{path} has sha256 {found}, {said}; fetch the ensemble again")
+    return Ensemble([load_network(folder / member["file"]) for member in members]).eval()
 
 
-def load_committee(folder: Path, networks: Networks = NETWORKS) -> Committee:
+def load_committee(folder: Path) -> Committee:
     """Load what `save_ensemble` wrote as what it was: an ensemble, or the passes of Monte Carlo dropout.
 
     The latter is an ensemble of one whose metadata have dropout_passes and dropout_seed.
     """
-    ensemble, metadata = load_ensemble(folder, networks), _read_ensemble_file(folder).get("metadata") or {}
+    ensemble, metadata = load_ensemble(folder), _read_ensemble_file(folder).get("metadata") or {}
     if "dropout_passes" not in metadata:
         return ensemble
     try:
@@ -288,12 +273,3 @@ def _read_ensemble_file(folder: Path) -> dict[str, Any]:
     if not names or not complete or any(Path(name).name != name or name in ("", ".", "..") for name in names):
         raise InputError(f"{path}: members {names} must be plain file names beside it: fetch the ensemble again")
     return record
-
-
-def _check_member(folder: Path, name: str, sha256: str) -> None:
-    path = folder / name
-    if not path.is_file():
-        raise InputError(f"{path} does not exist though {ENSEMBLE_FILE} names it; fetch the ensemble again")
-    found = file_sha256(path)
-    if found != sha256:
-        raise InputError(f"{path} has sha256 {found}, {ENSEMBLE_FILE} says {sha256}; fetch the ensemble again")

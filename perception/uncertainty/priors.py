@@ -11,10 +11,10 @@ _SMALL_VARIANCE = 0.01
 
 @dataclass(frozen=True)
 class Prior:
-    """Hold the normal prior of every weight in one tensor."""
+    """Hold the normal prior of every weight in one tensor; tensors hold one of each weight."""
 
-    mean: float
-    variance: float
+    mean: float | Tensor
+    variance: float | Tensor
 
 
 def parameter_priors(network: nn.Module) -> dict[str, Prior]:
@@ -25,12 +25,9 @@ def parameter_priors(network: nn.Module) -> dict[str, Prior]:
     matrix is treated as a linear layer with outputs first and a vector as a bias.
     """
     priors: dict[str, Prior] = {}
-    seen: set[int] = set()
-    for path, module in network.named_modules():
-        for name, values in module.named_parameters(recurse=False):
-            if id(values) not in seen:
-                seen.add(id(values))
-                priors[f"{path}.{name}" if path else name] = _prior(module, name, values)
+    for name, values in network.named_parameters():
+        path, _, own_name = name.rpartition(".")
+        priors[name] = _prior(network.get_submodule(path), own_name, values)
     return priors
 
 

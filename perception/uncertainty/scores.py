@@ -1,7 +1,7 @@
 """Say how unsure a committee of networks is about each pixel, each image and each frame of a pool."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,29 +55,26 @@ class FrameScore:
 
 
 @torch.no_grad()
-def uncertainty(member_logits: Iterable[Tensor], measures: Collection[str] = MEASURES) -> Uncertainty:
+def uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
     """Measure the disagreement and doubt of members that choose one class a pixel.
 
     member_logits: one tensor a member, (frame, class, *space) float; consumed one by one, so that memory does not
     grow with the number of members (a stacked (member, frame, class, *space) tensor will do as well).
-    measures: the maps that are wanted; the work for others is left out.
 
     With p_e the softmax of member e and p their mean over E members: ensemble_entropy H(p); mean_entropy
     (1/E) sum_e H(p_e); mutual_information, their difference (BALD); variance sum_c (1/E) sum_e (p_ec - p_c)^2;
     variation_ratio 1 - (votes of the modal class) / E. Source: Chitta et al., arXiv 1811.03575.
     """
-    return _summarise(member_logits, _from_logits, measures)
+    return _summarise(member_logits, _from_logits)
 
 
 @torch.no_grad()
-def uncertainty_from_probabilities(
-    member_probabilities: Iterable[Tensor], measures: Collection[str] = MEASURES
-) -> Uncertainty:
+def uncertainty_from_probabilities(member_probabilities: Iterable[Tensor]) -> Uncertainty:
     """Do as `uncertainty` does, from probabilities.
 
     member_probabilities: one tensor a member, (frame, class, *space), sums to 1 over class; left as they are.
     """
-    return _summarise(member_probabilities, _from_probabilities, measures)
+    return _summarise(member_probabilities, lambda values, buffers: (values, _entropy(values, buffers[0])))
 
 
 @torch.no_grad()
@@ -106,14 +103,6 @@ def detection_uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
 BLOCK_VALUES = 262_144
 
 
-@dataclass(frozen=True)
-class _Workspace:
-    """Hold two buffers of a block's shape."""
-
-    first: Tensor
-    second: Tensor
-
-
 def _apply(function: np.ufunc, values: Tensor, out: Tensor) -> Tensor:
     """Take np.log or np.exp of every value; on a processor by numpy, in half to a third of torch's time on a core."""
     if values.device.type != "cpu":
@@ -123,30 +112,27 @@ def _apply(function: np.ufunc, values: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-Convert = Callable[[Tensor, _Workspace], tuple[Tensor, Tensor]]
+Buffers = tuple[Tensor, Tensor]  # both of a block's shape
+Convert = Callable[[Tensor, Buffers], tuple[Tensor, Tensor]]
 
 
-def _from_logits(logits: Tensor, space: _Workspace) -> tuple[Tensor, Tensor]:
+def _from_logits(logits: Tensor, buffers: Buffers) -> tuple[Tensor, Tensor]:
     """Return softmax and its entropy, log S - sum_c p_c z_c: both terms at least 0, one logarithm a pixel."""
-    shifted = torch.sub(logits, logits.amax(1, keepdim=True), out=space.first)
+    shifted = torch.sub(logits, logits.amax(1, keepdim=True), out=buffers[0])
     # exp(-inf) is 0, but 0 * -inf would be NaN.
     shifted.clamp_min_(math.log(torch.finfo(logits.dtype).tiny))
-    probabilities = _apply(np.exp, shifted, space.second)
+    probabilities = _apply(np.exp, shifted, buffers[1])
     total = probabilities.sum(1, keepdim=True)
     probabilities /= total
     return probabilities, total.log_().squeeze(1) - shifted.mul_(probabilities).sum(1)
 
 
-def _from_probabilities(probabilities: Tensor, space: _Workspace) -> tuple[Tensor, Tensor]:
-    return probabilities, _entropy(probabilities, space)
-
-
-def _entropy(probabilities: Tensor, space: _Workspace) -> Tensor:
+def _entropy(probabilities: Tensor, buffer: Tensor) -> Tensor:
     """Return -sum_c p_c log p_c; p log p is 0 at p = 0."""
-    entropy = _apply(np.log, probabilities, space.first).mul_(probabilities).sum(1).neg_()
+    entropy = _apply(np.log, probabilities, buffer).mul_(probabilities).sum(1).neg_()
     # Zeros are rare, and looking for their NaN in the sum costs less than guarding every logarithm.
     if math.isnan(entropy.sum()):
-        guarded = torch.clamp_min(probabilities, torch.finfo(probabilities.dtype).tiny, out=space.first)
+        guarded = torch.clamp_min(probabilities, torch.finfo(probabilities.dtype).tiny, out=buffer)
         entropy = _apply(np.log, guarded, guarded).mul_(probabilities).sum(1).neg_()
     return entropy
 
@@ -155,35 +141,30 @@ def _entropy(probabilities: Tensor, space: _Workspace) -> Tensor:
 class _Totals:
     """Hold what is accumulated over members, for a batch or, as views of it, for a block of it.
 
-    mean: (frame, class, pixel). entropy, spread: (frame, pixel). votes: (frame, class, pixel) int16, or None.
+    mean: (frame, class, pixel). entropy, spread: (frame, pixel). votes: (frame, class, pixel) int16.
     """
 
     mean: Tensor
     entropy: Tensor
     spread: Tensor
-    votes: Tensor | None
+    votes: Tensor
 
     def block(self, part: tuple[slice, slice, slice]) -> "_Totals":
         pixels = (part[0], part[2])
-        votes = None if self.votes is None else self.votes[part]
-        return _Totals(self.mean[part], self.entropy[pixels], self.spread[pixels], votes)
+        return _Totals(self.mean[part], self.entropy[pixels], self.spread[pixels], self.votes[part])
 
-    def add(
-        self, probabilities: Tensor, entropy: Tensor, count: int, buffer: Tensor, measures: Collection[str]
-    ) -> None:
+    def add(self, probabilities: Tensor, entropy: Tensor, count: int, buffer: Tensor) -> None:
         """Add the member number `count` by Welford's update, which is exact for equal members."""
-        if "variance" in measures and count > 1:
+        if count > 1:
             squares = torch.sub(probabilities, self.mean, out=buffer).square_().sum(1)
             self.spread.add_(squares, alpha=(count - 1) / count)
-        if count == 1:
-            self.mean.copy_(probabilities)
-            self.entropy.copy_(entropy)
-        else:
             self.mean.lerp_(probabilities, 1 / count)
             self.entropy.lerp_(entropy, 1 / count)
-        if self.votes is not None:
-            winners = probabilities.argmax(1, keepdim=True)
-            self.votes.scatter_add_(1, winners, torch.ones_like(winners, dtype=torch.int16))
+        else:
+            self.mean.copy_(probabilities)
+            self.entropy.copy_(entropy)
+        winners = probabilities.argmax(1, keepdim=True)
+        self.votes.scatter_add_(1, winners, torch.ones_like(winners, dtype=torch.int16))
 
 
 Part = tuple[slice, slice, slice]
@@ -206,32 +187,26 @@ def _parts(values: Tensor) -> list[Part]:
     ]
 
 
-def _workspaces(blocks: Sequence[_Totals]) -> dict[torch.Size, _Workspace]:
-    """Return a workspace for each shape of block."""
-    one_of_each = {block.mean.shape: block.mean for block in blocks}
-    return {shape: _Workspace(torch.empty_like(mean), torch.empty_like(mean)) for shape, mean in one_of_each.items()}
-
-
 @dataclass(frozen=True)
 class _Share:
-    """Hold the blocks that one thread works on, and its buffers."""
+    """Hold the blocks that one thread works on, and its buffers by the shape of a block."""
 
     parts: list[Part]
     blocks: list[_Totals]
-    spaces: dict[torch.Size, _Workspace]
+    buffers: dict[torch.Size, Buffers]
 
-    def add(self, members: Sequence[Tensor], before: int, convert: Convert, measures: Collection[str]) -> None:
+    def add(self, members: Sequence[Tensor], before: int, convert: Convert) -> None:
         """Add members, (frame, class, pixel) each, to the blocks, `before` of which were added already."""
         for part, block in zip(self.parts, self.blocks, strict=True):
-            space = self.spaces[block.mean.shape]
+            buffers = self.buffers[block.mean.shape]
             for count, values in enumerate(members, before + 1):
                 numbers = values[part] if values.dtype == torch.float64 else values[part].float()
-                block.add(*convert(numbers, space), count, space.first, measures)
+                block.add(*convert(numbers, buffers), count, buffers[0])
 
     def write_entropy(self, ensemble_entropy: Tensor) -> None:
         """Write the entropy of the mean, (frame, pixel)."""
         for part, block in zip(self.parts, self.blocks, strict=True):
-            ensemble_entropy[part[0], part[2]] = _entropy(block.mean, self.spaces[block.mean.shape])
+            ensemble_entropy[part[0], part[2]] = _entropy(block.mean, self.buffers[block.mean.shape][0])
 
 
 def _shares(totals: _Totals, threads: int) -> list[_Share]:
@@ -240,7 +215,9 @@ def _shares(totals: _Totals, threads: int) -> list[_Share]:
     for number in range(min(threads, len(parts))):
         own = parts[number::threads]
         blocks = [totals.block(part) for part in own]
-        shares.append(_Share(own, blocks, _workspaces(blocks)))
+        means = {block.mean.shape: block.mean for block in blocks}
+        buffers = {shape: (torch.empty_like(mean), torch.empty_like(mean)) for shape, mean in means.items()}
+        shares.append(_Share(own, blocks, buffers))
     return shares
 
 
@@ -265,10 +242,9 @@ def _threads() -> Iterator[tuple[int, Run]]:
 
         def run(work: Callable[[_Share], None], shares: list[_Share]) -> None:
             if len(shares) == 1:
-                return work(shares[0])
-            for _ in pool.map(partial(in_this_mode, work), shares):
-                pass
-            return None
+                work(shares[0])
+            else:
+                list(pool.map(partial(in_this_mode, work), shares))
 
         try:
             yield threads, run
@@ -276,7 +252,7 @@ def _threads() -> Iterator[tuple[int, Run]]:
             torch.set_num_threads(threads)  # what a thread of the pool said holds for threads to come, too
 
 
-def _summarise(members: Iterable[Tensor], convert: Convert, measures: Collection[str]) -> Uncertainty:
+def _summarise(members: Iterable[Tensor], convert: Convert) -> Uncertainty:
     # The members of a stacked tensor are there already, so a block can meet them all while it is in the cache.
     together = isinstance(members, Tensor) and len(members) > 0 and members[0].is_contiguous()
     groups: Iterable[Iterable[Tensor]] = [members] if together else ([values] for values in members)
@@ -286,36 +262,34 @@ def _summarise(members: Iterable[Tensor], convert: Convert, measures: Collection
             flat = [values.reshape(*values.shape[:2], -1) for values in group]
             if count == 0:
                 shape = next(iter(group)).shape
-                totals = _no_totals(flat[0], measures)
+                totals = _no_totals(flat[0])
                 shares = _shares(totals, threads)
-            run(partial(_Share.add, members=flat, before=count, convert=convert, measures=measures), shares)
+            run(partial(_Share.add, members=flat, before=count, convert=convert), shares)
             count += len(flat)
         if count == 0:
             raise InputError("no member gave logits; uncertainty needs at least 1 member: pass a tensor for each")
         ensemble_entropy = torch.empty_like(totals.entropy)
         run(partial(_Share.write_entropy, ensemble_entropy=ensemble_entropy), shares)
         maps = _maps_of(totals, ensemble_entropy, count)
-    maps = {name: maps[name].reshape(shape[0], *shape[2:]) for name in measures}
+    maps = {name: values.reshape(shape[0], *shape[2:]) for name, values in maps.items()}
     return Uncertainty(maps, totals.mean.reshape(shape), measure_bounds(count, shape[1]))
 
 
-def _no_totals(values: Tensor, measures: Collection[str]) -> _Totals:
+def _no_totals(values: Tensor) -> _Totals:
     mean = torch.empty_like(values, dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
-    votes = torch.zeros_like(values, dtype=torch.int16) if "variation_ratio" in measures else None
+    votes = torch.zeros_like(values, dtype=torch.int16)
     return _Totals(mean, torch.empty_like(mean[:, 0]), torch.zeros_like(mean[:, 0]), votes)
 
 
 def _maps_of(totals: _Totals, ensemble_entropy: Tensor, count: int) -> dict[str, Tensor]:
-    maps = {
+    return {
         "ensemble_entropy": ensemble_entropy,
         "mean_entropy": totals.entropy,
         # Jensen's inequality makes the difference at least 0; rounding alone can take it below.
         "mutual_information": (ensemble_entropy - totals.entropy).clamp_min_(0),
         "variance": totals.spread / count,
+        "variation_ratio": 1 - totals.votes.amax(1).to(totals.mean) / count,
     }
-    if totals.votes is not None:
-        maps["variation_ratio"] = 1 - totals.votes.amax(1).to(totals.mean) / count
-    return maps
 
 
 def measure_bounds(members: int, classes: int) -> dict[str, float]:
@@ -369,11 +343,8 @@ def _weights_of_predicted(found: Uncertainty, settings: ScoreSettings) -> Tensor
 
 
 def _top_share_mean(values: Tensor, counted: Tensor, share: float) -> Tensor:
-    means = []
-    for row, mask in zip(values, counted, strict=True):
-        kept = row[mask]
-        means.append(kept.topk(math.ceil(share * kept.numel() - 1e-9)).values.mean())
-    return torch.stack(means)
+    valid = [row[mask] for row, mask in zip(values, counted, strict=True)]
+    return torch.stack([each.topk(math.ceil(share * each.numel() - 1e-9)).values.mean() for each in valid])
 
 
 def largest_region(values: np.ndarray, counted: np.ndarray, threshold: float) -> float:
@@ -429,34 +400,23 @@ def _rows(
     scores = reduce_maps(found, settings).tolist()
     means = {name: values.reshape(len(frame_ids), -1).double().mean(1) for name, values in found.maps.items()}
     vectors = None if embeddings is None else embeddings.cpu().numpy()
-    shares = _class_shares(found)
+    predicted = found.predicted.reshape(len(frame_ids), -1).cpu().numpy()
+    classes = found.mean_probabilities.shape[1]
     for index, frame_id in enumerate(frame_ids):
         row = FrameScore(
             frame_id=frame_id,
             score=scores[index],
             means={name: float(values[index]) for name, values in means.items()},
-            class_share=shares[index],
+            class_share=(np.bincount(predicted[index], minlength=classes) / predicted.shape[1]).astype(np.float32),
             embedding=None if vectors is None else vectors[index],
         )
-        _refuse_not_finite(row)
+        finite = all(math.isfinite(value) for value in (row.score, *row.means.values()))
+        if not finite or (row.embedding is not None and not np.isfinite(row.embedding).all()):
+            raise InputError(
+                f"frame {frame_id}: the network's output is not finite and cannot be ranked; "
+                "look at the ensemble's training (learning rate, gradient norm) and train it again"
+            )
         yield row
-
-
-def _class_shares(found: Uncertainty) -> np.ndarray:
-    classes = found.mean_probabilities.shape[1]
-    predicted = found.predicted.reshape(found.predicted.shape[0], -1).cpu().numpy()
-    counts = np.stack([np.bincount(row, minlength=classes) for row in predicted])
-    shares: np.ndarray = (counts / predicted.shape[1]).astype(np.float32)
-    return shares
-
-
-def _refuse_not_finite(row: FrameScore) -> None:
-    finite = all(math.isfinite(value) for value in (row.score, *row.means.values()))
-    if not finite or (row.embedding is not None and not np.isfinite(row.embedding).all()):
-        raise InputError(
-            f"frame {row.frame_id}: the network's output is not finite and cannot be ranked; "
-            "look at the ensemble's training (learning rate, gradient norm) and train it again"
-        )
 
 
 def score_table(rows: Iterable[FrameScore], settings: ScoreSettings, model_sha256: str) -> pd.DataFrame:
@@ -465,17 +425,15 @@ def score_table(rows: Iterable[FrameScore], settings: ScoreSettings, model_sha25
     Columns: frame_id str, score float64, every measure's mean over the image float32, class_share list of float32,
     embedding list of float32 (absent when none was asked for), model_sha256, measure, reduction str.
     """
-    columns: dict[str, list[Any]] = {"frame_id": [], "score": [], **{name: [] for name in MEASURES}}
-    columns |= {"class_share": [], "embedding": []}
-    for row in rows:
-        columns["frame_id"].append(row.frame_id)
-        columns["score"].append(row.score)
-        columns["class_share"].append(row.class_share)
-        columns["embedding"].append(row.embedding)
-        for name in MEASURES:
-            columns[name].append(row.means[name])
-    if any(vector is None for vector in columns["embedding"]):
-        del columns["embedding"]
+    kept = list(rows)
+    columns: dict[str, list[Any]] = {
+        "frame_id": [row.frame_id for row in kept],
+        "score": [row.score for row in kept],
+        **{name: [row.means[name] for row in kept] for name in MEASURES},
+        "class_share": [row.class_share for row in kept],
+    }
+    if all(row.embedding is not None for row in kept):
+        columns["embedding"] = [row.embedding for row in kept]
     table = pd.DataFrame(columns).astype({"score": "float64", **dict.fromkeys(MEASURES, "float32")})
     return table.assign(model_sha256=model_sha256, measure=settings.measure, reduction=settings.reduction)
 

@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from perception.versioning.decisions import CHAMPION, CURRENT, Decision, decisions_at
-from perception.versioning.processes import Author, Clone, git_text, shallow_clone
+from perception.versioning.decisions import CURRENT, Decision, decision_paths, decisions_at
+from perception.versioning.models import CHAMPION
+from perception.versioning.processes import Clone, git_text, shallow_clone
 from perception.versioning.repository import read_pointer
 
 SIGNATURES = {
@@ -37,9 +38,9 @@ def audit(registry: str) -> Audit:
     A decision is sound when its file was added once and never touched again, its commit says the same people and the
     same manifest, and current.json and champion.json are what the last decision about them left.
     """
-    with shallow_clone(registry, Author(), depth=None) as clone:
+    with shallow_clone(registry, depth=None) as clone:
         found, problems = [], []
-        for decision, path in zip(decisions_at(clone, "HEAD"), _paths(clone), strict=True):
+        for decision, path in zip(decisions_at(clone, "HEAD"), decision_paths(clone, "HEAD"), strict=True):
             commits = git_text(clone, "log", "--format=%H", "HEAD", "--", path).splitlines()
             commit = commits[-1]
             if len(commits) > 1:
@@ -53,10 +54,6 @@ def audit(registry: str) -> Audit:
         problems += _pointers(clone, [entry.decision for entry in found])
         problems += [f"commit {e.commit[:12]}: {e.signature}" for e in found if e.signature.startswith("BAD")]
     return Audit(decisions=tuple(found), problems=tuple(problems))
-
-
-def _paths(clone: Clone) -> list[str]:
-    return sorted(git_text(clone, "ls-tree", "--name-only", "HEAD", "decisions/").split())
 
 
 def _contradictions(clone: Clone, decision: Decision, commit: str, path: str) -> list[str]:

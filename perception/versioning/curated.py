@@ -96,8 +96,6 @@ def build_version(
         new = _write_shards(frames, shard_of, store, folder / "shards", frames_per_shard, progress)
         kept = _keep_shards(base, set(shard_of[shard_of != ""]) - new.keys(), folder / "shards")
         built = _write_tables(frames, shard_of, new, kept, base, rewritten, folder)
-        if destination.exists():
-            destination.rmdir()
         folder.replace(destination)
     return built
 
@@ -226,7 +224,7 @@ def _write_tables(
     return built
 
 
-def restore_blobs(folder: Path, store: Store, progress: Callable[[int, int], None] | None = None) -> int:
+def restore_blobs(folder: Path, store: Store) -> int:
     """Put every blob of a fetched version into a store, checked against its address; gives the number of frames.
 
     With this a version alone, without the store it was made from, is enough to train again.
@@ -250,8 +248,6 @@ def restore_blobs(folder: Path, store: Store, progress: Callable[[int, int], Non
             raise InputError(
                 f"{path} lacks frame {min(wanted)}, which {MEMBERS} says it holds; fetch the version again"
             )
-        if progress:
-            progress(done, len(frames))
     return done
 
 

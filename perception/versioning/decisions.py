@@ -17,32 +17,15 @@ from perception.errors import InputError
 from perception.versioning.models import (
     CHAMPION,
     Champion,
-    StoredModel,
-    champion,
     champion_at,
-    fetch_champion,
     proposal_at,
     resolved,
     store_model,
     stored_model_at,
 )
-from perception.versioning.processes import Author, Clone, git_text, read_committed, shallow_clone
+from perception.versioning.processes import Clone, git_text, read_committed, shallow_clone
 from perception.versioning.records import Version, json_bytes
 from perception.versioning.repository import push_commit, read_pointer, trailers
-
-__all__ = [
-    "CHAMPION",
-    "CURRENT",
-    "Champion",
-    "Decision",
-    "champion",
-    "decisions",
-    "fetch_champion",
-    "promote",
-    "reject",
-    "release_champion",
-    "rollback",
-]
 
 CURRENT = "current.json"
 
@@ -99,17 +82,13 @@ def promote(
                 )
         if current and current["test_set_sha256"] != version.test_set_sha256 and len(people) < 2:
             raise InputError(f"{version.tag} changes the test set of {previous}; name two people who agree")
-        return replace(
-            _decision("promote", version, people, why, previous), model_sha256=_proposed(clone, version, head)
-        )
-
-    def _proposed(clone: Clone, version: Version, head: str) -> str | None:
+        decision = _decision("promote", version, people, why, previous)
         if not release:
-            return None
+            return decision
         proposal = proposal_at(clone, version.tag, head)
         if proposal is None or proposal.model_sha256 is None:
             raise InputError(f"no network was proposed with {version.tag}; promote it without one (MODEL=keep)")
-        return proposal.model_sha256
+        return replace(decision, model_sha256=proposal.model_sha256)
 
     return _decide(registry, version, decide)
 
@@ -122,7 +101,7 @@ def rollback(registry: str | Path, *, name: str, reason: str, revision: str | No
     current.
     """
     people, why = _people([name]), _reason(reason)
-    with shallow_clone(registry, Author()) as clone:
+    with shallow_clone(registry) as clone:
         history, current = decisions_at(clone, "HEAD"), read_pointer(clone, CURRENT)
     if current is None:
         raise InputError(f"registry {registry} has no current version; promote one instead")
@@ -163,7 +142,7 @@ def reject(registry: str | Path, revision: str, *, manifest_sha256: str, name: s
 
 def decisions(registry: str | Path) -> list[Decision]:
     """List all decisions, oldest first."""
-    with shallow_clone(registry, Author()) as clone:
+    with shallow_clone(registry) as clone:
         return decisions_at(clone, "HEAD")
 
 
@@ -178,7 +157,6 @@ def release_champion(
     name: str,
     reason: str,
     facts: Mapping[str, str] | None = None,
-    author: Author | None = None,
 ) -> Champion:
     """Release a network that no night proposed: keep its files on the remote and point champion.json at them.
 
@@ -186,7 +164,7 @@ def release_champion(
     Raises InputError for a model without files or an unknown version.
     """
     version, people, why = resolved(registry, revision), _people([name]), _reason(reason)
-    with shallow_clone(registry, author or Author()) as clone:
+    with shallow_clone(registry) as clone:
         stored, stored_files = store_model(clone, model, version, facts)
         released = Champion(**asdict(stored), names=people, reason=why)
 
@@ -252,9 +230,8 @@ def _decision_file(decision: Decision) -> dict[str, bytes]:
 
 
 def _message(decision: Decision) -> str:
-    subject = f"{decision.action.capitalize()} {decision.tag}"
     return trailers(
-        subject,
+        f"{decision.action.capitalize()} {decision.tag}",
         decision.reason,
         decision=decision.action,
         decided_by=", ".join(decision.names),
@@ -267,7 +244,7 @@ def _message(decision: Decision) -> str:
 def _decide(registry: str | Path, version: Version, decide: Callable[[Clone, str], Decision | None]) -> Decision | None:
     """Commit a decision; its rules are judged again whenever another writer came first."""
     decided: list[Decision] = []
-    with shallow_clone(registry, Author()) as clone:
+    with shallow_clone(registry) as clone:
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
             decision = decide(clone, head)
@@ -280,7 +257,7 @@ def _decide(registry: str | Path, version: Version, decide: Callable[[Clone, str
                 files[CURRENT] = json_bytes(_pointer(version, decision))
                 if decision.model_sha256:
                     model = stored_model_at(clone, decision.model_sha256, head)
-                    files[CHAMPION] = json_bytes(asdict(_champion(model, decision)))
+                    files[CHAMPION] = json_bytes(asdict(model) | {"names": decision.names, "reason": decision.reason})
             return files, _message(decision)
 
         return decided[0] if push_commit(clone, changes) else None
@@ -291,7 +268,7 @@ def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:
 
     Decisions are kept in the order of their times; one that was dated before its predecessor would count as undone.
     """
-    paths = sorted(git_text(clone, "ls-tree", "--name-only", head, "decisions/").split())
+    paths = decision_paths(clone, head)
     if not paths:
         return decision
     last = datetime.fromisoformat(json.loads(read_committed(clone, paths[-1], head) or b"{}")["decided_utc"])
@@ -301,19 +278,8 @@ def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:
 
 
 def _pointer(version: Version, decision: Decision) -> dict[str, Any]:
-    return {
-        "tag": version.tag,
-        "commit": version.commit,
-        "manifest_sha256": version.manifest_sha256,
-        "test_set_sha256": version.test_set_sha256,
-        "decided_by": decision.names,
-        "decided_utc": decision.decided_utc,
-        "reason": decision.reason,
-    }
-
-
-def _champion(model: StoredModel, decision: Decision) -> Champion:
-    return Champion(**asdict(model), names=decision.names, reason=decision.reason)
+    named = {name: getattr(version, name) for name in ("tag", "commit", "manifest_sha256", "test_set_sha256")}
+    return named | {"decided_by": decision.names, "decided_utc": decision.decided_utc, "reason": decision.reason}
 
 
 def champions_beside(history: Sequence[Decision]) -> dict[str, str]:
@@ -330,9 +296,14 @@ def champions_beside(history: Sequence[Decision]) -> dict[str, str]:
     return found
 
 
+def decision_paths(clone: Clone, commit: str) -> list[str]:
+    """List the files of all decisions at a commit of the clone, oldest first."""
+    return sorted(git_text(clone, "ls-tree", "--name-only", commit, "decisions/").split())
+
+
 def decisions_at(clone: Clone, commit: str) -> list[Decision]:
-    paths = git_text(clone, "ls-tree", "--name-only", commit, "decisions/").split()
-    found = [json.loads(read_committed(clone, path, commit) or b"{}") for path in sorted(paths)]
+    """List all decisions at a commit of the clone, oldest first."""
+    found = [json.loads(read_committed(clone, path, commit) or b"{}") for path in decision_paths(clone, commit)]
     return [Decision(**record | {"names": tuple(record["names"])}) for record in found]
 
 

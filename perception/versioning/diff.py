@@ -60,17 +60,9 @@ class VersionDiff:
 
     def counts(self) -> dict[str, int]:
         """Give the size of every kind of change, for a summary."""
-        return {
-            "base": self.base_frames,
-            "head": self.head_frames,
-            "added": len(self.added),
-            "removed": len(self.removed),
-            "relabelled": len(self.relabelled),
-            "changed_image": len(self.changed_image),
-            "changed_conditions": len(self.changed_conditions),
-            "moved": len(self.moved),
-            "same": self.same,
-        }
+        kinds = ("added", "removed", "relabelled", "changed_image", "changed_conditions", "moved")
+        sizes = {kind: len(getattr(self, kind)) for kind in kinds}
+        return {"base": self.base_frames, "head": self.head_frames, **sizes, "same": self.same}
 
 
 def diff_manifests(base: pd.DataFrame, head: pd.DataFrame) -> VersionDiff:
@@ -113,12 +105,12 @@ def diff_manifests(base: pd.DataFrame, head: pd.DataFrame) -> VersionDiff:
 
 def diff_files(base: Path, head: Path) -> VersionDiff:
     """Compare two manifest files, reading only the columns that are compared."""
-    return diff_manifests(_read(base), _read(head))
 
+    def read(path: Path) -> pd.DataFrame:
+        stored = pq.read_schema(path).names if path.is_file() else []
+        return read_manifest(path, columns=[*_COMPARED, *(name for name in stored if name.startswith("px_"))])
 
-def _read(path: Path) -> pd.DataFrame:
-    stored = pq.read_schema(path).names if path.is_file() else []
-    return read_manifest(path, columns=[*_COMPARED, *(name for name in stored if name.startswith("px_"))])
+    return diff_manifests(read(base), read(head))
 
 
 def _table(frames: pd.DataFrame, which: str) -> pa.Table:

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from perception.data.files import file_sha256
 from perception.errors import InputError
-from perception.versioning.decisions import CURRENT, champion
-from perception.versioning.processes import Author, git_text, git_url, read_committed, shallow_clone
+from perception.versioning.decisions import CURRENT
+from perception.versioning.models import champion
+from perception.versioning.processes import git_text, git_url, read_committed, shallow_clone
 from perception.versioning.records import FILES, MANIFEST, Version
 from perception.versioning.registry import fetch
 from perception.versioning.remote import ask_each, open_remote, pointed_at, read_folder
@@ -77,7 +78,7 @@ def frame_history(
     looked_for = [pa.array(sorted(ids), pa.string()) for ids in (frame_ids, drive_ids)]
     wanted = pc.field("frame_id").isin(looked_for[0]) | pc.field("drive_id").isin(looked_for[1])
     parts = []
-    with shallow_clone(registry, Author()) as clone:
+    with shallow_clone(registry) as clone:
         current = (read_pointer(clone, CURRENT) or {}).get("tag")
         remote = open_remote(configured_remote(clone))
 
@@ -91,13 +92,10 @@ def frame_history(
 
         for version, content in zip(listed, ask_each(manifest, listed), strict=True):
             rows = pq.read_table(io.BytesIO(content), columns=columns, filters=wanted).to_pandas()
-            rows.insert(0, "run", version.run)
-            rows.insert(0, "tag", version.tag)
-            parts.append(
-                rows.assign(current=version.tag == current, champion=bool(released and released.tag == version.tag))
-            )
-    empty = pd.DataFrame(columns=["tag", "run", *columns, "current", "champion"])
-    return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else empty
+            marks = {"current": version.tag == current, "champion": bool(released and released.tag == version.tag)}
+            parts.append(rows.assign(tag=version.tag, run=version.run, **marks))
+    found = pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else None
+    return pd.DataFrame(found, columns=["tag", "run", *columns, "current", "champion"])
 
 
 def deletion_impact(
@@ -119,7 +117,7 @@ def deletion_impact(
 
 def _models_trained_on(registry: str | Path, tags: Collection[str]) -> list[str]:
     """Give the networks that the registry keeps and that learned from some versions, by their hash's first digits."""
-    with shallow_clone(registry, Author()) as clone:
+    with shallow_clone(registry) as clone:
         records = [
             json.loads(read_committed(clone, path) or b"{}")
             for path in git_text(clone, "ls-tree", "--name-only", "HEAD", "models/").splitlines()

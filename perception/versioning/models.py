@@ -15,7 +15,7 @@ from typing import Any
 
 from perception.data.files import paths_below
 from perception.errors import InputError
-from perception.versioning.processes import Author, Clone, read_committed, shallow_clone
+from perception.versioning.processes import Clone, read_committed, shallow_clone
 from perception.versioning.records import Version, json_bytes, run_folder
 from perception.versioning.registry import resolve
 from perception.versioning.remote import (
@@ -70,7 +70,6 @@ def propose(
     *,
     model: Path | None = None,
     facts: Mapping[str, str] | None = None,
-    author: Author | None = None,
 ) -> Proposal:
     """Record what a night found out about its version, and keep the network that it trained; releases nothing.
 
@@ -78,7 +77,7 @@ def propose(
     Raises InputError for an unknown version or a network without files.
     """
     version = resolved(registry, revision)
-    with shallow_clone(registry, author or Author()) as clone:
+    with shallow_clone(registry) as clone:
         stored, files = store_model(clone, model, version, facts) if model else (None, {})
         proposal = Proposal(
             tag=version.tag,
@@ -106,7 +105,7 @@ def propose(
 
 def read_proposal(registry: str | Path, tag: str) -> Proposal | None:
     """Read what was proposed with a version; None where its night did not get that far."""
-    with shallow_clone(registry, Author()) as clone:
+    with shallow_clone(registry) as clone:
         return proposal_at(clone, tag)
 
 
@@ -165,7 +164,7 @@ def stored_model_at(clone: Clone, model_sha256: str, revision: str = "HEAD") -> 
 
 def champion(registry: str | Path) -> Champion | None:
     """Read which network is released; None while none is."""
-    with shallow_clone(registry, Author()) as clone:
+    with shallow_clone(registry) as clone:
         return champion_at(clone)
 
 
@@ -182,7 +181,7 @@ def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
     """
     if destination.exists() and any(destination.iterdir()):
         raise InputError(f"{destination} is not empty; remove it or fetch into another folder")
-    with shallow_clone(registry, Author(), scratch=destination.absolute().parent) as clone:
+    with shallow_clone(registry, scratch=destination.absolute().parent) as clone:
         found = champion_at(clone)
         if found is None:
             return None
@@ -196,7 +195,5 @@ def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
         )
         if bad:
             raise InputError(f"{bad[0]} of the champion is missing on the remote or not what was released; restore it")
-        if destination.exists():
-            destination.rmdir()
         folder.replace(destination)
     return found

@@ -8,13 +8,15 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
 from perception.errors import InputError, Unreachable
 
 REMOTE_NAME = "store"
+PROGRAM = "Nightdrive"  # author and committer of what a program commits
+_MAIL = "nightdrive@localhost"  # no mail is ever sent
 # What of git's settings reaches our children: how to get at a server, and with which key to sign. Anything else (hooks, filters,
 # templates, formats, orders, places of repositories) would change what our commands do or print.
 _USERS_VARIABLES = re.compile("GIT_(ASKPASS|SSH|SSH_COMMAND|SSH_VARIANT|SSL_.*|PROXY_.*)")
@@ -34,19 +36,6 @@ class RegistryError(Unreachable):
     """Report that git or the remote failed for a reason that may pass: the same call may be made again."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Author:
-    """Who commits to the registry when a program does."""
-
-    name: str = "Nightdrive"  # shown as author and committer
-    email: str = "nightdrive@localhost"  # no mail is ever sent
-
-    def __post_init__(self) -> None:
-        for what, value in (("name", self.name), ("email", self.email)):
-            if not value.strip() or any(c in value for c in "<>\n\r\0"):
-                raise InputError(f"author {what}={value!r} must not be empty or hold < > or line breaks")
-
-
 @dataclass(frozen=True)
 class Clone:
     """A throw-away clone: nothing in it is shared with any other process, so no lock can be left for anyone."""
@@ -64,10 +53,16 @@ def git_url(registry: str | Path) -> str:
     return Path(text).absolute().as_uri()
 
 
-def child_environment(scratch: Path, author: Author, registry: str | Path) -> dict[str, str]:
+def git_at(folder: Path, registry: str | Path) -> Clone:
+    """Return a folder as the place where git children work for a registry."""
+    url = git_url(registry)
+    return Clone(folder, _environment(folder, url), url)
+
+
+def _environment(scratch: Path, url: str) -> dict[str, str]:
     """Return the environment of git children: no prompt, nothing written outside `scratch`, settings of our own.
 
-    registry: the one repository that they work on; in a folder it is trusted, whoever owns it. Credentials stay where the
+    url: of the one repository that they work on; in a folder it is trusted, whoever owns it. Credentials stay where the
     surroundings put them (AWS_*, GIT_ASKPASS), and so does what git's configuration says of servers and keys. Raises InputError
     for one that git cannot read.
     """
@@ -76,7 +71,6 @@ def child_environment(scratch: Path, author: Author, registry: str | Path) -> di
     own |= {"GIT_CEILING_DIRECTORIES": str(scratch.parent), "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "TZ": "UTC"}
     own.setdefault("HOME", str(scratch))
     settings = _users_settings(scratch, own)
-    url = git_url(registry)
     if url.startswith("file://"):
         # Rewritten addresses are for servers. A volume may belong to another user id than this process.
         settings = [(name, value) for name, value in settings if not name.startswith("url.")]
@@ -87,10 +81,10 @@ def child_environment(scratch: Path, author: Author, registry: str | Path) -> di
     return own | {
         "GIT_CONFIG_GLOBAL": str(configuration),
         "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_AUTHOR_NAME": author.name,
-        "GIT_AUTHOR_EMAIL": author.email,
-        "GIT_COMMITTER_NAME": author.name,
-        "GIT_COMMITTER_EMAIL": author.email,
+        "GIT_AUTHOR_NAME": PROGRAM,
+        "GIT_AUTHOR_EMAIL": _MAIL,
+        "GIT_COMMITTER_NAME": PROGRAM,
+        "GIT_COMMITTER_EMAIL": _MAIL,
     }
 
 
@@ -157,31 +151,17 @@ def scratch_folder(parent: Path | None = None, prefix: str = "nightdrive-") -> I
 
 @contextmanager
 def shallow_clone(
-    registry: str | Path, author: Author, *, branch: str = "main", scratch: Path | None = None, depth: int | None = 1
+    registry: str | Path, *, branch: str = "main", scratch: Path | None = None, depth: int | None = 1
 ) -> Iterator[Clone]:
     """Clone one branch or tag of a registry without a working tree; the clone is removed afterwards.
 
     Raises InputError when the registry or the branch cannot be read, RegistryError when its server does not answer.
     """
     with scratch_folder(scratch) as folder:
-        url = git_url(registry)
-        environment = child_environment(folder, author, url)
-        start = Clone(folder, environment, url)
-        limits = ["--depth", str(depth), "--no-tags"] if depth else []
-        done = run_git(
-            start,
-            "clone",
-            "--quiet",
-            "--no-checkout",
-            "--template=",
-            *limits,
-            "--branch",
-            branch,
-            "--",
-            url,
-            "clone",
-            check=False,
-        )
+        start = git_at(folder, registry)
+        options = ["--quiet", "--no-checkout", "--template=", "--branch", branch]
+        options += ["--depth", str(depth), "--no-tags"] if depth else []
+        done = run_git(start, "clone", *options, "--", start.url, "clone", check=False)
         if done.returncode and may_pass(done.stderr):
             raise RegistryError(f"registry {registry} cannot be reached: {last_words(done.stderr, 1)}; try again")
         if done.returncode:
@@ -189,7 +169,7 @@ def shallow_clone(
                 f"registry {registry} has no readable {branch!r}: {last_words(done.stderr, 1)}; "
                 "check the path or URL and the credentials, or create the registry first"
             )
-        yield Clone(folder / "clone", environment, url)
+        yield replace(start, path=folder / "clone")
 
 
 def read_committed(clone: Clone, path: str, revision: str = "HEAD") -> bytes | None:

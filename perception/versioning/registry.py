@@ -15,15 +15,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from perception.data.files import file_sha256, paths_below
+from perception.data.files import file_sha256
 from perception.data.manifest import read_manifest
 from perception.data.tables import read_record
 from perception.errors import InputError
 from perception.versioning.processes import (
-    Author,
+    PROGRAM,
     Clone,
     RegistryError,
     git_text,
@@ -110,7 +111,7 @@ def resolve(registry: str | Path, revision: str = "current") -> Version | None:
     """
     if revision != "current":
         return _version_at(registry, find_tag(registry, revision))
-    with shallow_clone(registry, Author()) as clone:
+    with shallow_clone(registry) as clone:
         pointer = read_pointer(clone, "current.json")
     if pointer is None:
         return None
@@ -125,7 +126,7 @@ def resolve(registry: str | Path, revision: str = "current") -> Version | None:
 
 
 def _version_at(registry: str | Path, tag: str) -> Version:
-    with shallow_clone(registry, Author(), branch=tag) as clone:
+    with shallow_clone(registry, branch=tag) as clone:
         return version_of(clone, tag, git_text(clone, "rev-parse", "HEAD"))
 
 
@@ -139,7 +140,6 @@ def publish(
     *,
     parent: str | None = None,
     facts: Mapping[str, str] | None = None,
-    author: Author | None = None,
     scratch: Path | None = None,
 ) -> Version:
     """Publish a frames folder as a data version; the same call again returns the same version and uploads nothing.
@@ -160,8 +160,10 @@ def publish(
     if remote_tags(registry, tag):
         return _already_published(registry, tag, manifest_sha256)
     summary = _manifest_summary(frames_folder / MANIFEST)
-    parent, author = parent or _declared_parent(frames_folder), author or Author()
-    with shallow_clone(registry, author, scratch=scratch) as clone:
+    declared = frames_folder / "version.json"
+    if not parent and declared.is_file():
+        parent = read_record(declared, Identity)["parent"]
+    with shallow_clone(registry, scratch=scratch) as clone:
         if parent and (not re.fullmatch(TAG_RULE, parent) or not read_committed(clone, f"{run_folder(parent)}/{RUN}")):
             raise InputError(
                 f"parent {parent} is not a version of registry {registry}; publish it first or name another"
@@ -174,7 +176,7 @@ def publish(
         record = {
             "tag": tag,
             "run": run,
-            "published_by": author.name,
+            "published_by": PROGRAM,
             "manifest_sha256": manifest_sha256,
             "files_sha256": files_sha256,
             "parent": parent,
@@ -191,7 +193,11 @@ def _push_files(
 ) -> tuple[bytes, str]:
     """Bring new files, files.json and the folder object to the remote, checked there; return pointer and sha256."""
     files = dict(local) | dict(inherited)
-    listing = {name: _entry(facts) for name, facts in files.items()}
+    listing = {  # shards of versions from before BLAKE3 was recorded lack it
+        name: {"sha256": facts.sha256, "size_bytes": facts.size_bytes}
+        | ({"blake3": facts.blake3} if facts.blake3 else {})
+        for name, facts in files.items()
+    }
     with scratch_folder() as scratch:
         (scratch / FILES).write_bytes(json_bytes({"files": listing}))
         files[FILES] = file_facts(scratch / FILES)
@@ -201,17 +207,10 @@ def _push_files(
     return pointer_text("frames", name, len(files), size_bytes), files[FILES].sha256
 
 
-def _entry(facts: FileFacts) -> dict[str, Any]:
-    """Write what files.json says of a file; shards of versions from before BLAKE3 was recorded lack it."""
-    entry = {"sha256": facts.sha256, "size_bytes": facts.size_bytes}
-    return entry if facts.blake3 is None else entry | {"blake3": facts.blake3}
-
-
 def _proof(name: str, entry: Mapping[str, Any]) -> Proof:
     """Choose the hash that a fetched file is checked by: the faster one, but for the manifest the version's identity."""
-    if name != MANIFEST and "blake3" in entry:
-        return Proof("blake3", entry["blake3"])
-    return Proof("sha256", entry["sha256"])
+    kind: Literal["blake3", "sha256"] = "blake3" if name != MANIFEST and "blake3" in entry else "sha256"
+    return Proof(kind, entry[kind])
 
 
 def _folder_files(folder: Path) -> list[str]:
@@ -219,7 +218,7 @@ def _folder_files(folder: Path) -> list[str]:
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} has no {MANIFEST}; publish a frames folder")
     names = []
-    for path in paths_below(folder):
+    for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise InputError(f"{path} is a link or a special file; a version holds plain files: copy it in")
@@ -244,11 +243,6 @@ def _check_local(files: Mapping[str, FileFacts], folder: Path, manifest_sha256: 
     for name, sha256 in _listed_shards(folder).items():
         if name in files and files[name].sha256 != sha256:
             raise InputError(f"{folder / name} is not the shard that {SHARDS} lists (sha256 differs); build it again")
-
-
-def _declared_parent(folder: Path) -> str | None:
-    path = folder / "version.json"
-    return read_record(path, Identity)["parent"] if path.is_file() else None
 
 
 def _manifest_summary(path: Path) -> dict[str, Any]:
@@ -302,17 +296,13 @@ def _inherited_files(
 def _version_files(clone: Clone, remote: Remote, tag: str, revision: str = "HEAD") -> tuple[dict[str, str], _Files]:
     """Read a version's files from the remote: {path: object} and the content of its files.json, both checked."""
     record = json.loads(read_committed(clone, f"{run_folder(tag)}/{RUN}", revision) or b"{}")
-    objects = read_folder(remote, pointed_at(_pointer(clone, tag, revision)))
+    pointer = read_committed(clone, f"{run_folder(tag)}/frames.dvc", revision)
+    if pointer is None:
+        raise InputError(f"version {tag} has no frames.dvc in registry {clone.url}: name a version that was published")
+    objects = read_folder(remote, pointed_at(pointer))
     if objects is None or FILES not in objects:
         raise InputError(f"the remote lost the list of files of {tag}; restore it from its backup")
     return objects, _checked_listing(remote.read(objects[FILES]) or b"", record["files_sha256"], tag)
-
-
-def _pointer(clone: Clone, tag: str, revision: str) -> bytes:
-    content = read_committed(clone, f"{run_folder(tag)}/frames.dvc", revision)
-    if content is None:
-        raise InputError(f"version {tag} has no frames.dvc in registry {clone.url}: name a version that was published")
-    return content
 
 
 def _checked_listing(content: bytes, expected_sha256: str, tag: str) -> _Files:
@@ -373,9 +363,10 @@ def fetch(
     if wanted is None:
         raise InputError(f"registry {registry} has no current version yet; promote one, or name a tag")
     if destination.exists() and any(destination.iterdir()):
-        return _check_fetched(wanted, destination, files, optional)
+        _check_fetched(wanted, destination, files, optional)
+        return wanted
     # Beside the destination, so that the files can be moved into place instead of copied.
-    with shallow_clone(registry, Author(), scratch=destination.absolute().parent) as clone:
+    with shallow_clone(registry, scratch=destination.absolute().parent) as clone:
         _check_not_retired(clone, wanted.tag)
         run_git(clone, "fetch", "--quiet", "--depth", "1", "origin", f"refs/tags/{wanted.tag}")
         commit = git_text(clone, "rev-parse", "FETCH_HEAD^{commit}")
@@ -392,9 +383,7 @@ def fetch(
         if bad:
             raise _not_as_published(wanted.tag, bad[0])
         (folder / FILES).write_bytes(json_bytes({"files": listing}))
-        (folder / RUN).write_bytes(json_bytes(_run_facts(wanted)))
-        if destination.exists():
-            destination.rmdir()
+        (folder / RUN).write_bytes(json_bytes(asdict(wanted)))
         folder.replace(destination)
     return wanted
 
@@ -408,20 +397,11 @@ def _check_not_retired(clone: Clone, tag: str) -> None:
         )
 
 
-def _run_facts(version: Version) -> dict[str, Any]:
-    return {name: getattr(version, name) for name in version.__dataclass_fields__}
-
-
-def _check_fetched(version: Version, folder: Path, files: Sequence[str] | None, optional: Sequence[str]) -> Version:
-    record = folder / RUN
-    if not record.is_file() or json.loads(record.read_text()) != _run_facts(version):
-        raise InputError(f"{folder} holds something other than {version.tag}; remove it or fetch into another folder")
-    _check_files(version, folder, files, optional)
-    return version
-
-
-def _check_files(version: Version, folder: Path, only: Sequence[str] | None, optional: Sequence[str]) -> None:
+def _check_fetched(version: Version, folder: Path, only: Sequence[str] | None, optional: Sequence[str]) -> None:
     """Hash every file that was asked for against files.json, and files.json against the version."""
+    record = folder / RUN
+    if not record.is_file() or json.loads(record.read_text()) != asdict(version):
+        raise InputError(f"{folder} holds something other than {version.tag}; remove it or fetch into another folder")
     listing = _checked_listing((folder / FILES).read_bytes(), version.files_sha256, version.tag)
     for name in _wanted_files(version, listing, only, optional):
         path = folder / name

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -113,10 +114,14 @@ def open_remote(url: str) -> Remote:
     """Open a registry's remote: a folder, or s3://bucket/prefix (endpoint and keys come from the environment)."""
     if not url.startswith("s3://"):
         return FolderRemote(url)
-    from perception.data.s3 import connect  # the client costs half a second that folders need not pay
-
     parts = urlsplit(url)
-    return S3Remote(url, parts.netloc, parts.path.strip("/"), connect(os.environ, url))
+    return S3Remote(url, parts.netloc, parts.path.strip("/"), _s3().connect(os.environ, url))
+
+
+def _s3() -> ModuleType:
+    import perception.data.s3  # here, since the client costs half a second that folders need not pay
+
+    return perception.data.s3
 
 
 def _object_path(name: str) -> str:
@@ -231,9 +236,7 @@ class S3Remote:
 
     def stat(self, name: str) -> Stored | None:
         """Ask for the object's head; its ETag is the md5 of the bytes unless they came in parts or are encrypted."""
-        from perception.data.s3 import object_facts
-
-        facts = self._ask(object_facts, self._key(name))
+        facts = self._ask(_s3().object_facts, self._key(name))
         if facts is None:
             return None
         size_bytes, etag, changed = facts
@@ -241,59 +244,45 @@ class S3Remote:
 
     def read(self, name: str) -> bytes | None:
         """Download the object."""
-        from perception.data.s3 import download
-
-        return self._ask(download, self._key(name))
+        return self._ask(_s3().download, self._key(name))
 
     def write(self, name: str, content: bytes) -> None:
         """Upload the object."""
-        from perception.data.s3 import upload
-
-        self._ask(upload, self._key(name), content)
+        self._ask(_s3().upload, self._key(name), content)
 
     def upload(self, name: str, source: Path) -> None:
         """Upload the file."""
-        from perception.data.s3 import upload_file
-
-        self._ask(upload_file, self._key(name), source)
+        self._ask(_s3().upload_file, self._key(name), source)
 
     def download(self, name: str, target: Path, digest: Digest) -> bool:
         """Download to the file, hashing what arrives."""
-        from perception.data.s3 import download_blocks
-
         with target.open("xb") as copy:
 
             def take(block: bytes) -> None:
                 copy.write(block)
                 digest.update(block)
 
-            found = bool(self._ask(lambda c, b, k, w: download_blocks(c, b, k, take, w), self._key(name)))
+            found = bool(self._ask(lambda c, b, k, w: _s3().download_blocks(c, b, k, take, w), self._key(name)))
         if not found:
             target.unlink()
         return found
 
     def hash(self, name: str) -> str | None:
         """Download the object and hash what arrives."""
-        from perception.data.s3 import download_blocks
-
         digest = _md5()
-        found = self._ask(lambda c, b, k, w: download_blocks(c, b, k, digest.update, w), self._key(name))
+        found = self._ask(lambda c, b, k, w: _s3().download_blocks(c, b, k, digest.update, w), self._key(name))
         return digest.hexdigest() if found else None
 
     def objects(self) -> dict[str, Stored]:
         """List the bucket below the prefix."""
-        from perception.data.s3 import list_objects
-
         prefix = f"{self.prefix}/files/md5/" if self.prefix else "files/md5/"
-        listed = self._ask(list_objects, prefix)
+        listed = self._ask(_s3().list_objects, prefix)
         found = {key.removeprefix(prefix).replace("/", ""): Stored(size, changed) for key, size, changed in listed}
         return {name: facts for name, facts in found.items() if _OBJECT_RULE.fullmatch(name)}
 
     def remove(self, name: str) -> None:
         """Remove the object."""
-        from perception.data.s3 import remove
-
-        self._ask(remove, self._key(name))
+        self._ask(_s3().remove, self._key(name))
 
 
 # ---------------------------------------------------------------- files and folders

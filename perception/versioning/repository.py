@@ -4,21 +4,19 @@ import json
 import os
 import random
 import re
-import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from perception.errors import InputError
 from perception.versioning.processes import (
     REMOTE_NAME,
-    Author,
     Clone,
     RegistryError,
-    child_environment,
+    git_at,
     git_text,
-    git_url,
     last_words,
     may_pass,
     read_committed,
@@ -71,19 +69,20 @@ def _check_remote_url(remote_url: str) -> str:
     return remote_url.rstrip("/")
 
 
-def create_registry(git_path: str | Path, remote_url: str, *, author: Author | None = None) -> None:
+def create_registry(git_path: str | Path, remote_url: str) -> None:
     """Create a data registry, or check that the one that is there has this remote; safe to call at any time.
 
     git_path: folder for a new bare repository, or the URL of an empty repository that exists.
     remote_url: folder, or s3://bucket/prefix (endpoint and keys come from the environment, never from the registry).
     Raises InputError when the registry exists with another remote, or the place holds something else.
     """
-    url, author = _check_remote_url(remote_url), author or Author()
+    url = _check_remote_url(remote_url)
     if "://" in str(git_path):
-        _commit_first(str(git_path), url, author)
+        _commit_first(str(git_path), url)
     elif not _occupied(Path(git_path)):
-        _create_bare(Path(git_path), url, author)
-    found = registry_remote(git_path)
+        _create_bare(Path(git_path), url)
+    with shallow_clone(git_path) as clone:
+        found = configured_remote(clone)
     if found != url:
         raise InputError(
             f"registry {git_path} keeps its data at {found}, not at {url}; use its remote or another registry"
@@ -96,13 +95,12 @@ def _occupied(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _create_bare(place: Path, remote_url: str, author: Author) -> None:
+def _create_bare(place: Path, remote_url: str) -> None:
     """Build the repository beside its place and move it there whole, so that no half-made registry is ever seen."""
     with scratch_folder(place.absolute().parent, prefix=f".{place.name}-") as scratch:
         bare = scratch / "registry.git"
-        environment = child_environment(scratch, author, bare)
-        subprocess.run(["git", "init", "--quiet", "--bare", "-b", "main", bare], env=environment, check=True)
-        clone = Clone(bare, environment, git_url(place))
+        outside = git_at(scratch, place)
+        run_git(outside, "init", "--quiet", "--bare", "-b", "main", str(bare))
         for name, value in (
             ("receive.denyNonFastForwards", "true"),
             ("receive.denyDeletes", "true"),
@@ -110,12 +108,12 @@ def _create_bare(place: Path, remote_url: str, author: Author) -> None:
             ("receive.autogc", "false"),
             ("gc.auto", "0"),
         ):
-            run_git(clone, "config", name, value)
+            run_git(replace(outside, path=bare), "config", name, value)
         hook = bare / "hooks" / "update"
         hook.parent.mkdir(exist_ok=True)
         hook.write_text(_UPDATE_HOOK)
         hook.chmod(0o755)
-        _commit_first(bare, remote_url, author)
+        _commit_first(bare, remote_url)
         try:
             bare.replace(place)
         except OSError:
@@ -123,11 +121,10 @@ def _create_bare(place: Path, remote_url: str, author: Author) -> None:
                 raise
 
 
-def _commit_first(registry: str | Path, remote_url: str, author: Author) -> None:
+def _commit_first(registry: str | Path, remote_url: str) -> None:
     with scratch_folder() as scratch:
-        environment = child_environment(scratch, author, registry)
         (scratch / "first").mkdir()
-        clone = Clone(scratch / "first", environment, git_url(registry))
+        clone = replace(git_at(scratch, registry), path=scratch / "first")
         run_git(clone, "init", "--quiet", "-b", "main")
         run_git(clone, "remote", "add", "origin", clone.url)
         found = run_git(clone, "ls-remote", "origin", "refs/heads/main", check=False)
@@ -148,12 +145,6 @@ def _commit_first(registry: str | Path, remote_url: str, author: Author) -> None
             raise _not_written(registry, done.stderr)
 
 
-def registry_remote(registry: str | Path) -> str:
-    """Read where a registry keeps its data; raises InputError when it is no data registry."""
-    with shallow_clone(registry, Author()) as clone:
-        return configured_remote(clone)
-
-
 def configured_remote(clone: Clone) -> str:
     config = (read_committed(clone, ".dvc/config") or b"").decode()
     found = re.search(r"^\s*url\s*=\s*(\S+)\s*$", config, re.MULTILINE)
@@ -168,7 +159,7 @@ def configured_remote(clone: Clone) -> str:
 def commit_files(clone: Clone, base: str | None, files: Mapping[str, bytes | None], message: str) -> str:
     """Commit files on top of `base` without touching a working tree; None as content removes the path."""
     environment = {**clone.environment, "GIT_INDEX_FILE": str(clone.path.parent / "index")}
-    bare = Clone(clone.path, environment, clone.url)
+    bare = replace(clone, environment=environment)
     run_git(bare, "read-tree", *([base] if base else ["--empty"]))
     lines = []
     for path, content in sorted(files.items()):
@@ -177,12 +168,8 @@ def commit_files(clone: Clone, base: str | None, files: Mapping[str, bytes | Non
     run_git(bare, "update-index", "--add", "--index-info", stdin="".join(lines).encode())
     tree = git_text(bare, "write-tree")
     parents = ["-p", base] if base else []
-    return git_text(bare, "commit-tree", *_signing(bare), tree, *parents, stdin=message.encode())
-
-
-def _signing(clone: Clone) -> list[str]:
-    """Give the option that signs a commit where git's configuration asks for it; commit-tree does not look itself."""
-    return ["-S"] if _asked_to_sign(clone, "commit.gpgsign") else []
+    signed = ["-S"] if _asked_to_sign(bare, "commit.gpgsign") else []  # commit-tree does not look itself
+    return git_text(bare, "commit-tree", *signed, tree, *parents, stdin=message.encode())
 
 
 def _asked_to_sign(clone: Clone, name: str) -> bool:
@@ -255,9 +242,9 @@ def remote_tags(registry: str | Path, pattern: str = "data/*") -> dict[str, str]
     Raises InputError when the registry cannot be read, RegistryError when its server does not answer.
     """
     with scratch_folder() as scratch:
-        url = git_url(registry)
-        clone = Clone(scratch, child_environment(scratch, Author(), url), url)
-        done = run_git(clone, "ls-remote", "--", url, f"refs/tags/{pattern}", f"refs/tags/{pattern}^{{}}", check=False)
+        clone = git_at(scratch, registry)
+        names = [f"refs/tags/{pattern}", f"refs/tags/{pattern}^{{}}"]
+        done = run_git(clone, "ls-remote", "--", clone.url, *names, check=False)
     if done.returncode:
         raise _not_read(registry, done.stderr)
     found: dict[str, str] = {}

@@ -65,11 +65,8 @@ def review_facts(base: Side, head: Side, history: History, settings: ReviewSetti
 
 def _evidence(side: Side) -> Facts | None:
     """Give what the version's night recorded, with null for what it did not get to."""
-    if side.proposal is None:
-        return None
-    return dict.fromkeys(("gates", "evaluation", "model", "selection", "labels", "cost", "lineage")) | dict(
-        side.proposal.evidence
-    )
+    kinds = ("gates", "evaluation", "model", "selection", "labels", "cost", "lineage")
+    return dict.fromkeys(kinds) | dict(side.proposal.evidence) if side.proposal else None
 
 
 # ---------------------------------------------------------------- what changed
@@ -79,17 +76,8 @@ def _version_facts(side: Side) -> Facts:
     version = side.version
     if version is None:
         return {"tag": None, "frames": len(side.frames), "splits": _counts(side.frames, "split")}
-    return {
-        "tag": version.tag,
-        "run": version.run,
-        "commit": version.commit,
-        "manifest_sha256": version.manifest_sha256,
-        "parent": version.parent,
-        "published_by": version.published_by,
-        "frames": version.frames,
-        "splits": dict(version.splits),
-        "test_set_sha256": version.test_set_sha256,
-    }
+    names = ("tag", "run", "commit", "manifest_sha256", "parent", "published_by", "frames", "test_set_sha256")
+    return {name: getattr(version, name) for name in names} | {"splits": dict(version.splits)}
 
 
 def _counts(frames: pd.DataFrame, column: str) -> dict[str, int]:
@@ -100,6 +88,9 @@ def _some(ids: Sequence[str]) -> Facts:
     return {"total": len(ids), "ids": list(ids[:LISTED])}
 
 
+_KINDS = ("added", "removed", "relabelled", "changed_image", "changed_conditions")
+
+
 def _changes(diff: VersionDiff, base: Side, head: Side) -> Facts:
     drives = diff.drives.reset_index()
     order = drives["delta"].abs().sort_values(ascending=False, kind="stable").index
@@ -107,11 +98,7 @@ def _changes(diff: VersionDiff, base: Side, head: Side) -> Facts:
     return {
         "counts": diff.counts(),
         "splits": diff.splits.reset_index().to_dict("records"),
-        "added": _some(diff.added),
-        "removed": _some(diff.removed),
-        "relabelled": _some(diff.relabelled),
-        "changed_image": _some(diff.changed_image),
-        "changed_conditions": _some(diff.changed_conditions),
+        **{kind: _some(getattr(diff, kind)) for kind in _KINDS},
         "moved": {"total": len(diff.moved), "rows": diff.moved.head(LISTED).to_dict("records")},
         "drives": {
             "base": diff.base_drives,
@@ -213,9 +200,8 @@ def _near_duplicates(frames: pd.DataFrame, profile: pd.DataFrame, near_bits: int
     groups = None
     if len(train) <= GROUPED_FRAMES:  # whole drives look alike, so the pairs of a large version would not fit in memory
         groups = _groups(near_duplicate_pairs(train["dhash"].tolist(), train["dhash"].tolist(), near_bits), len(train))
-    return {
-        "hashed": len(hashed), "near_bits": near_bits, "pairs": pairs, "pairs_total": len(found), "groups": groups
-    }  # fmt: skip
+    counted = {"hashed": len(hashed), "near_bits": near_bits, "pairs_total": len(found)}
+    return counted | {"pairs": pairs, "groups": groups}
 
 
 def _groups(pairs: Any, frames: int) -> Facts:
@@ -238,17 +224,14 @@ def _model_deltas(base: Side, head: Side, settings: ReviewSettings) -> Facts | N
     if ours is None:
         return None
     against, theirs, reason = _reference(base, head)
+    known = {"overall": theirs["miou"], **theirs["miou_by_condition"]} if theirs else {}
+    counts = {"overall": ours["frames"], **ours["frames_by_condition"]}
     rows = []
-    for name in ["overall", *sorted(ours["miou_by_condition"])]:
-        after = ours["miou"] if name == "overall" else ours["miou_by_condition"][name]
-        before = (
-            None if theirs is None else (theirs["miou"] if name == "overall" else theirs["miou_by_condition"].get(name))
-        )
+    for name, after in [("overall", ours["miou"]), *sorted(ours["miou_by_condition"].items())]:
+        before = known.get(name)
         delta = None if after is None or before is None else after - before
-        frames = ours["frames"] if name == "overall" else ours["frames_by_condition"].get(name)
-        rows.append(
-            {"name": name, "base": before, "head": after, "delta": delta, "frames": frames} | _spread(ours, name)
-        )
+        row = {"name": name, "base": before, "head": after, "delta": delta, "frames": counts.get(name)}
+        rows.append(row | _spread(ours, name))
     rows.sort(key=lambda row: (row["delta"] is None, row["delta"] if row["delta"] is not None else row["head"] or 0.0))
     classes = [
         {"name": name, "base": (theirs or {}).get("iou_by_class", {}).get(name), "head": value}
@@ -301,14 +284,8 @@ def _spread(evaluation: Mapping[str, Any], name: str) -> Facts:
 
 
 def _decision_facts(decision: Decision) -> Facts:
-    return {
-        "action": decision.action,
-        "tag": decision.tag,
-        "names": list(decision.names),
-        "reason": decision.reason,
-        "decided_utc": decision.decided_utc[:16].replace("T", " "),
-        "model_sha256": decision.model_sha256,
-    }
+    facts: Facts = {name: getattr(decision, name) for name in ("action", "tag", "reason", "model_sha256")}
+    return facts | {"names": list(decision.names), "decided_utc": decision.decided_utc[:16].replace("T", " ")}
 
 
 def _approval(base: Side, head: Side, history: History) -> Facts:
@@ -461,10 +438,8 @@ def _why_chosen(facts: Mapping[str, Any]) -> str:
 def _who_approved(facts: Mapping[str, Any]) -> str:
     approval = facts["approval"]
     if approval["state"] == "proposed":
-        needed = (
-            "two people must agree, as the test set changed" if approval["test_set_changed"] else "one person decides"
-        )
-        return f"Nobody yet; {needed}."
+        agreed = "two people must agree, as the test set changed"
+        return f"Nobody yet; {agreed if approval['test_set_changed'] else 'one person decides'}."
     names = ", ".join(approval["names"])
     done = {"current": "Released", "was current": "Released once, not now", "rejected": "Rejected"}[approval["state"]]
     return f"{done} by {names} on {approval['decided_utc']} UTC: {approval['reason']}"

@@ -50,7 +50,7 @@ def review_pictures(
     Pairs follow each other: the training frame, then the held-out frame that looks like it.
     """
     gallery = _Gallery(base, head, blobs, review_taxonomy(head))
-    added = head.frames[head.frames["frame_id"].isin(_ids(base, head, "added"))]
+    added = head.frames[~head.frames["frame_id"].isin(base.frames["frame_id"])]
     labelled = added[added["split"] == "train"]
     drawn = labelled.sample(min(RANDOM, len(labelled)), random_state=seed).sort_values("frame_id")
     scored = labelled.dropna(subset=["score"]) if "score" in labelled else labelled.head(0)
@@ -72,11 +72,6 @@ def review_pictures(
     shown["removed"] = [gallery.picture(base, frame_id) for frame_id in removed]
     shown["relabelled"] = _relabelled(gallery, base, head, facts["changes"]["relabelled"]["ids"][:_COMPARED_LABELS])
     return shown
-
-
-def _ids(base: Side, head: Side, kind: str) -> set[str]:
-    assert kind == "added"
-    return set(head.frames["frame_id"]) - set(base.frames["frame_id"])
 
 
 def _offenders(facts: Mapping[str, Any], head: Side) -> list[str]:
@@ -116,16 +111,9 @@ class _Gallery:
 
     def picture(self, side: Side, frame_id: str) -> ReviewPicture:
         row = self._rows[id(side)].loc[frame_id]
-        return ReviewPicture(
-            frame_id=frame_id,
-            caption=_caption(row),
-            image=self._image(row),
-            label=self.label(side, frame_id),
-        )
-
-    def _image(self, row: Any) -> np.ndarray | None:
         data = self._bytes.get(row["image_uri"])
-        return decode_image(data, row["image_uri"]) if data else None
+        image = decode_image(data, row["image_uri"]) if data else None
+        return ReviewPicture(frame_id=frame_id, caption=_caption(row), image=image, label=self.label(side, frame_id))
 
     def label(self, side: Side, frame_id: str) -> np.ndarray | None:
         row = self._rows[id(side)].loc[frame_id]

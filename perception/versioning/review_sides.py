@@ -15,7 +15,7 @@ from perception.versioning.curated import MEMBERS
 from perception.versioning.decisions import CURRENT, decisions_at
 from perception.versioning.lineage import reproduce_commands
 from perception.versioning.models import champion_at, proposal_at, resolved
-from perception.versioning.processes import Author, Clone, shallow_clone
+from perception.versioning.processes import Clone, shallow_clone
 from perception.versioning.records import MANIFEST, PROFILE, Version
 from perception.versioning.registry import fetch, resolve
 from perception.versioning.repository import read_pointer
@@ -56,7 +56,7 @@ def review(
             if each:
                 fetch(registry, each, folders[each.tag], files=[MANIFEST], optional=[MEMBERS, PROFILE])
         listed = versions(registry)
-        with shallow_clone(registry, Author()) as clone:
+        with shallow_clone(registry) as clone:
             sides = [_side(clone, each, folders) for each in (other, version)]
             current = (read_pointer(clone, CURRENT) or {}).get("tag")
             history = History(

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from perception.data.files import read_text
 from perception.errors import InputError
-from perception.versioning.processes import Author, Clone, git_text, last_words, run_git, shallow_clone
+from perception.versioning.processes import Clone, git_text, last_words, run_git, shallow_clone
 
 _KEY_LINE = re.compile(r"^\S.*\s(ssh-[a-z0-9-]+|ecdsa-[a-z0-9-]+|sk-[a-z0-9@.-]+) [A-Za-z0-9+/=]+(\s.*)?$")
 _SIGNED_BY = re.compile(r'Good "git" signature for (.+?) with ')
@@ -22,7 +23,7 @@ class CheckedSignature:
     """Say of a tag or a decision's commit whose valid signature it bears, or what is wrong."""
 
     what: str  # name of a tag, or `commit` and its first digits
-    signer: str | None  # name in the list of allowed signers; None where the signature does not count
+    signer: str | None = None  # name in the list of allowed signers; None where the signature does not count
     problem: str = ""  # why it does not count
 
 
@@ -33,10 +34,8 @@ def check_history(registry: str | Path, allowed_signers: str) -> list[CheckedSig
     """
     with _trusting_clone(registry, allowed_signers) as clone:
         tags = git_text(clone, "tag", "--list", "data/*", "--sort=creatordate").splitlines()
-        deciding = git_text(
-            clone, "log", "--reverse", "--format=%H", "HEAD", "--", "decisions/", "current.json"
-        ).splitlines()
-        return [_tag(clone, tag) for tag in tags] + [_commit(clone, commit) for commit in deciding]
+        decisions = git_text(clone, "log", "--reverse", "--format=%H", "HEAD", "--", "decisions/", "current.json")
+        return [_tag(clone, tag) for tag in tags] + [_commit(clone, commit) for commit in decisions.splitlines()]
 
 
 def require_signed(registry: str | Path, tag: str, allowed_signers: str) -> str:
@@ -59,7 +58,7 @@ def require_signed(registry: str | Path, tag: str, allowed_signers: str) -> str:
 def _trusting_clone(registry: str | Path, allowed_signers: str) -> Iterator[Clone]:
     """Clone the whole history with its tags, told whose signatures count and nothing of the user's own settings about that."""
     lines = allowed_lines(allowed_signers)
-    with shallow_clone(registry, Author(), depth=None) as clone:
+    with shallow_clone(registry, depth=None) as clone:
         listed = clone.path.parent / "allowed_signers"
         listed.write_text("\n".join(lines) + "\n")
         run_git(clone, "fetch", "--quiet", "--tags", "origin")
@@ -74,28 +73,26 @@ def allowed_lines(allowed_signers: str) -> list[str]:
     if not any(_KEY_LINE.match(line.strip()) for line in text.splitlines()):
         where = f"allowed_signers {allowed_signers[:200]!r}"
         try:
-            text = Path(allowed_signers).read_text(encoding="utf-8")
+            text = read_text(Path(allowed_signers))
         except (OSError, ValueError):
             raise InputError(f"{where}: no such file, and no lines `name ssh-ed25519 KEY`; give one of these") from None
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
     wrong = [line for line in lines if not _KEY_LINE.match(line)]
-    if wrong or not lines:
-        raise InputError(
-            f"{where}: {wrong[0][:80]!r} is no line `name ssh-ed25519 KEY`; correct it"
-            if wrong
-            else f"{where}: is empty"
-        )
+    if wrong:
+        raise InputError(f"{where}: {wrong[0][:80]!r} is no line `name ssh-ed25519 KEY`; correct it")
+    if not lines:
+        raise InputError(f"{where}: is empty")
     return lines
 
 
 def _tag(clone: Clone, tag: str) -> CheckedSignature:
     if git_text(clone, "cat-file", "-t", f"refs/tags/{tag}") != "tag":
-        return CheckedSignature(what=f"tag {tag}", signer=None, problem="is no annotated tag")
+        return CheckedSignature(what=f"tag {tag}", problem="is no annotated tag")
     done = run_git(clone, "verify-tag", "--", tag, check=False)
     named = git_text(clone, "for-each-ref", "--format=%(contents:subject)", f"refs/tags/{tag}")
     # A signed tag object can be hung under another name; what was signed names the tag itself.
     if tag not in named or _object_name(clone, tag) != tag:
-        return CheckedSignature(what=f"tag {tag}", signer=None, problem="bears the signed content of another tag")
+        return CheckedSignature(what=f"tag {tag}", problem="bears the signed content of another tag")
     return _judged(f"tag {tag}", done.returncode, done.stderr)
 
 
@@ -117,11 +114,9 @@ def _judged(what: str, code: int, said: bytes) -> CheckedSignature:
     if code == 0 and signer:
         return CheckedSignature(what=what, signer=signer.group(1))
     if not text.strip() or "no signature" in text:
-        return CheckedSignature(what=what, signer=None, problem="is not signed")
+        return CheckedSignature(what=what, problem="is not signed")
     if "No principal matched" in text or 'Good "git" signature with' in text:
-        return CheckedSignature(
-            what=what, signer=None, problem="is signed by a key that is not in the list of allowed signers"
-        )
+        return CheckedSignature(what=what, problem="is signed by a key that is not in the list of allowed signers")
     if "cannot run ssh-keygen" in text or "No such file" in text:
         raise InputError("ssh-keygen is not on the PATH, so no signature can be checked; install openssh-client")
-    return CheckedSignature(what=what, signer=None, problem=f"has a bad signature ({last_words(said, 1)})")
+    return CheckedSignature(what=what, problem=f"has a bad signature ({last_words(said, 1)})")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from perception.errors import InputError
 from perception.parameters import Count, checked
-from perception.versioning.decisions import CHAMPION, CURRENT, decisions_at
-from perception.versioning.processes import Author, Clone, git_text, read_committed, shallow_clone
+from perception.versioning.decisions import CURRENT, decisions_at
+from perception.versioning.models import CHAMPION
+from perception.versioning.processes import Clone, git_text, read_committed, shallow_clone
 from perception.versioning.records import RETIRED, Version, json_bytes, run_folder, version_of
 from perception.versioning.remote import Remote, ask_each, each_file, open_remote, pointed_at, read_folder
 from perception.versioning.repository import configured_remote, push_commit, read_pointer, remote_tags, trailers
@@ -62,17 +63,17 @@ class RetentionPlan:
 def versions(registry: str | Path) -> list[Version]:
     """List the versions that a registry holds, oldest first; retired ones are left out."""
     tags = remote_tags(registry)
-    with shallow_clone(registry, Author(), depth=None) as clone:
+    with shallow_clone(registry, depth=None) as clone:
         return _versions_at(clone, tags)
 
 
 def _versions_at(clone: Clone, tags: Mapping[str, str]) -> list[Version]:
     folders = git_text(clone, "ls-tree", "-r", "--name-only", "HEAD", "datasets/runs/").splitlines()
     present = {f"data/{Path(path).parent.name}" for path in folders if path.endswith("/frames.dvc")}
-    moments = dict(line.split() for line in git_text(clone, "log", "--format=%H %ct").splitlines())
     found = [version_of(clone, tag, commit) for tag, commit in tags.items() if tag in present]
-    order = {commit: place for place, commit in enumerate(reversed(list(moments)))}
-    return sorted(found, key=lambda version: order[version.commit])
+    order = git_text(clone, "log", "--reverse", "--format=%H").splitlines()
+    place = {commit: number for number, commit in enumerate(order)}
+    return sorted(found, key=lambda version: place[version.commit])
 
 
 def scrub(registry: str | Path, *, sample: int | None, seed: int) -> ScrubReport:
@@ -84,7 +85,7 @@ def scrub(registry: str | Path, *, sample: int | None, seed: int) -> ScrubReport
     if sample is not None and sample < 0:
         raise InputError(f"sample={sample} must not be negative")
     tags = remote_tags(registry)
-    with shallow_clone(registry, Author(), depth=None) as clone:
+    with shallow_clone(registry, depth=None) as clone:
         listed = _versions_at(clone, tags)
         remote = open_remote(configured_remote(clone))
         users = _objects_of(clone, remote, listed) | _model_objects(clone, remote)
@@ -139,10 +140,8 @@ def _model_objects(clone: Clone, remote: Remote) -> dict[str, str]:
         if pointer.endswith(".dvc"):
             name = pointed_at(read_committed(clone, pointer) or b"")
             users[name] = f"{pointer.removesuffix('.dvc')} (list of files)"
-            users |= {
-                held: f"{pointer.removesuffix('.dvc')} {path}"
-                for path, held in (read_folder(remote, name) or {}).items()
-            }
+            held = read_folder(remote, name) or {}
+            users |= {held[path]: f"{pointer.removesuffix('.dvc')} {path}" for path in held}
     return users
 
 
@@ -153,7 +152,7 @@ def plan_retention(registry: str | Path, policy: RetentionPolicy, *, now: dateti
     remote stays.  Raises InputError when the registry is a shallow clone, which does not know all versions.
     """
     tags = remote_tags(registry)
-    with shallow_clone(registry, Author(), depth=None) as clone:
+    with shallow_clone(registry, depth=None) as clone:
         return _plan(clone, tags, policy, now or datetime.now(UTC))
 
 
@@ -215,7 +214,7 @@ def apply_retention(
     if not name.strip() or not reason.strip():
         raise InputError("retention removes data: give the name of who decides and the reason")
     tags = remote_tags(registry)
-    with shallow_clone(registry, Author(), depth=None) as clone:
+    with shallow_clone(registry, depth=None) as clone:
         plan = _plan(clone, tags, policy, now or datetime.now(UTC))
         if plan.sha256 != plan_sha256:
             raise InputError(f"the plan is {plan.sha256[:16]} now, not {plan_sha256[:16]}; look at a new dry run first")

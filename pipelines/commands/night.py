@@ -27,7 +27,8 @@ def run(profile: str, data: str, overrides: list[str], run: str, runs: Path) -> 
     started, night, folder = time.monotonic(), nightly(), run_folder(run or profile, runs)
     data = str(Path(data).resolve()) if data else ""
     code = run_night(night, folder, load_settings(night, profile, overrides, data, run=folder.name))
-    print(night_table(folder, seconds=time.monotonic() - started))
+    if (folder / "summary.json").exists():  # a report that could not be written has said why
+        print(night_table(folder, seconds=time.monotonic() - started))
     return code
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.stage.kfp_component import FINAL_STATUS, SETTINGS, Taken, container_component
+from components.stage.kfp_component import FINAL_STATUS, SETTINGS, container_component
 from components.stage.kfp_step import TASK, numbered
 from components.stage.parameters import build_parameters
 from pipelines.cluster import Cluster
@@ -53,9 +53,8 @@ class Steps:
     images: Mapping[str, str]
     cluster: Cluster
     made: dict[str, Any] = field(default_factory=dict)  # by task
-    news: list[Any] = field(
-        default_factory=list
-    )  # the condition round what is left out when nothing is new, once entered
+    # the condition round what is left out when nothing is new, once entered
+    news: list[Any] = field(default_factory=list)
 
     def add(self, task: Task) -> None:
         """Add a task's step, in a loop where it is one of many; it waits for the gates on what it takes."""
@@ -74,16 +73,13 @@ class Steps:
         image = image_of(self.cluster.needs(task.stage.name), self.images)
         values = {TASK: task.name, **step_parameters(self.settings, task)}
         values.pop(FINAL_STATUS, None)  # the backend's to give
-        takes = [] if exit_handler else list(self._taken(task))
+        taken = () if exit_handler else named_inputs(task)
+        takes = {key: bool(artifact.over) and not port.shares for port, key, artifact in taken}
         component = container_component(name, task.stage, image, takes, over=task.over, exit_handler=exit_handler)
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         step = with_resources(component(**{SETTINGS: text}, **given), task.stage.name, image, self.cluster)
         step.set_display_name(name)
         return step.set_caching_options(task.reusable and not task.reads_outside and not exit_handler)
-
-    def _taken(self, task: Task) -> Iterator[Taken]:
-        for port, name, artifact in named_inputs(task):
-            yield Taken(name, is_list=bool(artifact.over) and not port.shares)
 
     def _inputs(self, task: Task) -> dict[str, Any]:
         given = {}

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perception.data.files import replace_file
 from perception.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -201,9 +202,7 @@ def _commit() -> str:
 def _write_digests(file: Path, built: Mapping[str, Image]) -> None:
     known = read_digests(file) if file.exists() else {}
     everything = {name: image.__dict__ for name, image in sorted({**known, **built}.items())}
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(everything, indent=1) + "\n")
-    partial.replace(file)
+    replace_file(file, (json.dumps(everything, indent=1) + "\n").encode())
 
 
 def _output(command: Sequence[str], *, given: str | None = None, check: bool = True) -> str:

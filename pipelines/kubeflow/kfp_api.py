@@ -80,6 +80,24 @@ class Server:
             if not token:
                 return
 
+    @property
+    def scope(self) -> dict[str, str]:
+        """Return the option that says in which namespace to look; none on a server for a single user."""
+        return {"namespace": self.namespace} if self.namespace else {}
+
+    def named(self, service: str, operation: str, field: str, name: str, *arguments: Any, **options: Any) -> list[Any]:
+        """Return every item of a listing that has this display name."""
+        listed = self.every(service, operation, field, *arguments, filter=equals(name), **options)
+        return [item for item in listed if item.display_name == name]
+
+    def runs(self, **options: Any) -> Iterator[Any]:
+        """Yield the runs, the latest first."""
+        return self.every("RunServiceApi", "run_service_list_runs", "runs", sort_by="created_at desc", **options)
+
+    def pipelines(self, name: str) -> list[Any]:
+        """Return the pipelines of that name."""
+        return self.named("PipelineServiceApi", "pipeline_service_list_pipelines", "pipelines", name, **self.scope)
+
     def run_url(self, run_id: str) -> str:
         """Return where a person looks at a run."""
         return f"{self.ui}/#/runs/details/{run_id}"

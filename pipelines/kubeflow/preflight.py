@@ -46,9 +46,8 @@ class Wanted:
 
     secrets: Mapping[str, tuple[str, ...]]  # name: keys that must be in it
     claims: tuple[str, ...]
-    accelerators: tuple[
-        tuple[str, int, tuple[tuple[str, str], ...]], ...
-    ]  # resource, how many at once, labels of the node
+    # resource, how many at once, labels of the node
+    accelerators: tuple[tuple[str, int, tuple[tuple[str, str], ...]], ...]
     images: tuple[str, ...]
 
 
@@ -190,26 +189,16 @@ def _in_namespace(api: Any, wanted: Wanted, namespace: str, service_account: str
     options = {"_request_timeout": TIMEOUT_SECONDS}
     install = "apply an overlay of manifests/"
     yield _asked(f"namespace {namespace}", install, lambda: api.read_namespace(namespace, **options))
-    yield _asked(
-        f"service account {service_account}",
-        install,
-        lambda: api.read_namespaced_service_account(service_account, namespace, **options),
-    )
+    account = partial(api.read_namespaced_service_account, service_account, namespace, **options)
+    yield _asked(f"service account {service_account}", install, account)
     for claim in wanted.claims:
-        yield _asked(
-            f"volume claim {claim}",
-            install,
-            partial(api.read_namespaced_persistent_volume_claim, claim, namespace, **options),
-        )
+        question = partial(api.read_namespaced_persistent_volume_claim, claim, namespace, **options)
+        yield _asked(f"volume claim {claim}", install, question)
     for secret, keys in wanted.secrets.items():
         literals = " ".join(f"--from-literal={key}=..." for key in keys)
         remedy = f"create it: kubectl --namespace {namespace} create secret generic {secret} {literals}"
-        yield _asked(
-            f"secret {secret}",
-            remedy,
-            partial(api.read_namespaced_secret, secret, namespace, **options),
-            partial(_missing_keys, keys=keys),
-        )
+        question = partial(api.read_namespaced_secret, secret, namespace, **options)
+        yield _asked(f"secret {secret}", remedy, question, partial(_missing_keys, keys=keys))
 
 
 def _missing_keys(secret: Any, keys: Sequence[str]) -> str:
@@ -221,21 +210,15 @@ def _accelerators(api: Any, wanted: Wanted) -> Iterator[Finding]:
     for resource, count, labels in wanted.accelerators:
         where = f" on nodes with {', '.join(f'{name}={value}' for name, value in labels)}" if labels else ""
         remedy = f"no node offers it; add a node pool, or choose another: SET=cluster.accelerator=...{where}"
-        yield _asked(
-            f"{count} x {resource}{where}",
-            remedy,
-            lambda: api.list_node(_request_timeout=TIMEOUT_SECONDS),
-            partial(_judge_nodes, resource=resource, count=count, labels=labels, remedy=remedy),
-        )
+        question = partial(api.list_node, _request_timeout=TIMEOUT_SECONDS)
+        judge = partial(_judge_nodes, resource=resource, count=count, labels=labels, remedy=remedy)
+        yield _asked(f"{count} x {resource}{where}", remedy, question, judge)
 
 
-def _judge_nodes(listed: Any, *, resource: str, count: int, labels: Sequence[tuple[str, str]], remedy: str) -> str:
-    return "" if _offers(listed.items, resource, count, labels) else remedy
-
-
-def _offers(nodes: Sequence[Any], resource: str, count: int, labels: Sequence[tuple[str, str]]) -> bool:
-    return any(
+def _judge_nodes(listed: Any, resource: str, count: int, labels: Sequence[tuple[str, str]], remedy: str) -> str:
+    enough = any(
         int((node.status.allocatable or {}).get(resource, 0)) >= count
         and all((node.metadata.labels or {}).get(name) == value for name, value in labels)
-        for node in nodes
+        for node in listed.items
     )
+    return "" if enough else remedy

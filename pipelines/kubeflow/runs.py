@@ -90,15 +90,12 @@ def run_table(run: Any, tasks: Sequence[Task]) -> str:
 
 def find_run(server: Server, wanted: str) -> str:
     """Return the id of a run by its id or name; without one, of the latest run; raises InputError where there is none."""
-    options: dict[str, Any] = {"sort_by": "created_at desc"}
-    if server.namespace:
-        options["namespace"] = server.namespace
     if not wanted:
-        latest = next(iter(server.every("RunServiceApi", "run_service_list_runs", "runs", **options)), None)
+        latest = next(server.runs(**server.scope), None)
         if latest is None:
             raise InputError("there is no run yet; start one with `make pipeline-submit`")
         return str(latest.run_id)
-    named = list(server.every("RunServiceApi", "run_service_list_runs", "runs", filter=equals(wanted), **options))
+    named = list(server.runs(filter=equals(wanted), **server.scope))
     if named:
         return str(named[0].run_id)
     try:
@@ -137,9 +134,8 @@ def _tell_changes(tasks: Sequence[Task], shown: dict[str, str], say: Callable[[s
         if shown.get(key) != task.state:
             shown[key] = task.state
             spent = f" after {task.seconds:.0f} s" if task.seconds is not None and task.state in ENDED else ""
-            say(
-                f"  {datetime.now():%H:%M:%S}  {task.name}: {task.state.lower()}{spent}  ({done} of {len(tasks)} begun are done)"
-            )
+            progress = f"({done} of {len(tasks)} begun are done)"
+            say(f"  {datetime.now():%H:%M:%S}  {task.name}: {task.state.lower()}{spent}  {progress}")
 
 
 def _seconds(start: datetime | None, end: datetime | None) -> float | None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from components.stage.parameters import build_parameters, read_yaml
 from perception.errors import InputError
 from perception.parameters import BrokenRule, checked, matching
-from pipelines.kubeflow.kfp_api import Server, equals
+from pipelines.kubeflow.kfp_api import Server
 from pipelines.kubeflow.runs import ENDED
 from pipelines.kubeflow.submit import PIPELINE, SERVICE_ACCOUNT, experiment
 
@@ -133,31 +133,18 @@ def _enabled_line(enabled: bool) -> str:
 
 
 def _pipeline_id(server: Server) -> str:
-    options = {"namespace": server.namespace} if server.namespace else {}
-    listed = server.every(
-        "PipelineServiceApi", "pipeline_service_list_pipelines", "pipelines", filter=equals(PIPELINE), **options
-    )
-    for item in listed:
-        if item.display_name == PIPELINE:
-            return str(item.pipeline_id)
+    for item in server.pipelines(PIPELINE):
+        return str(item.pipeline_id)
     raise InputError(f"pipeline {PIPELINE}: is not on the server yet; run `make pipeline-submit` once")
 
 
 def _recurring_runs(server: Server, name: str) -> list[Any]:
-    options = {"namespace": server.namespace} if server.namespace else {}
-    listed = server.every(
-        "RecurringRunServiceApi",
-        "recurring_run_service_list_recurring_runs",
-        "recurring_runs",
-        filter=equals(name),
-        **options,
-    )
-    return [item for item in listed if item.display_name == name]
+    listing = ("recurring_run_service_list_recurring_runs", "recurring_runs")
+    return server.named("RecurringRunServiceApi", *listing, name, **server.scope)
 
 
 def _active_runs(server: Server, recurring_run_id: str) -> list[Any]:
-    options: dict[str, Any] = {"experiment_id": experiment(server), "sort_by": "created_at desc"}
-    runs = server.every("RunServiceApi", "run_service_list_runs", "runs", **options)
+    runs = server.runs(experiment_id=experiment(server))
     return [run for run in runs if run.recurring_run_id == recurring_run_id and run.state not in ENDED]
 
 

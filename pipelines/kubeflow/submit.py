@@ -12,7 +12,7 @@ from components.stage.program import EXIT_DONE, EXIT_INTERRUPTED
 from perception.errors import InputError, Unreachable
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.images import pushed_images
-from pipelines.kubeflow.kfp_api import Server, connect, equals
+from pipelines.kubeflow.kfp_api import Server, connect
 from pipelines.kubeflow.runs import follow as follow_run
 
 PIPELINE = "nightdrive"
@@ -28,15 +28,9 @@ def upload(server: Server, package: Path, *, say: Callable[[str], None] = print)
     pipeline_id = _pipeline(server, say)
     name = f"{PIPELINE}-{hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
 
-    def find() -> Any:
-        versions = server.every(
-            "PipelineServiceApi",
-            "pipeline_service_list_pipeline_versions",
-            "pipeline_versions",
-            pipeline_id,
-            filter=equals(name),
-        )
-        return next((item for item in versions if item.display_name == name), None)
+    def find() -> list[Any]:
+        listing = ("pipeline_service_list_pipeline_versions", "pipeline_versions")
+        return server.named("PipelineServiceApi", *listing, name, pipeline_id)
 
     def create() -> Any:
         options = {"name": name, "pipelineid": pipeline_id}
@@ -47,12 +41,7 @@ def upload(server: Server, package: Path, *, say: Callable[[str], None] = print)
     return pipeline_id, str(version.pipeline_version_id)
 
 
-def start(
-    server: Server,
-    pipeline_id: str,
-    version_id: str,
-    service_account: str = SERVICE_ACCOUNT,
-) -> str:
+def start(server: Server, pipeline_id: str, version_id: str, service_account: str = SERVICE_ACCOUNT) -> str:
     """Start a run of a version and return its id."""
     import kfp_server_api
 
@@ -66,9 +55,8 @@ def start(
         service_account=service_account,
     )
 
-    def find() -> Any:
-        options = {"experiment_id": experiment_id, "filter": equals(name)}
-        return next(iter(server.every("RunServiceApi", "run_service_list_runs", "runs", **options)), None)
+    def find() -> list[Any]:
+        return server.named("RunServiceApi", "run_service_list_runs", "runs", name, experiment_id=experiment_id)
 
     run, _ = once(server, find, lambda: server.ask_once("RunServiceApi", "run_service_create_run", wanted), new=True)
     return str(run.run_id)
@@ -78,41 +66,33 @@ def experiment(server: Server) -> str:
     """Return the id of the experiment that holds the nights, made where it is missing."""
     import kfp_server_api
 
-    options = {"namespace": server.namespace} if server.namespace else {}
+    def find() -> list[Any]:
+        listing = ("experiment_service_list_experiments", "experiments")
+        return server.named("ExperimentServiceApi", *listing, EXPERIMENT, **server.scope)
 
-    def find() -> Any:
-        listed = server.every(
-            "ExperimentServiceApi",
-            "experiment_service_list_experiments",
-            "experiments",
-            filter=equals(EXPERIMENT),
-            **options,
-        )
-        return next(iter(listed), None)
-
-    wanted = kfp_server_api.V2beta1Experiment(display_name=EXPERIMENT, **options)
+    wanted = kfp_server_api.V2beta1Experiment(display_name=EXPERIMENT, **server.scope)
     found, _ = once(
         server, find, lambda: server.ask_once("ExperimentServiceApi", "experiment_service_create_experiment", wanted)
     )
     return str(found.experiment_id)
 
 
-def once(server: Server, find: Callable[[], Any], create: Callable[[], Any], *, new: bool = False) -> tuple[Any, bool]:
-    """Return what `find` finds, or else what `create` makes, and whether it was made now.
+def once(
+    server: Server, find: Callable[[], list[Any]], create: Callable[[], Any], *, new: bool = False
+) -> tuple[Any, bool]:
+    """Return the first that `find` finds, or else what `create` makes, and whether it was made now.
 
     A server that fails while it creates may have done so all the same: it is asked before anything is made a second time.
     new: nothing of that name can be there yet, so that the first question is spared.
     """
-    found = None if new else find()
-    if found is not None:
-        return found, False
+    if not new and (found := find()):
+        return found[0], False
     for pause in (1.0, 3.0, None):
         try:
             return create(), True
         except Unreachable:
-            found = find()
-            if found is not None:
-                return found, True
+            if found := find():
+                return found[0], True
             if pause is None:
                 raise
             server.sleep(pause)
@@ -122,18 +102,11 @@ def once(server: Server, find: Callable[[], Any], create: Callable[[], Any], *, 
 def _pipeline(server: Server, say: Callable[[str], None]) -> str:
     import kfp_server_api
 
-    options = {"namespace": server.namespace} if server.namespace else {}
+    def create() -> Any:
+        wanted = kfp_server_api.V2beta1Pipeline(display_name=PIPELINE, **server.scope)
+        return server.ask_once("PipelineServiceApi", "pipeline_service_create_pipeline", wanted)
 
-    def find() -> Any:
-        listed = server.every(
-            "PipelineServiceApi", "pipeline_service_list_pipelines", "pipelines", filter=equals(PIPELINE), **options
-        )
-        return next((item for item in listed if item.display_name == PIPELINE), None)
-
-    wanted = kfp_server_api.V2beta1Pipeline(display_name=PIPELINE, **options)
-    pipeline, is_new = once(
-        server, find, lambda: server.ask_once("PipelineServiceApi", "pipeline_service_create_pipeline", wanted)
-    )
+    pipeline, is_new = once(server, lambda: server.pipelines(PIPELINE), create)
     if is_new:
         say(f"pipeline {PIPELINE}: created")
     return str(pipeline.pipeline_id)

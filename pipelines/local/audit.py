@@ -73,13 +73,7 @@ def licence_of(package: Distribution) -> str:
         text.rpartition("::")[2].strip() for text in about.get_all("Classifier") or [] if text.startswith("License ::")
     ]
     short = (about["License"] or "").strip()
-    if (
-        not said
-        and short
-        and "\n" not in short
-        and len(short) <= 60
-        and short.upper() not in ("UNKNOWN", "DUAL LICENSE")
-    ):
+    if not said and "\n" not in short and len(short) <= 60 and short.upper() not in ("UNKNOWN", "DUAL LICENSE"):
         said = short
     if not said or said.startswith("http"):
         said = " AND ".join(each for each in listed if each != "OSI Approved")
@@ -155,13 +149,8 @@ def page_of(rows: Sequence[Licence]) -> str:
 
 def installed_differently() -> list[str]:
     """Name the pinned packages that are installed in another version."""
-    wrong = []
-    for name, version in pins().items():
-        package = installed(name)
-        found = package.version.partition("+")[0] if package else version
-        if found != version:
-            wrong.append(f"{name} is {found}, pinned to {version}")
-    return wrong
+    found = {name: package.version.partition("+")[0] for name in pins() if (package := installed(name))}
+    return [f"{name} is {found[name]}, pinned to {pin}" for name, pin in pins().items() if found.get(name, pin) != pin]
 
 
 def changed_files(packages: Sequence[str]) -> tuple[int, list[str]]:

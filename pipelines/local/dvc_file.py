@@ -5,10 +5,10 @@ not be reused is asked again on every run (`always_changed`), and what hangs on 
 holds a hash of the source that each stage reaches, so that a changed method runs again, and nothing else does.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from components.stage.execution import option_name
-from perception.errors import InputError
 from pipelines.graph import Artifact, Graph, Task
 from pipelines.settings import COUNTS
 
@@ -57,24 +57,23 @@ def _command(night: Graph, task: Task) -> list[str]:
     elif task.name != task.stage.name:
         words += ["--task", task.name]
     words += ["--params", "params.yaml"]
-    for name, given in task.takes.items():
-        for artifact in given:
-            folder = _taken(night, task, name, artifact)
-            words += [option_name(name), f"'{folder}/*'" if artifact.over else folder]
+    for name, artifact, folder in _taken(night, task):
+        words += [option_name(name), f"'{folder}/*'" if artifact.over else folder]
     for port, folder in zip(task.stage.outputs, outputs_of(night, task), strict=True):
         words += [option_name(port.name), f"{folder}/{ITEM}" if task.over else folder]
     return words
 
 
 def _dependencies(night: Graph, task: Task) -> list[str]:
-    taken = [_taken(night, task, name, artifact) for name, given in task.takes.items() for artifact in given]
+    taken = [folder for _, _, folder in _taken(night, task)]
     gates = [folder for gate in task.after for folder in outputs_of(night, night.tasks[gate])]
     return list(dict.fromkeys([*taken, *gates]))
 
 
-def _taken(night: Graph, task: Task, name: str, artifact: Artifact) -> str:
-    port = task.stage.input(name)
-    folder = folder_of(night, artifact)
-    if port is None:
-        raise InputError(f"{task.name}: has no input {name!r}; correct pipelines/nightly.py")
-    return f"{folder}/{ITEM}" if port.shares else folder
+def _taken(night: Graph, task: Task) -> Iterator[tuple[str, Artifact, str]]:
+    """Yield (port, artifact, folder) of what a task takes."""
+    shared_out = {port.name for port in task.stage.inputs if port.shares}
+    for name, given in task.takes.items():
+        for artifact in given:
+            folder = folder_of(night, artifact)
+            yield name, artifact, f"{folder}/{ITEM}" if name in shared_out else folder

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.judging import JudgeParameters, judge
+from components.evaluate.judging import judge
+from components.evaluate.parameters import JudgeParameters
+from components.stage.execution import place_folder
 from components.stage.parameters import build_parameters, parse_value
 from components.stage.records import log
 from perception.errors import InputError
@@ -73,7 +75,7 @@ def evaluate_folder(
             figures, load_taxonomy(parameters.taxonomy), working, frames, f"{model.name} on {data.name}", reader.name
         )
         (working / "report.html").write_text(page, encoding="utf-8")
-        _place(working, out)
+        place_folder(working, out)
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return figures
@@ -185,18 +187,6 @@ def _working_folder(out: Path) -> Path:
         return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
         raise InputError(f"{out.parent}: {error.strerror}; make it writable, or name another place with OUT=") from None
-
-
-def _place(working: Path, out: Path) -> None:
-    """Put the finished folder in its place; an earlier result is removed only then."""
-    working.chmod(0o755)
-    if out.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        out.replace(old / "old")
-        working.replace(out)
-        shutil.rmtree(old)
-    else:
-        working.replace(out)
 
 
 def figures_table(figures: Mapping[str, Any], out: Path) -> str:

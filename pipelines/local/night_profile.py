@@ -40,9 +40,8 @@ class NightProfile:
     start_seconds: float  # the sum of what their processes took to start
     between_seconds: float  # the rest: the engine before, between and after the tasks
     engine_share: float  # what is not the tasks' own work, as a share of it
-    engine_cpu_seconds: (
-        float  # processor time that is not the tasks' own work: the engine, starts, loading of libraries
-    )
+    # processor time that is not the tasks' own work: the engine, starts, loading of libraries
+    engine_cpu_seconds: float
 
 
 def night_profile(run: Path) -> NightProfile:

@@ -27,7 +27,7 @@ from components.stage.usage import Usage
 from components.stage.warm import warm_processes
 from perception.data.files import replace_file
 from perception.errors import InputError
-from perception.versioning.processes import Author, child_environment, scratch_folder
+from perception.versioning.processes import git_at, scratch_folder
 from pipelines.graph import NEWS, NOTHING_NEW, Graph, Task
 from pipelines.local.dvc_file import dvc_file, folder_of, outputs_of
 from pipelines.local.source_hash import source_hashes
@@ -109,8 +109,7 @@ def _engine(night: Graph, run: Path) -> int:
     with warm_processes(libraries, _environment(run)) as environment:
         code = _reproduce(run, environment, night.news_from)
         if code == EXIT_DONE and _says_nothing_new(night, run):
-            _tell_without_engine(night, run, night.downstream({night.news_from}), environment)
-            return EXIT_DONE
+            return _tell_without_engine(night, run, night.downstream({night.news_from}), environment)
         if code == EXIT_DONE:
             code = _reproduce(run, environment, "--downstream", night.news_from)
         if code != EXIT_DONE:
@@ -138,8 +137,12 @@ def _left_behind(night: Graph, run: Path) -> set[str]:
     return night.downstream(failed) | {name for name in failed if name in night.tasks and not night.tasks[name].suite}
 
 
-def _tell_without_engine(night: Graph, run: Path, left_out: set[str], environment: Mapping[str, str]) -> None:
-    """Run the tasks that a failed or empty night has too, with those of their inputs that this night wrote."""
+def _tell_without_engine(night: Graph, run: Path, left_out: set[str], environment: Mapping[str, str]) -> int:
+    """Run the tasks that a failed or empty night has too, with those of their inputs that this night wrote.
+
+    Returns the last exit code that is not 0.
+    """
+    code = EXIT_DONE
     for task in (task for task in night.tasks.values() if task.at_failure):
         given = {
             name: [
@@ -149,34 +152,23 @@ def _tell_without_engine(night: Graph, run: Path, left_out: set[str], environmen
             ]
             for name, artifacts in task.takes.items()
         }
-        _remove(night, run, task)
+        for folder in outputs_of(night, task):
+            shutil.rmtree(run / folder, ignore_errors=True)
         if all(given[port.name] for port in task.stage.inputs if not port.optional):
-            _run_task(night, run, task, given, environment)
-
-
-def _remove(night: Graph, run: Path, task: Task) -> None:
-    for folder in outputs_of(night, task):
-        shutil.rmtree(run / folder, ignore_errors=True)
+            code = _run_task(night, run, task, given, environment) or code
+    return code
 
 
 def _run_task(
     night: Graph, run: Path, task: Task, given: Mapping[str, list[str]], environment: Mapping[str, str]
-) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "components.stage",
-        task.stage.name,
-        "--task",
-        task.name,
-        "--params",
-        "params.yaml",
-    ]
+) -> int:
+    command = [sys.executable, "-m", "components.stage", task.stage.name]
+    command += ["--task", task.name, "--params", "params.yaml"]
     for name, folders in given.items():
         command += [word for folder in folders for word in (option_name(name), folder)]
     for port, folder in zip(task.stage.outputs, outputs_of(night, task), strict=True):
         command += [option_name(port.name), folder]
-    subprocess.run(command, cwd=run, env=environment, check=False)
+    return subprocess.run(command, cwd=run, env=environment, check=False).returncode
 
 
 def _dvc(run: Path, *arguments: str, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[bytes]":
@@ -193,9 +185,8 @@ def _environment(run: Path) -> dict[str, str]:
         RECORDS_VARIABLE: str(run / "records"),
         COMMIT_VARIABLE: code_commit(),
         "DVC_NO_ANALYTICS": "1",
-        "DVC_GLOBAL_CONFIG_DIR": str(
-            run / ".dvc" / "tmp"
-        ),  # no settings lie there: the user's and the machine's do not count
+        # No settings lie there: the user's and the machine's do not count.
+        "DVC_GLOBAL_CONFIG_DIR": str(run / ".dvc" / "tmp"),
         "DVC_SYSTEM_CONFIG_DIR": str(run / ".dvc" / "tmp"),
         "DVC_SITE_CACHE_DIR": str(run / ".dvc" / "tmp" / "site"),
         "CI": "1",  # DVC then looks for no update
@@ -209,7 +200,7 @@ def code_commit() -> str:
     """Return the commit of the code, marked where files differ from it; empty outside a git checkout."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=-changed", "--exclude=*"]
     with scratch_folder() as scratch:
-        environment = child_environment(scratch, Author(), ROOT)
+        environment = dict(git_at(scratch, ROOT).environment)
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout.strip()
 
 

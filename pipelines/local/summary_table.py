@@ -13,20 +13,17 @@ def night_table(run: Path, seconds: float) -> str:
     selection, model, evaluation, adaptation = (
         summary[name] for name in ("selection", "model", "evaluation", "adaptation")
     )
+    parameters, latency = (
+        [model[f"{name}_{of}"] for of in ("dense", "compressed")] for name in ("parameters", "latency_ms")
+    )
     rows = [
         ("night", f"{summary['run']} ({summary['profile']}): {summary['status']} in {seconds:.0f} s"),
         ("selected", f"{_or_dash(selection['selected_frames'])} of {_or_dash(selection['pool_frames'])} frames"),
         ("mIoU, chosen / random frames", _figures(selection["miou_selected"], selection["miou_random"])),
         ("mIoU, simulator / fused / taught", _figures(*(adaptation[f"miou_{name}"] for name in ADAPTED))),
         ("mIoU, dense / shipped", _figures(model["miou_dense"], evaluation["miou"])),
-        (
-            "parameters, dense / shipped",
-            _figures(model["parameters_dense"], model["parameters_compressed"], form="{:,}"),
-        ),
-        (
-            "latency, dense / shipped",
-            _figures(model["latency_ms_dense"], model["latency_ms_compressed"], form="{:.1f} ms"),
-        ),
+        ("parameters, dense / shipped", _figures(*parameters, form="{:,}")),
+        ("latency, dense / shipped", _figures(*latency, form="{:.1f} ms")),
         ("data version", _or_dash(summary["data"]["version"])),
         ("gates", ", ".join(f"{gate['name']} {gate['verdict']}" for gate in summary["gates"]) or "-"),
         ("decision", f"{_or_dash(summary['promotion']['decision'])}: {_or_dash(summary['promotion']['reason'])}"),

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
 from components.ingest.sources import Source
+from perception.data.manifest import COLUMNS, read_manifest
 from perception.data.store import FolderStore
 from perception.errors import InputError
 from perception.metrics.detection import Objects, average_precision
@@ -98,3 +100,29 @@ def test_the_share_of_broken_frames_that_is_asked_for_holds(tmp_path: Path) -> N
     assert source(split="test", max_rejected_fraction=0.0).tolerated_fraction() == 0
     with pytest.raises(InputError, match="a test set with a frame missing is another test set"):
         source(split="test", max_rejected_fraction=0.2)
+
+
+# ---------------------------------------------------------------- columns whose values are all missing
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_column_that_is_missing_in_one_batch_keeps_its_type_and_values(
+    order: tuple[int, int], tmp_path: Path
+) -> None:
+    store, folders = FolderStore(tmp_path / "store"), []
+    for number in (0, 1):
+        each = arrival(PLAIN)
+        facts = type(each.facts)
+        facts.frame_id, facts.weather, facts.camera = f"f{number}", ["rain", None][number], None
+        write_frames_folder(admit_frames([each], 1, store, INTAKE), tmp_path / str(number))
+        folders.append(tmp_path / str(number))
+    rules = {"s": SourceRules(labels="given")}
+    frames = gather_frames([folders[number] for number in order], tmp_path / "frames", rules, store, "cityscapes19", 0)
+    again = read_manifest(tmp_path / "frames" / "manifest.parquet")
+    for table in (frames.sort_values("frame_id"), again):
+        assert table.weather.isna().tolist() == [False, True] and table.weather.iloc[0] == "rain"
+        assert table.camera.isna().all() and table.instances_uri.isna().all() and table.timestamp_utc.isna().all()
+    kinds = {field.name: field.type for field in pq.read_schema(tmp_path / "frames" / "manifest.parquet")}
+    assert {name: kinds[name] for name in COLUMNS.names} == {field.name: field.type for field in COLUMNS}
+    alone = gather_frames([folders[1]], tmp_path / "alone", rules, store, "cityscapes19", 0)
+    assert alone.weather.isna().all() and len(read_manifest(tmp_path / "alone" / "manifest.parquet")) == 1

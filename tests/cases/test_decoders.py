@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from perception.data.classification import read_class_folders
 from perception.data.decoding import BadFrame, decode_image, decode_label, decode_stored_image, decode_stored_label
 from perception.data.folder_frames import FolderFrames
 from perception.data.loading import FrameSet, LoadSettings
@@ -235,3 +236,8 @@ def test_a_turned_image_is_refused_by_its_orientation(orientation: int, tmp_path
 def test_a_broken_tag_turns_nothing() -> None:
     data = saved(image_of(VALUES), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
     assert decode_image(data, "image").shape == (*SIZE, 3)
+
+
+def test_a_class_belongs_to_a_picture_however_it_is_turned(tmp_path: Path) -> None:
+    put(tmp_path / "train" / "car" / "a.jpg", turned(np.asarray(image_of(VALUES)), 6, "JPEG"))
+    assert read_class_folders(tmp_path, "train", 16).images.shape == (1, 16, 16, 3)

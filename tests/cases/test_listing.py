@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.stage.parameters import read_section
 from perception.data.annotation import drop_label, labelled_ids, open_drops
 from perception.data.classification.files import list_class_folders
 from perception.data.decoding import BadFrame, decode_label
@@ -21,6 +22,8 @@ from perception.data.readers import READERS
 from perception.data.readers.layout import frame_id_of
 from perception.data.shards import read_shard
 from perception.errors import InputError
+from perception.quality.suites import read_yaml
+from perception.versioning.signatures import allowed_lines
 from tests.perception.data.readers.layouts import (
     LAYOUTS,
     SIZE,
@@ -230,3 +233,12 @@ def test_file_names_with_backslashes_are_those_with_slashes(tmp_path: Path) -> N
     put(tmp_path / "labels/det_20/det_val.json", json.dumps([{"name": "sub\\b.jpg", "labels": []}]).encode())
     (frame,) = read_bdd100k_boxes(tmp_path, "val").frames
     assert frame.frame_id == "b" and frame.image_path == tmp_path / "images/100k/val/sub/b.jpg"
+
+
+def test_settings_and_keys_are_read_with_a_mark(tmp_path: Path) -> None:
+    put(tmp_path / "params.yaml", codecs.BOM_UTF8 + b"gate: {a: 1}\n")
+    assert read_section(tmp_path / "params.yaml", "gate", ()) == {"a": 1}
+    put(tmp_path / "suite.yaml", codecs.BOM_UTF8 + b"a: 1\n")
+    assert read_yaml(tmp_path / "suite.yaml") == {"a": 1}
+    put(tmp_path / "signers", codecs.BOM_UTF8 + b"ada ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB\n")
+    assert allowed_lines(str(tmp_path / "signers")) == ["ada ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB"]

@@ -10,6 +10,7 @@ import pytest
 from perception.data.annotation import drop_label, open_drops
 from perception.data.decoding import BadFrame, decode_label
 from perception.data.detection import read_coco, read_kitti, read_kitti_detections, write_coco
+from perception.data.detection.boxes import load_image
 from perception.data.detection.coco import decode_mask
 from perception.errors import InputError
 from tests.perception.data.readers.layouts import picture, put
@@ -69,7 +70,7 @@ def test_masks_as_pycocotools_gives_them(tmp_path: Path) -> None:
     assert isinstance(packed["counts"], bytes)
     for size in ([64, 96], (64, 96), [64.0, 96.0]):
         assert np.array_equal(decode_mask({"size": size, "counts": packed["counts"]}, 64, 96, "x"), mask)
-    with pytest.raises(BadFrame, match=r"segmentation has size \(96, 64\)"):
+    with pytest.raises(BadFrame, match=r"its size is \(96, 64\), its image's \[64, 96\]"):
         decode_mask({"size": (96, 64), "counts": packed["counts"]}, 64, 96, "x")
     text = OBJECT | {"segmentation": {"size": [64.0, 96.0], "counts": packed["counts"].decode()}}
     read = read_coco(
@@ -111,3 +112,17 @@ def test_a_score_behind_a_kitti_label_is_left_out(tmp_path: Path) -> None:
     put(tmp_path / "found/0.txt", line + b"\n")
     with pytest.raises(InputError, match="line 1 has 15 columns, must have 16"):
         read_kitti_detections(tmp_path / "found")
+
+
+def test_an_image_is_what_its_boxes_describe(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", picture("JPEG"))  # 6x4 px
+    box = OBJECT | {"bbox": [1, 1, 2, 2]}
+    right = coco(tmp_path / "a.json", [IMAGE | {"width": 6, "height": 4}], [box], [CAR, PERSON])
+    assert load_image(read_coco(right, tmp_path).frames[0]).shape == (4, 6, 3)
+    turned = coco(tmp_path / "b.json", [IMAGE | {"width": 4, "height": 6}], [box], [CAR, PERSON])
+    with pytest.raises(BadFrame, match="image is 6x4 px, its labels say 4x6, must be equal"):
+        load_image(read_coco(turned, tmp_path).frames[0])
+    put(tmp_path / "training/image_2/0.png", picture("PNG"))
+    put(tmp_path / "training/label_2/0.txt", b"Car 0 0 0 10 20 40 50 0 0 0 0 0 0 0\n")
+    with pytest.raises(BadFrame, match=r"box \[10\.0, 20\.0, 40\.0, 50\.0\] lies outside its image of 6x4 px"):
+        load_image(read_kitti(tmp_path).frames[0])

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from components import adapt, gate
+from components.adapt import networks
 from components.stage.declaration import Refused
 from components.stage.parameters import build_parameters
 from perception.adaptation.foreground import load_foreground
@@ -147,7 +148,9 @@ def test_no_frame_with_a_known_label_gets_a_pseudo_label(honest: Path) -> None:
 def test_a_pool_of_which_every_label_is_known_is_refused() -> None:
     frames = pd.DataFrame({"frame_id": ["a", "b", "c"], "split": ["pool", "pool", "test"]})
     with pytest.raises(InputError, match="none of the pool is without a label"):
-        adapt._unlabelled(frames, frames[:2], build_parameters(adapt.AdaptParameters, GIVEN | {"store": "s"}, "adapt"))
+        networks._unlabelled(
+            frames, frames[:2], build_parameters(adapt.AdaptParameters, GIVEN | {"store": "s"}, "adapt")
+        )
 
 
 def test_a_good_detector_passes_the_gate(honest: Path, tmp_path: Path) -> None:

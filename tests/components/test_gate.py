@@ -19,7 +19,7 @@ WAIVER = Waiver(
 
 
 def test_the_same_table_is_refused_once_its_waiver_has_expired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perception.quality.gate.load_waivers", lambda _: (WAIVER,))
+    monkeypatch.setattr("perception.quality.gate.load_waivers", lambda *_: (WAIVER,))
     (tmp_path / "subject").mkdir()
     metric_rows([{"stage": "s", "metric": "m", "value": 1.0, "lower": 2.0}]).to_parquet(
         tmp_path / "subject" / "gate.parquet"

@@ -207,7 +207,6 @@ def other_readers() -> dict[str, tuple[Callable[[Path], Any], Callable[[Path], A
         read_classification("cifar10", root / "x", "test")
 
     return {
-        "cifar10 python": (_written(lambda root: test_cifar.python_version(root / "x")), cifar10),
         "cifar10 binary": (_written(lambda root: test_cifar.binary_version(root / "x")), cifar10),
         "jpeg npz": (_written(lambda root: test_cifar.packed(root / "x.npz")), jpeg_npz),
         "fashion_mnist": (_written(idx), classification("fashion_mnist", "test")),

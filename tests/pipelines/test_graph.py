@@ -153,7 +153,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def declare(name: str, takes: str, gives: str) -> None:
         def port(word: str) -> Port:
-            return Port(name=word.rstrip("!"), kind="any", about="", gate_table="!" in word)
+            return Port(name=word.rstrip("!"), about="", gate_table="!" in word)
 
         stage = Stage(
             name=name, summary="", inputs=tuple(map(port, takes.split())), outputs=tuple(map(port, gives.split())),

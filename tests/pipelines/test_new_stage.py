@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[2]
 STAGE = '''"""count_frames: count the night's frames."""
 
 import json
-from dataclasses import dataclass
 
 from components.stage.declaration import Needs, Paths, Port, Stage
+from perception.parameters import checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class CountFramesParameters:
     """Say how few frames are too few."""
 
@@ -45,8 +45,8 @@ def run(inputs: Paths, outputs: Paths, parameters: CountFramesParameters) -> Non
 STAGE = Stage(
     name="count_frames",
     summary="Count the night's frames.",
-    inputs=(Port(name="frames", kind="frames", about="the night's frames"),),
-    outputs=(Port(name="count", kind="metrics", about="count.json", gate_table=True),),
+    inputs=(Port(name="frames", about="the night's frames"),),
+    outputs=(Port(name="count", about="count.json", gate_table=True),),
     parameters=CountFramesParameters,
     needs=Needs(image="torch"),
     run=run,

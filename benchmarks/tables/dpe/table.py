@@ -209,7 +209,7 @@ def choose(
 ) -> list[int]:
     """Return the pool's rows to label next, by ensemble entropy; distances are between the members' answers."""
     probabilities = member_probabilities(committee, images, device)
-    scores = uncertainty_from_probabilities(probabilities, ("ensemble_entropy",)).maps["ensemble_entropy"]
+    scores = uncertainty_from_probabilities(probabilities).maps["ensemble_entropy"]
     table = pd.DataFrame(
         {
             "frame_id": [f"{row:06d}" for row in range(len(images))],

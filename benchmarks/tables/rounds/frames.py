@@ -16,8 +16,8 @@ from torch import Tensor
 from benchmarks.tables.frames import STREET_DRIVES, Instances, street
 from perception.adaptation.detector_quality import labelled_objects
 from perception.adaptation.detector_training import TargetSettings, encode_objects
-from perception.data.decoding import decode_image
 from perception.data.detection import DetectionFrame, DetectionSet, read_bdd100k_boxes, read_coco, read_kitti
+from perception.data.detection.boxes import load_image
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.metrics.detection import Objects
@@ -151,7 +151,7 @@ def _decoded(classes: Sequence[str], frames: Sequence[DetectionFrame], kind: str
     channels = np.array([learnt.index(name) if name in learnt else -1 for name in names])
     images, objects, scales, counts = [], [], [], Counter[str]()
     for frame in frames:
-        image = decode_image(frame.image_path.read_bytes(), frame.image_path)
+        image = load_image(frame)
         scale = np.tile(np.array(image.shape[1::-1]) / size[::-1], 2)
         images.append(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
         scales.append(scale)

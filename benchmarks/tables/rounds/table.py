@@ -268,7 +268,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
 
 
 def _setting(request: Request, plan: Plan) -> str:
-    where = "procedural streets" if request.data is None else request.data_kind
+    where = "Procedural streets" if request.data is None else request.data_kind
     return (
         f"{where} at {plan.size_px[1]}x{plan.size_px[0]} pixels: a pool of {plan.pool_frames} frames, judged on "
         f"{plan.test_frames} of other drives. Deep Probabilistic Ensembles of {plan.members} detectors at width {plan.width:g} "

@@ -9,13 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perception.data.classification.labelled import (
-    LabelledImages,
-    checked_file,
-    chosen_part,
-    damaged,
-    labelled_images,
-)
+from perception.data.classification.labelled import LabelledImages, checked_file, chosen_part, damaged, labelled_images
 from perception.data.decoding import BadFrame, decode_image
 from perception.data.files import names_in, relative_parts
 from perception.errors import InputError
@@ -97,7 +91,7 @@ def load_files(files: LabelledFiles, size_px: int) -> LabelledImages:
             data = path.read_bytes()
         except OSError as error:
             raise BadFrame(path, f"cannot be read ({error.strerror})", "copy it again") from None
-        images[number] = _square(decode_image(data, path), size_px)
+        images[number] = _square(decode_image(data, path, upright=False), size_px)
     return labelled_images(images, files.labels, files.classes, files.paths[0].parent)
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.data.decoding import BadFrame, decode_image
 from perception.data.files import relative_parts
+from perception.data.readers.layout import read_file
 from perception.errors import InputError
 
 
@@ -60,6 +62,24 @@ def checked_boxes(boxes: NDArray[np.float64], where: str) -> NDArray[np.float64]
             f"{where}: box {broken[0]} is {box}, must be finite with left <= right, top <= bottom; correct it"
         )
     return boxes
+
+
+def load_image(frame: DetectionFrame) -> NDArray[np.uint8]:
+    """Load a frame's image: (height, width, 3) uint8 RGB.
+
+    Raises BadFrame for one that cannot be read or that its labels do not describe: of another size, or beside its boxes.
+    """
+    image = decode_image(read_file(frame.image_path), frame.image_path)
+    height, width = image.shape[:2]
+    told = (frame.width_px or width, frame.height_px or height)
+    if told != (width, height):
+        rule = f"image is {width}x{height} px, its labels say {told[0]}x{told[1]}, must be equal"
+        raise BadFrame(frame.image_path, rule, "give the image that was labelled")
+    beside = frame.boxes[((frame.boxes[:, :2] > (width, height)) | (frame.boxes[:, 2:] < 0)).any(axis=1)]
+    if len(beside):
+        rule = f"box {beside[0].tolist()} lies outside its image of {width}x{height} px"
+        raise BadFrame(frame.image_path, rule, "give the image that was labelled, or correct the box")
+    return image
 
 
 def image_inside(folder: Path, name: str, where: str) -> Path:

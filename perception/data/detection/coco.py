@@ -78,44 +78,25 @@ def decode_mask(segmentation: Any, height_px: int, width_px: int, where: str) ->
     """
     from pycocotools import mask as cocoapi
 
-    if not 0 < height_px * width_px <= PIXELS_LIMIT:
-        raise BadFrame(where, f"image is {width_px}x{height_px} px, must have 1..{PIXELS_LIMIT}", "correct it")
-    if isinstance(segmentation, list):
-        if not segmentation or not all(map(_is_polygon, segmentation)):
-            raise BadFrame(where, "a polygon must be at least three pairs of pixel coordinates", "correct it")
-        drawn = cocoapi.decode(cocoapi.merge(cocoapi.frPyObjects(segmentation, height_px, width_px)))
-        return np.asarray(drawn, np.bool_)
-    size = segmentation.get("size") if isinstance(segmentation, dict) else None
-    if not isinstance(size, list | tuple) or [whole_number(side) for side in size] != [height_px, width_px]:
-        raise BadFrame(where, f"segmentation has size {size!r}, must be [{height_px}, {width_px}]", "correct it")
-    counts = segmentation.get("counts")
-    if isinstance(counts, str | bytes):
-        return _unpacked(counts if isinstance(counts, bytes) else counts.encode(), height_px, width_px, where)
-    given = counts if isinstance(counts, list | tuple) else ()
-    runs = [run for each in given if (run := whole_number(each)) is not None and run >= 0]
-    if len(runs) != len(given) or sum(runs) != height_px * width_px:
-        raise BadFrame(where, "run lengths must be whole numbers that add up to the image's pixels", "correct them")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width_px, height_px).T
-
-
-def _unpacked(counts: bytes, height_px: int, width_px: int, where: str) -> NDArray[np.bool_]:
-    """Decode compressed run lengths; cocoapi leaves what too few of them do not reach to chance, so they are made again."""
-    from pycocotools import mask as cocoapi
-
+    size, pixels = [height_px, width_px], height_px * width_px
     try:
-        drawn = cocoapi.decode({"size": [height_px, width_px], "counts": counts})
-    except ValueError:
-        drawn = None
-    if drawn is None or cocoapi.encode(np.asfortranarray(drawn))["counts"] != counts:
-        raise BadFrame(
-            where, "run lengths are not those of the image's pixels, compressed as COCO does", "correct them"
-        )
+        if not 0 < pixels <= PIXELS_LIMIT:
+            raise ValueError(f"its image has {pixels} pixels, more than {PIXELS_LIMIT} or none")
+        if isinstance(segmentation, list):
+            return np.asarray(cocoapi.decode(cocoapi.merge(cocoapi.frPyObjects(segmentation, *size))), np.bool_)
+        if list(segmentation["size"]) != size:
+            raise ValueError(f"its size is {segmentation['size']}, its image's {size}")
+        counts = segmentation["counts"]
+        plain = isinstance(counts, list | tuple)
+        packed = cocoapi.frPyObjects(segmentation, *size) if plain else {"size": size, "counts": counts}
+        drawn = cocoapi.decode(packed)
+        # cocoapi leaves to chance what too few run lengths do not reach: made again, compressed ones are not the same.
+        told = counts.encode() if isinstance(counts, str) else counts
+        if sum(counts) != pixels if plain else cocoapi.encode(drawn)["counts"] != told:
+            raise ValueError("its run lengths do not add up to its pixels")
+    except Exception as error:  # pycocotools raises many types, Exception itself among them
+        raise BadFrame(where, f"a segmentation cannot be drawn: {error}", "export it as COCO again") from None
     return np.asarray(drawn, np.bool_)
-
-
-def _is_polygon(ring: Any) -> bool:
-    whole = isinstance(ring, list) and len(ring) >= 6 and len(ring) % 2 == 0
-    return whole and all(_is_number(value) and abs(value) < 2**20 for value in ring)
 
 
 # --- reading

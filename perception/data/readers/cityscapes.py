@@ -8,6 +8,7 @@ from perception.data.files import names_in
 from perception.data.readers.layout import (
     RawFrame,
     check_folder,
+    check_no_other_folders,
     check_pairs,
     chosen_splits,
     files_in,
@@ -32,7 +33,7 @@ def cityscapes_frames(root: Path, split: str | None, labels_required: bool) -> I
     check_folder(pictures, "a Cityscapes folder holds leftImg8bit/ and gtFine/")
     for name in chosen_splits(pictures, split, _SPLITS):
         cities = names_in(pictures / name, folders=True)
-        _check_no_other_cities(root / "gtFine" / name, cities)
+        check_no_other_folders(root / "gtFine" / name, cities, "city")
         for city in cities:
             yield from _cityscapes_city(root, name, city, labels_required)
 
@@ -62,9 +63,3 @@ def _cityscapes_drive(stem: str, path: Path) -> str:
     if match is None:
         raise InputError(f"{path}: name must be CITY_SEQUENCE_FRAME{_IMAGE}.png; rename or remove it")
     return match[1]
-
-
-def _check_no_other_cities(truth: Path, cities: list[str]) -> None:
-    others = sorted(set(names_in(truth, folders=True)) - set(cities)) if truth.is_dir() else []
-    if others:
-        raise InputError(f"{truth / others[0]}: labels of a city without images; add the images or remove the folder")

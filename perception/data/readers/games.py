@@ -10,6 +10,7 @@ from perception.data.readers.layout import (
     IMAGE_SUFFIXES,
     RawFrame,
     check_folder,
+    check_no_other_folders,
     check_pairs,
     chosen_splits,
     files_in,
@@ -73,7 +74,7 @@ def viper_frames(root: Path, split: str | None, labels_required: bool) -> Iterat
         if not sequences:
             raise InputError(f"{pictures}: folder is empty: it holds no sequences; add the frames")
         for kind in ("cls", "inst"):
-            _check_no_other_sequences(root / name / kind, sequences)
+            check_no_other_folders(root / name / kind, sequences, "sequence")
         for sequence in sequences:
             yield from _viper_sequence(root / name, sequence, labels_required)
 
@@ -93,12 +94,6 @@ def _viper_sequence(folder: Path, sequence: str, labels_required: bool) -> Itera
             label_path=labels.get(stem),
             instances_path=instances.get(stem),
         )
-
-
-def _check_no_other_sequences(folder: Path, sequences: list[str]) -> None:
-    others = sorted(set(names_in(folder, folders=True)) - set(sequences)) if folder.is_dir() else []
-    if others:
-        raise InputError(f"{folder / others[0]}: labels of a sequence without images; add the images or remove it")
 
 
 def viper_instances(frame: RawFrame) -> bytes | None:

@@ -153,6 +153,13 @@ def check_pairs(
                 )
 
 
+def check_no_other_folders(truth: Path, known: Iterable[str], kind: str) -> None:
+    """Refuse a folder of labels beside which there is none of images."""
+    others = sorted(set(names_in(truth, folders=True)) - set(known)) if truth.is_dir() else []
+    if others:
+        raise InputError(f"{truth / others[0]}: labels of a {kind} without images; add the images or remove it")
+
+
 def _is_beside(stem: str, images: Mapping[str, Path], labels: Mapping[str, Path]) -> bool:
     starts = (stem[: gap.start()] for gap in re.finditer(r"[^A-Za-z0-9]", stem))
     return any(start in images and start in labels for start in starts)

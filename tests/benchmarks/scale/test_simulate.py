@@ -31,7 +31,7 @@ def world(**cluster: float) -> World:
     """A night of 1,000,000 raw frames, where every pod is alike, nothing dies and pods start at once."""
     plain = {
         "cpu_pods": 10, "cores_a_pod": 1, "gpus": 4, "training_gpus": 2, "training_efficiency": 1.0, "store_gbit_s": 1e6,
-        "pod_start_s": 0.0, "ingest_pods": 10, "score_shards": 4, "shard_spread": 0.0, "death_share": 0.0, "seed": 0,
+        "pod_start_s": 0.0, "ingest_pods": 10, "score_shards": 4, "shard_spread": 0.0, "death_share": 0.0,
     }  # fmt: skip
     return World(
         fleet=Fleet(

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,12 @@ from components.stage.declaration import Needs, Paths, Port, Refused, Stage
 from components.stage.program import run_program
 from components.stage.registry import stage_names
 from perception.errors import InputError
+from perception.parameters import checked
 
 ROOT = Path(__file__).parents[3]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class CopyParameters:
     text: str = "hello"
     fail: str = ""
@@ -45,10 +46,10 @@ COPY = Stage(
     name="copy",
     summary="Copy what it is told.",
     inputs=(
-        Port(name="sources", kind="any", about="sources", many=True),
-        Port(name="extra", kind="any", about="extra", optional=True),
+        Port(name="sources", about="sources", many=True),
+        Port(name="extra", about="extra", optional=True),
     ),
-    outputs=(Port(name="copied", kind="any", about="copy"),),
+    outputs=(Port(name="copied", about="copy"),),
     values=("sources",),
     parameters=CopyParameters,
     needs=Needs(image="torch"),
@@ -168,7 +169,7 @@ def test_a_folder_of_shares_is_sealed_share_by_share(tmp_path: Path) -> None:
             (outputs.one("copied") / share).mkdir()
             (outputs.one("copied") / share / "listing").write_text(share)
 
-    outputs = (Port(name="copied", kind="any", about="shares", shares="batch"),)
+    outputs = (Port(name="copied", about="shares", shares="batch"),)
     assert run_stage(replace(COPY, run=run, outputs=outputs), copy_words(tmp_path)) == 0
     assert sorted(path.parent.name for path in (tmp_path / "out").rglob("seal.json")) == ["0", "1"]
 

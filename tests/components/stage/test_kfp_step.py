@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from components.stage.execution import Call, Outcome
 from components.stage.kfp_step import call_from_executor_input, local_path, run_step
 from components.stage.registry import find_stage
 from perception.errors import InputError, Unreachable
+from perception.parameters import checked
 from tests.components.stage.test_execution import COPY
 
 
@@ -60,7 +61,7 @@ def test_a_step_runs_the_stage_and_writes_its_output_file(run_copy: Any, tmp_pat
     assert (tmp_path / "copied" / "first").read_text() == "from KFP"
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class CountParameters:
     number: int
     batch: int = 0
@@ -89,7 +90,7 @@ def test_an_exit_handler_is_given_how_the_run_ended(tmp_path: Path) -> None:
 
 
 def test_a_port_of_shares_is_given_the_share_of_the_loops_number(tmp_path: Path) -> None:
-    stage = replace(COPY, inputs=(Port(name="sources", kind="any", about="shares", shares="batch"),))
+    stage = replace(COPY, inputs=(Port(name="sources", about="shares", shares="batch"),))
     call, _ = call_from_executor_input(stage, executor_input(tmp_path, {"batch": 3.0}))
     assert call.inputs == {"sources": (tmp_path / "a" / "3", tmp_path / "b" / "3")}
 

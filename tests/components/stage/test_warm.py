@@ -9,7 +9,6 @@ import sys
 import time
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,12 @@ import pytest
 from components.stage import command, registry, warm
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.warm import WARM_VARIABLE
+from perception.parameters import checked
 
 ROOT = Path(__file__).parents[3]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class ProbeParameters:
     sleep_seconds: float = 0.0
 
@@ -37,7 +37,7 @@ def probe_run(_: Paths, outputs: Paths, parameters: ProbeParameters) -> None:
 PROBE = Stage(
     name="probe",
     summary="Say where it runs.",
-    outputs=(Port(name="made", kind="any", about="a file"),),
+    outputs=(Port(name="made", about="a file"),),
     parameters=ProbeParameters,
     needs=Needs(image="torch", loads="json"),
     run=probe_run,

@@ -99,7 +99,7 @@ def test_full_mask_hides_and_empty_mask_changes_nothing():
     segmentation = np.full((2, 2), 7, np.uint8)
     found = instances([np.ones((2, 2)), np.zeros((2, 2))], [13, 11], [0.2, 0.9])
     assert (fuse(segmentation, found) == 13).all()
-    assert (paste((2, 2), found, FusionSettings()) == 13).all()
+    assert (paste((2, 2), found) == 13).all()
 
 
 def test_equal_scores_go_to_the_lower_class_id():

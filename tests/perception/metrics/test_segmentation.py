@@ -63,7 +63,7 @@ def judged():
     kept = {}
     score = evaluate_frames(
         frames, about, predict, CLASSES, batch_frames=5, columns=("time_of_day", "weather", "camera"), boundary=True,
-        calibration=True, on_frame=lambda frame: kept.update({frame.frame_id: frame.prediction}),
+        calibration=True, on_frame=lambda frame_id, prediction: kept.update({frame_id: prediction}),
     )  # fmt: skip
     return score, frames, about, kept
 

@@ -172,7 +172,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="folder does not exist"):
         save_network(small(), tmp_path / "no" / "n", {})
 
 

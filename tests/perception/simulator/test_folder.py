@@ -48,9 +48,7 @@ def test_first_drive_continues_the_same_pool():
 
 
 def test_a_written_folder_holds_what_was_rendered(tmp_path):
-    done = []
-    write_scenes(tmp_path / "a", World(), "street", 0, 2, 2, 32, 64, progress=lambda n, total: done.append((n, total)))
-    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    write_scenes(tmp_path / "a", World(), "street", 0, 2, 2, 32, 64)
     with (tmp_path / "a" / "frames.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene"]

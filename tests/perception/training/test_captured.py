@@ -34,7 +34,7 @@ def network() -> nn.Module:
 
 
 def test_a_cpu_has_nothing_to_record():
-    with pytest.raises(InputError, match="captured True: must be false unless on cuda"):
+    with pytest.raises(InputError, match="captured = True: must be false unless on cuda"):
         settings(device="cpu", captured=True)
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from perception.data.files import file_sha256
 from perception.data.manifest import write_manifest
 from perception.versioning.registry import Version, create_registry, publish
 
@@ -114,6 +115,7 @@ def published(tmp_path_factory) -> Published:
     second_folder = make_folder(
         root / "second", make_frames(ids[3:]), {"c.tar": shards["c.tar"]}, {"b.tar": shards["b.tar"]}
     )
-    (second_folder / "version.json").write_text(json.dumps({"manifest_sha256": "0" * 64, "parent": first.tag}))
+    identity = {"parent": first.tag, "manifest_sha256": file_sha256(second_folder / "manifest.parquet")}
+    (second_folder / "version.json").write_text(json.dumps(identity))
     second = publish(root / "registry.git", "night-2", second_folder)
     return Published(root / "registry.git", root / "remote", first_folder, second_folder, first, second, shards)

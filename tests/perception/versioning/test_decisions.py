@@ -8,16 +8,8 @@ import pytest
 
 from perception.errors import InputError
 from perception.versioning.audit import audit
-from perception.versioning.decisions import (
-    champion,
-    decisions,
-    fetch_champion,
-    promote,
-    reject,
-    release_champion,
-    rollback,
-)
-from perception.versioning.models import propose, read_proposal
+from perception.versioning.decisions import decisions, promote, reject, release_champion, rollback
+from perception.versioning.models import champion, fetch_champion, propose, read_proposal
 from perception.versioning.registry import create_registry, publish, resolve
 
 

@@ -3,7 +3,8 @@ import os
 import pytest
 
 from perception.errors import InputError
-from perception.versioning.decisions import fetch_champion, promote, release_champion
+from perception.versioning.decisions import promote, release_champion
+from perception.versioning.models import fetch_champion
 from perception.versioning.processes import RegistryError
 from perception.versioning.registry import create_registry, fetch, publish, resolve
 from perception.versioning.remote import S3Remote

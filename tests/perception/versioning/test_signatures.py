@@ -122,13 +122,15 @@ def test_a_night_that_requires_signatures_starts_from_a_signed_version_only(
     def resolve(where: str, *more: str) -> int:
         values = {"registry": registry, "remote": tmp_path / "remote", "store": tmp_path / "store"}
         sets = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
-        required = ["--set", "require_signed=true", *more]
-        return main(["resolve", *sets, *required, "--base", str(tmp_path / where)])
+        required = ["--set", "sources={}", "--set", "batch_count=1", "--set", "require_signed=true", *more]
+        outputs = ["--base", str(tmp_path / where), "--arrivals", str(tmp_path / f"{where}-arrivals")]
+        return main(["resolve", *sets, *required, *outputs])
 
     # The frames of this version have no blobs to restore; only what its signatures say is tried here.
     monkeypatch.setattr("perception.versioning.base.write_base", lambda *_: Base(version.tag, 2))
+    monkeypatch.setattr("components.resolve._write_listing", lambda *_: None)
     assert resolve("none") == 2
-    assert "require_signed needs a list" in capsys.readouterr().err
+    assert "must not be empty with require_signed" in capsys.readouterr().err
     assert resolve("signed", "--set", f"allowed_signers={keys.allowed}") == 0, capsys.readouterr().err
     assert "is signed by ada@example.org" in capsys.readouterr().out
     stranger = "eve@example.org " + (keys.folder / "eve.pub").read_text().strip()

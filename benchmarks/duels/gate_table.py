@@ -1,23 +1,14 @@
-"""Seconds and memory of the ingest gate on a large manifest.
+"""A large manifest joined with its profile, as the ingest gate judges it."""
 
-Prints one line of JSON last; the bar is 15 s and 2.5 GiB for 1,000,000 rows, reading the table and importing the
-library included. The table is made in a process of its own, so that making it does not count.
-"""
-
+import hashlib
 import json
-import resource
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 
-import click
+import numpy as np
+import pandas as pd
 
-from benchmarks.results import ROOT
 from perception.data.taxonomies import load_taxonomy
 
-BAR_SECONDS, BAR_MIB = 15.0, 2.5 * 1024
 FRAMES_A_DRIVE = 200
 CLASSES = load_taxonomy("cityscapes19").classes
 SPLITS = ("pool", "train", "val", "test")
@@ -25,11 +16,6 @@ SPLITS = ("pool", "train", "val", "test")
 
 def write_table(path: Path, rows: int) -> None:
     """Write a manifest of `rows` frames joined with its profile: 90 % pool, 5 % train, 2 % val, 3 % test, all sound."""
-    import hashlib
-
-    import numpy as np
-    import pandas as pd
-
     rng = np.random.default_rng(0)
     drive = np.arange(rows) // FRAMES_A_DRIVE
     split = rng.choice(4, int(drive[-1]) + 1, p=[0.9, 0.05, 0.02, 0.03])
@@ -95,52 +81,3 @@ def write_table(path: Path, rows: int) -> None:
     }
     table.to_parquet(path / "gate.parquet", index=False)
     (path / "gate_parameters.json").write_text(json.dumps(parameters))
-
-
-def judge_table(path: Path) -> dict[str, object]:
-    """Judge the table in this process; return what it took."""
-    start = time.perf_counter()
-    from perception.quality.gate import judge_folders
-
-    verdict = judge_folders([path], "ingest", {}, today="2026-11-23")
-    return {
-        "decision": verdict.decision,
-        "failed": [failure.id for failure in verdict.failed],
-        "checked": verdict.checked,
-        "rows": verdict.rows,
-        "seconds": round(time.perf_counter() - start, 2),
-        "cpu_seconds": round(time.process_time(), 2),
-        "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-    }
-
-
-@click.command()
-@click.option("--rows", default=1_000_000)
-@click.option("--step", type=click.Choice(("write", "judge")), hidden=True)
-@click.option("--folder", type=click.Path(path_type=Path), default=Path(), hidden=True)
-def run(rows: int, step: str | None, folder: Path) -> int:
-    """Judge a large manifest by the ingest gate, and hold it to 15 s and 2.5 GiB."""
-    if step == "write":
-        write_table(folder, rows)
-        return 0
-    if step == "judge":
-        print(json.dumps(judge_table(folder)))
-        return 0
-    with tempfile.TemporaryDirectory() as made:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.scale",
-            "gate_rows",
-            "--folder",
-            made,
-            "--rows",
-            str(rows),
-            "--step",
-        ]
-        subprocess.run([*command, "write"], cwd=ROOT, check=True)
-        judged = subprocess.run([*command, "judge"], cwd=ROOT, check=True, capture_output=True)
-    measured = json.loads(judged.stdout.splitlines()[-1])
-    within = measured["seconds"] < BAR_SECONDS and measured["peak_rss_mib"] < BAR_MIB
-    print(json.dumps(measured | {"bar_seconds": BAR_SECONDS, "bar_mib": BAR_MIB, "pass": within}))
-    return 0 if within else 1

@@ -1,0 +1,268 @@
+"""Adapt from the simulator to the street: train segmenter and detector, fuse them, pseudo-label, and train on both."""
+
+import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from components.adapt.figures import (
+    LabelEvidence,
+    all_figures,
+    class_shares,
+    gate_table,
+    log_outcome,
+    precision_figures,
+)
+from components.adapt.parameters import AdaptParameters
+from components.stage.declaration import Paths
+from components.stage.learning import (
+    class_names,
+    curated_training_frames,
+    load_settings,
+    new_network,
+    open_frames,
+    read_frames,
+    train,
+    train_settings,
+    training_state,
+    write_json,
+)
+from components.stage.parameters import shared_fields
+from components.stage.records import log, progress_line
+from perception.adaptation.detector import ForegroundDetector
+from perception.adaptation.detector_quality import judge_detector
+from perception.adaptation.detector_training import DetectionAugment
+from perception.adaptation.foreground import Foreground, save_foreground, score_thresholds
+from perception.adaptation.foreground_training import mixed_rows, rare_class_draw, train_foreground
+from perception.adaptation.fusion import FusionSettings
+from perception.adaptation.instance_frames import InstanceFrames, learnable_classes
+from perception.adaptation.judging import Judged, judge_fusion
+from perception.adaptation.label_pool import Labeller, PseudoLabelled, find_thresholds, label_frames, measure_quality
+from perception.adaptation.statistics import adapt_statistics
+from perception.adaptation.trust import TrustRule, decide_trust
+from perception.data.loading import FrameSet, image_batches
+from perception.data.manifest import write_manifest
+from perception.data.store import open_store
+from perception.data.taxonomies import load_taxonomy
+from perception.errors import InputError
+from perception.models.checkpoint import save_network
+from perception.models.erfnet import ERFNet
+from perception.models.partial_weights import read_state, take_weights
+from perception.training.distributed import process_group
+from perception.training.loop import TrainSettings
+from perception.training.setup import best_device, seeded, set_threads
+
+
+def segmenter_settings(parameters: AdaptParameters, *, seed_offset: int = 0) -> TrainSettings:
+    """Return the training loop's settings for the segmenter, with the moving average's decay."""
+    settings = train_settings(parameters, seed_offset=seed_offset)
+    return replace(settings, average_decay=parameters.average_decay)
+
+
+def detector_settings(parameters: AdaptParameters) -> TrainSettings:
+    """Return the training loop's settings for the detector."""
+    return replace(
+        train_settings(parameters),
+        epochs=parameters.detector_epochs,
+        batch_frames=parameters.detector_batch_frames,
+        learning_rate=parameters.detector_learning_rate,
+        schedule="cosine",
+        optimiser="adamw",
+        max_grad_norm=10.0,
+    )
+
+
+def adapt(inputs: Paths, folder: Path, parameters: AdaptParameters) -> None:
+    """Train segmenter and detector on the simulator, fuse them, pseudo-label real frames, and train on both; write it all."""
+    set_threads(parameters.threads)
+    frames, curated = read_frames(inputs), curated_training_frames(inputs)
+    simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
+    test = open_frames(frames[frames.split == "test"], parameters)
+    taxonomy = load_taxonomy(parameters.taxonomy)
+    names, flags = taxonomy.classes, taxonomy.foreground
+
+    network, losses = _train_source(simulator, folder, parameters)
+    detector, about_detector = _train_detector(simulator, folder, parameters)
+    if detector is not None:
+        about_detector |= _detector_figures(detector, frames[frames.split == "test"], parameters)
+    alone, fused = _judge(network, detector, test, parameters)
+
+    pool = _unlabelled(frames, curated, parameters)
+    labeller, evidence = _labeller(network, detector, pool, open_frames(curated, parameters), parameters)
+    pseudo = _pseudo_label(labeller, pool, folder, parameters)
+    shares = class_shares(open_frames(simulator, parameters), names)
+    gate_table(pseudo.table, evidence, names, flags).to_parquet(folder / "gate.parquet", index=False)
+    write_json(folder / "gate_parameters.json", {"reference_class_share": shares})
+
+    losses += _train_student(network, simulator, pseudo.manifest, folder, parameters)
+    judged = {"source_only": alone, "fused": fused, "pseudo": _judge(network, None, test, parameters)[0]}
+    figures = all_figures(judged, evidence, about_detector, pseudo.table, shares, names)
+    figures |= {"fusion": {name: getattr(parameters, name) for name in ("score_threshold", "class_score_thresholds")}}
+    write_json(folder / "adaptation.json", figures | {"loss": losses, "pseudo_frames": len(pool)})
+    log_outcome(figures)
+
+
+# ---------------------------------------------------------------- the networks
+
+
+def _train_source(simulator: pd.DataFrame, folder: Path, parameters: AdaptParameters) -> tuple[ERFNet, list[float]]:
+    """Train the segmenter on the simulator alone, from the encoder weights of a file where one is given."""
+    network = seeded(partial(new_network, parameters), parameters.seed)
+    _start_encoder(network, parameters.encoder_weights)
+    settings = segmenter_settings(parameters)
+    losses = _train(network, open_frames(simulator, parameters), settings, parameters, "adapt: simulator alone")
+    save_network(network, folder / "source_only.safetensors", {"trained_on": "simulator"})
+    return network.to(best_device()), losses
+
+
+def _start_encoder(network: ERFNet, weights: str) -> None:
+    """Copy what fits of a state dict into the network's encoder, and name in the log what does not."""
+    if not weights:
+        return
+    done = take_weights(network.encoder, read_state(Path(weights)), "encoder.", weights)
+    log(f"encoder: {len(done.taken)} tensors from {weights}")
+    for what, names in (("does not fit", done.left_out), ("from scratch", done.untouched)):
+        if names:
+            log(f"encoder, {what}: {', '.join(names)}")
+
+
+def _train(
+    network: ERFNet, frames: FrameSet, settings: TrainSettings, parameters: AdaptParameters, what: str
+) -> list[float]:
+    """Train in place and return the losses; where an average of the weights is wanted, the network becomes it."""
+    average = copy.deepcopy(network) if settings.average_decay else None
+    records = train(network, frames, settings, parameters, what=what, average=average)
+    if average is not None:
+        network.load_state_dict(average.to("cpu").state_dict())
+    return [record.loss for record in records]
+
+
+def _train_detector(
+    simulator: pd.DataFrame, folder: Path, parameters: AdaptParameters
+) -> tuple[Foreground | None, dict[str, Any]]:
+    """Train the detector on the simulator's instances; return it and what is to be told of it, or nothing when it is off."""
+    if not parameters.detector_epochs:
+        log("adapt: detector_epochs = 0, so no detector is trained and nothing is fused")
+        return None, {}
+    frames = InstanceFrames(simulator, open_store(parameters.store), load_settings(parameters))
+    class_ids, instances = learnable_classes(frames)
+    network = seeded(partial(ForegroundDetector, len(class_ids), parameters.detector_width), parameters.seed)
+    settings, augment = detector_settings(parameters), DetectionAugment(texture_share=parameters.texture_share)
+    with process_group(settings.device):
+        detector, records = train_foreground(
+            network,
+            class_ids,
+            frames,
+            settings,
+            augment,
+            resume=training_state(f"adapt: detector of {class_ids}, {augment}", settings, frames.frame_ids),
+            progress=progress_line("adapt: detector"),
+        )
+    save_foreground(detector, folder / "detector.safetensors", {"trained_on": "simulator"})
+    network.to(best_device())
+    names = class_names(parameters.taxonomy)
+    by_class = score_thresholds(parameters.class_score_thresholds, names)
+    fusion = FusionSettings(score_threshold=parameters.score_threshold, class_score_thresholds=by_class)
+    about = {"instances": {names[each]: int(instances[each]) for each in class_ids}, "frames": len(frames)}
+    return replace(detector, fusion=fusion), about | {"loss": [record.loss for record in records]}
+
+
+def _detector_figures(detector: Foreground, test: pd.DataFrame, parameters: AdaptParameters) -> dict[str, Any]:
+    """Return the detector's average precision on the test frames whose instances are known; None where none are."""
+    known = test[test.instances_uri.notna()]
+    if not len(known):
+        return precision_figures(None, ())
+    frames = InstanceFrames(known, open_store(parameters.store), load_settings(parameters))
+    quality = judge_detector(detector, frames, known.drive_id.tolist(), seed=parameters.seed)
+    names = class_names(parameters.taxonomy)
+    return precision_figures(quality, [names[class_id] for class_id in detector.class_ids])
+
+
+def _train_student(
+    network: ERFNet, simulator: pd.DataFrame, pseudo: pd.DataFrame, folder: Path, parameters: AdaptParameters
+) -> list[float]:
+    """Let the network go on with the pseudo-labelled frames beside the simulator's; train_prune adds the human labels."""
+    rows = mixed_rows(simulator, pseudo, parameters.simulator_share, parameters.seed)
+    together = open_frames(rows, parameters)
+    if parameters.rare_class_temperature:
+        drawn = rare_class_draw(rows, together, parameters.rare_class_temperature, parameters.seed)
+        together = open_frames(drawn, parameters)
+    settings = replace(segmenter_settings(parameters, seed_offset=1), epochs=parameters.student_epochs)
+    losses = _train(network, together, settings, parameters, "adapt: with pseudo-labels")
+    network.to(best_device())
+    if parameters.target_statistics:
+        _know_target(network, open_frames(pseudo, parameters), parameters)
+    save_network(network, folder / "student.safetensors", {"trained_on": "simulator and pseudo-labels"})
+    return losses
+
+
+def _know_target(network: ERFNet, frames: FrameSet, parameters: AdaptParameters) -> None:
+    """Let the normalisation layers know the pool's frames instead of a mixture of these and the simulator's."""
+    device = best_device()
+    adapt_statistics(network, (images.to(device) for _, images in image_batches(frames, parameters.batch_frames)))
+
+
+def _judge(
+    network: ERFNet, detector: Foreground | None, test: FrameSet, parameters: AdaptParameters
+) -> tuple[Judged, Judged | None]:
+    """Judge the network on the test frames, alone and fused with the detector; the latter is None without one."""
+    foreground = load_taxonomy(parameters.taxonomy).foreground
+    alone, fused = judge_fusion(network, detector, test, foreground, parameters.batch_frames)
+    return alone, fused if detector is not None else None
+
+
+# ---------------------------------------------------------------- the pseudo-labels
+
+
+def _unlabelled(frames: pd.DataFrame, curated: pd.DataFrame, parameters: AdaptParameters) -> pd.DataFrame:
+    """Draw pool frames at random of which no label is known; raise InputError when none is left."""
+    pool = frames[(frames.split == "pool") & ~frames.frame_id.isin(curated.frame_id)]
+    if not len(pool):
+        raise InputError(
+            "frames: none of the pool is without a label, so there is nothing to pseudo-label; ingest more"
+        )
+    count = min(parameters.pseudo_frames, len(pool))
+    return pool.sample(count, random_state=parameters.seed).sort_values("frame_id", ignore_index=True)
+
+
+def _labeller(
+    network: ERFNet,
+    detector: Foreground | None,
+    pool: pd.DataFrame,
+    curated: FrameSet,
+    parameters: AdaptParameters,
+) -> tuple[Labeller, LabelEvidence]:
+    """Choose thresholds on the pool and, on curated frames, the classes that the detector is trusted with."""
+    flags, batch = load_taxonomy(parameters.taxonomy).foreground, parameters.batch_frames
+    unlabelled = open_frames(pool, parameters, labels_required=False)
+    thresholds = find_thresholds(network, unlabelled, parameters.kept_share, parameters.highest_threshold, batch)
+    known = detector.class_ids if detector else ()
+    plain = Labeller(network, thresholds, (False,) * len(flags), detector)
+    paper = replace(plain, trusted=tuple(class_id in known for class_id in range(len(flags))))
+    of_plain, of_paper = measure_quality([plain, paper], curated, batch)
+    rule = shared_fields(TrustRule, parameters, classes=parameters.trust_detector)
+    trust = decide_trust(rule, known, flags, of_plain, of_paper)
+    trusted = {each.class_id for each in trust if each.trusted}
+    chosen = replace(plain, trusted=tuple(class_id in trusted for class_id in range(len(flags))))
+    (of_chosen,) = measure_quality([chosen], curated, batch)
+    return chosen, LabelEvidence(
+        thresholds=thresholds, plain=of_plain, detector=of_paper, chosen=of_chosen, trust=trust
+    )
+
+
+def _pseudo_label(labeller: Labeller, pool: pd.DataFrame, folder: Path, parameters: AdaptParameters) -> PseudoLabelled:
+    """Label the drawn part of the pool and write the manifest of it."""
+    pseudo = label_frames(
+        labeller,
+        open_frames(pool, parameters, labels_required=False),
+        pool,
+        open_store(parameters.store),
+        batch_frames=parameters.batch_frames,
+        progress=progress_line("adapt: pseudo-labels"),
+    )
+    (folder / "pseudo").mkdir()
+    write_manifest(pseudo.manifest, folder / "pseudo" / "manifest.parquet")
+    return pseudo

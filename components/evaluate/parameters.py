@@ -1,0 +1,39 @@
+"""What an exported network is judged by."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from components.stage.learning import FrameParameters
+from perception.metrics.settings import IntervalSettings
+from perception.parameters import Count, CountOrZero, NotNegative, Share, ShareFromZero, checked
+
+
+@checked
+class JudgeParameters(FrameParameters, IntervalSettings):
+    """Say what is measured, when a frame has failed, and when a network is worse than the champion."""
+
+    # frames are resized to this before a network sees them; one of a user may take any size
+    height_px: Annotated[int, Field(ge=1, le=16384)]
+    width_px: Annotated[int, Field(ge=1, le=16384)]  # likewise
+    batch_frames: Count = 8  # frames in memory at once
+    slice_columns: tuple[str, ...] = ("time_of_day", "weather", "scene")  # manifest columns that slices are cut by
+    # this many frames of a drive in a row count as one independent unit; 0: the whole drive does
+    clip_frames: CountOrZero = 0
+    failure_pixel_accuracy: Share = 0.5  # a frame with a smaller share of right pixels counts as failed
+    claim_failure_rate: Share = 0.01  # the report says what it would take to show that no more frames than this fail
+    # share of operation by cell, such as "time_of_day=night,weather=rain,scene=urban": 0.1; empty: the test set's own
+    operating_mix: dict[str, NotNegative] = Field(default_factory=dict)
+    miles: NotNegative = 0.0  # driven under observation with exactly this network, where that is known
+    miles_failures: CountOrZero = 0  # failures on those miles
+    # mIoU by which the network may fall behind the champion, overall and in any condition
+    regression_margin: ShareFromZero = 0.02
+    class_regression_margin: ShareFromZero = 0.05  # IoU by which it may fall behind in any class
+    # standard deviation of a figure (overall, time_of_day=night, class=bus) between trainings that differ only by their
+    # seed; benchmarks/scale/no_regression.py measures it. Margins are widened to what two seeds differ by
+    seed_spread: dict[str, NotNegative] = Field(default_factory=dict)
+    test_set_sha256: str = ""  # the frozen test set's identity; another one is refused; empty: not pinned
+    latency_batch_frames: tuple[Count, ...] = (1, 2, 4, 8)  # batch sizes at which latency and throughput are measured
+    latency_repeats: Annotated[int, Field(ge=2)] = 10  # measurements at each batch size; the median counts
+    shift_frames: CountOrZero = 24  # test frames that are also judged under corruptions; 0: none
+    worst_frames: CountOrZero = 24  # test frames in whose pictures failures are looked for
