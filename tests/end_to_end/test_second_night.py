@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from components.stage.registry import all_stages
+from perception.versioning.registry import fetch, resolve
 from pipelines.commands.program import main
 from pipelines.local import run as engine
 from pipelines.nightly import nightly
@@ -94,7 +95,11 @@ def test_a_new_file_is_taken_in_by_its_batch_alone_and_a_third_run_repeats_nothi
 def test_a_pool_in_which_nothing_is_new_is_a_good_night(small_night: SmallNight, promoted: str, tmp_path: Path) -> None:
     """Its footage is what the promoted version holds already."""
     runs, known = small_night.run.parent, tmp_path / "known"
-    held = set(pd.read_parquet(small_night.run / "base" / "manifest.parquet", columns=["frame_id"]).frame_id)
+    registry = str(runs / "registry" / "data.git")
+    version = resolve(registry, promoted)
+    assert version is not None
+    fetch(registry, version, tmp_path / "held", files=["manifest.parquet"])
+    held = set(pd.read_parquet(tmp_path / "held" / "manifest.parquet", columns=["frame_id"]).frame_id)
     known.mkdir()
     rows = (small_night.footage / "frames.csv").read_text().splitlines()
     (known / "frames.csv").write_text("\n".join([rows[0], *(row for row in rows[1:] if row.split(",")[0] in held), ""]))
