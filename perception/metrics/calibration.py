@@ -29,7 +29,8 @@ def reliability_counts(
     flat = confidence.reshape(-1).astype(np.float64)
     index = np.minimum((flat * bins).astype(np.int64), bins - 1)
     weights = (np.ones_like(flat), right.reshape(-1), flat)
-    return np.stack([np.bincount(index, weights=each, minlength=bins) for each in weights])
+    # without a single prediction bincount gives whole numbers, weights or not
+    return np.stack([np.bincount(index, weights=each, minlength=bins) for each in weights], dtype=np.float64)
 
 
 def calibration_error(counts: NDArray[np.float64]) -> NDArray[np.float64]:

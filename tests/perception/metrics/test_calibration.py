@@ -55,3 +55,9 @@ def test_the_grid_keeps_to_its_number_of_pixels():
     assert sample_step(80, 160) == 1
     step = sample_step(1024, 2048)
     assert (1024 / step) * (2048 / step) <= 200_000 < (1024 / (step - 1)) * (2048 / (step - 1))
+
+
+def test_a_frame_without_a_judged_pixel_counts_nothing_and_others_add_to_it():
+    counts = reliability_counts(np.zeros(0, np.float32), np.zeros(0, bool))
+    counts += reliability_counts(np.array([0.5], np.float32), np.array([True]))
+    assert counts.sum(axis=1).tolist() == [1.0, 1.0, 0.5]
