@@ -308,3 +308,20 @@ def test_large_file_in_row_groups(tmp_path: Path) -> None:
     frames.loc[69_999, "frame_id"] = "f0000000"
     with pytest.raises(InputError, match="frame_id f0000000 occurs 2 times"):
         validate_manifest(frames, "memory")
+
+
+UNKNOWN = ["timestamp_utc", "camera", "time_of_day", "weather", "scene"]  # of footage that says nothing about itself
+
+
+@pytest.mark.parametrize("column", UNKNOWN)
+def test_a_column_of_nulls_keeps_its_type_through_every_write_read_and_join(tmp_path: Path, column: str) -> None:
+    path, again = tmp_path / "bare.parquet", tmp_path / "again.parquet"
+    write_manifest(make().assign(**dict.fromkeys(UNKNOWN)), path)
+    bare, known = read_manifest(path), make(prefix="known")
+    assert bare[column].isna().all() and pq.read_schema(path).field(column).type == COLUMNS.field(column).type
+    assert write_manifest(bare, again) == write_manifest(make().assign(**dict.fromkeys(UNKNOWN)), path)
+    write_manifest(pd.concat([bare, known], ignore_index=True), again)
+    assert pq.read_schema(again).field(column).type == COLUMNS.field(column).type
+    joined = read_manifest(again).set_index("frame_id")[column]
+    assert joined[list(bare.frame_id)].isna().all()
+    assert joined[list(known.frame_id)].notna().sum() == known[column].notna().sum()
