@@ -17,7 +17,6 @@ from typing import Any
 import perception.quality
 from components.stage.declaration import Port, Stage
 from components.stage.registry import find_stage
-from perception.errors import InputError
 
 REGISTRY, FOOTAGE, CLOCK = "registry", "footage", "clock"
 _OUTSIDE = (REGISTRY, FOOTAGE, CLOCK)
@@ -186,10 +185,3 @@ class Graph:
 
     def _output(self, artifact: Artifact) -> Port:
         return next(port for port in self.tasks[artifact.task].stage.outputs if port.name == artifact.port)
-
-
-def section_of(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a task's parameters in a night's settings; raises InputError where they are missing."""
-    if task.name not in settings:
-        raise InputError(f"section {task.name!r} is missing; add it to params.yaml")
-    return dict(settings[task.name])

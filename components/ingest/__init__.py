@@ -35,12 +35,11 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
     from perception.quality.intake import IntakeSettings, admit_frames, join_intakes, write_frames_folder
 
     listing = pd.read_parquet(inputs.one("arrivals") / "listing.parquet")
-    store, intakes = open_store(parameters.store), []
+    store, size, intakes = open_store(parameters.store), (parameters.height_px, parameters.width_px), []
     for name, listed in listing.groupby("source"):
         source = parameters.sources[str(name)]
         settings = shared_fields(IntakeSettings, source, source=str(name), taxonomy=parameters.taxonomy)
-        size = (parameters.height_px, parameters.width_px)
-        arriving = arrivals(source, listed, open_store(parameters.store), parameters.seed, size)
+        arriving = arrivals(source, listed, store, parameters.seed, size)
         intakes.append(admit_frames(arriving, len(listed), store, settings, progress=progress_line(f"ingest {name}")))
     intake = join_intakes(intakes)
     write_frames_folder(intake, outputs.one("arrived"))

@@ -7,9 +7,7 @@ from typing import Any
 from kfp import dsl
 
 from components.stage.declaration import Stage
-
-SETTINGS = "settings"  # the parameter that all of a task's settings travel in, as one JSON text
-FINAL_STATUS = "final_status"  # the parameter that an exit handler's run status arrives in
+from components.stage.kfp_step import FINAL_STATUS, SETTINGS
 
 
 def container_component(

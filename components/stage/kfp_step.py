@@ -31,7 +31,8 @@ DEFAULT_PAUSES = "5,20,60"
 CHECKPOINTS_VARIABLE = "NIGHTDRIVE_CHECKPOINTS"  # folder that outlives the pod: a step goes on where it was killed
 TRAIN_JOB_VARIABLE = "NIGHTDRIVE_TRAIN_JOB"  # JSON of train_job.TrainJobSettings: train over several nodes
 OUTCOME_VARIABLE = "NIGHTDRIVE_OUTCOME"  # file in which the processes of one step say how they ended
-SETTINGS, TASK, FINAL_STATUS = "settings", "task", "final_status"
+SETTINGS, TASK = "settings", "task"  # the parameter that all of a task's settings travel in, and its name among them
+FINAL_STATUS = "final_status"  # the parameter that an exit handler's run status arrives in
 _SCHEMES = (("gs://", "/gcs/"), ("s3://", "/s3/"), ("minio://", "/minio/"))
 
 

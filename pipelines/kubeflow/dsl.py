@@ -12,8 +12,8 @@ from typing import Any
 
 from kfp import dsl
 
-from components.stage.kfp_component import FINAL_STATUS, SETTINGS, container_component
-from components.stage.kfp_step import TASK, numbered
+from components.stage.kfp_component import container_component
+from components.stage.kfp_step import FINAL_STATUS, SETTINGS, TASK, numbered
 from components.stage.parameters import build_parameters
 from pipelines.cluster import Cluster
 from pipelines.graph import NEWS, NOTHING_NEW, Artifact, Graph, Task
