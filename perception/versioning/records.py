@@ -97,7 +97,7 @@ def parse_record(content: bytes, kind: type[Record], where: str) -> Record:
             raise InputError(
                 f"{where} has format {number}, written by a newer Nightdrive; this one reads up to {FORMAT}: update it"
             )
-        return _reader(kind).validate_json(content)  # type: ignore[no-any-return]
+        return _reader(kind).validate_json(content)  # type: ignore[arg-type, no-any-return]
     except (ValueError, TypeError, KeyError) as error:
         first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise InputError(

@@ -164,7 +164,7 @@ def test_parts_are_proved_and_kept_in_a_cache(registry, tmp_path, tools):
     assert found.unknown_objects == 0 and sorted(found.damaged.values()) == ["facts of entry one", "facts of entry two"]
 
 
-def test_an_entry_costs_git_little_whatever_its_rows(registry, tmp_path):
+def test_an_entry_costs_git_little_whatever_its_rows(registry):
     add(registry, "many", *(f"frame{number:06d}" for number in range(20_000)))
     git_bytes = sum(path.stat().st_size for path in registry.rglob("*") if path.is_file() and "hooks" not in path.parts)
     assert git_bytes < 20_000 and len(ids(registry)) == 20_000
@@ -172,7 +172,7 @@ def test_an_entry_costs_git_little_whatever_its_rows(registry, tmp_path):
 
 def commit(registry, files):
     with shallow_clone(registry) as clone:
-        push_commit(clone, lambda head: (files, "by hand"))
+        push_commit(clone, lambda _: (files, "by hand"))
 
 
 def test_records_of_a_newer_program_and_edited_ones_are_refused_by_name(registry):
