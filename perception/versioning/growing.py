@@ -86,11 +86,12 @@ class Book:
         A step that is run again reads this, and so finds what it found the first time.
         """
         numbers = [entry.number for entry in self.entries if entry.name == name]
-        return self.only(lambda entry: entry.number < numbers[0]) if numbers else self
+        earlier = tuple(entry for entry in self.entries if entry.number < numbers[0]) if numbers else self.entries
+        return replace(self, entries=earlier)
 
-    def only(self, keep: Callable[[Entry], bool]) -> "Book":
-        """Give the book with these entries alone, for reading."""
-        return replace(self, entries=tuple(entry for entry in self.entries if keep(entry)))
+    def only(self, entry: Entry) -> "Book":
+        """Give one entry alone, to read its rows."""
+        return replace(self, entries=(entry,))
 
 
 def open_book(registry: str | Path) -> Book:

@@ -168,7 +168,7 @@ def take_in(book: Book, night: str, when: datetime, tables: Mapping[Table, pd.Da
     def check(since: Book) -> None:
         for entry in since.entries:
             theirs = read_table(
-                replace(since, entries=(entry,)),
+                since.only(entry),
                 ARRIVALS,
                 where={name: set(admitted[name]) for name in ("source_sha256", "frame_id")},
             )
@@ -236,7 +236,7 @@ def waiting_frames(
     found = [read_table(replace(book, entries=()), FRAMES)]
     relabelled: set[str] = set()
     for entry in reversed(entries[min(young, default=len(entries)) :]):
-        rows = read_table(replace(book, entries=(entry,)), FRAMES, cache=cache)
+        rows = read_table(book.only(entry), FRAMES, cache=cache)
         part = alive(rows[~rows.frame_id.isin(relabelled)], state, limits, night_date, denied)
         left = {reason: left[reason] + part.left[reason] for reason in _LEFT}
         left["earlier"] -= len(rows)

@@ -72,7 +72,7 @@ def test_a_state_is_what_the_events_come_to_and_only_legal_ones_are_taken(rows, 
     if any(slow_status([kind for each, kind in rows[:split] if each == name]) is None for name in "ab"):
         return
     if None in by_frame.values():
-        with pytest.raises(InputError, match="frame '[ab]'"):
+        with pytest.raises(InputError, match=r"frame '[ab]'"):
             ledger._check_legal(new, before)
         return
     ledger._check_legal(new, before)

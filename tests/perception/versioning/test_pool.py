@@ -192,10 +192,9 @@ def tables(tools, read, labelled=()) -> dict:
     if not ids:
         frames = FRAMES.schema.empty_table().to_pandas().drop(columns=["source_sha256", "arrived"])
     frames = frames.assign(source_sha256=taken.source_sha256.to_numpy())
-    profile = pd.DataFrame(
-        {"frame_id": ids, "source": "fleet", "image_sha256_actual": "x", "decode_ok": True, "dhash": "0"}
-    )
-    return {ARRIVALS: read, FRAMES: frames, PROFILE: profile.assign(sharpness=1.5), ORACLE: ORACLE.schema.empty_table().to_pandas()}  # fmt: skip
+    known_of = {"source": "fleet", "image_sha256_actual": "x", "decode_ok": True, "dhash": "0", "sharpness": 1.5}
+    profile = pd.DataFrame({"frame_id": ids}).assign(**known_of)
+    return {ARRIVALS: read, FRAMES: frames, PROFILE: profile, ORACLE: ORACLE.schema.empty_table().to_pandas()}
 
 
 def night(registry, tools, name, when, *rows, book=None, labelled=()):
@@ -214,7 +213,8 @@ def test_a_pool_lasts_and_costs_what_is_new(registry, tools):
     frames = read_table(book, FRAMES)
     assert frames.frame_id.tolist() == ["a", "b", "c", "b", "d"]
     assert list(frames.arrived.dt.date) == [days[0].date()] * 2 + [day.date() for day in days[1:]]
-    assert validate_manifest(frames.drop_duplicates("frame_id", keep="last").drop(columns=["source_sha256", "arrived"]), "x") is not None  # fmt: skip
+    latest = frames.drop_duplicates("frame_id", keep="last").drop(columns=["source_sha256", "arrived"])
+    assert validate_manifest(latest, "the pool").label_source.tolist() == ["none", "none", "human", "none"]
     for limits in (PoolLimits(10, 10), PoolLimits(2, 10), PoolLimits(10, 2), PoolLimits(1, 1)):
         whole = alive(frames, NOTHING, limits, days[3].date())
         found = waiting_frames(book, NOTHING, limits, days[3].date())
