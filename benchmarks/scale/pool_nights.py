@@ -92,9 +92,9 @@ class Place:
         return self.root / "registry.git"
 
     @property
-    def cache(self) -> Path:
+    def kept(self) -> Path:
         """Give the folder in which fetched parts are kept."""
-        return self.root / "cache"
+        return self.root / "kept"
 
 
 def one_night(place: Place, number: int) -> dict[str, float]:
@@ -104,7 +104,10 @@ def one_night(place: Place, number: int) -> dict[str, float]:
     found = _work(place, listing, FIRST + timedelta(days=number))
     seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - cpu
     kilobytes = (git_bytes(place) - git_before) / 1e3
-    print(f"night {number + 1}: {cpu_seconds:.2f} s of processor, {seconds:.2f} s, {kilobytes:.1f} kB of git; {found}", flush=True)
+    print(
+        f"night {number + 1}: {cpu_seconds:.2f} s of processor, {seconds:.2f} s, {kilobytes:.1f} kB of git; {found}",
+        flush=True,
+    )
     return {"cpu_seconds": round(cpu_seconds, 3), "seconds": round(seconds, 3), "git_kb": round(kilobytes, 1)} | found
 
 
@@ -113,52 +116,75 @@ def arriving(place: Place, number: int) -> pd.DataFrame:
     new = _files(number, np.arange(place.frames))
     count = round(place.frames * REPEATED_SHARE)
     earlier = _files(number // 2, np.arange(count))
-    renamed = earlier.assign(object="again/" + str(number) + "/" + earlier.object, frame_id=f"x{number}_" + earlier.frame_id)
+    renamed = earlier.assign(
+        object="again/" + str(number) + "/" + earlier.object, frame_id=f"x{number}_" + earlier.frame_id
+    )
     return pd.concat([new, renamed, earlier], ignore_index=True).drop_duplicates("object")
 
 
 def _files(night: int, places: "np.ndarray[Any, Any]") -> pd.DataFrame:
     names = [f"n{night:04d}_d{place // DRIVE_FRAMES:04d}_{place:06d}" for place in places]
     hashes = [hashlib.sha256(name.encode()).hexdigest() for name in names]
-    columns = {"object": [f"drops/{night:04d}/{name}.jpg" for name in names], "source_sha256": hashes, "frame_id": names}
+    columns = {
+        "object": [f"drops/{night:04d}/{name}.jpg" for name in names],
+        "source_sha256": hashes,
+        "frame_id": names,
+    }
     signatures = [f"{int(each[:5], 16)}:{int(each[5:20], 16)}" for each in hashes]
     return pd.DataFrame(columns).assign(source="fleet", signature=signatures, label_sha256=None, reason=None)
 
 
 def _work(place: Place, listing: pd.DataFrame, when: datetime) -> dict[str, float]:
-    book, cache = open_book(place.registry), place.cache
+    book = open_book(place.registry, place.kept)
     name = next_night_name([night.night for night in read_nights(place.registry)], when)
-    read = unread(listing, known_arrivals(book, listing[["object"]], cache))
-    arrivals = sort_arrivals(read, known_arrivals(book, read, cache))
+    read = unread(listing, known_arrivals(book, listing[["object"]]))
+    arrivals = sort_arrivals(read, known_arrivals(book, read))
     take_in(book, name, when, _tables(arrivals))
-    known = state(read_events(book, cache))
+    known = state(read_events(book))
     due = known[known.status == "open"]
     back = due[due.frame_id.str[-1] != "0"]  # nine of ten
-    labels = [events_of(event, back.frame_id, batch="b", when=when, who="ada", night=name) for event in ("returned", "accepted")]
-    record_events(open_book(place.registry), f"{name}-labels", "labels", pd.concat(labels), when=when, cache=cache)
-    book = open_book(place.registry)
-    waiting = waiting_frames(book, state(read_events(book, cache)), place.limits, when.date(), cache=cache)
+    labels = [
+        events_of(event, back.frame_id, batch="b", when=when, who="ada", night=name)
+        for event in ("returned", "accepted")
+    ]
+    record_events(open_book(place.registry, place.kept), f"{name}-labels", "labels", pd.concat(labels), when=when)
+    book = open_book(place.registry, place.kept)
+    waiting = waiting_frames(book, state(read_events(book)), place.limits, when.date())
     chosen = waiting.frames.sample(BUDGET, random_state=len(book.entries)).frame_id
     opened = events_of("opened", chosen, batch=f"batch-{name}", when=when, due=when.date(), night=name, why="unsure")
-    record_events(book, f"{name}-batch", "batch", opened, when=when, cache=cache)
-    used = used_tonight(book, erasures=0, parameters="p", code="c", cache=cache)
+    record_events(book, f"{name}-batch", "batch", opened, when=when)
+    used = used_tonight(book, erasures=0, parameters="p", code="c")
     record_night(
         place.registry,
         Night(night=name, date=when.date(), profile="scale", base=None, status="done", used=used),
     )
     counts = arrivals.outcome.value_counts()
-    return {"new": int(counts.get("new", 0)), "repeated": int(counts.get("repeated", 0)), "waiting": len(waiting.frames)}
+    return {
+        "new": int(counts.get("new", 0)),
+        "repeated": int(counts.get("repeated", 0)),
+        "waiting": len(waiting.frames),
+    }
 
 
 def _tables(arrivals: pd.DataFrame) -> dict[Table, pd.DataFrame]:
     """Give the tables of what was taken in, with columns of the sizes that real ones have."""
     frames = arrivals[arrivals.outcome.isin(ADMITTED)].drop(columns=["object", "signature", "outcome", "reason"])
     image = frames.source_sha256
-    facts = {"camera": "front", "domain": "real", "split": "pool", "time_of_day": "day", "weather": None, "scene": "urban"}
+    facts = {
+        "camera": "front",
+        "domain": "real",
+        "split": "pool",
+        "time_of_day": "day",
+        "weather": None,
+        "scene": "urban",
+    }
     facts |= {"width_px": 1920, "height_px": 1208, "label_source": "none", "label_uri": None, "label_taxonomy": None}
     facts |= {"timestamp_utc": None, "instances_uri": None, "label_drop": None}
     frames = frames.assign(
-        drive_id=frames.frame_id.str[:11], image_sha256=image, image_uri="sha256/" + image.str[:2] + "/" + image + ".jpg", **facts
+        drive_id=frames.frame_id.str[:11],
+        image_sha256=image,
+        image_uri="sha256/" + image.str[:2] + "/" + image + ".jpg",
+        **facts,
     )
     profile = frames[["frame_id", "source"]].assign(image_sha256_actual=image, decode_ok=True, dhash=image.str[:16])
     noise = np.random.default_rng(0).random((len(frames), 3))
@@ -188,7 +214,9 @@ def clone_mb(place: Place) -> float:
 
 def judged(nights: list[dict[str, float]], megabytes: float) -> dict[str, Any]:
     """Hold the last nights against the first, and git to its sizes."""
-    first, last = (median(night["cpu_seconds"] for night in side) for side in (nights[:SIDE_NIGHTS], nights[-SIDE_NIGHTS:]))
+    first, last = (
+        median(night["cpu_seconds"] for night in side) for side in (nights[:SIDE_NIGHTS], nights[-SIDE_NIGHTS:])
+    )
     kilobytes = max(night["git_kb"] for night in nights)
     passed = last <= COST_BAR * first and megabytes < CLONE_BAR_MB and kilobytes <= NIGHT_BAR_KB
     figures = {"first_cpu_seconds": first, "last_cpu_seconds": last, "ratio": round(last / first, 3)}
@@ -201,7 +229,11 @@ def page(report: dict[str, Any]) -> str:
     nights = report["nights"]
     shown = sorted({0, *range(9, len(nights), max(10, len(nights) // 10)), len(nights) - 1})
     rows = [
-        [str(at + 1), *(f"{nights[at][name]:,.2f}" for name in ("cpu_seconds", "seconds", "git_kb")), f"{nights[at]['waiting']:,}"]
+        [
+            str(at + 1),
+            *(f"{nights[at][name]:,.2f}" for name in ("cpu_seconds", "seconds", "git_kb")),
+            f"{nights[at]['waiting']:,}",
+        ]
         for at in shown
     ]
     table = markdown_table(["night", "processor, s", "by the clock, s", "git, kB", "frames that wait"], rows)

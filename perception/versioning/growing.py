@@ -10,9 +10,8 @@ every commit writes the list of its folder anew.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
@@ -21,12 +20,11 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from perception.errors import InputError
-from perception.versioning.processes import Clone, read_all_committed, scratch_folder, shallow_clone
+from perception.versioning.parts import Part, fetched, holding, in_blocks, put_parts, read_kept
+from perception.versioning.processes import Clone, read_all_committed, shallow_clone
 from perception.versioning.records import FORMAT, RUN_RULE, json_bytes, parse_record
-from perception.versioning.remote import Proof, each_file, file_facts, get_files, has_proof, open_remote, put_files
 from perception.versioning.repository import configured_remote, push_commit, trailers
 
 FOLDER = "entries"
@@ -42,17 +40,6 @@ class Table:
 
     name: str
     schema: pa.Schema
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """The rows that one entry adds to a table."""
-
-    rows: int
-    size_bytes: int  # of the Parquet file
-    md5: str  # its name on the remote
-    sha256: str  # vouches for its bytes, as blake3 does, which is checked sooner
-    blake3: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +66,7 @@ class Book:
     registry: str
     remote: str  # where the parts lie
     entries: tuple[Entry, ...]
+    kept: Path | None = field(default=None, compare=False)  # folder in which this machine keeps what it fetched
 
     def before(self, name: str) -> "Book":
         """Give the book as it was before the entry of this name; as it is where there is none.
@@ -94,13 +82,14 @@ class Book:
         return replace(self, entries=(entry,))
 
 
-def open_book(registry: str | Path) -> Book:
+def open_book(registry: str | Path, kept: Path | None = None) -> Book:
     """Read all entries of a registry, but none of their rows.
 
-    Raises InputError for one that a newer Nightdrive wrote, and for a gap in their numbers: then somebody edited them.
+    kept: folder in which this machine keeps what it fetched, for the next night; without one every table is fetched anew.
+    Raises InputError for an entry that a newer Nightdrive wrote, and for a gap in their numbers: then somebody edited them.
     """
     with shallow_clone(registry) as clone:
-        return Book(str(registry), configured_remote(clone), _entries_at(clone, "HEAD"))
+        return Book(str(registry), configured_remote(clone), _entries_at(clone, "HEAD"), kept)
 
 
 def _entries_at(clone: Clone, revision: str) -> tuple[Entry, ...]:
@@ -145,7 +134,7 @@ def append(
     """
     if not re.fullmatch(RUN_RULE, name):
         raise InputError(f"entry {name!r} must match {RUN_RULE}; rename the night")
-    parts = _put_parts(book.remote, tables)
+    parts = put_parts(book.remote, {table.name: typed(rows, table) for table, rows in tables.items()})
     entry = Entry(
         format=FORMAT,
         number=len(book.entries) + 1,
@@ -181,29 +170,6 @@ def _check_same(there: Entry, wanted: Entry) -> None:
         raise InputError(
             f"entry {there.name} exists with other rows; entries never change: give the night another name"
         )
-
-
-def _put_parts(remote: str, tables: Mapping[Table, pd.DataFrame]) -> dict[str, Part]:
-    """Bring rows to the remote, proved there."""
-    with scratch_folder() as scratch:
-        for table, rows in tables.items():
-            _write_part(typed(rows, table), scratch / table.name)
-        facts = {table: file_facts(scratch / table.name) for table in tables}
-        put_files(open_remote(remote), {scratch / table.name: each for table, each in facts.items()})
-    return {
-        table.name: Part(
-            rows=len(tables[table]),
-            size_bytes=each.size_bytes,
-            md5=each.md5,
-            sha256=each.sha256,
-            blake3=str(each.blake3),
-        )
-        for table, each in facts.items()
-    }
-
-
-def _write_part(rows: pa.Table, path: Path) -> None:
-    pq.write_table(rows, path, compression="zstd", write_page_checksum=True)
 
 
 def typed(rows: pd.DataFrame, table: Table) -> pa.Table:
@@ -250,51 +216,34 @@ def read_table(
     *,
     columns: Sequence[str] | None = None,
     where: Mapping[str, Collection[str]] | None = None,
-    cache: Path | None = None,
 ) -> pd.DataFrame:
     """Return a table's rows, in the order in which they were written; a column keeps its type where no row fills it.
 
     columns: by default all.  where: only rows that hold, in one of the named columns, one of its values; memory is then needed
-    for those alone.  cache: folder in which fetched parts are kept by content.
+    for those alone.
     Raises InputError when the remote lost a part or holds other bytes.
     """
     schema = table.schema if columns is None else pa.schema([table.schema.field(name) for name in columns])
-    parts = [entry.tables[table.name] for entry in book.entries if table.name in entry.tables]
-    wanted = {name: pa.array(sorted(values), pa.string()) for name, values in (where or {}).items()}
+    every = [entry.tables[table.name] for entry in book.entries if table.name in entry.tables]
+    parts = [part for part in every if part.rows]
     found = [schema.empty_table()]
-    with _fetched(book.remote, [part for part in parts if part.rows], cache) as paths:
-        for path in paths:
-            found.append(_rows(path, columns, wanted))
+    if where is None and book.kept:
+        found += [read_kept(path, columns) for path in in_blocks(book.remote, parts, book.kept)]
+    else:
+        if where is not None and book.kept:
+            hit = [holding(book.remote, parts, name, values, book.kept) for name, values in where.items()]
+            parts = [parts[place] for place in sorted(set().union(*hit))]
+        with fetched(book.remote, parts, book.kept) as paths:
+            found += [_rows(path, columns, where) for path in paths]
     rows = pa.concat_tables(found, promote_options="permissive").combine_chunks()
     return rows.to_pandas(date_as_object=False)
 
 
-def _rows(path: Path, columns: Sequence[str] | None, wanted: Mapping[str, pa.Array]) -> pa.Table:
+def _rows(path: Path, columns: Sequence[str] | None, where: Mapping[str, Collection[str]] | None) -> pa.Table:
     """Read a part; of one that has no wanted row only the columns that are asked about are decoded."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        names = [name for name in file.schema_arrow.names if columns is None or name in columns]
-        if not wanted:
-            return file.read(columns=names).select(names)
-        keys = file.read(columns=list(wanted))
-        hit = reduce(pc.or_, [pc.is_in(keys[name], value_set=values) for name, values in wanted.items()])
-        if not pc.any(hit).as_py():
-            return file.schema_arrow.empty_table().select(names)
-        return file.read(columns=names).select(names).filter(hit)
-
-
-@contextmanager
-def _fetched(remote: str, parts: Sequence[Part], cache: Path | None) -> Iterator[list[Path]]:
-    """Yield the files of parts, each proved by its hash; those that a cache holds are not fetched."""
-    with scratch_folder(cache, prefix=".fetch-") as scratch:
-        folder = cache or scratch
-        proofs = {part.sha256: Proof("blake3", part.blake3) for part in parts}
-        there = each_file(lambda name: (folder / name).is_file() and has_proof(folder / name, proofs[name]), proofs)
-        missing = {name: proofs[name] for name, held in zip(proofs, there, strict=True) if not held}
-        bad = get_files(open_remote(remote), {part.sha256: part.md5 for part in parts}, missing, scratch / "new")
-        if bad:
-            raise InputError(
-                f"the remote {remote} lost or changed part {bad[0][:16]} of the registry's tables; restore it from its backup"
-            )
-        for name in missing:
-            (scratch / "new" / name).replace(folder / name)
-        yield [folder / part.sha256 for part in parts]
+    if where is None:
+        return read_kept(path, columns)
+    keys = read_kept(path, list(where))
+    hits = (pc.is_in(keys[name], value_set=pa.array(values, pa.string())) for name, values in where.items())
+    hit = reduce(pc.or_, hits)
+    return read_kept(path, columns if pc.any(hit).as_py() else []).filter(hit)

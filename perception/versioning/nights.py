@@ -124,13 +124,13 @@ def _nights_at(clone: Clone, revision: str) -> dict[str, Night]:
 # --- what is new
 
 
-def used_tonight(book: Book, *, erasures: int, parameters: str, code: str, cache: Path | None = None) -> Used:
+def used_tonight(book: Book, *, erasures: int, parameters: str, code: str) -> Used:
     """Return what a night that starts from this book can use; parameters, code: their hashes."""
     arrivals = [e.number for e in book.entries if FRAMES.name in e.tables and e.tables[FRAMES.name].rows]
     labels = (
         entry.number
         for entry in reversed(book.entries)
-        if LEDGER.name in entry.tables and (read_table(book.only(entry), LEDGER, cache=cache).event == "accepted").any()
+        if LEDGER.name in entry.tables and (read_table(book.only(entry), LEDGER).event == "accepted").any()
     )
     return Used(
         arrivals=max(arrivals, default=0),

@@ -8,7 +8,6 @@ its source, its name there (with the place in it, for video and bags) and its si
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -87,10 +86,10 @@ class Waiting:
 # --- what arrives
 
 
-def known_arrivals(book: Book, rows: pd.DataFrame, cache: Path | None = None) -> pd.DataFrame:
+def known_arrivals(book: Book, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `arrivals` that may bear on some files: their names, bytes and frames, as far as `rows` has them."""
     names = [name for name in ("object", "source_sha256", "frame_id") if name in rows]
-    return read_table(book, ARRIVALS, where={name: set(rows[name].dropna()) for name in names}, cache=cache)
+    return read_table(book, ARRIVALS, where={name: rows[name].dropna().tolist() for name in names})
 
 
 def unread(listing: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
@@ -224,7 +223,6 @@ def waiting_frames(
     limits: PoolLimits,
     night_date: date,
     denied: Collection[str] = (),
-    cache: Path | None = None,
 ) -> Waiting:
     """Return what `alive` gives for all frames of a book, reading no more entries than can hold frames that wait.
 
@@ -236,7 +234,7 @@ def waiting_frames(
     found = [read_table(replace(book, entries=()), FRAMES)]
     relabelled: set[str] = set()
     for entry in reversed(entries[min(young, default=len(entries)) :]):
-        rows = read_table(book.only(entry), FRAMES, cache=cache)
+        rows = read_table(book.only(entry), FRAMES)
         part = alive(rows[~rows.frame_id.isin(relabelled)], state, limits, night_date, denied)
         left = {reason: left[reason] + part.left[reason] for reason in _LEFT}
         left["earlier"] -= len(rows)
