@@ -144,10 +144,10 @@ def _work(place: Place, listing: pd.DataFrame, when: datetime) -> dict[str, floa
     due = known[known.status == "open"]
     back = due[due.frame_id.str[-1] != "0"]  # nine of ten
     labels = [
-        events_of(event, back.frame_id, batch="b", when=when, who="ada", night=name)
+        events_of(event, back.frame_id, batch=back.batch.to_numpy(), when=when, who="ada", night=name)
         for event in ("returned", "accepted")
     ]
-    record_events(open_book(place.registry, place.kept), f"{name}-labels", "labels", pd.concat(labels), when=when)
+    record_events(book, f"{name}-labels", "labels", pd.concat(labels), when=when)
     book = open_book(place.registry, place.kept)
     waiting = waiting_frames(book, state(read_events(book)), place.limits, when.date())
     chosen = waiting.frames.sample(BUDGET, random_state=len(book.entries)).frame_id

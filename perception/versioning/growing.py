@@ -155,7 +155,7 @@ def append(
             if there:
                 _check_same(there[0], entry)
                 return None
-            if check:
+            if check and len(now) > len(book.entries):
                 check(replace(book, entries=now[len(book.entries) :]))
             path = f"{FOLDER}/{when.astimezone(UTC):%Y-%m}/{name}.json"
             rows = ", ".join(f"{part.rows} rows of {table}" for table, part in parts.items())

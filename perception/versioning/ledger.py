@@ -131,8 +131,9 @@ def record_events(book: Book, name: str, kind: str, events: pd.DataFrame, *, whe
     _check_legal(events, before)
 
     def check(since: Book) -> None:
+        now = pd.concat([before, read_table(since, LEDGER, where=bearing)], ignore_index=True)
         try:
-            _check_legal(events, pd.concat([before, read_events(since)], ignore_index=True))
+            _check_legal(events, now)
         except InputError as error:
             others = ", ".join(entry.name for entry in since.entries if LEDGER.name in entry.tables)
             raise Overtaken(f"{error} ({others} came first; run {name} again: it goes on from there)") from None
