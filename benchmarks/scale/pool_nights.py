@@ -139,20 +139,18 @@ def _work(place: Place, listing: pd.DataFrame, when: datetime) -> dict[str, floa
     name = next_night_name([night.night for night in read_nights(place.registry)], when)
     read = unread(listing, known_arrivals(book, listing[["object"]]))
     arrivals = sort_arrivals(read, known_arrivals(book, read))
-    take_in(book, name, when, _tables(arrivals))
-    known = state(read_events(book))
+    book = take_in(book, name, when, _tables(arrivals))
+    events = read_events(book)
+    known = state(events)
     due = known[known.status == "open"]
     back = due[due.frame_id.str[-1] != "0"]  # nine of ten
-    labels = [
-        events_of(event, back.frame_id, batch=back.batch.to_numpy(), when=when, who="ada", night=name)
-        for event in ("returned", "accepted")
-    ]
-    record_events(book, f"{name}-labels", "labels", pd.concat(labels), when=when)
-    book = open_book(place.registry, place.kept)
-    waiting = waiting_frames(book, state(read_events(book)), place.limits, when.date())
+    of_batches = {"batch": back.batch.to_numpy(), "when": when, "who": "ada", "night": name}
+    labels = pd.concat([events_of(event, back.frame_id, **of_batches) for event in ("returned", "accepted")])
+    book = record_events(book, f"{name}-labels", "labels", labels, when=when)
+    waiting = waiting_frames(book, state(pd.concat([events, labels])), place.limits, when.date())
     chosen = waiting.frames.sample(BUDGET, random_state=len(book.entries)).frame_id
     opened = events_of("opened", chosen, batch=f"batch-{name}", when=when, due=when.date(), night=name, why="unsure")
-    record_events(book, f"{name}-batch", "batch", opened, when=when)
+    book = record_events(book, f"{name}-batch", "batch", opened, when=when)
     used = used_tonight(book, erasures=0, parameters="p", code="c")
     record_night(
         place.registry,

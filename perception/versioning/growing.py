@@ -124,8 +124,8 @@ def append(
     *,
     when: datetime,
     check: Callable[[Book], None] | None = None,
-) -> Entry:
-    """Add an entry to the registry that a book was read from; the same call again returns the same entry.
+) -> Book:
+    """Add an entry to the registry that a book was read from; return the book up to it.  The same call again adds nothing.
 
     book: what the rows were worked out from.  check: given the entries since then that others wrote, raises Overtaken where
     the rows no longer hold.  when: of the entry, with its time zone.
@@ -135,31 +135,33 @@ def append(
     if not re.fullmatch(RUN_RULE, name):
         raise InputError(f"entry {name!r} must match {RUN_RULE}; rename the night")
     parts = put_parts(book.remote, {table.name: typed(rows, table) for table, rows in tables.items()})
-    entry = Entry(
-        format=FORMAT,
-        number=len(book.entries) + 1,
-        name=name,
-        kind=kind,
-        when_utc=when.astimezone(UTC).isoformat(timespec="seconds"),
-        tables=parts,
-    )
+    moment = when.astimezone(UTC)
+    facts: dict[str, Any] = {
+        "name": name,
+        "kind": kind,
+        "when_utc": moment.isoformat(timespec="seconds"),
+        "tables": parts,
+    }
     with shallow_clone(book.registry) as clone:
-        written: list[Entry] = []
+        written = [book]
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
             now = _entries_at(clone, head)
             if now[: len(book.entries)] != book.entries:
                 raise InputError(f"registry {clone.url}: entries changed since they were read; restore its history")
-            there = [each for each in now if each.name == name]
-            written[:] = there or [replace(entry, number=len(now) + 1)]
+            entry = Entry(format=FORMAT, number=len(now) + 1, **facts)
+            there = next((each for each in now if each.name == name), None)
             if there:
-                _check_same(there[0], entry)
+                _check_same(there, entry)
+                written[:] = [replace(book, entries=now[: there.number])]
                 return None
+            written[:] = [replace(book, entries=(*now, entry))]
             if check and len(now) > len(book.entries):
                 check(replace(book, entries=now[len(book.entries) :]))
-            path = f"{FOLDER}/{when.astimezone(UTC):%Y-%m}/{name}.json"
             rows = ", ".join(f"{part.rows} rows of {table}" for table, part in parts.items())
-            return {path: json_bytes(asdict(written[0]))}, trailers(f"Add {kind} {name}", rows)
+            return {f"{FOLDER}/{moment:%Y-%m}/{name}.json": json_bytes(asdict(entry))}, trailers(
+                f"Add {kind} {name}", rows
+            )
 
         push_commit(clone, changes)
     return written[0]

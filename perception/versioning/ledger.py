@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from perception.errors import InputError
-from perception.versioning.growing import Book, Entry, Overtaken, Table, append, open_book, read_table
+from perception.versioning.growing import Book, Overtaken, Table, append, open_book, read_table
 
 LEDGER = Table(
     "ledger",
@@ -119,8 +119,9 @@ def fresh_frames(state: pd.DataFrame) -> pd.DataFrame:
 # --- recording
 
 
-def record_events(book: Book, name: str, kind: str, events: pd.DataFrame, *, when: datetime) -> Entry:
-    """Add events, in their order, as an entry of this name; the same call again changes nothing.
+def record_events(book: Book, name: str, kind: str, events: pd.DataFrame, *, when: datetime) -> Book:
+    """Add events, in their order, as an entry of this name; return the book up to it.  The same call again
+    adds nothing.
 
     book: before that entry (Book.before).
     Raises InputError that names frame, status and event for one that is not legal, or a batch that would change; Overtaken
@@ -178,8 +179,10 @@ def recall(
     batch: str | None = None,
     frames: Collection[str] = (),
     kept: Path | None = None,
-) -> Entry:
-    """Take frames back from their annotator, so that they may be chosen again: those of a batch without a label, or the named ones.
+) -> Book:
+    """Take frames back from their annotator, so that they may be chosen again; return the book up to the recall.
+
+    Those of a batch whose label has not come, or the named ones.
 
     Raises InputError for frames that are at no annotator, or without a name or a reason.
     """

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from perception.data.manifest import COLUMNS
 from perception.errors import InputError
-from perception.versioning.growing import Book, Entry, Overtaken, Table, append, read_table
+from perception.versioning.growing import Book, Overtaken, Table, append, read_table
 from perception.versioning.ledger import AT_ANNOTATORS
 
 OUTCOMES = ("new", "relabelled", "repeated", "clash", "rejected", "denied")
@@ -151,8 +151,9 @@ def _outcome(
     return {"outcome": "new"}
 
 
-def take_in(book: Book, night: str, when: datetime, tables: Mapping[Table, pd.DataFrame]) -> Entry:
-    """Record what a night read and took in, as the entry named after it; the same call again changes nothing.
+def take_in(book: Book, night: str, when: datetime, tables: Mapping[Table, pd.DataFrame]) -> Book:
+    """Record what a night read and took in, as the entry named after it; return the book up to it.  The same call again
+    adds nothing.
 
     book: before this night (Book.before).  when: the night's moment, whose date is `arrived`.  tables: ARRIVALS as sort_arrivals
     gave them, FRAMES, PROFILE and ORACLE of the admitted ones.

@@ -106,7 +106,7 @@ def _create_bare(place: Path, remote_url: str) -> None:
             ("receive.denyDeletes", "true"),
             # A clone reads every loose object, and a night leaves about thirty. Packed by the push that finds this many, before it
             # ends: in the background it would race with whoever moves or removes the folder next.
-            ("gc.auto", "500"),
+            ("gc.auto", "256"),
             ("gc.autoDetach", "false"),
         ):
             run_git(replace(outside, path=bare), "config", name, value)

@@ -133,7 +133,7 @@ def test_frames_are_recalled_by_batch_or_by_name_and_late_labels_still_count(reg
     write(registry, "n0", event("opened", "a", "b"), event("opened", "c", "d", batch="batch-2"))
     write(registry, "n1", event("returned", "a"), event("accepted", "a"))
     signed = {"who": "Ada", "why": "two weeks late", "now": WHEN}
-    entry = recall(registry, batch="batch-1", **signed)
+    entry = recall(registry, batch="batch-1", **signed).entries[-1]
     assert entry.name.startswith("recall-20261130T030000-") and entry.kind == "recall"
     recall(registry, frames=["d"], **signed)
     assert states(registry) == {"a": "accepted", "b": "recalled", "c": "open", "d": "recalled"}
