@@ -139,7 +139,7 @@ def _work(place: Place, listing: pd.DataFrame, when: datetime) -> dict[str, floa
     name = next_night_name([night.night for night in read_nights(place.registry)], when)
     read = unread(listing, known_arrivals(book, listing[["object"]]))
     arrivals = sort_arrivals(read, known_arrivals(book, read))
-    book = take_in(book, name, when, _tables(arrivals))
+    book = take_in(book, name, when, tables_of(arrivals))
     events = read_events(book)
     known = state(events)
     due = known[known.status == "open"]
@@ -164,7 +164,7 @@ def _work(place: Place, listing: pd.DataFrame, when: datetime) -> dict[str, floa
     }
 
 
-def _tables(arrivals: pd.DataFrame) -> dict[Table, pd.DataFrame]:
+def tables_of(arrivals: pd.DataFrame) -> dict[Table, pd.DataFrame]:
     """Give the tables of what was taken in, with columns of the sizes that real ones have."""
     frames = arrivals[arrivals.outcome.isin(ADMITTED)].drop(columns=["object", "signature", "outcome", "reason"])
     image = frames.source_sha256

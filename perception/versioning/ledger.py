@@ -64,8 +64,8 @@ def read_events(book: Book) -> pd.DataFrame:
     return read_table(book, LEDGER)
 
 
-def events_of(event: str, frame_ids: Collection[str], *, batch: str, when: datetime, **columns: Any) -> pd.DataFrame:
-    """Return one event for each frame; columns: night, due, fresh, who, why and label_drop, a value or one a frame."""
+def events_of(event: str, frame_ids: Collection[str], *, batch: Any, when: datetime, **columns: Any) -> pd.DataFrame:
+    """Return one event for each frame; batch and columns night, due, fresh, who, why and label_drop, a value or one a frame."""
     rows = pd.DataFrame({"frame_id": list(frame_ids)}).assign(event=event, batch=batch, when=when, fresh=False)
     return rows.assign(**columns)
 
@@ -182,13 +182,15 @@ def recall(
 ) -> Book:
     """Take frames back from their annotator, so that they may be chosen again; return the book up to the recall.
 
-    Those of a batch whose label has not come, or the named ones.
+    Those of a batch whose label has not come, or the named ones; the same call again adds nothing.
 
     Raises InputError for frames that are at no annotator, or without a name or a reason.
     """
     if not who.strip() or not why.strip():
         raise InputError(f"recall by {who!r} because {why!r}: say who recalls and why")
-    book = open_book(registry, kept)
+    digest = sha256("\n".join([batch or "", *sorted(frames)]).encode()).hexdigest()[:8]
+    name = f"recall-{now.astimezone(UTC):%Y%m%dT%H%M%S}-{digest}"
+    book = open_book(registry, kept).before(name)
     known = state(read_events(book)).set_index("frame_id")
     awaited = known[known.status.isin(_AWAITED)]
     wanted = sorted(awaited.index[awaited.batch == batch] if batch else set(frames))
@@ -196,7 +198,6 @@ def recall(
     if not wanted or unknown:
         named = f"frame {unknown[0]!r}" if unknown else f"batch {batch}"
         raise InputError(f"{named} is at no annotator; list what is open")
-    events = events_of("recalled", wanted, batch="", when=now, who=who, why=why)
-    events = events.assign(batch=known.batch.loc[wanted].to_numpy())
-    digest = sha256("\n".join(wanted).encode()).hexdigest()[:8]
-    return record_events(book, f"recall-{now.astimezone(UTC):%Y%m%dT%H%M%S}-{digest}", "recall", events, when=now)
+    batches = known.batch.loc[wanted].to_numpy()
+    events = events_of("recalled", wanted, batch=batches, when=now, who=who, why=why)
+    return record_events(book, name, "recall", events, when=now)
