@@ -138,7 +138,7 @@ def _work(place: Place, listing: pd.DataFrame, when: datetime) -> dict[str, floa
     book = open_book(place.registry, place.kept)
     name = next_night_name([night.night for night in read_nights(place.registry)], when)
     read = unread(listing, known_arrivals(book, listing[["object"]]))
-    arrivals = sort_arrivals(read, known_arrivals(book, read))
+    arrivals = sort_arrivals(read, known_arrivals(book, read[["source_sha256", "frame_id"]]))
     book = take_in(book, name, when, tables_of(arrivals))
     events = read_events(book)
     known = state(events)

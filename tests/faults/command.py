@@ -1,4 +1,4 @@
-"""`nightdrive faults`: the campaigns of faults, bad input, hostile settings and random operations with their counts; exit code 1 for a loss."""
+"""`nightdrive faults`: faults, bad input, hostile settings and random operations, with their counts; exit code 1 for a loss."""
 
 import json
 import os
