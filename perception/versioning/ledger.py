@@ -127,7 +127,8 @@ def record_events(book: Book, name: str, kind: str, events: pd.DataFrame, *, whe
     Raises InputError that names frame, status and event for one that is not legal, or a batch that would change; Overtaken
     where it was legal until another night wrote its own meanwhile.
     """
-    bearing = {"frame_id": set(events.frame_id), "batch": set(events.batch)}
+    opened = events[events.event == "opened"]
+    bearing = {"frame_id": set(events.frame_id)} | ({"batch": set(opened.batch)} if len(opened) else {})
     before = read_table(book, LEDGER, where=bearing)
     _check_legal(events, before)
 

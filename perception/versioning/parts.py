@@ -24,6 +24,8 @@ from perception.errors import InputError
 from perception.versioning.processes import scratch_folder
 from perception.versioning.remote import Proof, each_file, file_facts, get_files, has_proof, open_remote, put_files
 
+_LARGE_PAGES = {"data_page_size": 1 << 26, "max_rows_per_page": 1 << 24}  # whole columns are read, twice as fast
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -118,12 +120,14 @@ def holding(remote: str, parts: Sequence[Part], column: str, values: Collection[
     """Return the numbers of the parts that may hold one of these values in a column: all that do, and hardly another."""
     wanted, found = np.unique(_hashes(list(values))), set()
     for start, end in _ranges(len(parts)):
-        index = read_kept(_index(remote, parts[start:end], column, kept))
-        hashes, places = index["hash"].to_numpy(), index["part"].to_numpy()
+        index = _index(remote, parts[start:end], column, kept)
+        hashes = read_kept(index, ["hash"])["hash"].to_numpy()
         first, last = np.searchsorted(hashes, wanted), np.searchsorted(hashes, wanted, "right")
         hit = last > first
-        for one, end_of_one in zip(first[hit], last[hit], strict=True):
-            found.update((start + places[one:end_of_one]).tolist())
+        if hit.any():
+            places = read_kept(index, ["part"])["part"].to_numpy()
+            for one, end_of_one in zip(first[hit], last[hit], strict=True):
+                found.update((start + places[one:end_of_one]).tolist())
     return sorted(found)
 
 
@@ -156,7 +160,9 @@ def _digest(parts: Sequence[Part], *more: str) -> str:
 def _keep(rows: pa.Table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacement(path) as temporary:
-        pq.write_table(rows, temporary, compression="none", use_dictionary=False, write_page_checksum=True)
+        pq.write_table(
+            rows, temporary, compression="none", use_dictionary=False, write_page_checksum=True, **_LARGE_PAGES
+        )
 
 
 def read_kept(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
