@@ -26,9 +26,9 @@ import pandas as pd
 
 from benchmarks.machine import hardware
 from benchmarks.results import markdown_table, write_figures, write_page
-from perception.versioning.growing import Table, open_book
+from perception.versioning.growing import Table, book_at
 from perception.versioning.ledger import events_of, read_events, record_events, state
-from perception.versioning.nights import Night, next_night_name, read_nights, record_night, used_tonight
+from perception.versioning.nights import Night, news, next_night_name, nights_at, record_night, used_tonight
 from perception.versioning.pool import (
     ADMITTED,
     ARRIVALS,
@@ -135,23 +135,25 @@ def _files(night: int, places: "np.ndarray[Any, Any]") -> pd.DataFrame:
 
 
 def _work(place: Place, listing: pd.DataFrame, when: datetime) -> dict[str, float]:
-    book = open_book(place.registry, place.kept)
-    name = next_night_name([night.night for night in read_nights(place.registry)], when)
+    with shallow_clone(place.registry) as clone:
+        book, nights = book_at(clone, place.kept), nights_at(clone)
+    name = next_night_name([night.night for night in nights], when)
     read = unread(listing, known_arrivals(book, listing[["object"]]))
     arrivals = sort_arrivals(read, known_arrivals(book, read[["source_sha256", "frame_id"]]))
     book = take_in(book, name, when, tables_of(arrivals))
-    events = read_events(book)
-    known = state(events)
+    known = state(read_events(book))
     due = known[known.status == "open"]
     back = due[due.frame_id.str[-1] != "0"]  # nine of ten
     of_batches = {"batch": back.batch.to_numpy(), "when": when, "who": "ada", "night": name}
     labels = pd.concat([events_of(event, back.frame_id, **of_batches) for event in ("returned", "accepted")])
     book = record_events(book, f"{name}-labels", "labels", labels, when=when)
-    waiting = waiting_frames(book, state(pd.concat([events, labels])), place.limits, when.date())
+    known.loc[back.index, "status"] = "accepted"
+    waiting = waiting_frames(book, known, place.limits, when.date())
     chosen = waiting.frames.sample(BUDGET, random_state=len(book.entries)).frame_id
     opened = events_of("opened", chosen, batch=f"batch-{name}", when=when, due=when.date(), night=name, why="unsure")
     book = record_events(book, f"{name}-batch", "batch", opened, when=when)
     used = used_tonight(book, erasures=0, parameters="p", code="c")
+    assert news(used, nights), "new frames are news"
     record_night(
         place.registry,
         Night(night=name, date=when.date(), profile="scale", base=None, status="done", used=used),
@@ -185,6 +187,7 @@ def tables_of(arrivals: pd.DataFrame) -> dict[Table, pd.DataFrame]:
         **facts,
     )
     profile = frames[["frame_id", "source"]].assign(image_sha256_actual=image, decode_ok=True, dhash=image.str[:16])
+    profile = profile.assign(width_px=1920, height_px=1208, label_min=None, label_max=None, void_fraction=None)
     noise = np.random.default_rng(0).random((len(frames), 3))
     profile = profile.assign(**dict(zip(("brightness_mean", "contrast_std", "sharpness"), noise.T, strict=True)))
     return {ARRIVALS: arrivals, FRAMES: frames, PROFILE: profile, ORACLE: ORACLE.schema.empty_table().to_pandas()}

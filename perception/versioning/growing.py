@@ -89,7 +89,12 @@ def open_book(registry: str | Path, kept: Path | None = None) -> Book:
     Raises InputError for an entry that a newer Nightdrive wrote, and for a gap in their numbers: then somebody edited them.
     """
     with shallow_clone(registry) as clone:
-        return Book(str(registry), configured_remote(clone), _entries_at(clone, "HEAD"), kept)
+        return book_at(clone, kept)
+
+
+def book_at(clone: Clone, kept: Path | None = None) -> Book:
+    """Read all entries at a clone's head, as open_book does."""
+    return Book(clone.url, configured_remote(clone), _entries_at(clone, "HEAD"), kept)
 
 
 def _entries_at(clone: Clone, revision: str) -> tuple[Entry, ...]:

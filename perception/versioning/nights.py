@@ -106,7 +106,12 @@ def _says(night: Night) -> tuple[int, int]:
 def read_nights(registry: str | Path) -> list[Night]:
     """Return all nights, by their date and their place in it; raises InputError for a record of a newer Nightdrive."""
     with shallow_clone(registry) as clone:
-        return sorted(_nights_at(clone, "HEAD").values(), key=_order)
+        return nights_at(clone)
+
+
+def nights_at(clone: Clone) -> list[Night]:
+    """Return all nights at a clone's head, as read_nights does."""
+    return sorted(_nights_at(clone, "HEAD").values(), key=_order)
 
 
 def _order(night: Night) -> tuple[date, int, str]:

@@ -134,6 +134,7 @@ def test_frames_are_recalled_by_batch_or_by_name_and_late_labels_still_count(reg
     write(registry, "n1", event("returned", "a"), event("accepted", "a"))
     signed = {"who": "Ada", "why": "two weeks late", "now": WHEN}
     entry = recall(registry, batch="batch-1", **signed).entries[-1]
+    assert recall(registry, batch="batch-1", **signed).entries[-1] == entry, "made again, it is the same recall"
     assert entry.name.startswith("recall-20261130T030000-") and entry.kind == "recall"
     recall(registry, frames=["d"], **signed)
     assert states(registry) == {"a": "accepted", "b": "recalled", "c": "open", "d": "recalled"}
@@ -145,7 +146,7 @@ def test_frames_are_recalled_by_batch_or_by_name_and_late_labels_still_count(reg
     assert states(registry)["b"] == "accepted"
     write(registry, "n3", event("opened", "d", batch="batch-3"))
     for wrong, words in (
-        ({"batch": "batch-1"}, "batch batch-1 is at no annotator"),
+        ({"batch": "batch-1", "now": WHEN + timedelta(days=1)}, "batch batch-1 is at no annotator"),
         ({"frames": ["x"]}, "frame 'x' is at no annotator"),
         ({"frames": ["a"]}, "frame 'a' is accepted, cannot be recalled"),
         ({"frames": ["c"], "why": " "}, "say who recalls and why"),
