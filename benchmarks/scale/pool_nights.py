@@ -149,7 +149,7 @@ def _work(place: Place, listing: pd.DataFrame, when: datetime) -> dict[str, floa
     book = record_events(book, f"{name}-labels", "labels", labels, when=when)
     known.loc[back.index, "status"] = "accepted"
     waiting = waiting_frames(book, known, place.limits, when.date())
-    chosen = waiting.frames.sample(BUDGET, random_state=len(book.entries)).frame_id
+    chosen = waiting.frames.sample(min(BUDGET, len(waiting.frames)), random_state=len(book.entries)).frame_id
     opened = events_of("opened", chosen, batch=f"batch-{name}", when=when, due=when.date(), night=name, why="unsure")
     book = record_events(book, f"{name}-batch", "batch", opened, when=when)
     used = used_tonight(book, erasures=0, parameters="p", code="c")

@@ -323,6 +323,8 @@ class Nights(RuleBasedStateMachine):
         frames = read_table(book, FRAMES, columns=["frame_id", "source_sha256"])
         assert dict(zip(frames.source_sha256, frames.frame_id, strict=True)) == self.frames
         arrivals = read_table(book, ARRIVALS)
+        new = arrivals[arrivals.outcome == "new"]
+        assert new.source_sha256.is_unique and new.frame_id.is_unique, "a frame was taken in twice"
         given = arrivals[arrivals.label_sha256.notna() & arrivals.outcome.isin([*ADMITTED, "repeated"])]
         last = given.drop_duplicates("frame_id", keep="last")
         assert dict(zip(last.frame_id, last.label_sha256, strict=True)) == {f: x for f, x in self.given.items() if x}
