@@ -180,7 +180,8 @@ def _with_training_state(call: Call, run: Callable[[], Outcome]) -> Outcome:
 
 
 def _on_nodes(call: Call) -> Outcome:
-    from components.stage.train_job import Cluster, TrainJobSettings, run_on_nodes
+    from components.stage.kubernetes_api import Cluster
+    from components.stage.train_job import TrainJobSettings, run_on_nodes
 
     settings = build_parameters(TrainJobSettings, json.loads(os.environ[TRAIN_JOB_VARIABLE]), where=TRAIN_JOB_VARIABLE)
     return run_on_nodes(call, settings, Cluster.of_this_pod())

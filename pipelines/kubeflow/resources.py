@@ -7,14 +7,13 @@ from typing import Any
 from components.stage.declaration import Needs
 from components.stage.kfp_step import CHECKPOINTS_VARIABLE, TRAIN_JOB_VARIABLE
 from components.stage.learning import IMAGE_VARIABLE
-from components.stage.train_job import S3_KEYS
+from components.stage.kubernetes_api import QUEUE_LABEL, S3_KEYS
 from perception.errors import InputError
 from pipelines.cluster import Cluster
 
 # A loop's iterations all live in one Kubernetes object of bounded size, and each one costs two pods: more shards share them.
 MAX_ITERATIONS = 64
 USER_ID = 10001  # of the images; a namespace that enforces `restricted` wants the pod to say that it is not root's
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CHECKPOINTS_FOLDER, SHARED_FOLDER, GIT_FOLDER = "/checkpoints", "/shared", "/secrets/git"
 # Git takes configuration from the environment: the mounted file has one line, https://USER:TOKEN@HOST.
 GIT_CREDENTIALS = {

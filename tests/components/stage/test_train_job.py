@@ -17,7 +17,8 @@ import jsonschema
 import pytest
 
 from components.stage.execution import Call
-from components.stage.train_job import Cluster, TrainJobSettings, manifest, run, run_on_nodes
+from components.stage.kubernetes_api import Cluster, run_job
+from components.stage.train_job import TRAIN_JOB, TrainJobSettings, manifest, run_on_nodes
 from perception.errors import InputError, Unreachable
 from tests.components.stage.test_execution import COPY
 
@@ -117,7 +118,7 @@ def test_a_job_is_created_awaited_and_deleted(api: tuple[Api, Cluster]) -> None:
     state, cluster = api
     state.states = [[], [condition("Created")], [condition("Complete")]]
     said: list[str] = []
-    run(cluster, JOB, said.append, no_pause)
+    run_job(cluster, TRAIN_JOB, JOB, said.append, no_pause)
     assert state.calls == ["DELETE job", "GET job", "POST", "GET job", "GET job", "GET job", "DELETE job"]
     assert said[-1] == "TrainJob job: complete"
     assert not state.jobs
@@ -127,7 +128,7 @@ def test_what_an_earlier_attempt_left_behind_goes_first(api: tuple[Api, Cluster]
     state, cluster = api
     state.jobs["job"] = {"metadata": {"name": "job"}, "old": True}
     state.states = [[condition("Complete")]]
-    run(cluster, JOB, lambda _: None, no_pause)
+    run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
     assert state.calls[:3] == ["DELETE job", "GET job", "POST"]
 
 
@@ -135,7 +136,7 @@ def test_a_failed_job_is_deleted_and_says_why(api: tuple[Api, Cluster]) -> None:
     state, cluster = api
     state.states = [[condition("Failed", "node-1 was lost")]]
     with pytest.raises(RuntimeError, match="TrainJob job: failed: node-1 was lost"):
-        run(cluster, JOB, lambda _: None, no_pause)
+        run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
     assert not state.jobs
 
 
@@ -143,7 +144,7 @@ def test_a_refused_job_says_what_to_install_and_never_the_token(api: tuple[Api, 
     state, cluster = api
     state.failures = [404, 404, 422]
     with pytest.raises(InputError, match=r"refused \(422: away\); install Kubeflow Trainer") as caught:
-        run(cluster, JOB, lambda _: None, no_pause)
+        run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
     assert "secret-token" not in str(caught.value) + repr(cluster)
 
 
@@ -152,10 +153,10 @@ def test_an_api_that_does_not_answer_is_waited_for(api: tuple[Api, Cluster], mon
     state, cluster = api
     state.on_create = lambda _: state.failures.extend([503] * 4)
     state.states = [[condition("Complete")]]
-    run(cluster, JOB, lambda _: None, no_pause)
+    run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
     nowhere = Cluster(url="http://127.0.0.1:9", namespace="nights", token="t", authority=None)
     with pytest.raises(Unreachable, match="cannot be reached"):
-        run(nowhere, JOB, lambda _: None, no_pause)
+        run_job(nowhere, TRAIN_JOB, JOB, lambda _: None, no_pause)
 
 
 def test_a_step_that_kubernetes_ends_leaves_no_job_behind(api: tuple[Api, Cluster]) -> None:
@@ -163,9 +164,10 @@ def test_a_step_that_kubernetes_ends_leaves_no_job_behind(api: tuple[Api, Cluste
     program = textwrap.dedent(
         f"""
         import json
-        from components.stage.train_job import Cluster, run
+        from components.stage.kubernetes_api import Cluster, run_job
+        from components.stage.train_job import TRAIN_JOB
         cluster = Cluster(url={cluster.url!r}, namespace="nights", token="secret-token", authority=None)
-        run(cluster, json.loads({json.dumps(JOB)!r}), lambda line: print(line, flush=True))
+        run_job(cluster, TRAIN_JOB, json.loads({json.dumps(JOB)!r}), lambda line: print(line, flush=True))
         """
     )
     step = subprocess.Popen(
