@@ -1,7 +1,7 @@
 """report: put the whole night on one page, and its figures into summary.json."""
 
 from components.report.parameters import ReportParameters
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import Needs, Page, Paths, Port, Stage
 from components.stage.records import log
 
 
@@ -41,6 +41,10 @@ STAGE = Stage(
         Port(name="verdicts", about="verdict of each gate", many=True, optional=True),
     ),
     outputs=(Port(name="report", about="report.html and summary.json"),),
+    pages=(
+        Page(name="page", kind="HTML", port="report", file="report.html"),
+        Page(name="figures", kind="Metrics", port="report", file="summary.json"),
+    ),
     parameters=ReportParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=1, memory_gib=4),
     run=run,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from perception.parameters import Count, CountOrZero, NotNegative, Positive, checked
 
@@ -23,6 +23,16 @@ class Port:
     gate_table: bool = False  # the folder holds gate.parquet, the table that a gate judges
     # the folder holds one folder a share; a task that takes it is given the one that this parameter numbers
     shares: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Name a file among what a stage gives that Kubeflow's own pages show; HTML and Markdown stand for all of their port."""
+
+    name: str
+    kind: Literal["HTML", "Markdown", "Metrics", "ClassificationMetrics"]  # as Kubeflow calls it
+    port: str
+    file: str  # in the port's folder; of metrics JSON, of a classification with the keys classes and rows
 
 
 FRAMES = Port(name="frames", about="the night's frames")
@@ -78,6 +88,7 @@ class Stage:
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
     values: tuple[str, ...] = ()  # short strings given beside the artifacts, which an engine can branch on
+    pages: tuple[Page, ...] = ()
     parameters: type  # a frozen dataclass
     needs: Needs
     run: Run = field(repr=False)

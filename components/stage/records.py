@@ -15,6 +15,8 @@ from perception.errors import InputError
 TASK_RULE = "[A-Za-z0-9_-]+(@[A-Za-z0-9_-]+)?"  # a task's name; behind the @ the number of its batch or shard
 RECORDS_VARIABLE = "NIGHTDRIVE_RECORDS"  # folder for one JSON record a task: status, seconds, bytes, peak memory
 
+PAUSES_VARIABLE = "NIGHTDRIVE_RETRY_PAUSES"  # seconds between tries while a server does not answer, such as 5,20,60
+
 
 def is_first_process() -> bool:
     """Tell whether this is the only process of its call, or the first of those that torchrun started."""

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from components.stage.execution import Call, Outcome, option_name
-from components.stage.kubernetes_api import QUEUE_LABEL, Cluster, Kind, run_job, secret_environment
+from components.stage.kubernetes_api import QUEUE_LABEL, Cluster, Kind, job_name, run_job, secret_environment
 from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
 from components.stage.records import RECORDS_VARIABLE, log
 from perception.parameters import Count, CountOrZero, checked, matching
