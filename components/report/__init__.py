@@ -1,6 +1,5 @@
 """report: put the whole night on one page, and its figures into summary.json."""
 
-from pathlib import Path
 from typing import Any
 
 from components.report.parameters import ReportParameters
@@ -10,26 +9,19 @@ from components.stage.records import log, read_records
 
 def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str, Any]:
     """Write report.html and summary.json from whatever the night got done; tell its row among all nights."""
+    from components.report.night import gather_night
     from perception.reporting.night_row import fold
+    from perception.reporting.page import render_report
+    from perception.reporting.summary import write_summary
     from perception.training.setup import set_threads
 
     set_threads(parameters.threads)
     tasks, folder = read_records(), outputs.one("report")
-    status = write_report(inputs, folder, parameters, tasks)
-    log(f"night {status}: report of {(folder / 'report.html').stat().st_size / 1e6:.1f} MB")
-    return {**vars(fold(tasks)), "status": status}
-
-
-def write_report(inputs: Paths, folder: Path, parameters: ReportParameters, tasks: list[dict[str, Any]]) -> str:
-    """Write report.html and summary.json from a night's artifacts and its tasks' records; return what became of it."""
-    from components.report.night import gather_night
-    from perception.reporting.page import render_report
-    from perception.reporting.summary import write_summary
-
     night = gather_night(inputs, parameters, tasks)
     write_summary(night.summary, folder / "summary.json")
     (folder / "report.html").write_text(render_report(night), encoding="utf-8")
-    return night.summary.status
+    log(f"night {night.summary.status}: report of {(folder / 'report.html').stat().st_size / 1e6:.1f} MB")
+    return {**vars(fold(tasks)), "status": night.summary.status}
 
 
 _ABOUT = {

@@ -100,7 +100,12 @@ def check_task(task: str) -> None:
 
 
 def read_records(place: str | Path = "") -> list[dict[str, Any]]:
-    """Return the record of every task that ran but those that tell the night, in the order in which they started.
+    """Return the record of every task that ran but those that tell the night, as all_records does."""
+    return [record for record in all_records(place) if record["name"] not in TELLERS]
+
+
+def all_records(place: str | Path = "") -> list[dict[str, Any]]:
+    """Return the record of every task that ran, in the order in which they started.
 
     place: a folder or s3://bucket/prefix, by default what NIGHTDRIVE_RECORDS names; without it there are none.
     """
@@ -108,4 +113,4 @@ def read_records(place: str | Path = "") -> list[dict[str, Any]]:
     documents = open_documents(asked) if asked else None
     found = [(name, documents.read(name)) for name in documents.names()] if documents else []
     records = [json.loads(data) for name, data in found if data and name not in NO_RECORDS]
-    return sorted((record for record in records if record["name"] not in TELLERS), key=lambda record: record["started"])
+    return sorted(records, key=lambda record: record["started"])
