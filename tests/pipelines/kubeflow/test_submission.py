@@ -14,8 +14,8 @@ from pipelines.commands.program import main
 from pipelines.kubeflow import images, kfp_api, runs, schedule, submit
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.kfp_api import connect
-from tests.pipelines.kubeflow.stub_server import Stub, operations, serve
 from tests.pipelines.kubeflow.night_runs import run_of
+from tests.pipelines.kubeflow.stub_server import Stub, operations, serve
 
 UPLOAD = ("POST", "/apis/v2beta1/pipelines/upload_version")
 CREATE_PIPELINE = ("POST", "/apis/v2beta1/pipelines")
