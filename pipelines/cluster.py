@@ -30,6 +30,8 @@ class Toleration(TypedDict, total=False):
 KubernetesName = Annotated[str, matching(_NAME, "must be the name of a Kubernetes object")]
 NameOrNone = Annotated[str, matching(f"({_NAME})?", "must be the name of a Kubernetes object, or empty")]
 Labels = dict[str, str]
+_FOLDER = "/data/[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*"
+SourceFolder = Annotated[str, matching(_FOLDER, "must be a folder below /data, such as /data/fleet")]
 
 
 @checked
@@ -47,6 +49,8 @@ class Cluster:
     gpu_tolerations: tuple[Toleration, ...] = ()  # of steps with a GPU
     cpu_node_selector: Labels = Field(default_factory=dict)  # of all others
     cpu_tolerations: tuple[Toleration, ...] = ()  # of all others
+    # by volume claim: the folder at which the steps that read footage see it; the folder of every source lies in one
+    source_claims: dict[KubernetesName, SourceFolder] = Field(default_factory=dict)
     queue: NameOrNone = ""  # Kueue's local queue, which admits pods by priority and quota; empty: none
     # volume claim that outlives pods: a training killed with its node goes on; empty: none
     checkpoints_claim: NameOrNone = ""

@@ -144,15 +144,15 @@ def watch(once: bool, host: str) -> int:
 
 @click.command(epilog="Example: nightdrive schedule --dry-run")
 @click.option("--file", type=PATH, metavar="FILE", help="The declaration; default: schedule.yaml.")
+@images_option
 @click.option("--dry-run", is_flag=True, help="Show the difference and change nothing.")
 @host_option
-def schedule(file: Path | None, dry_run: bool, host: str) -> int:
-    """Bring the recurring night in line with schedule.yaml."""
+def schedule(file: Path | None, images: Path | None, dry_run: bool, host: str) -> int:
+    """Bring the recurring night in line with schedule.yaml and this checkout."""
     from components.stage.program import EXIT_DONE, EXIT_FAILED
     from pipelines.kubeflow.kfp_api import connect
-    from pipelines.kubeflow.schedule import SCHEDULE_FILE, read_schedule, reconcile
+    from pipelines.kubeflow.schedule import SCHEDULE_FILE, bring_in_line, read_schedule
 
     wanted = read_schedule(file or SCHEDULE_FILE)
-    said, in_line = reconcile(connect(host), wanted, dry_run=dry_run)
-    print(said)
+    in_line = bring_in_line(connect(host), wanted, images, dry_run=dry_run)
     return EXIT_DONE if in_line or dry_run else EXIT_FAILED

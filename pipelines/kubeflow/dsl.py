@@ -18,8 +18,9 @@ from components.stage.night import NIGHT
 from components.stage.parameters import build_parameters
 from components.stage.records import FAREWELL
 from pipelines.cluster import Cluster
-from pipelines.graph import NEWS, NOTHING_NEW, Artifact, Graph, Task
+from pipelines.graph import FOOTAGE, NEWS, NOTHING_NEW, Artifact, Graph, Task
 from pipelines.kubeflow.resources import image_of, iterations, with_resources
+from pipelines.kubeflow.sources import mount_sources
 from pipelines.settings import COUNTS, step_parameters
 
 
@@ -78,6 +79,8 @@ class Steps:
         component = container_component(name, task.stage, image, takes, over=task.over, exit_handler=exit_handler)
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         step = with_resources(component(**{SETTINGS: text}, **given), task.stage.name, image, self.cluster)
+        if FOOTAGE in task.reads_outside:
+            mount_sources(step, self.cluster)
         step.set_display_name(name)
         return step.set_caching_options(task.reusable and not task.reads_outside and not exit_handler)
 

@@ -56,7 +56,8 @@ class Stub:
         default_factory=lambda: {"pipelines": {}, "versions": {}, "experiments": {}, "runs": {}, "recurringruns": {}}
     )
     next_states: list[dict[str, Any]] = field(default_factory=list)  # what a run becomes, one at every look at it
-    kubernetes: dict[str, Any] = field(default_factory=dict)  # path: object
+    kubernetes: dict[str, Any] = field(default_factory=dict)  # path: object, or the status to answer with
+    denied: set[tuple[str, str, str]] = field(default_factory=set)  # verb, resource, name that an access review denies
     manifests: dict[str, int] = field(default_factory=dict)  # registry path: status
 
     def add(self, kind: str, id_field: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,6 +65,23 @@ class Stub:
         made = {**body, id_field: f"{kind[:-1]}-{number}", "created_at": f"2026-01-01T00:00:{number:02d}Z"}
         self.objects[kind][made[id_field]] = made
         return made
+
+    def start_recurring(self, recurring_run_id: str) -> dict[str, Any]:
+        """Start a run of a recurring run, as its scheduler does: of the version that it names, else of the latest uploaded."""
+        recurring = self.objects["recurringruns"][recurring_run_id]
+        reference = dict(recurring["pipeline_version_reference"])
+        if not reference.get("pipeline_version_id"):
+            own = [
+                item for item in self.objects["versions"].values() if item["pipeline_id"] == reference["pipeline_id"]
+            ]
+            reference["pipeline_version_id"] = max(own, key=lambda item: item["created_at"])["pipeline_version_id"]
+        facts = {name: recurring[name] for name in ("recurring_run_id", "experiment_id")}
+        made = {
+            "display_name": f"{recurring['display_name']}-1",
+            "state": "PENDING",
+            "pipeline_version_reference": reference,
+        }
+        return self.add("runs", "run_id", made | facts)
 
     def count(self, method: str, path: str) -> int:
         return self.calls.count((method, path))
@@ -101,10 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif split.path.startswith("/v2/"):
             status, body = self.stub.manifests.get(split.path, 404), {}
         else:
-            found = self.stub.kubernetes.get(split.path)
-            status, body = (
-                (found, {}) if isinstance(found, int) else (200, found) if found else (404, {"message": "no"})
-            )
+            status, body = self._kubernetes(split.path, raw)
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -114,6 +129,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     do_GET = do_POST = do_DELETE = do_HEAD = do_PATCH = _answer  # noqa: N815
+
+    def _kubernetes(self, path: str, raw: bytes) -> Answer:
+        found = self.stub.kubernetes.get(path)
+        if isinstance(found, int):
+            return found, {}
+        if path.endswith("/localsubjectaccessreviews"):
+            review = json.loads(raw)
+            asked = review["spec"]["resourceAttributes"]
+            denied = (asked["verb"], asked["resource"], asked["name"]) in self.stub.denied
+            return 201, review | {"status": {"allowed": not denied}}
+        return (200, found) if found else (404, {"message": "no"})
 
     def _kfp(self, path: str, query: dict[str, str], raw: bytes) -> Answer:
         stub = self.stub
@@ -159,6 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
         if method == "POST" and short == kind:
             body = json.loads(raw)
             stub.bodies.append(body)
+            if problem := _invalid(kind, body):
+                return 400, {"code": 3, "error": problem, "message": problem}
             return 200, stub.add(kind, id_field, body)
         item = stub.objects[kind].get(last)
         if item is None:
@@ -178,6 +206,15 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "runs" and stub.next_states:
             item |= stub.next_states.pop(0)
         return 200, item
+
+
+def _invalid(kind: str, body: Mapping[str, Any]) -> str:
+    """Return why the server refuses to create an object, in its words."""
+    cron = body.get("trigger", {}).get("cron_schedule", {}).get("cron", "")
+    if kind == "recurringruns" and not 5 <= len(cron.split()) <= 6:
+        reason = f"Expected 5 to 6 fields, found {len(cron.split())}: {cron}"
+        return f"Invalid input error: Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron). Error: {reason}"
+    return ""
 
 
 def _filtered(items: Mapping[str, dict[str, Any]], query: Mapping[str, str]) -> list[dict[str, Any]]:

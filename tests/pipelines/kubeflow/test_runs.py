@@ -1,7 +1,5 @@
 """What is said of a run, and its exit code: the backend knows states and node names, the night's own records know why."""
 
-# ruff: noqa: F811
-
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from pipelines.kubeflow import runs, submit
 from pipelines.kubeflow.kfp_api import connect
 from tests.pipelines.kubeflow.night_runs import leave_record, run_of, version_spec
 from tests.pipelines.kubeflow.stub_server import Stub
-from tests.pipelines.kubeflow.test_submission import stub  # noqa: F401
 
 GET_RUN = ("GET", "/apis/v2beta1/runs/{run_id}")
 CREATE_EXPERIMENT = ("POST", "/apis/v2beta1/experiments")

@@ -1,7 +1,5 @@
 """The watch: what lost a pod is tried again so many times and nothing else is; what never said good-bye gets its report, once."""
 
-# ruff: noqa: F811
-
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,7 +16,6 @@ from pipelines.kubeflow.kfp_api import connect
 from pipelines.kubeflow.watch import look, notify
 from tests.pipelines.kubeflow.night_runs import leave_record, version_spec
 from tests.pipelines.kubeflow.stub_server import Stub
-from tests.pipelines.kubeflow.test_submission import stub  # noqa: F401
 
 RETRY = ("POST", "/apis/v2beta1/runs/{run_id}:retry")
 NOW = datetime(2026, 1, 1, 6, tzinfo=UTC)
