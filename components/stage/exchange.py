@@ -69,14 +69,19 @@ class Exchange(Protocol):
         """Return where others find it."""
 
 
+def run_of(output_file: Path) -> str:
+    """Return the id of the run on a cluster whose step writes its executor output there: Kubeflow puts it at RUN/TASK/ID/FILE."""
+    return output_file.parents[2].name
+
+
 def open_exchange(store: str, output_file: Path) -> Exchange:
     """Return the exchange of this run; raises InputError for a store on a cluster that pods cannot share.
 
-    store: of the night. output_file: of the step, which Kubeflow puts at RUN/TASK/ID/FILE, kfp.local at RUN/TASK/FILE.
+    store: of the night. output_file: of the step, which kfp.local puts at RUN/TASK/FILE.
     """
     if HOST_VARIABLE not in os.environ:
         return FolderExchange(output_file.parents[1])
-    parts, night = urlsplit(store), output_file.parents[2].name
+    parts, night = urlsplit(store), run_of(output_file)
     if parts.scheme != "s3":
         raise InputError(
             f"store {store}: is no place that the pods of a cluster share; set common.store=s3://BUCKET/PREFIX"

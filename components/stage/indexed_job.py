@@ -45,7 +45,9 @@ class IndexedJobSettings:
     queue: str = ""  # Kueue's local queue: admits the job, with fewer pods at once where the quota is short
     node_selector: dict[str, str] = Field(default_factory=dict)  # labels of the nodes
     tolerations: tuple[dict[str, object], ...] = ()  # of the nodes' taints
-    claims: dict[str, str] = Field(default_factory=dict)  # volume claims that are mounted for reading, by folder
+    claims: dict[str, str] = Field(
+        default_factory=dict
+    )  # by volume claim: the folder at which it is mounted for reading
 
 
 def run_indices(
@@ -105,7 +107,7 @@ def _pod(command: Sequence[str], settings: IndexedJobSettings) -> dict[str, Any]
     """Return the pod of a share, as a namespace that enforces `restricted` wants it."""
     volumes = {
         f"claim-{number}": (folder, {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-        for number, (folder, claim) in enumerate(sorted(settings.claims.items()))
+        for number, (claim, folder) in enumerate(sorted(settings.claims.items()))
     } | {"tmp": ("/tmp", {"emptyDir": {}})}
     return {
         "restartPolicy": "Never",

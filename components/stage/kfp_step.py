@@ -14,17 +14,19 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from components.stage.declaration import Stage
-from components.stage.exchange import Exchange, Given, open_exchange, taken
-from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute
+from components.stage.exchange import Exchange, Given, open_exchange, run_of, taken
+from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute, recorded
 from components.stage.kfp_pages import show
 from components.stage.kubernetes_api import HOST_VARIABLE, S3_KEYS
+from components.stage.night import FAREWELL_SECONDS, NIGHT, DeadlineReached, enter_night, until
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_REFUSED
-from components.stage.records import PAUSES_VARIABLE, is_first_process, log
+from components.stage.records import NIGHT_VARIABLE, PAUSES_VARIABLE, is_first_process, log
 from components.stage.registry import find_stage
 from perception.data.files import replace_file
 from perception.errors import InputError, Unreachable
@@ -37,12 +39,10 @@ INDEXED_JOB_VARIABLE = "NIGHTDRIVE_INDEXED_JOB"  # JSON of indexed_job.IndexedJo
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"  # Kubernetes sets it in the pods of an Indexed Job
 # Where the S3 secret is mounted: as environment its three keys would take 2 kB more of every step in what Kubeflow keeps of a run.
 S3_FOLDER = Path("/secrets/s3")
-SETTINGS, ABOUT = (
-    "settings",
-    "step",
-)  # the parameter that all of a step's settings travel in, and what they say of the step itself
-Result = TypeVar("Result")
+# The parameter that all of a step's settings travel in, and what they say of the step itself.
+SETTINGS, ABOUT = "settings", "step"
 FINAL_STATUS = "final_status"  # the parameter that an exit handler's run status arrives in
+Result = TypeVar("Result")
 _SCHEMES = (("gs://", "/gcs/"), ("s3://", "/s3/"), ("minio://", "/minio/"))
 
 
@@ -57,6 +57,7 @@ class Step:
     takes: Mapping[str, tuple[Given, ...]]  # by input port
     gives: Mapping[str, Given]  # by output port
     exchange: Exchange
+    night: Mapping[str, Any]  # NightSettings
     artifacts: Mapping[str, Any]  # the output artifacts, as KFP described them
     output_file: Path  # where the executor output belongs
 
@@ -83,9 +84,12 @@ def run_step(arguments: Sequence[str]) -> int:
         step = read_step(arguments)
     except InputError as error:
         return _told(error).code
+    if HOST_VARIABLE in os.environ:
+        os.environ[NIGHT_VARIABLE] = run_of(step.output_file)
     outcome = Outcome(code=EXIT_FAILED)
     try:
-        outcome = _run(step, arguments)
+        # Of several processes the one that started them all keeps the record.
+        outcome = _run(step, arguments) if "RANK" in os.environ else _in_night(step, arguments)
     except InputError as error:
         outcome = _told(error)
     finally:
@@ -97,6 +101,33 @@ def run_step(arguments: Sequence[str]) -> int:
 def _told(error: InputError) -> Outcome:
     print(f"nightdrive: {error}", file=sys.stderr)
     return Outcome(code=EXIT_FAILED if isinstance(error, Unreachable) else EXIT_BAD_INPUT, message=str(error))
+
+
+def _in_night(step: Step, arguments: Sequence[str]) -> Outcome:
+    """Run the step with its record among the night's, and end it in time for the farewell, which alone may take longer."""
+    tried, parameters = partial(_tried, step.task), step.parameters
+    night = tried(lambda: enter_night(step.night))
+    if night is None or FINAL_STATUS in parameters:
+        return recorded(step.task, lambda: _ended(step, arguments), tried, parameters)
+    last = night.deadline - FAREWELL_SECONDS
+
+    def run() -> Outcome:
+        try:
+            with until(last):
+                return _ended(step, arguments)
+        except DeadlineReached:
+            message = f"deadline: the night has {(night.deadline - night.started) / 3600:g} hours (cluster.night_hours)"
+            print(f"nightdrive {step.task}: {message}", file=sys.stderr)
+            return Outcome(code=EXIT_FAILED, message=message)
+
+    return recorded(step.task, run, tried, parameters)
+
+
+def _ended(step: Step, arguments: Sequence[str]) -> Outcome:
+    try:
+        return _run(step, arguments)
+    except InputError as error:
+        return _told(error)
 
 
 def read_step(arguments: Sequence[str]) -> Step:
@@ -120,12 +151,13 @@ def read_step(arguments: Sequence[str]) -> Step:
 def step_from_executor_input(stage: Stage, executor: Mapping[str, Any]) -> Step:
     """Return KFP's executor input as a step.
 
-    The parameter `settings` is YAML: the stage's parameters, and about the step its task, what it takes by port, the parameter
-    that counts its shares, the night's store. What KFP gives beside it is, in an exit handler, the status of the run.
+    The parameter `settings` is YAML: the stage's parameters, what every step is told of its night, and about the step itself
+    its task, what it takes by port, and the parameter that counts its shares. What KFP gives beside it is, in an exit handler,
+    the status of the run.
     """
     outputs, beside = executor["outputs"], dict(executor.get("inputs", {}).get("parameterValues", {}))
     parameters = read_settings(beside.pop(SETTINGS))
-    about = parameters.pop(ABOUT)
+    about, night = parameters.pop(ABOUT), parameters.pop(NIGHT, {})
     task, takes, output_file = str(about["task"]), about.get("takes", {}), Path(str(outputs["outputFile"]))
     described = {name: listed["artifacts"][0] for name, listed in outputs.get("artifacts", {}).items()}
     return Step(
@@ -135,7 +167,8 @@ def step_from_executor_input(stage: Stage, executor: Mapping[str, Any]) -> Step:
         parameters=parameters | beside,
         takes={port: tuple(each for text in texts for each in taken(text)) for port, texts in takes.items()},
         gives={port.name: Given(task, port.name) for port in stage.outputs},
-        exchange=open_exchange(str(about["store"]), output_file),
+        exchange=open_exchange(str(night.get("store", "")), output_file),
+        night=night,
         artifacts=described,
         output_file=output_file,
     )

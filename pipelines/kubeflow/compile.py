@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.stage.parameters import build_parameters
 from perception.errors import InputError
+from pipelines.cluster import Cluster
 from pipelines.kubeflow.dsl import build_pipeline
 from pipelines.kubeflow.images import references
+from pipelines.kubeflow.sources import claims_by_source
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 
@@ -23,6 +26,7 @@ def compile_pipeline(
         raise InputError(f"OUT={target}: must be a file that ends in .yaml; name another")
     night = nightly()
     settings = load_settings(night, profile, overrides, data, run="nightly")
+    claims_by_source(settings["sources"], build_parameters(Cluster, settings["cluster"], where="cluster"))
     names = settings["images"] | (references(images) if images else {})
     partial = target.with_name(f".{target.stem}.partial{target.suffix}")
     try:

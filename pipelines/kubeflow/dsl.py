@@ -14,13 +14,14 @@ from kfp import dsl
 
 from components.stage.kfp_component import container_component
 from components.stage.kfp_step import ABOUT, FINAL_STATUS, SETTINGS, write_settings
+from components.stage.night import NIGHT
 from components.stage.parameters import build_parameters
+from components.stage.records import FAREWELL
 from pipelines.cluster import Cluster
-from pipelines.graph import NEWS, NOTHING_NEW, Artifact, Graph, Task
+from pipelines.graph import FOOTAGE, NEWS, NOTHING_NEW, Artifact, Graph, Task
 from pipelines.kubeflow.resources import image_of, with_resources
+from pipelines.kubeflow.sources import mount_sources
 from pipelines.settings import COUNTS, step_parameters
-
-FAREWELL = "farewell"  # the exit handler: the report of a night that ended early
 
 
 def build_pipeline(night: Graph, settings: Mapping[str, Any], images: Mapping[str, str]) -> Any:
@@ -70,20 +71,26 @@ class Steps:
 
     def _step(self, task: Task, name: str, *, exit_handler: bool = False) -> Any:
         image = image_of(self.cluster.needs(task.stage.name), self.images)
-        about: dict[str, Any] = {"task": name, "store": self.settings["resolve"]["store"]}
-        about |= {"over": task.over} if task.over else {}
+        about: dict[str, Any] = {"task": name} | ({"over": task.over} if task.over else {})
         if not exit_handler:
             about |= {"takes": {port: [self._taken(each) for each in given] for port, given in task.takes.items()}}
-        values = {ABOUT: about, **step_parameters(self.settings, task)}
-        values.pop(FINAL_STATUS, None)  # the backend's to give
+        values = {ABOUT: about, NIGHT: self._night(), **step_parameters(self.settings, task)}
+        for given_later in (FINAL_STATUS, "settings"):  # of the report: by the backend, by the records of all tasks
+            values.pop(given_later, None)
         component = container_component(name, task.stage, image, exit_handler=exit_handler)
         shares = self.settings[COUNTS[task.over]] if task.over else 0
-        step = with_resources(
-            component(**{SETTINGS: write_settings(values)}), task.stage.name, image, self.cluster, shares
-        )
+        claims = self.cluster.source_claims if FOOTAGE in task.reads_outside else {}
+        settings = write_settings(values)
+        step = with_resources(component(**{SETTINGS: settings}), task.stage.name, image, self.cluster, shares, claims)
+        if claims and not shares:
+            mount_sources(step, self.cluster)
         step.set_display_name(name)
         # Its inputs are no part of the key that KFP's cache knows a step by.
         return step.set_caching_options(False)
+
+    def _night(self) -> dict[str, Any]:
+        about = {"store": self.settings["resolve"]["store"], "profile": self.settings["profile"]}
+        return about | {"hours": self.cluster.night_hours, "watch_retries": self.cluster.watch_retries}
 
     def _taken(self, artifact: Artifact) -> str:
         shares = f"/{self.settings[COUNTS[artifact.over]]}" if artifact.over else ""

@@ -26,10 +26,13 @@ def image_of(needs: Needs, images: Mapping[str, str]) -> str:
     return images[accelerated if needs.gpu_count and accelerated in images else needs.image]
 
 
-def with_resources(step: Any, stage: str, image: str, cluster: Cluster, shares: int = 0) -> Any:
+def with_resources(
+    step: Any, stage: str, image: str, cluster: Cluster, shares: int = 0, claims: Mapping[str, str] | None = None
+) -> Any:
     """Return the step with its resources, nodes, secrets, retries and time-out.
 
-    shares: how many the step has, each run by an index of a job; 0: it is a single task.
+    shares: how many the step has, each run by an index of a job; 0: it is a single task. claims: the folders, by volume claim,
+    that these indices read.
     """
     from kfp import kubernetes
 
@@ -48,11 +51,11 @@ def with_resources(step: Any, stage: str, image: str, cluster: Cluster, shares: 
     if stage in cluster.nodes:
         _give_nodes(step, stage, image, cluster)
     if shares:
-        _give_indices(step, stage, image, cluster, needs)
+        _give_indices(step, stage, image, cluster, {"deadline_seconds": needs.timeout_minutes * 60, "claims": claims})
     return step
 
 
-def _give_indices(step: Any, stage: str, image: str, cluster: Cluster, waiting: Needs) -> None:
+def _give_indices(step: Any, stage: str, image: str, cluster: Cluster, more: Mapping[str, Any]) -> None:
     """Let the step run its shares as the indices of a job: each with what the stage needs, where the stage belongs."""
     needs, kind = cluster.needs(stage), _nodes(stage, cluster.needs(stage), cluster)
     settings = {
@@ -63,14 +66,13 @@ def _give_indices(step: Any, stage: str, image: str, cluster: Cluster, waiting: 
         "accelerator": {cluster.accelerator: needs.gpu_count} if needs.gpu_count else {},
         "retries": needs.retries,
         "timeout_seconds": needs.timeout_minutes * 60,
-        "deadline_seconds": waiting.timeout_minutes * 60,
         "user_id": USER_ID,
         "s3_secret": cluster.s3_secret,
         "queue": cluster.queue,
         "node_selector": getattr(cluster, f"{kind}_node_selector"),
         "tolerations": list(getattr(cluster, f"{kind}_tolerations")),
     }
-    given = {name: value for name, value in settings.items() if value}
+    given = {name: value for name, value in {**settings, **more}.items() if value}
     step.set_env_variable(INDEXED_JOB_VARIABLE, json.dumps(given, sort_keys=True, separators=(",", ":")))
 
 

@@ -74,7 +74,9 @@ def check_size(pipeline: Json, platform: Json) -> None:
 def run_size(pipeline: Json, platform: Json) -> RunSize:
     """Return the size of the run of a compiled pipeline, its two documents, each of whose steps ran once and well."""
     counted = _Count(pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"])
-    root, steps, dags = pipeline["root"], {}, []
+    root = pipeline["root"]
+    steps: dict[str, int] = {}
+    dags = []
     for name, task, component in [("root", {}, root), *_tasks(pipeline, root)]:
         if "dag" in component:
             dags.append(counted.dag(task, component))

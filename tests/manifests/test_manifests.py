@@ -1,6 +1,7 @@
 """The manifests as kubectl renders them: valid for three Kubernetes versions, confined, closed by default, without a secret."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,10 +13,12 @@ import yaml
 
 from pipelines.kubeflow.preflight import wanted_by
 from pipelines.kubeflow.resources import S3_KEYS
+from tests.manifests.policy import allowed, not_restricted, refused_updates
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("kind", "cpu", "gpu", "production")
 LEAST_KUBECTL_MINOR = 27
+LAUNCHER_SECRET = "mlpipeline-minio-artifact"  # that KFP makes and its launcher reads
 VERSIONS = ("1.33", "1.35", "1.37")
 SCHEMAS = {
     kind: schema
@@ -78,22 +81,128 @@ def test_no_object_holds_a_secret_and_rights_name_what_they_give(
     for role in of_kind(objects, "Role"):
         for rule in role["rules"]:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
-            assert "secrets" not in rule["resources"]
+            assert "secrets" not in rule["resources"] or rule["resourceNames"] == [LAUNCHER_SECRET], (
+                "one secret, by name"
+            )
+            assert "secrets" not in rule["resources"] or rule["verbs"] == ["get"]
+
+
+def pods_of(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the spec of every pod that an object makes, by the object's name."""
+    jobs = {item["metadata"]["name"]: item["spec"] for item in of_kind(objects, "Job")}
+    jobs |= {item["metadata"]["name"]: item["spec"]["jobTemplate"]["spec"] for item in of_kind(objects, "CronJob")}
+    return {name: job["template"]["spec"] for name, job in jobs.items()}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_jobs_meet_the_restricted_standard_and_write_nothing(
+def test_pods_meet_the_restricted_standard_and_write_nothing(
     rendered: dict[str, list[dict[str, Any]]], overlay: str
 ) -> None:
-    for job in of_kind(rendered[overlay], "Job"):
-        pod = job["spec"]["template"]["spec"]
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"]:
-            confined = container["securityContext"]
-            assert confined["allowPrivilegeEscalation"] is False
-            assert confined["readOnlyRootFilesystem"] is True
-            assert confined["capabilities"] == {"drop": ["ALL"]}
+    pods = pods_of(rendered[overlay])
+    assert "nightdrive-bucket" in pods
+    assert {name: not_restricted(pod) for name, pod in pods.items()} == {name: [] for name in pods}
+    assert all(item["securityContext"]["readOnlyRootFilesystem"] for pod in pods.values() for item in pod["containers"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hostNetwork": True}, "host namespaces (hostNetwork=true)"),
+        ({"volumes": [{"name": "d", "hostPath": {"path": "/"}}]}, "restricted volume types (volume 'd' uses hostPath)"),
+        ({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}}, "runAsNonRoot != true"),
+        ({"securityContext": {"runAsNonRoot": True}}, "seccompProfile"),
+        ({"containers": [{"name": "c", "securityContext": {"privileged": True}}]}, "privileged (container 'c')"),
+        ({"containers": [{"name": "c"}]}, "allowPrivilegeEscalation != false (container 'c')"),
+        ({"containers": [{"name": "c"}]}, "unrestricted capabilities (container 'c')"),
+    ],
+)
+def test_the_restricted_standard_forbids(
+    rendered: dict[str, list[dict[str, Any]]], change: dict[str, Any], said: str
+) -> None:
+    pod = pods_of(rendered["cpu"])["nightdrive-bucket"] | change
+    assert any(said in problem for problem in not_restricted(pod))
+
+
+def test_every_step_is_admitted_where_the_namespace_enforces_restricted(tmp_path: Path) -> None:
+    """KFP itself confines a step's container but never says runAsNonRoot of it: 32 of 32 pods were forbidden."""
+    from pipelines.kubeflow.compile import compile_pipeline
+
+    compile_pipeline("nightly", tmp_path / "night.yaml")
+    _, platform = yaml.safe_load_all((tmp_path / "night.yaml").read_text())
+    by_kfp = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    steps = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert steps
+    for name, settings in steps.items():
+        asked = settings.get("securityContext", {})
+        ours = {key: asked[key] for key in ("runAsNonRoot",) if key in asked} | (
+            {"runAsUser": int(asked["runAsUser"])} if "runAsUser" in asked else {}
+        )
+        assert not_restricted({"containers": [{"name": "main", "securityContext": by_kfp | ours}]}) == [], name
+
+
+# What KFP 2.17's launcher and Argo's executor do in the name of a step's service account: verb, group, resource, name.
+BY_LAUNCHER = (
+    ("get", "", "pods", ""),
+    ("get", "", "configmaps", "kfp-launcher"),
+    ("get", "", "secrets", "mlpipeline-minio-artifact"),
+    ("create", "argoproj.io", "workflowtaskresults", ""),
+    ("patch", "argoproj.io", "workflowtaskresults", ""),
+)
+# What `make preflight` asks as whoever submits, beside KFP's own operations.
+BY_PREFLIGHT = (
+    ("get", "", "serviceaccounts", ""),
+    ("get", "", "persistentvolumeclaims", ""),
+    ("create", "authorization.k8s.io", "localsubjectaccessreviews", ""),
+)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_accounts_may_do_what_is_done_in_their_name_and_read_no_other_secret(
+    rendered: dict[str, list[dict[str, Any]]], overlay: str
+) -> None:
+    roles = {item["metadata"]["name"]: item["rules"] for item in of_kind(rendered[overlay], "Role")}
+    lacking = [asked for asked in BY_LAUNCHER if not allowed(roles["nightdrive-runner"], *asked)]
+    assert lacking == [], "a step's launcher is forbidden"
+    assert [asked for asked in BY_PREFLIGHT if not allowed(roles["nightdrive-submitter"], *asked)] == []
+    for rules in roles.values():
+        assert not allowed(rules, "get", "", "secrets", "nightdrive-s3")
+        assert not allowed(rules, "list", "", "secrets", "mlpipeline-minio-artifact")
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "production"])
+def test_the_namespace_is_labelled_as_kubeflow_pipelines_looks_for_it(
+    rendered: dict[str, list[dict[str, Any]]], overlay: str
+) -> None:
+    (namespace,) = of_kind(rendered[overlay], "Namespace")
+    labels = namespace["metadata"]["labels"]
+    assert labels.get("pipelines.kubeflow.org/enabled") == "true", "no secret of the launcher's would be made"
+    assert labels.get("app.kubernetes.io/part-of") == "kubeflow-profile", "KFP's object store would let no pod in"
+
+
+def test_the_runbook_names_the_overlays_that_exclude_each_other(rendered: dict[str, list[dict[str, Any]]]) -> None:
+    """A server refuses to change a claim's storage class, so an overlay cannot follow another that has no such class."""
+    excluding = {
+        frozenset((one, other))
+        for one in OVERLAYS
+        for other in OVERLAYS
+        if one != other and refused_updates(rendered[one], rendered[other])
+    }
+    said = re.findall(r"`(\w+)` and `(\w+)` exclude each other", (ROOT / "docs" / "cluster.md").read_text())
+    assert (
+        {frozenset(pair) for pair in said}
+        == excluding
+        == {
+            frozenset(("production", "gpu")),
+            frozenset(("production", "cpu")),
+        }
+    )
+    assert refused_updates(rendered["gpu"], rendered["production"]) == [
+        "PersistentVolumeClaim nightdrive-checkpoints: spec.storageClassName"
+    ]
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu", "production"])

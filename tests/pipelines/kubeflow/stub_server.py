@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import kfp_server_api
+import yaml
 
 Answer = tuple[int, Any]
 
@@ -49,12 +50,14 @@ class Stub:
     failures: dict[tuple[str, str], list[int]] = field(
         default_factory=dict
     )  # operation: status codes to answer with first
+    failure_message: str = "the database is away"
     fail_after_doing: bool = False  # the failing request has its effect all the same
     objects: dict[str, dict[str, dict[str, Any]]] = field(
         default_factory=lambda: {"pipelines": {}, "versions": {}, "experiments": {}, "runs": {}, "recurringruns": {}}
     )
     next_states: list[dict[str, Any]] = field(default_factory=list)  # what a run becomes, one at every look at it
-    kubernetes: dict[str, Any] = field(default_factory=dict)  # path: object
+    kubernetes: dict[str, Any] = field(default_factory=dict)  # path: object, or the status to answer with
+    denied: set[tuple[str, str, str]] = field(default_factory=set)  # verb, resource, name that an access review denies
     manifests: dict[str, int] = field(default_factory=dict)  # registry path: status
 
     def add(self, kind: str, id_field: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,6 +65,23 @@ class Stub:
         made = {**body, id_field: f"{kind[:-1]}-{number}", "created_at": f"2026-01-01T00:00:{number:02d}Z"}
         self.objects[kind][made[id_field]] = made
         return made
+
+    def start_recurring(self, recurring_run_id: str) -> dict[str, Any]:
+        """Start a run of a recurring run, as its scheduler does: of the version that it names, else of the latest uploaded."""
+        recurring = self.objects["recurringruns"][recurring_run_id]
+        reference = dict(recurring["pipeline_version_reference"])
+        if not reference.get("pipeline_version_id"):
+            own = [
+                item for item in self.objects["versions"].values() if item["pipeline_id"] == reference["pipeline_id"]
+            ]
+            reference["pipeline_version_id"] = max(own, key=lambda item: item["created_at"])["pipeline_version_id"]
+        facts = {name: recurring[name] for name in ("recurring_run_id", "experiment_id")}
+        made = {
+            "display_name": f"{recurring['display_name']}-1",
+            "state": "PENDING",
+            "pipeline_version_reference": reference,
+        }
+        return self.add("runs", "run_id", made | facts)
 
     def count(self, method: str, path: str) -> int:
         return self.calls.count((method, path))
@@ -99,10 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif split.path.startswith("/v2/"):
             status, body = self.stub.manifests.get(split.path, 404), {}
         else:
-            found = self.stub.kubernetes.get(split.path)
-            status, body = (
-                (found, {}) if isinstance(found, int) else (200, found) if found else (404, {"message": "no"})
-            )
+            status, body = self._kubernetes(split.path, raw)
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -112,6 +129,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     do_GET = do_POST = do_DELETE = do_HEAD = do_PATCH = _answer  # noqa: N815
+
+    def _kubernetes(self, path: str, raw: bytes) -> Answer:
+        found = self.stub.kubernetes.get(path)
+        if isinstance(found, int):
+            return found, {}
+        if path.endswith("/localsubjectaccessreviews"):
+            review = json.loads(raw)
+            asked = review["spec"]["resourceAttributes"]
+            denied = (asked["verb"], asked["resource"], asked["name"]) in self.stub.denied
+            return 201, review | {"status": {"allowed": not denied}}
+        return (200, found) if found else (404, {"message": "no"})
 
     def _kfp(self, path: str, query: dict[str, str], raw: bytes) -> Answer:
         stub = self.stub
@@ -127,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             status = failing.pop(0)
             if stub.fail_after_doing:
                 self._do(operation, path, query, raw)
-            return status, {"error_message": "the database is away", "error_details": "..."}
+            return status, {"error_message": stub.failure_message, "error_details": "..."}
         return self._do(operation, path, query, raw)
 
     def _do(self, operation: tuple[str, str], path: str, query: dict[str, str], raw: bytes) -> Answer:
@@ -139,7 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
         if short == "pipelines/upload_version":
             body = {"pipeline_id": query["pipelineid"], "display_name": query["name"], "size": len(raw)}
             assert b"pipelineInfo" in raw
+            text = raw.partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
+            spec, platform = yaml.load_all(text, Loader=yaml.CSafeLoader)
+            body["pipeline_spec"] = {"pipeline_spec": spec, "platform_spec": platform}
             return 200, stub.add("versions", "pipeline_version_id", body)
+        if short == "pipelines/{pipeline_id}/versions/{pipeline_version_id}":
+            return 200, stub.objects["versions"][last]
         if short == "pipelines/{pipeline_id}/versions":
             return 200, {"pipeline_versions": _filtered(stub.objects["versions"], query)}
         kind = short.split("/")[0].split(":")[0]
@@ -152,6 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
         if method == "POST" and short == kind:
             body = json.loads(raw)
             stub.bodies.append(body)
+            if problem := _invalid(kind, body):
+                return 400, {"code": 3, "error": problem, "message": problem}
             return 200, stub.add(kind, id_field, body)
         item = stub.objects[kind].get(last)
         if item is None:
@@ -165,9 +200,21 @@ class _Handler(BaseHTTPRequestHandler):
         if template.endswith(":terminate"):
             item["state"] = "CANCELING"
             return 200, {}
+        if template.endswith(":retry"):
+            item["state"] = "RUNNING"
+            return 200, {}
         if kind == "runs" and stub.next_states:
             item |= stub.next_states.pop(0)
         return 200, item
+
+
+def _invalid(kind: str, body: Mapping[str, Any]) -> str:
+    """Return why the server refuses to create an object, in its words."""
+    cron = body.get("trigger", {}).get("cron_schedule", {}).get("cron", "")
+    if kind == "recurringruns" and not 5 <= len(cron.split()) <= 6:
+        reason = f"Expected 5 to 6 fields, found {len(cron.split())}: {cron}"
+        return f"Invalid input error: Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron). Error: {reason}"
+    return ""
 
 
 def _filtered(items: Mapping[str, dict[str, Any]], query: Mapping[str, str]) -> list[dict[str, Any]]:
