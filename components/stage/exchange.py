@@ -19,6 +19,7 @@ from components.stage.kubernetes_api import HOST_VARIABLE
 from perception.errors import InputError
 
 PREFIX = "given"  # of the objects, in the store
+PART_BYTES = 64 * 2**20  # of a packed folder, which may hold a data version, in memory at once
 WHOLE = "whole"  # the object of a folder that is not given share by share
 _TAKEN = re.compile(r"([a-z_]+)\.([a-z_]+)(?:/([0-9]+))?")
 
@@ -157,7 +158,7 @@ class S3Exchange:
             packed = Path(scratch) / "packed"
             with tarfile.open(packed, "w") as archive:
                 archive.add(self.root / given.path, arcname=".")
-            upload_file(self.client, self.bucket, self._key(given), packed, self.store)
+            upload_file(self.client, self.bucket, self._key(given), packed, self.store, PART_BYTES)
 
     def uri(self, given: Given) -> str:
         """Return the object's address, behind a scheme that Kubeflow does not take for a folder of its own."""

@@ -152,11 +152,13 @@ def download(client: Minio, bucket: str, key: str, where: str) -> bytes | None:
     return _ask(read, bucket, where)
 
 
-def upload_file(client: Minio, bucket: str, key: str, path: Path, where: str) -> None:
-    """Write one object from a file."""
+def upload_file(
+    client: Minio, bucket: str, key: str, path: Path, where: str, part_bytes: int = _LARGEST_PUT_BYTES
+) -> None:
+    """Write one object from a file; part_bytes: of the file that are in memory at once, by default all of it."""
     with path.open("rb") as stream:
         size = path.stat().st_size
-        _ask(lambda: client.put_object(bucket, key, stream, size, part_size=_LARGEST_PUT_BYTES), bucket, where)
+        _ask(lambda: client.put_object(bucket, key, stream, size, part_size=part_bytes), bucket, where)
 
 
 def download_blocks(client: Minio, bucket: str, key: str, take: Callable[[bytes], Any], where: str) -> bool:
