@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.results import markdown_table
+from benchmarks.tables.plans import settings_of
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import (
@@ -26,26 +27,7 @@ from perception.metrics.differences import paired_difference
 from perception.training.setup import seeded
 
 TABLE_SIZES = ("small", "medium", "full")
-# What the reload must reach: small networks cost calls too, which do not shrink, so 0.74 is 0.4 of their multiplications.
-COST = {"target_cost_share": 0.55, "importance": "loss", "lost": "share", "multiple_of": 8}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "small": {
-        "epochs": 24,
-        "learning_rate": 2e-3,
-        "press": 0.1,
-        "target": COST | {"target_cost_share": 0.66},
-        "energy": 0.9,
-    },
-    "medium": {
-        "epochs": 20,
-        "learning_rate": 2e-3,
-        "press": 0.05,
-        "target": COST,
-        "energy": 0.9,
-        "mixed_precision": True,
-    },
-    "full": {"epochs": 75, "learning_rate": 2e-3, "press": 0.05, "target": COST, "energy": 0.9},
-}
+SETTINGS = settings_of("compress")
 RELOADS = {"early": 1 / 6, "half": 1 / 2, "late": 5 / 6}  # of the epochs
 ARMS = {
     "dense": "dense",

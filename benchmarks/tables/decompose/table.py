@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.results import markdown_table
+from benchmarks.tables.plans import settings_of
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import Task, arm_cells, finished, latency_ms, open_task, scatter, train_arm, verdict
@@ -19,14 +20,7 @@ from perception.models.erfnet import ERFNet, NonBottleneck1D
 from perception.training.setup import seeded
 
 TABLE_SIZES = ("small", "medium", "full")
-SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("accuracy", "small"): {"epochs": 6, "learning_rate": 2e-3},
-    ("mIoU", "small"): {"epochs": 6, "learning_rate": 4e-3},
-    ("accuracy", "medium"): {"epochs": 20, "learning_rate": 2e-3},
-    ("mIoU", "medium"): {"epochs": 60, "learning_rate": 2e-3},
-    ("accuracy", "full"): {"epochs": 60, "learning_rate": 2e-3},
-    ("mIoU", "full"): {"epochs": 150, "learning_rate": 5e-4},
-}
+SETTINGS = settings_of("decompose")
 KERNEL = 5
 WIDTHS = {"small": (16, 32), "medium": (32, 64, 128), "full": (32, 64, 128)}  # of the classifier's layers, each pooled
 ARMS = {"square": "square filters", "decomposed": "decomposed", "linear": "decomposed, no inner rectifier"}
@@ -50,7 +44,7 @@ class SquareBlock(nn.Module):
 
 def cells(request: Request) -> list[Cell]:
     task = open_task(request)
-    settings = SETTINGS[task.score, request.size]
+    settings = SETTINGS[task.score][request.size]
     make = functools.partial(_trained, task=task, request=request, settings=settings)
     trained = arm_cells(request, _arms(task), make, lambda _: settings, {})
     return [*trained, Cell(name="latency", compute=lambda _: _latency(task), side_by_side=True)]
@@ -119,7 +113,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
             "score_percent": arm.scores, "parameters": parameters, "macs": macs, "latency_ms": milliseconds,
         }  # fmt: skip
     header = ["arm", f"{task.score}, %", "to square, points", "parameters", "MMAC", "ms a frame", "train s"]
-    settings = SETTINGS[task.score, request.size]
+    settings = SETTINGS[task.score][request.size]
     what = "ERFNet at half width, 3x3 blocks"
     if task.score == "accuracy":
         what = f"{KERNEL}x{KERNEL} layers of {', '.join(map(str, WIDTHS[task.size]))} channels"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.results import markdown_table
 from benchmarks.tables.data import Labelled, camvid
+from benchmarks.tables.plans import plans_of
 from benchmarks.tables.results import Report, draw_rows
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.segmenters import predictions
@@ -71,16 +72,7 @@ class Plan:
     learning_rate: float = 0.004
 
 
-PLANS = {
-    "small": Plan(
-        height_px=96, width_px=128, width=0.25, members=4, beta=1e-7, first_percent=5, percent=10, ensemble_steps=150,
-        steps=400,
-    ),
-    "full": Plan(
-        height_px=360, width_px=480, width=1.0, members=8, beta=1e-7, first_percent=5, percent=10, ensemble_steps=4000,
-        steps=8000, learning_rate=0.001,
-    ),
-}  # fmt: skip
+PLANS = plans_of("dpe_segmentation", Plan)
 
 
 def cells(request: Request) -> list[Cell]:

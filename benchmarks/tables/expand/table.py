@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from benchmarks.results import markdown_table
+from benchmarks.tables.plans import settings_of
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import Arm, Task, finished, open_task, score_percent, train_arm, verdict
@@ -22,12 +23,7 @@ from perception.models.small import SmallNet
 from perception.training.setup import seeded
 
 TABLE_SIZES = ("small", "medium", "full")
-# rates: learning rates of the sweep, which the arms of SWEPT get. full is the paper's training (its rate is 0.01).
-SETTINGS: dict[str, dict[str, Any]] = {
-    "small": {"epochs": 6, "batch_frames": 64, "kernel": 5, "rates": (0.003, 0.01, 0.03)},
-    "medium": {"epochs": 40, "batch_frames": 256, "kernel": 7, "rates": (0.01, 0.03, 0.1)},
-    "full": {"epochs": 150, "batch_frames": 128, "kernel": 7, "rates": (0.003, 0.01, 0.03)},
-}
+SETTINGS = settings_of("expand")
 RATE = 4  # of expansion
 KINDS: dict[str, tuple[Kind, ...]] = {"compact": (), "ck": ("CK",), "ck_fc": ("CK", "FC"), "ck_init": ("CK",)}
 ARMS = {"compact": "compact", "ck": "CK", "ck_fc": "CK + FC", "ck_init": "CK + Init"}

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.results import markdown_table
+from benchmarks.tables.plans import settings_of
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import (
@@ -29,40 +30,7 @@ from perception.metrics.differences import paired_difference
 from perception.training.setup import seeded
 
 TABLE_SIZES = ("small", "medium", "full")
-# Of all arms: so many epochs. target: of ours; by latency chosen to cost about what the peer costs at its ratio (of every
-# layer's channels that go), by parameters where a network is so small that calls cost more than multiplications.
-# spread_target, first_reload: of the arm that loses shares of layers and prunes in two steps, the first one early.
-PARAMETERS = {"target_cost_share": 0.42, "costs": "parameters", "importance": "loss"}
-_BY_LOSS = {"importance": "loss"}
-_BLOCKS = {"target_cost_share": 0.36, "importance": "loss", "lost": "share", "close_branches": True}
-SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("accuracy", "small"): {
-        "epochs": 24, "prune_epoch": 8, "learning_rate": 2e-3, "press": 0.1, "target": PARAMETERS, "peer_ratio": 0.4,
-        "first_reload": 4, "spread_target": PARAMETERS | {"lost": "share"},
-    },
-    ("mIoU", "small"): {
-        "epochs": 8, "prune_epoch": 3, "learning_rate": 4e-3, "press": 0.1, "peer_ratio": 0.4, "first_reload": 1,
-        "target": {"target_cost_share": 0.6} | _BY_LOSS,
-        "spread_target": {"target_cost_share": 0.54} | _BY_LOSS | {"lost": "share"},
-    },
-    ("accuracy", "medium"): {
-        "epochs": 30, "prune_epoch": 9, "learning_rate": 2e-3, "press": 0.1, "peer_ratio": 0.36, "mixed_precision": True,
-        "first_reload": 5, "target": {"target_cost_share": 0.48} | _BY_LOSS, "spread_target": PARAMETERS | {"lost": "share"},
-    },
-    ("mIoU", "medium"): {
-        "epochs": 60, "prune_epoch": 19, "learning_rate": 2e-3, "press": 0.05, "peer_ratio": 0.4, "first_reload": 5,
-        "target": _BLOCKS, "spread_target": _BLOCKS,
-    },
-    ("accuracy", "full"): {
-        "epochs": 60, "prune_epoch": 20, "learning_rate": 2e-3, "press": 0.1, "peer_ratio": 0.36, "first_reload": 10,
-        "target": {"target_cost_share": 0.46} | _BY_LOSS, "spread_target": PARAMETERS | {"lost": "share"},
-    },
-    ("mIoU", "full"): {
-        "epochs": 150, "prune_epoch": 50, "learning_rate": 5e-4, "press": 0.05, "peer_ratio": 0.5, "first_reload": 25,
-        "target": {"target_cost_share": 0.45} | _BY_LOSS,
-        "spread_target": {"target_cost_share": 0.45} | _BY_LOSS | {"lost": "share"},
-    },
-}  # fmt: skip
+SETTINGS = settings_of("prune")
 SPREAD = ("first_reload", "spread_target")
 MULTIPLE = 8  # of channels
 ARMS = {
@@ -77,7 +45,7 @@ ARMS = {
 
 def cells(request: Request) -> list[Cell]:
     task = open_task(request)
-    settings = SETTINGS[task.score, request.size]
+    settings = SETTINGS[task.score][request.size]
     make = functools.partial(_trained, task=task, request=request, settings=settings)
     after = {"scratch": "ours", "narrow": "ours"}
     trained = arm_cells(request, ARMS, make, lambda arm: _of_arm(arm, settings), after)
@@ -193,7 +161,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
 
 
 def _set_up(request: Request, task: Task, arms: Collection[str]) -> str:
-    settings = SETTINGS[task.score, request.size]
+    settings = SETTINGS[task.score][request.size]
     steps = f"after {settings['first_reload'] + 1} epochs, and then"
     says = {
         "ours": f"ours to {_words(settings['target'])}",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from benchmarks.results import markdown_table
 from benchmarks.tables.batches import DetectionStream, Variation
 from benchmarks.tables.frames import Instances
+from benchmarks.tables.plans import plans_of
 from benchmarks.tables.results import Report, plot_by_share
 from benchmarks.tables.rounds.frames import READERS, Frames, open_frames, targets
 from benchmarks.tables.runner import Cell, Found, Request
@@ -74,15 +75,7 @@ class Plan:
         return exponential_sizes(self.first_frames, self.rounds)
 
 
-PLANS = {
-    "small": Plan(
-        size_px=(64, 128), pool_frames=400, test_frames=80, first_frames=16, rounds=3, members=2, width=0.5, steps=250,
-    ),
-    "full": Plan(
-        size_px=(192, 640), pool_frames=5600, test_frames=1800, first_frames=224, rounds=4, members=8, width=2.0,
-        steps=2000, batch_frames=16, learning_rate=2e-3,
-    ),
-}  # fmt: skip
+PLANS = plans_of("rounds", Plan)
 
 
 class HeatMaps(Ensemble):

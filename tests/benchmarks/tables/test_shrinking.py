@@ -45,9 +45,9 @@ def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "open_task", lambda _: task)
     share = {"target_cost_share": 0.5, "costs": "parameters"}
     target = {"target": share, "first_reload": 0, "spread_target": share | {"lost": "share"}, "peer_ratio": 0.5}
-    settings = {"small": TINY, ("accuracy", "small"): TINY | target}
+    settings = {"small": TINY, "accuracy": {"small": TINY | target}}
     if table == "decompose":
-        settings = {("accuracy", "small"): {"epochs": 2, "learning_rate": 2e-3}}
+        settings = {"accuracy": {"small": {"epochs": 2, "learning_rate": 2e-3}}}
     if table == "expand":
         plan = {"epochs": 2, "batch_frames": 16, "kernel": 5, "rates": (0.01, 0.1)}
         monkeypatch.setattr(module, "SETTINGS", {"small": plan})
