@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -314,10 +315,13 @@ class Material:
     tile_height_m: float | None = None  # where a tile is not as high as wide
 
 
-MATERIALS = tuple(
-    Material(name=name, **row)
-    for name, row in yaml.safe_load(Path(__file__).with_name("materials.yaml").read_text("utf-8"))["materials"].items()
-)
+def read_table(name: str) -> dict[str, Any]:
+    """Read a YAML file beside this one."""
+    table: dict[str, Any] = yaml.load(Path(__file__).with_name(name).read_text("utf-8"), yaml.CSafeLoader)
+    return table
+
+
+MATERIALS = tuple(Material(name=name, **row) for name, row in read_table("materials.yaml")["materials"].items())
 MATERIAL_ID: dict[str, int] = {m.name: i for i, m in enumerate(MATERIALS)}
 
 
