@@ -17,13 +17,15 @@ _INSTALL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Duel:
-    """Say which file measures a duel, against whom, and what its bars and its limit are, in words."""
+    """Say which file measures a duel, against whom, in what unit, and what its bars and its limit are, in words."""
 
     name: str
     ours: str  # our operation
     peers: tuple[str, ...]  # distributions that it needs; the first one is the peer of the ratio unless `peer` says
     bar: str
     limit: str
+    unit: str
+    least_ratio: float = 0.0  # of the bars, the one of how many times better ours is; 0: the duel has others alone
     peer: str = ""  # where the peer is no package
     options: tuple[str, ...] = ()
     timeout_s: float = 300.0
