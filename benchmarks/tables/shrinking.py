@@ -106,18 +106,18 @@ class Epoch:
         order, mirrored, corners = (torch.from_numpy(values).to(train.images.device) for values in drawn)
         for start in range(0, len(self) * self.task.batch_frames, self.task.batch_frames):
             rows = slice(start, start + self.task.batch_frames)
-            frames = _mirrored(train.take(order[rows]), mirrored[rows])
-            yield Batch(_shifted(frames.images, corners[rows], shift_px) if shift_px else frames.images, frames.labels)
+            frames = mirrored_frames(train.take(order[rows]), mirrored[rows])
+            yield Batch(shifted(frames.images, corners[rows], shift_px) if shift_px else frames.images, frames.labels)
 
 
-def _mirrored(frames: Labelled, which: Tensor) -> Labelled:
+def mirrored_frames(frames: Labelled, which: Tensor) -> Labelled:
     """Mirror the frames of `which`: (frame,) bool, and their label maps with them."""
     images = torch.where(which[:, None, None, None], frames.images.flip(-1), frames.images)
     labels = frames.labels
     return Labelled(images, torch.where(which[:, None, None], labels.flip(-1), labels) if labels.ndim > 1 else labels)
 
 
-def _shifted(images: Tensor, corners: Tensor, shift_px: int) -> Tensor:
+def shifted(images: Tensor, corners: Tensor, shift_px: int) -> Tensor:
     """Cut every frame out of its black-padded self at its corner: (frame, 2) int64, y and x from 0 to 2 shift_px."""
     count, _, height, width = images.shape
     padded = F.pad(images, (shift_px,) * 4)

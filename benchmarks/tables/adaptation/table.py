@@ -21,7 +21,15 @@ from benchmarks.tables.batches import DetectionStream, Labels, SegmentationStrea
 from benchmarks.tables.data import SEGMENTATION
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import Kept, placed, predictions, sure_labels, training_settings, weights_of
+from benchmarks.tables.segmenters import (
+    Kept,
+    network_cells,
+    placed,
+    predictions,
+    sure_labels,
+    training_settings,
+    weights_of,
+)  # fmt: skip
 from perception.adaptation.detector import DETECTOR_NETWORKS, DetectSettings, ForegroundDetector, detect
 from perception.adaptation.detector_quality import labelled_objects
 from perception.adaptation.detector_training import TargetSettings, detection_loss
@@ -50,18 +58,9 @@ def cells(request: Request) -> list[Cell]:
         )
     plan = PLANS[request.size]
     work = Work(request, plan)
-    made = [Cell(name="frames", compute=lambda _: frames_of(work), settings=settings_of(plan, FRAMES))]
-    for seed in range(request.seeds):
-        for name, (compute, needs) in NETWORKS.items():
-            made.append(
-                Cell(
-                    name=f"{name}-seed{seed}",
-                    compute=partial(_timed, compute, work, seed),
-                    settings=settings_of(plan, FRAMES + DEPENDS.get(name, ())),
-                    needs=("frames", *(f"{each}-seed{seed}" for each in needs)),
-                )
-            )
-    return made
+    frames = Cell(name="frames", compute=lambda _: frames_of(work), settings=settings_of(plan, FRAMES))
+    computes = {name: (partial(_timed, compute), needs) for name, (compute, needs) in NETWORKS.items()}
+    return network_cells(work, frames, computes, lambda name: settings_of(plan, FRAMES + DEPENDS.get(name, ())))
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:

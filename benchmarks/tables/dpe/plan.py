@@ -9,24 +9,6 @@ from perception.uncertainty.dpe import EnsembleLoss
 
 EXPONENTIAL, LINEAR_8 = tuple(exponential_sizes(4, 4)), tuple(linear_sizes(32, 8)[:5])  # labelled shares in per cent
 Arm = tuple[str, str, tuple[int, ...]]  # kind of committee, strategy, labelled shares in per cent
-ARMS: tuple[Arm, ...] = (
-    ("ensemble", "random", EXPONENTIAL),
-    ("ensemble", "k_centre", EXPONENTIAL),
-    ("dpe", "k_centre", EXPONENTIAL),
-    ("dpe", "random", EXPONENTIAL),
-    ("single", "random", EXPONENTIAL),
-    ("ensemble", "top_n", EXPONENTIAL),
-    ("single", "k_centre", EXPONENTIAL),
-    ("snapshots", "k_centre", EXPONENTIAL),
-    ("dropout", "k_centre", EXPONENTIAL),
-    ("single", "random", (4, 20)),
-    ("single", "random", (100,)),
-    ("single", "k_centre", LINEAR_8),
-    ("single", "core_set", LINEAR_8),
-    ("dpe", "random", (4, 20)),
-    ("dpe", "random", (100,)),
-    ("dpe", "k_centre", LINEAR_8),
-)
 SWEEP_PERCENT = 16
 
 
@@ -39,7 +21,7 @@ class Plan:
     recipe: Recipe
     betas: tuple[float, ...] = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
     loss: EnsembleLoss | None = None  # of DPE; None: the one that the sweep finds best
-    arms: tuple[Arm, ...] = ARMS  # in the order in which they are run
+    arms: tuple[Arm, ...]  # in the order in which they are run
 
 
 PLANS = plans_of("dpe", Plan)

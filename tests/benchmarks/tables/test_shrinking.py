@@ -117,7 +117,7 @@ def test_every_frame_is_cut_out_of_its_padded_self() -> None:
     padded = torch.zeros(7, 3, 9, 10, dtype=torch.uint8)
     padded[:, :, 2:7, 2:8] = images
     slow = [padded[k, :, y : y + 5, x : x + 6] for k, (y, x) in enumerate(corners.tolist())]
-    assert torch.equal(shrinking._shifted(images, corners, 2), torch.stack(slow))
+    assert torch.equal(shrinking.shifted(images, corners, 2), torch.stack(slow))
 
 
 def test_training_cost_counts_the_smaller_network_only_after_it_shrank() -> None:
