@@ -228,11 +228,10 @@ def _wild(rng: np.random.Generator) -> FloatArray:
     return tile
 
 
-def _glow() -> FloatArray:
-    return np.ones((TILE_PX, TILE_PX, 4), np.float32)
-
-
 def _recipes(rough: float) -> dict[str, Callable[[np.random.Generator], FloatArray]]:
+    def wall(rng: np.random.Generator, style: int) -> FloatArray:
+        return _speckle(rng, 0.06 * rough, 1.4, 0.02) if style % 2 else _masonry(rng, rough)
+
     recipes: dict[str, Callable[[np.random.Generator], FloatArray]] = {
         "plain": lambda _: _gray(np.ones((TILE_PX, TILE_PX), np.float32)),
         "asphalt": lambda r: _asphalt(r, rough),
@@ -249,26 +248,17 @@ def _recipes(rough: float) -> dict[str, Callable[[np.random.Generator], FloatArr
         "roof": lambda r: _roof(r, rough),
         "bark": lambda r: _bark(r, rough),
         "corrugated": lambda r: _corrugated(r, rough),
-        "glow": lambda _: _glow(),
+        "glow": lambda _: np.ones((TILE_PX, TILE_PX, 4), np.float32),
         "paint": lambda r: _speckle(r, 0.05, 1.8, 0.015),
         "glass": lambda r: _speckle(r, 0.3, 1.6, 0.02),
         "cloth": lambda r: _speckle(r, 0.1, 1.0, 0.05),
     }
     for i in range(3):
-        recipes[f"foliage{i}"] = lambda r: _foliage(r, rough)
-        recipes[f"lettered{i}"] = lambda r: _lettered(r, rough)
-    for i in range(4):
-        recipes[f"shop{i}"] = lambda r: _shop(r, rough)
-    for i in range(8):
-        recipes[f"wild{i}"] = _wild
+        recipes |= {f"foliage{i}": lambda r: _foliage(r, rough), f"lettered{i}": lambda r: _lettered(r, rough)}
+    recipes |= {f"shop{i}": lambda r: _shop(r, rough) for i in range(4)} | {f"wild{i}": _wild for i in range(8)}
     for i in range(10):
-        wall = (_masonry, _render)[i % 2]
-        recipes[f"facade{i}"] = lambda r, i=i, wall=wall: _facade(r, wall(r, rough), i, rough)  # type: ignore[misc]
+        recipes[f"facade{i}"] = lambda r, i=i: _facade(r, wall(r, i), i, rough)  # type: ignore[misc]
     return recipes
-
-
-def _render(rng: np.random.Generator, rough: float) -> FloatArray:
-    return _speckle(rng, 0.06 * rough, 1.4, 0.02)
 
 
 def _masonry(rng: np.random.Generator, rough: float) -> FloatArray:

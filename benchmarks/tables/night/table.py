@@ -105,9 +105,10 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
 
 def _render(work: Work, _before: Mapping[str, Found]) -> Found:
     plan = work.plan
-    frames = frames_data.simulated(
-        world_from_dict(plan.world), frames_data.taxonomy_of("camvid"), WORLD_SEED, frames_data.SIMULATOR_DRIVES,
-        plan.simulator_frames, (plan.height_px, plan.width_px), work.request.workers,
+    drives = range(frames_data.SIMULATOR_DRIVES, frames_data.SIMULATOR_DRIVES + plan.simulator_frames)
+    frames = frames_data.rendered(
+        world_from_dict(plan.world), "simulator", frames_data.taxonomy_of("camvid"), WORLD_SEED, drives,
+        (plan.height_px, plan.width_px), work.request.workers,
     )  # fmt: skip
     frames_data.keep(work.folder / "simulator.npz", frames)
     return {"frames": len(frames.images)}
@@ -123,23 +124,16 @@ def _choose(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
 # ---------------------------------------------------------------- the rows
 
 
-def _full(work: Work, seed: int, _before: Mapping[str, Found], *, row: str, longer: bool = False) -> Found:
-    everything = list(range(len(work.real()[0])))
-    return _from_labels(work, row, seed, everything, longer=longer)
-
-
-def _tenth(
-    work: Work, seed: int, before: Mapping[str, Found], *, row: str, choice: str = "chosen", longer: bool = False,
+def _labelled(
+    work: Work, seed: int, before: Mapping[str, Found], *, row: str, choice: str | None = "chosen", longer: bool = False,
     start: str | None = None,
 ) -> Found:  # fmt: skip
-    return _from_labels(work, row, seed, before[f"choose-seed{seed}"][choice], longer=longer, start=start)
+    """Learn from train frames with their labels alone, those of a choice or, for None, all.
 
-
-def _from_labels(
-    work: Work, row: str, seed: int, frames: list[int], *, longer: bool, start: str | None = None
-) -> Found:
-    """Learn from train frames with their labels alone. longer: for as many steps as the last rows in all."""
+    longer: for as many steps as the last rows in all; start: the row whose network learning goes on from.
+    """
     plan = work.plan
+    frames = list(range(len(work.real()[0]))) if choice is None else before[f"choose-seed{seed}"][choice]
     steps = plan.steps_in_all if longer else plan.steps
     network = _trained(work, seed, _Lesson([work.labels(frames)], [plan.batch_frames], steps, start))
     return _kept_and_judged(work, network, row, seed)
@@ -182,14 +176,14 @@ def _compressed(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
 
 
 CELLS: dict[str, tuple[Callable[..., Found], tuple[str, ...]]] = {
-    "full": (partial(_full, row="full"), ()),
-    "full_longer": (partial(_full, row="full_longer", longer=True), ()),
+    "full": (partial(_labelled, row="full", choice=None), ()),
+    "full_longer": (partial(_labelled, row="full_longer", choice=None, longer=True), ()),
     "choose": (_choose, ()),
-    "random": (partial(_tenth, row="random", choice="random"), ("choose",)),
-    "chosen": (partial(_tenth, row="chosen"), ("choose",)),
-    "chosen_longer": (partial(_tenth, row="chosen_longer", longer=True), ("choose",)),
+    "random": (partial(_labelled, row="random", choice="random"), ("choose",)),
+    "chosen": (partial(_labelled, row="chosen"), ("choose",)),
+    "chosen_longer": (partial(_labelled, row="chosen_longer", longer=True), ("choose",)),
     "pretrained": (_pretrained, ()),
-    "simulator": (partial(_tenth, row="simulator", start="pretrained"), ("choose", "pretrained")),
+    "simulator": (partial(_labelled, row="simulator", start="pretrained"), ("choose", "pretrained")),
     "pseudo": (partial(_pseudo, row="pseudo", teacher="simulator"), ("choose", "simulator")),
     "pruned": (partial(_pseudo, row="pruned", teacher="pseudo", shrink=True), ("choose", "simulator", "pseudo")),
     "compressed": (_compressed, ("pruned",)),
