@@ -100,14 +100,11 @@ def folder_remote(root: Path, mib: int) -> bool:
     publish(registry, "more", one_percent, parent=version.tag)
     pushed = sum(path.stat().st_size for path in remote.rglob("*") if path.is_file() and path not in before)
     share = (pushed - (one_percent / "manifest.parquet").stat().st_size) / size
-    small = min(
-        timed(
-            lambda k=k: publish(
-                registry, f"small{k}", version_folder(root / f"small{k}", [f"x_{k}"], {"x.tar": 10}, {})
-            )
-        )[0]
-        for k in range(3)
-    )
+
+    def publish_small(name: str) -> None:
+        publish(registry, name, version_folder(root / name, [f"x_{name}"], {"x.tar": 10}, {}))
+
+    small = min(timed(lambda k=k: publish_small(f"small{k}"))[0] for k in range(3))
     pull_s, copy_s = float("inf"), float("inf")
     for k in range(3):
         copy_s = min(copy_s, timed(lambda k=k: subprocess.run(["cp", "-r", first, root / f"cp{k}"], check=True))[0])

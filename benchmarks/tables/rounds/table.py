@@ -124,10 +124,8 @@ def _round(
     pool, test = open_frames(
         request.data, request.data_kind, plan.size_px, plan.pool_frames, plan.test_frames, request.workers
     )
-    if len(pool.images) < plan.sizes[-1]:
-        raise InputError(
-            f"table rounds: a pool of {len(pool.images)} frames; {plan.sizes[-1]} are to be labelled in the end"
-        )
+    if (count := len(pool.images)) < plan.sizes[-1]:
+        raise InputError(f"table rounds: a pool of {count} frames; {plan.sizes[-1]} are to be labelled in the end")
     if before is None:
         labelled = np.random.default_rng(1000 + seed).permutation(len(pool.images))[:size].tolist()
     else:
@@ -235,14 +233,10 @@ def _by_kitti(test: Frames, seen: Sequence[Detections], folder: Path) -> dict[st
 def report(request: Request, results: Mapping[str, Found]) -> Report:
     """Say what AP every strategy reached in every round, and by how much it differs from random choice."""
     plan, seeds = PLANS[request.size], range(request.seeds)
-    by_strategy = {
-        strategy: {
-            size: [results[_name(plan, strategy, seed, size)] for seed in seeds]
-            for size in plan.sizes
-            if all(_name(plan, strategy, seed, size) in results for seed in seeds)
-        }
-        for strategy in STRATEGIES
-    }
+    by_strategy: dict[str, dict[int, list[Found]]] = {}
+    for strategy in STRATEGIES:
+        found = {size: [results.get(_name(plan, strategy, seed, size)) for seed in seeds] for size in plan.sizes}
+        by_strategy[strategy] = {size: each for size, each in found.items() if None not in each}
     if not all(by_strategy.values()):
         raise InputError("table rounds: the first round is not done in every seed; run the command again")
     names = [name for name in by_strategy["random"][plan.first_frames][0] if name not in NO_FIGURE]
@@ -296,15 +290,13 @@ def _means(plan: Plan, figures: Figures) -> str:
 
 
 def _differences(plan: Plan, figures: Figures) -> str:
+    def difference(strategy: str, name: str, size: int) -> str:
+        both = [figures[each][name].get(size) for each in (strategy, "random")]
+        return "–" if None in both else paired_difference(*both).words(1)
+
     rows = [
-        [f"{STRATEGIES[strategy]}, {name}"]
-        + [
-            paired_difference(found[name][size], figures["random"][name][size]).words(1)
-            if size in found[name] and size in figures["random"][name]
-            else "–"
-            for size in plan.sizes[1:]
-        ]
-        for strategy, found in figures.items()
+        [f"{STRATEGIES[strategy]}, {name}", *(difference(strategy, name, size) for size in plan.sizes[1:])]
+        for strategy in figures
         if strategy != "random"
         for name in ("ap50", "ap")
     ]
