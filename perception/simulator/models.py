@@ -219,7 +219,8 @@ class Canvas:
 
 def card_of(shape: Mapping[str, Any]) -> Sprite:
     """Draw a card of shapes.yaml."""
-    canvas = Canvas(*shape["size_m"], shape["px_per_m"], _class_id(shape["class"]))
+    width_m, height_m = shape["size_m"]
+    canvas = Canvas(width_m, height_m, shape["px_per_m"], _class_id(shape["class"]))
     parts = {}
     for name, about in shape["parts"].items():
         material, slot, class_name = about if isinstance(about, list) else (name, about, shape["class"])
