@@ -1,4 +1,4 @@
-"""Decisions of people on data versions and models: promote, roll back, reject, release; each is a commit with a name.
+"""Decisions of people on data versions and their networks: promote, roll back, reject; each is a commit with a name.
 
 A decision is bound to the hash of the manifest that the person looked at.  It moves a small pointer (current.json,
 champion.json) and adds one file under decisions/, in one commit; the versions themselves never change, so rolling back
@@ -14,15 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from perception.errors import InputError
-from perception.versioning.models import (
-    CHAMPION,
-    Champion,
-    champion_at,
-    proposal_at,
-    resolved,
-    store_model,
-    stored_model_at,
-)
+from perception.versioning.models import CHAMPION, proposal_at, resolved, stored_model_at
 from perception.versioning.processes import Clone, git_text, read_committed, shallow_clone
 from perception.versioning.records import Version, json_bytes
 from perception.versioning.repository import push_commit, read_pointer, trailers
@@ -34,7 +26,7 @@ CURRENT = "current.json"
 class Decision:
     """What somebody decided about a version."""
 
-    action: str  # promote, rollback, reject or release
+    action: str  # promote, rollback or reject
     tag: str  # data version it is about
     manifest_sha256: str  # identity of that version, as the person saw it
     names: tuple[str, ...]  # who decided
@@ -144,40 +136,6 @@ def decisions(registry: str | Path) -> list[Decision]:
     """List all decisions, oldest first."""
     with shallow_clone(registry) as clone:
         return decisions_at(clone, "HEAD")
-
-
-# --- the champion
-
-
-def release_champion(
-    registry: str | Path,
-    model: Path,
-    revision: str,
-    *,
-    name: str,
-    reason: str,
-    facts: Mapping[str, str] | None = None,
-) -> Champion:
-    """Release a network that no night proposed: keep its files on the remote and point champion.json at them.
-
-    model: a file, or a folder of files.  revision: the data version that it was trained on.
-    Raises InputError for a model without files or an unknown version.
-    """
-    version, people, why = resolved(registry, revision), _people([name]), _reason(reason)
-    with shallow_clone(registry) as clone:
-        stored, stored_files = store_model(clone, model, version, facts)
-        released = Champion(**asdict(stored), names=people, reason=why)
-
-        def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
-            if champion_at(clone, head) == released:
-                return None
-            current = read_pointer(clone, CURRENT, head)
-            done = _decision("release", version, people, why, current["tag"] if current else None)
-            done = _dated_last(clone, head, replace(done, model_sha256=stored.model_sha256))
-            return {**stored_files, CHAMPION: json_bytes(asdict(released)), **_decision_file(done)}, _message(done)
-
-        push_commit(clone, changes)
-    return released
 
 
 # --- recording

@@ -188,8 +188,6 @@ def _kept(clone: Clone, listed: list[Version], policy: RetentionPolicy, now: dat
     for decision in decisions_at(clone, "HEAD"):
         if decision.action in ("promote", "rollback"):
             kept[decision.tag] = f"approved by {', '.join(decision.names)}"
-        if decision.action == "release":
-            kept[decision.tag] = "a released model was trained on it"
     for name in (CURRENT, CHAMPION):
         if pointer := read_pointer(clone, name):
             kept[pointer["tag"]] = f"named by {name}"

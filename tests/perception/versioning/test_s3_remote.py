@@ -3,8 +3,8 @@ import os
 import pytest
 
 from perception.errors import InputError
-from perception.versioning.decisions import promote, release_champion
-from perception.versioning.models import fetch_champion
+from perception.versioning.decisions import promote
+from perception.versioning.models import champion, fetch_champion, propose
 from perception.versioning.processes import RegistryError
 from perception.versioning.registry import create_registry, fetch, publish, resolve
 from perception.versioning.remote import S3Remote
@@ -33,11 +33,12 @@ def test_versions_and_models_live_on_a_real_server(over_s3, tools, tmp_path):
     assert publish(over_s3, "two", child, parent=first.tag) == second
     fetch(over_s3, second, tmp_path / "out")
     assert {p.name: p.read_bytes() for p in (tmp_path / "out" / "shards").iterdir()} == shards
-    promote(over_s3, second.tag, manifest_sha256=second.manifest_sha256, names=["Ada"], reason="good")
-    assert resolve(over_s3) == second
     (tmp_path / "network.onnx").write_bytes(b"network" * 1000)
-    released = release_champion(over_s3, tmp_path / "network.onnx", second.tag, name="Ada", reason="better")
-    assert fetch_champion(over_s3, tmp_path / "model") == released
+    propose(over_s3, second.tag, {}, model=tmp_path / "network.onnx")
+    promote(over_s3, second.tag, manifest_sha256=second.manifest_sha256, names=["Ada"], reason="good", release=True)
+    assert resolve(over_s3) == second
+    assert fetch_champion(over_s3, tmp_path / "model") == champion(over_s3)
+    assert (tmp_path / "model" / "network.onnx").read_bytes() == b"network" * 1000
     report = scrub(over_s3, sample=None, seed=0)
     assert report.is_clean
     assert report.versions == 2
