@@ -10,6 +10,7 @@ BLAKE3 (https://github.com/BLAKE3-team/BLAKE3-specs), as safe as SHA-256 and abo
 """
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,17 +18,18 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from blake3 import blake3
 
 from perception.data.files import replacement
-from perception.errors import InputError, Unreachable
+from perception.errors import InputError
 from perception.versioning.processes import RegistryError
+
+if TYPE_CHECKING:
+    from perception.data.s3 import Bucket
 
 _BLOCK_BYTES = 1 << 18  # small enough to stay in a core's cache between reading, hashing and writing
 _FILES_AT_ONCE = max(2, min(8, os.cpu_count() or 1))  # large files: hashing and copying keep a core busy each
@@ -114,14 +116,9 @@ def open_remote(url: str) -> Remote:
     """Open a registry's remote: a folder, or s3://bucket/prefix (endpoint and keys come from the environment)."""
     if not url.startswith("s3://"):
         return FolderRemote(url)
-    parts = urlsplit(url)
-    return S3Remote(url, parts.netloc, parts.path.strip("/"), _s3().connect(os.environ, url))
+    from perception.data.s3 import open_bucket  # here, since the client costs half a second that folders need not pay
 
-
-def _s3() -> ModuleType:
-    import perception.data.s3  # here, since the client costs half a second that folders need not pay
-
-    return perception.data.s3
+    return S3Remote(open_bucket(url, os.environ))
 
 
 def _object_path(name: str) -> str:
@@ -219,24 +216,16 @@ class FolderRemote:
 class S3Remote:
     """Keep objects below a prefix of a bucket."""
 
-    url: str
-    bucket: str
-    prefix: str
-    client: Any = field(repr=False, compare=False)
+    bucket: "Bucket"
 
-    def _key(self, name: str) -> str:
-        path = _object_path(name)
-        return f"{self.prefix}/{path}" if self.prefix else path
-
-    def _ask(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
-        try:
-            return function(self.client, self.bucket, *arguments, self.url)
-        except Unreachable as error:  # a server that is gone may come back
-            raise RegistryError(f"remote {error}") from None
+    @property
+    def url(self) -> str:
+        """Say where."""
+        return self.bucket.url
 
     def stat(self, name: str) -> Stored | None:
         """Ask for the object's head; its ETag is the md5 of the bytes unless they came in parts or are encrypted."""
-        facts = self._ask(_s3().object_facts, self._key(name))
+        facts = self.bucket.facts(_object_path(name))
         if facts is None:
             return None
         size_bytes, etag, changed = facts
@@ -244,15 +233,16 @@ class S3Remote:
 
     def read(self, name: str) -> bytes | None:
         """Download the object."""
-        return self._ask(_s3().download, self._key(name))
+        return self.bucket.read(_object_path(name))
 
     def write(self, name: str, content: bytes) -> None:
         """Upload the object."""
-        self._ask(_s3().upload, self._key(name), content)
+        self.bucket.write(_object_path(name), io.BytesIO(content), len(content))
 
     def upload(self, name: str, source: Path) -> None:
         """Upload the file."""
-        self._ask(_s3().upload_file, self._key(name), source)
+        with source.open("rb") as stream:
+            self.bucket.write(_object_path(name), stream, source.stat().st_size)
 
     def download(self, name: str, target: Path, digest: Digest) -> bool:
         """Download to the file, hashing what arrives."""
@@ -262,7 +252,7 @@ class S3Remote:
                 copy.write(block)
                 digest.update(block)
 
-            found = bool(self._ask(lambda c, b, k, w: _s3().download_blocks(c, b, k, take, w), self._key(name)))
+            found = self.bucket.read_blocks(_object_path(name), take)
         if not found:
             target.unlink()
         return found
@@ -270,19 +260,16 @@ class S3Remote:
     def hash(self, name: str) -> str | None:
         """Download the object and hash what arrives."""
         digest = _md5()
-        found = self._ask(lambda c, b, k, w: _s3().download_blocks(c, b, k, digest.update, w), self._key(name))
-        return digest.hexdigest() if found else None
+        return digest.hexdigest() if self.bucket.read_blocks(_object_path(name), digest.update) else None
 
     def objects(self) -> dict[str, Stored]:
         """List the bucket below the prefix."""
-        prefix = f"{self.prefix}/files/md5/" if self.prefix else "files/md5/"
-        listed = self._ask(_s3().list_objects, prefix)
-        found = {key.removeprefix(prefix).replace("/", ""): Stored(size, changed) for key, size, changed in listed}
-        return {name: facts for name, facts in found.items() if _OBJECT_RULE.fullmatch(name)}
+        listed = {key.replace("/", ""): Stored(*facts) for key, facts in self.bucket.list("files/md5/").items()}
+        return {name: facts for name, facts in listed.items() if _OBJECT_RULE.fullmatch(name)}
 
     def remove(self, name: str) -> None:
         """Remove the object."""
-        self._ask(_s3().remove, self._key(name))
+        self.bucket.remove(_object_path(name))
 
 
 # ---------------------------------------------------------------- files and folders

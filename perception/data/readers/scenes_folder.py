@@ -34,12 +34,13 @@ def scenes_folder_frames(root: Path, split: str | None, labels_required: bool) -
     for name, paths in files.items():
         row = rows[name]
         where = f"{root / 'frames.csv'}: timestamp_utc of frame {name}"
+        told: dict[str, Any] = {each: row[each] or None for each in ("camera", *_VOCABULARIES)}
         yield RawFrame(
             frame_id=frame_id_of(name),
             drive_id=row["drive_id"],
             **paths,
             timestamp_utc=checked_time(row["timestamp_utc"], where) if row["timestamp_utc"] else None,
-            **{told: row[told] or None for told in ("camera", *_VOCABULARIES)},
+            **told,
         )
 
 
