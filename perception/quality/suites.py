@@ -96,7 +96,7 @@ class Expectation:
 
     def __post_init__(self) -> None:
         if self.type not in FORMS:
-            raise BrokenRule("type", self.type, f"is no expectation{did_you_mean(self.type, list(FORMS))}")
+            raise BrokenRule("type", self.type, f"is none that a suite may use{did_you_mean(self.type, list(FORMS))}")
         form = FORMS[self.type]
         known = form.required + form.optional
         for name, value in self.kwargs.items():
