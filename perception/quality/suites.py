@@ -78,7 +78,7 @@ class Rows:
 
     def bound(self, parameters: Mapping[str, Any]) -> Rows:
         """Return the same with the values of parameters in their places."""
-        return replace(self, values=substitute(self.values, parameters))
+        return replace(self, **{"values": substitute(self.values, parameters)})
 
 
 @checked

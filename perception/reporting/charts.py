@@ -61,7 +61,7 @@ def page_environment() -> jinja2.Environment:
     """Return an environment that renders the templates beside this file, in which a misspelt name is an error."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
