@@ -118,7 +118,12 @@ def test_files_that_are_no_suites_are_refused(tmp_path):
     with pytest.raises(InputError, match="no suite"):
         load_suite("../suites/ingest")
     path = tmp_path / "mine.yaml"
-    for content, message in (("a: [", "as YAML"), ("- 1", "must be a mapping"), ("a: 1\na: 2", "twice"), ("", "mapping")):
+    for content, message in (
+        ("a: [", "as YAML"),
+        ("- 1", "must be a mapping"),
+        ("a: 1\na: 2", "twice"),
+        ("", "mapping"),
+    ):
         path.write_text(content)
         with pytest.raises(InputError, match=message):
             load_suite(path)
