@@ -85,7 +85,7 @@ def tested_frames(
 
 def failure_clusters(
     regions: pd.DataFrame, clusters: Sequence[Mapping[str, Any]], image: Callable[[str], Picture]
-) -> tuple[page.FailureCluster, ...]:
+) -> tuple[Mapping[str, Any], ...]:
     """Return clusters of wrong regions, each with its largest regions cut out; regions: as regions.parquet holds them."""
     shown = []
     for number, cluster in enumerate(clusters):
@@ -94,8 +94,7 @@ def failure_clusters(
             page.Crop(frame_id=row.frame_id, image=_cut_out(image(row.frame_id), (row.x, row.y, row.width, row.height)))
             for row in rows.itertuples()
         )
-        counted = {name: cluster[name] for name in ("name", "share", "regions", "frames")}
-        shown.append(page.FailureCluster(**counted, crops=crops))
+        shown.append({**cluster, "crops": crops})
     return tuple(shown)
 
 

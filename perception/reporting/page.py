@@ -113,23 +113,13 @@ class Crop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FailureCluster:
-    """Regions that went wrong alike."""
-
-    name: str  # what was taken for what
-    share: float  # of the wrong pixels in the regions found
-    regions: int
-    frames: int
-    crops: tuple[Crop, ...]  # the largest regions
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvaluationPanel:
     """How good the shipped network is, and where it is not."""
 
     figures: Evaluation
     frames: tuple[TestedFrame, ...] = ()
-    clusters: tuple[FailureCluster, ...] = ()
+    # of regions that went wrong alike: name (what was taken for what), share, regions, frames, and crops of the largest
+    clusters: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
