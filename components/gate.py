@@ -50,8 +50,10 @@ def run(inputs: Paths, outputs: Paths, parameters: GateParameters) -> None:
     for failure in verdict.failed:
         log(f"  [{failure.severity}] {_in_words(failure)}")
     if verdict.decision == "refuse":
-        first = next(failure for failure in verdict.failed if failure.severity == "critical" and not failure.waived_by)
-        raise Refused(f"gate {verdict.suite} refused: {_in_words(first)}; {first.remedy}")
+        refusing = [each for each in verdict.failed if each.severity == "critical" and not each.waived_by]
+        told = ("id", "rule", "bound", "observed", "remedy")
+        failed = [{name: getattr(each, name) for name in told} for each in refusing]
+        raise Refused(f"gate {verdict.suite} refused: {_in_words(refusing[0])}; {refusing[0].remedy}", failed)
 
 
 def _in_words(failure: "FailedExpectation") -> str:

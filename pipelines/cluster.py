@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
 
 from components.stage.declaration import Needs
+from components.stage.night import FAREWELL_SECONDS
 from components.stage.parameters import build_parameters, plain_values
 from components.stage.registry import all_stages
 from perception.errors import did_you_mean
@@ -60,6 +61,8 @@ class Cluster:
     parallel_steps: Annotated[int, Field(ge=0, le=1000)] = 0  # iterations of a loop at once; 0: all
     # after which a night is ended: before the next one starts
     night_hours: Annotated[float, Field(gt=0, le=24 * 7)] = 20.0
+    # how often the watch tries a night again that lost a pod
+    watch_retries: CountOrZero = 2
     # by stage: train over so many nodes, as a TrainJob
     nodes: dict[str, Annotated[int, Field(ge=2)]] = Field(default_factory=dict)
     # volume claim that every node can mount at once; trainings over several nodes need it
@@ -77,8 +80,11 @@ class Cluster:
                 raise BrokenRule(f"nodes.{name}", count, "must be of a stage that trains")
             if not self.shared_claim:
                 raise BrokenRule("shared_claim", "", f"must be named: {name} trains over {count} nodes")
-        for name in self.stages:
-            self.needs(name)
+        most = self.night_hours * 60 - FAREWELL_SECONDS / 60
+        for name in known:
+            if (minutes := self.needs(name).timeout_minutes) > most:
+                rule = f"must be at most {most:g}: night_hours = {self.night_hours:g}, less what the farewell takes"
+                raise BrokenRule(f"stages.{name}.timeout_minutes", minutes, rule)
 
     def needs(self, stage: str) -> Needs:
         """Return what a stage needs on this cluster."""

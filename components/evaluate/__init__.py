@@ -14,8 +14,8 @@ class EvaluateParameters(JudgeParameters):
     least_miou: Fraction = 0.05  # below this, overall or in a condition, the gate refuses
 
 
-def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> None:
-    """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow."""
+def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[str, float | str]:
+    """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow; tell the verdict."""
     from components.evaluate.judging import gate_rows, judge
     from perception.training.setup import set_threads
 
@@ -34,6 +34,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> None:
     rows.to_parquet(folder / "gate.parquet", index=False)
     promotion = figures["promotion"]
     log(f"mIoU {figures['miou']:.3f} on {figures['frames']} frames; {promotion['decision']}: {promotion['reason']}")
+    return {"miou": figures["miou"], "verdict": promotion["decision"]}
 
 
 STAGE = Stage(

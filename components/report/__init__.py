@@ -1,22 +1,27 @@
 """report: put the whole night on one page, and its figures into summary.json."""
 
+from typing import Any
+
 from components.report.parameters import ReportParameters
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.records import log
+from components.stage.records import log, read_records
 
 
-def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> None:
-    """Write report.html and summary.json from whatever the night got done."""
+def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str, Any]:
+    """Write report.html and summary.json from whatever the night got done; tell its row among all nights."""
     from components.report.night import gather_night
+    from perception.reporting.night_row import fold
     from perception.reporting.page import render_report
     from perception.reporting.summary import write_summary
     from perception.training.setup import set_threads
 
     set_threads(parameters.threads)
-    night, folder = gather_night(inputs, parameters), outputs.one("report")
+    tasks, folder = read_records(), outputs.one("report")
+    night = gather_night(inputs, parameters, tasks)
     write_summary(night.summary, folder / "summary.json")
     (folder / "report.html").write_text(render_report(night), encoding="utf-8")
     log(f"night {night.summary.status}: report of {(folder / 'report.html').stat().st_size / 1e6:.1f} MB")
+    return {**vars(fold(tasks)), "status": night.summary.status}
 
 
 _ABOUT = {

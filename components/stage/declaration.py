@@ -1,6 +1,6 @@
 """What a stage is: one declaration, from which its command line, its Kubeflow step and its DVC command are derived."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,14 @@ from perception.parameters import Count, CountOrZero, NotNegative, Positive, che
 
 
 class Refused(Exception):
-    """Say that a gate refused; the outputs written so far are kept, because they explain why."""
+    """Say that a gate refused; the outputs written so far are kept, because they explain why.
+
+    failed: the rules that did, each with its id, bound and observed value.
+    """
+
+    def __init__(self, message: str, failed: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.failed = tuple(failed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +73,7 @@ class Paths:
         return folders[0] if folders else None
 
 
-Run = Callable[[Paths, Paths, Any], Mapping[str, str] | None]
+Run = Callable[[Paths, Paths, Any], Mapping[str, Any] | None]  # what it tells beside its artifacts: values, counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +84,7 @@ class Stage:
     summary: str  # one sentence in the imperative
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
-    values: tuple[str, ...] = ()  # short strings given beside the artifacts, which an engine can branch on
+    values: tuple[str, ...] = ()  # of what its `run` tells, the short strings that an engine can branch on
     parameters: type  # a frozen dataclass
     needs: Needs
     run: Run = field(repr=False)

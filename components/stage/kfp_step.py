@@ -13,12 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from components.stage.declaration import Port, Stage
-from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute
+from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute, recorded
+from components.stage.night import FAREWELL_SECONDS, NIGHT, DeadlineReached, enter_night, until
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from components.stage.records import is_first_process, log
@@ -33,6 +35,7 @@ TRAIN_JOB_VARIABLE = "NIGHTDRIVE_TRAIN_JOB"  # JSON of train_job.TrainJobSetting
 OUTCOME_VARIABLE = "NIGHTDRIVE_OUTCOME"  # file in which the processes of one step say how they ended
 SETTINGS, TASK = "settings", "task"  # the parameter that all of a task's settings travel in, and its name among them
 FINAL_STATUS = "final_status"  # the parameter that an exit handler's run status arrives in
+Result = TypeVar("Result")
 _SCHEMES = (("gs://", "/gcs/"), ("s3://", "/s3/"), ("minio://", "/minio/"))
 
 
@@ -41,6 +44,7 @@ class Step:
     """Hold one call as KFP described it."""
 
     call: Call
+    night: Mapping[str, Any]  # NightSettings
     artifacts: Mapping[str, Any]  # the output artifacts, as KFP described them
     output_file: Path  # where the executor output belongs
 
@@ -53,7 +57,8 @@ def run_step(arguments: Sequence[str]) -> int:
         return _told(error).code
     outcome = Outcome(code=EXIT_FAILED)
     try:
-        outcome = _run(step, arguments)
+        # Of several processes the one that started them all keeps the record.
+        outcome = _run(step, arguments) if "RANK" in os.environ else _in_night(step, arguments)
     except InputError as error:
         outcome = _told(error)
     finally:
@@ -67,6 +72,33 @@ def _told(error: InputError) -> Outcome:
     return Outcome(code=EXIT_FAILED if isinstance(error, Unreachable) else EXIT_BAD_INPUT, message=str(error))
 
 
+def _in_night(step: Step, arguments: Sequence[str]) -> Outcome:
+    """Run the step with its record among the night's, and end it in time for the farewell, which alone may take longer."""
+    tried = partial(_tried, step.call.task)
+    night = tried(lambda: enter_night(step.night))
+    if night is None or FINAL_STATUS in step.call.parameters:
+        return recorded(step.call.task, lambda: _ended(step, arguments), tried)
+    last = night.deadline - FAREWELL_SECONDS
+
+    def run() -> Outcome:
+        try:
+            with until(last):
+                return _ended(step, arguments)
+        except DeadlineReached:
+            message = f"deadline: the night has {(night.deadline - night.started) / 3600:g} hours (cluster.night_hours)"
+            print(f"nightdrive {step.call.task}: {message}", file=sys.stderr)
+            return Outcome(code=EXIT_FAILED, message=message)
+
+    return recorded(step.call.task, run, tried)
+
+
+def _ended(step: Step, arguments: Sequence[str]) -> Outcome:
+    try:
+        return _run(step, arguments)
+    except InputError as error:
+        return _told(error)
+
+
 def read_step(arguments: Sequence[str]) -> Step:
     """Return the step that the stage's name and KFP's executor input describe; raises InputError where they are no such thing."""
     position = list(arguments).index("--executor-input")
@@ -76,23 +108,25 @@ def read_step(arguments: Sequence[str]) -> Step:
         executor = json.loads(arguments[position + 1])
         output_file = Path(str(executor["outputs"]["outputFile"]))
         call, artifacts = call_from_executor_input(find_stage(arguments[0]), executor)
+        night = json.loads(executor["inputs"]["parameterValues"][SETTINGS]).get(NIGHT, {})
     except json.JSONDecodeError as error:
         raise InputError(f"--executor-input is not JSON ({error}); pass KFP's executor input placeholder") from None
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise InputError(f"--executor-input lacks {error}; pass what KFP's executor input placeholder gives") from None
-    return Step(call=call, artifacts=artifacts, output_file=output_file)
+    return Step(call=call, night=night, artifacts=artifacts, output_file=output_file)
 
 
 def call_from_executor_input(stage: Stage, executor: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
     """Return KFP's executor input as a call, and the output artifacts as KFP described them.
 
-    The parameter `settings` is JSON: the stage's parameters, and `task`, the name of the call. What KFP gives beside it is
-    the number of the loop's iteration and, in an exit handler, the status of the run.
+    The parameter `settings` is JSON: the stage's parameters, `task`, the name of the call, and what every step is told of its
+    night. What KFP gives beside it is the number of the loop's iteration and, in an exit handler, the status of the run.
     """
     given = executor.get("inputs", {})
     beside = dict(given.get("parameterValues", {}))
     parameters = json.loads(beside.pop(SETTINGS))
     task = str(parameters.pop(TASK))
+    parameters.pop(NIGHT, None)
     if beside and FINAL_STATUS not in beside:
         (number,) = beside.values()
         task = f"{task}@{int(number)}"
@@ -138,19 +172,25 @@ def _run(step: Step, arguments: Sequence[str]) -> Outcome:
     if call.stage.needs.distributed and os.environ.get(TRAIN_JOB_VARIABLE):
         return _on_nodes(call)
     if call.stage.needs.distributed and _gpu_count() > 1:
-        return _tried(call.task, lambda: _in_processes(arguments))
-    return _with_training_state(call, lambda: _tried(call.task, lambda: execute(call)))
+        return _tried(call.task, lambda: _answered(_in_processes(arguments)))
+    return _with_training_state(call, lambda: _tried(call.task, lambda: _answered(execute(call))))
 
 
-def _tried(task: str, run: Callable[[], Outcome], sleep: Callable[[float], None] = time.sleep) -> Outcome:
-    for pause in [*_pauses(), None]:
-        outcome = run()
-        if not outcome.transient:
-            return outcome
-        if pause is not None:
+def _answered(outcome: Outcome) -> Outcome:
+    if outcome.transient:
+        raise Unreachable(outcome.message)
+    return outcome
+
+
+def _tried(task: str, ask: Callable[[], Result]) -> Result:
+    """Ask, again after a pause while a server does not answer."""
+    for pause in _pauses():
+        try:
+            return ask()
+        except Unreachable:
             log(f"{task}: trying again in {pause:g} s")
-            sleep(pause)
-    return replace(outcome, code=EXIT_FAILED)
+            time.sleep(pause)
+    return ask()
 
 
 def _pauses() -> list[float]:
@@ -210,11 +250,12 @@ def _tell_starter(outcome: Outcome) -> None:
         replace_file(Path(target), json.dumps(asdict(outcome)).encode())
 
 
-def _write_executor_output(step: Step, values: Mapping[str, str]) -> None:
+def _write_executor_output(step: Step, values: Mapping[str, Any]) -> None:
     # Always written, also by a failed step: under kfp.local it is the only way that artifacts of a container step are seen.
     listed = {
         name: {"artifacts": [{"name": item.get("name", ""), "uri": item["uri"], "metadata": {}}]}
         for name, item in step.artifacts.items()
     }
-    content = {"parameterValues": dict(values), "artifacts": listed}
+    declared = {name: values[name] for name in step.call.stage.values if name in values}
+    content = {"parameterValues": declared, "artifacts": listed}
     replace_file(step.output_file, json.dumps(content).encode())

@@ -117,6 +117,31 @@ def cancel(run: str, host: str) -> None:
     print(runs.cancel(server, runs.find_run(server, run)))
 
 
+@click.command(epilog="Example: nightdrive pipeline-retry --run ID")
+@click.option(
+    "--run", required=True, metavar="ID", help="Id or name of the run, as `nightdrive pipeline-status` prints it."
+)
+@host_option
+def pipeline_retry(run: str, host: str) -> None:
+    """Try the failed steps of a run on the cluster again; finished ones stay."""
+    from pipelines.kubeflow import runs
+    from pipelines.kubeflow.kfp_api import connect
+
+    server = connect(host)
+    print(runs.retry(server, runs.find_run(server, run)))
+
+
+@click.command(epilog="Example: nightdrive watch --once")
+@click.option("--once", is_flag=True, help="Look once and end; else every ten minutes.")
+@host_option
+def watch(once: bool, host: str) -> int:
+    """Look after nights: try one that lost a pod again, tell one that never said good-bye, notice one that did not start."""
+    from pipelines.kubeflow.kfp_api import connect
+    from pipelines.kubeflow.watch import watch as look_after
+
+    return look_after(connect(host), once=once)
+
+
 @click.command(epilog="Example: nightdrive schedule --dry-run")
 @click.option("--file", type=PATH, metavar="FILE", help="The declaration; default: schedule.yaml.")
 @images_option

@@ -14,14 +14,14 @@ from kfp import dsl
 
 from components.stage.kfp_component import container_component
 from components.stage.kfp_step import FINAL_STATUS, SETTINGS, TASK, numbered
+from components.stage.night import NIGHT
 from components.stage.parameters import build_parameters
+from components.stage.records import FAREWELL
 from pipelines.cluster import Cluster
 from pipelines.graph import FOOTAGE, NEWS, NOTHING_NEW, Artifact, Graph, Task
 from pipelines.kubeflow.resources import image_of, iterations, with_resources
 from pipelines.kubeflow.sources import mount_sources
 from pipelines.settings import COUNTS, step_parameters
-
-FAREWELL = "farewell"  # the exit handler: the report of a night that ended early
 
 
 def build_pipeline(night: Graph, settings: Mapping[str, Any], images: Mapping[str, str]) -> Any:
@@ -72,7 +72,7 @@ class Steps:
 
     def _step(self, task: Task, name: str, given: Mapping[str, Any], *, exit_handler: bool = False) -> Any:
         image = image_of(self.cluster.needs(task.stage.name), self.images)
-        values = {TASK: task.name, **step_parameters(self.settings, task)}
+        values = {TASK: name, NIGHT: self._night(), **step_parameters(self.settings, task)}
         values.pop(FINAL_STATUS, None)  # the backend's to give
         taken = () if exit_handler else named_inputs(task)
         takes = {key: bool(artifact.over) and not port.shares for port, key, artifact in taken}
@@ -83,6 +83,10 @@ class Steps:
             mount_sources(step, self.cluster)
         step.set_display_name(name)
         return step.set_caching_options(task.reusable and not task.reads_outside and not exit_handler)
+
+    def _night(self) -> dict[str, Any]:
+        about = {"store": self.settings["resolve"]["store"], "profile": self.settings["profile"]}
+        return about | {"hours": self.cluster.night_hours, "watch_retries": self.cluster.watch_retries}
 
     def _inputs(self, task: Task) -> dict[str, Any]:
         given = {}

@@ -7,6 +7,7 @@ from typing import Any
 from components.stage.declaration import Needs
 from components.stage.kfp_step import CHECKPOINTS_VARIABLE, TRAIN_JOB_VARIABLE
 from components.stage.learning import IMAGE_VARIABLE
+from components.stage.records import NIGHT_VARIABLE
 from components.stage.train_job import S3_KEYS
 from perception.errors import InputError
 from pipelines.cluster import Cluster
@@ -43,6 +44,7 @@ def with_resources(step: Any, stage: str, image: str, cluster: Cluster) -> Any:
     step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0)
     kubernetes.set_security_context(step, run_as_user=USER_ID, run_as_non_root=True)
     step.set_env_variable(IMAGE_VARIABLE, image)
+    kubernetes.use_field_path_as_env(step, NIGHT_VARIABLE, "metadata.labels['pipeline/runid']")  # KFP's, on every pod
     _place(step, stage, needs, cluster)
     _mount(step, needs, cluster)
     if stage in cluster.nodes:

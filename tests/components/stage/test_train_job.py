@@ -179,7 +179,7 @@ def test_a_step_that_kubernetes_ends_leaves_no_job_behind(api: tuple[Api, Cluste
     assert not state.jobs
 
 
-@pytest.mark.parametrize(("status", "code"), [("done", 0), ("bad input", 2), ("failed", 1)])
+@pytest.mark.parametrize(("status", "code"), [("done", 0), ("bad_input", 2), ("failed", 1)])
 def test_a_stage_on_several_nodes_finds_its_inputs_and_its_outputs_come_back(
     api: tuple[Api, Cluster], tmp_path: Path, status: str, code: int
 ) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import kfp_server_api
+import yaml
 
 Answer = tuple[int, Any]
 
@@ -49,6 +50,7 @@ class Stub:
     failures: dict[tuple[str, str], list[int]] = field(
         default_factory=dict
     )  # operation: status codes to answer with first
+    failure_message: str = "the database is away"
     fail_after_doing: bool = False  # the failing request has its effect all the same
     objects: dict[str, dict[str, dict[str, Any]]] = field(
         default_factory=lambda: {"pipelines": {}, "versions": {}, "experiments": {}, "runs": {}, "recurringruns": {}}
@@ -153,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             status = failing.pop(0)
             if stub.fail_after_doing:
                 self._do(operation, path, query, raw)
-            return status, {"error_message": "the database is away", "error_details": "..."}
+            return status, {"error_message": stub.failure_message, "error_details": "..."}
         return self._do(operation, path, query, raw)
 
     def _do(self, operation: tuple[str, str], path: str, query: dict[str, str], raw: bytes) -> Answer:
@@ -165,7 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
         if short == "pipelines/upload_version":
             body = {"pipeline_id": query["pipelineid"], "display_name": query["name"], "size": len(raw)}
             assert b"pipelineInfo" in raw
+            text = raw.partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
+            spec, platform = yaml.load_all(text, Loader=yaml.CSafeLoader)
+            body["pipeline_spec"] = {"pipeline_spec": spec, "platform_spec": platform}
             return 200, stub.add("versions", "pipeline_version_id", body)
+        if short == "pipelines/{pipeline_id}/versions/{pipeline_version_id}":
+            return 200, stub.objects["versions"][last]
         if short == "pipelines/{pipeline_id}/versions":
             return 200, {"pipeline_versions": _filtered(stub.objects["versions"], query)}
         kind = short.split("/")[0].split(":")[0]
@@ -192,6 +199,9 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, {}
         if template.endswith(":terminate"):
             item["state"] = "CANCELING"
+            return 200, {}
+        if template.endswith(":retry"):
+            item["state"] = "RUNNING"
             return 200, {}
         if kind == "runs" and stub.next_states:
             item |= stub.next_states.pop(0)

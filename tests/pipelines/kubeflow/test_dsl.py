@@ -71,7 +71,8 @@ def test_settings_hold_every_parameter_of_a_task_exactly(spec: Spec, tmp_path: P
     for name, task, _, _ in steps(spec):
         declared = NIGHT.tasks["report" if name == FAREWELL else name]
         given = settings_of(task)
-        assert given.pop("task") == declared.name
+        assert given.pop("task") == name
+        assert given.pop("_night")["store"] == settings["resolve"]["store"], "where the night's records lie"
         assert set(given) >= set(settings[declared.name]), name
         assert all(given[key] == value for key, value in json.loads(json.dumps(settings[declared.name])).items()), name
         if declared.over:

@@ -2,14 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from perception.errors import InputError, Unreachable
 from pipelines.commands.program import main
-from pipelines.kubeflow import images, runs, submit
+from pipelines.kubeflow import images, submit
 from pipelines.kubeflow.kfp_api import connect
+from tests.pipelines.kubeflow.night_runs import run_of
 from tests.pipelines.kubeflow.stub_server import Stub, operations
 
 UPLOAD = ("POST", "/apis/v2beta1/pipelines/upload_version")
@@ -20,20 +20,6 @@ LIST_PIPELINES = ("GET", "/apis/v2beta1/pipelines")
 CREATE_SCHEDULE = ("POST", "/apis/v2beta1/recurringruns")
 DELETE_SCHEDULE = ("DELETE", "/apis/v2beta1/recurringruns/{recurring_run_id}")
 DISABLE_SCHEDULE = ("POST", "/apis/v2beta1/recurringruns/{recurring_run_id}:disable")
-
-
-def run_of(state: str, *tasks: tuple[str, str], **more: Any) -> dict[str, Any]:
-    details = [
-        {
-            "display_name": name,
-            "state": task_state,
-            "start_time": f"2026-01-01T00:0{position}:00Z",
-            "end_time": f"2026-01-01T00:0{position + 1}:30Z",
-            **({"error": {"message": f"{name} broke\nbadly"}} if task_state == "FAILED" else {}),
-        }
-        for position, (name, task_state) in enumerate(tasks)
-    ]
-    return {"state": state, "run_details": {"task_details": details}, **more}
 
 
 def test_the_client_has_the_operations_that_we_know_of() -> None:
@@ -153,74 +139,6 @@ def test_a_wrong_token_says_which_variable_to_set_and_never_shows_it(
 
 
 # ---------------------------------------------------------------- following, status, cancelling
-
-
-def test_following_tells_changes_and_ends_with_the_runs_exit_code(
-    stub: Stub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stub.add("runs", "run_id", {"display_name": "nightdrive 1"})
-    stub.next_states = [
-        run_of("RUNNING", ("root", "RUNNING"), ("ingest", "RUNNING")),
-        run_of("RUNNING", ("ingest", "SUCCEEDED"), ("gate-ingest", "RUNNING"), ("gate-ingest-driver", "RUNNING")),
-        run_of("SUCCEEDED", ("ingest", "SUCCEEDED"), ("gate-ingest", "SUCCEEDED")),
-    ]
-    assert runs.follow(connect(), "run-1") == 0
-    said = capsys.readouterr().out
-    assert "ingest: running" in said
-    assert "gate-ingest: running  (1 of 2 begun are done)" in said
-    assert "root" not in said
-    assert "driver" not in said
-    assert "nightdrive 1: SUCCEEDED" in said
-    assert re.search(r"ingest +SUCCEEDED +90 s", said)
-
-
-@pytest.mark.parametrize(
-    ("tasks", "code"), [((("ensemble", "FAILED"),), 1), ((("gate-select", "FAILED"), ("report", "SUCCEEDED")), 3)]
-)
-def test_a_failed_run_says_which_task_and_why(
-    stub: Stub, tasks: tuple[tuple[str, str], ...], code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stub.add("runs", "run_id", {"display_name": "night"})
-    stub.next_states = [run_of("FAILED", *tasks, error={"message": "one task failed"})]
-    assert runs.follow(connect(), "run-1") == code
-    said = capsys.readouterr().out
-    assert f"{tasks[0][0]} broke badly" in said
-    assert "error: one task failed" in said
-
-
-def test_following_sits_out_a_server_that_fails_for_a_while(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.add("runs", "run_id", {"display_name": "night"})
-    server = connect()
-    stub.failures = {GET_RUN: [500] * 8}
-    stub.next_states = [run_of("SUCCEEDED")]
-    assert runs.follow(server, "run-1") == 0
-    assert "the run goes on meanwhile" in capsys.readouterr().out
-
-
-def test_status_shows_the_latest_run_or_one_by_name(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["pipeline-status"]) == 2
-    assert "there is no run yet" in capsys.readouterr().err
-    stub.add("runs", "run_id", {"display_name": "first", "state": "SUCCEEDED"})
-    stub.add("runs", "run_id", {"display_name": "second", "state": "RUNNING"})
-    assert main(["pipeline-status"]) == 0
-    said = capsys.readouterr().out
-    assert "second: RUNNING" in said
-    assert f"{stub.url}/#/runs/details/run-2" in said
-    assert main(["pipeline-status", "--run", "first"]) == 0
-    assert "first: SUCCEEDED" in capsys.readouterr().out
-    assert main(["pipeline-status", "--run", "run-77"]) == 2
-    assert "has no run of this id or name" in capsys.readouterr().err
-
-
-def test_cancelling_ends_a_run_that_runs_and_no_other(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.add("runs", "run_id", {"display_name": "night", "state": "RUNNING"})
-    stub.add("runs", "run_id", {"display_name": "over", "state": "FAILED"})
-    assert main(["cancel"]) == 2
-    assert main(["cancel", "--run", "night"]) == 0
-    assert main(["cancel", "--run", "over"]) == 0
-    assert stub.objects["runs"]["run-1"]["state"] == "CANCELING"
-    assert stub.objects["runs"]["run-2"]["state"] == "FAILED"
-    assert "nothing to cancel" in capsys.readouterr().out
 
 
 def test_submit_from_end_to_end(

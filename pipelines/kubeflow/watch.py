@@ -1,0 +1,158 @@
+"""`make watch`: what no run can do for itself. Its CronJob (manifests/) looks every ten minutes, and a person may at any time.
+
+A night that lost a pod is tried again through the backend's own retry, which keeps finished steps. A night that ended without its
+farewell (deadline, cancel, lost node, a retry) gets its report from its records. A night that was due and did not start is told.
+What was done for a night is written down beside its records, so that the next look does not do it again.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from components.stage.execution import Call, Outcome, execute, recorded
+from components.stage.kfp_step import FINAL_STATUS
+from components.stage.night import FAREWELL_SECONDS, NIGHT, read_night
+from components.stage.program import EXIT_DONE, EXIT_FAILED
+from components.stage.records import (
+    FAREWELL,
+    NIGHT_VARIABLE,
+    RECORDS_VARIABLE,
+    RUNNING,
+    TELLERS,
+    WATCH_FILE,
+    all_records,
+)
+from components.stage.registry import find_stage
+from perception.data.documents import open_documents
+from perception.errors import InputError
+from perception.reporting.night_row import culprit
+from pipelines.kubeflow.kfp_api import Server
+from pipelines.kubeflow.nights import FAILED, Version, ending, place_of, version_of
+from pipelines.kubeflow.runs import ENDED, retry, was_cancelled
+
+EVERY_SECONDS = 600.0
+LOOK_BACK = timedelta(days=3)
+WEBHOOK_VARIABLE = "NIGHTDRIVE_WEBHOOK"  # address that takes {"text": ...}; a secret, as it lets anyone post
+_TIMEOUT_SECONDS = 10.0
+Json = dict[str, Any]
+
+
+def watch(server: Server, *, once: bool) -> int:
+    """Look after the nights, again every ten minutes unless `once`; return the exit code, 1 where something could not be done."""
+    while True:
+        code = look(server, datetime.now(UTC))
+        if once:
+            return code
+        server.sleep(EVERY_SECONDS)
+
+
+def look(server: Server, now: datetime) -> int:
+    """Look at every night of the last days once; return the exit code."""
+    code = EXIT_DONE
+    for run in list(recent_runs(server, now)):
+        try:
+            version = version_of(server, run)
+            if run.state in ENDED and NIGHT in version.farewell:
+                look_at(server, run, version, now.timestamp())
+        except InputError as error:  # of one night: the others are looked at all the same
+            print(f"{run.display_name}: {error}", flush=True)
+            code = EXIT_FAILED
+    return code
+
+
+def recent_runs(server: Server, now: datetime) -> Iterator[Any]:
+    """Yield the runs of the last days, the latest first."""
+    for run in server.runs(**server.scope):
+        if run.created_at < now - LOOK_BACK:
+            return
+        yield run
+
+
+def look_at(server: Server, run: Any, version: Version, now: float) -> None:
+    """Try a night that has ended again where it lost a pod, or else see that its report is written."""
+    place = place_of(version, run.run_id)
+    records = all_records(place)
+    tries = [each for each in _done(place) if each["did"] == "retry"]
+    if _lost_a_pod(run, records, place, now) and len(tries) < version.night.watch_retries:
+        said = f"{run.display_name}: lost a pod; try {len(tries) + 1} of {version.night.watch_retries}"
+        _write_down(place, "retry", said)  # beforehand: a try that the backend refuses is one too
+        print(retry(server, run.run_id), flush=True)
+        notify(said)
+    elif not _is_told(records):
+        _tell(run, version, place)
+        _, words = ending(version, run)
+        _write_down(place, "report", f"{place}/report")
+        notify(
+            f"{run.display_name}: {run.state}, without a farewell; its report is in {place}/report. {' '.join(words)}"
+        )
+
+
+def _lost_a_pod(run: Any, records: Sequence[Json], place: str, now: float) -> bool:
+    """Tell whether a run failed though no step of it said so, and has the time to be tried again."""
+    guilty = culprit([record for record in records if record["name"] not in TELLERS])
+    night = read_night(place)
+    in_time = night is None or now < night.deadline - FAREWELL_SECONDS
+    return run.state == FAILED and not was_cancelled(run) and in_time and (not guilty or guilty["status"] == RUNNING)
+
+
+def _is_told(records: Sequence[Json]) -> bool:
+    """Tell whether a report was written after the last other step began: the backend's retry runs no farewell again."""
+    last = max((record["started"] for record in records if record["name"] not in TELLERS), default=0.0)
+    tellers = (record for record in records if record["name"] in TELLERS)
+    return any(record["status"] == "done" and record["started"] > last for record in tellers)
+
+
+def _tell(run: Any, version: Version, place: str) -> None:
+    """Write the report of a night from its records, as its farewell would have."""
+    stage = find_stage("report")
+    os.environ |= {NIGHT_VARIABLE: str(run.run_id), RECORDS_VARIABLE: place}
+    with tempfile.TemporaryDirectory() as scratch:
+        call = Call(
+            stage=stage,
+            task=FAREWELL,
+            inputs={},
+            outputs={port.name: Path(scratch) / port.name for port in stage.outputs},
+            parameters=version.parameters | {FINAL_STATUS: {"state": run.state}},
+        )
+
+        def told() -> Outcome:
+            ended = execute(call)
+            documents = open_documents(f"{place}/report")
+            for path in (each for folder in call.outputs.values() for each in folder.glob("*")):
+                documents.write(path.name, path.read_bytes())
+            return ended
+
+        if recorded(FAREWELL, told).code != EXIT_DONE:
+            raise InputError("its report could not be written; see above")
+
+
+def _done(place: str) -> list[Json]:
+    """Return what the watch did for a night so far."""
+    return list(json.loads(open_documents(place).read(WATCH_FILE) or "[]"))
+
+
+def _write_down(place: str, did: str, said: str) -> None:
+    entry = {"did": did, "at": round(time.time(), 3), "said": said}
+    open_documents(place).write(WATCH_FILE, json.dumps([*_done(place), entry]).encode())
+
+
+def notify(text: str) -> None:
+    """Print a line and, where an address is given, post it as JSON; raises InputError, without the address, where that fails."""
+    import urllib3
+
+    print(text, flush=True)
+    address = os.environ.get(WEBHOOK_VARIABLE, "")
+    if not address:
+        return
+    try:
+        pool = urllib3.PoolManager(timeout=_TIMEOUT_SECONDS, retries=2)
+        status = pool.request("POST", address, json={"text": f"nightdrive: {text}"}).status
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        raise InputError(f"{WEBHOOK_VARIABLE}: cannot be posted to ({type(error).__name__}); correct it") from None
+    if status >= 300:
+        raise InputError(f"{WEBHOOK_VARIABLE}: answered {status}; correct it")
