@@ -16,7 +16,7 @@ from pipelines.kubeflow.resources import S3_KEYS
 from tests.manifests.policy import allowed, not_restricted, refused_updates
 
 ROOT = Path(__file__).parents[2]
-OVERLAYS = ("kind", "cpu", "gpu", "production")
+OVERLAYS = ("kind", "cpu", "gpu", "production", "trial")
 LEAST_KUBECTL_MINOR = 27
 LAUNCHER_SECRET = "mlpipeline-minio-artifact"  # that KFP makes and its launcher reads
 VERSIONS = ("1.33", "1.35", "1.37")
@@ -204,7 +204,7 @@ def test_the_watch_proves_who_it_is_where_there_are_many_users_and_never_runs_tw
     assert token["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
 
 
-@pytest.mark.parametrize("overlay", ["cpu", "gpu", "production"])
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "production", "trial"])
 def test_the_namespace_is_labelled_as_kubeflow_pipelines_looks_for_it(
     rendered: dict[str, list[dict[str, Any]]], overlay: str
 ) -> None:
@@ -236,7 +236,7 @@ def test_the_runbook_names_the_overlays_that_exclude_each_other(rendered: dict[s
     ]
 
 
-@pytest.mark.parametrize("overlay", ["cpu", "gpu", "production"])
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "production", "trial"])
 def test_the_namespace_is_confined_closed_by_default_and_has_a_quota(
     rendered: dict[str, list[dict[str, Any]]], overlay: str
 ) -> None:
@@ -246,9 +246,10 @@ def test_the_namespace_is_confined_closed_by_default_and_has_a_quota(
     assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     assert not policies["nightdrive-runs"].get("ingress")
     (quota,) = of_kind(rendered[overlay], "ResourceQuota")
-    assert (quota["spec"]["hard"]["requests.nvidia.com/gpu"] == "0") == (overlay == "cpu")
+    assert (quota["spec"]["hard"]["requests.nvidia.com/gpu"] == "0") == (overlay in ("cpu", "trial"))
     inside = [item for item in rendered[overlay] if item["kind"] not in ("Namespace", "ClusterQueue", "ResourceFlavor")]
-    assert {item["metadata"]["namespace"] for item in inside} == {"nightdrive"}
+    assert {item["metadata"]["namespace"] for item in inside} == {namespace["metadata"]["name"]}
+    assert namespace["metadata"]["name"] == ("nightdrive-trial" if overlay == "trial" else "nightdrive")
 
 
 def test_production_lets_runs_reach_only_addresses_that_are_named(rendered: dict[str, list[dict[str, Any]]]) -> None:
