@@ -8,7 +8,7 @@ EXTRAS := gates,versioning,cluster,development
 NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
-COMMANDS := run evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel schedule \
+COMMANDS := run evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel schedule test-cluster \
 	watch dag parameters review promote reject rollback versions history verify-history reproduce lineage scrub retire \
 	table bench simulate scenes faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
@@ -57,6 +57,7 @@ pipeline-retry:  ## try the failed steps of a run on the cluster again; finished
 watch:  ## look after the nights on the cluster: ONCE=yes looks once, as its CronJob does every ten minutes
 cancel:  ## end a run on the cluster: RUN=ID
 schedule:  ## bring the recurring night in line with schedule.yaml: DRY_RUN=yes
+test-cluster:  ## eight cases against a real installation, in names of their own: KFP_HOST=URL SET="common.store=... common.remote=... common.registry=..."
 dag:  ## write what is derived from the graph: dvc.yaml and its drawing, docs/dag.md
 parameters:  ## write docs/parameters.md and the schema of params.yaml from the declarations of parameters
 review:  ## the page that compares two data versions: BASE=VERSION HEAD=VERSION OUT=DIR REGISTRY=DIR (all optional)

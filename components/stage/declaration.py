@@ -94,7 +94,7 @@ class Stage:
     summary: str  # one sentence in the imperative
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
-    values: tuple[str, ...] = ()  # of what its `run` tells, the short strings that an engine can branch on
+    value: str = ""  # of what its `run` tells, the short string that an engine can branch on
     pages: tuple[Page, ...] = ()
     parameters: type  # a frozen dataclass
     needs: Needs

@@ -10,13 +10,15 @@ import re
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Protocol
 
 from components.stage.kubernetes_api import HOST_VARIABLE
 from perception.errors import InputError
+
+if TYPE_CHECKING:
+    from perception.data.s3 import Bucket
 
 PREFIX = "given"  # of the objects, in the store
 PART_BYTES = 64 * 2**20  # of a packed folder, which may hold a data version, in memory at once
@@ -82,16 +84,14 @@ def open_exchange(store: str, output_file: Path) -> Exchange:
     """
     if HOST_VARIABLE not in os.environ:
         return FolderExchange(output_file.parents[1])
-    parts, night = urlsplit(store), run_of(output_file)
-    if parts.scheme != "s3":
+    if not store.startswith("s3://"):
         raise InputError(
             f"store {store}: is no place that the pods of a cluster share; set common.store=s3://BUCKET/PREFIX"
         )
-    from perception.data.s3 import connect  # here, since the client costs half a second that folders need not pay
+    from perception.data.s3 import open_bucket  # here, since the client costs half a second that folders need not pay
 
-    below = "/".join(part for part in (parts.path.strip("/"), PREFIX, night) if part)
-    root = Path(tempfile.gettempdir()) / PREFIX / night
-    return S3Exchange(root, store, parts.netloc, below, connect(os.environ, store))
+    below = f"{PREFIX}/{run_of(output_file)}"
+    return S3Exchange(Path(tempfile.gettempdir()) / below, open_bucket(f"{store}/{below}", os.environ))
 
 
 @dataclass(frozen=True)
@@ -121,15 +121,10 @@ class S3Exchange:
     """Pack folders into objects of a bucket; S3 itself makes an upload appear whole or not at all."""
 
     root: Path
-    store: str
-    bucket: str
-    below: str
-    client: Any = field(repr=False, compare=False)
+    bucket: "Bucket"
 
     def fetch(self, given: Given) -> bool:
         """Download and unpack it, unless it is here already."""
-        from perception.data.s3 import download_blocks
-
         folder = self.root / given.path
         if folder.is_dir():
             return True
@@ -137,7 +132,7 @@ class S3Exchange:
         with tempfile.TemporaryDirectory(dir=self.root) as scratch:
             packed, unpacked = Path(scratch) / "packed", Path(scratch) / "unpacked"
             with packed.open("wb") as file:
-                found = download_blocks(self.client, self.bucket, self._key(given), file.write, self.store)
+                found = self.bucket.read_blocks(_key(given), file.write)
             if found:
                 with tarfile.open(packed) as archive:
                     archive.extractall(unpacked, filter="data")  # no member leaves the folder
@@ -146,23 +141,21 @@ class S3Exchange:
 
     def holds(self, given: Given) -> bool:
         """Ask for the object's head."""
-        from perception.data.s3 import size_bytes
-
-        return size_bytes(self.client, self.bucket, self._key(given), self.store) is not None
+        return self.bucket.facts(_key(given)) is not None
 
     def send(self, given: Given) -> None:
         """Pack and upload it."""
-        from perception.data.s3 import upload_file
-
         with tempfile.TemporaryDirectory(dir=self.root) as scratch:
             packed = Path(scratch) / "packed"
             with tarfile.open(packed, "w") as archive:
                 archive.add(self.root / given.path, arcname=".")
-            upload_file(self.client, self.bucket, self._key(given), packed, self.store, PART_BYTES)
+            with packed.open("rb") as file:
+                self.bucket.write(_key(given), file, packed.stat().st_size, PART_BYTES)
 
     def uri(self, given: Given) -> str:
         """Return the object's address, behind a scheme that Kubeflow does not take for a folder of its own."""
-        return f"packed+s3://{self.bucket}/{self._key(given)}"
+        return f"packed+{self.bucket.url}/{_key(given)}"
 
-    def _key(self, given: Given) -> str:
-        return f"{self.below}/{given.task}/{given.port}/{given.share or WHOLE}.tar"
+
+def _key(given: Given) -> str:
+    return f"{given.task}/{given.port}/{given.share or WHOLE}.tar"

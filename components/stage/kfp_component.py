@@ -31,7 +31,7 @@ def container_component(name: str, stage: Stage, image: str, *, exit_handler: bo
     annotations |= {page.name: dsl.Output[getattr(dsl, page.kind)] for page in stage.pages}
     annotations |= {SETTINGS: str}
     annotations |= {FINAL_STATUS: dsl.PipelineTaskFinalStatus} if exit_handler else {}
-    annotations |= {value: dsl.OutputPath(str) for value in stage.values}
+    annotations |= {stage.value: dsl.OutputPath(str)} if stage.value else {}
     parameters = [
         inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation)
         for key, annotation in annotations.items()

@@ -369,7 +369,7 @@ def _tell_starter(outcome: Outcome) -> None:
 def _write_executor_output(step: Step, outcome: Outcome) -> None:
     # Always written, also by a failed step: under kfp.local it is the only way that artifacts of a container step are seen.
     listed = {name: {"artifacts": [_artifact(step, item, outcome)]} for name, item in step.artifacts.items()}
-    declared = {name: outcome.values[name] for name in step.stage.values if name in outcome.values}
+    declared = {name: value for name, value in outcome.values.items() if name == step.stage.value}
     content = {"parameterValues": declared, "artifacts": listed}
     replace_file(step.output_file, json.dumps(content).encode())
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pipelines.commands.options import PATH, host_option, night_options
+from pipelines.commands.options import PATH, host_option, night_options, set_option
 from pipelines.kubeflow.images import SETS
 
 images_option = click.option(
@@ -156,3 +156,17 @@ def schedule(file: Path | None, images: Path | None, dry_run: bool, host: str) -
     wanted = read_schedule(file or SCHEDULE_FILE)
     in_line = bring_in_line(connect(host), wanted, images, dry_run=dry_run)
     return EXIT_DONE if in_line or dry_run else EXIT_FAILED
+
+
+@click.command(
+    epilog="Example: nightdrive test-cluster --set 'common.store=s3://trial/store common.remote=s3://trial/remote ...'"
+)
+@set_option
+@images_option
+@host_option
+@account_option
+def test_cluster(**trial: Any) -> int:
+    """Try this version on a cluster in names of its own, print what was expected and seen, and clean up."""
+    from pipelines.kubeflow.trial import test_cluster as run_trial
+
+    return run_trial(**trial)

@@ -19,16 +19,23 @@ from perception.errors import InputError
 from perception.parameters import BrokenRule, checked, matching
 from pipelines.kubeflow import kubernetes_api
 from pipelines.kubeflow.compile import compile_pipeline
-from pipelines.kubeflow.cron import next_change, parse_cron, translated
+from pipelines.kubeflow.cron import ZONE_VARIABLE, next_change, parse_cron, translated
 from pipelines.kubeflow.images import pushed_images
 from pipelines.kubeflow.kfp_api import Server
 from pipelines.kubeflow.runs import ENDED
-from pipelines.kubeflow.submit import NIGHTLY, SERVICE_ACCOUNT, experiment, find_version, upload, version_name
+from pipelines.kubeflow.submit import (
+    EXPERIMENT,
+    NIGHTLY,
+    SERVICE_ACCOUNT,
+    experiment,
+    find_version,
+    upload,
+    version_name,
+)
 
 SCHEDULE_FILE = Path(__file__).parents[2] / "schedule.yaml"
 SHOWN_STARTS = 3
-# The scheduler's environment variable, and the key of the installation's settings that Kubeflow's manifests take it from.
-ZONE_VARIABLE, ZONE_KEY = "CRON_SCHEDULE_TIMEZONE", "cronScheduleTimezone"
+ZONE_KEY = "cronScheduleTimezone"  # of the installation's settings, which Kubeflow's manifests take ZONE_VARIABLE from
 
 
 @checked
@@ -85,6 +92,7 @@ class Version:
     name: str
     pipeline_id: str
     version_id: str  # empty: not uploaded yet
+    experiment: str = EXPERIMENT  # that its runs belong to
 
 
 def read_schedule(file: Path) -> Schedule:
@@ -141,7 +149,7 @@ def reconcile(
     if found and differences == [_enabled_line(wanted.enabled)]:
         _switch(server, found[0].recurring_run_id, wanted.enabled)
         return f"schedule {wanted.name}: {'enabled' if wanted.enabled else 'disabled'}", True
-    active = [run for each in found for run in _active_runs(server, each.recurring_run_id)]
+    active = [run for each in found for run in _active_runs(server, version.experiment, each.recurring_run_id)]
     if active:
         return (
             f"schedule {wanted.name}: differs, but {active[0].display_name} is {str(active[0].state).lower()} and would be ended; "
@@ -175,7 +183,7 @@ def _create(server: Server, wanted: Schedule, version: Version, now: datetime) -
     schedule = kfp_server_api.V2beta1CronSchedule(cron=wanted.trigger(now))
     body = kfp_server_api.V2beta1RecurringRun(
         display_name=wanted.name,
-        experiment_id=experiment(server),
+        experiment_id=experiment(server, version.experiment),
         pipeline_version_reference=reference,
         trigger=kfp_server_api.V2beta1Trigger(cron_schedule=schedule),
         max_concurrency="1",
@@ -212,8 +220,8 @@ def _recurring_runs(server: Server, name: str) -> list[Any]:
     return server.named("RecurringRunServiceApi", *listing, name, **server.scope)
 
 
-def _active_runs(server: Server, recurring_run_id: str) -> list[Any]:
-    runs = server.runs(experiment_id=experiment(server))
+def _active_runs(server: Server, experiment_name: str, recurring_run_id: str) -> list[Any]:
+    runs = server.runs(experiment_id=experiment(server, experiment_name))
     return [run for run in runs if run.recurring_run_id == recurring_run_id and run.state not in ENDED]
 
 

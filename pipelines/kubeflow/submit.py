@@ -57,12 +57,18 @@ def upload(
     return pipeline_id, str(version.pipeline_version_id)
 
 
-def start(server: Server, pipeline_id: str, version_id: str, service_account: str = SERVICE_ACCOUNT) -> str:
+def start(
+    server: Server,
+    pipeline_id: str,
+    version_id: str,
+    service_account: str = SERVICE_ACCOUNT,
+    experiment_name: str = EXPERIMENT,
+) -> str:
     """Start a run of a version and return its id."""
     import kfp_server_api
 
     name = f"{PIPELINE} {datetime.now():%Y-%m-%d %H:%M:%S} {uuid.uuid4().hex[:4]}"  # no two runs share a name
-    experiment_id = experiment(server)
+    experiment_id = experiment(server, experiment_name)
     reference = kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=pipeline_id, pipeline_version_id=version_id)
     wanted = kfp_server_api.V2beta1Run(
         experiment_id=experiment_id,
@@ -78,15 +84,15 @@ def start(server: Server, pipeline_id: str, version_id: str, service_account: st
     return str(run.run_id)
 
 
-def experiment(server: Server) -> str:
-    """Return the id of the experiment that holds the nights, made where it is missing."""
+def experiment(server: Server, name: str = EXPERIMENT) -> str:
+    """Return the id of an experiment, by default of the one that holds the nights, made where it is missing."""
     import kfp_server_api
 
     def find() -> list[Any]:
         listing = ("experiment_service_list_experiments", "experiments")
-        return server.named("ExperimentServiceApi", *listing, EXPERIMENT, **server.scope)
+        return server.named("ExperimentServiceApi", *listing, name, **server.scope)
 
-    wanted = kfp_server_api.V2beta1Experiment(display_name=EXPERIMENT, **server.scope)
+    wanted = kfp_server_api.V2beta1Experiment(display_name=name, **server.scope)
     found, _ = once(
         server, find, lambda: server.ask_once("ExperimentServiceApi", "experiment_service_create_experiment", wanted)
     )

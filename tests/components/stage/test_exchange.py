@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.stage.exchange import Exchange, Given, open_exchange, taken
-from perception.data.s3 import connect, upload
+from perception.data.s3 import open_bucket
 from perception.errors import InputError, Unreachable
 from tests.conftest import S3Server
 
@@ -70,8 +70,8 @@ def test_no_member_of_a_packed_folder_leaves_it(pods: Any, s3_server: S3Server, 
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("../../escaped"), io.BytesIO())
-    client = connect(s3_server.environment(), "test")
-    upload(client, s3_server.bucket, "exchange/given/run-9/gather/frames/whole.tar", packed.getvalue(), "test")
+    bucket = open_bucket(f"s3://{s3_server.bucket}/exchange/given/run-9", s3_server.environment())
+    bucket.write("gather/frames/whole.tar", io.BytesIO(packed.getvalue()), len(packed.getvalue()))
     pod = pods("pod", run="run-9")
     with pytest.raises(tarfile.OutsideDestinationError):
         pod.fetch(FRAMES)

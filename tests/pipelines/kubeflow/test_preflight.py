@@ -21,14 +21,20 @@ SPACE = "/api/v1/namespaces/nightdrive"
 def pinned(cluster: Stub, package: Path, tmp_path: Path) -> Path:
     """The compiled night with its images by digest, all of them in their registry."""
     images_file(cluster, tmp_path)
-    port, target = cluster.url.rsplit(":", 1)[1], tmp_path / "night.yaml"
-    named = {f"nightdrive-{name}": PINNED.format(port=port, name=name) for name in NAMES}
-    target.write_text(
-        re.sub(
-            r"image: (nightdrive-[a-z-]+)$", lambda found: f"image: {named[found[1]]}", package.read_text(), flags=re.M
-        )
-    )
+    target = tmp_path / "night.yaml"
+    target.write_text(with_digests(package.read_text(), cluster))
     return target
+
+
+def with_digests(text: str, stub: Stub) -> str:
+    """Return a compiled night with its images by digest in the stand-in's registry."""
+    port = stub.url.rsplit(":", 1)[1]
+    return re.sub(
+        r"image: nightdrive-([a-z-]+)$",
+        lambda name: f"image: {PINNED.format(port=port, name=name[1])}",
+        text,
+        flags=re.M,
+    )
 
 
 def look(night: Path) -> int:

@@ -44,7 +44,9 @@ def test_the_count_is_what_was_measured(measured: tuple[Json, Json]) -> None:
     counted = run_size(*measured)
     assert counted.spec == pytest.approx(MEASURED_SPEC_BYTES, rel=TOLERATED)
     assert counted.nodes == pytest.approx(MEASURED_NODES_BYTES, rel=TOLERATED)
-    assert counted.total == pytest.approx(MEASURED_SPEC_BYTES + MEASURED_NODES_BYTES, rel=0.05), "errors of parts cancel"
+    assert counted.total == pytest.approx(MEASURED_SPEC_BYTES + MEASURED_NODES_BYTES, rel=0.05), (
+        "errors of parts cancel"
+    )
 
 
 def test_the_count_of_a_pods_patch_is_what_was_measured(measured: tuple[Json, Json]) -> None:
@@ -83,7 +85,9 @@ def test_a_night_has_room_for_the_settings_of_a_cluster(tmp_path: Path) -> None:
 
 
 def test_a_night_that_would_outgrow_it_is_refused_with_its_largest_steps(measured: tuple[Json, Json]) -> None:
-    with pytest.raises(InputError, match=r"would grow to 2,\d{3},\d{3} bytes.*1 MiB \(at most 996,147\); largest are report-2"):
+    with pytest.raises(
+        InputError, match=r"would grow to 2,\d{3},\d{3} bytes.*1 MiB \(at most 996,147\); largest are report-2"
+    ):
         check_size(*measured)
 
 

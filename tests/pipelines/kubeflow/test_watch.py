@@ -163,6 +163,77 @@ def test_a_retry_that_the_backend_refuses_counts_as_a_try(stub: Stub, tmp_path: 
     assert (did(tmp_path), stub.count(*RETRY)) == (["retry", "retry", "report"], 2)
 
 
+def scheduled(stub: Stub, store: Path, cron: str = "0 0 2 * * *", **more: Any) -> None:
+    trigger = {"cron_schedule": {"cron": cron}}
+    body = {
+        "display_name": "nightly",
+        "mode": "ENABLE",
+        "trigger": trigger,
+        "pipeline_spec": version_spec(store),
+        **more,
+    }
+    stub.add("recurringruns", "recurring_run_id", body)
+    stub.objects["recurringruns"]["recurringrun-1"]["created_at"] = "2025-12-31T00:00:00Z"
+
+
+def started(stub: Stub, at: str, state: str = "RUNNING") -> None:
+    facts = {"display_name": "tonight", "state": state, "recurring_run_id": "recurringrun-1"}
+    stub.add("runs", "run_id", facts | {"pipeline_spec": version_spec("unused")})
+    stub.objects["runs"]["run-1"]["created_at"] = at
+
+
+def test_a_night_that_was_due_and_did_not_start_is_told_once(
+    stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scheduled(stub, tmp_path)
+    assert look(connect(), NOW) == 0
+    said = "nightly: the night of 2026-01-01 02:00 UTC did not start"
+    assert said in capsys.readouterr().out, "nobody else notices a night that is not there"
+    assert look(connect(), NOW) == 0
+    assert said not in capsys.readouterr().out
+    assert look(connect(), NOW + timedelta(days=1)) == 0
+    assert "the night of 2026-01-02 02:00 UTC did not start" in capsys.readouterr().out
+
+
+def test_a_night_that_waits_for_the_one_before_says_so(
+    stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scheduled(stub, tmp_path)
+    started(stub, "2025-12-31T02:00:10Z")
+    assert look(connect(), NOW) == 0
+    assert "did not start; tonight still runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "begun", "mode"),
+    [
+        ("0 0 2 * * *", "", "2026-01-01T02:00:10Z", "ENABLE"),  # it started
+        ("0 50 5 * * *", "", "2025-12-31T05:50:10Z", "ENABLE"),  # ten minutes ago: it may yet
+        ("0 45 6 * * *", "Europe/Berlin", "2025-12-31T05:45:10Z", "ENABLE"),  # 5:45 UTC, likewise
+        ("0 0 2 * * *", "", "", "DISABLE"),
+        ("0 0 2 * * SUN", "", "", "ENABLE"),  # before it was scheduled
+    ],
+)
+def test_a_night_that_started_or_is_not_due_is_none_of_the_watchs_business(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cron: str, zone: str, begun: str, mode: str
+) -> None:
+    monkeypatch.setenv("CRON_SCHEDULE_TIMEZONE", zone)
+    scheduled(stub, tmp_path, cron, mode=mode)
+    if begun:
+        started(stub, begun)
+    assert look(connect(), NOW) == 0
+    assert not (tmp_path / "nights").exists()
+
+
+def test_a_schedule_that_cannot_be_read_is_named(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CRON_SCHEDULE_TIMEZONE", "Mars/Olympus")
+    scheduled(stub, tmp_path)
+    assert look(connect(), NOW) == 1
+    assert "CRON_SCHEDULE_TIMEZONE=Mars/Olympus" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("stub")
 def test_the_command_looks_once() -> None:
     assert main(["watch", "--once"]) == 0
