@@ -88,9 +88,16 @@ def test_retries_and_time_outs(night: Night) -> None:
     spec, platform = night
     for name, task, component, _ in steps(spec):
         stage = all_stages()[containers(spec)[name]["command"][-1]]
-        policy = task.get("retryPolicy", {})
-        assert policy.get("maxRetryCount", 0) == stage.needs.retries, name
-        assert (policy["backoffDuration"], policy["backoffFactor"]) == ("30s", 2.0)
+        policy = task.get("retryPolicy")
+        if stage.needs.timeout_minutes > 60:
+            assert policy is None, f"{name}: the backend would end its second try an hour after the first began"
+        else:
+            assert policy == {
+                "maxRetryCount": stage.needs.retries,
+                "backoffDuration": "30s",
+                "backoffFactor": 2.0,
+                "backoffMaxDuration": "3600s",  # compiled in by KFP, whatever is asked for
+            }, name
         assert platform[component["executorLabel"]]["activeDeadlineSeconds"] == str(stage.needs.timeout_minutes * 60)
 
 
@@ -124,8 +131,6 @@ def test_spot_nodes_queue_and_a_stages_own_override(tmp_path: Path) -> None:
     asked = containers(spec)["train_prune"]["resources"]
     assert (asked["accelerator"]["resourceCount"], asked["resourceMemoryLimit"]) == ("4", "64Gi")
     assert all(item["podMetadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "night"} for item in platform.values())
-    retries = {name: task["retryPolicy"].get("maxRetryCount", 0) for name, task, _, _ in steps(spec)}
-    assert (retries["train_prune"], retries["adapt"]) == (10, 2)
 
 
 def test_steps_with_a_gpu_run_from_the_cuda_image(night: Night) -> None:
