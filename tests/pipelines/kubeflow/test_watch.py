@@ -17,6 +17,7 @@ from pipelines.kubeflow.watch import look, notify
 from tests.pipelines.kubeflow.night_runs import leave_record, version_spec
 from tests.pipelines.kubeflow.stub_server import Stub
 
+ROOT = Path(__file__).parents[3]
 RETRY = ("POST", "/apis/v2beta1/runs/{run_id}:retry")
 NOW = datetime(2026, 1, 1, 6, tzinfo=UTC)
 BROKE = [{"id": "enough_frames", "rule": "frames at least 100", "bound": {"min_value": 100}, "observed": "12"}]
@@ -274,3 +275,10 @@ def test_a_notification_is_plain_json_and_its_address_is_never_shown(
             notify("x")
         assert "s3cret" not in str(raised.value)
     assert "s3cret" not in capsys.readouterr().out
+
+
+def test_the_runbook_says_what_the_backend_tries_again_and_that_its_policy_stays() -> None:
+    """Argo's OnError takes an exit code for the program's own; Always is set in every DAG template too, and multiplies by level."""
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    for said in ("stays `OnError`", "2 x 3 times", "Kubeflow retries no step that exits by itself", "exit code 143"):
+        assert said in page
