@@ -1,15 +1,17 @@
 """Small documents by name, each whole or not at all: files of one folder, or objects below one prefix of a bucket."""
 
+import io
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Protocol
 
 from perception.data.files import replace_file
 from perception.errors import InputError
+
+if TYPE_CHECKING:
+    from perception.data.s3 import Bucket
 
 _NAME = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9._@-]*")
 
@@ -32,17 +34,11 @@ def open_documents(url: str) -> Documents:
 
     Nothing is read yet; a folder that does not exist is created by the first write.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "s3":
+    if not url.startswith("s3://"):
         return FolderDocuments(Path(url))
-    client = _s3().connect(os.environ, url, _s3().CHECK_TIMEOUT)
-    return S3Documents(url, parts.netloc, parts.path.strip("/"), client)
+    from perception.data.s3 import CHECK_TIMEOUT, open_bucket  # the client costs half a second that folders need not pay
 
-
-def _s3() -> ModuleType:
-    import perception.data.s3  # here, since the client costs half a second that folders need not pay
-
-    return perception.data.s3
+    return S3Documents(open_bucket(url, os.environ, CHECK_TIMEOUT))
 
 
 @dataclass(frozen=True)
@@ -77,29 +73,19 @@ class FolderDocuments:
 class S3Documents:
     """Keep documents as objects; S3 itself makes an upload appear whole or not at all."""
 
-    url: str
-    bucket: str
-    prefix: str
-    client: Any = field(repr=False, compare=False)
+    bucket: "Bucket"
 
     def read(self, name: str) -> bytes | None:
         """Download the object."""
-        found: bytes | None = _s3().download(self.client, self.bucket, self._key(name), self.url)
-        return found
+        return self.bucket.read(_checked(name))
 
     def write(self, name: str, data: bytes) -> None:
         """Upload the object."""
-        _s3().upload(self.client, self.bucket, self._key(name), data, self.url)
+        self.bucket.write(_checked(name), io.BytesIO(data), len(data))
 
     def names(self) -> list[str]:
         """List the objects directly below the prefix."""
-        prefix = f"{self.prefix}/" if self.prefix else ""
-        listed = _s3().list_objects(self.client, self.bucket, prefix, self.url)
-        below = (key.removeprefix(prefix) for key, _, _ in listed)
-        return sorted(name for name in below if "/" not in name)
-
-    def _key(self, name: str) -> str:
-        return f"{self.prefix}/{_checked(name)}" if self.prefix else _checked(name)
+        return sorted(name for name in self.bucket.list("") if "/" not in name)
 
 
 def _checked(name: str) -> str:

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo
 
+ZONE_VARIABLE = "CRON_SCHEDULE_TIMEZONE"  # of the scheduler's environment
 _FIELDS = ("second", "minute", "hour", "day", "month", "weekday")
 _RANGES = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 _NAMES = {

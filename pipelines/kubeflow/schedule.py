@@ -19,7 +19,7 @@ from perception.errors import InputError
 from perception.parameters import BrokenRule, checked, matching
 from pipelines.kubeflow import kubernetes_api
 from pipelines.kubeflow.compile import compile_pipeline
-from pipelines.kubeflow.cron import next_change, parse_cron, translated
+from pipelines.kubeflow.cron import ZONE_VARIABLE, next_change, parse_cron, translated
 from pipelines.kubeflow.images import pushed_images
 from pipelines.kubeflow.kfp_api import Server
 from pipelines.kubeflow.runs import ENDED
@@ -35,8 +35,7 @@ from pipelines.kubeflow.submit import (
 
 SCHEDULE_FILE = Path(__file__).parents[2] / "schedule.yaml"
 SHOWN_STARTS = 3
-# The scheduler's environment variable, and the key of the installation's settings that Kubeflow's manifests take it from.
-ZONE_VARIABLE, ZONE_KEY = "CRON_SCHEDULE_TIMEZONE", "cronScheduleTimezone"
+ZONE_KEY = "cronScheduleTimezone"  # of the installation's settings, which Kubeflow's manifests take ZONE_VARIABLE from
 
 
 @checked

@@ -11,8 +11,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from components.stage.execution import Call, Outcome, execute, recorded
 from components.stage.kfp_step import FINAL_STATUS
@@ -31,13 +33,16 @@ from components.stage.registry import find_stage
 from perception.data.documents import open_documents
 from perception.errors import InputError
 from perception.reporting.night_row import culprit
+from pipelines.kubeflow.cron import ZONE_VARIABLE, parse_cron
 from pipelines.kubeflow.kfp_api import Server
 from pipelines.kubeflow.nights import FAILED, Version, ending, place_of, version_of
 from pipelines.kubeflow.runs import ENDED, retry, was_cancelled
 
 EVERY_SECONDS = 600.0
 LOOK_BACK = timedelta(days=3)
+PATIENCE = timedelta(minutes=30)  # with a night that is due: the scheduler starts one within seconds
 WEBHOOK_VARIABLE = "NIGHTDRIVE_WEBHOOK"  # address that takes {"text": ...}; a secret, as it lets anyone post
+DEFAULT_ZONE = "UTC"  # Kubeflow's own
 _TIMEOUT_SECONDS = 10.0
 Json = dict[str, Any]
 
@@ -54,7 +59,8 @@ def watch(server: Server, *, once: bool) -> int:
 def look(server: Server, now: datetime) -> int:
     """Look at every night of the last days once; return the exit code."""
     code = EXIT_DONE
-    for run in list(recent_runs(server, now)):
+    runs = list(recent_runs(server, now))
+    for run in runs:
         try:
             version = version_of(server, run)
             if run.state in ENDED and NIGHT in version.farewell:
@@ -62,7 +68,49 @@ def look(server: Server, now: datetime) -> int:
         except InputError as error:  # of one night: the others are looked at all the same
             print(f"{run.display_name}: {error}", flush=True)
             code = EXIT_FAILED
+    for recurring in _recurring_runs(server):
+        try:
+            _look_for_tonight(server, recurring, runs, now)
+        except InputError as error:
+            print(f"{recurring.display_name}: {error}", flush=True)
+            code = EXIT_FAILED
     return code
+
+
+def _recurring_runs(server: Server) -> list[Any]:
+    listing = ("RecurringRunServiceApi", "recurring_run_service_list_recurring_runs", "recurring_runs")
+    return [each for each in server.every(*listing, **server.scope) if str(each.mode) == "ENABLE"]
+
+
+def _look_for_tonight(server: Server, recurring: Any, runs: Sequence[Any], now: datetime) -> None:
+    """Say once of the night that was due last that it did not start."""
+    due = last_due(recurring, now)
+    begun = [run for run in runs if run.recurring_run_id == recurring.recurring_run_id]
+    version = version_of(server, recurring)
+    if due is None or NIGHT not in version.farewell or any(run.created_at >= due for run in begun):
+        return
+    place = place_of(version, f"due-{recurring.recurring_run_id}-{due:%Y%m%dT%H%M}")
+    active = [run.display_name for run in begun if run.state not in ENDED]
+    why = f"{active[0]} still runs" if active else "look at Kubeflow's scheduled-workflow controller"
+    if not _done(place):
+        said = f"{recurring.display_name}: the night of {due:%Y-%m-%d %H:%M %Z} did not start; {why}"
+        notify(said)
+        _write_down(place, "notice", said)
+
+
+def last_due(recurring: Any, now: datetime) -> datetime | None:
+    """Return when a recurring run should have started a night last; None where none was due in the last days.
+
+    Raises InputError for a cron expression or a zone that cannot be read.
+    """
+    name = os.environ.get(ZONE_VARIABLE) or DEFAULT_ZONE
+    try:
+        zone, cron = ZoneInfo(name), parse_cron(recurring.trigger.cron_schedule.cron)
+    except (ValueError, ZoneInfoNotFoundError) as error:
+        raise InputError(f"its schedule cannot be read ({error}); correct it, or {ZONE_VARIABLE}={name}") from None
+    first = max(now - LOOK_BACK, recurring.created_at).astimezone(zone)
+    starts = takewhile(lambda start: start <= now - PATIENCE, cron.starts(first))
+    return max(starts, default=None)
 
 
 def recent_runs(server: Server, now: datetime) -> Iterator[Any]:

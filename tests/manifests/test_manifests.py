@@ -160,6 +160,16 @@ BY_PREFLIGHT = (
 )
 
 
+# What KFP's API asks about whoever calls the operations of the watch.
+BY_WATCH = (
+    ("list", "pipelines.kubeflow.org", "runs", ""),
+    ("get", "pipelines.kubeflow.org", "runs", ""),
+    ("retry", "pipelines.kubeflow.org", "runs", ""),
+    ("get", "pipelines.kubeflow.org", "pipelines/versions", ""),
+    ("list", "pipelines.kubeflow.org", "jobs", ""),
+)
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_accounts_may_do_what_is_done_in_their_name_and_read_no_other_secret(
     rendered: dict[str, list[dict[str, Any]]], overlay: str
@@ -168,9 +178,30 @@ def test_accounts_may_do_what_is_done_in_their_name_and_read_no_other_secret(
     lacking = [asked for asked in BY_LAUNCHER if not allowed(roles["nightdrive-runner"], *asked)]
     assert lacking == [], "a step's launcher is forbidden"
     assert [asked for asked in BY_PREFLIGHT if not allowed(roles["nightdrive-submitter"], *asked)] == []
+    assert [asked for asked in BY_WATCH if not allowed(roles["nightdrive-watch"], *asked)] == []
+    assert allowed(roles["nightdrive-submitter"], "retry", "pipelines.kubeflow.org", "runs"), "`make pipeline-retry`"
+    verbs = {verb for rule in roles["nightdrive-watch"] for verb in rule["verbs"]}
+    assert verbs == {"get", "list", "retry"}, "the watch makes, ends and deletes nothing"
     for rules in roles.values():
         assert not allowed(rules, "get", "", "secrets", "nightdrive-s3")
         assert not allowed(rules, "list", "", "secrets", "mlpipeline-minio-artifact")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_watch_proves_who_it_is_where_there_are_many_users_and_never_runs_twice_at_once(
+    rendered: dict[str, list[dict[str, Any]]], overlay: str
+) -> None:
+    (watch,) = of_kind(rendered[overlay], "CronJob")
+    assert (watch["spec"]["schedule"], watch["spec"]["concurrencyPolicy"]) == ("*/10 * * * *", "Forbid")
+    (pod,) = pods_of([watch]).values()
+    (container,) = pod["containers"]
+    given = {item["name"]: item for item in container["env"]}
+    assert ("KFP_NAMESPACE" in given) == (overlay != "kind"), "an installation for a single user refuses a namespace"
+    (token,) = (item["projected"]["sources"][0] for item in pod["volumes"] if "projected" in item)
+    (mount,) = (item for item in container["volumeMounts"] if item["name"] == "token")
+    where = f"{mount['mountPath']}/{token['serviceAccountToken']['path']}"
+    assert given["KF_PIPELINES_SA_TOKEN_PATH"]["value"] == where
+    assert token["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu", "production", "trial"])

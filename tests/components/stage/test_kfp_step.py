@@ -1,8 +1,10 @@
 """The container step: what Kubeflow describes becomes a call; a server that does not answer is waited for, all else ends at once."""
 
+import contextlib
 import json
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Any
 import pytest
 
 from components.stage import kfp_step
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import Needs, Paths, Port, Refused, Stage
 from components.stage.execution import Call, Outcome
 from components.stage.kfp_step import call_from_executor_input, local_path, run_step
+from components.stage.night import FAREWELL_SECONDS
 from components.stage.registry import find_stage
 from perception.errors import InputError, Unreachable
 from perception.parameters import checked
@@ -155,6 +158,152 @@ def test_a_retried_step_finds_the_state_of_the_attempt_before_and_a_finished_one
     assert run_copy(replace(COPY, run=run)) == 0
     assert (tmp_path / "copied" / "went_on_from").read_text() == "7"
     assert list((tmp_path / "claim").iterdir()) == []
+
+
+# ---------------------------------------------------------------- the night's own records
+
+
+@pytest.fixture
+def in_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make this a pod of the run `run-7`; return where its night's records lie."""
+    monkeypatch.setenv("NIGHTDRIVE_RECORDS", "")  # and put back, whatever a step makes of it
+    monkeypatch.setenv("NIGHTDRIVE_NIGHT", "run-7")
+    monkeypatch.setenv("NIGHTDRIVE_RETRY_PAUSES", "0")
+    monkeypatch.delenv("RANK", raising=False)
+    return tmp_path / "store" / "nights" / "run-7"
+
+
+def night_settings(tmp_path: Path, **changes: object) -> dict[str, object]:
+    return {"store": str(tmp_path / "store"), "profile": "smoke", "hours": 20.0, "watch_retries": 2, **changes}
+
+
+def record_of(place: Path, task: str = "copy") -> dict[str, Any]:
+    return dict(json.loads((place / f"{task}.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("fail", "status"), [("", "done"), ("bug", "failed"), ("input", "bad_input"), ("refused", "refused")]
+)
+def test_a_steps_last_act_is_the_record_of_how_it_ended(
+    run_copy: Any, tmp_path: Path, in_night: Path, fail: str, status: str
+) -> None:
+    run_copy(fail=fail, _night=night_settings(tmp_path))
+    record = record_of(in_night)
+    assert (record["status"], record["night"], record["format"]) == (status, "run-7", 1), (
+        "launcher and Argo say 1 of them all"
+    )
+    assert record["seconds"] >= 0 and record["peak_rss_mib"] > 1
+    assert bool(record["message"]) == bool(fail)
+    assert record["values"] == ({} if fail else {"sources": "2"})
+    night = json.loads((in_night / "night.json").read_text())
+    assert (night["night"], night["profile"], night["deadline"] - night["started"]) == ("run-7", "smoke", 20 * 3600)
+    assert sorted(path.name for path in in_night.iterdir()) == ["copy.json", "night.json"], (
+        "a step writes its own name only"
+    )
+
+
+def test_a_refusals_record_holds_the_rules_with_bound_and_observed(
+    run_copy: Any, tmp_path: Path, in_night: Path
+) -> None:
+    broke = [{"id": "enough", "rule": "frames at least 100", "bound": {"min_value": 100}, "observed": "12"}]
+
+    def run(_inputs: Paths, _outputs: Paths, _parameters: object) -> None:
+        raise Refused("gate refused", broke)
+
+    assert run_copy(replace(COPY, run=run), _night=night_settings(tmp_path)) == 3
+    assert record_of(in_night)["failed"] == broke
+
+
+def test_a_killed_steps_record_says_that_it_ran_and_the_next_attempt_is_counted(
+    run_copy: Any, tmp_path: Path, in_night: Path
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def run(_inputs: Paths, _outputs: Paths, _parameters: object) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        run_copy(replace(COPY, run=run), _night=night_settings(tmp_path))
+    assert (record_of(in_night)["status"], record_of(in_night)["attempt"]) == ("running", 1)
+    assert run_copy(_night=night_settings(tmp_path)) == 0
+    assert (record_of(in_night)["status"], record_of(in_night)["attempt"]) == ("done", 2)
+
+
+def test_a_server_that_never_answered_is_a_failure_and_no_bad_input(
+    run_copy: Any, tmp_path: Path, in_night: Path
+) -> None:
+    def run(_inputs: Paths, _outputs: Paths, _parameters: object) -> None:
+        raise Unreachable("store s3://x: the endpoint cannot be reached")
+
+    assert run_copy(replace(COPY, run=run), _night=night_settings(tmp_path)) == 1
+    assert record_of(in_night)["status"] == "failed"
+
+
+def test_what_a_stage_tells_beside_its_declared_values_is_for_the_record_alone(
+    run_copy: Any, tmp_path: Path, in_night: Path
+) -> None:
+    """KFP's launcher knows the type of declared outputs only."""
+
+    def run(_inputs: Paths, _outputs: Paths, _parameters: object) -> dict[str, object]:
+        return {"sources": "2", "chosen": 7}
+
+    assert run_copy(replace(COPY, run=run), _night=night_settings(tmp_path)) == 0
+    assert output(tmp_path)["parameterValues"] == {"sources": "2"}
+    assert record_of(in_night)["values"] == {"sources": "2", "chosen": 7}
+
+
+def test_a_step_ends_itself_before_the_backend_ends_the_night(run_copy: Any, tmp_path: Path, in_night: Path) -> None:
+    """At its deadline the backend runs no farewell and tells no step."""
+    last = (FAREWELL_SECONDS + 0.2) / 3600
+
+    def run(_inputs: Paths, _outputs: Paths, _parameters: object) -> None:
+        with contextlib.suppress(Exception):  # no library may take it for an error of its own
+            time.sleep(30)
+        raise AssertionError("the deadline passed by")
+
+    assert run_copy(replace(COPY, run=run), _night=night_settings(tmp_path, hours=last)) == 1
+    record = record_of(in_night)
+    assert record["status"] == "failed" and record["seconds"] < 10
+    assert record["message"].startswith("deadline: the night has ") and "cluster.night_hours" in record["message"]
+    assert output(tmp_path)["parameterValues"] == {}
+    assert run_copy(replace(COPY, run=run), tmp_path / "later", _night=night_settings(tmp_path, hours=20.0)) == 1
+    assert "deadline" in record_of(in_night)["message"], "a retry, too, belongs to the night that began then"
+
+
+def test_the_farewell_has_the_rest_of_the_night(tmp_path: Path, in_night: Path) -> None:
+    stage = replace(COPY, parameters=FarewellParameters, run=lambda *_: None)
+    beside = {"final_status": {"state": "FAILED"}}
+    given = executor_input(tmp_path, beside, _night=night_settings(tmp_path, hours=0.001))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kfp_step, "find_stage", lambda _: stage)
+        assert run_step(["copy", "--executor-input", json.dumps(given)]) == 0
+    assert record_of(in_night)["status"] == "done"
+
+
+@checked
+class FarewellParameters:
+    final_status: dict[str, object]
+
+
+def test_outside_a_run_of_kubeflows_a_step_keeps_no_record(
+    run_copy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NIGHTDRIVE_NIGHT", raising=False)
+    assert run_copy(_night=night_settings(tmp_path)) == 0
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.usefixtures("in_night")
+@pytest.mark.parametrize("name", ["../other", "a/b", ".hidden"])
+def test_a_night_cannot_lie_outside_its_folder(
+    run_copy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("NIGHTDRIVE_NIGHT", name)
+    assert run_copy(_night=night_settings(tmp_path)) == 2
+    assert not (tmp_path / "store").exists()
 
 
 # ---------------------------------------------------------------- several processes

@@ -1,18 +1,27 @@
 """Runs as Kubeflow 2.17's API tells them, and the records that their steps left in a folder store."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipelines.nightly import nightly
+from pipelines.settings import load_settings, step_parameters
+
 Json = dict[str, Any]
+
+
+@cache
+def report_parameters() -> Json:
+    """Return what a farewell is told of a smoke night with a budget of its own."""
+    night = nightly()
+    return step_parameters(load_settings(night, "smoke", ["select.budget_frames=7"]), night.tasks["report"])
 
 
 def version_spec(store: Path | str, watch_retries: int = 2) -> Json:
     """Return the compiled pipeline of a small night, as much of it as is read."""
     night = {"store": str(store), "profile": "smoke", "hours": 20.0, "watch_retries": watch_retries}
-    report = {"run": "nightly", "profile": "smoke", "registry": "data.git", "store": str(store)}
-    report |= {"settings": {"select.budget_frames": "7"}, "taxonomy": "cityscapes19", "height_px": 32, "width_px": 64}
-    told = json.dumps({"task": "farewell", "_night": night, **report})
+    told = json.dumps({"task": "farewell", "_night": night, **report_parameters(), "store": str(store)})
 
     def task(name: str, component: str, **more: Any) -> Json:
         return {"componentRef": {"name": component}, "taskInfo": {"name": name}, **more}

@@ -13,6 +13,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.dsl import FAREWELL
+from pipelines.kubeflow.nights import read_version
 from pipelines.nightly import nightly
 from pipelines.settings import COUNTS, load_settings
 from tests.pipelines.edges import dvc_edges, graph_edges, kfp_edges, settings_of, steps
@@ -127,6 +128,19 @@ def test_it_holds_no_secret(compiled: Path, monkeypatch: pytest.MonkeyPatch, tmp
     text = (tmp_path / "night.yaml").read_text()
     assert not [value for value in planted.values() if value in text]
     assert text == compiled.read_text()
+
+
+def test_a_version_tells_the_names_of_its_steps_and_what_its_farewell_is_told(spec: Spec, tmp_path: Path) -> None:
+    """Kubeflow's API names steps by their keys and knows no parameter of a run but those of its version."""
+    version = read_version(spec)
+    assert set(version.names.values()) == {*NIGHT.tasks, FAREWELL}
+    assert version.names["gate-ingest"] == "gate_ingest"
+    night = load_settings(NIGHT, "nightly")
+    assert (version.night.store, version.night.hours) == (night["resolve"]["store"], 20.0)
+    compile_pipeline("nightly", tmp_path / "night.yaml", ["select.budget_frames=7", "cluster.watch_retries=0"])
+    other = read_version(next(yaml.safe_load_all((tmp_path / "night.yaml").read_text())))
+    assert other.parameters["settings"]["select.budget_frames"] == "7", "the parameters of this run, no defaults"
+    assert other.night.watch_retries == 0
 
 
 def test_the_farewell_tells_the_night_without_artifacts(spec: Spec) -> None:

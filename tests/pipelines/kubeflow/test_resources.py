@@ -105,6 +105,14 @@ def test_secrets_come_by_reference_and_git_credentials_only_where_git_is(night: 
         assert ("secretAsVolume" in settings) == (stage.needs.image == "versioning")
 
 
+def test_every_pod_is_told_which_run_it_is_of_by_its_own_label(night: Night) -> None:
+    """What is compiled is the same every night; KFP puts the run's id on each of its pods."""
+    for settings in night[1].values():
+        assert {"name": "NIGHTDRIVE_NIGHT", "fieldPath": "metadata.labels['pipeline/runid']"} in settings[
+            "fieldPathAsEnv"
+        ]
+
+
 def test_spot_nodes_queue_and_a_stages_own_override(tmp_path: Path) -> None:
     spec, platform = compiled(tmp_path, *SPOT)
     train = platform["exec-train-prune"]
@@ -152,6 +160,8 @@ def test_a_loop_has_an_iteration_for_each_and_no_more_than_it_can_have(night: Ni
         ({"stages": {"score": {"memory": 4}}}, "unknown parameter 'memory'"),
         ({"stages": {"score": {"gpu_count": -1}}}, "cluster.stages.score.gpu_count = -1: must be at least 0"),
         ({"night_hours": 0}, "night_hours"),
+        ({"night_hours": 4}, "stages.adapt.timeout_minutes = 480: must be at most 230: night_hours = 4"),
+        ({"stages": {"gate": {"timeout_minutes": 1200}}}, "must be at most 1190: night_hours = 20"),
         ({"secret": "x"}, "unknown parameter 'secret'"),
     ],
 )

@@ -3,6 +3,7 @@
 kfp.local walks the DAG with its own retries; only where it would start a container, the step's command runs here instead.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from kfp import components, local
 from kfp.local import docker_task_handler
 from kfp.local.orchestrator import task_executor
 
+from components.stage.records import all_records
 from pipelines.kubeflow.compile import compile_pipeline
 
 ROOT = Path(__file__).parents[3]
@@ -90,13 +92,24 @@ def test_a_server_that_does_not_answer_fails_the_step(
     assert not [stage for stage, *_ in steps if stage == "gate"], "nothing was refused: the night may be tried again"
 
 
-def test_a_refused_gate_ends_with_its_own_code_and_what_it_guards_never_runs(
-    steps: list[tuple[str, int, str]], tmp_path: Path
+def test_a_refused_gate_ends_with_its_own_code_what_it_guards_never_runs_and_the_farewell_says_why(
+    steps: list[tuple[str, int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_night(tmp_path, "gate_ingest.bounds={min_frames: 100}")
+    """No artifact reaches an exit handler, and the error that it is told is always empty: the night's records say it."""
+    monkeypatch.setenv("NIGHTDRIVE_NIGHT", "run-1")  # as the pod's label would
+    run_night(tmp_path, "gate_ingest.bounds={min_frames: 100}", "select.budget_frames=7")
     codes = {stage: code for stage, code, _ in steps}
     assert codes.pop("gate") == 3
     assert codes == {"resolve": 0, "ingest": 0, "gather": 0, "report": 0}
     (said,) = (said for stage, _, said in steps if stage == "gate")
     assert "frames" in said
     assert "Traceback" not in said
+    records = {record["name"]: record for record in all_records(tmp_path / "store" / "nights" / "run-1")}
+    (rule,) = (each for each in records["gate_ingest"]["failed"] if each["bound"] == {"min_value": 100})
+    row = records["farewell"]["values"]
+    assert (row["status"], row["by"], row["base"], row["new"]) == ("refused", "gate_ingest", None, 3)
+    (summary,) = (tmp_path / "artifacts").rglob("farewell/report/summary.json")
+    assert json.loads(summary.read_text())["seconds"] > 0
+    page = summary.with_name("report.html").read_text()
+    for told in ("gate_ingest", rule["id"], "100", rule["observed"], "select.budget_frames"):
+        assert told in page, f"the farewell does not say {told}"

@@ -24,8 +24,10 @@ def night(stub: Stub, tmp_path: Path) -> dict[str, Any]:
     return stub.add("runs", "run_id", {"display_name": "night", "pipeline_spec": version_spec(tmp_path)})
 
 
+@pytest.mark.usefixtures("night")
 def test_following_tells_changes_by_our_names_and_no_bookkeeping_of_the_server(
-    stub: Stub, night: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    stub: Stub,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     stub.next_states = [
         run_of("RUNNING", ("night", "RUNNING"), ("night-driver", "SUCCEEDED"), ("gather", "RUNNING"), ("executor", "RUNNING")),
@@ -44,11 +46,16 @@ def test_following_tells_changes_by_our_names_and_no_bookkeeping_of_the_server(
     assert re.search(r"gather +SUCCEEDED +90 s", said)
 
 
+@pytest.mark.usefixtures("night")
 @pytest.mark.parametrize(
     ("status", "code"), [("refused", 3), ("bad_input", 2), ("failed", 1), ("running", 1), ("none", 1)]
 )
 def test_the_exit_code_is_what_the_records_say(
-    stub: Stub, night: dict[str, Any], tmp_path: Path, status: str, code: int, capsys: pytest.CaptureFixture[str]
+    stub: Stub,
+    tmp_path: Path,
+    status: str,
+    code: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Launcher and Argo say 1 of every step that failed, and a gate killed by memory failed like one that refused."""
     leave_record(tmp_path, "run-1", "gather", "done")
@@ -70,7 +77,11 @@ def test_the_exit_code_is_what_the_records_say(
 
 @pytest.mark.parametrize(("state", "code"), [("FAILED", 1), ("SUCCEEDED", 0)])
 def test_without_the_store_the_backends_state_is_said_and_nothing_is_guessed(
-    stub: Stub, monkeypatch: pytest.MonkeyPatch, state: str, code: int, capsys: pytest.CaptureFixture[str]
+    stub: Stub,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    code: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("NIGHTDRIVE_S3_ENDPOINT", raising=False)
     stub.add("runs", "run_id", {"display_name": "night", "pipeline_spec": version_spec("s3://nightdrive/store")})
@@ -81,7 +92,10 @@ def test_without_the_store_the_backends_state_is_said_and_nothing_is_guessed(
     assert f"night: {state}" in said
 
 
-def test_a_run_that_is_no_night_of_ours_is_told_by_its_state(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_no_night_of_ours_is_told_by_its_state(
+    stub: Stub,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     leaf = {"componentRef": {"name": "comp-hello"}, "taskInfo": {"name": "hello"}}
     spec = {"root": {"dag": {"tasks": {"hello": leaf}}}, "components": {"comp-hello": {"executorLabel": "exec-hello"}}}
     stub.add("runs", "run_id", {"display_name": "hello", "pipeline_spec": spec})
@@ -90,8 +104,11 @@ def test_a_run_that_is_no_night_of_ours_is_told_by_its_state(stub: Stub, capsys:
     assert "is no night of this program's" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("night")
 def test_a_cancelled_run_is_told_apart_and_what_it_left_out_did_not_run(
-    stub: Stub, night: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stub: Stub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Such a run ends FAILED, never CANCELED, and what was omitted stays PENDING in the server's list for ever."""
     leave_record(tmp_path, "run-1", "gather", "running")
@@ -103,8 +120,10 @@ def test_a_cancelled_run_is_told_apart_and_what_it_left_out_did_not_run(
     assert re.search(r"gate_ingest +NOT RUN", said)
 
 
+@pytest.mark.usefixtures("night")
 def test_following_sits_out_a_server_that_fails_for_a_while(
-    stub: Stub, night: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    stub: Stub,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server = connect()
     stub.failures = {GET_RUN: [500] * 8}
@@ -114,7 +133,9 @@ def test_following_sits_out_a_server_that_fails_for_a_while(
 
 
 def test_status_shows_the_latest_run_or_one_by_name(
-    stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stub: Stub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["pipeline-status"]) == 2
     assert "there is no run yet" in capsys.readouterr().err
@@ -157,7 +178,7 @@ def test_a_failed_run_is_tried_again_by_the_backend_and_no_other(
     assert "only a run that failed" in said and "its failed steps are tried again" in said
 
 
-def test_a_run_that_has_outgrown_the_backend_is_said_so(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
+def test_a_run_that_has_outgrown_the_backend_is_said_so(stub: Stub) -> None:
     stub.add("runs", "run_id", {"display_name": "large", "state": "FAILED"})
     stub.failures = {("POST", "/apis/v2beta1/runs/{run_id}:retry"): [500]}
     stub.failure_message = "Failed to retry: etcdserver: request is too large"
