@@ -1,5 +1,7 @@
 """`make preflight`: say before anything starts what the cluster lacks for this night."""
 
+import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.stage.kfp_step import INDEXED_JOB_VARIABLE, S3_FOLDER
+from components.stage.kubernetes_api import S3_KEYS
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_DONE, EXIT_FAILED
-from perception.errors import Unreachable
+from perception.data.footage import S3
+from perception.errors import InputError, Unreachable
 from pipelines.cluster import Cluster
 from pipelines.kubeflow.kubernetes_api import KUBEFLOW, TIMEOUT_SECONDS, answer, connect_kubernetes, namespace
-from pipelines.kubeflow.sources import claims_by_source
+from pipelines.kubeflow.sources import places_of_sources
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 
@@ -24,11 +29,12 @@ ENFORCED = "pod-security.kubernetes.io/enforce"
 LAUNCHER_SECRET = "mlpipeline-minio-artifact"
 LAUNCHER_KEYS = ("accesskey", "secretkey")
 # What the launcher of every step does as the step's service account: verb, group, resource, name.
-LAUNCHER_RIGHTS = (
+STEP_RIGHTS = (
     ("get", "", "pods", ""),
     ("get", "", "secrets", LAUNCHER_SECRET),
     ("create", "argoproj.io", "workflowtaskresults", ""),
     ("patch", "argoproj.io", "workflowtaskresults", ""),
+    ("create", "batch", "jobs", ""),
 )
 _SHARED_MODES = ("ReadOnlyMany", "ReadWriteMany")
 _MANIFESTS = ", ".join(
@@ -67,7 +73,7 @@ class Wanted:
     accelerators: tuple[tuple[str, int, tuple[tuple[str, str], ...]], ...]
     images: tuple[str, ...]
     unconfined: tuple[str, ...] = ()  # steps that do not say that they run as another than root
-    sources: Mapping[str, str] = field(default_factory=dict)  # name: the claim that its folder lies on
+    sources: Mapping[str, str] = field(default_factory=dict)  # name: the claim that its folder lies on, or its bucket
 
 
 def look_first(
@@ -91,9 +97,9 @@ def look_first(
 
 
 def sources_of(profile: str, overrides: Sequence[str], data: str) -> dict[str, str]:
-    """Return the claim that each source of a night with a folder lies on, by the source's name."""
+    """Return where each source of a night with a path lies, by the source's name: a claim, or s3://bucket/prefix."""
     settings = load_settings(nightly(), profile, overrides, data)
-    return claims_by_source(settings["sources"], build_parameters(Cluster, settings["cluster"], where="cluster"))
+    return places_of_sources(settings["sources"], build_parameters(Cluster, settings["cluster"], where="cluster"))
 
 
 def run(package: Path, service_account: str, sources: Mapping[str, str]) -> int:
@@ -117,15 +123,20 @@ def wanted_by(package: Path) -> Wanted:
     accelerators: set[tuple[str, int, tuple[tuple[str, str], ...]]] = set()
     kubernetes = platforms[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if platforms else {}
     for name, settings in kubernetes.items():
-        for secret in settings.get("secretAsEnv", []):
-            secrets.setdefault(secret["secretName"], set()).update(item["secretKey"] for item in secret["keyToEnv"])
         for secret in settings.get("secretAsVolume", []):
-            secrets.setdefault(secret["secretName"], set()).add("credentials")
+            keys = S3_KEYS if secret["mountPath"] == str(S3_FOLDER) else ("credentials",)
+            secrets.setdefault(secret["secretName"], set()).update(keys)
         claims |= {claim["constant"] for claim in settings.get("pvcMount", [])}
-        asked = executors[name]["container"].get("resources", {}).get("accelerator")
+        container = executors[name]["container"]
+        asked = container.get("resources", {}).get("accelerator")
         if asked:
             labels = settings.get("nodeSelector", {}).get("labels", {})
             accelerators.add((asked["resourceType"], int(asked["resourceCount"]), tuple(sorted(labels.items()))))
+        for given in (item["value"] for item in container.get("env", []) if item["name"] == INDEXED_JOB_VARIABLE):
+            indices = json.loads(given)
+            claims |= set(indices.get("claims", {}))
+            labels = tuple(sorted(indices.get("node_selector", {}).items()))
+            accelerators |= {(kind, count, labels) for kind, count in indices.get("accelerator", {}).items()}
     return Wanted(
         secrets={name: tuple(sorted(keys)) for name, keys in sorted(secrets.items())},
         claims=tuple(sorted(claims)),
@@ -148,6 +159,9 @@ def check(wanted: Wanted, service_account: str) -> Iterator[Finding]:
         yield from _in_namespace(core, wanted, service_account)
         yield from _rights(client.AuthorizationV1Api(api), service_account)
         yield from _accelerators(core, wanted)
+    for name, place in wanted.sources.items():
+        if place.startswith(S3):
+            yield _bucket(name, place)
     for image in wanted.images:
         yield image_finding(image)
 
@@ -256,10 +270,29 @@ def _unbound(claim: Any) -> str:
     return "" if claim.status.phase == "Bound" else f"is {claim.status.phase}, not Bound; `kubectl describe` says why"
 
 
+def _bucket(name: str, url: str) -> Finding:
+    """Look, with the keys of this machine, at how many objects a source holds, and whether one can be read."""
+    from perception.data.s3 import CHECK_TIMEOUT, ENDPOINT_VARIABLE, open_bucket
+
+    what = f"source {name} at {url}"
+    if ENDPOINT_VARIABLE not in os.environ:
+        remedy = f"set {ENDPOINT_VARIABLE}, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to look into it"
+        return Finding(what=what, there=None, remedy=remedy)
+    try:
+        bucket = open_bucket(url, os.environ, CHECK_TIMEOUT)
+        objects = bucket.list("")
+        if objects:
+            bucket.read(min(objects, key=lambda key: objects[key]))  # the smallest
+    except InputError as error:
+        return Finding(what=what, there=None if isinstance(error, Unreachable) else False, remedy=str(error))
+    remedy = "holds no object; correct its path, or upload the footage"
+    return Finding(what=f"{what}: {len(objects)} objects", there=bool(objects), remedy=remedy)
+
+
 def _rights(api: Any, service_account: str) -> Iterator[Finding]:
-    """Ask whether the steps' service account may do what Kubeflow's launcher does in its name."""
+    """Ask whether the steps' service account may do what Kubeflow's launcher and a fan-out do in its name."""
     space = namespace()
-    for verb, group, resource, name in LAUNCHER_RIGHTS:
+    for verb, group, resource, name in STEP_RIGHTS:
         attributes = {"namespace": space, "verb": verb, "group": group, "resource": resource, "name": name}
         spec = {"user": f"system:serviceaccount:{space}:{service_account}", "resourceAttributes": attributes}
         body = {"metadata": {"namespace": space}, "spec": spec}
