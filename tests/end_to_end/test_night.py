@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,15 +14,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from components.stage.command import main
 from perception.reporting.summary import SUMMARY_KEYS
-from pipelines.nightly import nightly
-from tests.end_to_end.nights import ROOT, SmallNight, figures, night_command, run_night, small
+from tests.end_to_end.nights import ROOT, Night, figures, night_command, run_night, small
 
 pytestmark = pytest.mark.xdist_group("night")
 
 
-def test_the_summary_has_every_key_with_a_measured_figure(night: Path) -> None:
-    summary = json.loads((night / "summary.json").read_text())
+def test_the_summary_has_every_key_with_a_measured_figure(night: Night) -> None:
+    summary = json.loads((night.run / "summary.json").read_text())
     assert list(summary) == list(SUMMARY_KEYS)
     assert summary["status"] == "done"
     for section in ("selection", "adaptation", "model", "evaluation"):
@@ -36,17 +35,17 @@ def test_the_summary_has_every_key_with_a_measured_figure(night: Path) -> None:
     assert summary["data"]["added"] == summary["data"]["frames"] > 0
 
 
-def test_the_report_needs_nothing_but_itself(night: Path) -> None:
-    html = (night / "report.html").read_text()
+def test_the_report_needs_nothing_but_itself(night: Night) -> None:
+    html = (night.run / "report.html").read_text()
     assert "data:image/" in html
     for outside in ('src="http', 'href="http', "url(http", "<link", "<script src"):
         assert outside not in html
-    assert (night.parent / "latest").resolve() == night
+    assert (night.run.parent / "latest").resolve() == night.run
 
 
-def test_the_night_proposes_its_version_with_a_review(night: Path) -> None:
-    review = json.loads((night / "review.json").read_text())
-    summary = json.loads((night / "summary.json").read_text())
+def test_the_night_proposes_its_version_with_a_review(night: Night) -> None:
+    review = json.loads((night.run / "review.json").read_text())
+    summary = json.loads((night.run / "summary.json").read_text())
     assert review["head"]["manifest_sha256"] == summary["data"]["manifest_sha256"]
     assert review["head"]["splits"]["test"] == summary["evaluation"]["frames"], "the test set belongs to the version"
     assert len(review["evidence"]["gates"]) == 7
@@ -55,49 +54,41 @@ def test_the_night_proposes_its_version_with_a_review(night: Path) -> None:
     assert review["lineage"]["model_sha256"]
     assert review["cost"]["seconds"] > 0
     for name in ("review.html", "review.md"):
-        assert summary["data"]["version"] in (night / name).read_text()
+        assert summary["data"]["version"] in (night.run / name).read_text()
 
 
-def test_a_refused_gate_shows_the_offending_frames(night: Path, tmp_path: Path) -> None:
+def test_a_refused_gate_shows_the_offending_frames(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "subject").mkdir()
-    table = pd.read_parquet(night / "frames" / "gate.parquet")
+    table = pd.read_parquet(night.run / "frames" / "gate.parquet")
     broken = table.index[table.label_uri.notna()][3]
     table.loc[broken, "unknown_label_px"] = 7
     table.to_parquet(tmp_path / "subject" / "gate.parquet", index=False)
-    command = [sys.executable, "-m", "components.stage", "gate", "--params", "params.yaml", "--task", "gate_ingest"]
-    command += ["--subject", str(tmp_path / "subject"), "--verdict", str(tmp_path / "verdict")]
-    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
-    refused = subprocess.run(command, cwd=night, env=environment, capture_output=True, text=True, check=False)
-    assert refused.returncode == 3, refused.stderr
+    monkeypatch.chdir(night.run)
+    judged = ["--task", "gate_ingest", "--subject", str(tmp_path / "subject"), "--verdict", str(tmp_path / "verdict")]
+    assert main(["gate", "--params", "params.yaml", *judged]) == 3
     first = table.frame_id[broken]
-    assert first in refused.stderr
-    command = [sys.executable, "-m", "components.stage", "report", "--params", "params.yaml", "--frames", "frames"]
-    command += ["--base", "base", "--verdicts", str(tmp_path / "verdict"), "--report", str(tmp_path / "report")]
-    subprocess.run(command, cwd=night, env=environment, check=True, capture_output=True)
+    assert first in capsys.readouterr().err
+    told = ["--frames", "frames", "--base", "base", "--verdicts", str(tmp_path / "verdict")]
+    assert main(["report", "--params", "params.yaml", *told, "--report", str(tmp_path / "report")]) == 0
     html = (tmp_path / "report" / "report.html").read_text()
     panel = html[html.index('id="gate-ingest"') :]
     assert first in panel
     assert panel.index("data:image/jpeg") < panel.index(first) + 4000
 
 
-def test_a_second_run_asks_again_what_lies_outside_and_does_no_work_again(night: Path) -> None:
-    before = {path.stem: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")}
-    done = run_night(night.parent)
-    assert done.returncode == 0, done.stderr
-    after = {path.stem: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")}
-    ran = {name for name in after if after[name] != before.get(name)}
-    assert ran == {task.name for task in nightly().tasks.values() if not task.reusable}
-
-
-def test_the_evaluation_agrees_with_an_independent_count(night: Path) -> None:
+def test_the_evaluation_agrees_with_an_independent_count(night: Night) -> None:
     """Run the exported network on the test frames and count with plain numpy."""
-    manifest = pd.read_parquet(night / "frames" / "manifest.parquet")
-    test, store = manifest[manifest.split == "test"], night.parent / "store"
-    session = onnxruntime.InferenceSession(str(night / "compressed" / "model.onnx"), providers=["CPUExecutionProvider"])
+    manifest = pd.read_parquet(night.run / "frames" / "manifest.parquet")
+    test, store = manifest[manifest.split == "test"], night.run.parent / "store"
+    session = onnxruntime.InferenceSession(
+        str(night.run / "compressed" / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
     confusion = np.zeros((19, 19), dtype=np.int64)
     for row in test.itertuples():
         label = np.asarray(Image.open(store / row.label_uri))
-        shown = np.asarray(Image.open(night / "evaluation" / "predictions" / f"{row.frame_id}.png"))
+        shown = np.asarray(Image.open(night.run / "evaluation" / "predictions" / f"{row.frame_id}.png"))
         image = np.asarray(Image.open(store / row.image_uri).convert("RGB"), dtype=np.float32) / 255
         logits = session.run(None, {session.get_inputs()[0].name: image.transpose(2, 0, 1)[None]})[0]
         assert (logits[0].argmax(0) == shown).mean() > 0.999  # ties aside, the prediction that was kept
@@ -106,35 +97,37 @@ def test_the_evaluation_agrees_with_an_independent_count(night: Path) -> None:
     truth, guess, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
     union = truth + guess - right
     miou = (right[union > 0] / union[union > 0]).mean()
-    assert abs(json.loads((night / "summary.json").read_text())["evaluation"]["miou"] - miou) < 1e-9
+    assert abs(json.loads((night.run / "summary.json").read_text())["evaluation"]["miou"] - miou) < 1e-9
 
 
-def test_the_shipped_network_is_what_its_weights_say(night: Path) -> None:
+def test_the_shipped_network_is_what_its_weights_say(night: Night) -> None:
     import torch
 
     from perception.models.checkpoint import load_network
 
-    network = load_network(night / "compressed" / "model.safetensors")
-    session = onnxruntime.InferenceSession(str(night / "compressed" / "model.onnx"), providers=["CPUExecutionProvider"])
-    images = np.random.default_rng(0).random((2, 3, 64, 128), dtype=np.float32)
+    network = load_network(night.run / "compressed" / "model.safetensors")
+    session = onnxruntime.InferenceSession(
+        str(night.run / "compressed" / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    images = np.random.default_rng(0).random((2, 3, 32, 64), dtype=np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy()
     got = session.run(None, {session.get_inputs()[0].name: images})[0]
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def test_pruned_channels_are_really_gone(night: Path) -> None:
-    model = json.loads((night / "summary.json").read_text())["model"]
+def test_pruned_channels_are_really_gone(night: Night) -> None:
+    model = json.loads((night.run / "summary.json").read_text())["model"]
     assert model["parameters_pruned"] < model["parameters_dense"]
-    assert (night / "network" / "pruned.safetensors").stat().st_size < (
-        night / "network" / "dense.safetensors"
+    assert (night.run / "network" / "pruned.safetensors").stat().st_size < (
+        night.run / "network" / "dense.safetensors"
     ).stat().st_size
 
 
-def test_labels_of_unselected_frames_change_nothing(night: Path, tmp_path: Path) -> None:
+def test_labels_of_unselected_frames_change_nothing(night: Night, tmp_path: Path) -> None:
     """Delete every hidden label that was not selected, run the night again from its ingest, and compare."""
     runs = tmp_path / "runs"
-    shutil.copytree(night.parent, runs, symlinks=True, ignore=shutil.ignore_patterns("latest"))
+    shutil.copytree(night.run.parent, runs, symlinks=True, ignore=shutil.ignore_patterns("latest"))
     run = runs / "smoke"
     oracle = pd.read_parquet(run / "frames" / "oracle.parquet")
     selected = pd.read_parquet(run / "selection" / "selected.parquet", columns=["frame_id"])
@@ -146,7 +139,7 @@ def test_labels_of_unselected_frames_change_nothing(night: Path, tmp_path: Path)
     before = figures(run)
     shutil.rmtree(runs / "registry")  # it holds absolute paths; the copy of the night makes its own
     (run / "dvc.lock").write_text(only_done(run, ("resolve", "ingest", "gather", "gate_ingest")))
-    done = run_night(runs)
+    done = run_night(runs, overrides=small(night.footage))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     after = figures(run)
     assert before["selection"].pop("miou_random") is not None
@@ -165,13 +158,13 @@ def only_done(run: Path, tasks: tuple[str, ...]) -> str:
     return str(yaml.safe_dump(lock | {"stages": kept}))
 
 
-def test_a_night_killed_again_and_again_ends_with_the_same_figures(small_night: SmallNight, tmp_path: Path) -> None:
+def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Night, tmp_path: Path) -> None:
     generator = np.random.default_rng(7)
-    command = night_command(tmp_path, overrides=small(small_night.footage))
-    for kill in range(6):
+    command = night_command(tmp_path, overrides=small(night.footage))
+    for kill in range(4):
         quiet = subprocess.DEVNULL
         process = subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet, start_new_session=True)
-        time.sleep(float(generator.uniform(2, 8)))
+        time.sleep(float(generator.uniform(2, 6)))
         if process.poll() is not None:
             break
         if kill % 2:
@@ -179,8 +172,8 @@ def test_a_night_killed_again_and_again_ends_with_the_same_figures(small_night: 
         else:
             process.kill()  # the head alone: its children must not go on writing
         process.wait()
-    done = run_night(tmp_path, overrides=small(small_night.footage))
+    done = run_night(tmp_path, overrides=small(night.footage))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert figures(tmp_path / "smoke") == small_night.figures
+    assert figures(tmp_path / "smoke") == night.figures
     hidden = {path.name for path in (tmp_path / "smoke").iterdir() if path.name.startswith(".")}
     assert hidden <= {".dvc", ".lock", ".dvcignore"}

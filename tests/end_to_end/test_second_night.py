@@ -15,7 +15,7 @@ from pipelines.commands.program import main
 from pipelines.local import run as engine
 from pipelines.nightly import nightly
 from pipelines.settings import COUNTS, load_settings
-from tests.end_to_end.nights import SmallNight, run_night, small
+from tests.end_to_end.nights import Night, run_night, small
 
 pytestmark = pytest.mark.xdist_group("night")
 ASKED_AGAIN = {task.name for task in nightly().tasks.values() if not task.reusable}
@@ -46,34 +46,30 @@ def add_frame(footage: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def promoted(small_night: SmallNight) -> str:
-    """The tag of the small night's version, which people promoted."""
-    version = json.loads((small_night.run / "summary.json").read_text())["data"]["version"]
-    registry = str(small_night.run.parent / "registry" / "data.git")
+def promoted(night: Night) -> str:
+    """The tag of the night's version, which people promoted."""
+    version = json.loads((night.run / "summary.json").read_text())["data"]["version"]
+    registry = str(night.run.parent / "registry" / "data.git")
     words = ["--version", version, "--manifest", version.rpartition("-")[2], "--by", "Ada", "--reason", "looked at it"]
     assert main(["promote", "--registry", registry, *words]) == 0
     return str(version)
 
 
-def test_after_a_promotion_the_night_starts_from_it_and_ingests_nothing_again(
-    small_night: SmallNight, promoted: str
-) -> None:
+def test_after_a_promotion_the_night_starts_from_it_and_ingests_nothing_again(night: Night, promoted: str) -> None:
     """As far as gather: what follows is a night like the first."""
-    run, night = small_night.run, nightly()
+    run, graph = night.run, nightly()
     before = moments(run)
     assert not (run / "base" / "run.json").exists(), "the first night starts from no version"
-    engine.prepare(night, run, load_settings(night, "smoke", small(small_night.footage)))
+    engine.prepare(graph, run, load_settings(graph, "smoke", small(night.footage)))
     assert engine._reproduce(run, engine._environment(run), "gather") == 0
     assert json.loads((run / "base" / "run.json").read_text())["tag"] == promoted
     assert ran_since(run, before) == {"resolve", "gather"}
 
 
-def test_a_new_file_is_taken_in_by_its_batch_alone_and_a_third_run_repeats_nothing(
-    small_night: SmallNight, promoted: str
-) -> None:
-    run, before = small_night.run, moments(small_night.run)
-    frame_id = add_frame(small_night.footage)
-    done = small_night.again()
+def test_a_new_file_is_taken_in_by_its_batch_alone_and_a_third_run_repeats_nothing(night: Night, promoted: str) -> None:
+    run, before = night.run, moments(night.run)
+    frame_id = add_frame(night.footage)
+    done = night.again()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["data"]["parent"]) == ("done", promoted)
@@ -88,33 +84,34 @@ def test_a_new_file_is_taken_in_by_its_batch_alone_and_a_third_run_repeats_nothi
     assert {name for name in ran_since(run, before) if name.startswith("ingest")} == {f"ingest@{batch}"}
 
     before = moments(run)
-    assert small_night.again().returncode == 0
+    assert night.again().returncode == 0
     assert ran_since(run, before) == ASKED_AGAIN
 
 
-def test_a_pool_in_which_nothing_is_new_is_a_good_night(small_night: SmallNight, promoted: str, tmp_path: Path) -> None:
+def test_a_pool_in_which_nothing_is_new_is_a_good_night(night: Night, promoted: str, tmp_path: Path) -> None:
     """Its footage is what the promoted version holds already."""
-    runs, known = small_night.run.parent, tmp_path / "known"
+    runs, known = night.run.parent, tmp_path / "known"
     registry = str(runs / "registry" / "data.git")
     version = resolve(registry, promoted)
     assert version is not None
     fetch(registry, version, tmp_path / "held", files=["manifest.parquet"])
     held = set(pd.read_parquet(tmp_path / "held" / "manifest.parquet", columns=["frame_id"]).frame_id)
     known.mkdir()
-    rows = (small_night.footage / "frames.csv").read_text().splitlines()
+    rows = (night.footage / "frames.csv").read_text().splitlines()
     (known / "frames.csv").write_text("\n".join([rows[0], *(row for row in rows[1:] if row.split(",")[0] in held), ""]))
     for part in ("images", "labels", "instances"):
         (known / part).mkdir()
-        for path in (small_night.footage / part).iterdir():
+        for path in (night.footage / part).iterdir():
             if path.stem in held:
                 os.link(path, known / part / path.name)
-    done = run_night(runs, "--run", "quiet", overrides=small(known, labels="none", labelled=0))
+    overrides = small(known, labels="none", labelled=0)
+    done = run_night(runs, "--run", "quiet", overrides=overrides)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = runs / "quiet"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "nothing_new"
     assert (summary["data"]["version"], summary["gates"]) == (None, [])
-    batches = load_settings(nightly(), "smoke")[COUNTS["batch"]]
+    batches = load_settings(nightly(), "smoke", overrides)[COUNTS["batch"]]
     assert set(moments(run)) == {"resolve", "gather", "report", *(f"ingest@{number}" for number in range(batches))}
     assert not (run / "ensemble").exists() and not (run / "version").exists()
     assert promoted in done.stdout + (run / "report.html").read_text()
