@@ -40,10 +40,15 @@ def run_night(
 
 
 def small(footage: Path, labels: str = "oracle", labelled: int = 6) -> list[str]:
-    """Return the overrides of the smallest whole night on a folder of footage, in two batches."""
+    """Return the overrides of the smallest whole night on a folder of footage that prunes its network, in two batches."""
     fleet = {"format": "scenes_folder", "path": str(footage), "domain": "real", "split": "pool", "labels": labels}
     kept = [override for override in TINY if not override.startswith("sources.fleet")]
-    return [*kept, "batches=2", f"sources.fleet={json.dumps(fleet | {'initial_labelled_frames': labelled})}"]
+    return [
+        *kept,
+        "batches=2",
+        "train_prune.latency_share=0.85",
+        f"sources.fleet={json.dumps(fleet | {'initial_labelled_frames': labelled})}",
+    ]
 
 
 def figures(run: Path) -> dict[str, Any]:
