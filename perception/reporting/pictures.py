@@ -1,8 +1,7 @@
-"""Pictures for a page: class colours over images, errors, heat maps, and their encoding as data URIs."""
+"""Pictures for a page: errors, heat maps, and the encoding of photos and class ids as data URIs."""
 
 import base64
 import io
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +21,6 @@ HEAT_STOPS = np.array(
 RIGHT_COLOR, WRONG_COLOR, UNKNOWN_COLOR = (38, 44, 50), (232, 93, 70), (120, 126, 132)
 
 
-def color_labels(label: np.ndarray, colors: np.ndarray) -> NDArray[np.uint8]:
-    """Paint class ids in their colours.
-
-    label: (height, width) uint8 class ids, 255 = ignore (painted black); colors: (class, 3) uint8. Returns
-    (height, width, 3) uint8. Raises InputError when an id has no colour.
-    """
-    painted: NDArray[np.uint8] = _palette(label, colors)[label]
-    return painted
-
-
 def _palette(label: np.ndarray, colors: np.ndarray) -> NDArray[np.uint8]:
     known = label[label != IGNORE]
     if known.size and int(known.max()) >= len(colors):
@@ -41,37 +30,6 @@ def _palette(label: np.ndarray, colors: np.ndarray) -> NDArray[np.uint8]:
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[: len(colors)] = colors
     return palette
-
-
-def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray, alpha: float = 0.55) -> NDArray[np.uint8]:
-    """Blend class colours over an image; ignored pixels show the image alone.
-
-    image: (height, width, 3) uint8; label: (height, width) uint8; colors: (class, 3) uint8; alpha: share of the
-    colour in [0, 1]. Returns (height, width, 3) uint8.
-    """
-    if not 0.0 <= alpha <= 1.0:
-        raise InputError(f"alpha is {alpha}; give a share of the colour between 0 and 1")
-    if image.shape[:2] != label.shape:
-        raise InputError(f"image is {image.shape[:2]} and label {label.shape} (height, width); give both at one size")
-    blended = (1.0 - alpha) * image + alpha * color_labels(label, colors)
-    return np.where((label == IGNORE)[..., None], image, np.rint(blended)).astype(np.uint8)
-
-
-def side_by_side(
-    images: Sequence[np.ndarray], gap_px: int = 4, gap_color: tuple[int, int, int] = (255, 255, 255)
-) -> NDArray[np.uint8]:
-    """Put images of one height in a row.
-
-    images: each (height, width, 3) uint8. Returns (height, sum of widths + gaps, 3) uint8.
-    """
-    heights = {image.shape[0] for image in images}
-    if len(heights) != 1:
-        raise InputError(
-            f"images to put side by side have heights {sorted(heights)}; give at least one, all of one height"
-        )
-    gap = np.full((heights.pop(), gap_px, 3), gap_color, dtype=np.uint8)
-    parts = [part for image in images for part in (gap, image)]
-    return np.concatenate(parts[1:], axis=1)
 
 
 def error_codes(label: np.ndarray, prediction: np.ndarray) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from perception.errors import InputError
 from perception.metrics.detection import Objects, average_precision
 from perception.metrics.kitti import KittiDetections, KittiLabels, kitti_ap
 from perception.quality.intake import SourceRules, admit_frames, gather_frames, write_frames_folder
-from perception.training.loop import evaluate_segmentation
+from perception.training.loop import batch_logits
 from tests.cases.test_decoders import INTAKE, PLAIN, SIZE, arrival, grey_bits, stored
 from tests.cases.test_decoders import VALUES as LABEL
 
@@ -62,12 +62,12 @@ class Spoilt(nn.Module):
 
 
 def test_a_network_that_gives_nan_has_no_confusion(tmp_path: Path) -> None:
-    from perception.data.loading import FrameSet, LoadSettings
+    from perception.data.loading import FrameSet, LoadSettings, ordered_batches
 
     store = FolderStore(tmp_path)
     settings = LoadSettings(height_px=SIZE[0], width_px=SIZE[1], taxonomy="cityscapes19")
     with pytest.raises(InputError, match="the network gives NaN or infinity"):
-        evaluate_segmentation(Spoilt(), FrameSet(stored(store, PLAIN), store, settings), 1)
+        batch_logits(Spoilt(), next(ordered_batches(FrameSet(stored(store, PLAIN), store, settings), 1)))
 
 
 # ---------------------------------------------------------------- broken frames of a labelled source

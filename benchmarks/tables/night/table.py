@@ -24,7 +24,16 @@ from benchmarks.tables.night.plan import PLANS, Plan
 from benchmarks.tables.night.report import page, plot
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import Kept, placed, predictions, sure_labels, training_settings, weights_of
+from benchmarks.tables.segmenters import (
+    Kept,
+    judged,
+    network_cells,
+    placed,
+    predictions,
+    sure_labels,
+    training_settings,
+    weights_of,
+)  # fmt: skip
 from benchmarks.tables.shrinking import latency_ms_and_bytes
 from perception.adaptation.pseudo import pseudo_quality
 from perception.adaptation.statistics import adapt_statistics
@@ -77,22 +86,12 @@ def cells(request: Request) -> list[Cell]:
         raise InputError(f"table night: DATA holds {request.data_kind}; give CamVid")
     work = Work(request, PLANS[request.size])
     settings = asdict(work.plan) | {"world_seed": WORLD_SEED}
-    made = [Cell(name="simulator", compute=partial(_render, work), settings=settings)]
-    for seed in range(request.seeds):
-        for name, (compute, needs) in CELLS.items():
-            made.append(
-                Cell(
-                    name=f"{name}-seed{seed}",
-                    compute=partial(compute, work, seed),
-                    settings=settings,
-                    needs=("simulator", *(f"{each}-seed{seed}" for each in needs)),
-                )
-            )
-    measured = tuple(f"{name}-seed0" for name in ("full", "compressed"))
+    frames = Cell(name="simulator", compute=partial(_render, work), settings=settings)
     latency = Cell(
-        name="latency", compute=partial(_latency, work), settings=settings, needs=measured, side_by_side=True
-    )
-    return [*made, latency]
+        name="latency", compute=partial(_latency, work), settings=settings, needs=("full-seed0", "compressed-seed0"),
+        side_by_side=True,
+    )  # fmt: skip
+    return [*network_cells(work, frames, CELLS, lambda _: settings), latency]
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
@@ -106,9 +105,10 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
 
 def _render(work: Work, _before: Mapping[str, Found]) -> Found:
     plan = work.plan
-    frames = frames_data.simulated(
-        world_from_dict(plan.world), frames_data.taxonomy_of("camvid"), WORLD_SEED, frames_data.SIMULATOR_DRIVES,
-        plan.simulator_frames, (plan.height_px, plan.width_px), work.request.workers,
+    drives = range(frames_data.SIMULATOR_DRIVES, frames_data.SIMULATOR_DRIVES + plan.simulator_frames)
+    frames = frames_data.rendered(
+        world_from_dict(plan.world), "simulator", frames_data.taxonomy_of("camvid"), WORLD_SEED, drives,
+        (plan.height_px, plan.width_px), work.request.workers,
     )  # fmt: skip
     frames_data.keep(work.folder / "simulator.npz", frames)
     return {"frames": len(frames.images)}
@@ -124,23 +124,16 @@ def _choose(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
 # ---------------------------------------------------------------- the rows
 
 
-def _full(work: Work, seed: int, _before: Mapping[str, Found], *, row: str, longer: bool = False) -> Found:
-    everything = list(range(len(work.real()[0])))
-    return _from_labels(work, row, seed, everything, longer=longer)
-
-
-def _tenth(
-    work: Work, seed: int, before: Mapping[str, Found], *, row: str, choice: str = "chosen", longer: bool = False,
+def _labelled(
+    work: Work, seed: int, before: Mapping[str, Found], *, row: str, choice: str | None = "chosen", longer: bool = False,
     start: str | None = None,
 ) -> Found:  # fmt: skip
-    return _from_labels(work, row, seed, before[f"choose-seed{seed}"][choice], longer=longer, start=start)
+    """Learn from train frames with their labels alone, those of a choice or, for None, all.
 
-
-def _from_labels(
-    work: Work, row: str, seed: int, frames: list[int], *, longer: bool, start: str | None = None
-) -> Found:
-    """Learn from train frames with their labels alone. longer: for as many steps as the last rows in all."""
+    longer: for as many steps as the last rows in all; start: the row whose network learning goes on from.
+    """
     plan = work.plan
+    frames = list(range(len(work.real()[0]))) if choice is None else before[f"choose-seed{seed}"][choice]
     steps = plan.steps_in_all if longer else plan.steps
     network = _trained(work, seed, _Lesson([work.labels(frames)], [plan.batch_frames], steps, start))
     return _kept_and_judged(work, network, row, seed)
@@ -183,14 +176,14 @@ def _compressed(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
 
 
 CELLS: dict[str, tuple[Callable[..., Found], tuple[str, ...]]] = {
-    "full": (partial(_full, row="full"), ()),
-    "full_longer": (partial(_full, row="full_longer", longer=True), ()),
+    "full": (partial(_labelled, row="full", choice=None), ()),
+    "full_longer": (partial(_labelled, row="full_longer", choice=None, longer=True), ()),
     "choose": (_choose, ()),
-    "random": (partial(_tenth, row="random", choice="random"), ("choose",)),
-    "chosen": (partial(_tenth, row="chosen"), ("choose",)),
-    "chosen_longer": (partial(_tenth, row="chosen_longer", longer=True), ("choose",)),
+    "random": (partial(_labelled, row="random", choice="random"), ("choose",)),
+    "chosen": (partial(_labelled, row="chosen"), ("choose",)),
+    "chosen_longer": (partial(_labelled, row="chosen_longer", longer=True), ("choose",)),
     "pretrained": (_pretrained, ()),
-    "simulator": (partial(_tenth, row="simulator", start="pretrained"), ("choose", "pretrained")),
+    "simulator": (partial(_labelled, row="simulator", start="pretrained"), ("choose", "pretrained")),
     "pseudo": (partial(_pseudo, row="pseudo", teacher="simulator"), ("choose", "simulator")),
     "pruned": (partial(_pseudo, row="pruned", teacher="pseudo", shrink=True), ("choose", "simulator", "pseudo")),
     "compressed": (_compressed, ("pruned",)),
@@ -252,11 +245,8 @@ def _kept_and_judged(work: Work, network: nn.Module, row: str, seed: int) -> Fou
         confusion_matrix(labels[start : start + CLIP_FRAMES], predicted[start : start + CLIP_FRAMES], _classes())
         for start in range(0, len(labels) - CLIP_FRAMES + 1, CLIP_FRAMES)
     ]
-    ious = iou(confusion_matrix(labels, predicted, _classes()))
-    return {
-        "miou": 100 * float(np.nanmean(ious)),
+    return judged(labels, predicted, _classes()) | {
         "worst_clip_miou": 100 * min(float(np.nanmean(iou(clip))) for clip in clips),
-        "iou": [None if np.isnan(each) else 100 * float(each) for each in ious],
         "parameters": count_parameters(network.cpu()),
         "macs": count_macs(network, (3, work.plan.height_px, work.plan.width_px)),
     }
@@ -265,12 +255,7 @@ def _kept_and_judged(work: Work, network: nn.Module, row: str, seed: int) -> Fou
 def _latency(work: Work, before: Mapping[str, Found]) -> Found:
     """Measure the dense network and all shrunk ones side by side: milliseconds a frame, and the ONNX file's bytes."""
     names = [name for name in before if name.split("-")[0] in ("pruned", "compressed")]
-    networks = {name: load_network(work.network_path(*_row_and_seed(name))) for name in ("full-seed0", *names)}
+    networks = {name: load_network(work.folder / f"{name}.safetensors") for name in ("full-seed0", *names)}
     shape = (3, work.plan.height_px, work.plan.width_px)
     milliseconds, sizes = latency_ms_and_bytes(shape, networks)
     return {"latency_ms": milliseconds, "bytes": sizes}
-
-
-def _row_and_seed(name: str) -> tuple[str, int]:
-    row, seed = name.split("-seed")
-    return row, int(seed)

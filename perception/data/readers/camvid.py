@@ -11,11 +11,9 @@ from perception.data.readers.layout import (
     IMAGE_SUFFIXES,
     RawFrame,
     check_folder,
-    check_pairs,
     chosen_splits,
-    files_in,
+    frame_files,
     frame_id_of,
-    optional_files_in,
     read_label_file,
 )
 from perception.data.taxonomies import drawn_colors
@@ -32,19 +30,16 @@ def camvid_frames(root: Path, split: str | None, labels_required: bool) -> Itera
     """
     check_folder(root)
     for name in chosen_splits(root, split, _SPLITS):
-        images = files_in(root / name, IMAGE_SUFFIXES)
         truth, ending = root / f"{name}annot", ""
         if not truth.exists() and (root / f"{name}_labels").exists():
             truth, ending = root / f"{name}_labels", "_L"
-        labels = optional_files_in(truth, (".png",), ending)
-        check_pairs(images, labels, root / name, truth, labels_required)
-        for stem, path in images.items():
+        files = frame_files(root / name, truth, labels_required, IMAGE_SUFFIXES, endings=("", ending, ""))
+        for stem, paths in files.items():
             drive = stem[:6]
             yield RawFrame(
                 frame_id=frame_id_of(f"camvid_{stem}"),
                 drive_id=drive,
-                image_path=path,
-                label_path=labels.get(stem),
+                **paths,
                 time_of_day=_TIMES.get(drive),
                 scene="urban" if drive in _TIMES else None,
             )

@@ -11,11 +11,9 @@ from perception.data.readers.layout import (
     RawFrame,
     check_folder,
     check_no_other_folders,
-    check_pairs,
     chosen_splits,
-    files_in,
+    frame_files,
     frame_id_of,
-    optional_files_in,
     read_file,
 )
 from perception.errors import InputError
@@ -32,19 +30,16 @@ def gta5_frames(root: Path, split: str | None, labels_required: bool) -> Iterato
     A drive is a block of 100 numbers, which keeps neighbouring frames together.
     """
     check_folder(root)
-    images = files_in(root / "images", (".png",))
-    labels = optional_files_in(root / "labels", (".png",))
-    check_pairs(images, labels, root / "images", root / "labels", labels_required)
+    files = frame_files(root / "images", root / "labels", labels_required)
     wanted = None if split is None else _gta5_split(root, split)
-    for stem, path in images.items():
+    for stem, paths in files.items():
         if not stem.isdecimal():
-            raise InputError(f"{path}: name must be a number as 00001.png; rename or remove it")
+            raise InputError(f"{paths['image_path']}: name must be a number as 00001.png; rename or remove it")
         if wanted is None or int(stem) in wanted:
             yield RawFrame(
                 frame_id=frame_id_of(f"gta5_{stem}"),
                 drive_id=f"gta5_{int(stem) // _GTA5_DRIVE_FRAMES:03d}",
-                image_path=path,
-                label_path=labels.get(stem),
+                **paths,
             )
 
 
@@ -81,19 +76,9 @@ def viper_frames(root: Path, split: str | None, labels_required: bool) -> Iterat
 
 def _viper_sequence(folder: Path, sequence: str, labels_required: bool) -> Iterator[RawFrame]:
     pictures, truth, objects = (folder / kind / sequence for kind in ("img", "cls", "inst"))
-    images = files_in(pictures, IMAGE_SUFFIXES)
-    labels = optional_files_in(truth, (".png",))
-    instances = optional_files_in(objects, (".png",))
-    check_pairs(images, labels, pictures, truth, labels_required)
-    check_pairs(images, instances, pictures, objects, False)
-    for stem, path in images.items():
-        yield RawFrame(
-            frame_id=frame_id_of(f"viper_{stem}"),
-            drive_id=f"viper_{sequence}",
-            image_path=path,
-            label_path=labels.get(stem),
-            instances_path=instances.get(stem),
-        )
+    files = frame_files(pictures, truth, labels_required, IMAGE_SUFFIXES, instances=objects)
+    for stem, paths in files.items():
+        yield RawFrame(frame_id=frame_id_of(f"viper_{stem}"), drive_id=f"viper_{sequence}", **paths)
 
 
 def viper_instances(frame: RawFrame) -> bytes | None:

@@ -5,16 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from perception.data.json_files import read_json
-from perception.data.readers.layout import (
-    Frames,
-    RawFrame,
-    check_folder,
-    check_pairs,
-    chosen_splits,
-    files_in,
-    frame_id_of,
-    optional_files_in,
-)
+from perception.data.readers.layout import Frames, RawFrame, check_folder, chosen_splits, frame_files, frame_id_of
 from perception.data.taxonomies import published_names
 from perception.errors import InputError
 
@@ -37,18 +28,11 @@ def _frames(version: str, taxonomy: str, root: Path, split: str | None, labels_r
     flat = version == _FIRST and not any((root / name / version).exists() for name in _SPLITS)
     _check_config(root / ("config.json" if flat else f"config_{version}.json"), taxonomy)
     for name in chosen_splits(root, split, _SPLITS):
-        images = files_in(root / name / "images", (".jpg",))
         truth = root / name / ("labels" if flat else f"{version}/labels")
-        labels = optional_files_in(truth, (".png",))
-        check_pairs(images, labels, root / name / "images", truth, labels_required)
-        for key, path in images.items():
+        files = frame_files(root / name / "images", truth, labels_required, (".jpg",))
+        for key, paths in files.items():
             frame_id = frame_id_of(f"mapillary_{key}")
-            yield RawFrame(
-                frame_id=frame_id,
-                drive_id=frame_id,
-                image_path=path,
-                label_path=labels.get(key),
-            )
+            yield RawFrame(frame_id=frame_id, drive_id=frame_id, **paths)
 
 
 def _check_config(path: Path, taxonomy: str) -> None:

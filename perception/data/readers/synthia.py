@@ -9,15 +9,7 @@ from numpy.typing import NDArray
 
 from perception.data.decoding import BadFrame
 from perception.data.readers.label_files import class_codes, decode_codes, instance_codes
-from perception.data.readers.layout import (
-    RawFrame,
-    check_folder,
-    check_pairs,
-    files_in,
-    frame_id_of,
-    optional_files_in,
-    read_file,
-)
+from perception.data.readers.layout import RawFrame, check_folder, frame_files, frame_id_of, read_file
 from perception.errors import InputError
 
 
@@ -29,19 +21,10 @@ def synthia_frames(root: Path, split: str | None, labels_required: bool) -> Iter
     check_folder(root)
     if split is not None:
         raise InputError(f"split {split!r} is unknown: SYNTHIA-RAND-CITYSCAPES has no splits; leave the split out")
-    images = files_in(root / "RGB", (".png",))
-    labels = optional_files_in(root / "GT" / "LABELS", (".png",))
-    check_pairs(images, labels, root / "RGB", root / "GT" / "LABELS", labels_required)
-    for stem, path in images.items():
+    truth = root / "GT" / "LABELS"
+    for stem, paths in frame_files(root / "RGB", truth, labels_required, instances=truth).items():
         frame_id = frame_id_of(f"synthia_{stem}")
-        yield RawFrame(
-            frame_id=frame_id,
-            drive_id=frame_id,
-            image_path=path,
-            label_path=labels.get(stem),
-            instances_path=labels.get(stem),
-            scene="urban",
-        )
+        yield RawFrame(frame_id=frame_id, drive_id=frame_id, **paths, scene="urban")
 
 
 def synthia_label(frame: RawFrame) -> bytes | None:

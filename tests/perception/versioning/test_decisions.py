@@ -1,14 +1,13 @@
 import json
 import shutil
 import subprocess
-from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from perception.errors import InputError
 from perception.versioning.audit import audit
-from perception.versioning.decisions import decisions, promote, reject, release_champion, rollback
+from perception.versioning.decisions import decisions, promote, reject, rollback
 from perception.versioning.models import champion, fetch_champion, propose, read_proposal
 from perception.versioning.registry import create_registry, publish, resolve
 
@@ -171,20 +170,18 @@ def test_the_champion_is_a_pointer_beside_the_data(fresh, tmp_path):
     model.mkdir()
     (model / "network.onnx").write_bytes(b"onnx" * 1000)
     (model / "metrics.json").write_text("{}")
-    released = release_champion(
-        registry, model, one.tag, name="Ada Lovelace", reason="better at night", facts={"code_commit": "abc"}
-    )
-    assert champion(registry) == released
+    propose(registry, one.tag, {}, model=model, facts={"code_commit": "abc"})
+    approve(registry, one, reason="better at night", release=True)
+    released = champion(registry)
     assert (released.tag, released.manifest_sha256) == (one.tag, one.manifest_sha256)
+    assert (released.names, released.reason) == (("Ada Lovelace",), "better at night")
+    assert released.facts == {"code_commit": "abc"}
     assert fetch_champion(registry, tmp_path / "out") == released
     assert (tmp_path / "out" / "network.onnx").read_bytes() == b"onnx" * 1000
-    assert decisions(registry)[-1].action == "release"
-    assert resolve(registry) is None, "releasing a model does not promote data"
     with pytest.raises(InputError, match="not empty"):
         fetch_champion(registry, tmp_path / "out")
     with pytest.raises(InputError, match="must be a file or a folder"):
-        release_champion(registry, tmp_path / "absent", one.tag, name="Ada", reason="nothing")
-    assert replace(released, facts={}) != released
+        propose(registry, one.tag, {}, model=tmp_path / "absent")
 
 
 # --- data and network together
