@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.stage.kfp_step import S3_FOLDER
+from components.stage.kubernetes_api import S3_KEYS
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_DONE, EXIT_FAILED
 from perception.data.footage import S3
 from perception.errors import InputError, Unreachable
 from pipelines.cluster import Cluster
 from pipelines.kubeflow.kubernetes_api import KUBEFLOW, TIMEOUT_SECONDS, answer, connect_kubernetes, namespace
+from pipelines.kubeflow.resources import GIT_FOLDER
 from pipelines.kubeflow.sources import places_of_sources
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
@@ -25,12 +28,14 @@ PROFILE_LABEL = ("app.kubernetes.io/part-of", "kubeflow-profile")
 ENFORCED = "pod-security.kubernetes.io/enforce"
 LAUNCHER_SECRET = "mlpipeline-minio-artifact"
 LAUNCHER_KEYS = ("accesskey", "secretkey")
-# What the launcher of every step does as the step's service account: verb, group, resource, name.
-LAUNCHER_RIGHTS = (
+MOUNTED_KEYS = {str(S3_FOLDER): tuple(S3_KEYS), GIT_FOLDER: ("credentials",)}  # of the secrets of steps, by folder
+# What the launcher of every step, and a fan-out, do as the steps' service account: verb, group, resource, name.
+RIGHTS = (
     ("get", "", "pods", ""),
     ("get", "", "secrets", LAUNCHER_SECRET),
     ("create", "argoproj.io", "workflowtaskresults", ""),
     ("patch", "argoproj.io", "workflowtaskresults", ""),
+    ("create", "batch", "jobs", ""),
 )
 _SHARED_MODES = ("ReadOnlyMany", "ReadWriteMany")
 _MANIFESTS = ", ".join(
@@ -119,10 +124,8 @@ def wanted_by(package: Path) -> Wanted:
     accelerators: set[tuple[str, int, tuple[tuple[str, str], ...]]] = set()
     kubernetes = platforms[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if platforms else {}
     for name, settings in kubernetes.items():
-        for secret in settings.get("secretAsEnv", []):
-            secrets.setdefault(secret["secretName"], set()).update(item["secretKey"] for item in secret["keyToEnv"])
         for secret in settings.get("secretAsVolume", []):
-            secrets.setdefault(secret["secretName"], set()).add("credentials")
+            secrets.setdefault(secret["secretName"], set()).update(MOUNTED_KEYS[secret["mountPath"]])
         claims |= {claim["constant"] for claim in settings.get("pvcMount", [])}
         asked = executors[name]["container"].get("resources", {}).get("accelerator")
         if asked:
@@ -281,9 +284,9 @@ def _bucket(name: str, url: str) -> Finding:
 
 
 def _rights(api: Any, service_account: str) -> Iterator[Finding]:
-    """Ask whether the steps' service account may do what Kubeflow's launcher does in its name."""
+    """Ask whether the steps' service account may do what is done in its name."""
     space = namespace()
-    for verb, group, resource, name in LAUNCHER_RIGHTS:
+    for verb, group, resource, name in RIGHTS:
         attributes = {"namespace": space, "verb": verb, "group": group, "resource": resource, "name": name}
         spec = {"user": f"system:serviceaccount:{space}:{service_account}", "resourceAttributes": attributes}
         body = {"metadata": {"namespace": space}, "spec": spec}

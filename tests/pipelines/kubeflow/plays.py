@@ -6,13 +6,12 @@ notice fails its step, which is not tried again; the run's own retry runs failed
 tells nothing more of its tasks, and above 1.5 MiB cannot be retried. Steps keep records in their night's store as ours do.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.pipelines.edges import steps
+from tests.pipelines.edges import settings_of, steps
 from tests.pipelines.kubeflow.night_runs import leave_record
 
 ENDED = ("SUCCEEDED", "FAILED")
@@ -119,7 +118,7 @@ class Play:
     def _record(self, step: Step, status: str, **about: Any) -> None:
         night = step.settings.get("_night")
         if night:
-            store, name = Path(night["store"]), step.settings["task"]
+            store, name = Path(night["store"]), step.settings["step"]["task"]
             leave_record(store, self.run_id, name, status, 1000.0 + step.begun_at, **{"attempt": step.tries, **about})
 
     def _tasks(self, step: Step) -> list[Json]:
@@ -155,8 +154,7 @@ def _key(spec: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 
 def _settings(task: Mapping[str, Any]) -> Json:
-    given = task.get("inputs", {}).get("parameters", {}).get("settings", {}).get("runtimeValue", {}).get("constant")
-    return dict(json.loads(given)) if given else {}
+    return settings_of(task) if "settings" in task.get("inputs", {}).get("parameters", {}) else {}
 
 
 def _clock(looks: int) -> str:
