@@ -36,7 +36,10 @@ def open_documents(url: str) -> Documents:
     """
     if not url.startswith("s3://"):
         return FolderDocuments(Path(url))
-    from perception.data.s3 import CHECK_TIMEOUT, open_bucket  # the client costs half a second that folders need not pay
+    from perception.data.s3 import (  # the client costs half a second that folders need not pay
+        CHECK_TIMEOUT,
+        open_bucket,
+    )
 
     return S3Documents(open_bucket(url, os.environ, CHECK_TIMEOUT))
 

@@ -126,7 +126,10 @@ def clean_up(trial: Trial, places: Mapping[str, str]) -> None:
             print(f"  {what}: could not be removed: {error}", flush=True)
     for place in OWN:
         _empty(f"{places[place]}/{trial.name}")
-    print(f"removed: {trial.name}, with its runs, versions and folders", flush=True)
+    print(
+        f"removed: {trial.name}, with its runs, versions and folders; the namespace {namespace()} is yours to delete",
+        flush=True,
+    )
 
 
 def _result(trial: Trial, case: str, expected: str, run: Callable[[Trial], str]) -> Result:
