@@ -22,6 +22,7 @@ CHECK_TIMEOUT = urllib3.Timeout(connect=3.0, read=5.0)
 TRANSFER_TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)
 _RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], raise_on_status=False)
 _BUCKET = re.compile("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+ENDPOINT_VARIABLE = "NIGHTDRIVE_S3_ENDPOINT"
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ABSENT = {"NoSuchKey", "ResourceNotFound"}
 _LARGEST_PUT_BYTES = 5 * 2**30  # by the protocol; an object that comes in one piece has the md5 of its bytes as ETag
@@ -156,7 +157,7 @@ def connect(environment: Mapping[str, str], where: str, timeout: urllib3.Timeout
 
     Raises InputError naming the variable that is missing or wrong, never its value where that is secret.
     """
-    endpoint = environment.get("NIGHTDRIVE_S3_ENDPOINT", "")
+    endpoint = environment.get(ENDPOINT_VARIABLE, "")
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/") or "@" in parts.netloc:
         shown = "holds user information" if "@" in endpoint else f"is {endpoint!r}"

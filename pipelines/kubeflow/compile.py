@@ -8,7 +8,7 @@ from perception.errors import InputError
 from pipelines.cluster import Cluster
 from pipelines.kubeflow.dsl import build_pipeline
 from pipelines.kubeflow.images import references
-from pipelines.kubeflow.sources import claims_by_source
+from pipelines.kubeflow.sources import places_of_sources
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 
@@ -26,7 +26,7 @@ def compile_pipeline(
         raise InputError(f"OUT={target}: must be a file that ends in .yaml; name another")
     night = nightly()
     settings = load_settings(night, profile, overrides, data, run="nightly")
-    claims_by_source(settings["sources"], build_parameters(Cluster, settings["cluster"], where="cluster"))
+    places_of_sources(settings["sources"], build_parameters(Cluster, settings["cluster"], where="cluster"))
     names = settings["images"] | (references(images) if images else {})
     partial = target.with_name(f".{target.stem}.partial{target.suffix}")
     try:

@@ -1,5 +1,6 @@
 """`make preflight`: say before anything starts what the cluster lacks for this night."""
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,10 +11,11 @@ from typing import Any
 
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_DONE, EXIT_FAILED
-from perception.errors import Unreachable
+from perception.data.footage import S3
+from perception.errors import InputError, Unreachable
 from pipelines.cluster import Cluster
 from pipelines.kubeflow.kubernetes_api import KUBEFLOW, TIMEOUT_SECONDS, answer, connect_kubernetes, namespace
-from pipelines.kubeflow.sources import claims_by_source
+from pipelines.kubeflow.sources import places_of_sources
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 
@@ -67,7 +69,7 @@ class Wanted:
     accelerators: tuple[tuple[str, int, tuple[tuple[str, str], ...]], ...]
     images: tuple[str, ...]
     unconfined: tuple[str, ...] = ()  # steps that do not say that they run as another than root
-    sources: Mapping[str, str] = field(default_factory=dict)  # name: the claim that its folder lies on
+    sources: Mapping[str, str] = field(default_factory=dict)  # name: the claim that its folder lies on, or its bucket
 
 
 def look_first(
@@ -91,9 +93,9 @@ def look_first(
 
 
 def sources_of(profile: str, overrides: Sequence[str], data: str) -> dict[str, str]:
-    """Return the claim that each source of a night with a folder lies on, by the source's name."""
+    """Return where each source of a night with a path lies, by the source's name: a claim, or s3://bucket/prefix."""
     settings = load_settings(nightly(), profile, overrides, data)
-    return claims_by_source(settings["sources"], build_parameters(Cluster, settings["cluster"], where="cluster"))
+    return places_of_sources(settings["sources"], build_parameters(Cluster, settings["cluster"], where="cluster"))
 
 
 def run(package: Path, service_account: str, sources: Mapping[str, str]) -> int:
@@ -148,6 +150,9 @@ def check(wanted: Wanted, service_account: str) -> Iterator[Finding]:
         yield from _in_namespace(core, wanted, service_account)
         yield from _rights(client.AuthorizationV1Api(api), service_account)
         yield from _accelerators(core, wanted)
+    for name, place in wanted.sources.items():
+        if place.startswith(S3):
+            yield _bucket(name, place)
     for image in wanted.images:
         yield image_finding(image)
 
@@ -254,6 +259,25 @@ def _claim(api: Any, claim: str, sources: Sequence[str]) -> Iterator[Finding]:
 
 def _unbound(claim: Any) -> str:
     return "" if claim.status.phase == "Bound" else f"is {claim.status.phase}, not Bound; `kubectl describe` says why"
+
+
+def _bucket(name: str, url: str) -> Finding:
+    """Look, with the keys of this machine, at how many objects a source holds, and whether one can be read."""
+    from perception.data.s3 import CHECK_TIMEOUT, ENDPOINT_VARIABLE, open_bucket
+
+    what = f"source {name} at {url}"
+    if ENDPOINT_VARIABLE not in os.environ:
+        remedy = f"set {ENDPOINT_VARIABLE}, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to look into it"
+        return Finding(what=what, there=None, remedy=remedy)
+    try:
+        bucket = open_bucket(url, os.environ, CHECK_TIMEOUT)
+        objects = bucket.list("")
+        if objects:
+            bucket.read(min(objects, key=lambda key: objects[key]))  # the smallest
+    except InputError as error:
+        return Finding(what=what, there=None if isinstance(error, Unreachable) else False, remedy=str(error))
+    remedy = "holds no object; correct its path, or upload the footage"
+    return Finding(what=f"{what}: {len(objects)} objects", there=bool(objects), remedy=remedy)
 
 
 def _rights(api: Any, service_account: str) -> Iterator[Finding]:

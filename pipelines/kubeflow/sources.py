@@ -1,9 +1,10 @@
-"""Footage on a cluster: the folder of every source lies on a volume claim that the steps which read footage mount."""
+"""Footage on a cluster: every source lies in a bucket, or on a volume claim that the steps which read footage mount."""
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from perception.data.footage import S3
 from perception.errors import InputError
 from pipelines.cluster import Cluster
 
@@ -16,16 +17,13 @@ def mount_sources(step: Any, cluster: Cluster) -> None:
         kubernetes.mount_pvc(step, claim, folder)
 
 
-def claims_by_source(sources: Mapping[str, Mapping[str, Any]], cluster: Cluster) -> dict[str, str]:
-    """Return the claim that each source with a folder lies on, by the source's name.
+def places_of_sources(sources: Mapping[str, Mapping[str, Any]], cluster: Cluster) -> dict[str, str]:
+    """Return where each source with a path lies, by the source's name: a claim, or s3://bucket/prefix.
 
     Raises InputError for a folder that no claim holds: no step of the cluster could read it.
     """
-    found = {}
-    for name, source in sources.items():
-        if source.get("path"):
-            found[name] = _claim(name, str(source["path"]), cluster)
-    return found
+    paths = {name: str(source["path"]) for name, source in sources.items() if source.get("path")}
+    return {name: path if path.startswith(S3) else _claim(name, path, cluster) for name, path in paths.items()}
 
 
 def _claim(name: str, path: str, cluster: Cluster) -> str:

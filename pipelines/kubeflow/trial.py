@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from components.stage.program import EXIT_DONE, EXIT_FAILED
 from components.stage.registry import all_stages
@@ -165,13 +164,11 @@ def _made(trial: Trial) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def _empty(url: str) -> None:
     """Remove a folder, or every object below s3://bucket/prefix, with all that is in it."""
-    from perception.data.s3 import connect as connect_store
-    from perception.data.s3 import list_objects, remove
+    from perception.data.s3 import open_bucket
 
-    parts = urlsplit(url)
-    if parts.scheme != "s3":
+    if not url.startswith("s3://"):
         shutil.rmtree(url, ignore_errors=True)
         return
-    client = connect_store(os.environ, url)
-    for key, _, _ in list_objects(client, parts.netloc, f"{parts.path.strip('/')}/", url):
-        remove(client, parts.netloc, key, url)
+    bucket = open_bucket(url, os.environ)
+    for key in bucket.list(""):
+        bucket.remove(key)

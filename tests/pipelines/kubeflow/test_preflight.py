@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from perception.data import s3
+from perception.errors import InputError, Unreachable
 from pipelines.commands.program import main
-from pipelines.kubeflow.preflight import check, run, wanted_by
+from pipelines.kubeflow.preflight import Wanted, check, run, wanted_by
 from tests.pipelines.kubeflow.conftest import claim
 from tests.pipelines.kubeflow.stub_server import Stub
 
@@ -210,3 +212,56 @@ def test_a_claim_must_be_bound_where_footage_lies_on_it(
     cluster.kubernetes[f"{SPACE}/persistentvolumeclaims/{name}"] = claim(name, mode, phase)
     assert look(pinned) == code
     assert said in capsys.readouterr().out
+
+
+class Objects:
+    """A bucket that holds so many objects."""
+
+    def __init__(self, objects: dict[str, bytes], error: InputError | None = None) -> None:
+        self.objects, self.error = objects, error
+
+    def list(self, _: str) -> dict[str, tuple[int, float]]:
+        return {key: (len(data), 0.0) for key, data in self.objects.items()}
+
+    def read(self, key: str) -> bytes:
+        if self.error:
+            raise self.error
+        return self.objects[key]
+
+
+DENIED = InputError("store s3://fleet/drops: the keys may not do this in bucket fleet; grant read")
+GONE = Unreachable("store s3://fleet/drops: the endpoint cannot be reached (Timeout)")
+
+
+@pytest.mark.parametrize(
+    ("held", "error", "there", "said"),
+    [
+        ({"a.jpg": b"xx", "b.csv": b"x"}, None, True, "ok       source drops at s3://fleet/drops: 2 objects"),
+        ({}, None, False, "MISSING  source drops at s3://fleet/drops: 0 objects: holds no object; correct its path"),
+        (
+            {"a.jpg": b"xx"},
+            DENIED,
+            False,
+            "MISSING  source drops at s3://fleet/drops: store s3://fleet/drops: the keys may not",
+        ),
+        (
+            {"a.jpg": b"xx"},
+            GONE,
+            None,
+            "unknown  source drops at s3://fleet/drops: store s3://fleet/drops: the endpoint cannot",
+        ),
+    ],
+)
+def test_a_source_in_a_bucket_is_counted_and_read_from(
+    monkeypatch: pytest.MonkeyPatch, held: dict[str, bytes], error: InputError | None, there: bool | None, said: str
+) -> None:
+    monkeypatch.setenv("NIGHTDRIVE_S3_ENDPOINT", "http://s3")
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    monkeypatch.setattr(s3, "open_bucket", lambda *_: Objects(held, error))
+    wanted = Wanted(secrets={}, claims=(), accelerators=(), images=(), sources={"drops": "s3://fleet/drops"})
+    (found,) = (finding for finding in check(wanted, "nightdrive-runner") if finding.what.startswith("source"))
+    assert found.there is there
+    assert found.line().strip().startswith(said)
+    monkeypatch.delenv("NIGHTDRIVE_S3_ENDPOINT")
+    (found,) = (finding for finding in check(wanted, "nightdrive-runner") if finding.what.startswith("source"))
+    assert found.line().strip().startswith("unknown  source drops at s3://fleet/drops: set NIGHTDRIVE_S3_ENDPOINT")

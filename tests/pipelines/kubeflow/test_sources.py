@@ -11,7 +11,7 @@ from perception.errors import InputError
 from pipelines.cluster import Cluster
 from pipelines.graph import FOOTAGE
 from pipelines.kubeflow.compile import compile_pipeline
-from pipelines.kubeflow.sources import claims_by_source
+from pipelines.kubeflow.sources import places_of_sources
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 
@@ -19,6 +19,7 @@ FOLDERS = {
     "fleet": {"path": "/data/fleet/2026"},
     "boxes": {"path": "/data/fleet/boxes/new"},
     "streets": {"format": "scenes"},
+    "drops": {"path": "s3://fleet/drops"},
 }
 
 
@@ -46,18 +47,18 @@ def test_steps_that_read_footage_mount_its_claims_and_no_others_do(package: Path
         assert len({claim for claim, _ in claims}) == len(claims), f"{name}: mounts a claim twice"
 
 
-def test_each_source_lies_on_the_claim_that_is_mounted_nearest_to_it() -> None:
+def test_each_source_lies_in_its_bucket_or_on_the_claim_that_is_mounted_nearest_to_it() -> None:
     cluster = build_parameters(
         Cluster, {"source_claims": {"footage": "/data/fleet", "drawn": "/data/fleet/boxes"}}, where="cluster"
     )
-    assert claims_by_source(FOLDERS, cluster) == {"fleet": "footage", "boxes": "drawn"}
+    assert places_of_sources(FOLDERS, cluster) == {"fleet": "footage", "boxes": "drawn", "drops": "s3://fleet/drops"}
 
 
-@pytest.mark.parametrize("path", ["/data/fleet2", "/data/fleet/../other", "footage", "s3://bucket/drops", "/mnt/fleet"])
+@pytest.mark.parametrize("path", ["/data/fleet2", "/data/fleet/../other", "footage", "/mnt/fleet"])
 def test_a_folder_that_no_claim_holds_is_refused_before_anything_starts(path: str) -> None:
     cluster = build_parameters(Cluster, {"source_claims": {"footage": "/data/fleet"}}, where="cluster")
     with pytest.raises(InputError, match=re.escape(f"sources.fleet.path = {path!r}: no volume claim is mounted there")):
-        claims_by_source({"fleet": {"path": path}}, cluster)
+        places_of_sources({"fleet": {"path": path}}, cluster)
 
 
 def test_a_night_whose_footage_nobody_mounts_is_not_compiled(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_footage_is_mounted_below_data_and_nowhere_else(folder: str) -> None:
 def test_every_profile_that_nights_are_scheduled_from_names_claims_that_hold_its_sources() -> None:
     settings = load_settings(nightly(), "nightly")
     cluster = build_parameters(Cluster, settings["cluster"], where="cluster")
-    assert claims_by_source(settings["sources"], cluster) == {
+    assert places_of_sources(settings["sources"], cluster) == {
         "fleet": "nightdrive-footage",
         "frozen_test": "nightdrive-footage",
     }
