@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
-from components.stage.declaration import Needs, Paths, Port, Refused, Stage
+from components.stage.declaration import Needs, Page, Paths, Port, Refused, Stage
 from components.stage.records import log
 from perception.parameters import checked
 
@@ -68,6 +68,7 @@ STAGE = Stage(
     summary="Judge what a stage gave against a reviewed suite of expectations.",
     inputs=(Port(name="subject", about="folder that holds a gate.parquet table"),),
     outputs=(Port(name="verdict", about="verdict.json and verdict.md, with the offending frames"),),
+    pages=(Page(name="reasons", kind="Markdown", port="verdict", file="verdict.md"),),
     parameters=GateParameters,
     needs=Needs(image="gates", loads="great_expectations", memory_gib=3, retries=1, timeout_minutes=20),
     run=run,

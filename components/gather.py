@@ -65,7 +65,7 @@ STAGE = Stage(
             name="frames", about="the night's frames: manifest, profile, rejected files, hidden labels", gate_table=True
         ),
     ),
-    values=("news",),
+    value="news",
     parameters=GatherParameters,
     needs=Needs(image="torch", loads="pandas", memory_gib=4),
     run=run,

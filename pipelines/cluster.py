@@ -1,7 +1,7 @@
 """What a cluster is like: section `cluster` of params.yaml, and what a stage needs there."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
@@ -26,6 +26,8 @@ class Toleration(TypedDict, total=False):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
     tolerationSeconds: int
 
+
+WAITING: dict[str, Any] = {"cpu_cores": 0.25, "memory_gib": 1.0, "gpu_count": 0, "shared_memory_gib": 0.0}  # for a job
 
 KubernetesName = Annotated[str, matching(_NAME, "must be the name of a Kubernetes object")]
 NameOrNone = Annotated[str, matching(f"({_NAME})?", "must be the name of a Kubernetes object, or empty")]
@@ -58,7 +60,7 @@ class Cluster:
     spot_node_selector: Labels = Field(default_factory=dict)  # of such stages
     spot_tolerations: tuple[Toleration, ...] = ()  # of such stages
     spot_retries: CountOrZero = 10  # of a stage on such nodes, in place of its own
-    parallel_steps: Annotated[int, Field(ge=0, le=1000)] = 0  # iterations of a loop at once; 0: all
+    parallel_steps: Annotated[int, Field(ge=0, le=1000)] = 0  # batches or shards at once; 0: all
     # after which a night is ended: before the next one starts
     night_hours: Annotated[float, Field(gt=0, le=24 * 7)] = 20.0
     # how often the watch tries a night again that lost a pod
@@ -93,7 +95,14 @@ class Cluster:
             declared["retries"] = self.spot_retries
         return build_parameters(Needs, declared | self.stages.get(stage, {}), where=f"cluster.stages.{stage}")
 
-    def step_needs(self, stage: str) -> Needs:
-        """Return what the step of a stage itself needs: with a TrainJob the GPUs are the job's, and the step only waits."""
+    def step_needs(self, stage: str, shares: int = 0) -> Needs:
+        """Return what the step of a stage itself needs: where a job does the work, the step only waits.
+
+        shares: how many indices of a job the step waits for; 0: it is no fan-out.
+        """
         needs = self.needs(stage)
+        if shares:
+            waves = -(-shares // (self.parallel_steps or shares))
+            longest = min(needs.timeout_minutes * waves, round(self.night_hours * 60))
+            return dataclasses.replace(needs, **WAITING, timeout_minutes=longest)
         return dataclasses.replace(needs, gpu_count=0, shared_memory_gib=0.0) if stage in self.nodes else needs

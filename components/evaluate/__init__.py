@@ -1,7 +1,7 @@
 """evaluate: judge the network that ships on the frozen test set, whole and by condition, against the champion."""
 
 from components.evaluate.parameters import JudgeParameters
-from components.stage.declaration import FRAMES, Needs, Paths, Port, Stage
+from components.stage.declaration import FRAMES, Needs, Page, Paths, Port, Stage
 from components.stage.learning import open_frames, read_frames
 from components.stage.records import log
 from perception.parameters import Fraction, checked
@@ -50,6 +50,7 @@ STAGE = Stage(
             name="evaluation", about="figures, predictions, the promotion decision, tomorrow's query", gate_table=True
         ),
     ),
+    pages=(Page(name="confusion", kind="ClassificationMetrics", port="evaluation", file="confusion.json"),),
     parameters=EvaluateParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=2, memory_gib=4, gpu_count=1),
     run=run,

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from components.report.parameters import ReportParameters
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import Needs, Page, Paths, Port, Stage
 from components.stage.records import NIGHT_VARIABLE, RUNNING, log, read_records
 
 
@@ -50,6 +50,10 @@ STAGE = Stage(
         Port(name="verdicts", about="verdict of each gate", many=True, optional=True),
     ),
     outputs=(Port(name="report", about="report.html and summary.json"),),
+    pages=(
+        Page(name="page", kind="HTML", port="report", file="report.html"),
+        Page(name="figures", kind="Metrics", port="report", file="summary.json"),
+    ),
     parameters=ReportParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=1, memory_gib=4),
     run=run,

@@ -67,7 +67,7 @@ def gather_night(inputs: Paths, parameters: ReportParameters, tasks: list[Json])
         reproduce_command=_reproduce_command(version, parameters),
         gates=tuple(_gate_panel(name, verdict, pictures) for name, verdict in verdicts.items()),
         rejected=_rejected(inputs),
-        parameters=parameters.settings,
+        parameters=parameters.settings or _settings(tasks),
         lineage=_lineage(version, card),
     )
 
@@ -106,6 +106,13 @@ def _outcome(tasks: list[Json], final_status: Mapping[str, Any]) -> tuple[str, s
     if final_status.get("state") == "FAILED":
         return "failed", "a step", ("it left no record: its pod never began; see the run's page",)
     return status_of(tasks), None, ()
+
+
+def _settings(tasks: list[Json]) -> dict[str, str]:
+    """Return every parameter as text by its dotted name, as the records of single tasks tell them."""
+    single = [task for task in tasks if "@" not in task["name"]]
+    named = {f"{task['name']}.{name}": value for task in single for name, value in task["parameters"].items()}
+    return {name: str(value) for name, value in sorted(named.items()) if not name.endswith(".sources")}
 
 
 def _rules(guilty: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from perception.parameters import Count, CountOrZero, NotNegative, Positive, checked
 
@@ -30,6 +30,16 @@ class Port:
     gate_table: bool = False  # the folder holds gate.parquet, the table that a gate judges
     # the folder holds one folder a share; a task that takes it is given the one that this parameter numbers
     shares: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Name a file among what a stage gives that Kubeflow's own pages show; HTML and Markdown stand for all of their port."""
+
+    name: str
+    kind: Literal["HTML", "Markdown", "Metrics", "ClassificationMetrics"]  # as Kubeflow calls it
+    port: str
+    file: str  # in the port's folder; of metrics JSON, of a classification with the keys classes and rows
 
 
 FRAMES = Port(name="frames", about="the night's frames")
@@ -84,7 +94,8 @@ class Stage:
     summary: str  # one sentence in the imperative
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
-    values: tuple[str, ...] = ()  # of what its `run` tells, the short strings that an engine can branch on
+    value: str = ""  # of what its `run` tells, the short string that an engine can branch on
+    pages: tuple[Page, ...] = ()
     parameters: type  # a frozen dataclass
     needs: Needs
     run: Run = field(repr=False)

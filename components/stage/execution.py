@@ -50,19 +50,22 @@ def told(error: InputError) -> Outcome:
 
 
 def recorded(
-    task: str, run: Callable[[], Outcome], tried: Callable[[Callable[[], None]], None] = lambda write: write()
+    task: str,
+    run: Callable[[], Outcome],
+    tried: Callable[[Callable[[], None]], None] = lambda write: write(),
+    parameters: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Run a call with its record kept: that it runs, and as its last act how it ended; return how it ended.
 
-    tried: writes the record, perhaps several times while its place does not answer. Raises InputError, before anything runs,
-    where it cannot be written.
+    tried: writes the record, perhaps several times while its place does not answer. parameters: what the record says of them.
+    Raises InputError, before anything runs, where it cannot be written.
     """
-    before = Usage.now()
-    tried(lambda: write_record(task, status=RUNNING, before=before))
+    about: dict[str, Any] = {"before": Usage.now(), "parameters": parameters}
+    tried(lambda: write_record(task, status=RUNNING, **about))
     ended = run()
-    about: dict[str, Any] = {"message": ended.message, "values": ended.values, "failed": ended.failed}
+    about |= {"message": ended.message, "values": ended.values, "failed": ended.failed}
     try:
-        tried(lambda: write_record(task, status=STATUS_OF_EXIT[ended.code], before=before, **about))
+        tried(lambda: write_record(task, status=STATUS_OF_EXIT[ended.code], **about))
     except InputError as error:  # how the task ended does not depend on its record
         print(f"nightdrive {task}: {error}", file=sys.stderr)
     return ended

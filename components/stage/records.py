@@ -23,6 +23,8 @@ NO_RECORDS = (NIGHT_FILE, WATCH_FILE)
 FAREWELL = "farewell"  # the report of a night that ended early
 TELLERS = ("report", FAREWELL)  # the tasks that tell how the others ended
 
+PAUSES_VARIABLE = "NIGHTDRIVE_RETRY_PAUSES"  # seconds between tries while a server does not answer, such as 5,20,60
+
 
 def is_first_process() -> bool:
     """Tell whether this is the only process of its call, or the first of those that torchrun started."""
@@ -58,13 +60,14 @@ def write_record(
     message: str = "",
     values: Mapping[str, Any] | None = None,
     failed: Sequence[Mapping[str, Any]] = (),
+    parameters: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the task's record where NIGHTDRIVE_RECORDS asks for it: status, and what it used since it began.
 
     attempt: how often it has begun. started: when its work began, in seconds since 1970; launched: when its command was
     started. seconds, cpu_seconds, read_bytes, written_bytes: of its work alone; start_cpu_seconds: of the process before
     that. forked: from a warm process. peak_rss_mib: so far. values: what it told beside its artifacts. failed: of a refusal,
-    the rules with bound and observed value.
+    the rules with bound and observed value. parameters: of its call, where no other place has those of the whole night.
     Raises InputError for a name that no task has and for a place that cannot be written.
     """
     check_task(task)
@@ -89,6 +92,7 @@ def write_record(
         "message": message,
         "values": dict(values or {}),
         "failed": list(failed),
+        "parameters": dict(parameters or {}),
     }
     documents.write(name, json.dumps(record).encode())
 

@@ -55,9 +55,9 @@ class Bucket:
         found = self._ask(lambda: self.client.stat_object(self.name, self._key(key)))
         return None if found is None else (int(found.size or 0), str(found.etag or "").strip('"'), _changed(found))
 
-    def write(self, key: str, stream: BinaryIO, size_bytes: int) -> None:
-        """Write one object in one piece, whole or not at all."""
-        whole = partial(self.client.put_object, part_size=_LARGEST_PUT_BYTES)
+    def write(self, key: str, stream: BinaryIO, size_bytes: int, part_bytes: int = _LARGEST_PUT_BYTES) -> None:
+        """Write one object, whole or not at all; part_bytes: how much of it is in memory at once, by default all of it."""
+        whole = partial(self.client.put_object, part_size=part_bytes)
         self._ask(lambda: whole(self.name, self._key(key), stream, size_bytes))
 
     def read(self, key: str) -> bytes | None:

@@ -1,11 +1,10 @@
 """A night on the cluster as its version and its own records tell it: Kubeflow's API knows neither our names nor why a step ended."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.stage.kfp_step import SETTINGS, TASK
+from components.stage.kfp_step import ABOUT, SETTINGS, read_settings
 from components.stage.night import NIGHT, NightSettings, records_place
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_DONE, EXIT_FAILED, EXIT_OF_STATUS
@@ -38,7 +37,7 @@ class Version:
     @property
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of the report of such a night."""
-        return {name: value for name, value in self.farewell.items() if name not in (NIGHT, TASK)}
+        return {name: value for name, value in self.farewell.items() if name not in (NIGHT, ABOUT)}
 
 
 def version_of(server: Server, run: Any) -> Version:
@@ -58,7 +57,7 @@ def read_version(spec: Mapping[str, Any]) -> Version:
     tasks = {key: task for dag in dags for key, task in dag["tasks"].items()}
     steps = {key for key, task in tasks.items() if "executorLabel" in spec["components"][task["componentRef"]["name"]]}
     told = tasks.get(FAREWELL, {}).get("inputs", {}).get("parameters", {}).get(SETTINGS, {}).get("runtimeValue", {})
-    settings = json.loads(told.get("constant", "{}"))
+    settings = read_settings(told.get("constant", "{}"))
     return Version(
         names={key: tasks[key]["taskInfo"]["name"] for key in steps}, farewell=settings if NIGHT in settings else {}
     )

@@ -1,5 +1,6 @@
 """`make preflight`: say before anything starts what the cluster lacks for this night."""
 
+import json
 import os
 import re
 import tempfile
@@ -9,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.stage.kfp_step import INDEXED_JOB_VARIABLE, S3_FOLDER
+from components.stage.kubernetes_api import S3_KEYS
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_DONE, EXIT_FAILED
 from perception.data.footage import S3
@@ -26,11 +29,12 @@ ENFORCED = "pod-security.kubernetes.io/enforce"
 LAUNCHER_SECRET = "mlpipeline-minio-artifact"
 LAUNCHER_KEYS = ("accesskey", "secretkey")
 # What the launcher of every step does as the step's service account: verb, group, resource, name.
-LAUNCHER_RIGHTS = (
+STEP_RIGHTS = (
     ("get", "", "pods", ""),
     ("get", "", "secrets", LAUNCHER_SECRET),
     ("create", "argoproj.io", "workflowtaskresults", ""),
     ("patch", "argoproj.io", "workflowtaskresults", ""),
+    ("create", "batch", "jobs", ""),
 )
 _SHARED_MODES = ("ReadOnlyMany", "ReadWriteMany")
 _MANIFESTS = ", ".join(
@@ -119,15 +123,20 @@ def wanted_by(package: Path) -> Wanted:
     accelerators: set[tuple[str, int, tuple[tuple[str, str], ...]]] = set()
     kubernetes = platforms[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if platforms else {}
     for name, settings in kubernetes.items():
-        for secret in settings.get("secretAsEnv", []):
-            secrets.setdefault(secret["secretName"], set()).update(item["secretKey"] for item in secret["keyToEnv"])
         for secret in settings.get("secretAsVolume", []):
-            secrets.setdefault(secret["secretName"], set()).add("credentials")
+            keys = S3_KEYS if secret["mountPath"] == str(S3_FOLDER) else ("credentials",)
+            secrets.setdefault(secret["secretName"], set()).update(keys)
         claims |= {claim["constant"] for claim in settings.get("pvcMount", [])}
-        asked = executors[name]["container"].get("resources", {}).get("accelerator")
+        container = executors[name]["container"]
+        asked = container.get("resources", {}).get("accelerator")
         if asked:
             labels = settings.get("nodeSelector", {}).get("labels", {})
             accelerators.add((asked["resourceType"], int(asked["resourceCount"]), tuple(sorted(labels.items()))))
+        for given in (item["value"] for item in container.get("env", []) if item["name"] == INDEXED_JOB_VARIABLE):
+            indices = json.loads(given)
+            claims |= set(indices.get("claims", {}))
+            labels = tuple(sorted(indices.get("node_selector", {}).items()))
+            accelerators |= {(kind, count, labels) for kind, count in indices.get("accelerator", {}).items()}
     return Wanted(
         secrets={name: tuple(sorted(keys)) for name, keys in sorted(secrets.items())},
         claims=tuple(sorted(claims)),
@@ -281,9 +290,9 @@ def _bucket(name: str, url: str) -> Finding:
 
 
 def _rights(api: Any, service_account: str) -> Iterator[Finding]:
-    """Ask whether the steps' service account may do what Kubeflow's launcher does in its name."""
+    """Ask whether the steps' service account may do what Kubeflow's launcher and a fan-out do in its name."""
     space = namespace()
-    for verb, group, resource, name in LAUNCHER_RIGHTS:
+    for verb, group, resource, name in STEP_RIGHTS:
         attributes = {"namespace": space, "verb": verb, "group": group, "resource": resource, "name": name}
         spec = {"user": f"system:serviceaccount:{space}:{service_account}", "resourceAttributes": attributes}
         body = {"metadata": {"namespace": space}, "spec": spec}

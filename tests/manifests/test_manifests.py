@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
+from components.stage.kubernetes_api import S3_KEYS
 from pipelines.kubeflow.preflight import wanted_by
-from pipelines.kubeflow.resources import S3_KEYS
 from tests.manifests.policy import allowed, not_restricted, refused_updates
 
 ROOT = Path(__file__).parents[2]

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from components.stage.kubernetes_api import S3_KEYS
 from perception.errors import InputError
 from pipelines.cluster import Cluster
 from pipelines.commands.options import split_overrides
 from pipelines.kubeflow import kfp_api, kubernetes_api, preflight, schedule
 from pipelines.kubeflow.images import SETS
-from pipelines.kubeflow.resources import S3_KEYS
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 

@@ -50,7 +50,7 @@ COPY = Stage(
         Port(name="extra", about="extra", optional=True),
     ),
     outputs=(Port(name="copied", about="copy"),),
-    values=("sources",),
+    value="sources",
     parameters=CopyParameters,
     needs=Needs(image="torch"),
     run=copy_run,

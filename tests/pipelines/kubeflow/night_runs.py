@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from components.stage.kfp_step import write_settings
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings, step_parameters
 
@@ -21,7 +22,7 @@ def report_parameters() -> Json:
 def version_spec(store: Path | str, watch_retries: int = 2) -> Json:
     """Return the compiled pipeline of a small night, as much of it as is read."""
     night = {"store": str(store), "profile": "smoke", "hours": 20.0, "watch_retries": watch_retries}
-    told = json.dumps({"task": "farewell", "_night": night, **report_parameters(), "store": str(store)})
+    told = write_settings({"step": {"task": "farewell"}, "_night": night, **report_parameters(), "store": str(store)})
 
     def task(name: str, component: str, **more: Any) -> Json:
         return {"componentRef": {"name": component}, "taskInfo": {"name": name}, **more}

@@ -20,6 +20,7 @@ from kfp.local.orchestrator import task_executor
 
 from components.stage.records import all_records
 from pipelines.kubeflow.compile import compile_pipeline
+from tests.pipelines.kfp_local import conditions_on_values
 
 ROOT = Path(__file__).parents[3]
 pytestmark = [
@@ -59,9 +60,25 @@ def run_night(root: Path, *overrides: str, store: str = "") -> str:
     wanted = [*once, *(f"sources.{item}" for item in FEW), *(f"common.{place}" for place in places), *overrides]
     compile_pipeline("smoke", root / "night.yaml", wanted)
     local.init(runner=local.DockerRunner(), pipeline_root=str(root / "artifacts"), raise_on_error=True)
-    with pytest.raises(RuntimeError) as failed:
+    with conditions_on_values(), pytest.raises(RuntimeError) as failed:
         components.load_component_from_file(str(root / "night.yaml"))()
     return str(failed.value)
+
+
+def test_a_night_with_news_goes_on_behind_its_condition(
+    steps: list[tuple[str, int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = docker_task_handler.run_docker_container
+
+    def until_ensemble(client: Any, image: str, command: Sequence[str], *rest: Any, **options: Any) -> int:
+        if command[3] != "ensemble":
+            return int(run(client, image, command, *rest, **options))
+        steps.append(("ensemble", 1, ""))
+        return 1
+
+    monkeypatch.setattr(docker_task_handler, "run_docker_container", until_ensemble)
+    run_night(tmp_path, "cluster.stages.ensemble.retries=0")
+    assert [stage for stage, _, _ in steps] == ["resolve", "ingest", "gather", "gate", "ensemble", "report"]
 
 
 def test_bad_input_ends_the_night_with_its_own_words(

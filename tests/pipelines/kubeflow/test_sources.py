@@ -1,11 +1,14 @@
 """Footage reaches the cluster: every source with a folder lies on a claim, which the steps that read footage mount once each."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from components.stage.kfp_step import INDEXED_JOB_VARIABLE
 from components.stage.parameters import build_parameters
 from perception.errors import InputError
 from pipelines.cluster import Cluster
@@ -24,7 +27,7 @@ FOLDERS = {
 
 
 def test_steps_that_read_footage_mount_its_claims_and_no_others_do(package: Path) -> None:
-    _, platform = yaml.safe_load_all(package.read_text())
+    pipeline, platform = yaml.safe_load_all(package.read_text())
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounted = {
         name.removeprefix("exec-").replace("-", "_"): [
@@ -33,6 +36,7 @@ def test_steps_that_read_footage_mount_its_claims_and_no_others_do(package: Path
         for name, settings in executors.items()
         if "pvcMount" in settings
     }
+    mounted |= _mounted_by_indices(pipeline)
     readers = {task.name for task in nightly().tasks.values() if FOOTAGE in task.reads_outside}
     assert readers == {"resolve", "ingest"}
     for name in readers:
@@ -45,6 +49,17 @@ def test_steps_that_read_footage_mount_its_claims_and_no_others_do(package: Path
         claims,
     ) in mounted.items():  # Kubeflow names a pod's volume by its claim: a second one of that name is refused
         assert len({claim for claim, _ in claims}) == len(claims), f"{name}: mounts a claim twice"
+
+
+def _mounted_by_indices(pipeline: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Return (claim, folder) of what the indices of a fan-out mount, by its task."""
+    found = {}
+    for name, executor in pipeline["deploymentSpec"]["executors"].items():
+        for item in executor["container"].get("env", []):
+            if item["name"] == INDEXED_JOB_VARIABLE:
+                claims = json.loads(item["value"]).get("claims", {})
+                found[name.removeprefix("exec-").replace("-", "_")] = list(claims.items())
+    return found
 
 
 def test_each_source_lies_in_its_bucket_or_on_the_claim_that_is_mounted_nearest_to_it() -> None:
