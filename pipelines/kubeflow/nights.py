@@ -20,9 +20,8 @@ SUCCEEDED, FAILED = "SUCCEEDED", "FAILED"
 class Version:
     """Hold what the version of a run says about it."""
 
-    names: Mapping[
-        str, str
-    ]  # of its steps as people know them, by their keys in the version, which Argo names nodes by
+    # of its steps as people know them, by their keys in the version, which Argo names nodes by
+    names: Mapping[str, str]
     farewell: Mapping[str, Any]  # what the farewell is told, its parameters and the night's; empty: no night of ours
 
     @property

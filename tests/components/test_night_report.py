@@ -68,6 +68,8 @@ def test_what_runs_beside_the_report_was_not_killed_and_what_still_says_so_at_th
 
 def test_seconds_and_stages_of_a_summary_are_those_of_the_records() -> None:
     parameters = build_parameters(ReportParameters, report_parameters(), where="report")
+    waited = [record("ingest", seconds=500.0), record("ingest@0", seconds=400.0), record("ingest@1", seconds=450.0)]
+    assert gather_night(Paths({}), parameters, waited).summary.seconds == 850.0, "waiting is no work"
     summary = gather_night(Paths({}), parameters, [record("gather"), record("adapt", started=61.0)]).summary
     assert (summary.status, summary.seconds) == ("done", 120.0)
     assert [(stage.name, stage.status, stage.peak_rss_mib) for stage in summary.stages] == [
