@@ -1,5 +1,6 @@
 """`make preflight`: say before anything starts what the cluster lacks for this night."""
 
+import json
 import os
 import re
 import tempfile
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.stage.kfp_step import S3_FOLDER
+from components.stage.kfp_step import INDEXED_JOB_VARIABLE, S3_FOLDER
 from components.stage.kubernetes_api import S3_KEYS
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_DONE, EXIT_FAILED
@@ -17,7 +18,6 @@ from perception.data.footage import S3
 from perception.errors import InputError, Unreachable
 from pipelines.cluster import Cluster
 from pipelines.kubeflow.kubernetes_api import KUBEFLOW, TIMEOUT_SECONDS, answer, connect_kubernetes, namespace
-from pipelines.kubeflow.resources import GIT_FOLDER
 from pipelines.kubeflow.sources import places_of_sources
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
@@ -28,9 +28,8 @@ PROFILE_LABEL = ("app.kubernetes.io/part-of", "kubeflow-profile")
 ENFORCED = "pod-security.kubernetes.io/enforce"
 LAUNCHER_SECRET = "mlpipeline-minio-artifact"
 LAUNCHER_KEYS = ("accesskey", "secretkey")
-MOUNTED_KEYS = {str(S3_FOLDER): tuple(S3_KEYS), GIT_FOLDER: ("credentials",)}  # of the secrets of steps, by folder
-# What the launcher of every step, and a fan-out, do as the steps' service account: verb, group, resource, name.
-RIGHTS = (
+# What the launcher of every step does as the step's service account: verb, group, resource, name.
+STEP_RIGHTS = (
     ("get", "", "pods", ""),
     ("get", "", "secrets", LAUNCHER_SECRET),
     ("create", "argoproj.io", "workflowtaskresults", ""),
@@ -125,12 +124,19 @@ def wanted_by(package: Path) -> Wanted:
     kubernetes = platforms[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if platforms else {}
     for name, settings in kubernetes.items():
         for secret in settings.get("secretAsVolume", []):
-            secrets.setdefault(secret["secretName"], set()).update(MOUNTED_KEYS[secret["mountPath"]])
+            keys = S3_KEYS if secret["mountPath"] == str(S3_FOLDER) else ("credentials",)
+            secrets.setdefault(secret["secretName"], set()).update(keys)
         claims |= {claim["constant"] for claim in settings.get("pvcMount", [])}
-        asked = executors[name]["container"].get("resources", {}).get("accelerator")
+        container = executors[name]["container"]
+        asked = container.get("resources", {}).get("accelerator")
         if asked:
             labels = settings.get("nodeSelector", {}).get("labels", {})
             accelerators.add((asked["resourceType"], int(asked["resourceCount"]), tuple(sorted(labels.items()))))
+        for given in (item["value"] for item in container.get("env", []) if item["name"] == INDEXED_JOB_VARIABLE):
+            indices = json.loads(given)
+            claims |= set(indices.get("claims", {}))
+            labels = tuple(sorted(indices.get("node_selector", {}).items()))
+            accelerators |= {(kind, count, labels) for kind, count in indices.get("accelerator", {}).items()}
     return Wanted(
         secrets={name: tuple(sorted(keys)) for name, keys in sorted(secrets.items())},
         claims=tuple(sorted(claims)),
@@ -284,9 +290,9 @@ def _bucket(name: str, url: str) -> Finding:
 
 
 def _rights(api: Any, service_account: str) -> Iterator[Finding]:
-    """Ask whether the steps' service account may do what is done in its name."""
+    """Ask whether the steps' service account may do what Kubeflow's launcher and a fan-out do in its name."""
     space = namespace()
-    for verb, group, resource, name in RIGHTS:
+    for verb, group, resource, name in STEP_RIGHTS:
         attributes = {"namespace": space, "verb": verb, "group": group, "resource": resource, "name": name}
         spec = {"user": f"system:serviceaccount:{space}:{service_account}", "resourceAttributes": attributes}
         body = {"metadata": {"namespace": space}, "spec": spec}

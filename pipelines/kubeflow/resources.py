@@ -10,6 +10,9 @@ from components.stage.kubernetes_api import QUEUE_LABEL
 from components.stage.learning import IMAGE_VARIABLE
 from pipelines.cluster import Cluster
 
+# Kubeflow compiles a longest duration of an hour into every retry. Argo counts it from the first try's beginning, tries nothing again
+# after it, and ends the next try with it.
+RETRIED_MINUTES = 60
 USER_ID = 10001  # of the images; a namespace that enforces `restricted` wants the pod to say that it is not root's
 CHECKPOINTS_FOLDER, SHARED_FOLDER, GIT_FOLDER = "/checkpoints", "/shared", "/secrets/git"
 # Git takes configuration from the environment: the mounted file has one line, https://USER:TOKEN@HOST.
@@ -41,8 +44,8 @@ def with_resources(
     step.set_memory_request(f"{needs.memory_gib:g}Gi").set_memory_limit(f"{needs.memory_gib:g}Gi")
     if needs.gpu_count:
         step.set_accelerator_type(cluster.accelerator).set_accelerator_limit(needs.gpu_count)
-    # Of pods that vanish; no longest duration, since Argo takes that as the time since the first try began.
-    step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0)
+    if needs.timeout_minutes <= RETRIED_MINUTES:  # a pod that vanishes; the watch sees to the others
+        step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0)
     kubernetes.set_security_context(step, run_as_user=USER_ID, run_as_non_root=True)
     if needs.distributed:
         step.set_env_variable(IMAGE_VARIABLE, image)  # a network says which image it came from

@@ -37,6 +37,7 @@ def run_in_containers(root: Path, images: Path, server: S3Server, engine: Engine
         "remote": f"s3://{server.bucket}/registry",
     }
     overrides = [f"common.{name}={place}" for name, place in places.items()]
+    overrides.append(f"cluster.stages.{KILLED}.timeout_minutes=60")  # Kubeflow tries nothing longer again
     compile_pipeline("smoke", package, overrides, images=images)
     local.init(runner=local.DockerRunner(), pipeline_root=str(artifacts), raise_on_error=True)
     night = components.load_component_from_file(str(package))

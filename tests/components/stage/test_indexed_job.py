@@ -7,6 +7,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from components.stage.execution import Call
 from components.stage.indexed_job import IndexedJobSettings, manifest, run_indices
@@ -83,14 +84,27 @@ def test_its_pods_have_what_the_stage_needs_where_it_belongs(monkeypatch: pytest
 
 
 def test_the_steps_role_may_create_await_and_delete_it() -> None:
-    import yaml
-
     roles = yaml.safe_load_all((ROOT / "manifests" / "base" / "rbac.yaml").read_text())
     (rules,) = (
         item["rules"] for item in roles if item["kind"] == "Role" and item["metadata"]["name"] == "nightdrive-runner"
     )
     for verb in ("create", "get", "delete"):
         assert allowed(rules, verb, "batch", "jobs"), f"the step may not {verb} a job"
+
+
+def test_a_network_policy_lets_its_pods_reach_the_object_store() -> None:
+    """Where everything is denied by default, they reach nothing without one."""
+    policies = list(yaml.safe_load_all((ROOT / "manifests" / "base" / "network_policies.yaml").read_text()))
+    (labels,) = (job()["spec"]["template"]["metadata"]["labels"],)
+    chosen = [
+        policy["spec"]
+        for policy in policies
+        if all(each["key"] in labels for each in policy["spec"]["podSelector"].get("matchExpressions", []))
+    ]
+    reached = [
+        to["podSelector"] for spec in chosen for rule in spec["egress"] for to in rule["to"] if "podSelector" in to
+    ]
+    assert {"matchLabels": {"nightdrive.io/serves": "runs"}} in reached
 
 
 @pytest.fixture

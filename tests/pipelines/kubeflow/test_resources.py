@@ -23,6 +23,7 @@ from pipelines.settings import load_settings
 from tests.pipelines.edges import steps
 
 FAN_OUTS = {"ingest", "score"}
+CONFINED = {"runAsUser": "10001", "runAsNonRoot": True}
 Night = tuple[dict[str, Any], dict[str, Any]]
 
 SPOT = [
@@ -93,16 +94,19 @@ def test_retries_and_time_outs(night: Night) -> None:
     spec, platform = night
     for name, task, component, _ in steps(spec):
         stage = all_stages()[containers(spec)[name]["command"][-1]]
-        policy = task.get("retryPolicy", {})
-        assert policy.get("maxRetryCount", 0) == stage.needs.retries, name
-        assert (policy["backoffDuration"], policy["backoffFactor"]) == ("30s", 2.0)
-        if name not in FAN_OUTS:
-            seconds = platform[component["executorLabel"]]["activeDeadlineSeconds"]
-            assert seconds == str(stage.needs.timeout_minutes * 60), name
-        assert platform[component["executorLabel"]]["securityContext"] == {
-            "runAsUser": "10001",
-            "runAsNonRoot": True,
-        }, f"{name}: a namespace that enforces `restricted` turns its pod away"
+        policy = task.get("retryPolicy")
+        if stage.needs.timeout_minutes > 60:
+            assert policy is None, f"{name}: the backend would end its second try an hour after the first began"
+        else:
+            assert policy == {
+                "maxRetryCount": stage.needs.retries,
+                "backoffDuration": "30s",
+                "backoffFactor": 2.0,
+                "backoffMaxDuration": "3600s",  # compiled in by KFP, whatever is asked for
+            }, name
+        assert platform[component["executorLabel"]]["activeDeadlineSeconds"] == str(stage.needs.timeout_minutes * 60)
+        said = f"{name}: a namespace that enforces `restricted` turns its pod away"
+        assert platform[component["executorLabel"]]["securityContext"] == CONFINED, said
 
 
 def test_secrets_come_by_reference_and_git_credentials_only_where_git_is(night: Night) -> None:
@@ -125,8 +129,6 @@ def test_spot_nodes_queue_and_a_stages_own_override(tmp_path: Path) -> None:
     asked = containers(spec)["train_prune"]["resources"]
     assert (asked["accelerator"]["resourceCount"], asked["resourceMemoryLimit"]) == ("4", "64Gi")
     assert all(item["podMetadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "night"} for item in platform.values())
-    retries = {name: task["retryPolicy"].get("maxRetryCount", 0) for name, task, _, _ in steps(spec)}
-    assert (retries["train_prune"], retries["adapt"]) == (10, 2)
 
 
 def test_steps_with_a_gpu_run_from_the_cuda_image(night: Night) -> None:

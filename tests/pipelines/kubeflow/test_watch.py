@@ -17,6 +17,7 @@ from pipelines.kubeflow.watch import look, notify
 from tests.pipelines.kubeflow.night_runs import leave_record, version_spec
 from tests.pipelines.kubeflow.stub_server import Stub
 
+ROOT = Path(__file__).parents[3]
 RETRY = ("POST", "/apis/v2beta1/runs/{run_id}:retry")
 NOW = datetime(2026, 1, 1, 6, tzinfo=UTC)
 BROKE = [{"id": "enough_frames", "rule": "frames at least 100", "bound": {"min_value": 100}, "observed": "12"}]
@@ -134,6 +135,10 @@ def test_a_good_night_is_left_alone_and_other_runs_too(stub: Stub, tmp_path: Pat
     leave_record(tmp_path, "run-1", "farewell", "done", started=1200.0)
     spec = {"root": {"dag": {"tasks": {}}}, "components": {}}
     stub.add("runs", "run_id", {"display_name": "hello", "state": "FAILED", "pipeline_spec": spec})
+    stub.add("runs", "run_id", {"display_name": "of a first version of KFP", "state": "FAILED"})
+    latest = {"pipeline_id": "pipeline-1"}
+    other = {"display_name": "unpinned", "mode": "ENABLE", "trigger": {}, "pipeline_version_reference": latest}
+    stub.add("recurringruns", "recurring_run_id", other)
     assert look(connect(), NOW) == 0
     assert look(connect(), NOW + timedelta(days=9)) == 0
     assert did(tmp_path) == []
@@ -262,7 +267,10 @@ def webhook() -> Iterator[tuple[str, list[Any]]]:
 
 
 def test_a_notification_is_plain_json_and_its_address_is_never_shown(
-    webhook: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    webhook: tuple[str, list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     address, posted = webhook
     monkeypatch.setenv("NIGHTDRIVE_WEBHOOK", address)
@@ -273,4 +281,12 @@ def test_a_notification_is_plain_json_and_its_address_is_never_shown(
         with pytest.raises(InputError, match=said) as raised:
             notify("x")
         assert "s3cret" not in str(raised.value)
-    assert "s3cret" not in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "s3cret" not in captured.out + captured.err + caplog.text
+
+
+def test_the_runbook_says_what_the_backend_tries_again_and_that_its_policy_stays() -> None:
+    """Argo's OnError takes an exit code for the program's own; Always is set in every DAG template too, and multiplies by level."""
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    for said in ("stays `OnError`", "2 x 3 times", "Kubeflow retries no step that exits by itself", "exit code 143"):
+        assert said in page
