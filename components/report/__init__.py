@@ -1,10 +1,11 @@
 """report: put the whole night on one page, and its figures into summary.json."""
 
+import os
 from typing import Any
 
 from components.report.parameters import ReportParameters
 from components.stage.declaration import Needs, Page, Paths, Port, Stage
-from components.stage.records import log, read_records
+from components.stage.records import NIGHT_VARIABLE, RUNNING, log, read_records
 
 
 def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str, Any]:
@@ -17,6 +18,9 @@ def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str
 
     set_threads(parameters.threads)
     tasks, folder = read_records(), outputs.one("report")
+    if os.environ.get(NIGHT_VARIABLE) and not parameters.final_status:
+        # On a cluster tasks run beside this one; those that it takes from have ended.
+        tasks = [task for task in tasks if task["status"] != RUNNING]
     night = gather_night(inputs, parameters, tasks)
     write_summary(night.summary, folder / "summary.json")
     (folder / "report.html").write_text(render_report(night), encoding="utf-8")

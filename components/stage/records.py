@@ -108,6 +108,12 @@ def read_records(place: str | Path = "") -> list[dict[str, Any]]:
     return [record for record in all_records(place) if record["name"] not in TELLERS]
 
 
+def own_work(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the records without those of steps that only waited for their shares, which have records of their own."""
+    waited = {record["name"].partition("@")[0] for record in records if "@" in record["name"]}
+    return [record for record in records if record["name"] not in waited]
+
+
 def all_records(place: str | Path = "") -> list[dict[str, Any]]:
     """Return the record of every task that ran, in the order in which they started.
 

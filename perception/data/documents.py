@@ -20,7 +20,7 @@ class Documents(Protocol):
     """Keep documents by name."""
 
     def read(self, name: str) -> bytes | None:
-        """Return a document; None where there is none."""
+        """Return a document; None where there is none; raises InputError where it cannot be read."""
 
     def write(self, name: str, data: bytes) -> None:
         """Write a document in place of an earlier one; raises InputError where it cannot be written."""
@@ -52,10 +52,13 @@ class FolderDocuments:
 
     def read(self, name: str) -> bytes | None:
         """Read the file."""
+        path = self.root / _checked(name)
         try:
-            return (self.root / _checked(name)).read_bytes()
-        except FileNotFoundError:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); correct its rights") from None
 
     def write(self, name: str, data: bytes) -> None:
         """Write a temporary file and move it into place."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception.data.readers.layout import IMAGE_SUFFIXES
 from perception.errors import InputError, Unreachable
 
 if TYPE_CHECKING:
@@ -113,4 +112,8 @@ def _is_inside(key: str) -> bool:
 
 
 def _is_image(name: str) -> bool:
+    from perception.data.readers.layout import (
+        IMAGE_SUFFIXES,
+    )  # loads image libraries, which the commands' settings need not
+
     return name.lower().endswith(IMAGE_SUFFIXES)

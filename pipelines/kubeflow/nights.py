@@ -20,15 +20,14 @@ SUCCEEDED, FAILED = "SUCCEEDED", "FAILED"
 class Version:
     """Hold what the version of a run says about it."""
 
-    names: Mapping[
-        str, str
-    ]  # of its steps as people know them, by their keys in the version, which Argo names nodes by
+    # of its steps as people know them, by their keys in the version, which Argo names nodes by
+    names: Mapping[str, str]
     farewell: Mapping[str, Any]  # what the farewell is told, its parameters and the night's; empty: no night of ours
 
     @property
     def night(self) -> NightSettings:
         """Return what every step is told of its night; raises InputError for a version that is no night of ours."""
-        if NIGHT not in self.farewell:
+        if not self.farewell:
             raise InputError(
                 "its version is no night of this program's; name a run that `make pipeline-submit` started"
             )
@@ -41,24 +40,25 @@ class Version:
 
 
 def version_of(server: Server, run: Any) -> Version:
-    """Ask for the version of a run."""
-    spec = run.pipeline_spec
-    if not spec:
-        named = run.pipeline_version_reference
+    """Ask for the version of a run, or of a recurring run that names one."""
+    spec, named = run.pipeline_spec, run.pipeline_version_reference
+    if not spec and named and named.pipeline_version_id:
         asked = (named.pipeline_id, named.pipeline_version_id)
         spec = server.ask("PipelineServiceApi", "pipeline_service_get_pipeline_version", *asked).pipeline_spec
-    return read_version(spec.get("pipeline_spec", spec))
+    return read_version((spec or {}).get("pipeline_spec", spec or {}))
 
 
 def read_version(spec: Mapping[str, Any]) -> Version:
-    """Return what a compiled pipeline says."""
+    """Return what a compiled pipeline says; of one that this program did not compile nothing but names."""
+    if "root" not in spec:  # none of KFP 2's
+        return Version(names={}, farewell={})
     dags = [item["dag"] for item in (spec["root"], *spec["components"].values()) if "dag" in item]
     tasks = {key: task for dag in dags for key, task in dag["tasks"].items()}
     steps = {key for key, task in tasks.items() if "executorLabel" in spec["components"][task["componentRef"]["name"]]}
     told = tasks.get(FAREWELL, {}).get("inputs", {}).get("parameters", {}).get(SETTINGS, {}).get("runtimeValue", {})
+    settings = read_settings(told.get("constant", "{}"))
     return Version(
-        names={key: tasks[key]["taskInfo"]["name"] for key in steps},
-        farewell=read_settings(told.get("constant", "{}")),
+        names={key: tasks[key]["taskInfo"]["name"] for key in steps}, farewell=settings if NIGHT in settings else {}
     )
 
 

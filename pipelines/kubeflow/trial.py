@@ -57,7 +57,7 @@ def test_cluster(overrides: Sequence[str], images: Path | None, host: str, servi
     server, (places, settled) = connect(host), trial_settings(overrides)
     _check_namespace(server)
     api, reason = connect_kubernetes()
-    name = f"{submit.PIPELINE}-trial-{uuid.uuid4().hex[:6]}"
+    name = new_name()
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(
             server=server,
@@ -78,6 +78,11 @@ def test_cluster(overrides: Sequence[str], images: Path | None, host: str, servi
             clean_up(trial, places)
     print(table(results, ran_against(server)))
     return EXIT_DONE if all(result.seen == result.expected for result in results) else EXIT_FAILED
+
+
+def new_name() -> str:
+    """Return a name that no earlier trial had."""
+    return f"{submit.PIPELINE}-trial-{uuid.uuid4().hex[:6]}"
 
 
 def trial_settings(overrides: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -121,7 +126,10 @@ def clean_up(trial: Trial, places: Mapping[str, str]) -> None:
             print(f"  {what}: could not be removed: {error}", flush=True)
     for place in OWN:
         _empty(f"{places[place]}/{trial.name}")
-    print(f"removed: {trial.name}, with its runs, versions and folders", flush=True)
+    print(
+        f"removed: {trial.name}, with its runs, versions and folders; the namespace {namespace()} is yours to delete",
+        flush=True,
+    )
 
 
 def _result(trial: Trial, case: str, expected: str, run: Callable[[Trial], str]) -> Result:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from components.stage.execution import Call, Outcome, execute, recorded
 from components.stage.kfp_step import FINAL_STATUS
-from components.stage.night import FAREWELL_SECONDS, NIGHT, read_night
+from components.stage.night import FAREWELL_SECONDS, read_night
 from components.stage.program import EXIT_DONE, EXIT_FAILED
 from components.stage.records import (
     FAREWELL,
@@ -58,21 +59,14 @@ def watch(server: Server, *, once: bool) -> int:
 
 def look(server: Server, now: datetime) -> int:
     """Look at every night of the last days once; return the exit code."""
-    code = EXIT_DONE
-    runs = list(recent_runs(server, now))
-    for run in runs:
+    code, runs = EXIT_DONE, list(recent_runs(server, now))
+    looks = [(run, partial(_look_at, server, run, now.timestamp())) for run in runs if run.state in ENDED]
+    looks += [(each, partial(_look_for_tonight, server, each, runs, now)) for each in _recurring_runs(server)]
+    for each, look_there in looks:
         try:
-            version = version_of(server, run)
-            if run.state in ENDED and NIGHT in version.farewell:
-                look_at(server, run, version, now.timestamp())
+            look_there()
         except InputError as error:  # of one night: the others are looked at all the same
-            print(f"{run.display_name}: {error}", flush=True)
-            code = EXIT_FAILED
-    for recurring in _recurring_runs(server):
-        try:
-            _look_for_tonight(server, recurring, runs, now)
-        except InputError as error:
-            print(f"{recurring.display_name}: {error}", flush=True)
+            print(f"{each.display_name}: {error}", flush=True)
             code = EXIT_FAILED
     return code
 
@@ -84,10 +78,12 @@ def _recurring_runs(server: Server) -> list[Any]:
 
 def _look_for_tonight(server: Server, recurring: Any, runs: Sequence[Any], now: datetime) -> None:
     """Say once of the night that was due last that it did not start."""
+    version = version_of(server, recurring)
+    if not version.farewell:
+        return
     due = last_due(recurring, now)
     begun = [run for run in runs if run.recurring_run_id == recurring.recurring_run_id]
-    version = version_of(server, recurring)
-    if due is None or NIGHT not in version.farewell or any(run.created_at >= due for run in begun):
+    if due is None or any(run.created_at >= due for run in begun):
         return
     place = place_of(version, f"due-{recurring.recurring_run_id}-{due:%Y%m%dT%H%M}")
     active = [run.display_name for run in begun if run.state not in ENDED]
@@ -121,8 +117,11 @@ def recent_runs(server: Server, now: datetime) -> Iterator[Any]:
         yield run
 
 
-def look_at(server: Server, run: Any, version: Version, now: float) -> None:
+def _look_at(server: Server, run: Any, now: float) -> None:
     """Try a night that has ended again where it lost a pod, or else see that its report is written."""
+    version = version_of(server, run)
+    if not version.farewell:  # somebody else's run
+        return
     place = place_of(version, run.run_id)
     records = all_records(place)
     tries = [each for each in _done(place) if each["did"] == "retry"]
@@ -198,7 +197,7 @@ def notify(text: str) -> None:
     if not address:
         return
     try:
-        pool = urllib3.PoolManager(timeout=_TIMEOUT_SECONDS, retries=2)
+        pool = urllib3.PoolManager(timeout=_TIMEOUT_SECONDS, retries=False)  # a retry would log the address
         status = pool.request("POST", address, json={"text": f"nightdrive: {text}"}).status
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         raise InputError(f"{WEBHOOK_VARIABLE}: cannot be posted to ({type(error).__name__}); correct it") from None

@@ -1,14 +1,16 @@
 """What the report says of the A/B comparison, and of how a night ended."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.report import run
 from components.report.night import _comparison_in_words, _outcome, gather_night
 from components.report.parameters import ReportParameters
 from components.stage.declaration import Paths
 from components.stage.parameters import build_parameters
-from tests.pipelines.kubeflow.night_runs import report_parameters
+from tests.pipelines.kubeflow.night_runs import leave_record, report_parameters
 
 
 def test_the_spread_over_seeds_and_the_paired_difference_are_told() -> None:
@@ -49,8 +51,25 @@ def test_a_killed_step_and_a_refusal_are_told_by_their_records_whatever_the_back
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("final_status", "status"), [({}, "done"), ({"state": "FAILED"}, "failed")])
+def test_what_runs_beside_the_report_was_not_killed_and_what_still_says_so_at_the_farewell_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, final_status: dict[str, str], status: str
+) -> None:
+    monkeypatch.setenv("NIGHTDRIVE_NIGHT", "run-1")
+    monkeypatch.setenv("NIGHTDRIVE_RECORDS", str(tmp_path / "nights" / "run-1"))
+    leave_record(tmp_path, "run-1", "evaluate", "done")
+    leave_record(tmp_path, "run-1", "propose", "running")
+    parameters = build_parameters(
+        ReportParameters, report_parameters() | {"final_status": final_status}, where="report"
+    )
+    (tmp_path / "report").mkdir()
+    assert run(Paths({}), Paths({"report": (tmp_path / "report",)}), parameters)["status"] == status
+
+
 def test_seconds_and_stages_of_a_summary_are_those_of_the_records() -> None:
     parameters = build_parameters(ReportParameters, report_parameters(), where="report")
+    waited = [record("ingest", seconds=500.0), record("ingest@0", seconds=400.0), record("ingest@1", seconds=450.0)]
+    assert gather_night(Paths({}), parameters, waited).summary.seconds == 850.0, "waiting is no work"
     summary = gather_night(Paths({}), parameters, [record("gather"), record("adapt", started=61.0)]).summary
     assert (summary.status, summary.seconds) == ("done", 120.0)
     assert [(stage.name, stage.status, stage.peak_rss_mib) for stage in summary.stages] == [

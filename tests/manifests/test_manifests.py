@@ -151,6 +151,7 @@ BY_LAUNCHER = (
     ("get", "", "secrets", "mlpipeline-minio-artifact"),
     ("create", "argoproj.io", "workflowtaskresults", ""),
     ("patch", "argoproj.io", "workflowtaskresults", ""),
+    ("create", "batch", "jobs", ""),
 )
 # What `make preflight` asks as whoever submits, beside KFP's own operations.
 BY_PREFLIGHT = (
@@ -250,6 +251,13 @@ def test_the_namespace_is_confined_closed_by_default_and_has_a_quota(
     inside = [item for item in rendered[overlay] if item["kind"] not in ("Namespace", "ClusterQueue", "ResourceFlavor")]
     assert {item["metadata"]["namespace"] for item in inside} == {namespace["metadata"]["name"]}
     assert namespace["metadata"]["name"] == ("nightdrive-trial" if overlay == "trial" else "nightdrive")
+
+
+def test_no_watch_meddles_with_a_trial(rendered: dict[str, list[dict[str, Any]]]) -> None:
+    (watch,) = of_kind(rendered["trial"], "CronJob")
+    assert watch["spec"]["suspend"] is True, "the watch would try the runs of a trial again beside it"
+    (watch,) = of_kind(rendered["production"], "CronJob")
+    assert not watch["spec"].get("suspend")
 
 
 def test_production_lets_runs_reach_only_addresses_that_are_named(rendered: dict[str, list[dict[str, Any]]]) -> None:

@@ -27,6 +27,9 @@ def test_documents_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "deep" / "place" / "folder").mkdir()
     assert open_documents(str(tmp_path / "deep" / "place")).names() == ["a.json", "score@0.json"]
     (tmp_path / "file").write_text("")
+    assert open_documents(str(tmp_path / "file")).read("a.json") is None
+    with pytest.raises(InputError, match=r"folder: cannot be read \(Is a directory\)"):
+        open_documents(str(tmp_path / "deep" / "place")).read("folder")
     with pytest.raises(InputError, match="cannot be written"):
         open_documents(str(tmp_path / "file")).write("a.json", b"")
 

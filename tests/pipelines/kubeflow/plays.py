@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.stage.kfp_step import read_settings
-from tests.pipelines.edges import steps
+from tests.pipelines.edges import settings_of, steps
 from tests.pipelines.kubeflow.night_runs import leave_record
 
 ENDED = ("SUCCEEDED", "FAILED")
@@ -155,8 +154,7 @@ def _key(spec: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 
 def _settings(task: Mapping[str, Any]) -> Json:
-    given = task.get("inputs", {}).get("parameters", {}).get("settings", {}).get("runtimeValue", {}).get("constant")
-    return read_settings(given) if given else {}
+    return settings_of(task) if "settings" in task.get("inputs", {}).get("parameters", {}) else {}
 
 
 def _clock(looks: int) -> str:

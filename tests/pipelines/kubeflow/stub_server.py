@@ -218,7 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
         if short == "pipelines/{pipeline_id}/versions/{pipeline_version_id}":
             return 200, stub.objects["versions"][last]
         if short == "pipelines/{pipeline_id}/versions":
-            return 200, {"pipeline_versions": _filtered(stub.objects["versions"], query)}
+            listed = _filtered(stub.objects["versions"], query)
+            return 200, {"pipeline_versions": [each for each in listed if each["pipeline_id"] == path.split("/")[-2]]}
         kind = short.split("/")[0].split(":")[0]
         id_field = {"pipelines": "pipeline_id", "experiments": "experiment_id", "runs": "run_id"}.get(
             kind, "recurring_run_id"

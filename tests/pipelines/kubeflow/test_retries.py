@@ -114,7 +114,7 @@ def test_a_refused_gate_ends_with_its_own_code_what_it_guards_never_runs_and_the
 ) -> None:
     """No artifact reaches an exit handler, and the error that it is told is always empty: the night's records say it."""
     monkeypatch.setenv("NIGHTDRIVE_NIGHT", "run-1")  # as the pod's label would
-    run_night(tmp_path, "gate_ingest.bounds={min_frames: 100}", "select.budget_frames=7")
+    run_night(tmp_path, "gate_ingest.bounds={min_frames: 100}")
     codes = {stage: code for stage, code, _ in steps}
     assert codes.pop("gate") == 3
     assert codes == {"resolve": 0, "ingest": 0, "gather": 0, "report": 0}
@@ -128,5 +128,5 @@ def test_a_refused_gate_ends_with_its_own_code_what_it_guards_never_runs_and_the
     (summary,) = (tmp_path / "artifacts").rglob("farewell/report/summary.json")
     assert json.loads(summary.read_text())["seconds"] > 0
     page = summary.with_name("report.html").read_text()
-    for told in ("gate_ingest", rule["id"], "100", rule["observed"], "select.budget_frames"):
+    for told in ("gate_ingest", rule["id"], "100", rule["observed"], "gate_ingest.bounds", "min_frames"):
         assert told in page, f"the farewell does not say {told}"

@@ -1,11 +1,11 @@
 """The stand-in keeps the rules that were seen on a real Kubeflow Pipelines 2.17; each test names the rule."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.stage.kfp_step import write_settings
 from perception.errors import InputError
 from pipelines.kubeflow import runs, submit
 from pipelines.kubeflow.kfp_api import connect
@@ -98,8 +98,8 @@ def test_a_night_is_followed_by_its_records_where_the_server_says_nothing_any_mo
     """Above 1 MiB a refusal cannot be told from what the server says; the record says it."""
     spec = version_spec(tmp_path)
     gate = spec["components"]["comp-night"]["dag"]["tasks"]["gate-ingest"]
-    told = {"task": "gate_ingest", "bounds": {"min_frames": 10**9}, "_night": {"store": str(tmp_path)}}
-    gate["inputs"] = {"parameters": {"settings": {"runtimeValue": {"constant": json.dumps(told)}}}}
+    told = {"step": {"task": "gate_ingest"}, "bounds": {"min_frames": 10**9}, "_night": {"store": str(tmp_path)}}
+    gate["inputs"] = {"parameters": {"settings": {"runtimeValue": {"constant": write_settings(told)}}}}
     stub.playing = True
     stub.add("versions", "pipeline_version_id", {"pipeline_spec": {"pipeline_spec": spec}})
     reference = {"pipeline_id": "pipeline-1", "pipeline_version_id": "version-1"}

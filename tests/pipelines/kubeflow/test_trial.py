@@ -16,7 +16,7 @@ from tests.pipelines.kubeflow.plays import TOO_LARGE_BYTES, Play
 from tests.pipelines.kubeflow.stub_server import Stub
 from tests.pipelines.kubeflow.test_preflight import images_file, with_digests
 
-PLACES = [f"common.{name}" for name in trial.PLACES]
+NAME = "nightdrive-trial-0123ab"
 
 
 @pytest.fixture
@@ -41,25 +41,26 @@ def compiled_once(profile: str, overrides: tuple[str, ...]) -> str:
         return target.read_text()
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("places")
+
+
 @pytest.fixture
 def quick(installation: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile each night of the cases once for all tests, whatever its folders are called and whichever port its registry has."""
+    """Compile each night of the cases once for all tests, whichever port its registry has."""
 
     def compile_quickly(profile: str, target: Path, overrides: tuple[str, ...], images: Path) -> None:
         assert images.exists()
-        places = {key: value for key, _, value in (each.partition("=") for each in overrides) if key in PLACES}
-        rest = tuple(each for each in overrides if each.partition("=")[0] not in PLACES)
-        text = compiled_once(profile, (*rest, *(f"{key}=/{key}" for key in places)))
-        for key, value in places.items():
-            text = text.replace(f"/{key}", value)
-        target.write_text(with_digests(text, installation))
+        target.write_text(with_digests(compiled_once(profile, overrides), installation))
 
     monkeypatch.setattr(trial_cases, "compile_pipeline", compile_quickly)
+    monkeypatch.setattr(trial, "new_name", lambda: NAME)
 
 
-def arguments(stub: Stub, folder: Path) -> list[str]:
-    places = " ".join(f"common.{name}={folder}/{name}" for name in trial.PLACES)
-    return ["test-cluster", "--images", str(images_file(stub, folder)), "--set", places]
+def arguments(stub: Stub, places: Path) -> list[str]:
+    told = " ".join(f"common.{name}={places}/{name}" for name in trial.PLACES)
+    return ["test-cluster", "--images", str(images_file(stub, places)), "--set", told]
 
 
 def only(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
@@ -68,10 +69,10 @@ def only(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_all_cases_are_seen_as_expected_and_nothing_is_left(
-    installation: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    installation: Stub, places: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installation.add("runs", "run_id", {"display_name": "somebody else's", "state": "RUNNING"})
-    assert main(arguments(installation, tmp_path)) == 0, capsys.readouterr().out
+    assert main(arguments(installation, places)) == 0, capsys.readouterr().out
     said = capsys.readouterr().out.splitlines()
     head = next(position for position, line in enumerate(said) if line.startswith("  case "))
     assert [line[0] for line in said[head + 1 :]] == ["+"] * len(trial_cases.CASES)
@@ -84,7 +85,7 @@ def test_all_cases_are_seen_as_expected_and_nothing_is_left(
         "recurringruns": [],
         "runs": ["somebody else's"],
     }
-    assert not list((tmp_path / "store").glob("nightdrive-trial-*"))
+    assert not list((places / "store").glob("nightdrive-trial-*"))
 
 
 def no_records(patch: pytest.MonkeyPatch) -> None:
@@ -140,7 +141,7 @@ def forbidden(patch: pytest.MonkeyPatch) -> None:
 )
 def test_a_fault_of_the_installation_or_of_ours_is_seen(
     installation: Stub,
-    tmp_path: Path,
+    places: Path,
     monkeypatch: pytest.MonkeyPatch,
     case: str,
     fault: Callable[[pytest.MonkeyPatch], None],
@@ -149,7 +150,7 @@ def test_a_fault_of_the_installation_or_of_ours_is_seen(
 ) -> None:
     only(monkeypatch, case)
     fault(monkeypatch)
-    assert main(arguments(installation, tmp_path)) == 1
+    assert main(arguments(installation, places)) == 1
     said = capsys.readouterr().out
     assert any(line.startswith("! ") and seen in line for line in said.splitlines()), said
     assert not installation.objects["pipelines"], "a case that failed leaves something behind"
@@ -157,11 +158,11 @@ def test_a_fault_of_the_installation_or_of_ours_is_seen(
 
 @pytest.mark.usefixtures("quick")
 def test_without_kubernetes_no_pod_is_killed_and_the_table_says_so(
-    installation: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    installation: Stub, places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     only(monkeypatch, "a pod killed in the middle")
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    assert main(arguments(installation, tmp_path)) == 1
+    monkeypatch.setenv("KUBECONFIG", str(places / "none"))
+    assert main(arguments(installation, places)) == 1
     said = capsys.readouterr().out
     assert "! a pod killed in the middle | " in said
     assert "| no pod can be killed from here | " in said
@@ -176,21 +177,21 @@ def test_without_kubernetes_no_pod_is_killed_and_the_table_says_so(
     ],
 )
 def test_a_trial_is_kept_away_from_nights(
-    installation: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: str, given: bool, said: str,
+    installation: Stub, places: Path, monkeypatch: pytest.MonkeyPatch, space: str, given: bool, said: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("NIGHTDRIVE_NAMESPACE", space)
-    assert main(arguments(installation, tmp_path)[: None if given else 3]) == 2
+    assert main(arguments(installation, places)[: None if given else 3]) == 2
     assert said in capsys.readouterr().err
     assert not installation.objects["pipelines"]
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_cluster_that_lacks_something_is_told_before_anything_runs(
-    installation: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    installation: Stub, places: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installation.kubernetes.pop("/api/v1/namespaces/nightdrive-trial/secrets/mlpipeline-minio-artifact")
-    assert main(arguments(installation, tmp_path)) == 2
+    assert main(arguments(installation, places)) == 2
     assert "the cluster lacks what is listed above" in capsys.readouterr().err
     assert not installation.objects["runs"]
 

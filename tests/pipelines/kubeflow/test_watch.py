@@ -135,6 +135,10 @@ def test_a_good_night_is_left_alone_and_other_runs_too(stub: Stub, tmp_path: Pat
     leave_record(tmp_path, "run-1", "farewell", "done", started=1200.0)
     spec = {"root": {"dag": {"tasks": {}}}, "components": {}}
     stub.add("runs", "run_id", {"display_name": "hello", "state": "FAILED", "pipeline_spec": spec})
+    stub.add("runs", "run_id", {"display_name": "of a first version of KFP", "state": "FAILED"})
+    latest = {"pipeline_id": "pipeline-1"}
+    other = {"display_name": "unpinned", "mode": "ENABLE", "trigger": {}, "pipeline_version_reference": latest}
+    stub.add("recurringruns", "recurring_run_id", other)
     assert look(connect(), NOW) == 0
     assert look(connect(), NOW + timedelta(days=9)) == 0
     assert did(tmp_path) == []
@@ -263,7 +267,10 @@ def webhook() -> Iterator[tuple[str, list[Any]]]:
 
 
 def test_a_notification_is_plain_json_and_its_address_is_never_shown(
-    webhook: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    webhook: tuple[str, list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     address, posted = webhook
     monkeypatch.setenv("NIGHTDRIVE_WEBHOOK", address)
@@ -274,7 +281,8 @@ def test_a_notification_is_plain_json_and_its_address_is_never_shown(
         with pytest.raises(InputError, match=said) as raised:
             notify("x")
         assert "s3cret" not in str(raised.value)
-    assert "s3cret" not in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "s3cret" not in captured.out + captured.err + caplog.text
 
 
 def test_the_runbook_says_what_the_backend_tries_again_and_that_its_policy_stays() -> None:
