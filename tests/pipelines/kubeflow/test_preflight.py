@@ -32,8 +32,8 @@ def with_digests(text: str, stub: Stub) -> str:
     """Return a compiled night with its images by digest in the stand-in's registry."""
     port = stub.url.rsplit(":", 1)[1]
     return re.sub(
-        r"image: nightdrive-([a-z-]+)$",
-        lambda name: f"image: {PINNED.format(port=port, name=name[1])}",
+        r'(image"?: ?"?)nightdrive-([a-z-]+)(?="|$)',  # of a step's container, and among the settings of its indices
+        lambda found: f"{found[1]}{PINNED.format(port=port, name=found[2])}",
         text,
         flags=re.M,
     )
