@@ -189,9 +189,8 @@ def _precision(work: Work, network: nn.Module) -> Found:
             )
             for each in _detections(work, network, frames.images[:100])
         ]
-        drives = [str(number) for number in range(len(truth))]
         for kind in ("box", "mask"):
-            scored = average_precision(truth, guessed, drives, len(class_ids), masks=kind == "mask", resamples=2)
+            scored = average_precision(truth, guessed, len(class_ids), masks=kind == "mask")
             found |= {f"{kind}_ap50_{name}": 100 * scored.ap50, f"{kind}_ap_{name}": 100 * scored.ap}
     return found
 

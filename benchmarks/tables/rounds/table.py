@@ -195,7 +195,7 @@ def _judged(ensemble: HeatMaps, test: Frames, device: str, folder: Path) -> Foun
         guessed = [
             Objects(boxes=each.boxes, class_ids=each.instances.classes, scores=each.instances.scores) for each in seen
         ]
-        scored = average_precision(test.objects, guessed, test.drives, len(test.classes), resamples=2)
+        scored = average_precision(test.objects, guessed, len(test.classes))
         by_class = zip(test.classes, scored.by_class[0], strict=True)
         found.append({"ap50": scored.ap50, "ap": scored.ap} | dict(by_class) | _by_kitti(test, seen, folder))
     means = {name: 100 * float(np.mean([each[name] for each in found])) for name in found[0]}
