@@ -23,8 +23,6 @@ from perception.compression.latency_budget import (
 )
 from perception.compression.low_rank import LayerChoice, factorise_by_energy
 from perception.compression.nuclear import calibrate_nuclear_strength, nuclear_step
-from perception.errors import InputError
-from perception.models.copies import copied
 from perception.parameters import (
     BrokenRule,
     Count,
@@ -230,62 +228,3 @@ class CompressionAwareTraining:
             "factorised": factorised,
             "closed": tuple(branch.name for branch in closing.closed),
         }
-
-
-StopReason = Literal["little_removed", "metric_fell_twice", "rounds_done"]
-
-
-@dataclass(frozen=True)
-class Round:
-    """One round of train, prune and evaluate."""
-
-    index: int
-    parameters: int
-    removed_share: float
-    metric: float
-
-
-@dataclass(frozen=True)
-class IterativeResult:
-    """Every round, and the network of the best metric among them (the later of equals, which is smaller)."""
-
-    rounds: tuple[Round, ...]
-    best: int
-    network: nn.Module
-    stopped: StopReason
-
-
-def shrink_in_rounds(
-    network: nn.Module,
-    train_and_prune: Callable[[int, nn.Module], nn.Module],
-    evaluate: Callable[[nn.Module], float],
-    *,
-    rounds: int,
-    minimum_removed_share: float = 0.05,
-    tolerated_fall: float = 0.003,
-) -> IterativeResult:
-    """Train with sparsity, remove, evaluate, and begin again from the weights that are left.
-
-    train_and_prune: (round, network) → the network that is left. evaluate: higher is better, on a scale where
-    `tolerated_fall` is meant (0.003 of a mean precision in [0, 1]). Stops when a round removed less than
-    `minimum_removed_share` of the parameters or the metric fell by more than `tolerated_fall` twice in a row, each
-    time against the round before. Source: the iterative schedule of the KITTI table.
-    """
-    if rounds < 1:
-        raise InputError(f"rounds {rounds}: at least one")
-    done: list[Round] = []
-    best, kept, falls = -1, network, 0
-    stopped: StopReason = "rounds_done"
-    for index in range(rounds):
-        before = count_parameters(network)
-        network = train_and_prune(index, network)
-        after = count_parameters(network)
-        metric = evaluate(network)
-        falls = falls + 1 if done and metric < done[-1].metric - tolerated_fall else 0
-        done.append(Round(index, after, 1 - after / before, metric))
-        if best < 0 or metric >= done[best].metric:
-            best, kept = index, copied(network)
-        if falls == 2 or 1 - after / before < minimum_removed_share:
-            stopped = "metric_fell_twice" if falls == 2 else "little_removed"
-            break
-    return IterativeResult(tuple(done), best, kept, stopped)

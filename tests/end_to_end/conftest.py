@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from perception.simulator.folder import write_scenes
-from perception.simulator.world import world_from_dict
 from tests.end_to_end.nights import SmallNight, figures, run_night, small
+from tests.footage import write_footage
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +21,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_night(tmp_path_factory: pytest.TempPathFactory) -> SmallNight:
     """A finished small night on eight drives of footage in a folder."""
     root = tmp_path_factory.mktemp("small")
-    write_scenes(root / "footage", world_from_dict({}), "street", 3, 8, 3, 32, 64)
+    write_footage(root / "footage", 3, 8, 3, 32, 64)
     done = run_night(root / "runs", overrides=small(root / "footage"))
     run = root / "runs" / "smoke"
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
