@@ -37,7 +37,7 @@ from perception.sparsity.branches import Branch, find_branches
 from perception.sparsity.closing import close_zero_branches
 from perception.sparsity.groups import Groups, find_groups
 from perception.sparsity.proximal import calibrate_strength, measure_sparsity, proximal_step
-from perception.sparsity.ranking import loss_importance, zero_weakest
+from perception.sparsity.ranking import loss_importance
 from perception.sparsity.removal import LayerRemoval, remove_zero_channels
 from perception.training import distributed
 
@@ -61,9 +61,7 @@ class ShrinkSettings:
     reload_epochs: tuple[CountOrZero, ...] = ()  # after these epochs (from 0) zero channels leave the network
     # at the last reload layers become low-rank pairs that keep this energy
     factorise_energy: ShareToOne | None = None
-    # of the neurons' parameters that must be gone after the last reload
-    target_share: ShareFromZero | None = None
-    # of the network's cost, by the model of `costs`, that may be left then
+    # of the network's cost, by the model of `costs`, that may be left after the last reload
     target_cost_share: ShareToOne | None = None
     costs: Costs = "blocks"  # the model: block_costs (repeatable), measured_costs, or parameter_costs
     importance: Importance = "norm"  # of a neuron, for target_cost_share: its norm, or its estimated share in the loss
@@ -77,11 +75,8 @@ class ShrinkSettings:
     multiple_of: Count = 1  # a group set keeps a multiple of this many neurons
 
     def __post_init__(self) -> None:
-        targets = (self.factorise_energy, self.target_share, self.target_cost_share)
-        if any(target is not None for target in targets) and not self.reload_epochs:
-            raise BrokenRule("reload_epochs", (), "must name an epoch: factorise_energy and targets act at a reload")
-        if self.target_share is not None and self.target_cost_share is not None:
-            raise BrokenRule("target_share", self.target_share, "goes not with target_cost_share: give one of the two")
+        if (self.factorise_energy or self.target_cost_share) and not self.reload_epochs:
+            raise BrokenRule("reload_epochs", (), "must name an epoch: factorise_energy and the target act at a reload")
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,6 @@ class CompressionAwareTraining:
         self.branches: tuple[Branch, ...] = ()  # those that are open
         if settings.close_branches and settings.reload_epochs:
             self.branches = find_branches(network, self.groups, example_input)
-        self._parameters_at_start = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
         weighs = settings.target_cost_share is not None or settings.strength_by_cost > 0
         self._cost_at_start = self._costs(network).cost() if weighs else 0.0
         self.strength = self._calibrated(network, learning_rate)
@@ -172,19 +166,11 @@ class CompressionAwareTraining:
         """Record the sparsity and reload: what after_epoch does where the steps are taken each iteration."""
         settings, last = self.settings, epoch == max(self.settings.reload_epochs, default=-1)
         reloads = epoch in settings.reload_epochs
-        if last and settings.target_share is not None:
-            zero_weakest(self.groups, self._share_still_due(settings.target_share))
         if reloads and settings.target_cost_share is not None:
             self._spend(epoch, network, optimizer, settings.target_cost_share)
         neurons_zero = measure_sparsity(self.groups).neurons
         changes = self._reload(network, optimizer, last) if reloads else {}
         self.records.append(ShrinkRecord(epoch, neurons_zero, count_parameters(network), **changes))
-
-    def _share_still_due(self, target_share: float) -> float:
-        """Turn the target, a share of the neurons' parameters at the start, into a share of those that are left."""
-        now = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
-        kept = (1 - target_share) * self._parameters_at_start
-        return 1 - kept / now if now > kept else 0.0
 
     def _spend(self, epoch: int, network: nn.Module, optimizer: Optimizer, target: float) -> None:
         """Zero neurons until the network costs what it may cost after this reload."""

@@ -87,10 +87,12 @@ def test_without_strength_nothing_is_lost() -> None:
     assert count_parameters(network) == count_parameters(plain)
 
 
-def test_target_share_is_met_and_averages_follow() -> None:
+def test_a_target_of_parameters_is_met_and_averages_follow() -> None:
     network = small_network()
     average = copy.deepcopy(network)
-    settings = ShrinkSettings(strength_share=0.02, reload_epochs=(2,), target_share=0.6, minimum_channels=2)
+    settings = ShrinkSettings(
+        strength_share=0.02, reload_epochs=(2,), target_cost_share=0.4, costs="parameters", minimum_channels=2
+    )
     hooks = CompressionAwareTraining(network, torch.zeros(1, 1, 8, 8), 0.05, settings, averaged=[average])
     own = sum(group.neurons * group.parameters_per_neuron for group in hooks.groups.sets)
     accuracy = train(network, 6, hooks.after_epoch)
@@ -165,7 +167,7 @@ def test_branches_close_at_several_reloads_and_the_network_learns_on(lost: str) 
     assert {name for name, count in left.items() if count == 0} == {f"{name}.{k}" for name in closed for k in (0, 3)}
 
 
-@pytest.mark.parametrize("target", [{}, {"target_share": 0.4}, {"target_cost_share": 0.3}])
+@pytest.mark.parametrize("target", [{}, {"target_cost_share": 0.3}])
 def test_training_goes_on_after_the_last_neuron_has_left(target: dict[str, float]) -> None:
     class Alone(nn.Module):
         def __init__(self) -> None:
@@ -249,9 +251,7 @@ def test_bad_settings_are_refused() -> None:
     for settings in (
         {"strength_share": 1.0},
         {"alpha": 1.0},
-        {"target_share": 0.5},
         {"target_cost_share": 0.5},
-        {"target_cost_share": 0.5, "target_share": 0.5, "reload_epochs": (1,)},
         {"costs": "guess"},
         {"factorise_energy": 2.0, "reload_epochs": (1,)},
     ):
