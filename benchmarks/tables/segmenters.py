@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.tables.batches import Labels
+from benchmarks.tables.data import Labelled
 from benchmarks.tables.runner import Cell, Found, Request
 from perception.adaptation.pseudo import class_thresholds, confidence_histogram
 from perception.data.taxonomies import IGNORE
@@ -61,7 +61,7 @@ def training_settings(
     )  # fmt: skip
 
 
-def weights_of(sources: Sequence[Labels], classes: int) -> np.ndarray:
+def weights_of(sources: Sequence[Labelled], classes: int) -> np.ndarray:
     """Return ERFNet's class weights for the pixels of all sources: (class,)."""
     counts = sum(torch.bincount(source.labels.flatten().int(), minlength=256)[:classes].cpu() for source in sources)
     return class_weights(counts.numpy())  # type: ignore[union-attr]

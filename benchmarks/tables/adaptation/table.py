@@ -18,7 +18,7 @@ from benchmarks.tables import frames as data
 from benchmarks.tables import segmenters
 from benchmarks.tables.adaptation.plan import DEPENDS, FRAMES, PLANS, WORLD_SEED, Plan, settings_of
 from benchmarks.tables.adaptation.report import page, plot
-from benchmarks.tables.batches import DetectionStream, Labels, SegmentationStream
+from benchmarks.tables.batches import DetectionStream, SegmentationStream
 from benchmarks.tables.data import SEGMENTATION, Labelled, camvid
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
@@ -138,7 +138,7 @@ def _from_nothing(work: Work, seed: int, name: str, parts: tuple[str, ...] = ())
     sources = [_labels(work, part) for part in parts]
     if not parts:
         train = target(work)[0]
-        sources = [Labels(train.images.to(work.device), train.labels.to(torch.uint8).to(work.device))]
+        sources = [Labelled(train.images, train.labels.to(torch.uint8)).on(work.device)]
     made = seeded(lambda: ERFNet(classes, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
     network = segmenters.placed(made, work.device)
     steps = plan.steps + (plan.rounds * plan.student_steps if name == "longer" else 0)
@@ -224,7 +224,7 @@ def _student(work: Work, seed: int, fused: bool) -> Found:
         quality = pseudo_quality(zip(truth, pseudo.cpu().numpy(), strict=True), classes)
         found |= {"coverage": 100 * quality.coverage, "precision": 100 * quality.precision}
         stream = SegmentationStream(
-            [*sources, Labels(images, pseudo)], _shares(plan),
+            [*sources, Labelled(images, pseudo)], _shares(plan),
             plan.student_steps, plan.variation, 100 * seed + 10 + round_,
         )  # fmt: skip
         weights = segmenters.weights_of(stream.sources, classes)
@@ -249,9 +249,9 @@ def _settings(work: Work, rate: float, seed: int, **changes: Any) -> TrainSettin
     return segmenters.training_settings(work.request, work.plan.batch_frames, rate, seed, **changes)
 
 
-def _labels(work: Work, name: str) -> Labels:
+def _labels(work: Work, name: str) -> Labelled:
     frames = data.kept(work.folder / f"{name}.npz")
-    return Labels(frames.images.to(work.device), frames.labels.to(work.device))
+    return Labelled(frames.images, frames.labels).on(work.device)
 
 
 # ---------------------------------------------------------------- prediction

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.tables import frames as frames_data
 from benchmarks.tables import segmenters
-from benchmarks.tables.batches import Labels, SegmentationStream
+from benchmarks.tables.batches import SegmentationStream
 from benchmarks.tables.data import Labelled
 from benchmarks.tables.dpe.segmentation import CHOICES, camvid_in_memory, labelled_rows
 from benchmarks.tables.night.plan import PLANS, Plan
@@ -55,15 +55,15 @@ class Work(segmenters.Kept):
         assert self.request.data is not None
         return camvid_in_memory(self.request.data, self.plan.height_px, self.plan.width_px)
 
-    def labels(self, rows: list[int]) -> Labels:
+    def labels(self, rows: list[int]) -> Labelled:
         """Return train frames with their labels, on the device."""
         part = self.real()[0].take(rows)
-        return Labels(part.images.to(self.device), part.labels.to(torch.uint8).to(self.device))
+        return Labelled(part.images, part.labels.to(torch.uint8)).on(self.device)
 
-    def simulator(self) -> Labels:
+    def simulator(self) -> Labelled:
         """Return the simulator's frames, on the device."""
         kept = _kept_simulator(self.folder / "simulator.npz")
-        return Labels(kept.images.to(self.device), kept.labels.to(self.device))
+        return Labelled(kept.images, kept.labels).on(self.device)
 
 
 @cache
@@ -150,7 +150,7 @@ def _pseudo(
     pseudo = _pseudo_labels(work.segmenter(teacher, seed), unlabelled.images, plan)
     quality = pseudo_quality(zip(unlabelled.labels.cpu().numpy(), pseudo.cpu().numpy(), strict=True), _classes())
     share = round(plan.batch_frames * plan.pseudo_share)
-    sources, shares = [work.labels(chosen), Labels(unlabelled.images, pseudo)], [plan.batch_frames - share, share]
+    sources, shares = [work.labels(chosen), Labelled(unlabelled.images, pseudo)], [plan.batch_frames - share, share]
     network = _trained(work, seed, _Lesson(sources, shares, plan.steps, "simulator", shrink))
     found = _kept_and_judged(work, network, row, seed)
     return found | {"coverage": 100 * quality.coverage, "precision": 100 * quality.precision}
@@ -185,7 +185,7 @@ CELLS: dict[str, tuple[Callable[..., Found], tuple[str, ...]]] = {
 class _Lesson:
     """What a network learns from, in which shares of a batch, for how many steps, and which network it starts from."""
 
-    sources: list[Labels]
+    sources: list[Labelled]
     shares: list[int]
     steps: int
     start: str | None = None  # a row; None: new weights
