@@ -18,12 +18,8 @@ from perception.errors import InputError
 _IMAGES = ("jpg", "jpeg", "png")
 _LABELS = ("label.png", "seg.png")
 _INSTANCES = "instances.png"
-_VOCABULARIES = {
-    "time_of_day": TIMES_OF_DAY,
-    "weather": WEATHERS,
-    "scene": SCENES,
-    "label_taxonomy": None,  # every known one
-}
+# None: every known one.
+_VOCABULARIES = {"time_of_day": TIMES_OF_DAY, "weather": WEATHERS, "scene": SCENES, "label_taxonomy": None}
 _JSON_BYTES_LIMIT = 2**20
 
 
