@@ -1,6 +1,6 @@
 """What the tables share that train segmentation networks on frames in memory: where these are kept, how they learn and label."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,12 @@ def predictions(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         classes.append(winner.to(torch.uint8))
         confidence.append(probability.half())
     return torch.cat(classes), torch.cat(confidence)
+
+
+def numbered(images: Tensor, count: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Yield frames as score_frames takes them, `count` at a time, named by their numbers; images: uint8."""
+    for start, part in zip(range(0, len(images), count), images.split(count), strict=True):
+        yield [f"{row:06d}" for row in range(start, start + len(part))], part.float() / 255
 
 
 def judged(labels: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, Any]:

@@ -61,13 +61,10 @@ class Task:
         return torch.zeros(1, *self.shape)
 
 
+@functools.lru_cache(maxsize=1)
 def open_task(request: Request) -> Task:
     """Load the data of a request; small: 8,000 images to learn from; small and medium: CamVid at 72x96."""
-    return _open_task(request.data, request.data_kind, request.size, request.device)
-
-
-@functools.lru_cache(maxsize=1)
-def _open_task(data: Path | None, kind: str, size: str, device: str) -> Task:
+    data, kind, size, device = request.data, request.data_kind, request.size, request.device
     if kind in CLASSIFICATION:
         assert data is not None
         train, test = classification(data, kind)

@@ -16,7 +16,7 @@ from benchmarks.tables.data import Labelled, camvid
 from benchmarks.tables.plans import plans_of
 from benchmarks.tables.results import Report, draw_rows
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import judged, predictions, weights_of
+from benchmarks.tables.segmenters import judged, numbered, predictions, weights_of
 from benchmarks.tables.shrinking import mirrored_frames
 from benchmarks.tables.statistics import mean_and_spread
 from perception.data.loading import Batch
@@ -146,14 +146,7 @@ def _quotas(drives: list[str], share: float | None) -> tuple[Quota, ...]:
 
 def _scored(ensemble: nn.Module, train: Labelled, drives: list[str], device: str) -> pd.DataFrame:
     """Score every frame once: a column for each measure's mean over the image, and what strategies look at."""
-    batches = (
-        (
-            [f"{row:06d}" for row in range(start, min(start + 8, len(train)))],
-            train.images[start : start + 8].float() / 255,
-        )
-        for start in range(0, len(train), 8)
-    )
-    rows = list(score_frames(ensemble, batches, ScoreSettings(), device=device))
+    rows = list(score_frames(ensemble, numbered(train.images, 8), ScoreSettings(), device=device))
     facts = {
         "frame_id": [row.frame_id for row in rows],
         "embedding": [row.embedding for row in rows],
