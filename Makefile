@@ -77,7 +77,7 @@ audit:  ## pins exact, installed files as their packages recorded them, licences
 licences:  ## write docs/licences.md from what is installed
 
 test: setup lint  ## the checks and tests (no container engine and no server needed beforehand)
-	@$(RUN_PYTHON) -m pytest -n 2 --dist loadgroup
+	@$(RUN_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-containers: setup  ## the smoke night as containers on a real S3 server, against the same night on this machine (needs a container engine)
 	@$(RUN_PYTHON) -m pytest -m containers tests/containers
