@@ -98,7 +98,7 @@ class Graph:
 
     def only_if_news(self, said_by: Artifact) -> None:
         """Leave out all that follows where the task of this artifact says that nothing is new; raises GraphError."""
-        if NEWS not in self.tasks[said_by.task].stage.values:
+        if self.tasks[said_by.task].stage.value != NEWS:
             raise GraphError(f"{said_by.task}: does not say whether anything is new; give its stage the value {NEWS!r}")
         self.news_from = said_by.task
 

@@ -77,6 +77,9 @@ def test_the_figures_equal_an_independent_count_of_the_kept_predictions(place: P
         label, shown = (np.asarray(Image.open(each)) for each in (path, place / "out" / "predictions" / path.name))
         known = label != 255
         np.add.at(confusion, (label[known], shown[known]), 1)
+    shown_by_kubeflow = json.loads((place / "out" / "confusion.json").read_text())
+    assert shown_by_kubeflow["rows"] == confusion.tolist()
+    assert shown_by_kubeflow["classes"][0] == "road"
     union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
     ious = np.diag(confusion)[union > 0] / union[union > 0]
     assert figures["miou"] == pytest.approx(ious.mean(), abs=1e-12)
