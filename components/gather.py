@@ -56,10 +56,7 @@ def find_news(frames: "pd.DataFrame", base: "pd.DataFrame") -> int:
 STAGE = Stage(
     name="gather",
     summary="Put the frames of all batches together into the night's one manifest, and say whether any is new.",
-    inputs=(
-        Port(name="arrived", about="frames folders, one a batch", many=True),
-        BASE,
-    ),
+    inputs=(Port(name="arrived", about="frames folders, one a batch", many=True), BASE),
     outputs=(
         Port(
             name="frames", about="the night's frames: manifest, profile, rejected files, hidden labels", gate_table=True

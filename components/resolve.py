@@ -64,10 +64,7 @@ def _write_listing(folder: Path, parameters: ResolveParameters) -> None:
 STAGE = Stage(
     name="resolve",
     summary="Resolve the promoted data version to an exact commit, and list the footage that has arrived.",
-    outputs=(
-        BASE,
-        Port(name="arrivals", about="what has arrived, one folder a batch", shares="batch"),
-    ),
+    outputs=(BASE, Port(name="arrivals", about="what has arrived, one folder a batch", shares="batch")),
     parameters=ResolveParameters,
     needs=Needs(image="versioning", loads="pandas", memory_gib=2),
     run=run,

@@ -20,10 +20,8 @@ from components.stage.registry import find_stage
 
 REGISTRY, FOOTAGE, CLOCK = "registry", "footage", "clock"
 _OUTSIDE = (REGISTRY, FOOTAGE, CLOCK)
-NEWS, NOTHING_NEW = (
-    "news",
-    "nothing",
-)  # the value of a stage that tells whether there is anything new, and what it says then
+# The value of a stage that tells whether there is anything new, and what it says then.
+NEWS, NOTHING_NEW = "news", "nothing"
 _SUITES = Path(perception.quality.__file__).parent / "suites"
 
 

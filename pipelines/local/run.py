@@ -37,13 +37,7 @@ ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "runs"
 RESERVED = ("latest", "registry", "store")  # what else lies in the folder of runs
 ENGINE_FILE = "engine.json"  # what the engine itself used: pipelines/local/night_profile.py
-PUBLISHED = (
-    "report/report.html",
-    "report/summary.json",
-    "review/review.html",
-    "review/review.md",
-    "review/review.json",
-)
+PUBLISHED = ("report/report.html", "report/summary.json", *(f"review/review.{kind}" for kind in ("html", "md", "json")))
 
 
 def run_folder(name: str, runs: Path = RUNS) -> Path:
