@@ -10,15 +10,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from perception.data.loading import Batch, FrameSet, ordered_batches
+from perception.data.loading import Batch
 from perception.errors import InputError
-from perception.metrics.confusion import confusion_matrix
 from perception.models.modes import evaluation_mode, modes_kept
 from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
 from perception.training import distributed
@@ -27,7 +25,7 @@ from perception.training.captured import CapturedStep, tensors_of
 from perception.training.losses import class_weights, label_loss
 from perception.training.resume import Position, Resume, is_due, load_state, save_state
 
-__all__ = ["EpochRecord", "Resume", "TrainSettings", "class_weights", "evaluate_segmentation", "fit", "predict"]
+__all__ = ["EpochRecord", "Resume", "TrainSettings", "class_weights", "fit"]
 
 AnyBatch = TypeVar("AnyBatch")
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -128,30 +126,6 @@ def fit(
                 after_epoch(position.epoch, network, optimiser)
             run.end_epoch()
     return [EpochRecord(**record) for record in position.records]
-
-
-def predict(network: nn.Module, batches: Iterable[Batch]) -> Iterator[NDArray[np.uint8]]:
-    """Give the most likely class of every pixel: (frame, h, w) uint8 a batch, on the network's device.
-
-    The network is in evaluation mode meanwhile and gets its modes back.
-    """
-    for batch in batches:
-        yield batch_logits(network, batch).argmax(dim=1).to(torch.uint8).cpu().numpy()
-
-
-def evaluate_segmentation(network: nn.Module, frames: FrameSet, batch_frames: int) -> NDArray[np.int64]:
-    """Count the confusion of a network on labelled frames: (class, class) int64, rows are labels, 255 is left out.
-
-    Raises InputError when there is no frame.
-    """
-    if len(frames) == 0:
-        raise InputError("frames: none to evaluate on; give a manifest with labelled frames of the split")
-    counts = []
-    for batch in ordered_batches(frames, batch_frames):
-        logits = batch_logits(network, batch)
-        predicted = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-        counts.append(confusion_matrix(batch.labels.numpy(), predicted, logits.shape[1]))
-    return np.sum(counts, axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from perception.errors import InputError, Unreachable
@@ -191,3 +192,20 @@ def read_all_committed(clone: Clone, folder: str, revision: str = "HEAD") -> dic
         place = start + int(answer[place:start].split()[2]) + 1
         found[path] = answer[start : place - 1]
     return found
+
+
+def read_json(clone: Clone, path: str, revision: str = "HEAD") -> dict[str, Any] | None:
+    """Read a JSON record as committed at a revision; None where it does not exist."""
+    content = read_committed(clone, path, revision)
+    return None if content is None else json.loads(content)
+
+
+def paths_in(clone: Clone, folder: str, revision: str = "HEAD") -> list[str]:
+    """List what is committed in a folder at a revision, sorted."""
+    return sorted(git_text(clone, "ls-tree", "--name-only", revision, f"{folder}/").splitlines())
+
+
+def check_empty(folder: Path, remedy: str) -> None:
+    """Raise InputError, which ends with what to do, for a folder that holds something."""
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; {remedy}")

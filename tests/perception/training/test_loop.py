@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from perception.data.loading import Batch, LoadSettings
+from perception.data.loading import Batch
 from perception.errors import InputError
 from perception.models.registry import build_network
-from perception.training.loop import EpochRecord, TrainSettings, evaluate_segmentation, fit, predict
+from perception.training.loop import EpochRecord, TrainSettings, batch_logits, fit
 
 SETTINGS = TrainSettings(
     epochs=3, batch_frames=4, learning_rate=5e-3, weight_decay=1e-4, schedule="poly", seed=5, max_grad_norm=10.0
@@ -236,7 +236,7 @@ def test_modes_are_given_back():
     network = small().train()
     network[1].eval()
     fit(network, list_of_batches, settings(epochs=1))
-    list(predict(network, list_of_batches(0)))
+    batch_logits(network, list_of_batches(0)[0])
     assert network.training and not network[1].training
 
 
@@ -263,48 +263,11 @@ def test_several_networks_train_as_one():
     assert records[1].loss < records[0].loss
 
 
-def test_predictions_are_the_classes_of_the_largest_logits():
+def test_logits_are_those_of_evaluation_mode():
     network = small()
-    batches = list_of_batches(0)
-    expected = [network.eval()(batch.images).argmax(1).numpy() for batch in batches]
-    network.train()
-    predicted = list(predict(network, batches))
-    assert predicted[0].dtype == np.uint8
-    assert all((a == b).all() for a, b in zip(predicted, expected, strict=True))
-
-
-class MadeFrames:
-    """Stands for a FrameSet in ordered_batches."""
-
-    def __init__(self, frames: int) -> None:
-        generator = torch.Generator().manual_seed(3)
-        self.images = torch.randint(0, 256, (frames, 16, 24, 3), generator=generator, dtype=torch.uint8).numpy()
-        self.labels = torch.randint(0, 2, (frames, 16, 24), generator=generator, dtype=torch.uint8).numpy()
-        self.labels[:, :2] = 255
-        self.settings = LoadSettings(height_px=16, width_px=24, taxonomy="camvid11")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def _resized(self, index):
-        return self.images[index], self.labels[index]
-
-
-@pytest.mark.parametrize("batch_frames", [1, 2, 7])
-def test_evaluation_equals_a_slow_count(batch_frames):
-    network, frames = small().eval(), MadeFrames(5)
-    expected = np.zeros((2, 2), np.int64)
-    for image, label in zip(frames.images, frames.labels, strict=True):
-        scores = network(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)[0]
-        for truth, guess in zip(label.ravel(), scores.argmax(0).numpy().ravel(), strict=True):
-            if truth != 255:
-                expected[truth, guess] += 1
-    assert (evaluate_segmentation(network, frames, batch_frames) == expected).all()
-
-
-def test_evaluation_of_nothing_is_refused():
-    with pytest.raises(InputError, match="none to evaluate"):
-        evaluate_segmentation(small(), MadeFrames(0), 2)
+    (batch, *_) = list_of_batches(0)
+    expected = network.eval()(batch.images)
+    assert torch.equal(batch_logits(network.train(), batch), expected)
 
 
 @pytest.mark.parametrize(
