@@ -27,7 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from benchmarks.scale.pool_nights import tables_of
 from perception.data.annotation import _batch_name
 from perception.versioning import parts, processes, repository
-from perception.versioning.decisions import decisions, promote, rollback
+from perception.versioning.decisions import decision_paths, promote, rollback
 from perception.versioning.growing import Book, Overtaken, open_book, read_table
 from perception.versioning.ledger import LEDGER, events_of, read_events, recall, record_events, state
 from perception.versioning.pool import (
@@ -301,15 +301,20 @@ class Nights(RuleBasedStateMachine):
     @rule(kill=KILL)
     def take_release_back(self, kill: int | None) -> None:
         """Roll back, once whatever is killed."""
-        made = len(decisions(self.registry))
+        made = self.decided()
 
         def work() -> None:
-            if len(decisions(self.registry)) == made:
+            if self.decided() == made:
                 rollback(self.registry, name="Ada", reason="worse at night")
 
         self.attempt(kill, work)
         self.current = self.before[str(self.current)]
         self.check()
+
+    def decided(self) -> int:
+        """Count the decisions."""
+        with processes.shallow_clone(self.registry) as clone:
+            return len(decision_paths(clone, "HEAD"))
 
     # --- what must hold
 
