@@ -1,6 +1,8 @@
 """The parameters of a night: params.yaml, one of its profiles and overrides, checked against the stage declarations."""
 
 import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,12 +22,19 @@ SHARED = ("common", "sources", *COUNTS.values(), "images", "cluster", "profiles"
 
 
 def load_settings(
-    night: Graph, profile: str, overrides: Sequence[str] = (), data: str = "", run: str = "", file: Path = PARAMS_FILE
+    night: Graph,
+    profile: str,
+    overrides: Sequence[str] = (),
+    data: str = "",
+    run: str = "",
+    date: str = "",
+    file: Path = PARAMS_FILE,
 ) -> dict[str, Any]:
     """Return the settings of one night: a checked section for every task, with `profile`, `sources`, `batches`, `shards`,
     `images` and `cluster`.
 
-    `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile).
+    `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile), and `date` is
+    its UTC day (default: the day on which it begins).
     Raises InputError for an unknown profile, section or parameter, a value out of range, and DATA missing where it is needed.
     """
     written = read_yaml(file)
@@ -43,7 +52,10 @@ def load_settings(
     for name, source in sources.items():
         build_parameters(Source, source, where=f"sources.{name}")
     build_parameters(Cluster, settings["cluster"], where="cluster")
-    shared = settings["common"] | {"sources": sources, "run": run or profile, "profile": profile}
+    for name in ("registry", "remote"):
+        settings["common"][name] = str(settings["common"].get(name, "")).replace("{profile}", profile)
+    shared = settings["common"] | {"sources": sources, "profile": profile}
+    shared |= {"settings_sha256": _digest(settings), "run": run or profile, "night_date": date}
     shared |= {f"{over}_count": settings[name] for over, name in COUNTS.items()}
     sections = {task.name: _section(task, settings[task.name], shared) for task in night.tasks.values()}
     if "report" in sections:
@@ -89,6 +101,11 @@ def _check_sections(settings: Mapping[str, Any], night: Graph, file: str) -> Non
             raise InputError(
                 f"{file}: common.{name}: no stage has such a parameter{did_you_mean(name, known)}; mend it"
             )
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    """Return the hash of everything that was asked for: nights with the same one do the same with the same frames."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

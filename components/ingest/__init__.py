@@ -40,7 +40,11 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
         source = parameters.sources[str(name)]
         settings = shared_fields(IntakeSettings, source, source=str(name), taxonomy=parameters.taxonomy)
         arriving = arrivals(source, listed, store, parameters.seed, size)
-        intakes.append(admit_frames(arriving, len(listed), store, settings, progress=progress_line(f"ingest {name}")))
+        signatures = dict(zip(listed.object, listed.signature, strict=True))
+        progress = progress_line(f"ingest {name}")
+        intakes.append(
+            admit_frames(arriving, len(listed), store, settings, signatures=signatures, progress=progress)
+        )
     intake = join_intakes(intakes)
     write_frames_folder(intake, outputs.one("arrived"))
     log(f"batch {parameters.batch}: {len(intake.manifest)} frames, {len(intake.rejected)} rejected")

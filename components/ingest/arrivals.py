@@ -1,10 +1,12 @@
 """Where frames come from: the files of a data set through its reader, label drops, or scenes rendered here."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.ingest.sources import Source
+from perception.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,14 +16,15 @@ if TYPE_CHECKING:
     from perception.data.store import Store
     from perception.quality.intake import Arrival
 
-LISTING_COLUMNS = ("source", "frame_id", "drive_id", "files")
+LISTING_COLUMNS = ("source", "object", "drive_id", "signature")
 
 
-def list_arrivals(name: str, source: Source) -> "pd.DataFrame":
+def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int]) -> "pd.DataFrame":
     """Return what a source holds, opening no image: columns LISTING_COLUMNS, one row a frame.
 
-    files: size in bytes and time of change of the frame's files, so that a frame whose file changed is another row.
-    Raises InputError for a folder that breaks its layout.
+    object: the frame's name. signature: size in bytes and time of change of its files, of a scene what it is rendered from, so that a
+    frame whose file changed is another row. seed, size: as in arrivals.
+    Raises InputError for a folder that breaks its layout, or that holds nothing and is none of label drops.
     """
     import pandas as pd
 
@@ -29,12 +32,16 @@ def list_arrivals(name: str, source: Source) -> "pd.DataFrame":
         from perception.simulator.folder import scene_names
 
         named = scene_names(source.rendering, source.first_drive, source.drives, source.frames_per_drive)
-        rows = [(name, frame_id, drive_id, "") for _, drive_id, frame_ids in named for frame_id in frame_ids]
+        drawn_from = repr((source.rendering, source.world, source.frames_per_drive, seed, size))
+        signature = hashlib.sha256(drawn_from.encode()).hexdigest()[:16]
+        rows = [(name, frame_id, drive_id, signature) for _, drive_id, frame_ids in named for frame_id in frame_ids]
     else:
         from perception.data.footage import open_footage
 
         with open_footage(source.path) as footage:
             rows = [(name, *row) for row in _listed(source, footage)]
+    if not rows and source.labels != "drop":
+        raise InputError(f"source {name!r}: not one of its 0 frames can be used; mend its files or leave the source out")
     return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
 
 
@@ -57,10 +64,10 @@ def arrivals(
     size: (height, width) of rendered scenes in pixels; seed: of their world. store: where the images of label drops lie.
     """
     if source.format == "label_drop":
-        return _from_annotation(source, set(listed.frame_id), store)
+        return _from_annotation(source, set(listed.object), store)
     if source.format == "scenes":
-        return _rendered(source, set(listed.drive_id), seed, size)
-    return _from_files(source, set(listed.frame_id))
+        return _rendered(source, listed, seed, size)
+    return _from_files(source, set(listed.object))
 
 
 def _signature(files: "Iterable[Path | None]") -> str:
@@ -146,11 +153,11 @@ def _read(source: Source, reader: "Reader", frame: "RawFrame", footage: "Footage
     )
 
 
-def _rendered(source: Source, wanted: set[str], seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
+def _rendered(source: Source, listed: "pd.DataFrame", seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
     from perception.quality.intake import Arrival
     from perception.simulator.folder import encode_scene, scene_frames, scene_names
 
-    world, rendering = source.world, source.rendering
+    world, rendering, wanted = source.world, source.rendering, set(listed.drive_id)
     for drive, drive_id, _ in scene_names(rendering, source.first_drive, source.drives, source.frames_per_drive):
         if drive_id not in wanted:
             continue

@@ -1,0 +1,45 @@
+"""Tonight: the night's name and date, and how much of the registry's book it starts from."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from perception.versioning.growing import Book, open_book
+from perception.versioning.nights import news, read_nights, used_tonight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tonight:
+    """Name a night, and what the nights before it left."""
+
+    night: str  # its name, unique in the registry
+    date: str  # UTC, ISO 8601
+    entries: int  # of the book, before its own
+    unused: tuple[str, ...]  # what of these no finished night has used: frames, labels, parameters or code
+
+    @property
+    def moment(self) -> datetime:
+        """Give the beginning of the night's day: the same whenever a night is tried again."""
+        return datetime.fromisoformat(self.date).replace(tzinfo=UTC)
+
+
+def begin_night(registry: str, night: str, date: str, *, parameters: str, code: str, kept: Path | None) -> Tonight:
+    """Return the night of this name as it begins, or as it began when it is run again.
+
+    parameters, code: their hashes.
+    """
+    book = open_book(registry, kept).before(night)
+    used = used_tonight(book, erasures=0, parameters=parameters, code=code)
+    others = [each for each in read_nights(registry) if each.night != night]
+    return Tonight(night=night, date=date, entries=len(book.entries), unused=news(used, others))
+
+
+def book_of(registry: str, tonight: Tonight, kept: Path | None) -> Book:
+    """Return the book that a night starts from."""
+    book = open_book(registry, kept)
+    return replace(book, entries=book.entries[: tonight.entries])
+
+
+def kept_beside(store: str) -> Path | None:
+    """Return the folder in which this machine keeps what it fetched of the book; None where the store is no folder."""
+    return None if "://" in store else Path(f"{store}.kept")
