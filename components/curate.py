@@ -25,11 +25,12 @@ class CurateParameters:
     frames_per_shard: Count = 200  # frames in one tar; a version adds shards and never rewrites one
 
 
-def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
+def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> dict[str, int]:
     """Reveal the labels of the selected frames and write the version, held-out frames included, and the table of its gate; in
     events.parquet what the ledger will say of tonight, in corrections.csv which labels go back to their annotators.
 
-    Selected frames of a fleet without hidden labels wait for their annotation, those drawn uniformly wait for the next night.
+    Selected frames of a fleet without hidden labels wait for their annotation, those drawn uniformly wait for the next night. Tells
+    how many labels were accepted.
     """
     import pandas as pd
 
@@ -58,9 +59,13 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
     bounds = {"expected_train_frames": len(known) + len(labelled)}
     events = _events(inputs, selected, labelled)
     events.to_parquet(folder / "events.parquet", index=False)
-    events[events.event == "rejected"][["who", "batch", "frame_id", "why"]].to_csv(folder / "corrections.csv", index=False)
+    events[events.event == "rejected"][["who", "batch", "frame_id", "why"]].to_csv(
+        folder / "corrections.csv", index=False
+    )
     write_json(folder / "gate_parameters.json", bounds | ({"parent_train_frames": len(known)} if base else {}))
+    accepted = int((events.event == "accepted").sum())
     log(f"data version of {len(version)} frames, {len(labelled)} of them newly labelled, {len(held_out)} held out")
+    return {"labelled": accepted}
 
 
 def _events(inputs: Paths, selected: "pd.DataFrame", labelled: "pd.DataFrame") -> "pd.DataFrame":

@@ -27,14 +27,16 @@ class PublishParameters:
     due_days: Count = 14  # until when a label is expected
 
 
-def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> None:
+def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> dict[str, int]:
     """Record what the night took in, then the ledger's events, then the curated folder under a write-once tag; write version.json.
 
-    A version that is the base's to the byte is not published again. Raises Overtaken when another night took the same frames.
+    A version that is the base's to the byte is not published again. Tells how many frames are at annotators then.
+    Raises Overtaken when another night took the same frames.
     """
     from dataclasses import asdict
 
     from perception.data.tables import read_record
+    from perception.versioning.ledger import open_frames, read_events, state
     from perception.versioning.registry import create_registry
     from perception.versioning.tonight import Tonight, book_of, kept_beside
 
@@ -43,9 +45,10 @@ def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> None:
     tonight = read_record(inputs.one("base") / "night.json", Tonight)
     book = book_of(registry, tonight, kept_beside(absolute(parameters.store)))
     book = _record_arrivals(book, tonight, inputs.one("frames") / "taken")
-    _record_labels(book, tonight, inputs.one("curated"), parameters.due_days)
+    book = _record_labels(book, tonight, inputs.one("curated"), parameters.due_days)
     version = _publish(registry, parameters.run, inputs)
     write_json(outputs.one("version") / "version.json", asdict(version))
+    return {"at_annotators": len(open_frames(state(read_events(book))))}
 
 
 def _record_arrivals(book: "Book", tonight: "Tonight", taken: "Path") -> "Book":
@@ -61,19 +64,21 @@ def _record_arrivals(book: "Book", tonight: "Tonight", taken: "Path") -> "Book":
     return take_in(book, tonight.night, tonight.moment, rows)
 
 
-def _record_labels(book: "Book", tonight: "Tonight", curated: "Path", due_days: int) -> None:
+def _record_labels(book: "Book", tonight: "Tonight", curated: "Path", due_days: int) -> "Book":
     from datetime import timedelta
 
     import pandas as pd
 
     from perception.versioning.ledger import record_events
+    from perception.versioning.tonight import labels_entry
 
     events = pd.read_parquet(curated / "events.parquet")
     if len(events):
         due = (tonight.moment + timedelta(days=due_days)).date()
         events = events.assign(when=tonight.moment, night=tonight.night, due=None)
         events.loc[events.event == "opened", "due"] = due
-        record_events(book, f"{tonight.night}-labels", "labels", events, when=tonight.moment)
+        return record_events(book, labels_entry(tonight), "labels", events, when=tonight.moment)
+    return book
 
 
 def _publish(registry: str, run: str, inputs: Paths) -> "Version":

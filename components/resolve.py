@@ -13,8 +13,6 @@ from components.stage.records import NIGHT_VARIABLE, log
 from perception.parameters import BrokenRule, Count, Pixels, Seed, checked
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from perception.versioning.growing import Book
     from perception.versioning.tonight import Tonight
 
@@ -94,7 +92,9 @@ def _write_listing(folder: Path, base: Path, parameters: ResolveParameters, book
         share.to_parquet(folder / str(batch) / "listing.parquet", index=False)
     listed = known.merge(listing[["source", "object", "signature"]].drop_duplicates())
     listed[["source", "frame_id", "outcome"]].to_parquet(base / "listed.parquet", index=False)
-    log(f"{len(listing)} files from {len(sources)} sources, {len(new)} of them not read before, in {parameters.batch_count} batches")
+    log(
+        f"{len(listing)} files from {len(sources)} sources, {len(new)} of them not read before, in {parameters.batch_count} batches"
+    )
 
 
 STAGE = Stage(

@@ -62,6 +62,7 @@ def nightly() -> Graph:
         compressed=compressed,
         evaluation=evaluation,
         verdicts=night.verdicts,
+        reads_outside=(REGISTRY,),
         at_failure=True,
     )
     return night.check()

@@ -33,8 +33,8 @@ def load_settings(
     """Return the settings of one night: a checked section for every task, with `profile`, `sources`, `batches`, `shards`,
     `images` and `cluster`.
 
-    `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile), and `date` is
-    its UTC day (default: the day on which it begins).
+    `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile),
+    `date` is its UTC day (default: the day on which it begins).
     Raises InputError for an unknown profile, section or parameter, a value out of range, and DATA missing where it is needed.
     """
     written = read_yaml(file)

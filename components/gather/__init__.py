@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from components.ingest.sources import Source
 from components.stage.declaration import BASE, Needs, Paths, Port, Stage
 from components.stage.learning import Taxonomy, write_json
-from components.stage.parameters import absolute, shared_fields
+from components.stage.parameters import absolute
 from components.stage.records import log
 from perception.parameters import Count, CountOrZero, Seed, checked
 
@@ -55,7 +55,9 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     table = gate_table(night.manifest, night.profile)
     table.assign(returned=_returned(night.manifest, files)).to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"min_returned_labels": _least_sound(files, parameters)})
-    counts = {name: int((files.outcome == name).sum()) for name in ("new", "relabelled", "repeated", "clash", "rejected")}
+    counts = {
+        name: int((files.outcome == name).sum()) for name in ("new", "relabelled", "repeated", "clash", "rejected")
+    }
     counts["labels"] = int(labels.event.isin(["accepted"]).sum())
     what = [name for name in ("new", "relabelled", "labels") if counts[name]] + list(tonight.unused)
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
@@ -90,7 +92,9 @@ def _returned(manifest: "pd.DataFrame", files: "pd.DataFrame") -> "pd.Series[boo
 def _least_sound(files: "pd.DataFrame", parameters: GatherParameters) -> int:
     """Return how many of the labels that came back must be sound for the night to go on."""
     came = files[files.label_drop.notna()]
-    tolerated = (parameters.sources[name].tolerated_fraction() * count for name, count in came.source.value_counts().items())
+    tolerated = (
+        parameters.sources[name].tolerated_fraction() * count for name, count in came.source.value_counts().items()
+    )
     return max(0, len(came) - max(parameters.tolerated_labels, int(sum(tolerated))))
 
 
@@ -100,8 +104,9 @@ STAGE = Stage(
     inputs=(Port(name="arrived", about="frames folders, one a batch", many=True), BASE),
     outputs=(
         Port(
-            name="frames", about="the night's frames: manifest, profile, rejected files, hidden labels; taken/: what is new for the registry",
-            gate_table=True
+            name="frames",
+            about="the night's frames: manifest, profile, rejected files, hidden labels; taken/: what is new for the registry",
+            gate_table=True,
         ),
     ),
     value="news",

@@ -17,7 +17,9 @@ def returned_labels(files: pd.DataFrame, labelled: pd.DataFrame, book: Book) -> 
     Labels of frames that no batch in the ledger holds make no event.
     """
     known = state(read_events(book)).set_index("frame_id")
-    came = files[files.label_drop.notna() & files.outcome.isin([*ADMITTED, "rejected"]) & files.frame_id.isin(known.index)]
+    came = files[
+        files.label_drop.notna() & files.outcome.isin([*ADMITTED, "rejected"]) & files.frame_id.isin(known.index)
+    ]
     drops = pd.DataFrame(
         {
             "frame_id": came.frame_id,
@@ -28,8 +30,12 @@ def returned_labels(files: pd.DataFrame, labelled: pd.DataFrame, book: Book) -> 
             "label_drop": came.label_drop,
         }
     )
-    due = known[known.status.isin(AT_ANNOTATORS) & known.index.isin(labelled.frame_id) & ~known.index.isin(drops.frame_id)]
-    revealed = pd.DataFrame({"frame_id": due.index, "event": "accepted", "batch": due.batch.to_numpy(), "who": ORACLE_NAME})
+    due = known[
+        known.status.isin(AT_ANNOTATORS) & known.index.isin(labelled.frame_id) & ~known.index.isin(drops.frame_id)
+    ]
+    revealed = pd.DataFrame(
+        {"frame_id": due.index, "event": "accepted", "batch": due.batch.to_numpy(), "who": ORACLE_NAME}
+    )
     ended = pd.concat([drops, revealed], ignore_index=True)
     returned = ended.assign(event="returned", why=None)
     return pd.concat([returned, ended], ignore_index=True).reindex(columns=list(COLUMNS))

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from components.gather import GatherParameters
 
 
-def take_files(
-    inputs: Paths, book: Book, parameters: "GatherParameters", store: Store
-) -> tuple[Intake, pd.DataFrame]:
+def take_files(inputs: Paths, book: Book, parameters: "GatherParameters", store: Store) -> tuple[Intake, pd.DataFrame]:
     """Return the frames that the night takes in, with what was rejected, and every file that it read with its outcome.
 
     Raises InputError when too many files of a source are broken, and for a source with labels whose frames changed.

@@ -28,6 +28,8 @@ class IngestParameters:
 
 def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
     """Write the batch's frames folder: manifest, profile, rejected and the hidden labels; of an empty batch an empty one."""
+    from dataclasses import replace
+
     import pandas as pd
 
     from components.ingest.arrivals import arrivals
@@ -40,11 +42,10 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
         source = parameters.sources[str(name)]
         settings = shared_fields(IntakeSettings, source, source=str(name), taxonomy=parameters.taxonomy)
         arriving = arrivals(source, listed, store, parameters.seed, size)
-        signatures = dict(zip(listed.object, listed.signature, strict=True))
         progress = progress_line(f"ingest {name}")
-        intakes.append(
-            admit_frames(arriving, len(listed), store, settings, signatures=signatures, progress=progress)
-        )
+        intake = admit_frames(arriving, len(listed), store, settings, progress=progress)
+        signatures = listed.set_index("object").signature
+        intakes.append(replace(intake, read=intake.read.assign(signature=intake.read.object.map(signatures))))
     intake = join_intakes(intakes)
     write_frames_folder(intake, outputs.one("arrived"))
     log(f"batch {parameters.batch}: {len(intake.manifest)} frames, {len(intake.rejected)} rejected")

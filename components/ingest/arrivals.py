@@ -41,7 +41,9 @@ def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int]) -
         with open_footage(source.path) as footage:
             rows = [(name, *row) for row in _listed(source, footage)]
     if not rows and source.labels != "drop":
-        raise InputError(f"source {name!r}: not one of its 0 frames can be used; mend its files or leave the source out")
+        raise InputError(
+            f"source {name!r}: not one of its 0 frames can be used; mend its files or leave the source out"
+        )
     return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
 
 

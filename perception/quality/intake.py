@@ -1,7 +1,7 @@
 """Intake: from the bytes of arriving frames to a frames folder, with every broken file listed and left out."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from perception.data.decoding import BadFrame, decode_image, decode_label
-from perception.data.manifest import empty_manifest, read_manifest, validate_manifest, write_manifest
+from perception.data.manifest import empty_manifest, read_manifest, write_manifest
 from perception.data.store import Store
 from perception.data.tables import read_table
 from perception.data.taxonomies import Taxonomy, load_taxonomy
@@ -22,7 +22,7 @@ ORACLE = dict.fromkeys(("frame_id", "source", "label_uri", "label_sha256", "labe
 ORACLE |= {"instances_uri": "text?"}
 PROFILE = dict.fromkeys(("frame_id", "source", "image_sha256_actual"), "text")
 PROFILE |= {"decode_ok": "flag", "dhash": "text", "*": "number?"}
-# One row a file that was read; signature is the listing's, label_drop of a label that came back.
+# One row a file that was read; label_drop of a label that came back.
 READ = dict.fromkeys(("source", "object", "signature", "frame_id"), "text")
 READ |= dict.fromkeys(("source_sha256", "label_sha256", "reason", "label_drop"), "text?")
 _Ledger = dict[str, list[dict[str, Any]]]  # rows of each table of an intake
@@ -61,7 +61,7 @@ class Intake:
     profile: pd.DataFrame  # one row a frame: facts measured on pixels; nothing about hidden labels
     rejected: pd.DataFrame  # columns of REJECTED
     oracle: pd.DataFrame  # columns of ORACLE: labels that stay hidden until their frame is selected
-    read: pd.DataFrame  # columns of READ: every file, and why it was rejected
+    read: pd.DataFrame  # columns of READ: every file, and why it was rejected; the signature is the listing's to add
 
 
 def no_intake() -> Intake:
@@ -92,19 +92,17 @@ def admit_frames(
     store: Store,
     settings: IntakeSettings,
     *,
-    signatures: Mapping[str, str],
     progress: Callable[[int, int], None] | None = None,
 ) -> Intake:
     """Check every arriving frame, put its files into the store and describe it in a manifest.
 
-    count: how many frames arrive. signatures: by frame_id, what the listing tells a changed file by. Whether a hidden label file is sound is checked, since that depends on the file and
-    not on what it shows. A broken frame, or one with a broken label, is listed and left out; whether too many are is
-    for `gather_frames` to say, which sees the whole source.
+    count: how many frames arrive. Whether a hidden label file is sound is checked, since that depends on the file and not on what it shows. A broken frame, or
+    one with a broken label, is listed and left out; whether too many are is for check_source to say, which sees the whole source.
     """
     nothing, counted = no_intake(), load_taxonomy(settings.taxonomy)
     ledger: _Ledger = {each.name: [] for each in fields(Intake)}
     for done, arrival in enumerate(arrivals, start=1):
-        file = _file(arrival, settings, signatures)
+        file = _file(arrival, settings)
         try:
             _admit(arrival, store, ledger, settings, counted)
         except BadFrame as bad:
@@ -117,12 +115,11 @@ def admit_frames(
     return Intake(**{name: pd.DataFrame(rows) if rows else getattr(nothing, name) for name, rows in ledger.items()})
 
 
-def _file(arrival: Arrival, settings: IntakeSettings, signatures: Mapping[str, str]) -> dict[str, Any]:
+def _file(arrival: Arrival, settings: IntakeSettings) -> dict[str, Any]:
     label = arrival.label if settings.labels != "none" else None
     return {
         "source": settings.source,
         "object": arrival.facts.frame_id,
-        "signature": signatures[arrival.facts.frame_id],
         "source_sha256": hashlib.sha256(arrival.image).hexdigest() if arrival.image else None,
         "label_sha256": hashlib.sha256(label).hexdigest() if label else None,
         "frame_id": arrival.facts.frame_id,

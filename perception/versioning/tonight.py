@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 
 from perception.versioning.growing import Book, open_book
@@ -38,6 +39,19 @@ def book_of(registry: str, tonight: Tonight, kept: Path | None) -> Book:
     """Return the book that a night starts from."""
     book = open_book(registry, kept)
     return replace(book, entries=book.entries[: tonight.entries])
+
+
+def seen_by(registry: str, tonight: Tonight, kept: Path | None) -> Book:
+    """Return the book that a night has seen: what it starts from, and its own entries where no other night's lies between."""
+    book = open_book(registry, kept)
+    later = book.entries[tonight.entries :]
+    own = takewhile(lambda entry: entry.name in (tonight.night, labels_entry(tonight)), later)
+    return replace(book, entries=(*book.entries[: tonight.entries], *own))
+
+
+def labels_entry(tonight: Tonight) -> str:
+    """Return the name of the entry that holds a night's events of the ledger."""
+    return f"{tonight.night}-labels"
 
 
 def kept_beside(store: str) -> Path | None:

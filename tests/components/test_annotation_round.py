@@ -1,5 +1,6 @@
 """From the selection to the annotators and back: labels return as a drop that the next ingest merges."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -134,14 +135,19 @@ def test_labels_come_back_checked_attributed_and_merged(night: Night, tmp_path: 
     assert json.loads((curated / "gate_parameters.json").read_text()) == {"expected_train_frames": 2}
 
 
-def test_a_drop_about_another_image_is_refused(night: Night, tmp_path: Path) -> None:
+def test_a_label_stays_with_the_image_that_it_was_made_for(night: Night, tmp_path: Path) -> None:
     selection = night.selection("first", night.frames("first"))
     done = annotate(selection / "annotation", tmp_path / "drops" / "one", tmp_path / "footage" / "labels")
     image = tmp_path / "footage" / "images" / f"{done['labelled'][0]}.jpg"
     other = next(path for path in image.parent.iterdir() if path != image)
     image.write_bytes(other.read_bytes())
-    with pytest.raises(InputError, match="another image"):
-        night.frames("second")
+    second = night.frames("second")
+    (frame,) = [
+        each for each in read_manifest(second / "manifest.parquet").itertuples() if each.frame_id == done["labelled"][0]
+    ]
+    assert frame.label_drop and frame.image_sha256 != hashlib.sha256(image.read_bytes()).hexdigest()
+    outcomes = pd.read_parquet(second / "taken" / "arrivals.parquet")
+    assert "repeated" in set(outcomes[outcomes.source == "fleet"].outcome), "the other bytes are those of a frame"
 
 
 def test_quotas_and_near_duplicates_reach_the_selection(night: Night) -> None:

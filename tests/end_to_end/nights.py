@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 def night_command(runs: Path, *arguments: str, profile: str = "smoke", overrides: Sequence[str] = ()) -> list[str]:
     """Return the command of a night in a folder of runs of its own."""
     sets = [word for override in overrides for word in ("--set", override)]
+    named = [] if "--run" in arguments else ["--run", profile]
     return [
         sys.executable,
         "-m",
@@ -27,6 +28,7 @@ def night_command(runs: Path, *arguments: str, profile: str = "smoke", overrides
         "--profile",
         profile,
         *sets,
+        *named,
         *arguments,
     ]
 

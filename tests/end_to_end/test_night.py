@@ -232,7 +232,7 @@ def add_frame(footage: Path) -> str:
 def promoted(night: Night) -> str:
     """The tag of the night's version, which people promoted."""
     version = json.loads((night.run / "summary.json").read_text())["data"]["version"]
-    registry = str(night.run.parent / "registry" / "data.git")
+    registry = str(night.run.parent / "registry" / "smoke.git")
     words = ["--version", version, "--manifest", version.rpartition("-")[2], "--by", "Ada", "--reason", "looked at it"]
     assert main(["promote", "--registry", registry, *words]) == 0
     return str(version)
@@ -274,7 +274,7 @@ def test_a_new_file_is_taken_in_by_its_batch_alone_and_a_third_run_repeats_nothi
 def test_a_pool_in_which_nothing_is_new_is_a_good_night(night: Night, promoted: str, tmp_path: Path) -> None:
     """Its footage is what the promoted version holds already."""
     runs, known = night.run.parent, tmp_path / "known"
-    registry = str(runs / "registry" / "data.git")
+    registry = str(runs / "registry" / "smoke.git")
     version = resolve(registry, promoted)
     assert version is not None
     fetch(registry, version, tmp_path / "held", files=["manifest.parquet"])
