@@ -47,7 +47,7 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
         signatures = listed.set_index("object").signature
         intakes.append(replace(intake, read=intake.read.assign(signature=intake.read.object.map(signatures))))
     intake = join_intakes(intakes)
-    write_frames_folder(intake, outputs.one("arrived"))
+    write_frames_folder(intake, outputs.one("arrived"), repeats=True)
     log(f"batch {parameters.batch}: {len(intake.manifest)} frames, {len(intake.rejected)} rejected")
 
 

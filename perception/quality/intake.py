@@ -96,8 +96,9 @@ def admit_frames(
 ) -> Intake:
     """Check every arriving frame, put its files into the store and describe it in a manifest.
 
-    count: how many frames arrive. Whether a hidden label file is sound is checked, since that depends on the file and not on what it shows. A broken frame, or
-    one with a broken label, is listed and left out; whether too many are is for check_source to say, which sees the whole source.
+    count: how many frames arrive. Whether a hidden label file is sound is checked, since that depends on the file and
+    not on what it shows. A broken frame, or one with a broken label, is listed and left out; whether too many are is
+    for check_source to say, which sees the whole source.
     """
     nothing, counted = no_intake(), load_taxonomy(settings.taxonomy)
     ledger: _Ledger = {each.name: [] for each in fields(Intake)}
@@ -128,9 +129,12 @@ def _file(arrival: Arrival, settings: IntakeSettings) -> dict[str, Any]:
     }
 
 
-def write_frames_folder(intake: Intake, folder: Path) -> None:
-    """Write manifest, profile, rejected, oracle and the list of files that were read into `folder`."""
-    write_manifest(intake.manifest, folder / "manifest.parquet")
+def write_frames_folder(intake: Intake, folder: Path, *, repeats: bool = False) -> None:
+    """Write manifest, profile, rejected, oracle and the list of files that were read into `folder`.
+
+    repeats: several files may be the same frame, as in what has just arrived.
+    """
+    write_manifest(intake.manifest, folder / "manifest.parquet", repeats=repeats)
     for name in ("profile", "rejected", "oracle", "read"):
         table: pd.DataFrame = getattr(intake, name)
         keys = [column for column in ("frame_id", "path") if column in table]
@@ -161,18 +165,15 @@ class SourceRules:
 def read_intake(path: Path) -> Intake:
     """Return what ingest wrote of a batch; raises InputError where its tables disagree."""
     intake = Intake(
-        manifest=read_manifest(path / "manifest.parquet"),
+        manifest=read_manifest(path / "manifest.parquet", repeats=True),
         profile=read_table(path / "profile.parquet", PROFILE),
         rejected=read_table(path / "rejected.parquet", REJECTED),
         oracle=read_table(path / "oracle.parquet", ORACLE),
         read=read_table(path / "read.parquet", READ),
     )
-    profiled, hidden = intake.profile.frame_id, intake.oracle.frame_id
+    profiled = intake.profile.frame_id
     if not intake.manifest.frame_id.isin(profiled).all() or len(profiled) != len(intake.manifest):
         raise InputError(f"{path}: profile.parquet must have one row a frame of the manifest; ingest again")
-    if hidden.duplicated().any():
-        twice = hidden[hidden.duplicated()].iloc[0]
-        raise InputError(f"{path}: oracle.parquet hides two labels for frame {twice!r}, must be one; ingest again")
     return intake
 
 

@@ -1,5 +1,6 @@
 """Class numbers, scores and outputs that are out of range or no numbers, and shares of broken frames that are asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
