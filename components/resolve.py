@@ -27,10 +27,10 @@ class ResolveParameters:
     sources: dict[str, Source]  # every source of the night by name
     batch_count: Count  # batches that the listing is divided into
     run: str  # name of the night, where the engine gives it no other
-    settings_sha256: str  # of all parameters of the night: a night with other ones has news
     height_px: Pixels  # scenes are rendered at this size
     width_px: Pixels  # likewise
     seed: Seed  # of the rendered world
+    settings_sha256: str = ""  # of all parameters of the night: a night with other ones has news
     night_date: str = ""  # UTC day of the night, such as 2026-11-30; empty: today
     revision: str = "current"  # what people promoted last, or the tag of a version
     require_signed: bool = False  # refuse a version whose tag or release is not signed by an allowed key

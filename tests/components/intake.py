@@ -42,7 +42,7 @@ def take_in(root: Path, name: str, sources: dict[str, dict[str, object]], store:
     registry, base = str(place / "registry.git"), empty_base(place / "base")
     create_registry(registry, str(place / "remote"))
     wanted = {"registry": registry, "remote": "m", "store": str(store), "sources": sources, "batch_count": 1, "seed": 1}
-    wanted |= {"run": "first", "settings_sha256": "", "height_px": size["height_px"], "width_px": size["width_px"]}
+    wanted |= {"run": "first", "height_px": size["height_px"], "width_px": size["width_px"]}
     parameters = build_parameters(resolve.ResolveParameters, wanted, "resolve")
     resolve._write_listing(listing, base, parameters, open_book(registry))
     common: dict[str, Any] = {"sources": sources, "store": str(store), "seed": 1}
