@@ -13,6 +13,8 @@ from components.stage.records import NIGHT_VARIABLE, log
 from perception.parameters import BrokenRule, Count, Pixels, Seed, checked
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from perception.versioning.growing import Book
     from perception.versioning.tonight import Tonight
 
@@ -47,7 +49,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
     """
     from perception.data.store import open_store
     from perception.versioning.base import write_base
-    from perception.versioning.tonight import book_of, kept_beside
+    from perception.versioning.tonight import book_of, kept_beside, read_already
 
     registry, remote, store = (absolute(each) for each in (parameters.registry, parameters.remote, parameters.store))
     folder = outputs.one("base")
@@ -60,7 +62,10 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
     log(f"data version: {base.tag or 'none yet'}, {base.frames} frames; champion: {released}")
     tonight = _begin(registry, kept_beside(store), parameters)
     write_json(folder / "night.json", vars(tonight))
-    _write_listing(outputs.one("arrivals"), folder, parameters, book_of(registry, tonight, kept_beside(store)))
+    book = book_of(registry, tonight, kept_beside(store))
+    _write_listing(
+        outputs.one("arrivals"), folder, parameters, book, read_already(registry, tonight, kept_beside(store))
+    )
     return {"base": base.tag, "night": tonight.night}
 
 
@@ -73,8 +78,13 @@ def _begin(registry: str, kept: Path | None, parameters: ResolveParameters) -> "
     return begin_night(registry, name, date, parameters=parameters.settings_sha256, code=code, kept=kept)
 
 
-def _write_listing(folder: Path, base: Path, parameters: ResolveParameters, book: "Book") -> None:
-    """Write what no night has read, batch by batch, and beside the base listed.parquet: the frames that the others became."""
+def _write_listing(
+    folder: Path, base: Path, parameters: ResolveParameters, book: "Book", already: "pd.DataFrame | None"
+) -> None:
+    """Write what no night has read, batch by batch, and beside the base listed.parquet: the frames that the others became.
+
+    already: what a night that is tried again has recorded; what has arrived since is for the next one.
+    """
     import pandas as pd
 
     from components.ingest.arrivals import list_arrivals
@@ -86,6 +96,8 @@ def _write_listing(folder: Path, base: Path, parameters: ResolveParameters, book
     listing = pd.concat(every, ignore_index=True)
     known = known_arrivals(book, listing[["object"]])
     new = unread(listing, known)
+    if already is not None:
+        new = new.merge(already[["source", "object", "signature"]].drop_duplicates())
     for batch in range(parameters.batch_count):
         share = new[in_shard(new.drive_id, batch, parameters.batch_count)]
         (folder / str(batch)).mkdir()

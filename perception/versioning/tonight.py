@@ -5,8 +5,11 @@ from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 
-from perception.versioning.growing import Book, open_book
+import pandas as pd
+
+from perception.versioning.growing import Book, open_book, read_table
 from perception.versioning.nights import news, read_nights, used_tonight
+from perception.versioning.pool import ARRIVALS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,13 @@ def book_of(registry: str, tonight: Tonight, kept: Path | None) -> Book:
     """Return the book that a night starts from."""
     book = open_book(registry, kept)
     return replace(book, entries=book.entries[: tonight.entries])
+
+
+def read_already(registry: str, tonight: Tonight, kept: Path | None) -> pd.DataFrame | None:
+    """Return the files that the night has recorded as read, when it is tried again; None where it recorded none yet."""
+    book = open_book(registry, kept)
+    own = [entry for entry in book.entries if entry.name == tonight.night]
+    return read_table(book.only(own[0]), ARRIVALS) if own else None
 
 
 def seen_by(registry: str, tonight: Tonight, kept: Path | None) -> Book:
