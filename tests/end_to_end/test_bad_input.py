@@ -51,11 +51,16 @@ def take_in(data: Path, tmp_path: Path, **changes: object) -> int:
     common = {"sources": sources, "store": places["store"]}
     counted = common | {"taxonomy": "camvid11", "seed": 0}
     size = {"height_px": 48, "width_px": 64, "batch": 0, "batch_count": 1}
-    given = {"registry": places["registry"], "remote": places["remote"], "batch_count": 1}
+    given = {"registry": places["registry"], "remote": places["remote"], "batch_count": 1, "run": "night", "seed": 0}
+    given |= {"height_px": 48, "width_px": 64}
     calls: list[tuple[str, dict[str, Any], list[str]]] = [
         ("resolve", common | given, ["--base", places["base"], "--arrivals", places["arrivals"]]),
         ("ingest", counted | size, ["--arrivals", f"{places['arrivals']}/0", "--arrived", places["arrived"]]),
-        ("gather", counted, ["--arrived", places["arrived"], "--base", places["base"], "--frames", places["frames"]]),
+        (
+            "gather",
+            counted | {"registry": places["registry"]},
+            ["--arrived", places["arrived"], "--base", places["base"], "--frames", places["frames"]],
+        ),
     ]
     codes = (main([stage, *settings(values), *words]) for stage, values, words in calls)
     return next((code for code in codes if code), 0)
