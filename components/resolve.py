@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.ingest.sources import Source
 from components.stage.declaration import BASE, Needs, Paths, Port, Stage
-from components.stage.learning import COMMIT_VARIABLE, write_json
+from components.stage.learning import write_json
 from components.stage.parameters import absolute
 from components.stage.records import NIGHT_VARIABLE, log
 from perception.parameters import BrokenRule, Count, Pixels, Seed, checked
@@ -32,7 +32,6 @@ class ResolveParameters:
     height_px: Pixels  # scenes are rendered at this size
     width_px: Pixels  # likewise
     seed: Seed  # of the rendered world
-    settings_sha256: str = ""  # of all parameters of the night: a night with other ones has news
     night_date: str = ""  # UTC day of the night, such as 2026-11-30; empty: today
     revision: str = "current"  # what people promoted last, or the tag of a version
     require_signed: bool = False  # refuse a version whose tag or release is not signed by an allowed key
@@ -74,8 +73,7 @@ def _begin(registry: str, kept: Path | None, parameters: ResolveParameters) -> "
 
     name = os.environ.get(NIGHT_VARIABLE) or parameters.run
     date = parameters.night_date or datetime.now(UTC).date().isoformat()
-    code = os.environ.get(COMMIT_VARIABLE, "")
-    return begin_night(registry, name, date, parameters=parameters.settings_sha256, code=code, kept=kept)
+    return begin_night(registry, name, date, kept)
 
 
 def _write_listing(

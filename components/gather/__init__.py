@@ -1,11 +1,12 @@
 """gather: put what arrived and what the registry holds together into the night's one manifest, and say whether there is news."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.ingest.sources import Source
 from components.stage.declaration import BASE, Needs, Paths, Port, Stage
-from components.stage.learning import Taxonomy, write_json
+from components.stage.learning import COMMIT_VARIABLE, Taxonomy, write_json
 from components.stage.parameters import absolute
 from components.stage.records import log
 from perception.parameters import Count, CountOrZero, Seed, checked
@@ -25,6 +26,7 @@ class GatherParameters:
     store: str  # blob store: a folder or s3://bucket/prefix
     taxonomy: Taxonomy  # pixels of labels are counted by its classes
     seed: Seed  # of the initial random draw
+    settings_sha256: str = ""  # of all parameters of the night: a night with other ones has news
     max_age_days: Count = 90  # unlabelled frames leave the pool so long after they arrived
     max_pool_frames: Count = 10_000_000  # beyond so many unlabelled frames the oldest leave
     tolerated_labels: CountOrZero = 10  # labels that came back broken and stop no night, whatever their share
@@ -41,7 +43,7 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     from perception.data.store import open_store
     from perception.data.tables import read_record
     from perception.quality.intake import gate_table, write_frames_folder
-    from perception.versioning.tonight import Tonight, book_of, kept_beside
+    from perception.versioning.tonight import Tonight, book_of, kept_beside, left_unused
 
     store, folder, base = open_store(parameters.store), outputs.one("frames"), inputs.one("base")
     tonight = read_record(base / "night.json", Tonight)
@@ -55,11 +57,13 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     table = gate_table(night.manifest, night.profile)
     table.assign(returned=_returned(night.manifest, files)).to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"min_returned_labels": _least_sound(files, parameters)})
+    code = os.environ.get(COMMIT_VARIABLE, "")
+    unused = left_unused(book, tonight, parameters=parameters.settings_sha256, code=code)
     counts = {
         name: int((files.outcome == name).sum()) for name in ("new", "relabelled", "repeated", "clash", "rejected")
     }
     counts["labels"] = int(labels.event.isin(["accepted"]).sum())
-    what = [name for name in ("new", "relabelled", "labels") if counts[name]] + list(tonight.unused)
+    what = [name for name in ("new", "relabelled", "labels") if counts[name]] + list(unused)
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     log(f"{len(night.manifest)} frames tonight; files: {told or 'none unread'}; news: {', '.join(what) or 'none'}")
     return {"news": "some" if what else "nothing", **counts}

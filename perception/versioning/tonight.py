@@ -14,12 +14,11 @@ from perception.versioning.pool import ARRIVALS
 
 @dataclass(frozen=True, kw_only=True)
 class Tonight:
-    """Name a night, and what the nights before it left."""
+    """Name a night, and say how much of the book lies before it."""
 
     night: str  # its name, unique in the registry
     date: str  # UTC, ISO 8601
     entries: int  # of the book, before its own
-    unused: tuple[str, ...]  # what of these no finished night has used: frames, labels, parameters or code
 
     @property
     def moment(self) -> datetime:
@@ -27,15 +26,15 @@ class Tonight:
         return datetime.fromisoformat(self.date).replace(tzinfo=UTC)
 
 
-def begin_night(registry: str, night: str, date: str, *, parameters: str, code: str, kept: Path | None) -> Tonight:
-    """Return the night of this name as it begins, or as it began when it is run again.
+def begin_night(registry: str, night: str, date: str, kept: Path | None) -> Tonight:
+    """Return the night of this name as it begins, or as it began when it is run again."""
+    return Tonight(night=night, date=date, entries=len(open_book(registry, kept).before(night).entries))
 
-    parameters, code: their hashes.
-    """
-    book = open_book(registry, kept).before(night)
+
+def left_unused(book: Book, tonight: Tonight, *, parameters: str, code: str) -> tuple[str, ...]:
+    """Return what of frames, labels, parameters and code no finished night has used; book: before this night; the others: hashes."""
     used = used_tonight(book, erasures=0, parameters=parameters, code=code)
-    others = [each for each in read_nights(registry) if each.night != night]
-    return Tonight(night=night, date=date, entries=len(book.entries), unused=news(used, others))
+    return news(used, [each for each in read_nights(book.registry) if each.night != tonight.night])
 
 
 def book_of(registry: str, tonight: Tonight, kept: Path | None) -> Book:

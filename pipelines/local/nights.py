@@ -7,6 +7,7 @@ from typing import Any
 
 from perception.data.files import replace_file
 from perception.data.json_files import read_json
+from perception.errors import InputError
 from perception.versioning.nights import next_night_name
 from pipelines.local.run import run_folder
 
@@ -17,7 +18,7 @@ ENDED = ("done", "nothing_new")  # a night that failed or was refused goes on, w
 def open_night(runs: Path, profile: str, named: str, now: datetime) -> tuple[Path, str]:
     """Return the folder and the UTC date of the night of that name, else of the profile's latest that has not ended, else of a new one.
 
-    Raises InputError for a name that no run can have.
+    Raises InputError for a name that no run can have, and a folder that cannot be written.
     """
     nights = {path.parent: path for path in runs.glob(f"*/{NIGHT_FILE}") if not path.parent.is_symlink()}
     mine = [folder for folder, path in nights.items() if _read(path)["profile"] == profile]
@@ -31,7 +32,12 @@ def open_night(runs: Path, profile: str, named: str, now: datetime) -> tuple[Pat
     file = folder / NIGHT_FILE
     if not file.exists():
         about = {"date": now.astimezone(UTC).date().isoformat(), "profile": profile}
-        replace_file(file, (json.dumps(about) + "\n").encode())
+        try:
+            replace_file(file, (json.dumps(about) + "\n").encode())
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}); choose another folder with --runs"
+            ) from None
     return folder, str(_read(file)["date"])
 
 

@@ -26,7 +26,7 @@ def empty_base(folder: Path) -> Path:
     """Write the base of a first night."""
     folder.mkdir(parents=True)
     write_manifest(empty_manifest(), folder / "manifest.parquet")
-    tonight = Tonight(night="first", date="2026-11-30", entries=0, unused=())
+    tonight = Tonight(night="first", date="2026-11-30", entries=0)
     write_json(folder / "night.json", vars(tonight))
     return folder
 
