@@ -94,18 +94,20 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
 
 
 def training_frames(inputs: Paths, parameters: TrainPruneParameters) -> "pd.DataFrame":
-    """Return the rows to learn from: simulator and pseudo-labelled frames, and human-labelled ones repeated to their share."""
+    """Return the rows to learn from: simulator and pseudo-labelled frames, and human-labelled ones to their share.
+
+    What there is too little of for the share is repeated, human-labelled frames or the others.
+    """
     import pandas as pd
 
+    from perception.adaptation.foreground_training import mixed_rows
     from perception.data.manifest import read_manifest
 
     frames = read_frames(inputs)
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
     pseudo = read_manifest(inputs.one("adaptation") / "pseudo" / "manifest.parquet")
-    human = curated_training_frames(inputs)
-    others = len(simulator) + len(pseudo)
-    repeats = max(1, round(parameters.human_share / (1 - parameters.human_share) * others / len(human)))
-    return pd.concat([simulator, pseudo, *[human] * repeats], ignore_index=True)
+    others = pd.concat([simulator, pseudo], ignore_index=True)
+    return mixed_rows(others, curated_training_frames(inputs), 1 - parameters.human_share, parameters.seed)
 
 
 def _train_pruned(

@@ -170,12 +170,13 @@ def train(
     loss: "Loss | None" = None,
     after_epoch: Callable[..., None] | None = None,
     average: Any = None,
+    kept: Any = None,
 ) -> "list[EpochRecord]":
     """Return the record of the epochs in which `network` was trained in place on `frames`; it ends on the CPU.
 
     parameters: how frames are drawn and varied; settings: everything else. what: the training's name in the log.
-    keeps_state: where the step has a folder for it, go on after a kill; what after_epoch keeps is in no state file.
-    loss: cross-entropy with rare classes weighted up where None. after_epoch, average: see perception.training.loop.fit.
+    keeps_state: where the step has a folder for it, go on after a kill. loss: cross-entropy with rare classes weighted up
+    where None. after_epoch, average, kept: see perception.training.loop.fit.
     """
     from perception.data.loading import WaitingTime, count_batches, pixel_counts, shuffled_batches
     from perception.training.distributed import process_group
@@ -204,7 +205,8 @@ def train(
             class_weights=None if loss else class_weights(pixel_counts(frames)),
             after_epoch=after_epoch,
             average=average,
-            resume=training_state(f"{what}, {augment}", settings, frames.frame_ids) if keeps_state else None,
+            kept=kept,
+            resume=training_state(f"{what}, {parameters}", settings, frames.frame_ids) if keeps_state else None,
             iterations_per_epoch=count_batches(len(frames), settings.batch_frames, parameters.epoch_frames),
             progress=progress_line(what),
         )

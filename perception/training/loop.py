@@ -25,7 +25,7 @@ from perception.training import distributed
 from perception.training.averaging import update_average
 from perception.training.captured import CapturedStep, tensors_of
 from perception.training.losses import class_weights, label_loss
-from perception.training.resume import Position, Resume, is_due, load_state, save_state
+from perception.training.resume import Position, Resume, is_due, load_state, save_state, set_learning_rate
 
 __all__ = ["EpochRecord", "Resume", "TrainSettings", "class_weights", "evaluate_segmentation", "fit", "predict"]
 
@@ -85,6 +85,7 @@ def fit(
     after_step: Callable[[int, nn.Module, Optimizer], None] | None = None,
     after_epoch: Callable[[int, nn.Module, Optimizer], None] | None = None,
     average: nn.Module | None = None,
+    kept: nn.Module | None = None,
     resume: Resume | None = None,
     iterations_per_epoch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -99,6 +100,7 @@ def fit(
     after_step, after_epoch: get (iterations or epoch, network, optimiser) when the gradient step, or the epoch's last
         one, is done: the place for a proximal step. Whoever replaces parameters there replaces them in the optimiser.
     average: a copy of the network that becomes the moving average of its weights, with settings.average_decay.
+    kept: what after_epoch writes to, on whatever device; it goes into the state and comes back from it.
     resume: where to keep the state; what is there already is continued, to the very weights of an undisturbed run.
     iterations_per_epoch: spares counting the batches where they have no length, which reads the first epoch twice.
     progress: gets (iterations done, iterations in all).
@@ -109,7 +111,7 @@ def fit(
     with _reproducible(settings), modes_kept(network):
         iterations = iterations_per_epoch or _count_batches(batches)
         _seed(settings)
-        run = _start(network, average, settings, _loss(loss, class_weights, settings), resume, iterations)
+        run = _start(network, average, kept, settings, _loss(loss, class_weights, settings), resume, iterations)
         position, optimiser = run.position, run.optimiser
         step: Callable[[Batch], Tensor] = run.gradient_step
         if settings.captured and distributed.world_size() == 1:
@@ -160,6 +162,7 @@ class _Run:
 
     network: nn.Module
     average: nn.Module | None
+    kept: nn.Module | None
     settings: TrainSettings
     loss: Loss
     optimiser: Optimizer
@@ -175,6 +178,11 @@ class _Run:
     def iterations(self) -> int:
         return self.settings.epochs * self.iterations_per_epoch
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Name the networks whose weights are part of the state."""
+        named = {"network": self.network, "average": self.average, "kept": self.kept}
+        return {name: module for name, module in named.items() if module is not None}
+
     def facts(self) -> dict[str, Any]:
         """Name what must be the same for a training to go on as if nothing had happened."""
         settings = dataclasses.asdict(self.settings)
@@ -183,7 +191,7 @@ class _Run:
             "settings": settings,
             "iterations_per_epoch": self.iterations_per_epoch,
             "processes": distributed.world_size(),
-            "average": self.average is not None,
+            "networks": sorted(self.networks()),
         }
 
     def batches_left(self, batches: Callable[[int], Iterable[Batch]]) -> Iterator[Batch]:
@@ -202,12 +210,7 @@ class _Run:
 
     def step(self, batch: Batch, step: Callable[[Batch], Tensor]) -> None:
         """Set the learning rate, make one gradient step, and add to the loss."""
-        rate = _learning_rate(self.settings, self.done / self.iterations)
-        for group in self.optimiser.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        set_learning_rate(self.optimiser, _learning_rate(self.settings, self.done / self.iterations))
         self.position.loss_sum = self.position.loss_sum + step(batch)
 
     def gradient_step(self, batch: Batch) -> Tensor:
@@ -251,7 +254,7 @@ class _Run:
     def save_if_due(self, epoch_ended: bool) -> None:
         over = self.position.epoch == self.settings.epochs
         if self.resume is not None and (over or is_due(self.resume, self.position, epoch_ended)):
-            save_state(self.resume, self.position, self.network, self.average, self.optimiser, self.facts())
+            save_state(self.resume, self.position, self.networks(), self.optimiser, self.facts())
 
     def check_finite(self) -> None:
         loss = float(self.position.loss_sum)
@@ -265,6 +268,7 @@ class _Run:
 def _start(
     network: nn.Module,
     average: nn.Module | None,
+    kept: nn.Module | None,
     settings: TrainSettings,
     loss: Loss,
     resume: Resume | None,
@@ -276,8 +280,8 @@ def _start(
             module.to(settings.device)
             distributed.broadcast_state(module)
     optimiser = _optimiser(network, settings)
-    run = _Run(network, average, settings, loss, optimiser, resume, iterations, Position())
-    position = load_state(resume, network, average, optimiser, run.facts()) if resume is not None else None
+    run = _Run(network, average, kept, settings, loss, optimiser, resume, iterations, Position())
+    position = load_state(resume, run.networks(), optimiser, run.facts()) if resume is not None else None
     return dataclasses.replace(run, position=position) if position is not None else run
 
 
