@@ -5,6 +5,7 @@ from typing import Literal
 from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
+    by_all_processes,
     labelled_so_far,
     new_network,
     open_frames,
@@ -35,17 +36,15 @@ class EnsembleParameters(LearningParameters):
             raise BrokenRule("dropout", self.dropout, "must be above 0 for mc_dropout")
 
 
+@by_all_processes
 def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     """Train a Deep Probabilistic Ensemble, or a baseline, on what is labelled so far and write its members."""
     import torch
 
-    from perception.data.loading import pixel_counts
-    from perception.training.loop import class_weights
-    from perception.training.setup import set_threads
+    from perception.training.losses import class_weights, pixel_counts
     from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
     from perception.uncertainty.ensemble import Ensemble, make_ensemble, save_ensemble, snapshots
 
-    set_threads(parameters.threads)
     labelled = open_frames(labelled_so_far(inputs), parameters)
     networks = parameters.members if parameters.kind in ("dpe", "plain") else 1
     log(

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from perception.data.loading import Batch, FrameSet, ordered_batches
 from perception.errors import InputError
 from perception.metrics.confusion import confusion_matrix
+from perception.metrics.segmentation import predicted_classes
 from perception.models.modes import evaluation_mode, modes_kept
 from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
 from perception.training import distributed
@@ -92,11 +93,11 @@ def fit(
 ) -> list[EpochRecord]:
     """Train a network in place, on settings.device, where it stays.
 
-    batches: gives an epoch's batches (epochs count from 0), every epoch as many. A batch is a dataclass whose tensors
-        have frames along their first axis.
+    batches: gives an epoch's batches (epochs count from 0), every epoch as many. A batch is a dataclass of tensors. In a
+        distributed run each process gives its share of every batch, distributed.own_share() of its frames.
     loss: gives the scalar to minimise for (network, batch on the device); by default the cross-entropy of the logits
         with `batch.labels`, 255 ignored, weighted by class_weights (class,). In a distributed run it is averaged over
-        processes, each of which has a share of the batch's frames.
+        processes.
     after_step, after_epoch: get (iterations or epoch, network, optimiser) when the gradient step, or the epoch's last
         one, is done: the place for a proximal step. Whoever replaces parameters there replaces them in the optimiser.
     average: a copy of the network that becomes the moving average of its weights, with settings.average_decay.
@@ -141,19 +142,22 @@ def predict(network: nn.Module, batches: Iterable[Batch]) -> Iterator[NDArray[np
         yield batch_logits(network, batch).argmax(dim=1).to(torch.uint8).cpu().numpy()
 
 
-def evaluate_segmentation(network: nn.Module, frames: FrameSet, batch_frames: int) -> NDArray[np.int64]:
-    """Count the confusion of a network on labelled frames: (class, class) int64, rows are labels, 255 is left out.
+def evaluate_segmentation(
+    network: nn.Module, frames: FrameSet, classes: int, batch_frames: int = 8
+) -> NDArray[np.int64]:
+    """Count the confusion of a network on labelled frames at the labels' own size, each process its share of the frames.
 
-    Raises InputError when there is no frame.
+    Returns (class, class) int64, rows are labels, 255 is left out. Raises InputError when there is no frame.
     """
     if len(frames) == 0:
         raise InputError("frames: none to evaluate on; give a manifest with labelled frames of the split")
-    counts = []
-    for batch in ordered_batches(frames, batch_frames):
-        logits = batch_logits(network, batch)
-        predicted = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-        counts.append(confusion_matrix(batch.labels.numpy(), predicted, logits.shape[1]))
-    return np.sum(counts, axis=0)
+    own, counts = distributed.own_frames(len(frames), batch_frames), np.zeros((classes, classes), np.int64)
+    batches = ordered_batches(frames, batch_frames, own)
+    found = (logits for batch in batches for logits in batch_logits(network, batch).float().cpu().numpy())
+    for index, logits in zip(own, found, strict=True):
+        label = frames.full_label(index)
+        counts += confusion_matrix(label, predicted_classes(logits, label.shape), classes)
+    return distributed.sum_over_processes(counts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,13 +199,13 @@ class _Run:
         }
 
     def batches_left(self, batches: Callable[[int], Iterable[Batch]]) -> Iterator[Batch]:
-        """Give, on the device, this process's share of each batch of the epoch that is not done yet."""
+        """Give, on the device, each batch of the epoch that is not done yet."""
         done, expected, count = self.position.batch, self.iterations_per_epoch, 0
         for count, batch in enumerate(itertools.islice(batches(self.position.epoch), expected + 1), start=1):
             if count > expected:
                 break
             if count > done:
-                yield _to_device(batch, self.settings.device, slice(distributed.rank(), None, distributed.world_size()))
+                yield _to_device(batch, self.settings.device)
         if count != expected:
             found = f"more than {expected}" if count > expected else f"{count}"
             raise InputError(
@@ -321,10 +325,10 @@ def _count_batches(batches: Callable[[int], Iterable[Batch]]) -> int:
     return count
 
 
-def _to_device(batch: AnyBatch, device: torch.device | str, share: slice = slice(None)) -> AnyBatch:
+def _to_device(batch: AnyBatch, device: torch.device | str) -> AnyBatch:
     if isinstance(batch, Batch):
-        return Batch(batch.images[share], batch.labels[share]).on(device)  # type: ignore[return-value]
-    moved = {name: value[share].to(device) for name, value in tensors_of(batch).items()}
+        return batch.on(device)  # type: ignore[return-value]
+    moved = {name: value.to(device) for name, value in tensors_of(batch).items()}
     return dataclasses.replace(batch, **moved)  # type: ignore[type-var]
 
 

@@ -67,7 +67,7 @@ def test_a_network_that_gives_nan_has_no_confusion(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     settings = LoadSettings(height_px=SIZE[0], width_px=SIZE[1], taxonomy="cityscapes19")
     with pytest.raises(InputError, match="the network gives NaN or infinity"):
-        evaluate_segmentation(Spoilt(), FrameSet(stored(store, PLAIN), store, settings), 1)
+        evaluate_segmentation(Spoilt(), FrameSet(stored(store, PLAIN), store, settings), 19)
 
 
 # ---------------------------------------------------------------- broken frames of a labelled source

@@ -60,7 +60,7 @@ def test_how_frames_are_varied_is_a_parameter_and_part_of_what_a_state_belongs_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TRAINING_STATE_VARIABLE, str(tmp_path))
-    monkeypatch.setattr("perception.data.loading.pixel_counts", lambda _: np.ones(19, dtype=np.int64))
+    monkeypatch.setattr("perception.training.losses.pixel_counts", lambda _: np.ones(19, dtype=np.int64))
     seen, states = [], []
 
     def batches(*_: Any, augment: Augment, **__: Any) -> list[Any]:
