@@ -434,7 +434,8 @@ def score_table(rows: Iterable[FrameScore], settings: ScoreSettings, model_sha25
     }
     if all(row.embedding is not None for row in kept):
         columns["embedding"] = [row.embedding for row in kept]
-    table = pd.DataFrame(columns).astype({"score": "float64", **dict.fromkeys(MEASURES, "float32")})
+    table = pd.DataFrame(columns, dtype=None if kept else object)  # a shard without frames says nothing of its types
+    table = table.astype({"score": "float64", **dict.fromkeys(MEASURES, "float32")})
     return table.assign(model_sha256=model_sha256, measure=settings.measure, reduction=settings.reduction)
 
 
