@@ -46,7 +46,8 @@ def world_size() -> int:
 def process_group(device: str) -> Iterator[None]:
     """Join the processes that torchrun started, over NCCL where each has a GPU, else gloo; do nothing without torchrun.
 
-    Inside another process_group nothing is joined again. Raises InputError when some but not all of torchrun's variables
+    Inside another process_group nothing is joined again; so one goes around all that a process does, since torch's second
+    joining of the same processes waits for ever. Raises InputError when some but not all of torchrun's variables
     are set.
     """
     expected = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -1,6 +1,6 @@
 """A night of smoke size, stage by stage: each stage's `run` in turn, without DVC, kfp or Great Expectations.
 
-    python -m tests.gpu.night FOLDER TASK [TASK ...]     run tasks in this process; what they take lies in FOLDER already
+    python -m tests.gpu.night FOLDER INTO TASK [TASK ...]     run tasks here: what they take lies in FOLDER, what they give in INTO
 
 What needs a registry, a gate or a page is left out. The processes that torchrun starts work on one call together.
 """
@@ -8,6 +8,7 @@ What needs a registry, a gate or a page is left out. The processes that torchrun
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 
 from components import resolve
 from components.stage.declaration import Paths
+from components.stage.execution import TRAINING_STATE_VARIABLE
 from components.stage.parameters import build_parameters
-from components.stage.records import is_first_process
+from components.stage.records import is_first_process, log
 from perception.data.manifest import empty_manifest, write_manifest
 from pipelines.graph import Artifact, Task
 from pipelines.local.dvc_file import folder_of
@@ -41,8 +43,8 @@ LEFT_OUT = {
     "the gates": "need Great Expectations",
     "report": "tells what gates and registry said",
 }
-KILL_VARIABLE, STATE_VARIABLE = "NIGHTDRIVE_TEST_KILL_AFTER", "NIGHTDRIVE_TRAINING_STATE"
-SMOKE = ("batches=1", "shards=2", "common.store=store")
+KILL_VARIABLE = "NIGHTDRIVE_TEST_KILL_AFTER"  # steps of training, after which the process kills itself
+GRAPHS = {"ensemble": 1, "compare": 2, "adapt": 3, "train_prune": 3}  # recorded: the pruned network's is recorded anew
 
 
 class Night:
@@ -50,9 +52,8 @@ class Night:
 
     def __init__(self, folder: Path, overrides: Sequence[str] = ()) -> None:
         self.graph, self.folder = nightly(), folder
-        self.settings = load_settings(
-            self.graph, "smoke", [*SMOKE, f"common.store={folder.resolve() / 'store'}", *overrides]
-        )
+        common = ("batches=1", f"common.store={folder.resolve() / 'store'}")
+        self.settings = load_settings(self.graph, "smoke", [*common, *overrides])
 
     def begin(self) -> None:
         """Write what resolve would: a first night's empty version, and the listing of all that has arrived."""
@@ -114,32 +115,31 @@ def keep_states_at_once() -> None:
         module.training_state, module.progress_line = state, progress_line  # type: ignore[attr-defined]
 
 
-def recorded_graphs() -> list[int]:
-    """Count, in the list that is returned, the graphs that trainings record from now on."""
-    from perception.training.captured import CapturedStep
-
-    count, record = [0], CapturedStep._record
-
-    def counted(self: CapturedStep, batch: Any) -> None:
-        count[0] += 1
-        record(self, batch)
-
-    CapturedStep._record = counted  # type: ignore[method-assign]
-    return count
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Run the tasks that are named, in this process; say how many graphs each recorded."""
-    folder, *tasks = arguments
-    night, count = Night(Path(folder)), recorded_graphs()
-    if STATE_VARIABLE in os.environ:
+    """Run the tasks that are named, in this process; return 1 where a GPU did not record every training."""
+    from perception.training.captured import CapturedStep
+    from perception.training.setup import best_device
+
+    folder, into, *tasks = arguments
+    night, place = Night(Path(folder)), Path(into) if is_first_process() else Path(into) / f"rank{os.environ['RANK']}"
+    recorded: list[CapturedStep] = []
+    record = CapturedStep._record
+    CapturedStep._record = lambda self, batch: (recorded.append(self), record(self, batch))[1]  # type: ignore[method-assign]
+    if TRAINING_STATE_VARIABLE in os.environ:
         keep_states_at_once()
+    alone, good = (
+        best_device() != "cpu" and "RANK" not in os.environ and TRAINING_STATE_VARIABLE not in os.environ,
+        True,
+    )
     for name in tasks:
-        count[0] = 0
-        night.run(name, None if is_first_process() else Path(folder) / f"rank{os.environ['RANK']}")
-        if is_first_process():
-            print(f"{name}: done, {count[0]} graphs recorded", flush=True)
-    return 0
+        recorded.clear()
+        started = time.monotonic()
+        night.run(name, place)
+        log(f"{name}: done in {time.monotonic() - started:.1f} s, {len(recorded)} graphs recorded")
+        if alone and len(recorded) != GRAPHS.get(name, 0):
+            log(f"{name}: must record {GRAPHS.get(name, 0)} graphs on a GPU")
+            good = False
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
