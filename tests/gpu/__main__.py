@@ -4,7 +4,6 @@ A night of smoke size; trainings killed and resumed; two processes, over gloo wh
 recorded as a CUDA graph. PYTHON is an interpreter that has torch and the packages below; nothing is set up.
 """
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -113,14 +112,10 @@ def _run(
     environment |= {"OMP_NUM_THREADS": "1", **(more or {})} | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
     left, begun = SECONDS - (time.monotonic() - started), time.monotonic()
     command = [sys.executable, *launch, "-m", "tests.gpu.night", *arguments]
-    running = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     try:
-        code = running.wait(timeout=max(left, 1.0))
+        code = subprocess.run(command, cwd=ROOT, env=environment, check=False, timeout=max(left, 1.0)).returncode
     except subprocess.TimeoutExpired:
         raise Failed(f"{what}: not done within the {SECONDS:.0f} s of the whole test") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(running.pid, signal.SIGKILL)  # torchrun's processes too, whatever ended this
     if code != ends:
         raise Failed(f"{what}: ended with {code}, not {ends}")
     print(f"== {what}: {time.monotonic() - begun:.0f} s", flush=True)

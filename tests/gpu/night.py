@@ -16,7 +16,7 @@ from typing import Any
 
 from components import resolve
 from components.stage.declaration import Paths
-from components.stage.execution import TRAINING_STATE_VARIABLE
+from components.stage.execution import TRAINING_STATE_VARIABLE, die_with_parent
 from components.stage.parameters import build_parameters
 from components.stage.records import is_first_process, log
 from perception.data.manifest import empty_manifest, write_manifest
@@ -121,6 +121,7 @@ def main(arguments: Sequence[str]) -> int:
     from perception.training.distributed import process_group, world_size
     from perception.training.setup import best_device
 
+    die_with_parent()  # torchrun's processes too, when the whole test runs out of time
     folder, into, *tasks = arguments
     night, place = Night(Path(folder)), Path(into) if is_first_process() else Path(into) / f"rank{os.environ['RANK']}"
     recorded, record = [0], CapturedStep._record
