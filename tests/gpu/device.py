@@ -22,6 +22,7 @@ _COPIES = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 _INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default,
             torch.ops.aten._unsafe_index.Tensor, torch.ops.aten._index_put_impl_.default,
             torch.ops.aten._unsafe_index_put.default}  # fmt: skip
+operations = [0]  # done on the device so far
 _graphs: list[Graph] = []  # the one that is being recorded, if any
 
 
@@ -86,6 +87,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     there = torch.device(asked).type != "cpu" if asked is not None else here
     if not here and not there:
         return func(*args, **kwargs)
+    operations[0] += 1
     _refuse_mixtures(func, args, tensors)
     if _graphs:
         _refuse_while_recording(func, args, here, there)

@@ -15,7 +15,7 @@ from perception.data.manifest import read_manifest
 from perception.data.store import open_store
 from perception.models.checkpoint import load_network
 from perception.uncertainty.ensemble import load_ensemble
-from tests.gpu.device import Graph, pretended_gpu
+from tests.gpu.device import Graph, operations, pretended_gpu
 from tests.gpu.night import TASKS, Night
 
 # Trainings of a few steps: three one by one, the fourth recorded and replayed, the next ones replayed. Adam makes a step of
@@ -40,6 +40,7 @@ class Nights(NamedTuple):
     cpu: Path
     gpu: Path
     graphs: dict[str, list[Graph]]
+    operations: dict[str, int]  # that each stage did there
 
     def both(self, file: str) -> tuple[Any, Any]:
         """Return what a JSON file holds in either."""
@@ -50,7 +51,7 @@ class Nights(NamedTuple):
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     torch.set_num_threads(1)
-    root, graphs = tmp_path_factory.mktemp("night"), {}
+    root, graphs, done = tmp_path_factory.mktemp("night"), {}, {}
     night = Night(root / "cpu", TINY)
     night.begin()
     for name in TASKS:
@@ -58,14 +59,20 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     with pretended_gpu(pytest.MonkeyPatch()) as made:
         for name in TASKS:
             made.clear()
+            before = operations[0]
             night.run(name, root / "gpu")
-            graphs[name] = list(made)
-    return Nights(root / "cpu", root / "gpu", graphs)
+            graphs[name], done[name] = list(made), operations[0] - before
+    return Nights(root / "cpu", root / "gpu", graphs, done)
 
 
 def test_every_training_is_recorded_and_replayed(nights: Nights) -> None:
     assert {name: len(graphs) for name, graphs in nights.graphs.items() if graphs} == RECORDED
     assert all(graph.replays for graphs in nights.graphs.values() for graph in graphs)
+
+
+def test_what_looks_at_pixels_does_so_on_the_gpu(nights: Nights) -> None:
+    """Hundreds of operations for every batch of four frames; evaluate's network is run by onnxruntime."""
+    assert {name for name, count in nights.operations.items() if count > 500} == {*RECORDED, "score", "compress"}
 
 
 def outputs_differ(nights: Nights, ours: nn.Module, theirs: nn.Module) -> float:

@@ -8,12 +8,16 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
+from components.compare import doubts
+from components.compare.doubts import _doubts
+from components.stage.learning import FrameParameters
 from perception.adaptation.detector_quality import judge_detector
 from perception.adaptation.foreground_training import rare_class_draw
 from perception.adaptation.instance_frames import InstanceFrames, learnable_classes
@@ -22,11 +26,12 @@ from perception.adaptation.label_pool import label_frames, measure_quality
 from perception.adaptation.statistics import adapt_statistics
 from perception.data.loading import LoadSettings, image_batches
 from perception.errors import Unreachable
+from perception.models.registry import build_network
 from perception.training.distributed import gather, own_frames, own_share, process_group, rank, world_size
 from perception.training.loop import evaluate_segmentation
 from perception.training.losses import pixel_counts
 from perception.uncertainty.dpe import member_cross_entropy
-from perception.uncertainty.ensemble import Ensemble
+from perception.uncertainty.ensemble import Ensemble, save_ensemble
 from tests.perception.adaptation.test_label_pool import (
     CLASSES,
     HEIGHT,
@@ -51,7 +56,13 @@ def found(folder: Path) -> dict[str, Any]:
     average = judge_detector(detector, instances, [f"d{index}" for index in range(len(instances))], resamples=10)
     judged = judge_fusion(network, detector, frames, TAXONOMY.foreground, batch_frames=2)
     loss, gradient = _loss_of_an_ensemble()
+    committee = Ensemble([build_network("ERFNet", seed=seed, classes=CLASSES, width=0.25) for seed in (1, 2)])
+    save_ensemble(committee, folder / "ensemble", {})
+    given = {"store": str(folder), "taxonomy": "camvid11", "height_px": HEIGHT, "width_px": WIDTH, "seed": 1}
+    with mock.patch.object(doubts, "BATCH_FRAMES", 2):
+        rows_of_doubt, doubt_counts = _doubts(folder / "ensemble", rows, FrameParameters(**given))
     exact = {
+        "doubts": (sorted(rows_of_doubt, key=lambda row: row["frame_id"]), doubt_counts),
         "thresholds": ours.thresholds,
         "labels": labelled.manifest.to_dict("list") | labelled.table.to_dict("list"),
         "quality": [vars(each) for each in measure_quality([ours], frames, 2)],
