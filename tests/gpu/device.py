@@ -55,6 +55,13 @@ class OnDevice(torch.Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"OnDevice({self.held!r})"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        made: torch.Tensor = OnDevice(self.held.clone())
+        if isinstance(self, torch.nn.Parameter):
+            made = torch.nn.Parameter(made, self.requires_grad)
+        memo[id(self)] = made
+        return made
+
     def tolist(self) -> Any:
         """Copy the values to the processor and list them."""
         return self.cpu().tolist()

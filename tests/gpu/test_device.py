@@ -43,6 +43,8 @@ def test_tensors_go_there_and_come_back() -> None:
     assert all(isinstance(each, nn.Parameter) and each.is_cuda for each in layer.parameters())
     layer(there).sum().backward()
     assert layer.weight.grad is not None and layer.weight.grad.is_cuda
+    twin = copy.deepcopy(layer)
+    assert isinstance(twin.weight, nn.Parameter) and twin.weight.is_cuda and torch.equal(twin.weight, layer.weight)
     assert layer.to("cpu").weight.device.type == "cpu"
 
 
