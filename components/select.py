@@ -57,9 +57,9 @@ class SelectParameters(SelectionSettings):
         check_classes("quotas", (each.class_name for each in self.quotas if each.class_name), self.taxonomy)
 
 
-def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
+def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> dict[str, int]:
     """Write selected.parquet, control.parquet with groups of as many frames at random for the comparison in the report,
-    and the annotation batch.
+    and the annotation batch; tell how many were chosen.
 
     The score tables are merged shard by shard; no more than a batch of rows and the shortlist is in memory.
     """
@@ -97,6 +97,7 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
             f"fewer than budget_frames = {parameters.budget_frames}: every other candidate is a near-duplicate of a labelled or "
             "chosen frame; take in other footage, or lower duplicate_distance, duplicate_gap_s or duplicate_gap_frames"
         )
+    return {"chosen": len(selected)}
 
 
 def _choices(

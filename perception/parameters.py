@@ -42,6 +42,7 @@ _RULES = {  # pydantic's kinds of error in our words
     "finite_number": "must be finite",
     "string_type": "must be text",
     "bool_type": "must be true or false",
+    "date_type": "must be a date such as 2026-11-23",
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping",
     "dataclass_type": "must be a mapping",
@@ -91,10 +92,11 @@ def checked(kind: Kind) -> Kind:
     return made  # type: ignore[no-any-return]
 
 
-def in_words(kind: type, errors: ValidationError, where: str, place: str) -> str:
+def in_words(kind: type, errors: ValidationError, where: str, place: str, reference: str = "docs/parameters.md") -> str:
     """Return the first mistake in one line: the parameter, its value, the rule, and what to do next.
 
-    kind: the class that was built; where: what the line calls it; place: where a person changes it.
+    kind: the class that was built; where: what the line calls it; place: where a person changes it; reference: the page
+    that names what there is.
     """
     found = errors.errors(include_url=False)
     error: Mapping[str, Any] = next((each for each in found if each["type"] in _UNKNOWN), found[0])
@@ -102,9 +104,7 @@ def in_words(kind: type, errors: ValidationError, where: str, place: str) -> str
     cause = error.get("ctx", {}).get("error")
     if error["type"] in _UNKNOWN:
         hint = did_you_mean(str(name), _known_names(kind, nested=bool(above)))
-        said = (
-            f"{_path(where, *above)}: unknown parameter {name!r}{hint}; see docs/parameters.md for the ones there are"
-        )
+        said = f"{_path(where, *above)}: unknown parameter {name!r}{hint}; see {reference} for the ones there are"
     elif error["type"] == "missing" and isinstance(name, str):
         said = f"{_path(where, *above)}: parameter {name!r} is missing; set it in {place}"
     elif isinstance(cause, BrokenRule):

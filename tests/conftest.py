@@ -1,8 +1,9 @@
-"""Fixtures that several parts share: a real S3-compatible server on loopback."""
+"""What several parts share: one thread a test, and a real S3-compatible server on loopback."""
 
 import contextlib
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+# As many tests run side by side as there are cores: more threads would wait for each other. Read when libraries are loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 _READY_SECONDS = 60
 
 

@@ -68,10 +68,8 @@ def conclude(rows: Sequence[Row], root: Path, *, to_publish: bool) -> int:
     short = [row.name for row in rows if row.verdict != HOLDS]
     print(f"{len(rows) - len(short)} of {len(rows)} duels hold{'; not ' + ', '.join(short) if short else ''}")
     if to_publish and loud:
-        print(
-            f"nightdrive: not published: others used the machine during {', '.join(loud)}; {_WHAT_THEN}",
-            file=sys.stderr,
-        )
+        during = f"others used the machine during {', '.join(loud)}"
+        print(f"nightdrive: not published: {during}; {_WHAT_THEN}", file=sys.stderr)
         return EXIT_BUSY
     if to_publish:
         print(f"written: {publish(rows, root)}")

@@ -13,49 +13,62 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.duels.catalogue import DUELS
 from benchmarks.machine import cores
 
 REQUIRED = ("duel", "ours", "peer", "unit", "ratio", "bar", "limit_share", "pass", "load", "quiet", "cores")
 
 
 def result(
-    duel: str,
+    name: str,
     *,
     ours: Any,
     peer: Any,
-    unit: str,
-    ratio: float,
-    bar: float,
     limit_share: float,
-    passed: bool,
+    ratio: float | None = None,
+    bar: float | None = None,
+    passed: bool = True,
     **more: Any,
 ) -> dict[str, Any]:
-    """Give the duel's last line: the keys that all have, in one order, and then its own.
+    """Give the duel's last line: the keys that all have, in one order, and then its own, to four digits.
 
-    ours, peer: in `unit`. ratio: how many times better ours is. limit_share: what ours reaches of the physical limit,
-    as a share. load: the load average now, quiet: whether it is at most the number of cores.
+    ours, peer: in the duel's unit. ratio: how many times better ours is, by default in what it takes. limit_share: what ours
+    reaches of the physical limit, as a share. bar: by default the duel's least ratio, which must be reached as well as what
+    `passed` says. load: the load average now, quiet: whether it is at most the number of cores.
     """
+    (duel,) = (each for each in DUELS if each.name == name)
+    ratio = peer / ours if ratio is None else ratio
     load = os.getloadavg()[0]
+    measured = {"ours": ours, "peer": peer, "ratio": ratio, "limit_share": limit_share, **more}
     return {
-        "duel": duel,
-        "ours": ours,
-        "peer": peer,
-        "unit": unit,
-        "ratio": round(ratio, 2),
-        "bar": bar,
-        "limit_share": round(limit_share, 3),
-        "pass": bool(passed),
-        **more,
+        "duel": name,
+        "unit": duel.unit,
+        "bar": duel.least_ratio if bar is None else bar,
+        "pass": bool(passed and ratio >= duel.least_ratio),
+        **_to_four_digits(measured),
         "load": round(load, 1),
         "quiet": load <= cores(),
         "cores": cores(),
     }
 
 
+def _to_four_digits(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _to_four_digits(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_to_four_digits(each) for each in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def finish(report: Mapping[str, Any]) -> int:
     """Print the last line and return the exit code: 0 where the bar holds, 1 where it does not."""
     print(json.dumps(report), flush=True)
     return 0 if report["pass"] else 1
+
+
+def dvc_environment(**more: str) -> dict[str, str]:
+    """Return the environment that a duel calls DVC in: it phones nobody and asks nothing."""
+    return os.environ | {"DVC_NO_ANALYTICS": "1", "CI": "1"} | more
 
 
 # ---------------------------------------------------------------- who else uses the processor

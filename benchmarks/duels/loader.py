@@ -20,9 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -41,22 +41,6 @@ HEIGHT, WIDTH, BATCH_FRAMES = 512, 1024, 8
 BAR = 0.9
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Say how much is loaded, and by how many."""
-
-    frames: int
-    rounds: int
-    workers: int
-    trained_height: int
-    step_ms: float
-
-    @property
-    def trained_px(self) -> tuple[int, int]:
-        """Return height and width that frames are trained on at."""
-        return self.trained_height, self.trained_height * WIDTH // HEIGHT
-
-
 @click.command()
 @click.option("--frames", default=96)
 @click.option("--rounds", default=5)
@@ -65,7 +49,8 @@ class Sizes:
 @click.option("--step-ms", default=100.0)
 def duel(**given: Any) -> int:
     """Load batches of labelled frames, against webdataset and torch's DataLoader."""
-    options = Sizes(**given)
+    height = given["trained_height"]
+    options = SimpleNamespace(**given, trained_px=(height, height * WIDTH // HEIGHT))
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     pairs = encoded_streets(options.frames, HEIGHT)
@@ -83,13 +68,13 @@ def duel(**given: Any) -> int:
     return finish(_verdict(rates, cpu_ms, waiting, options))
 
 
-def _frame_set(pairs: list[Pair], root: Path, options: Sizes) -> FrameSet:
+def _frame_set(pairs: list[Pair], root: Path, options: SimpleNamespace) -> FrameSet:
     store, (height, width) = FolderStore(root / "store"), options.trained_px
     settings = LoadSettings(height_px=height, width_px=width, taxonomy=TAXONOMY, cache_mib=0, workers=options.workers)
     return FrameSet(stored(pairs, store), store, settings)
 
 
-def _assert_same(pairs: list[Pair], frames: FrameSet, options: Sizes) -> None:
+def _assert_same(pairs: list[Pair], frames: FrameSet, options: SimpleNamespace) -> None:
     """Check that ours and the peers give equal labels, and images that differ by no more than two decoders do."""
     for index in (0, len(pairs) - 1):
         image, label = (torch.from_numpy(np.array(each)) for each in frames.load(index))
@@ -99,7 +84,9 @@ def _assert_same(pairs: list[Pair], frames: FrameSet, options: Sizes) -> None:
         assert difference < 4, f"frame {index}: its image differs by {difference:.1f} of 255 on average"
 
 
-def _contenders(pairs: list[Pair], frames: FrameSet, root: Path, options: Sizes) -> dict[str, Callable[[], int]]:
+def _contenders(
+    pairs: list[Pair], frames: FrameSet, root: Path, options: SimpleNamespace
+) -> dict[str, Callable[[], int]]:
     def ours(augment: Augment | None) -> int:
         return _count(shuffled_batches(frames, BATCH_FRAMES, 0, 0, augment, as_bytes=True))
 
@@ -118,7 +105,9 @@ def _contenders(pairs: list[Pair], frames: FrameSet, root: Path, options: Sizes)
     }
 
 
-def _measure(contenders: dict[str, Callable[[], int]], options: Sizes) -> tuple[dict[str, float], dict[str, float]]:
+def _measure(
+    contenders: dict[str, Callable[[], int]], options: SimpleNamespace
+) -> tuple[dict[str, float], dict[str, float]]:
     """Return frames a second, and milliseconds of this process's own time a frame, each of the best round."""
     seconds, own = dict.fromkeys(contenders, float("inf")), dict.fromkeys(contenders, float("inf"))
     for _ in range(options.rounds):
@@ -178,14 +167,14 @@ def _shown(image: Image.Image, label: Image.Image, size: tuple[int, int]) -> tup
     return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(label))
 
 
-def _data_loader(pairs: list[Pair], options: Sizes) -> Iterator[Any]:
+def _data_loader(pairs: list[Pair], options: SimpleNamespace) -> Iterator[Any]:
     loader: Any = torch.utils.data.DataLoader(
         _Pairs(pairs, options.trained_px), BATCH_FRAMES, shuffle=True, num_workers=options.workers
     )
     yield from loader
 
 
-def _web_dataset(shards: list[Path], options: Sizes) -> Iterator[Any]:
+def _web_dataset(shards: list[Path], options: SimpleNamespace) -> Iterator[Any]:
     import webdataset
 
     size = options.trained_px
@@ -206,11 +195,11 @@ def _shown_pair(pair: tuple[Image.Image, Image.Image], size: tuple[int, int]) ->
 # --- waiting
 
 
-def _step_name(options: Sizes) -> str:
+def _step_name(options: SimpleNamespace) -> str:
     return "forward and backward on the GPU" if torch.cuda.is_available() else f"a step of {options.step_ms:g} ms"
 
 
-def _waiting_share(frames: FrameSet, options: Sizes) -> float:
+def _waiting_share(frames: FrameSet, options: SimpleNamespace) -> float:
     waiting = WaitingTime()
     for epoch in range(3):
         for batch in waiting.over(shuffled_batches(frames, BATCH_FRAMES, 0, epoch, Augment(), as_bytes=True)):
@@ -218,7 +207,7 @@ def _waiting_share(frames: FrameSet, options: Sizes) -> float:
     return waiting.share
 
 
-def _step(batch: Batch, options: Sizes) -> None:
+def _step(batch: Batch, options: SimpleNamespace) -> None:
     if not torch.cuda.is_available():
         time.sleep(options.step_ms / 1e3)
         return
@@ -234,26 +223,27 @@ def _network() -> torch.nn.Module:
     return ERFNet(19).cuda()
 
 
-def _verdict(rates: dict[str, float], cpu_ms: dict[str, float], waiting: float, options: Sizes) -> dict[str, Any]:
+def _verdict(
+    rates: dict[str, float], cpu_ms: dict[str, float], waiting: float, options: SimpleNamespace
+) -> dict[str, Any]:
     share, augmented = (rates[name] / rates["floor"] for name in ("ours", "ours, augmented"))
     best = max(rates["DataLoader"], rates["webdataset"])
     return result(
         "loader",
-        ours=round(rates["ours"], 1),
-        peer=round(best, 1),
-        unit="frames per second",
+        ours=rates["ours"],
+        peer=best,
         ratio=rates["ours"] / best,
         bar=BAR,
         limit_share=share,
         passed=min(share, augmented) >= BAR,
         bar_of="share of the limit",
-        floor=round(rates["floor"], 1),
-        limit_share_augmented=round(augmented, 3),
-        cpu_share=round(cpu_ms["floor"] / cpu_ms["ours"], 3),
-        cpu_share_augmented=round(cpu_ms["floor"] / cpu_ms["ours, augmented"], 3),
-        limit_share_of_pillow=round(rates["ours"] / rates["Pillow's floor"], 3),
-        limit_share_of_pillow_augmented=round(rates["ours, augmented"] / rates["Pillow's floor"], 3),
-        waiting_share=round(waiting, 4),
+        floor=rates["floor"],
+        limit_share_augmented=augmented,
+        cpu_share=cpu_ms["floor"] / cpu_ms["ours"],
+        cpu_share_augmented=cpu_ms["floor"] / cpu_ms["ours, augmented"],
+        limit_share_of_pillow=rates["ours"] / rates["Pillow's floor"],
+        limit_share_of_pillow_augmented=rates["ours, augmented"] / rates["Pillow's floor"],
+        waiting_share=waiting,
         trained_height_px=options.trained_height,
         workers=options.workers,
     )

@@ -93,13 +93,9 @@ def _section(row: Row, duel: Duel) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    return (
-        json.dumps(value)
-        if isinstance(value, dict | list)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
 def figure_text(value: Any) -> str:

@@ -52,9 +52,6 @@ def duel(frames: int, budget: int, folder: Path | None, select: bool) -> int:
         "pool_selection",
         ours=whole["seconds"],
         peer=BAR_SECONDS,
-        unit="seconds",
-        ratio=BAR_SECONDS / whole["seconds"],
-        bar=1.0,
         limit_share=whole["read_seconds"] / whole["seconds"],
         passed=passed,
         frames=frames,
@@ -62,25 +59,15 @@ def duel(frames: int, budget: int, folder: Path | None, select: bool) -> int:
         peak_mib=whole["peak_mib"],
         tenth_seconds=tenth["seconds"],
         tenth_peak_mib=tenth["peak_mib"],
-        growth=round(growth, 2),
+        growth=growth,
     )
     return finish(report)
 
 
 def _run(folder: Path, frames: int, budget: int) -> dict:
     _write_pool(folder, frames)
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.duels",
-        "pool_selection",
-        "--select",
-        "--folder",
-        str(folder),
-        "--budget",
-        str(budget),
-    ]
-    finished = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    words = ["benchmarks.duels", "pool_selection", "--select", "--folder", str(folder), "--budget", str(budget)]
+    finished = subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True, text=True, cwd=ROOT)
     return json.loads(finished.stdout.splitlines()[-1])
 
 

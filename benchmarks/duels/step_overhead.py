@@ -10,7 +10,6 @@ the local engine keeps one (bar: 1 s), and cold. The last line is JSON.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.duels.duel import finish, result
+from benchmarks.duels.duel import dvc_environment, finish, result
 from benchmarks.duels.gate_table import write_table
 from benchmarks.results import ROOT
 from benchmarks.timing import least_seconds
@@ -96,12 +95,7 @@ def duel(steps: int, rounds: int, gate_rows: int) -> int:
 
 
 def _environment(root: Path) -> dict[str, str]:
-    return os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "NIGHTDRIVE_RECORDS": str(root / "records"),
-        "DVC_NO_ANALYTICS": "1",
-        "CI": "1",
-    }
+    return dvc_environment(PYTHONPATH=str(ROOT), NIGHTDRIVE_RECORDS=str(root / "records"))
 
 
 def _engine(root: Path, steps: int) -> Callable[[], int]:
@@ -173,20 +167,18 @@ def _report(seconds: dict[str, float], gate: dict[str, float], steps: int, gate_
     peer = seconds["peer"] / steps
     return result(
         "step_overhead",
-        ours=round(ours, 3),
-        peer=round(peer, 3),
-        unit="seconds a step",
-        ratio=peer / ours,
+        ours=ours,
+        peer=peer,
         bar=BAR_SECONDS,
         limit_share=seconds["interpreter"] / ours,
         passed=ours <= BAR_SECONDS and gate["warm"] <= GATE_BAR_SECONDS,
         bar_of="seconds a step",
-        engine_start_s=round(seconds["engine"] - steps * ours, 2),
-        bare_stage_s=round(seconds["stage"], 3),
-        interpreter_s=round(seconds["interpreter"], 3),
-        gate_warm_s=round(gate["warm"], 2),
+        engine_start_s=seconds["engine"] - steps * ours,
+        bare_stage_s=seconds["stage"],
+        interpreter_s=seconds["interpreter"],
+        gate_warm_s=gate["warm"],
         gate_bar_s=GATE_BAR_SECONDS,
-        gate_cold_s=round(gate["cold"], 2),
+        gate_cold_s=gate["cold"],
         gate_expectations=gate["checked"],
         gate_rows=gate_rows,
     )

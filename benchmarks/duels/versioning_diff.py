@@ -35,10 +35,8 @@ def duel(rows: int, rounds: int) -> int:
     return finish(
         result(
             "versioning_diff",
-            ours=round(seconds["ours"], 3),
-            peer=round(seconds["peer"], 3),
-            unit="seconds",
-            ratio=seconds["peer"] / seconds["ours"],
+            ours=seconds["ours"],
+            peer=seconds["peer"],
             bar=BAR_SECONDS,
             limit_share=seconds["limit"] / seconds["ours"],
             passed=seconds["ours"] <= BAR_SECONDS * rows / 1_000_000,

@@ -5,15 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from perception.parameters import (
-    BrokenRule,
-    Count,
-    NotNegative,
-    Positive,
-    ShareFromZero,
-    ShareToOne,
-    checked,
-)
+from perception.parameters import BrokenRule, Count, NotNegative, Positive, ShareFromZero, ShareToOne, checked
 
 HOUR_S, TB, GIB = 3600.0, 1e12, 2.0**30
 SHORTLIST_OF_BUDGET = 2.0  # assumed: frames that the strategy looks at, for each that it chooses
@@ -143,9 +135,8 @@ class Plan:
     def of(cls, settings: Mapping[str, Any]) -> "Plan":
         """Read the passes out of a night's settings (pipelines.settings.load_settings)."""
         ensemble, compare, adapt, train = (settings[name] for name in ("ensemble", "compare", "adapt", "train_prune"))
-        epochs = (
-            adapt["epochs"] + 2 * adapt["student_epochs"] + adapt["detector_epochs"]
-        )  # a student with masks, one without
+        # a student with masks, one without
+        epochs = adapt["epochs"] + 2 * adapt["student_epochs"] + adapt["detector_epochs"]
         return cls(
             members=ensemble["members"],
             ensemble_passes=float(ensemble["members"] * ensemble["epochs"] * ensemble["epoch_frames"]),
@@ -224,8 +215,10 @@ def night_hours(stages: tuple[StageForecast, ...]) -> float:
 
 def stages_of(world: World) -> tuple[StageForecast, ...]:
     """Predict every stage of the night, in its order."""
-    fleet, rates = world.fleet, world.rates
+    fleet, rates, cluster = world.fleet, world.rates, world.cluster
     pool, curated = fleet.pool_frames, fleet.curated_frames
+    ingest_s = pool * rates.ingest_core_s / cluster.cores_a_pod
+    uploaded = 2 * pool * fleet.frame_bytes  # from where cars upload to, and into the store
     pairs = SHORTLIST_OF_BUDGET * curated * curated
     trained = {
         "ensemble": world.plan.ensemble_passes, "compare": world.plan.compare_passes, "adapt": world.plan.adapt_passes,
@@ -233,28 +226,19 @@ def stages_of(world: World) -> tuple[StageForecast, ...]:
     }  # fmt: skip
     training = {name: _training(world, name, passes) for name, passes in trained.items()}
     return (
-        _ingest(world),
+        _fan_out(world, "ingest", cluster.ingest_pods, ingest_s, uploaded, cluster.cpu_pods, gpus_a_pod=0),
         _single(world, "gather", pool * rates.gather_row_s, pool * rates.gather_row_bytes),
         _single(world, "gate_ingest", rates.gate_start_s + pool * rates.gate_row_s, pool * rates.gate_row_bytes),
         training["ensemble"],
         _score(world),
         _single(world, "select", pool * rates.select_row_s + pairs * rates.select_pair_s, pool * rates.select_row_bytes),
-        _curate(world),
+        _single(world, "curate", curated * rates.curate_core_s, 0.0, moved=2 * curated * fleet.frame_bytes),
         _single(world, "publish", curated * rates.diff_row_s, 0.0, moved=2 * curated * fleet.frame_bytes),
         replace(training["compare"], critical=False, note="beside adapt"),
         training["adapt"],
         training["train_prune"],
         _single(world, "gates, compress, evaluate, propose, report", 10 * rates.gate_start_s, 0.0, steps=11),
     )  # fmt: skip
-
-
-def _ingest(world: World) -> StageForecast:
-    fleet, cluster = world.fleet, world.cluster
-    core_s = fleet.pool_frames * world.rates.ingest_core_s
-    moved = 2 * fleet.pool_frames * fleet.frame_bytes  # from where cars upload to, and into the store
-    return _fan_out(
-        world, "ingest", cluster.ingest_pods, core_s / cluster.cores_a_pod, moved, cluster.cpu_pods, gpus_a_pod=0
-    )
 
 
 def _score(world: World) -> StageForecast:
@@ -304,12 +288,6 @@ def _training(world: World, name: str, passes: float) -> StageForecast:
     )
 
 
-def _curate(world: World) -> StageForecast:
-    """Pack the chosen frames: one process, which reads every frame and writes its shard."""
-    frames = world.fleet.curated_frames
-    return _single(world, "curate", frames * world.rates.curate_core_s, 0.0, moved=2 * frames * world.fleet.frame_bytes)
-
-
 def _single(
     world: World, name: str, seconds: float, memory_bytes: float, *, moved: float = 0.0, steps: int = 1
 ) -> StageForecast:
@@ -332,11 +310,8 @@ def _single(
 def _doubled(world: World) -> dict[str, World]:
     """Give the night twice as much of one resource after the other."""
     cluster, rates = world.cluster, world.rates
-    single = {
-        each.name: getattr(rates, each.name) / 2
-        for each in fields(rates)
-        if each.name.endswith("_s") and each.name != "ingest_core_s"
-    }
+    names = (each.name for each in fields(rates) if each.name.endswith("_s") and each.name != "ingest_core_s")
+    single = {name: getattr(rates, name) / 2 for name in names}
     changed = {
         "processor pods": replace(cluster, cpu_pods=2 * cluster.cpu_pods),
         "GPUs that score": replace(cluster, gpus=2 * cluster.gpus),

@@ -44,7 +44,7 @@ from perception.data.store import open_store
 from perception.metrics.comparison import APART, RegressionRule, Verdict, compare, seed_spread
 from perception.metrics.confusion import mean_iou
 from perception.metrics.segmentation import SegmentationScore, evaluate_frames, torch_predictor
-from perception.metrics.slices import column_slices
+from perception.metrics.slices import CONDITIONS, column_slices
 from perception.models.checkpoint import load_network, save_network
 from perception.quality.intake import IntakeSettings, admit_frames
 from perception.training.loop import Resume, class_weights, fit
@@ -67,15 +67,12 @@ Nights = dict[str, list[Verdict]]
 @click.option("--epoch-frames", default=320)
 @click.option("--batch-frames", default=8)
 @click.option("--height-px", default=64)
-@click.option("--margin", default=RegressionRule.margin)
-@click.option("--class-margin", default=RegressionRule.class_margin)
 @click.option("--network-width", default=0.5)
 @click.option("--taxonomy", default="cityscapes19")
 @click.option("--start", type=click.Choice(("shared", "scratch")), default="shared")
 @click.option("--condition", default="time_of_day=night")
 @click.option("--spoil", type=click.Choice(("champion", "challenger")), default="champion")
 @click.option("--wide-alone", is_flag=True, help="Do not ask with the rule's own margins.")
-@click.option("--train-only", type=int, multiple=True, metavar="SEED", help="Train this network, and stop.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/no_regression"))
 def run(**given: Any) -> int:
     """Measure how often the no-regression rule refuses networks that differ by their seed, and one made worse by night."""
@@ -83,18 +80,13 @@ def run(**given: Any) -> int:
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     parameters = _parameters(options)
-    if options.train_only:
-        for seed in options.train_only:
-            _network(parameters, seed, options)
-        return 0
     networks = [_network(parameters, seed, options) for seed in range(options.networks)]
     test = _frames("test", "street", 20_000, options.pool, 2, options)
     scores = [
         _score(network, test, parameters, options.work / f"score_{_network_file(options, seed).stem}.npz")
         for seed, network in enumerate(networks)
     ]
-    rule = RegressionRule(margin=options.margin, class_margin=options.class_margin)
-    report = _ask(networks, scores, test, parameters, rule, options)
+    report = _ask(networks, scores, test, parameters, RegressionRule(), options)
     print(json.dumps(report))
     return 0 if report["pass"] else 1
 
@@ -198,7 +190,7 @@ def _worsened(
     """Spoil the images of one condition until the mIoU there has fallen to `below`; bisected."""
     column, value = options.condition.split("=")
     rows = (score.groups[column] == value).to_numpy(bool)
-    before = mean_iou(score.counts[rows].sum(axis=0))
+    before = _miou(score, rows)
     part = test[test[column] == value].reset_index(drop=True)
     low, high = 0.0, 0.6
     for step in range(9):
@@ -219,7 +211,7 @@ def _worsened(
 
 
 def _rows_of(groups: pd.DataFrame, part: pd.DataFrame) -> list[int]:
-    columns = ["drive_id", "time_of_day", "weather", "scene"]
+    columns = ["drive_id", *CONDITIONS]
     place = {key: index for index, key in enumerate(groups[columns].itertuples(index=False, name=None))}
     return [place[key] for key in part[columns].itertuples(index=False, name=None)]
 

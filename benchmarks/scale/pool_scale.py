@@ -136,13 +136,8 @@ def _pictures(seed: int, count: int) -> list[bytes]:
 def _frames(prefix: str, count: int, pictures: Sequence[bytes], labelled: bool = False) -> Iterator[tuple[str, bytes]]:
     """Yield the files of so many frames; a drive's facts stand in every frame's JSON."""
     label = cv2.imencode(".png", np.full((SIDE_PX, SIDE_PX), 1, np.uint8))[1].tobytes()
-    facts = {
-        "camera": "front",
-        "time_of_day": "day",
-        "weather": "clear",
-        "scene": "urban",
-        "label_taxonomy": "cityscapes19",
-    }
+    conditions = {"time_of_day": "day", "weather": "clear", "scene": "urban"}
+    facts = {"camera": "front", **conditions, "label_taxonomy": "cityscapes19"}
     for number in range(count):
         key, drive = f"{prefix}_{number:06d}", number // FRAMES_A_DRIVE
         yield f"{key}.jpg", pictures[number % len(pictures)]
@@ -189,11 +184,8 @@ def write_committee(folder: Path) -> None:
 
 def run_stages(root: Path, calls: Sequence[tuple[str, str, list[str]]], processes: int) -> None:
     """Run stages as the local engine does, so many at once; raise RuntimeError with what one says that fails."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "NIGHTDRIVE_RECORDS": str(root / "records"),
-        "OMP_NUM_THREADS": "1",
-    }
+    own = {"PYTHONPATH": str(ROOT), "NIGHTDRIVE_RECORDS": str(root / "records"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | own
 
     def run(call: tuple[str, str, list[str]]) -> None:
         stage, task, more = call
@@ -260,7 +252,7 @@ print(json.dumps({"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "p
 
 def judged(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:
     """Hold every stage to its bars."""
-    growth = large["rows"] / small["rows"]
+    growth, more_rows = large["rows"] / small["rows"], large["rows"] - small["rows"]
     stages = {}
     for name, after in large["stages"].items():
         before = small["stages"][name]
@@ -271,9 +263,7 @@ def judged(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]
         stages[name] = {
             "of_linear": round(linear, 3),
             "memory_growth": round(memory, 2),
-            "bytes_a_row": round(
-                (after["peak_rss_mib"] - before["peak_rss_mib"]) * 2**20 / (large["rows"] - small["rows"])
-            ),
+            "bytes_a_row": round((after["peak_rss_mib"] - before["peak_rss_mib"]) * 2**20 / more_rows),
             "asked_mib": asked,
             "linear": linear <= LINEAR_BAR,
             "flat": bool(flat),
@@ -294,13 +284,8 @@ def page(report: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     for name, each in report["judged"].items():
         before, after = small["stages"][name], large["stages"][name]
-        kept = (
-            "flat"
-            if name in PARTED
-            else f"below the {each['asked_mib']:,.0f} MiB asked for"
-            if each["asked_mib"]
-            else "–"
-        )
+        below = f"below the {each['asked_mib']:,.0f} MiB asked for" if each["asked_mib"] else "–"
+        kept = "flat" if name in PARTED else below
         lines.append(
             f"| {name} | {before['cpu_seconds']:.1f} | {after['cpu_seconds']:.1f} | {each['of_linear']:.2f} "
             f"| {before['peak_rss_mib']:.0f} | {after['peak_rss_mib']:.0f} | {each['bytes_a_row']:,} "

@@ -8,25 +8,18 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.results import RESULTS, ROOT, write_page, write_plot
-from benchmarks.scale.fleet_night import (
-    Fleet,
-    FleetCluster,
-    Forecast,
-    Gpu,
-    Limits,
-    Plan,
-    Prices,
-    Rates,
-    StageForecast,
-    World,
-)
+from benchmarks.scale import fleet_night
+from benchmarks.scale.fleet_night import Forecast, Plan, Rates, StageForecast, World
 from components.stage.parameters import build_parameters, parse_value, read_yaml
 from perception.errors import InputError
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 
 FLEET_FILE, RATES_FILE = Path(__file__).with_name("fleet.yaml"), ROOT / RESULTS / "fleet_rates.json"
-SECTIONS = {"fleet": Fleet, "cluster": FleetCluster, "limits": Limits, "gpu": Gpu, "prices": Prices}
+SECTIONS = {
+    "fleet": fleet_night.Fleet, "cluster": fleet_night.FleetCluster, "limits": fleet_night.Limits, "gpu": fleet_night.Gpu,
+    "prices": fleet_night.Prices,
+}  # fmt: skip
 
 
 def load_world(file: Path, rates_file: Path, profile: str, overrides: Sequence[str]) -> tuple[World, dict[str, Any]]:

@@ -6,6 +6,7 @@ A table is a package of this folder whose table.py has these names:
     cells(request)               the units of work, each resumable, in an order in which later ones may use earlier ones
     report(request, results)     what the finished cells say: Markdown, figures for machines, a plot
 
-`runner.py` keeps each finished cell in build/tables, so a run that is stopped goes on where it was; `results.py` writes
-docs/results/TABLE.md, .json and a plot, with the command, the hardware and the time.
+plans.yaml says how large each table's experiment is. `runner.py` keeps each finished cell in build/tables, so a run that
+is stopped goes on where it was; `results.py` writes docs/results/TABLE.md, .json and a plot, with the command, the
+hardware and the time.
 """

@@ -31,8 +31,8 @@ _LANDMARKS = {  # what is in a folder that holds a data set
 class Labelled:
     """Images with their labels.
 
-    images: (frame, channel, height, width) uint8. labels: int64, (frame,) or, per pixel with 255 = ignored,
-    (frame, height, width).
+    images: (frame, channel, height, width) uint8. labels: int64 or, to save memory, uint8; (frame,) or, per pixel with
+    255 = ignored, (frame, height, width).
     """
 
     images: Tensor
@@ -68,15 +68,14 @@ def data_kind(path: Path | None) -> str:
 
 def classification(path: Path, kind: str) -> tuple[Labelled, Labelled]:
     """Return train and test images of a classification data set. Raises InputError for another kind."""
-    formats = {"cifar10": "jpeg_npz", "fashion_mnist": "fashion_mnist"}
-    if kind in formats:
-        return _classification_part(formats[kind], path, "train"), _classification_part(formats[kind], path, "test")
-    raise InputError(f"DATA = {path} holds {kind}; this table wants one of {', '.join(CLASSIFICATION)}")
-
-
-def _classification_part(format: str, path: Path, part: str) -> Labelled:
-    read = read_classification(format, path, part)
-    return Labelled(torch.tensor(read.images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(read.labels))
+    if kind not in CLASSIFICATION:
+        raise InputError(f"DATA = {path} holds {kind}; this table wants one of {', '.join(CLASSIFICATION)}")
+    read = [read_classification("jpeg_npz" if kind == "cifar10" else kind, path, part) for part in ("train", "test")]
+    train, test = (
+        Labelled(torch.tensor(each.images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(each.labels))
+        for each in read
+    )
+    return train, test
 
 
 def camvid(path: Path, height_px: int, width_px: int) -> tuple[Labelled, Labelled, list[str]]:

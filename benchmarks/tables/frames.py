@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.tables.data import Labelled, camvid
 from perception.adaptation.detector_training import INSTANCES_PER_CLASS, TargetSettings, class_channels, encode_targets
 from perception.data.taxonomies import Taxonomy, label_lookup, load_taxonomy
 from perception.errors import InputError
@@ -41,44 +40,24 @@ class Simulated:
     instances: NDArray[np.uint16]
 
 
-@dataclass(frozen=True)
-class Target:
-    """Frames of the streets that a network is to work on; labels of `train` teach full supervision alone."""
-
-    train: Labelled
-    test: Labelled
-
-
-def simulated(
-    world: World, taxonomy: Taxonomy, seed: int, first_drive: int, frames: int, size: tuple[int, int], workers: int
+def rendered(
+    world: World,
+    rendering: Rendering,
+    taxonomy: Taxonomy,
+    seed: int,
+    drives: Sequence[int],
+    size: tuple[int, int],
+    workers: int,
 ) -> Simulated:
-    """Render one frame a drive in the simulator's look. size: (height, width) in pixels."""
-    drives = range(first_drive, first_drive + frames)
-    images, labels, instances = _rendered(world, "simulator", seed, drives, size, workers)
+    """Render one frame of each drive, in the classes of a taxonomy. size: (height, width) in pixels."""
+    found = _in_processes(partial(_render, world, rendering, seed, size), list(drives), workers)
+    images, labels, instances = (np.stack(part) for part in zip(*found, strict=True))
     lookup = label_lookup("cityscapes19", taxonomy.name)
     return Simulated(
-        images=_as_frames(images),
+        images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
         labels=torch.from_numpy(lookup[labels]),
         instances=_in_taxonomy(instances, lookup, taxonomy),
     )
-
-
-def street(world: World, seed: int, first_drive: int, frames: int, size: tuple[int, int], workers: int) -> Simulated:
-    """Render one frame a drive in the street's look, in the 19 classes."""
-    drives = range(first_drive, first_drive + frames)
-    images, labels, instances = _rendered(world, "street", seed, drives, size, workers)
-    return Simulated(images=_as_frames(images), labels=torch.from_numpy(labels), instances=instances)
-
-
-def camvid_target(path: Path, size: tuple[int, int]) -> Target:
-    """Read CamVid's published train and val parts in its 11 classes."""
-    train, test, _ = camvid(path, *size)
-    return Target(train, test)
-
-
-def rendered_target(train: Simulated, test: Simulated) -> Target:
-    """Return street frames as a target."""
-    return Target(*(Labelled(part.images, part.labels.long()) for part in (train, test)))
 
 
 def keep(path: Path, frames: Simulated) -> None:
@@ -157,14 +136,6 @@ def kept_targets(path: Path) -> Instances:
     return Instances(fields={name: torch.from_numpy(array) for name, array in _arrays(path, ("images",)).items()})
 
 
-def _rendered(
-    world: World, rendering: Rendering, seed: int, drives: Sequence[int], size: tuple[int, int], workers: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
-    found = _in_processes(partial(_render, world, rendering, seed, size), list(drives), workers)
-    images, labels, instances = (np.stack(part) for part in zip(*found, strict=True))
-    return images, labels, instances
-
-
 def _render(
     world: World, rendering: Rendering, seed: int, size: tuple[int, int], drive: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
@@ -181,10 +152,6 @@ def _in_processes(function, values: list, workers: int) -> list:  # type: ignore
     # One thread each: there are as many processes as cores are to be used.
     with ProcessPoolExecutor(workers, get_context(start), cv2.setNumThreads, (1,)) as pool:
         return list(pool.map(function, values, chunksize=16))
-
-
-def _as_frames(images: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
 def _in_taxonomy(instances: NDArray[np.uint16], lookup: NDArray[np.uint8], taxonomy: Taxonomy) -> NDArray[np.uint16]:

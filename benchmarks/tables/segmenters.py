@@ -1,7 +1,8 @@
 """What the tables share that train segmentation networks on frames in memory: where these are kept, how they learn and label."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.tables.batches import Labels
-from benchmarks.tables.runner import Request
+from benchmarks.tables.data import Labelled
+from benchmarks.tables.runner import Cell, Found, Request
 from perception.adaptation.pseudo import class_thresholds, confidence_histogram
 from perception.data.taxonomies import IGNORE
+from perception.metrics.confusion import confusion_matrix, iou
 from perception.models.checkpoint import load_network
 from perception.training.loop import TrainSettings, class_weights, evaluation_mode
 
@@ -25,7 +27,7 @@ class Kept:
 
     @property
     def folder(self) -> Path:
-        folder = self.request.work / self.request.table / self.request.section / "kept"
+        folder = self.request.folder / "kept"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -59,7 +61,7 @@ def training_settings(
     )  # fmt: skip
 
 
-def weights_of(sources: Sequence[Labels], classes: int) -> np.ndarray:
+def weights_of(sources: Sequence[Labelled], classes: int) -> np.ndarray:
     """Return ERFNet's class weights for the pixels of all sources: (class,)."""
     counts = sum(torch.bincount(source.labels.flatten().int(), minlength=256)[:classes].cpu() for source in sources)
     return class_weights(counts.numpy())  # type: ignore[union-attr]
@@ -74,6 +76,39 @@ def predictions(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         classes.append(winner.to(torch.uint8))
         confidence.append(probability.half())
     return torch.cat(classes), torch.cat(confidence)
+
+
+def numbered(images: Tensor, count: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Yield frames as score_frames takes them, `count` at a time, named by their numbers; images: uint8."""
+    for start, part in zip(range(0, len(images), count), images.split(count), strict=True):
+        yield [f"{row:06d}" for row in range(start, start + len(part))], part.float() / 255
+
+
+def judged(labels: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, Any]:
+    """Give mIoU, and IoU by class, per cent; None for a class that is in neither. Both: (frame, height, width)."""
+    ious = iou(confusion_matrix(labels, predicted, classes))
+    by_class = [None if np.isnan(each) else 100 * float(each) for each in ious]
+    return {"miou": 100 * float(np.nanmean(ious)), "iou": by_class}
+
+
+def network_cells(
+    work: Kept,
+    first: Cell,
+    computes: Mapping[str, tuple[Callable[..., Found], tuple[str, ...]]],
+    settings: Callable[[str], Any],
+) -> list[Cell]:
+    """Return the cell of the frames, and for each seed one for every network; settings: what a cell by its name depends on.
+
+    computes: what makes it of the work, the seed and the cells before, and the cells of its seed whose networks it takes.
+    """
+    return [first] + [
+        Cell(
+            name=f"{name}-seed{seed}", compute=partial(compute, work, seed), settings=settings(name),
+            needs=(first.name, *(f"{each}-seed{seed}" for each in needs)),
+        )
+        for seed in range(work.request.seeds)
+        for name, (compute, needs) in computes.items()
+    ]  # fmt: skip
 
 
 def sure_labels(network: nn.Module, images: Tensor, classes: int, kept_share: float, highest: float) -> Tensor:

@@ -15,16 +15,20 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from benchmarks.results import markdown_table
 from benchmarks.tables.data import CLASSIFICATION, Labelled, camvid, classification
 from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.segmenters import weights_of
+from benchmarks.tables.statistics import mean_and_spread
 from perception.compression.cost import count_macs, count_parameters, measure_latency_ms
 from perception.compression.export import export_onnx, fold_batchnorm
 from perception.data.loading import Batch
 from perception.errors import InputError
 from perception.metrics.confusion import confusion_matrix, mean_iou
+from perception.metrics.differences import paired_difference
 from perception.models.checkpoint import apply_leaves, describe_leaves
 from perception.models.erfnet import ERFNet
-from perception.training.loop import TrainSettings, class_weights, fit
+from perception.training.loop import TrainSettings, fit
 from perception.training.setup import seeded
 
 Hook = Callable[[int, nn.Module, Optimizer], None]
@@ -57,13 +61,10 @@ class Task:
         return torch.zeros(1, *self.shape)
 
 
+@functools.lru_cache(maxsize=1)
 def open_task(request: Request) -> Task:
     """Load the data of a request; small: 8,000 images to learn from; small and medium: CamVid at 72x96."""
-    return _open_task(request.data, request.data_kind, request.size, request.device)
-
-
-@functools.lru_cache(maxsize=1)
-def _open_task(data: Path | None, kind: str, size: str, device: str) -> Task:
+    data, kind, size, device = request.data, request.data_kind, request.size, request.device
     if kind in CLASSIFICATION:
         assert data is not None
         train, test = classification(data, kind)
@@ -103,18 +104,18 @@ class Epoch:
         order, mirrored, corners = (torch.from_numpy(values).to(train.images.device) for values in drawn)
         for start in range(0, len(self) * self.task.batch_frames, self.task.batch_frames):
             rows = slice(start, start + self.task.batch_frames)
-            frames = _mirrored(train.take(order[rows]), mirrored[rows])
-            yield Batch(_shifted(frames.images, corners[rows], shift_px) if shift_px else frames.images, frames.labels)
+            frames = mirrored_frames(train.take(order[rows]), mirrored[rows])
+            yield Batch(shifted(frames.images, corners[rows], shift_px) if shift_px else frames.images, frames.labels)
 
 
-def _mirrored(frames: Labelled, which: Tensor) -> Labelled:
+def mirrored_frames(frames: Labelled, which: Tensor) -> Labelled:
     """Mirror the frames of `which`: (frame,) bool, and their label maps with them."""
     images = torch.where(which[:, None, None, None], frames.images.flip(-1), frames.images)
     labels = frames.labels
     return Labelled(images, torch.where(which[:, None, None], labels.flip(-1), labels) if labels.ndim > 1 else labels)
 
 
-def _shifted(images: Tensor, corners: Tensor, shift_px: int) -> Tensor:
+def shifted(images: Tensor, corners: Tensor, shift_px: int) -> Tensor:
     """Cut every frame out of its black-padded self at its corner: (frame, 2) int64, y and x from 0 to 2 shift_px."""
     count, _, height, width = images.shape
     padded = F.pad(images, (shift_px,) * 4)
@@ -170,7 +171,7 @@ def train_arm(
         network,
         lambda epoch: Epoch(task, seed, epoch),
         settings,
-        class_weights=_class_weights(task) if task.score == "mIoU" else None,
+        class_weights=weights_of([task.train], task.classes) if task.score == "mIoU" else None,
         after_step=after_step,
         after_epoch=end_epoch,
     )
@@ -209,11 +210,6 @@ def _seconds(device: str) -> float:
         return time.process_time()
     torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _class_weights(task: Task) -> Any:
-    labels = task.train.labels.cpu().numpy()
-    return class_weights(np.bincount(labels[labels < 255], minlength=task.classes))
 
 
 @torch.inference_mode()
@@ -283,21 +279,22 @@ def arm_cells(
     trained: Callable[..., Found],
     settings: Callable[[str], Mapping[str, Any]],
     after: Mapping[str, str],
+    latency: Callable[[Mapping[str, Found]], Found],
 ) -> list[Cell]:
-    """Return a cell for each seed and arm; trained: given the cells before, and arm and seed by name.
+    """Return a cell for each seed and arm, and one for the latency of all; trained: given the cells before, and arm and seed by name.
 
     after: the arm whose cell of the same seed an arm needs.
     """
-    return [
+    made = [
         Cell(
-            name=f"{arm}_{seed}",
-            compute=functools.partial(trained, arm=arm, seed=seed),
-            settings=settings(arm),
+            name=f"{arm}_{seed}", compute=functools.partial(trained, arm=arm, seed=seed), settings=settings(arm),
             needs=(f"{after[arm]}_{seed}",) if arm in after else (),
         )
         for seed in range(request.seeds)
         for arm in arms
-    ]
+    ]  # fmt: skip
+    needs = ("dense_0",) if "dense" in arms else ()
+    return [*made, Cell(name="latency", compute=latency, needs=needs, side_by_side=True)]
 
 
 def training_options(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -320,6 +317,10 @@ class Arm:
         """Return a figure's mean over the seeds."""
         return float(sum(each[name] for each in self.found)) / len(self.found)
 
+    def less(self, name: str, than: "Arm") -> float:
+        """Return by how much a figure's mean is below that of another arm, per cent."""
+        return 100 * (1 - self.mean(name) / than.mean(name))
+
     @property
     def scores(self) -> list[float]:
         """Return what the arm reached in each seed, per cent."""
@@ -331,6 +332,16 @@ def finished(arms: Mapping[str, str], results: Mapping[str, Found], seeds: Itera
     names = {arm: [f"{arm}_{seed}" for seed in seeds] for arm in arms}
     done = {arm: own for arm, own in names.items() if all(name in results for name in own)}
     return {arm: Arm(arms[arm], [results[name] for name in own]) for arm, own in done.items()}
+
+
+def arms_table(task: Task, arms: Mapping[str, Arm], base: str, columns: Mapping[str, Callable[[str], str]]) -> str:
+    """Write what every arm reached and its gap to the arm `base`; columns: by their heads, what further ones say of an arm."""
+    header = ["arm", f"{task.score}, %", f"gap to {base}, points", *columns]
+    rows = []
+    for name, arm in arms.items():
+        gap = "" if name == base else paired_difference(arm.scores, arms[base].scores).words()
+        rows.append([arm.about, mean_and_spread(arm.scores), gap, *(write(name) for write in columns.values())])
+    return markdown_table(header, rows)
 
 
 def scatter(task: Task, axis: str, points: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
@@ -349,6 +360,11 @@ def scatter(task: Task, axis: str, points: Mapping[str, tuple[Sequence[float], S
 def verdict(lines: Iterable[tuple[bool, str]]) -> str:
     """Write for every claim whether it holds."""
     return "\n".join(f"- {'holds' if holds else 'does not hold'}: {line}" for holds, line in lines)
+
+
+def structures_latency_ms(task: Task, before: Mapping[str, Found], names: Iterable[str]) -> dict[str, float]:
+    """Measure networks of the structures that cells found; latency depends on these alone, so fresh weights do."""
+    return latency_ms(task, {name: structured(lambda: network_for(task), before[name]["leaves"], 0) for name in names})
 
 
 def latency_ms(task: Task, networks: Mapping[str, nn.Module], repeats: int = 50) -> dict[str, float]:

@@ -61,7 +61,7 @@ def judge(
     """Judge an exported network on labelled frames and write into `folder` what was found; return its figures.
 
     about: the frames' manifest rows in their order. left_out: path and rule of each frame that was found beside them and
-    cannot be judged. Writes evaluation.json, frames.parquet, confusion.npy, query.json,
+    cannot be judged. Writes evaluation.json, frames.parquet, confusion.npy and .json, query.json,
     regions.parquet and predictions/FRAME_ID.png. Raises InputError for another test set than the pinned one.
     """
     identity, device = identity_of(about, parameters), best_device()
@@ -85,7 +85,6 @@ def onnx_predictor(model: Path, threads: int) -> Any:
 
     A network that was exported for batches of a fixed size gets its images in such batches, the last one filled up.
     """
-
     session = open_session(model, threads, best_provider(best_device()))
     entry = session.get_inputs()[0]
     size = entry.shape[0]
@@ -102,7 +101,6 @@ def onnx_predictor(model: Path, threads: int) -> Any:
 
 def identity_of(about: pd.DataFrame, parameters: JudgeParameters) -> str:
     """Return the sha256 of which frames are judged, with which pixels and labels; raise InputError if it is not the pinned one."""
-
     rows = sorted(about[["frame_id", "image_sha256", "label_sha256"]].astype(str).agg(" ".join, axis=1))
     found = hashlib.sha256("\n".join(rows).encode()).hexdigest()
     if parameters.test_set_sha256 and found != parameters.test_set_sha256:
@@ -129,7 +127,6 @@ def _score(
     what: str,
     folder: Path | None = None,
 ) -> SegmentationScore:
-
     score = evaluate_frames(
         frames,
         about,
@@ -145,13 +142,14 @@ def _score(
     )
     if folder:
         np.save(folder / "confusion.npy", score.confusion)
+        rows = {"classes": class_names(parameters.taxonomy), "rows": score.confusion.tolist()}
+        write_json(folder / "confusion.json", rows)
         score.frames.to_parquet(folder / "frames.parquet", index=False)
     return score
 
 
 def _keeper(folder: Path) -> Any:
     """Return the function that writes a frame's prediction into `folder`, for whoever wants to count again."""
-
     folder.mkdir()
 
     def keep(frame_id: str, prediction: NDArray[np.uint8]) -> None:
@@ -161,7 +159,6 @@ def _keeper(folder: Path) -> Any:
 
 
 def _figures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
-
     classes, settings = class_names(parameters.taxonomy), parameters
     figures = measured.overall_figures(score, classes, categories(parameters.taxonomy), settings)
     grid = domain_grid(score.groups) if set(CONDITIONS) <= set(score.columns) else None
@@ -194,7 +191,6 @@ def failed_frames(score: SegmentationScore, parameters: JudgeParameters) -> np.n
 
 
 def _failures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
-
     judged = score.frames.pixel_accuracy.notna().to_numpy()
     failed = failed_frames(score, parameters)[judged]
     evidence: Evidence = gather_evidence(
@@ -222,7 +218,6 @@ def _failures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
 
 def latency(model: Path, parameters: JudgeParameters) -> list[Json]:
     """Measure milliseconds a batch and frames a second by batch size, in onnxruntime on this CPU."""
-
     if not parameters.latency_batch_frames:
         return []
     measured = measure_latency_ms(
@@ -263,7 +258,6 @@ def _shift(frames: LabelledFrames, about: pd.DataFrame, model: Path, parameters:
 
     At the network's size, all cases alike, so that they compare with each other.
     """
-
     count = min(parameters.shift_frames, len(about))
     if not count:
         return []
@@ -299,7 +293,6 @@ def _against(
     parameters: JudgeParameters,
 ) -> Json:
     """Compare with the champion on the same frames; the first network of all has none."""
-
     if champion is None or not champion.exists():
         first = {"decision": "promote", "reason": "there is no champion yet", "reasons": ["there is no champion yet"]}
         return {"miou_champion": None, "comparison": None, "promotion": first}
@@ -329,7 +322,6 @@ def _comparison(verdict: Verdict, theirs: SegmentationScore, champion: Path, par
 
 def _find_failures(frames: Any, score: SegmentationScore, parameters: JudgeParameters, folder: Path) -> Json:
     """Look for the largest wrong regions in the worst frames, gather them into clusters and ask for more of the kind."""
-
     classes = class_names(parameters.taxonomy)
     table = score.frames.assign(row=np.arange(len(score.frames))).dropna(subset=["pixel_accuracy"])
     worst = table.sort_values(["pixel_accuracy", "frame_id"]).head(parameters.worst_frames)
@@ -341,13 +333,11 @@ def _find_failures(frames: Any, score: SegmentationScore, parameters: JudgeParam
     clusters = cluster_regions(regions, classes)
     queries = failure_queries(clusters, score.frames, parameters.slice_columns)
     write_json(folder / "query.json", {"about": "frames like these failures", "queries": queries})
+    columns = ["cluster", "name", "frame_id", "x", "y", "width", "height", "pixels", "share", "label", "predicted"]
     rows = [
-        {"cluster": number, "name": each.name, "frame_id": region.frame_id, "x": region.box[0], "y": region.box[1],
-         "width": region.box[2], "height": region.box[3], "pixels": region.pixels, "share": region.share,
-         "label": classes[region.label], "predicted": classes[region.predicted]}
+        (number, each.name, region.frame_id, *region.box, region.pixels, region.share, classes[region.label], classes[region.predicted])
         for number, each in enumerate(clusters) for region in each.regions
     ]  # fmt: skip
-    columns = ["cluster", "name", "frame_id", "x", "y", "width", "height", "pixels", "share", "label", "predicted"]
     pd.DataFrame(rows, columns=columns).to_parquet(folder / "regions.parquet", index=False)
     shown_clusters = [
         {"name": each.name, "share": each.share, "regions": len(each.regions),
@@ -359,7 +349,6 @@ def _find_failures(frames: Any, score: SegmentationScore, parameters: JudgeParam
 
 def gate_rows(figures: Mapping[str, Any], least_miou: float, minimum_frames: int) -> pd.DataFrame:
     """Return the figures that the gate judges: mIoU overall and in every condition with enough frames, and the frames."""
-
     rows: list[Json] = [
         {"metric": "miou", "value": figures["miou"], "lower": least_miou, "upper": 1.0},
         {"metric": "frames", "value": float(figures["frames"]), "lower": float(minimum_frames)},

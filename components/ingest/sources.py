@@ -17,7 +17,7 @@ class Source:
     domain: Literal["real", "synthetic"]  # where they come from
     # given: every frame has its label; oracle: hidden until a frame is selected; drop: from annotation; none
     labels: Literal["given", "oracle", "none", "drop"]
-    path: str = ""  # root folder of the data set; {data} stands for DATA=
+    path: str = ""  # root folder of the data set, or s3://bucket/prefix; {data} stands for DATA=
     part: str = ""  # the data set's own name of the part to read, such as train or val
     initial_labelled_frames: CountOrZero = 0  # of an oracle source: drawn at random, labelled from the start
     # broken frames are left out and listed; above this share the source is refused; unset: 0.1, or 0 where labels are given

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from components.stage.declaration import Needs, Paths
+from components.stage.declaration import Needs, Paths, Run
 from components.stage.execution import TRAINING_STATE_VARIABLE
 from components.stage.records import log, progress_line
 from perception.errors import did_you_mean
@@ -84,20 +84,17 @@ class LearningParameters(FrameParameters):
     mixed_precision: bool = True  # on a GPU: bfloat16 where it is safe; a processor always computes in float32
 
 
-Run = Callable[[Paths, Paths, Any], None]
-
-
 def by_all_processes(run: Run) -> Run:
     """Decorate the `run` of a stage that trains: the processes that torchrun started work on one call together."""
 
     @functools.wraps(run)
-    def joined(inputs: Paths, outputs: Paths, parameters: Any) -> None:
+    def joined(inputs: Paths, outputs: Paths, parameters: Any) -> Any:
         from perception.training.distributed import process_group
         from perception.training.setup import best_device, set_threads
 
         set_threads(parameters.threads)
         with process_group(best_device()):
-            run(inputs, outputs, parameters)
+            return run(inputs, outputs, parameters)
 
     return joined
 

@@ -23,10 +23,8 @@ class DetectorQuality:
     frames: int
 
 
-def judge_detector(
-    detector: Foreground, frames: InstanceFrames, drive_ids: Sequence[str], *, resamples: int = 200, seed: int = 0
-) -> DetectorQuality:
-    """Compare everything that a detector finds with the instances of frames; drive_ids: one a frame.
+def judge_detector(detector: Foreground, frames: InstanceFrames) -> DetectorQuality:
+    """Compare everything that a detector finds with the instances of frames.
 
     Instances that are too small to be learnt neither count as missed nor make what is found there wrong. Each process
     looks at its share of the frames.
@@ -38,10 +36,7 @@ def judge_detector(
         pairs.append((index, (labelled_objects(instances, detector.class_ids, smallest), _detected(detector, image))))
     labels, found = zip(*in_order(pairs), strict=True)
     classes = len(detector.class_ids)
-    boxes, masks = (
-        average_precision(labels, found, drive_ids, classes, masks=kind, resamples=resamples, seed=seed)
-        for kind in (False, True)
-    )
+    boxes, masks = (average_precision(labels, found, classes, masks=kind) for kind in (False, True))
     return DetectorQuality(boxes=boxes, masks=masks, frames=len(frames))
 
 

@@ -14,9 +14,7 @@ labels/FRAME.png (raw values of the taxonomy), objects in polygons/FRAME_polygon
 frame without any is still open.
 """
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -118,11 +116,8 @@ def _coco_template(frames: pd.DataFrame, files: Sequence[str], classes: Sequence
 
 
 def _write_frames_csv(frames: pd.DataFrame, files: Sequence[str], path: Path) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("frame_id", "file", "rank", "reason"))
-    writer.writerows(zip(frames.frame_id, files, frames["rank"], frames.reason, strict=True))
-    replace_file(path, text.getvalue().encode())
+    table = frames.assign(file=files)[["frame_id", "file", "rank", "reason"]]
+    replace_file(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -154,13 +154,8 @@ def _frames(table: pa.Table) -> pd.DataFrame:
     if len(frames):
         return frames
     # pandas cannot join on text columns without a chunk, which is what Arrow gives for a table without a row.
-    return frames.assign(
-        **{
-            name: pd.Series([], dtype="str")
-            for name in frames.columns
-            if isinstance(frames[name].dtype, pd.StringDtype)
-        }
-    )
+    texts = [name for name in frames if isinstance(frames[name].dtype, pd.StringDtype)]
+    return frames.assign(**{name: pd.Series([], dtype="str") for name in texts})
 
 
 # --- reading
@@ -242,10 +237,6 @@ def _wanted(names: Sequence[str], columns: Sequence[str] | None, where: str) -> 
     if absent:
         raise InputError(f"{where}: column {absent[0]} is not in this manifest; it has {', '.join(names)}")
     return _ordered(names if columns is None else columns)
-
-
-def _select(table: pa.Table, columns: Sequence[str] | None, where: str) -> pa.Table:
-    return table.select(_wanted(table.column_names, columns, where))
 
 
 # --- columns and types

@@ -2,11 +2,10 @@
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
@@ -23,60 +22,134 @@ CHECK_TIMEOUT = urllib3.Timeout(connect=3.0, read=5.0)
 TRANSFER_TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)
 _RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], raise_on_status=False)
 _BUCKET = re.compile("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+ENDPOINT_VARIABLE = "NIGHTDRIVE_S3_ENDPOINT"
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ABSENT = {"NoSuchKey", "ResourceNotFound"}
 _LARGEST_PUT_BYTES = 5 * 2**30  # by the protocol; an object that comes in one piece has the md5 of its bytes as ETag
 _BLOCK_BYTES = 1 << 20
-_TRANSIENT = {
-    "InternalError",
-    "ServiceUnavailable",
-    "SlowDown",
-    "RequestTimeout",
-    "OperationAborted",
-}  # may be gone soon
+# What may be gone soon.
+_TRANSIENT = {"InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "OperationAborted"}
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Reach the objects below one prefix of a bucket.
+
+    A request that goes wrong raises InputError, Unreachable where the same request may well succeed later.
+    """
+
+    url: str
+    name: str
+    prefix: str
+    client: Minio = field(repr=False, compare=False)
+
+    def check(self) -> None:
+        """Raise InputError when the server cannot be reached, the keys are refused or the bucket is missing."""
+        # A listing and not a HEAD: only a body says whether the key, the secret or the permission is wrong.
+        self._ask(lambda: next(iter(self.client.list_objects(self.name, prefix=self._key("sha256/"))), None))
+
+    def facts(self, key: str) -> tuple[int, str, float] | None:
+        """Return size in bytes, ETag and time of the last change (seconds since the epoch); None when there is none."""
+        found = self._ask(lambda: self.client.stat_object(self.name, self._key(key)))
+        return None if found is None else (int(found.size or 0), str(found.etag or "").strip('"'), _changed(found))
+
+    def write(self, key: str, stream: BinaryIO, size_bytes: int, part_bytes: int = _LARGEST_PUT_BYTES) -> None:
+        """Write one object, whole or not at all; part_bytes: how much of it is in memory at once, by default all of it."""
+        whole = partial(self.client.put_object, part_size=part_bytes)
+        self._ask(lambda: whole(self.name, self._key(key), stream, size_bytes))
+
+    def read(self, key: str) -> bytes | None:
+        """Return an object's bytes; None when there is none."""
+        blocks: list[bytes] = []
+        return b"".join(blocks) if self.read_blocks(key, blocks.append) else None
+
+    def read_blocks(self, key: str, take: Callable[[bytes], Any]) -> bool:
+        """Give an object's bytes block by block to `take`; False when there is none."""
+
+        def read() -> bool:
+            response = self.client.get_object(self.name, self._key(key))
+            try:
+                for block in response.stream(_BLOCK_BYTES):
+                    take(block)
+            finally:
+                response.close()
+                response.release_conn()
+            return True
+
+        return bool(self._ask(read))
+
+    def list(self, folder: str) -> dict[str, tuple[int, float]]:
+        """Return size in bytes and time of the last change of every object below a folder, by its key from there."""
+        start = self._key(folder)
+        found = self._ask(lambda: [*self.client.list_objects(self.name, prefix=start, recursive=True)]) or []
+        return {str(each.object_name).removeprefix(start): (int(each.size or 0), _changed(each)) for each in found}
+
+    def remove(self, key: str) -> None:
+        """Remove one object."""
+        self._ask(lambda: self.client.remove_object(self.name, self._key(key)))
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _ask(self, request: Callable[[], Result]) -> Result | None:
+        """Run a request; None for an object that is not there, InputError for everything else that goes wrong."""
+        try:
+            return request()
+        except S3Error as error:
+            if error.code in _ABSENT:
+                return None
+            kind = Unreachable if error.code in _TRANSIENT else InputError
+            raise kind(f"store {self.url}: {_reason(error.code or 'unknown error', self.name)}") from None
+        except (MinioException, ValueError, ParseError) as error:  # the client lets errors of its XML parser through
+            kind = Unreachable if isinstance(error, ServerError) else InputError
+            said = f"the server gave no S3 answer ({' '.join(str(error).split())})"
+            raise kind(f"store {self.url}: {said}; check NIGHTDRIVE_S3_ENDPOINT") from None
+        except urllib3.exceptions.HTTPError as error:
+            said = f"the endpoint cannot be reached ({type(getattr(error, 'reason', None) or error).__name__})"
+            raise Unreachable(f"store {self.url}: {said}; check NIGHTDRIVE_S3_ENDPOINT and that it runs") from None
 
 
 @dataclass(frozen=True)
 class S3Store:
     """Keep blobs as objects below one prefix of a bucket; S3 itself makes an upload appear whole or not at all."""
 
-    url: str
-    bucket: str
-    prefix: str
-    client: Minio = field(repr=False, compare=False)
+    bucket: Bucket
 
     def put(self, data: bytes, suffix: str) -> Blob:
         """Upload a blob that is not there yet."""
         blob = describe_blob(data, suffix)
-        if size_bytes(self.client, self.bucket, self._key(blob.uri), self.url) != blob.size_bytes:
-            upload(self.client, self.bucket, self._key(blob.uri), data, self.url)
+        facts = self.bucket.facts(blob.uri)
+        if facts is None or facts[0] != blob.size_bytes:
+            self.bucket.write(blob.uri, io.BytesIO(data), len(data))
         return blob
 
     def get(self, uri: str) -> bytes:
         """Download a blob and check its sha256."""
-        data = download(self.client, self.bucket, self._key(checked_uri(uri)), self.url)
+        data = self.bucket.read(checked_uri(uri))
         if data is None:
-            raise InputError(f"store {self.url}: has no blob {uri}; ingest its source again")
-        return verified(data, uri, self.url)
+            raise InputError(f"store {self.bucket.url}: has no blob {uri}; ingest its source again")
+        return verified(data, uri, self.bucket.url)
 
     def exists(self, uri: str) -> bool:
         """Ask the server for the object's head."""
-        return size_bytes(self.client, self.bucket, self._key(checked_uri(uri)), self.url) is not None
-
-    def _key(self, uri: str) -> str:
-        return f"{self.prefix}/{uri}" if self.prefix else uri
+        return self.bucket.facts(checked_uri(uri)) is not None
 
 
-def open_s3_store(url: str, bucket: str, prefix: str, environment: Mapping[str, str]) -> S3Store:
+def open_s3_store(url: str, environment: Mapping[str, str]) -> S3Store:
     """Open the store at s3://bucket/prefix once its bucket has answered; raises InputError when it does not."""
-    if not _BUCKET.fullmatch(bucket):
-        reason = f"{bucket!r} is no bucket name (3 to 63 of a-z 0-9 . -); write s3://bucket/prefix"
+    open_bucket(url, environment, CHECK_TIMEOUT).check()
+    return S3Store(open_bucket(url, environment))
+
+
+def open_bucket(url: str, environment: Mapping[str, str], timeout: urllib3.Timeout = TRANSFER_TIMEOUT) -> Bucket:
+    """Return the bucket and prefix of s3://bucket/prefix; nothing is sent yet. Raises InputError as connect does."""
+    parts = urlsplit(url)
+    if not _BUCKET.fullmatch(parts.netloc):
+        reason = f"{parts.netloc!r} is no bucket name (3 to 63 of a-z 0-9 . -); write s3://bucket/prefix"
         raise InputError(f"store {url}: {reason}")
-    prefix_key = f"{prefix}/sha256/" if prefix else "sha256/"
-    check_bucket(connect(environment, url, CHECK_TIMEOUT), bucket, prefix_key, url)
-    return S3Store(url, bucket, prefix, connect(environment, url))
+    return Bucket(url, parts.netloc, parts.path.strip("/"), connect(environment, url, timeout))
 
 
 def connect(environment: Mapping[str, str], where: str, timeout: urllib3.Timeout = TRANSFER_TIMEOUT) -> Minio:
@@ -84,7 +157,7 @@ def connect(environment: Mapping[str, str], where: str, timeout: urllib3.Timeout
 
     Raises InputError naming the variable that is missing or wrong, never its value where that is secret.
     """
-    endpoint = environment.get("NIGHTDRIVE_S3_ENDPOINT", "")
+    endpoint = environment.get(ENDPOINT_VARIABLE, "")
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/") or "@" in parts.netloc:
         shown = "holds user information" if "@" in endpoint else f"is {endpoint!r}"
@@ -111,113 +184,8 @@ def connect(environment: Mapping[str, str], where: str, timeout: urllib3.Timeout
     )
 
 
-def check_bucket(client: Minio, bucket: str, prefix: str, where: str) -> None:
-    """Raise InputError when the server cannot be reached, the keys are refused or the bucket is missing."""
-
-    def first_key() -> bool:
-        # A listing and not a HEAD: only a body says whether the key, the secret or the permission is wrong.
-        next(iter(client.list_objects(bucket, prefix=prefix, recursive=False)), None)
-        return True
-
-    _ask(first_key, bucket, where)
-
-
-def size_bytes(client: Minio, bucket: str, key: str, where: str) -> int | None:
-    """Return the size of an object, None when there is none."""
-    return _ask(lambda: client.stat_object(bucket, key).size, bucket, where)
-
-
-def upload(client: Minio, bucket: str, key: str, data: bytes, where: str) -> None:
-    """Write one object."""
-    _ask(lambda: client.put_object(bucket, key, io.BytesIO(data), len(data)), bucket, where)
-
-
-@contextmanager
-def _opened(client: Minio, bucket: str, key: str) -> Iterator[urllib3.BaseHTTPResponse]:
-    response = client.get_object(bucket, key)
-    try:
-        yield response
-    finally:
-        response.close()
-        response.release_conn()
-
-
-def download(client: Minio, bucket: str, key: str, where: str) -> bytes | None:
-    """Read one object whole; None when there is none."""
-
-    def read() -> bytes:
-        with _opened(client, bucket, key) as response:
-            return bytes(response.read())
-
-    return _ask(read, bucket, where)
-
-
-def upload_file(client: Minio, bucket: str, key: str, path: Path, where: str) -> None:
-    """Write one object from a file."""
-    with path.open("rb") as stream:
-        size = path.stat().st_size
-        _ask(lambda: client.put_object(bucket, key, stream, size, part_size=_LARGEST_PUT_BYTES), bucket, where)
-
-
-def download_blocks(client: Minio, bucket: str, key: str, take: Callable[[bytes], Any], where: str) -> bool:
-    """Give an object's bytes block by block to `take`; False when there is none."""
-
-    def read() -> bool:
-        with _opened(client, bucket, key) as response:
-            for block in response.stream(_BLOCK_BYTES):
-                take(block)
-        return True
-
-    return bool(_ask(read, bucket, where))
-
-
-def object_facts(client: Minio, bucket: str, key: str, where: str) -> tuple[int, str, float] | None:
-    """Return size in bytes, ETag and time of the last change (seconds since the epoch); None when there is none."""
-
-    def ask() -> tuple[int, str, float]:
-        found = client.stat_object(bucket, key)
-        return int(found.size or 0), str(found.etag or "").strip('"'), _changed(found)
-
-    return _ask(ask, bucket, where)
-
-
-def list_objects(client: Minio, bucket: str, prefix: str, where: str) -> list[tuple[str, int, float]]:
-    """Return key, size in bytes and time of the last change of every object below a prefix."""
-
-    def ask() -> list[tuple[str, int, float]]:
-        listed = client.list_objects(bucket, prefix=prefix, recursive=True)
-        return [(str(each.object_name), int(each.size or 0), _changed(each)) for each in listed]
-
-    return _ask(ask, bucket, where) or []
-
-
 def _changed(found: Object) -> float:
     return found.last_modified.timestamp() if found.last_modified else 0.0
-
-
-def remove(client: Minio, bucket: str, key: str, where: str) -> None:
-    """Remove one object."""
-    _ask(lambda: client.remove_object(bucket, key), bucket, where)
-
-
-def _ask(request: Callable[[], Result], bucket: str, where: str) -> Result | None:
-    """Run a request; None for an object that is not there, InputError for everything else that goes wrong."""
-    try:
-        return request()
-    except S3Error as error:
-        if error.code in _ABSENT:
-            return None
-        kind = Unreachable if error.code in _TRANSIENT else InputError
-        raise kind(f"store {where}: {_reason(error.code or 'unknown error', bucket)}") from None
-    except (MinioException, ValueError, ParseError) as error:  # the client lets errors of its XML parser through
-        reason = " ".join(str(error).split())
-        kind = Unreachable if isinstance(error, ServerError) else InputError
-        raise kind(f"store {where}: the server gave no S3 answer ({reason}); check NIGHTDRIVE_S3_ENDPOINT") from None
-    except urllib3.exceptions.HTTPError as error:
-        reason = type(getattr(error, "reason", None) or error).__name__
-        raise Unreachable(
-            f"store {where}: the endpoint cannot be reached ({reason}); check NIGHTDRIVE_S3_ENDPOINT and that it runs"
-        ) from None
 
 
 def _reason(code: str, bucket: str) -> str:

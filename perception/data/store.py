@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from perception.data.blobs import Blob, checked_uri, describe_blob, verified
 from perception.data.files import replace_file
@@ -35,11 +34,10 @@ def open_store(url: str) -> Store:
     us-east-1 by default). Raises InputError for a store that cannot be opened; a folder that does not exist yet is
     created by the first put.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "s3":
+    if url.startswith("s3://"):
         from perception.data.s3 import open_s3_store  # the client costs half a second that folders need not pay
 
-        return open_s3_store(url, parts.netloc, parts.path.strip("/"), os.environ)
+        return open_s3_store(url, os.environ)
     if "://" in url or not url:
         raise InputError(f"store {url!r}: not a folder and not an s3:// address; give one of these")
     root = Path(url)

@@ -20,14 +20,8 @@ from perception.quality.profile import label_facts, profile_frame
 REJECTED = dict.fromkeys(("source", "path", "frame_id", "rule", "remedy"), "text")
 ORACLE = dict.fromkeys(("frame_id", "source", "label_uri", "label_sha256", "label_taxonomy"), "text")
 ORACLE |= {"instances_uri": "text?"}
-PROFILE = {
-    "frame_id": "text",
-    "source": "text",
-    "image_sha256_actual": "text",
-    "decode_ok": "flag",
-    "dhash": "text",
-    "*": "number?",
-}
+PROFILE = dict.fromkeys(("frame_id", "source", "image_sha256_actual"), "text")
+PROFILE |= {"decode_ok": "flag", "dhash": "text", "*": "number?"}
 _Ledger = dict[str, list[dict[str, Any]]]  # rows of each table of an intake
 _KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
 

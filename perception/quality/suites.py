@@ -2,81 +2,121 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
 import yaml
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from perception.data.files import read_text
-from perception.errors import InputError
-from perception.parameters import number
-from perception.quality.vocabulary import FORMS, KWARG_KINDS, PARAMETER, in_words
+from perception.errors import InputError, did_you_mean
+from perception.parameters import BrokenRule, checked, in_words, matching, number
+from perception.quality.vocabulary import FORMS, KWARG_KINDS, PARAMETER
+from perception.quality.vocabulary import in_words as said
 
 SUITES_FOLDER = Path(__file__).parent / "suites"
 SUITE_NAMES = ("ingest", "select", "curate", "adapt", "adapt_metrics", "train_prune", "compress", "evaluate")
-SEVERITIES = ("critical", "warning", "info")
-PARAMETER_KINDS = ("whole_number", "number", "text", "time", "list", "mapping")
 
-_IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,79}")
-_ENTRY_KEYS = ("id", "type", "kwargs", "severity", "why", "remedy", "rows", "allow_empty")
-_SUITE_KEYS = ("name", "meta", "extends", "parameters", "expectations")
-_META_KEYS = ("owner", "table", "file")
-_PARAMETER_KEYS = ("meaning", "kind", "default", "optional")
+Entry = TypeVar("Entry")
 
 
-@dataclass(frozen=True, kw_only=True)
+def _tidied(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must be a text that is not empty")
+    return " ".join(text.split())
+
+
+Text = Annotated[str, AfterValidator(_tidied)]
+Identifier = Annotated[str, matching("[a-z][a-z0-9_]{0,79}", "must be lower-case words joined by underscores")]
+
+
+@checked
 class Parameter:
     """A bound that is given when the gate runs."""
 
-    name: str
-    meaning: str
-    kind: str  # one of PARAMETER_KINDS
-    optional: bool  # where it is not given, what needs it is not checked, and the verdict says so
-    default: Any  # None: it must be given, unless it is optional
+    name: Identifier
+    meaning: Text
+    kind: Literal["whole_number", "number", "text", "time", "list", "mapping"]
+    optional: bool = False  # where it is not given, what needs it is not checked, and the verdict says so
+    default: Any = None  # None: it must be given, unless it is optional
+
+    def __post_init__(self) -> None:
+        if self.default is not None:
+            _check_value("default", self.default, self.kind)
+            if self.optional:
+                raise BrokenRule(
+                    "default", self.default, "is always given, so nothing is optional; keep one of the two"
+                )
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Rows:
     """The rows that an expectation is about."""
 
-    column: str
-    values: Any = None  # list of values, or a parameter; None: every row that has a value in the column
+    column: Text
+    values: Any = Field(
+        default=None, alias="in"
+    )  # list of values, or a parameter; None: rows with a value in the column
+    present: Literal[True] | None = None  # written where there are no values
+
+    def __post_init__(self) -> None:
+        if (self.values is None) == (self.present is None):
+            raise BrokenRule("column", self.column, "needs either in: [values] or present: true beside it")
+        if self.values is not None and not _is_parameter(self.values):
+            _check_value("in", self.values, "list")
 
     def in_words(self) -> str:
         """Say which rows."""
-        return f"rows with {f'a {self.column}' if self.values is None else f'{self.column} {in_words(self.values)}'}"
+        return f"rows with {f'a {self.column}' if self.values is None else f'{self.column} {said(self.values)}'}"
 
     def bound(self, parameters: Mapping[str, Any]) -> Rows:
         """Return the same with the values of parameters in their places."""
-        return Rows(column=self.column, values=substitute(self.values, parameters))
+        return replace(self, **{"values": substitute(self.values, parameters)})
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Expectation:
     """One rule of a suite."""
 
-    id: str
-    type: str
-    kwargs: Mapping[str, Any]  # as in the file; {$PARAMETER: name} stands for a bound given at run time
-    severity: str  # one of SEVERITIES
-    why: str
-    remedy: str
-    rows: Rows | None  # None: all rows
-    allow_empty: str | None  # the reason why this rule may find nothing to look at; None: then it fails
+    id: Identifier
+    type: str  # one of FORMS
+    kwargs: dict[str, Any]  # as in the file; {$PARAMETER: name} stands for a bound given at run time
+    severity: Literal["critical", "warning", "info"]
+    why: Text
+    remedy: Text
+    rows: Rows | None = None  # None: all rows
+    allow_empty: Text | None = None  # the reason why this rule may find nothing to look at; None: then it fails
+
+    def __post_init__(self) -> None:
+        if self.type not in FORMS:
+            raise BrokenRule("type", self.type, f"is none that a suite may use{did_you_mean(self.type, list(FORMS))}")
+        form = FORMS[self.type]
+        known = form.required + form.optional
+        for name, value in self.kwargs.items():
+            if name not in known:
+                rule = f"is no argument of {self.type}{did_you_mean(name, known)}"
+                raise BrokenRule(f"kwargs.{name}", value, rule)
+            if not _is_parameter(value):
+                _check_value(f"kwargs.{name}", value, KWARG_KINDS[name])
+        for name in form.required:
+            if name not in self.kwargs:
+                raise BrokenRule("kwargs", self.kwargs, f"{self.type} needs the argument {name}")
+        if form.one_of and not any(name in self.kwargs for name in form.one_of):
+            raise BrokenRule("kwargs", self.kwargs, f"always passes without any of {', '.join(form.one_of)}")
+        if not 0.5 <= self.kwargs.get("mostly", 1) <= 1:
+            raise BrokenRule("kwargs.mostly", self.kwargs["mostly"], "must be a share from 0.5 to 1")
 
     def rule(self) -> str:
         """Say the rule in words, parameters as $name."""
-        said = FORMS[self.type].rule(self.kwargs)
-        return f"{self.rows.in_words()}: {said}" if self.rows else said
+        rule = FORMS[self.type].rule(self.kwargs)
+        return f"{self.rows.in_words()}: {rule}" if self.rows else rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,31 +138,55 @@ def load_suite(name_or_path: str | Path) -> Suite:
     Raises InputError for anything unknown, misspelt, doubled, empty or missing: see docs/gates.md.
     """
     path = _suite_path(name_or_path)
-    content = _read(path)
     where = f"suite {path.name}"
-    _only(content, _SUITE_KEYS, where)
-    name = _text(content, "name", where)
-    if name != path.stem:
-        raise InputError(f"{where} is named {name!r}; name it {path.stem!r} as its file")
-    meta = _mapping(content, "meta", where)
-    _only(meta, _META_KEYS, f"{where}, meta")
-    entries, declared = _entries(content, where), _optional_mapping(content, "parameters", where)
-    parent = content.get("extends")
-    if parent is not None:
-        base = _base(f"{parent}", where)
-        entries = _entries(base, f"suite {parent}") + entries
-        declared = _optional_mapping(base, "parameters", f"suite {parent}") | declared
+    file = built(_File, read_yaml(path), where)
+    if file.name != path.stem:
+        raise InputError(f"{where} is named {file.name!r}; name it {path.stem!r} as its file")
+    entries, declared = list(file.expectations), file.parameters
+    if file.extends:
+        base = built(_File, read_yaml(_suite_path(file.extends)), f"suite {file.extends}")
+        if base.extends:
+            raise InputError(f"{where} extends {file.extends}, which itself extends another; extend one that does not")
+        entries, declared = [*base.expectations, *entries], base.parameters | declared
     if not entries:
         raise InputError(f"{where} has no expectations, so everything would pass it; write at least one")
     suite = Suite(
-        name=name,
-        **{key: _text(meta, key, f"{where}, meta") for key in _META_KEYS},
-        parameters=tuple(_parameter(key, value, where) for key, value in declared.items()),
-        expectations=tuple(_expectation(entry, where) for entry in entries),
+        name=file.name,
+        **vars(file.meta),
+        parameters=tuple(
+            built(Parameter, {"name": name, **each}, f"{where}, parameter {name}") for name, each in declared.items()
+        ),
+        expectations=tuple(built(Expectation, each, f"{where}, expectation {each.get('id')}") for each in entries),
         sha256=hashlib.sha256(json.dumps([entries, declared], sort_keys=True, default=str).encode()).hexdigest(),
     )
     _check_whole(suite, where)
     return suite
+
+
+@checked
+class _Meta:
+    owner: Text
+    table: Text
+    file: Text
+
+
+@checked
+class _File:
+    """What a suite's file holds."""
+
+    name: Text
+    meta: _Meta
+    extends: Text | None = None
+    parameters: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    expectations: tuple[dict[str, Any], ...] = ()
+
+
+def built(kind: type[Entry], given: Any, where: str) -> Entry:
+    """Return the declared class `kind` built from what a file holds; raise InputError, which begins with `where`."""
+    try:
+        return TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        raise InputError(in_words(kind, error, where, "the file", "docs/gates.md")) from None
 
 
 def bind(suite: Suite, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +194,8 @@ def bind(suite: Suite, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises InputError for a missing, unknown or unusable value.
     """
-    values = {parameter.name: parameter.default for parameter in suite.parameters} | usable(suite, parameters)
+    defaults = {parameter.name: parameter.default for parameter in suite.parameters}
+    values = dict.fromkeys(defaults) | usable(suite, defaults) | usable(suite, parameters)
     for parameter in suite.parameters:
         if values[parameter.name] is None and not parameter.optional:
             raise InputError(
@@ -147,7 +212,9 @@ def usable(suite: Suite, parameters: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {parameter.name: parameter.kind for parameter in suite.parameters}
     for name in parameters:
         if name not in kinds:
-            raise InputError(f"suite {suite.name} has no parameter {name!r}{_nearest(name, kinds)}")
+            raise InputError(
+                f"suite {suite.name} has no parameter {name!r}{did_you_mean(name, list(kinds))}; see docs/gates.md"
+            )
     return {
         name: _value(number(value) if "number" in kinds[name] else value, kinds[name], f"suite {suite.name}, {name}")
         for name, value in parameters.items()
@@ -209,149 +276,59 @@ def _suite_path(name_or_path: str | Path) -> Path:
     if path.suffix == ".yaml":
         return path
     if not (SUITES_FOLDER / f"{path}.yaml").is_file() or path.name != str(path):
-        raise InputError(f"there is no suite {str(path)!r}{_nearest(str(path), SUITE_NAMES)}")
+        raise InputError(f"there is no suite {str(path)!r}{did_you_mean(str(path), SUITE_NAMES)}; see docs/gates.md")
     return SUITES_FOLDER / f"{path}.yaml"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise InputError(f"suite {path.name} is not a mapping with name, meta and expectations; write one")
-    return content
-
-
-def _base(name: str, where: str) -> dict[str, Any]:
-    base = _read(_suite_path(name))
-    _only(base, _SUITE_KEYS, f"suite {name}")
-    if "extends" in base:
-        raise InputError(f"{where} extends {name}, which itself extends another; extend one that does not")
-    return base
-
-
-def _entries(content: Mapping[str, Any], where: str) -> list[Any]:
-    entries = content.get("expectations") or []
-    if not isinstance(entries, list):
-        raise InputError(f"{where}: expectations is not a list; write one entry for each rule")
-    return entries
-
-
-def _expectation(entry: Any, where: str) -> Expectation:
-    if not isinstance(entry, dict):
-        raise InputError(f"{where}: the expectation {entry!r} is not a mapping; write id, type, kwargs, severity, …")
-    identifier = _text(entry, "id", where)
-    where = f"{where}, expectation {identifier}"
-    if not _IDENTIFIER.fullmatch(identifier):
-        raise InputError(f"{where}: the id must be lower-case words joined by underscores")
-    _only(entry, _ENTRY_KEYS, where)
-    kind, severity = _text(entry, "type", where), _text(entry, "severity", where)
-    if kind not in FORMS:
-        raise InputError(f"{where}: unknown type {kind!r}{_nearest(kind, FORMS)}")
-    if severity not in SEVERITIES:
-        raise InputError(f"{where}: unknown severity {severity!r}; it must be one of {', '.join(SEVERITIES)}")
-    kwargs = _optional_mapping(entry, "kwargs", where)
-    _check_kwargs(kind, kwargs, where)
-    return Expectation(
-        id=identifier,
-        type=kind,
-        kwargs=kwargs,
-        severity=severity,
-        why=_text(entry, "why", where),
-        remedy=_text(entry, "remedy", where),
-        rows=_rows(entry["rows"], where) if "rows" in entry else None,
-        allow_empty=_text(entry, "allow_empty", where) if "allow_empty" in entry else None,
-    )
-
-
-def _check_kwargs(kind: str, kwargs: Mapping[str, Any], where: str) -> None:
-    form = FORMS[kind]
-    known = form.required + form.optional
-    _only(kwargs, known, f"{where}, kwargs")
-    for name in form.required:
-        if name not in kwargs:
-            raise InputError(f"{where}: {kind} needs the argument {name}; add it under kwargs")
-    if form.one_of and not any(name in kwargs for name in form.one_of):
-        raise InputError(f"{where}: {kind} without any of {', '.join(form.one_of)} always passes; give a bound")
-    for name, value in kwargs.items():
-        if not (isinstance(value, Mapping) and PARAMETER in value):
-            _value(value, KWARG_KINDS[name], f"{where}, {name}")
-    if "mostly" in kwargs and not 0.5 <= kwargs["mostly"] <= 1:
-        raise InputError(f"{where}: mostly is {kwargs['mostly']}; it must be a share from 0.5 to 1")
-
-
-def _rows(value: Any, where: str) -> Rows:
-    where = f"{where}, rows"
-    if not isinstance(value, dict) or set(value) not in ({"column", "in"}, {"column", "present"}):
-        raise InputError(
-            f"{where} is {value!r}; write {{column: NAME, in: [values]}} or {{column: NAME, present: true}}"
-        )
-    column = _text(value, "column", where)
-    if "present" in value:
-        if value["present"] is not True:
-            raise InputError(f"{where}: present is {value['present']!r}; only true is known")
-        return Rows(column=column)
-    if not (isinstance(value["in"], dict) and PARAMETER in value["in"]):
-        _value(value["in"], "list", where)
-    return Rows(column=column, values=value["in"])
-
-
-def _parameter(name: Any, value: Any, where: str) -> Parameter:
-    where = f"{where}, parameter {name}"
-    if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
-        raise InputError(f"{where}: the name must be lower-case words joined by underscores")
-    if not isinstance(value, dict):
-        raise InputError(f"{where} is not a mapping; write meaning, kind and perhaps default or optional")
-    _only(value, _PARAMETER_KEYS, where)
-    kind = _text(value, "kind", where)
-    if kind not in PARAMETER_KINDS:
-        raise InputError(f"{where}: unknown kind {kind!r}; it must be one of {', '.join(PARAMETER_KINDS)}")
-    optional, default = value.get("optional", False), value.get("default")
-    if not isinstance(optional, bool):
-        raise InputError(f"{where}: optional is {optional!r}; write true or false")
-    if optional and default is not None:
-        raise InputError(f"{where} is optional and has a default, so it is always given; keep one of the two")
-    if default is not None:
-        default = _value(default, kind, f"{where}, default")
-    return Parameter(name=name, meaning=_text(value, "meaning", where), kind=kind, optional=optional, default=default)
-
-
 def _check_whole(suite: Suite, where: str) -> None:
-    seen: set[str] = set()
-    for expectation in suite.expectations:
-        if expectation.id in seen:
-            raise InputError(f"{where}: the id {expectation.id} is given twice; every expectation needs its own")
-        seen.add(expectation.id)
+    ids = [expectation.id for expectation in suite.expectations]
+    for identifier in ids:
+        if ids.count(identifier) > 1:
+            raise InputError(f"{where}: the id {identifier} is given twice; every expectation needs its own")
     declared = {parameter.name: parameter for parameter in suite.parameters}
-    used: set[str] = set()
     for expectation in suite.expectations:
-        for name in sorted(needed_parameters(expectation)):
-            if name not in declared:
-                raise InputError(
-                    f"{where}, expectation {expectation.id}: the parameter {name} is not declared"
-                    f"{_nearest(name, declared)}; declare it under parameters"
-                )
-            if declared[name].optional and expectation.severity == "critical":
-                raise InputError(
-                    f"{where}, expectation {expectation.id} is critical and needs the optional parameter {name}, "
-                    "without which it would not be checked; make the parameter mandatory or the rule a warning"
-                )
-            used.add(name)
-        for argument, value in expectation.kwargs.items():
-            if isinstance(value, Mapping) and PARAMETER in value:
-                given, wanted = declared[value[PARAMETER]].kind, KWARG_KINDS[argument]
-                if given not in _FITS[wanted]:
-                    raise InputError(
-                        f"{where}, expectation {expectation.id}: {argument} is a {wanted} and the parameter "
-                        f"{value[PARAMETER]} a {given}; declare it as {' or '.join(_FITS[wanted])}"
-                    )
-    for name in sorted(declared.keys() - used):
+        _check_parameters(expectation, declared, f"{where}, expectation {expectation.id}")
+    for name in sorted(declared.keys() - set().union(*map(needed_parameters, suite.expectations))):
         raise InputError(f"{where}: the parameter {name} is declared and not used; remove it or use it")
 
 
-def _value(value: Any, kind: str, where: str) -> Any:
-    """Return a value as its kind, or refuse it. Bounds that compare with nothing (NaN, empty lists) are refused."""
+def _check_parameters(expectation: Expectation, declared: Mapping[str, Parameter], where: str) -> None:
+    for name in sorted(needed_parameters(expectation)):
+        if name not in declared:
+            hint = did_you_mean(name, list(declared))
+            raise InputError(f"{where}: the parameter {name} is not declared{hint}; declare it under parameters")
+        if declared[name].optional and expectation.severity == "critical":
+            raise InputError(
+                f"{where} is critical and needs the optional parameter {name}, without which it would not be checked; "
+                "make the parameter mandatory or the rule a warning"
+            )
+    for argument, value in expectation.kwargs.items():
+        if _is_parameter(value):
+            name, wanted = value[PARAMETER], KWARG_KINDS[argument]
+            if declared[name].kind not in _FITS[wanted]:
+                raise InputError(
+                    f"{where}: {argument} is a {wanted} and the parameter {name} a {declared[name].kind}; "
+                    f"declare it as {' or '.join(_FITS[wanted])}"
+                )
+
+
+def _is_parameter(value: Any) -> bool:
+    return isinstance(value, Mapping) and PARAMETER in value
+
+
+def _check_value(name: str, value: Any, kind: str) -> None:
+    """Refuse a value that is not of a kind, and bounds that compare with nothing (NaN, empty lists)."""
     in_words, fits = _KINDS[kind]
     if not fits(value):
-        raise InputError(f"{where} is {value!r}; it must be {in_words}")
+        raise BrokenRule(name, value, f"must be {in_words}")
+
+
+def _value(value: Any, kind: str, where: str) -> Any:
+    """Return a value as its kind, or refuse it."""
+    try:
+        _check_value(where, value, kind)
+    except BrokenRule as error:
+        raise InputError(f"{where} is {value!r}; it {error.rule}") from None
     return _KEPT_AS[kind](value) if kind in _KEPT_AS else value
 
 
@@ -386,34 +363,3 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # in words, and what i
     "flag": ("true or false", lambda value: isinstance(value, bool)),
 }
 _KEPT_AS: dict[str, Callable[[Any], Any]] = {"whole_number": int, "time": _time, "list": list, "mapping": dict}
-
-
-def _only(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    known = tuple(known)
-    for key in given:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}{_nearest(str(key), known)}")
-
-
-def _text(content: Mapping[str, Any], key: str, where: str) -> str:
-    value = content.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: {key} is {value!r}; write a text")
-    return " ".join(value.split())
-
-
-def _mapping(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    value = content.get(key)
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: {key} is {value!r}; write a mapping")
-    return value
-
-
-def _optional_mapping(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    return _mapping(content, key, where) if content.get(key) is not None else {}
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known) or 'none'}"

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, fields
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Strict
 
 from perception.errors import InputError
-from perception.quality.suites import SUITES_FOLDER, load_suite, read_yaml
+from perception.parameters import BrokenRule, checked
+from perception.quality.suites import SUITES_FOLDER, Text, built, load_suite, read_yaml
 
 WAIVERS_FILE = Path(__file__).parent / "waivers.yaml"
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
 class Waiver:
     """Permission for one expectation of one suite to fail for one source of frames or one profile."""
 
-    suite: str
-    id: str  # of the expectation
-    applies_to: str  # name of a profile, or of an ingest source
-    reason: str
-    who: str
-    granted: date
-    expires: date  # the last day on which it holds
+    suite: Text
+    id: Text  # of the expectation
+    applies_to: Text  # name of a profile, or of an ingest source
+    reason: Text
+    who: Text
+    granted: Annotated[date, Strict()]
+    expires: Annotated[date, Strict()]  # the last day on which it holds
+
+    def __post_init__(self) -> None:
+        if self.expires < self.granted:
+            raise BrokenRule("expires", str(self.expires), f"is before it is granted, on {self.granted}")
 
     def in_words(self) -> str:
         """Say who allowed it, until when and why."""
@@ -38,7 +44,16 @@ def load_waivers(path: Path = WAIVERS_FILE) -> tuple[Waiver, ...]:
         return ()
     if not isinstance(content, list):
         raise InputError(f"{path.name} is not a list; write one entry for each waiver")
-    waivers = tuple(_waiver(entry, f"{path.name}, entry {number}") for number, entry in enumerate(content, start=1))
+    waivers = tuple(
+        built(Waiver, entry, f"{path.name}, entry {number}") for number, entry in enumerate(content, start=1)
+    )
+    for number, waiver in enumerate(waivers, start=1):
+        known = (SUITES_FOLDER / f"{waiver.suite}.yaml").is_file()
+        if not known or waiver.id not in {each.id for each in load_suite(waiver.suite).expectations}:
+            raise InputError(
+                f"{path.name}, entry {number} is about {waiver.suite}/{waiver.id}, which does not exist; name a shipped "
+                "suite and the id of one of its expectations"
+            )
     keys = [(waiver.suite, waiver.id, waiver.applies_to) for waiver in waivers]
     for key in keys:
         if keys.count(key) > 1:
@@ -71,27 +86,3 @@ def find_waiver(
         else:
             return waiver, None
     return None, note
-
-
-def _waiver(entry: Any, where: str) -> Waiver:
-    names = {field.name for field in fields(Waiver)}
-    if not isinstance(entry, dict) or set(entry) != names:
-        given = ", ".join(map(str, entry)) if isinstance(entry, dict) else repr(entry)
-        raise InputError(f"{where} has {given}; it needs exactly {', '.join(sorted(names))}")
-    for name, value in entry.items():
-        if name in ("granted", "expires"):
-            if not isinstance(value, date) or isinstance(value, datetime):
-                raise InputError(f"{where}: {name} is {value!r}; write a date such as 2026-11-23")
-        elif not isinstance(value, str) or not value.strip():
-            raise InputError(f"{where}: {name} is {value!r}; write a text")
-    content: dict[str, Any] = {name: " ".join(v.split()) if isinstance(v, str) else v for name, v in entry.items()}
-    waiver = Waiver(**content)
-    if waiver.expires < waiver.granted:
-        raise InputError(
-            f"{where} expires on {waiver.expires}, before it is granted on {waiver.granted}; mend the dates"
-        )
-    if not (SUITES_FOLDER / f"{waiver.suite}.yaml").is_file():
-        raise InputError(f"{where} is about the suite {waiver.suite!r}, which does not exist; name a shipped suite")
-    if waiver.id not in {expectation.id for expectation in load_suite(waiver.suite).expectations}:
-        raise InputError(f"{where} is about {waiver.suite}/{waiver.id}, which does not exist; name an existing id")
-    return waiver

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from perception.data.tables import read_table
 from perception.data.taxonomies import Taxonomy
@@ -85,7 +85,7 @@ def tested_frames(
 
 def failure_clusters(
     regions: pd.DataFrame, clusters: Sequence[Mapping[str, Any]], image: Callable[[str], Picture]
-) -> tuple[page.FailureCluster, ...]:
+) -> tuple[Mapping[str, Any], ...]:
     """Return clusters of wrong regions, each with its largest regions cut out; regions: as regions.parquet holds them."""
     shown = []
     for number, cluster in enumerate(clusters):
@@ -94,8 +94,7 @@ def failure_clusters(
             page.Crop(frame_id=row.frame_id, image=_cut_out(image(row.frame_id), (row.x, row.y, row.width, row.height)))
             for row in rows.itertuples()
         )
-        counted = {name: cluster[name] for name in ("name", "share", "regions", "frames")}
-        shown.append(page.FailureCluster(**counted, crops=crops))
+        shown.append({**cluster, "crops": crops})
     return tuple(shown)
 
 
@@ -107,12 +106,8 @@ def _cut_out(image: Picture, box: tuple[int, int, int, int]) -> Picture:
     high = min(height, wide / 1.5)
     left = int(np.clip(x + w / 2 - wide / 2, 0, width - wide))
     top = int(np.clip(y + h / 2 - high / 2, 0, height - high))
-    marked = image.copy()
-    thick = max(1, round(wide / 150))
-    for rows, columns in (
-        (slice(y, y + thick), slice(x, x + w)), (slice(y + h - thick, y + h), slice(x, x + w)),
-        (slice(y, y + h), slice(x, x + thick)), (slice(y, y + h), slice(x + w - thick, x + w)),
-    ):  # fmt: skip
-        marked[rows, columns] = _OUTLINE
-    cut: Picture = marked[top : top + max(1, int(high)), left : left + max(1, int(wide))]
+    picture = Image.fromarray(image)
+    outline = (x, y, x + w - 1, y + h - 1)
+    ImageDraw.Draw(picture).rectangle(outline, outline=_OUTLINE, width=max(1, round(wide / 150)))
+    cut: Picture = np.asarray(picture)[top : top + max(1, int(high)), left : left + max(1, int(wide))]
     return cut

@@ -1,6 +1,7 @@
 """Say in plain words what a test set shows about failures, and what it does not."""
 
 from perception.metrics.evidence import Evidence
+from perception.reporting.evaluation_panel import in_words
 
 
 def _percent(share: float) -> str:
@@ -28,7 +29,7 @@ def what_it_supports(evidence: Evidence, unit: str = "drives") -> list[str]:
     if known:
         worst = known[0]
         said.append(
-            f"{sure} for all {len(evidence.cells)} cells at once, the worst cell with enough frames, {_cell(worst.name)}, "
+            f"{sure} for all {len(evidence.cells)} cells at once, the worst cell with enough frames, {in_words(worst.name)}, "
             f"fails in at most {_percent(worst.upper)} of its frames ({worst.failures} of {worst.frames})."
         )
     if evidence.miles_upper is not None:
@@ -73,7 +74,3 @@ def what_it_does_not_support(evidence: Evidence, unit: str = "drives") -> list[s
         "Anything about another network: a retrained one starts the count again, and so does fixing a failure and counting on."
     )
     return said
-
-
-def _cell(name: str) -> str:
-    return ", ".join(part.partition("=")[2].replace("_", " ") for part in name.split(","))

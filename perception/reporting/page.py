@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -16,7 +15,6 @@ from perception.reporting import charts, evaluation_panel, pictures
 from perception.reporting.records import Adaptation, Evaluation, LayerNeurons
 from perception.reporting.summary import NightSummary, SelectionFigures
 
-TEMPLATES = Path(__file__).parent / "templates"
 MAX_PAGE_BYTES = 3_000_000
 # Pictures shrink together, level by level, until the page fits: (share of the picture width, bytes a picture).
 PICTURE_LEVELS = ((1.0, 24_000), (0.75, 13_000), (0.5, 7_000), (0.3, 3_000))
@@ -115,23 +113,13 @@ class Crop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FailureCluster:
-    """Regions that went wrong alike."""
-
-    name: str  # what was taken for what
-    share: float  # of the wrong pixels in the regions found
-    regions: int
-    frames: int
-    crops: tuple[Crop, ...]  # the largest regions
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvaluationPanel:
     """How good the shipped network is, and where it is not."""
 
     figures: Evaluation
     frames: tuple[TestedFrame, ...] = ()
-    clusters: tuple[FailureCluster, ...] = ()
+    # of regions that went wrong alike: name (what was taken for what), share, regions, frames, and crops of the largest
+    clusters: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,13 +199,7 @@ def fitting(render: Callable[[float, int], str], what: str) -> str:
 
 def template_environment() -> jinja2.Environment:
     """Return the environment that renders the pages' templates, with the filters that write numbers."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = charts.page_environment()
     environment.filters |= {
         "percent": _or_unmeasured(charts.percent),
         "count": _or_unmeasured(lambda value: f"{value:,}".replace(",", " ")),
@@ -277,7 +259,7 @@ def picture_filters(taxonomy: Taxonomy, width_share: float, picture_bytes: int) 
         "photo": lambda pixels, width_px: pictures.jpeg_data_uri(pixels, int(width_px * width_share), picture_bytes),
         "classes": lambda label, width_px: pictures.indexed_png_data_uri(label, colors, int(width_px * width_share)),
         "errors": lambda frame, width_px: pictures.indexed_png_data_uri(
-            pictures.error_codes(frame.label, frame.prediction), pictures.error_palette(), int(width_px * width_share)
+            pictures.error_codes(frame.label, frame.prediction), pictures.ERROR_COLORS, int(width_px * width_share)
         ),
     }
 

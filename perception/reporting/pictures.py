@@ -1,8 +1,7 @@
-"""Pictures for a page: class colours over images, errors, heat maps, and their encoding as data URIs."""
+"""Pictures for a page: errors, heat maps, and the encoding of photos and class ids as data URIs."""
 
 import base64
 import io
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +18,7 @@ HEAT_STOPS = np.array(
     ],
     dtype=np.float64,
 )  # fmt: skip
-RIGHT_COLOR, WRONG_COLOR, UNKNOWN_COLOR = (38, 44, 50), (232, 93, 70), (120, 126, 132)
-
-
-def color_labels(label: np.ndarray, colors: np.ndarray) -> NDArray[np.uint8]:
-    """Paint class ids in their colours.
-
-    label: (height, width) uint8 class ids, 255 = ignore (painted black); colors: (class, 3) uint8. Returns
-    (height, width, 3) uint8. Raises InputError when an id has no colour.
-    """
-    painted: NDArray[np.uint8] = _palette(label, colors)[label]
-    return painted
+ERROR_COLORS = np.array([(38, 44, 50), (232, 93, 70), (120, 126, 132)], np.uint8)  # of error_codes
 
 
 def _palette(label: np.ndarray, colors: np.ndarray) -> NDArray[np.uint8]:
@@ -43,37 +32,6 @@ def _palette(label: np.ndarray, colors: np.ndarray) -> NDArray[np.uint8]:
     return palette
 
 
-def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray, alpha: float = 0.55) -> NDArray[np.uint8]:
-    """Blend class colours over an image; ignored pixels show the image alone.
-
-    image: (height, width, 3) uint8; label: (height, width) uint8; colors: (class, 3) uint8; alpha: share of the
-    colour in [0, 1]. Returns (height, width, 3) uint8.
-    """
-    if not 0.0 <= alpha <= 1.0:
-        raise InputError(f"alpha is {alpha}; give a share of the colour between 0 and 1")
-    if image.shape[:2] != label.shape:
-        raise InputError(f"image is {image.shape[:2]} and label {label.shape} (height, width); give both at one size")
-    blended = (1.0 - alpha) * image + alpha * color_labels(label, colors)
-    return np.where((label == IGNORE)[..., None], image, np.rint(blended)).astype(np.uint8)
-
-
-def side_by_side(
-    images: Sequence[np.ndarray], gap_px: int = 4, gap_color: tuple[int, int, int] = (255, 255, 255)
-) -> NDArray[np.uint8]:
-    """Put images of one height in a row.
-
-    images: each (height, width, 3) uint8. Returns (height, sum of widths + gaps, 3) uint8.
-    """
-    heights = {image.shape[0] for image in images}
-    if len(heights) != 1:
-        raise InputError(
-            f"images to put side by side have heights {sorted(heights)}; give at least one, all of one height"
-        )
-    gap = np.full((heights.pop(), gap_px, 3), gap_color, dtype=np.uint8)
-    parts = [part for image in images for part in (gap, image)]
-    return np.concatenate(parts[1:], axis=1)
-
-
 def error_codes(label: np.ndarray, prediction: np.ndarray) -> NDArray[np.uint8]:
     """Mark each pixel 0 (right), 1 (wrong) or 2 (label is 255, not judged).
 
@@ -84,11 +42,6 @@ def error_codes(label: np.ndarray, prediction: np.ndarray) -> NDArray[np.uint8]:
             f"label is {label.shape} and prediction {prediction.shape} (height, width); give both at one size"
         )
     return np.where(label == IGNORE, 2, label != prediction).astype(np.uint8)
-
-
-def error_palette() -> NDArray[np.uint8]:
-    """Give the colours of error_codes: (3, 3) uint8."""
-    return np.array([RIGHT_COLOR, WRONG_COLOR, UNKNOWN_COLOR], dtype=np.uint8)
 
 
 def heat_map(values: np.ndarray, low: float, high: float) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
@@ -142,25 +142,13 @@ class NightSummary:
             raise InputError(f"night status is {self.status!r}; use {', '.join(STATUSES)}")
 
 
-def _names(figures: type) -> tuple[str, ...]:
-    return tuple(each.name for each in dataclasses.fields(figures))
+def _names(section: Any) -> tuple[str, ...]:
+    kind = next(iter(get_args(section)), section)
+    return tuple(each.name for each in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
 
 
 # The contract with whoever reads summary.json. Top-level key: the keys inside it (of each entry, where it is a list).
-SUMMARY_KEYS: dict[str, tuple[str, ...]] = {
-    "run": (),
-    "status": (),
-    "profile": (),
-    "seconds": (),
-    "stages": _names(StageFigures),
-    "selection": _names(SelectionFigures),
-    "data": _names(DataFigures),
-    "adaptation": _names(AdaptationFigures),
-    "model": _names(ModelFigures),
-    "evaluation": _names(EvaluationFigures),
-    "gates": _names(GateFigures),
-    "promotion": _names(PromotionFigures),
-}
+SUMMARY_KEYS = {name: _names(section) for name, section in get_type_hints(NightSummary).items()}
 
 
 def summary_dict(summary: NightSummary) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perception.parameters import Range
+from perception.simulator.textures import read_table
 from perception.simulator.world import SCENES, TIMES_OF_DAY, WEATHERS, Weights, World
 
 Rgb = tuple[float, float, float]
@@ -65,37 +66,25 @@ def _scaled(color: Rgb, factor: float) -> Rgb:
     return (color[0] * factor, color[1] * factor, color[2] * factor)
 
 
-# Ambient, sun, sky top, sky horizon by time of day; in each weather the sun and the colours are then dimmed or greyed.
-_TIMES: dict[str, tuple[Rgb, Rgb, Rgb, Rgb]] = {
-    "day": ((0.62, 0.64, 0.68), (0.62, 0.58, 0.5), (92.0, 142.0, 214.0), (206.0, 222.0, 238.0)),
-    "twilight": ((0.34, 0.33, 0.4), (0.14, 0.08, 0.04), (58.0, 72.0, 116.0), (206.0, 150.0, 118.0)),
-    "night": ((0.09, 0.095, 0.115), (0.0, 0.0, 0.0), (6.0, 8.0, 15.0), (30.0, 30.0, 38.0)),
-    "artificial_light": ((0.22, 0.19, 0.16), (0.0, 0.0, 0.0), (16.0, 15.0, 22.0), (54.0, 44.0, 38.0)),
-    "backlit": ((0.4, 0.4, 0.43), (0.85, 0.72, 0.5), (140.0, 172.0, 214.0), (255.0, 240.0, 208.0)),
-}
+_LIGHT = read_table("light.yaml")
 
 
 def draw_light(world: World, conditions: Conditions, rng: np.random.Generator) -> Light:
     """Draw the light of a drive under its conditions."""
-    ambient, sun, top, horizon = _TIMES[conditions.time_of_day]
+    time, weather = _LIGHT["times_of_day"][conditions.time_of_day], _LIGHT["weathers"][conditions.weather]
     dark = conditions.time_of_day in ("night", "artificial_light")
     low_sun = conditions.time_of_day == "backlit"
     azimuth = float(rng.normal(0, 0.16)) if low_sun else float(rng.uniform(-np.pi, np.pi))
     elevation = float(rng.uniform(0.10, 0.2)) if low_sun else float(rng.uniform(0.45, 1.1))
-    clouds = {"clear": 0.25, "cloudy": 0.9, "rain": 1.0, "fog": 1.0, "snow": 1.0}[conditions.weather]
-    dim = {"clear": 1.0, "cloudy": 0.28, "rain": 0.0, "fog": 0.0, "snow": 0.0}[conditions.weather]
-    if low_sun:
-        dim = max(dim, 0.45)
-    gray = 0.0 if conditions.weather == "clear" else 0.75
-    level = {"clear": 1.0, "cloudy": 1.06, "rain": 0.78, "fog": 0.9, "snow": 0.92}[conditions.weather]
+    dim = max(weather["dim"], 0.45) if low_sun else weather["dim"]
+    gray, level = weather["gray"], weather["level"]
     visibility = uniform(rng, world.fog_visibility_m)
-    seen = {"clear": 900.0, "cloudy": 600.0, "rain": 220.0, "fog": visibility, "snow": 150.0}[conditions.weather]
-    top, horizon = _greyed(top, gray, level), _greyed(horizon, gray * 0.8, level)
+    top, horizon = _greyed(time["sky_top"], gray, level), _greyed(time["sky_horizon"], gray * 0.8, level)
     if conditions.weather in ("cloudy", "fog", "rain", "snow") and not dark:
         top = _mixed(top, horizon, 0.65)
     return Light(
-        ambient=_scaled(ambient, level * (1.12 if dim < 0.3 else 1.0)),
-        sun=_scaled(sun, dim),
+        ambient=_scaled(time["ambient"], level * (1.12 if dim < 0.3 else 1.0)),
+        sun=_scaled(time["sun"], dim),
         sun_direction=(
             float(np.sin(azimuth) * np.cos(elevation)), float(np.sin(elevation)),
             float(np.cos(azimuth) * np.cos(elevation)),
@@ -103,12 +92,12 @@ def draw_light(world: World, conditions: Conditions, rng: np.random.Generator) -
         shadow=1.0 if dark else 1.0 - 0.55 * min(1.0, dim * 1.3),
         sky_top=top,
         sky_horizon=horizon,
-        clouds=clouds * float(rng.uniform(0.6, 1.0)),
+        clouds=weather["clouds"] * float(rng.uniform(0.6, 1.0)),
         airlight=_greyed(horizon, 0.5, 0.93),
-        extinction_per_m=3.0 / seen,  # contrast of 5 % is exp(-3)
-        headlights={"night": 1.25, "artificial_light": 0.45, "twilight": 0.12}.get(conditions.time_of_day, 0.0),
-        lamps={"night": 0.45, "artificial_light": 1.0, "twilight": 0.35}.get(conditions.time_of_day, 0.0),
-        wet=1.0 if conditions.weather == "rain" else 0.25 if conditions.weather == "snow" else 0.0,
+        extinction_per_m=3.0 / (weather["seen_m"] or visibility),  # contrast of 5 % is exp(-3)
+        headlights=time.get("headlights", 0.0),
+        lamps=time.get("lamps", 0.0),
+        wet=weather["wet"],
         snow_cover=float(rng.uniform(0.55, 0.95)) if conditions.weather == "snow" else 0.0,
         glare=1.0 if low_sun and conditions.weather in ("clear", "cloudy") else 0.4 if low_sun else 0.0,
     )  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice, pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,12 +59,42 @@ class MeshBuilder:
         (x0, y0, z0), (x1, y1, z1) = low, high
         self.face([(-x0, y0, z0), (x0, y0, z0), (x1, y1, z1), (-x1, y1, z1)], material, slot)
 
+    def plate(self, x: float, y: float, z: float, half_x: float, half_y: float, material: str) -> None:
+        """Add an upright rectangle across the road about its middle."""
+        self.face([(x - half_x, y - half_y, z), (x + half_x, y - half_y, z), (x + half_x, y + half_y, z),
+                   (x - half_x, y + half_y, z)], material, 1)  # fmt: skip
 
-def _wheel(mesh: MeshBuilder, x: float, z: float, radius: float) -> None:
-    angles = np.arange(8) * np.pi / 4 + np.pi / 8
-    for r, material, out in ((radius, "tyre", 0.01), (radius * 0.58, "rim", 0.02)):
-        ring = [(x + np.sign(x) * out, radius + r * float(np.sin(a)), z + r * float(np.cos(a))) for a in angles]
-        mesh.face(ring, material, 2)
+    def wheel(self, x: float, z: float, radius: float) -> None:
+        """Add a wheel that stands at x, z, seen from its outer side."""
+        angles = np.arange(8) * np.pi / 4 + np.pi / 8
+        for r, material, out in ((radius, "tyre", 0.01), (radius * 0.58, "rim", 0.02)):
+            ring = [(x + np.sign(x) * out, radius + r * float(np.sin(a)), z + r * float(np.cos(a))) for a in angles]
+            self.face(ring, material, 2)
+
+    def side_windows(self, half: float, y0: float, y1: float, z0: float, z1: float, panes: int) -> None:
+        """Add rows of windows on both sides, x = -half and half, from z0 to z1."""
+        step = (z1 - z0) / panes
+        for x in (-half - 0.015, half + 0.015):
+            for i in range(panes):
+                a, b = z0 + i * step + 0.06, z0 + (i + 1) * step - 0.06
+                self.face([(x, y0, a), (x, y0, b), (x, y1, b), (x, y1, a)], "glass", 1)
+
+    def part_at(self, x: float, z: float) -> None:
+        """Say where the middle of the solid is that the next faces belong to."""
+        self.solid = (x, z)
+
+
+def mesh_of(shape: Mapping[str, Any]) -> MeshBuilder:
+    """Build a solid of shapes.yaml."""
+    mesh = MeshBuilder(_class_id(shape["class"]), tuple(shape.get("center", MeshBuilder.center)))
+    for operation, *arguments in shape["parts"]:
+        getattr(mesh, operation)(*arguments)
+    return mesh
+
+
+def _class_id(name: str) -> int:
+    class_id: int = getattr(tx, name.upper())
+    return class_id
 
 
 # Saloon, hatchback, estate, SUV, van, pick-up: length, width, height of the waist and of the roof, in metres.
@@ -94,21 +125,16 @@ def car_mesh(style: int) -> MeshBuilder:
         mesh.across((half, y0, z0), (half, y1, z1), "body")
     for x in (-half, half):
         for z in (-end + 0.85, end - 0.85):
-            _wheel(mesh, x, z, 0.33 if style < 3 else 0.37)
+            mesh.wheel(x, z, 0.33 if style < 3 else 0.37)
     for x in (-half + 0.24, half - 0.24):
-        _plate(mesh, x, waist - 0.38, end + 0.01, 0.17, 0.075, "headlight")
-        _plate(mesh, x, waist - 0.25, -end - 0.01, 0.16, 0.1, "taillight")
-    _plate(mesh, 0.0, 0.5, -end - 0.01, 0.26, 0.06, "plate")
-    _plate(mesh, 0.0, 0.42, end + 0.01, 0.26, 0.055, "plate")
-    _plate(mesh, 0.0, 0.3, -end - 0.012, half - 0.04, 0.07, "trim")
-    _plate(mesh, 0.0, 0.31, end + 0.012, half - 0.1, 0.09, "trim")
+        mesh.plate(x, waist - 0.38, end + 0.01, 0.17, 0.075, "headlight")
+        mesh.plate(x, waist - 0.25, -end - 0.01, 0.16, 0.1, "taillight")
+    mesh.plate(0.0, 0.5, -end - 0.01, 0.26, 0.06, "plate")
+    mesh.plate(0.0, 0.42, end + 0.01, 0.26, 0.055, "plate")
+    mesh.plate(0.0, 0.3, -end - 0.012, half - 0.04, 0.07, "trim")
+    mesh.plate(0.0, 0.31, end + 0.012, half - 0.1, 0.09, "trim")
     _cabin(mesh, half, waist, height, (-end + back, -end + back + rear), (end - hood - front, end - hood), inset)
     return mesh
-
-
-def _plate(mesh: MeshBuilder, x: float, y: float, z: float, half_x: float, half_y: float, material: str) -> None:
-    mesh.face([(x - half_x, y - half_y, z), (x + half_x, y - half_y, z), (x + half_x, y + half_y, z),
-               (x - half_x, y + half_y, z)], material, 1)  # fmt: skip
 
 
 def _cabin(
@@ -134,146 +160,6 @@ def _cabin(
         for a, b, c, d in ((z_low[0], behind, behind, z_high[0]), (before, z_low[1], z_high[1], before)):
             mesh.face([(x0, y0, a), (x0, y0, b), (x1, y1, c), (x1, y1, d)], "glass", 1)
     mesh.across((top, height, rear[1]), (top, height, front[0]), "body")
-
-
-def _side_windows(mesh: MeshBuilder, half: float, y0: float, y1: float, z0: float, z1: float, panes: int) -> None:
-    step = (z1 - z0) / panes
-    for x in (-half - 0.015, half + 0.015):
-        for i in range(panes):
-            a, b = z0 + i * step + 0.06, z0 + (i + 1) * step - 0.06
-            mesh.face([(x, y0, a), (x, y0, b), (x, y1, b), (x, y1, a)], "glass", 1)
-
-
-def bus_mesh() -> MeshBuilder:
-    """Build a city bus of 11.5 m."""
-    mesh = MeshBuilder(tx.BUS, center=(0.0, 1.5, 0.0))
-    half, end, height = 1.25, 5.75, 3.05
-    mesh.box((-half, 0.32, -end), (half, height, end), "body")
-    _side_windows(mesh, half, 1.35, 2.5, -end + 0.4, end - 0.5, 7)
-    _plate(mesh, 0, 1.75, end + 0.015, 1.12, 0.72, "glass")
-    _plate(mesh, 0, 2.75, end + 0.02, 0.9, 0.17, "trim")
-    _plate(mesh, 0, 2.0, -end - 0.015, 1.0, 0.5, "glass")
-    _plate(mesh, 0, 0.55, -end - 0.015, 1.2, 0.16, "trim")
-    for x in (-0.95, 0.95):
-        _plate(mesh, x, 0.75, end + 0.015, 0.2, 0.12, "headlight")
-        _plate(mesh, x, 1.0, -end - 0.015, 0.12, 0.2, "taillight")
-    for x in (-half, half):
-        for z in (-3.2, 3.3):
-            _wheel(mesh, x, z, 0.48)
-    return mesh
-
-
-def truck_mesh(style: int) -> MeshBuilder:
-    """Build a box lorry (0) or a lorry with a long trailer (1)."""
-    mesh = MeshBuilder(tx.TRUCK, center=(0.0, 1.5, 0.0))
-    half, end, height = 1.22, (3.9, 7.2)[style], (3.3, 3.8)[style]
-    cab = end - 1.9
-    mesh.solid = (0.0, (cab - end) / 2)
-    mesh.box((-half + 0.1, 0.35, -end), (half - 0.1, 0.95, cab + 0.2), "trim", 1)
-    mesh.solid = (0.0, cab + 0.95)
-    mesh.box((-half + 0.04, 0.4, cab), (half - 0.04, 2.75, end), "body")
-    _plate(mesh, 0, 2.05, end + 0.015, 1.02, 0.42, "glass")
-    _plate(mesh, 0, 1.15, end + 0.015, 0.85, 0.22, "trim")
-    _side_windows(mesh, half - 0.04, 1.7, 2.4, end - 1.1, end - 0.15, 1)
-    for x in (-0.9, 0.9):
-        _plate(mesh, x, 0.72, end + 0.015, 0.2, 0.12, "headlight")
-    for x in (-half, half):
-        for z in (-end + 0.9, -end + 2.0, cab - 1.2, end - 1.0)[style == 0 :]:
-            mesh.solid = (0.0, cab + 0.95) if z > cab else (0.0, (cab - end) / 2)
-            _wheel(mesh, x * 0.98, z, 0.5)
-    mesh.solid = (0.0, (cab - end) / 2)
-    mesh.box((-half, 0.95, -end), (half, height, cab - 0.25), "side", 3)
-    for x in (-1.0, 1.0):
-        _plate(mesh, x, 0.8, -end - 0.015, 0.16, 0.1, "taillight")
-    _plate(mesh, 0.0, 2.2, -end - 0.015, 0.03, 1.2, "trim")
-    return mesh
-
-
-def train_mesh() -> MeshBuilder:
-    """Build a tram of three cars, 27 m long."""
-    mesh = MeshBuilder(tx.TRAIN, center=(0.0, 1.6, 0.0))
-    half, height = 1.25, 3.5
-    for start in (9.2, 0.0, -9.2):
-        z0, z1 = start - 4.4, start + 4.4
-        mesh.solid = (0.0, start)
-        mesh.box((-half, 0.25, z0), (half, height, z1), "body")
-        _side_windows(mesh, half, 1.3, 2.7, z0 + 0.3, z1 - 0.3, 5)
-        for x in (-half - 0.01, half + 0.01):
-            mesh.face([(x, 0.25, z0), (x, 0.25, z1), (x, 0.6, z1), (x, 0.6, z0)], "trim", 1)
-            mesh.face([(x, 2.85, z0), (x, 2.85, z1), (x, 3.1, z1), (x, 3.1, z0)], "side", 3)
-    for z, lamp in ((13.615, "headlight"), (-13.615, "taillight")):
-        mesh.solid = (0.0, z)
-        _plate(mesh, 0, 2.1, z, 1.05, 0.62, "glass")
-        _plate(mesh, 0, 3.05, z, 0.7, 0.16, "trim")
-        for x in (-0.85, 0.85):
-            _plate(mesh, x, 0.85, z, 0.16, 0.1, lamp)
-    return mesh
-
-
-def building_mesh(style: int) -> MeshBuilder:
-    """Build a unit house to be scaled: flat roof (0), shop below (1), gable along the street (2), gable across (3).
-
-    It spans x -0.5 to 0.5, z -0.5 to 0.5, y 0 to 1.
-    """
-    mesh = MeshBuilder(tx.BUILDING, center=(0.0, 0.4, 0.0))
-    if style < 2:
-        mesh.box((-0.5, 0, -0.5), (0.5, 1, 0.5), "facade", top="roof")
-        mesh.box((-0.515, 0.975, -0.51), (0.515, 1.0, 0.51), "curb")
-        return mesh
-    mesh.box((-0.5, 0, -0.5), (0.5, 0.74, 0.5), "facade", top="roof")
-    along = style == 2
-    ridge = [(0.0, 1.0, -0.5), (0.0, 1.0, 0.5)] if along else [(-0.5, 1.0, 0.0), (0.5, 1.0, 0.0)]
-    for sign in (-1, 1):
-        if along:
-            eaves = [(sign * 0.54, 0.72, 0.5), (sign * 0.54, 0.72, -0.5)]
-            mesh.face([(-0.5, 0.74, sign * 0.5), (0.5, 0.74, sign * 0.5), (0.0, 1.0, sign * 0.5)], "facade")
-        else:
-            eaves = [(0.5, 0.72, sign * 0.54), (-0.5, 0.72, sign * 0.54)]
-            mesh.face([(sign * 0.5, 0.74, -0.5), (sign * 0.5, 0.74, 0.5), (sign * 0.5, 1.0, 0.0)], "facade")
-        mesh.face([*ridge, *eaves], "roof", 1)
-    mesh.box((-0.06, 0.93, -0.3), (0.06, 1.08, -0.22), "roof", 1)
-    return mesh
-
-
-def box_mesh(class_id: int, material: str, top: str | None = None) -> MeshBuilder:
-    """Build a unit box (x and z -0.5 to 0.5, y 0 to 1) to be scaled."""
-    mesh = MeshBuilder(class_id)
-    mesh.box((-0.5, 0, -0.5), (0.5, 1, 0.5), material, top=top)
-    return mesh
-
-
-def guardrail_mesh() -> MeshBuilder:
-    """Build a guard rail 4 m long with two posts."""
-    mesh = MeshBuilder(tx.FENCE)
-    for z in (-1.0, 1.0):
-        mesh.box((0.02, 0, z - 0.06), (0.1, 0.72, z + 0.06), "rail", 1)
-    mesh.box((-0.06, 0.45, -2.02), (0.02, 0.76, 2.02), "rail")
-    return mesh
-
-
-def street_lamp_mesh(arm_m: float) -> MeshBuilder:
-    """Build a street lamp of 7.5 m whose arm points towards -x."""
-    mesh = MeshBuilder(tx.POLE)
-    mesh.box((-0.08, 0, -0.08), (0.08, 7.4, 0.08), "pole")
-    mesh.box((-arm_m, 7.3, -0.06), (0.08, 7.42, 0.06), "pole")
-    mesh.box((-arm_m - 0.5, 7.2, -0.14), (-arm_m, 7.38, 0.14), "lamp_street", 1)
-    return mesh
-
-
-def post_mesh(height_m: float, half_m: float) -> MeshBuilder:
-    """Build a bare pole."""
-    mesh = MeshBuilder(tx.POLE)
-    mesh.box((-half_m, 0, -half_m), (half_m, height_m, half_m), "pole")
-    return mesh
-
-
-def gantry_mesh() -> MeshBuilder:
-    """Build a motorway gantry of 24 m with two posts and a beam (pole class); its boards are separate signs."""
-    mesh = MeshBuilder(tx.POLE)
-    for x in (-12.0, 12.0):
-        mesh.box((x - 0.2, 0, -0.2), (x + 0.2, 7.2, 0.2), "pole")
-    mesh.box((-12.0, 6.6, -0.15), (12.0, 6.95, 0.15), "pole")
-    return mesh
 
 
 @dataclass(frozen=True)
@@ -331,6 +217,19 @@ class Canvas:
         return Sprite(self.map, *self.size_m, tuple(self.surfaces))
 
 
+def card_of(shape: Mapping[str, Any]) -> Sprite:
+    """Draw a card of shapes.yaml."""
+    width_m, height_m = shape["size_m"]
+    canvas = Canvas(width_m, height_m, shape["px_per_m"], _class_id(shape["class"]))
+    parts = {}
+    for name, about in shape["parts"].items():
+        material, slot, class_name = about if isinstance(about, list) else (name, about, shape["class"])
+        parts[name] = canvas.part(material, slot, _class_id(class_name))
+    for operation, part, *arguments in (*shape.get("under", ()), *shape["drawing"]):
+        getattr(canvas, operation)(parts[part], *arguments)
+    return canvas.sprite()
+
+
 def person_sprite(phase: float, style: int) -> Sprite:
     """Draw a walking adult (styles 0 to 3) or child (4) at a phase of the step in [0, 1)."""
     m = 1.0 if style < 4 else 0.72  # size against an adult
@@ -357,128 +256,6 @@ def person_sprite(phase: float, style: int) -> Sprite:
     c.limb(skin, [(0, 1.48 * m), (0, 1.56 * m)], 0.1 * m)
     c.ellipse(skin, 0.01, 1.66 * m, 0.095, 0.125)
     c.ellipse(hair, -0.015, 1.73 * m, 0.11, 0.095)
-    return c.sprite()
-
-
-def _cycle(c: Canvas, base: float, radius: float, motor: bool) -> None:
-    tyre, spokes, frame = c.part("tyre", 2), c.part("spokes", 1), c.part("frame", 0)
-    for x in (-base / 2, base / 2):
-        c.ellipse(tyre, x, radius, radius, radius)
-        c.ellipse(spokes, x, radius, radius - 0.07, radius - 0.07)
-    if motor:
-        body, seat = c.part("body", 0), c.part("trim", 1)
-        c.polygon(seat, [(-0.5, 0.36), (0.3, 0.3), (0.42, 0.62), (-0.3, 0.66)])
-        c.polygon(body, [(-0.02, 0.62), (0.5, 0.66), (0.42, 0.98), (0.2, 1.02), (-0.05, 0.85)])
-        c.polygon(body, [(-0.95, 0.78), (-0.85, 0.92), (-0.3, 0.8), (-0.3, 0.62)])
-        c.polygon(seat, [(-0.85, 0.84), (-0.05, 0.82), (-0.1, 0.74), (-0.8, 0.76)])
-        c.limb(frame, [(base / 2, radius), (0.42, 0.95), (0.3, 1.1)], 0.09)
-        return
-    hub, pedal, head = (-base / 2, radius), (-0.05, 0.3), (base / 2 - 0.22, 0.82)
-    c.limb(frame, [hub, pedal, head, (-0.2, 0.82), pedal], 0.055)
-    c.limb(frame, [hub, (-0.2, 0.82), (-0.24, 0.95)], 0.05)
-    c.limb(frame, [(base / 2, radius), head, (base / 2 - 0.27, 1.02), (base / 2 - 0.12, 1.04)], 0.05)
-    c.limb(c.part("trim", 1), [(-0.36, 0.96), (-0.12, 0.96)], 0.06)
-
-
-def side_rider_sprite(motor: bool, ridden: bool, phase: float = 0.0) -> Sprite:
-    """Draw a bicycle or motorcycle from its side, with or without its rider."""
-    c = Canvas(2.3, 1.9 if ridden else 1.2, 56, tx.MOTORCYCLE if motor else tx.BICYCLE)
-    _cycle(c, 1.35 if motor else 1.05, 0.32 if motor else 0.34, motor)
-    if not ridden:
-        return c.sprite()
-    jacket, trousers = c.part("jacket", 0, tx.RIDER), c.part("trousers", 1, tx.RIDER)
-    skin, helmet, shoe = c.part("skin", 3, tx.RIDER), c.part("hair", 2, tx.RIDER), c.part("shoe", 2, tx.RIDER)
-    seat_y = 0.86 if motor else 0.98
-    foot = (0.05 + 0.13 * float(np.cos(phase * 2 * np.pi)), 0.3 + 0.13 * float(np.sin(phase * 2 * np.pi)))
-    c.limb(trousers, [(-0.26, seat_y), (0.12, seat_y - 0.12 + foot[1] * 0.15), foot], 0.15)
-    c.limb(shoe, [foot, (foot[0] + 0.14, foot[1] - 0.02)], 0.08)
-    torso = ((-0.4, -0.06), (-0.16, -0.08), (0.18, 0.48), (-0.02, 0.58), (-0.2, 0.5))
-    c.polygon(jacket, [(x, seat_y + y) for x, y in torso])
-    c.limb(jacket, [(0.05, seat_y + 0.46), (0.18, seat_y + 0.2), (0.38, seat_y + 0.12)], 0.1)
-    c.ellipse(skin, 0.12, seat_y + 0.7, 0.1, 0.125)
-    c.ellipse(helmet, 0.09, seat_y + 0.77, 0.12, 0.1)
-    return c.sprite()
-
-
-def end_rider_sprite(motor: bool, ridden: bool) -> Sprite:
-    """Draw a bicycle or motorcycle from behind or ahead, with or without its rider."""
-    c = Canvas(0.95, 1.86 if ridden else 1.15, 64, tx.MOTORCYCLE if motor else tx.BICYCLE)
-    tyre, frame = c.part("tyre", 2), c.part("frame", 0)
-    c.limb(tyre, [(0, 0.05), (0, 0.66)], 0.15 if motor else 0.07)
-    if motor:
-        fairing = [(-0.2, 0.42), (0.2, 0.42), (0.24, 0.8), (0.12, 0.98), (-0.12, 0.98), (-0.24, 0.8)]
-        c.polygon(c.part("body", 0), fairing)
-        c.polygon(c.part("taillight", 1), [(-0.08, 0.72), (0.08, 0.72), (0.08, 0.8), (-0.08, 0.8)])
-    c.limb(frame, [(0, 0.4), (0, 1.0)], 0.08)
-    c.limb(frame, [(-0.32, 1.02), (0.32, 1.02)], 0.05)
-    if not ridden:
-        return c.sprite()
-    trousers, shoe = c.part("trousers", 1, tx.RIDER), c.part("shoe", 2, tx.RIDER)
-    jacket, skin = c.part("jacket", 0, tx.RIDER), c.part("skin", 3, tx.RIDER)
-    helmet = c.part("hair", 2, tx.RIDER)
-    for sign, foot in ((-1, 0.22), (1, 0.4)):
-        c.limb(trousers, [(sign * 0.1, 0.95), (sign * 0.2, 0.72), (sign * 0.13, foot)], 0.15)
-        c.limb(shoe, [(sign * 0.13, foot), (sign * 0.15, foot - 0.04)], 0.1)
-    c.polygon(jacket, [(-0.17, 0.86), (0.17, 0.86), (0.23, 1.38), (0.1, 1.48), (-0.1, 1.48), (-0.23, 1.38)])
-    for sign in (-1, 1):
-        c.limb(jacket, [(sign * 0.2, 1.36), (sign * 0.33, 1.15), (sign * 0.28, 1.03)], 0.1)
-    c.ellipse(skin, 0, 1.6, 0.1, 0.12)
-    c.ellipse(helmet, 0, 1.67, 0.115, 0.1)
-    return c.sprite()
-
-
-def sign_sprite(style: int) -> Sprite:
-    """Draw a traffic sign on its post: round, triangle, octagon, blue disc, diamond, board, with pictograms."""
-    c = Canvas(1.0, 3.1, 64, tx.TRAFFIC_SIGN)
-    c.limb(c.part("pole", 1, tx.POLE), [(0, 0), (0, 2.9)], 0.08)
-    red, white, blue = c.part("sign_red"), c.part("sign_white", 1), c.part("sign_blue")
-    ink, yellow = c.part("sign_ink", 2), c.part("sign_yellow")
-    y, r = 2.6, 0.38
-    angles = np.arange(8) * np.pi / 4 + np.pi / 8
-    if style == 0:
-        c.ellipse(red, 0, y, r, r)
-        c.ellipse(white, 0, y, r * 0.74, r * 0.74)
-        c.limb(ink, [(-0.12, y - 0.12), (-0.12, y + 0.12)], 0.06)
-        c.ellipse(ink, 0.1, y, 0.08, 0.13)
-    elif style == 1:
-        c.polygon(red, [(-0.42, y - 0.32), (0.42, y - 0.32), (0, y + 0.4)])
-        c.polygon(white, [(-0.26, y - 0.22), (0.26, y - 0.22), (0, y + 0.22)])
-        c.limb(ink, [(0, y - 0.16), (0, y + 0.08)], 0.06)
-    elif style == 2:
-        c.polygon(red, [(0.4 * float(np.cos(a)), y + 0.4 * float(np.sin(a))) for a in angles])
-        c.limb(white, [(-0.26, y), (0.26, y)], 0.14)
-    elif style == 3:
-        c.ellipse(blue, 0, y, r, r)
-        c.limb(white, [(-0.1, y - 0.22), (-0.1, y), (0.16, y + 0.12)], 0.09)
-    elif style == 4:
-        c.polygon(white, [(0, y - 0.42), (0.42, y), (0, y + 0.42), (-0.42, y)])
-        c.polygon(yellow, [(0, y - 0.3), (0.3, y), (0, y + 0.3), (-0.3, y)])
-    else:
-        c.polygon(blue, [(-0.46, y - 0.36), (0.46, y - 0.36), (0.46, y + 0.36), (-0.46, y + 0.36)])
-        for i in range(3):
-            c.limb(white, [(-0.36, y + 0.2 - i * 0.2), (0.1 + 0.1 * i, y + 0.2 - i * 0.2)], 0.07)
-    return c.sprite()
-
-
-def board_sprite(green: bool) -> Sprite:
-    """Draw a large direction board as hung from a gantry; its lower edge is 5.2 m above the road."""
-    c = Canvas(4.6, 7.6, 24, tx.TRAFFIC_SIGN)
-    face, white = c.part("sign_green" if green else "sign_blue"), c.part("sign_white", 1)
-    c.polygon(face, [(-2.2, 5.2), (2.2, 5.2), (2.2, 7.5), (-2.2, 7.5)])
-    for i in range(3):
-        c.limb(white, [(-1.7, 7.0 - i * 0.6), (0.5 + 0.4 * i, 7.0 - i * 0.6)], 0.26)
-    return c.sprite()
-
-
-def traffic_light_sprite(lit: int, height_m: float) -> Sprite:
-    """Draw a traffic light on its pole with lamp 0 (red), 1 (amber) or 2 (green) lit."""
-    c = Canvas(0.7, height_m + 0.1, 56, tx.TRAFFIC_LIGHT)
-    c.limb(c.part("pole", 1, tx.POLE), [(0, 0), (0, height_m - 0.5)], 0.11)
-    housing = c.part("housing")
-    c.polygon(housing, [(-0.2, height_m - 0.98), (0.2, height_m - 0.98), (0.2, height_m), (-0.2, height_m)])
-    for lamp, name in enumerate(("lamp_red", "lamp_amber", "lamp_green")):
-        part = c.part(name if lamp == lit else "lamp_off", lamp)
-        c.ellipse(part, 0, height_m - 0.19 - 0.3 * lamp, 0.12, 0.12)
     return c.sprite()
 
 
@@ -565,37 +342,15 @@ class Library:
 PERSON_PHASES = 6
 
 
-def _meshes() -> dict[str, list[MeshBuilder]]:
+def _models(rng: np.random.Generator) -> dict[str, Sequence[MeshBuilder | Sprite]]:
+    """Build every model by name, solids first."""
+    shapes = tx.read_table("shapes.yaml")
     return {
         "car": [car_mesh(i) for i in (0, 1, 1, 2, 3, 4)],
         "pickup": [car_mesh(5)],
-        "bus": [bus_mesh()],
-        "truck": [truck_mesh(0), truck_mesh(1)],
-        "train": [train_mesh()],
-        "building": [building_mesh(i) for i in range(4)],
-        "shop": [box_mesh(tx.BUILDING, "shop", top="roof")],
-        "wall": [box_mesh(tx.WALL, "wall", top="curb")],
-        "barrier": [box_mesh(tx.WALL, "barrier", top="curb")],
-        "fence": [box_mesh(tx.FENCE, "fence")],
-        "hedge": [box_mesh(tx.VEGETATION, "leaves")],
-        "guardrail": [guardrail_mesh()],
-        "lamp": [street_lamp_mesh(1.6), street_lamp_mesh(0.7)],
-        "post": [post_mesh(6.8, 0.09), post_mesh(0.95, 0.07)],
-        "gantry": [gantry_mesh()],
-        "clutter": [box_mesh(tx.VOID, "clutter")],
-    }
-
-
-def _sprites(rng: np.random.Generator) -> dict[str, list[Sprite]]:
-    return {
+        **{name: [mesh_of(shape) for shape in each] for name, each in shapes["solids"].items()},
         "person": [person_sprite(p / PERSON_PHASES, style) for style in range(5) for p in range(PERSON_PHASES)],
-        "bicycle": [side_rider_sprite(False, False), end_rider_sprite(False, False)],
-        "motorcycle": [side_rider_sprite(True, False), end_rider_sprite(True, False)],
-        "cyclist": [side_rider_sprite(False, True, p / 4) for p in range(4)] + [end_rider_sprite(False, True)],
-        "biker": [side_rider_sprite(True, True), end_rider_sprite(True, True)],
-        "sign": [sign_sprite(i) for i in range(6)],
-        "board": [board_sprite(False), board_sprite(True)],
-        "light": [traffic_light_sprite(i, 3.4) for i in range(3)] + [traffic_light_sprite(i, 5.2) for i in range(3)],
+        **{name: [card_of(shape) for shape in each] for name, each in shapes["cards"].items()},
         "tree": [tree_sprite(rng, style) for style in (0, 0, 0, 1, 1, 2)],
         "bare": [tree_sprite(rng, 3) for _ in range(3)],
         "bush": [bush_sprite(rng) for _ in range(3)],
@@ -605,7 +360,7 @@ def _sprites(rng: np.random.Generator) -> dict[str, list[Sprite]]:
 @lru_cache(maxsize=2)
 def build_library(seed: int) -> Library:
     """Build every model; the seed grows the plants."""
-    groups: dict[str, Sequence[MeshBuilder | Sprite]] = {**_meshes(), **_sprites(np.random.default_rng([seed, 11]))}
+    groups = _models(np.random.default_rng([seed, 11]))
     models = [model for group in groups.values() for model in group]
     meshes = [model for model in models if isinstance(model, MeshBuilder)]
     sprites = [model for model in models if isinstance(model, Sprite)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from perception.data.taxonomies import IGNORE
 from perception.simulator.world import Rendering
@@ -225,11 +228,10 @@ def _wild(rng: np.random.Generator) -> FloatArray:
     return tile
 
 
-def _glow() -> FloatArray:
-    return np.ones((TILE_PX, TILE_PX, 4), np.float32)
-
-
 def _recipes(rough: float) -> dict[str, Callable[[np.random.Generator], FloatArray]]:
+    def wall(rng: np.random.Generator, style: int) -> FloatArray:
+        return _speckle(rng, 0.06 * rough, 1.4, 0.02) if style % 2 else _masonry(rng, rough)
+
     recipes: dict[str, Callable[[np.random.Generator], FloatArray]] = {
         "plain": lambda _: _gray(np.ones((TILE_PX, TILE_PX), np.float32)),
         "asphalt": lambda r: _asphalt(r, rough),
@@ -246,26 +248,17 @@ def _recipes(rough: float) -> dict[str, Callable[[np.random.Generator], FloatArr
         "roof": lambda r: _roof(r, rough),
         "bark": lambda r: _bark(r, rough),
         "corrugated": lambda r: _corrugated(r, rough),
-        "glow": lambda _: _glow(),
+        "glow": lambda _: np.ones((TILE_PX, TILE_PX, 4), np.float32),
         "paint": lambda r: _speckle(r, 0.05, 1.8, 0.015),
         "glass": lambda r: _speckle(r, 0.3, 1.6, 0.02),
         "cloth": lambda r: _speckle(r, 0.1, 1.0, 0.05),
     }
     for i in range(3):
-        recipes[f"foliage{i}"] = lambda r: _foliage(r, rough)
-        recipes[f"lettered{i}"] = lambda r: _lettered(r, rough)
-    for i in range(4):
-        recipes[f"shop{i}"] = lambda r: _shop(r, rough)
-    for i in range(8):
-        recipes[f"wild{i}"] = _wild
+        recipes |= {f"foliage{i}": lambda r: _foliage(r, rough), f"lettered{i}": lambda r: _lettered(r, rough)}
+    recipes |= {f"shop{i}": lambda r: _shop(r, rough) for i in range(4)} | {f"wild{i}": _wild for i in range(8)}
     for i in range(10):
-        wall = (_masonry, _render)[i % 2]
-        recipes[f"facade{i}"] = lambda r, i=i, wall=wall: _facade(r, wall(r, rough), i, rough)  # type: ignore[misc]
+        recipes[f"facade{i}"] = lambda r, i=i: _facade(r, wall(r, i), i, rough)  # type: ignore[misc]
     return recipes
-
-
-def _render(rng: np.random.Generator, rough: float) -> FloatArray:
-    return _speckle(rng, 0.06 * rough, 1.4, 0.02)
 
 
 def _masonry(rng: np.random.Generator, rough: float) -> FloatArray:
@@ -298,122 +291,27 @@ def build_tiles(rendering: Rendering, seed: int) -> Tiles:
     return Tiles(texels, np.array(offsets, np.int32), names)
 
 
-Color = tuple[int, int, int]
-
-
 @dataclass(frozen=True)
 class Material:
-    """Say how a surface looks: tiles to choose from, metres a tile covers, colours by rendering."""
+    """Say how a surface looks: an entry of materials.yaml, which explains them."""
 
     name: str
-    tiles: tuple[str, ...]
+    tiles: Sequence[str]
     tile_m: float
-    street: tuple[Color, ...]
-    simulator: tuple[Color, ...]
-    simulator_tiles: tuple[str, ...] | None = None  # None: as street
+    street: Sequence[Sequence[int]]  # colours
+    simulator: Sequence[Sequence[int]]
+    simulator_tiles: Sequence[str] | None = None  # None: as street
     glows: bool = False  # shines by itself
     tile_height_m: float | None = None  # where a tile is not as high as wide
 
 
-_PLAIN = ("plain",)
-_CAR_STREET: tuple[Color, ...] = (
-    (28, 29, 32), (22, 22, 24), (196, 198, 200), (150, 153, 157), (168, 171, 176), (222, 223, 222), (120, 124, 130),
-    (44, 55, 82), (30, 42, 70), (126, 28, 30), (92, 96, 100), (205, 207, 210), (60, 72, 66), (80, 130, 150),
-    (64, 66, 70), (170, 150, 110),
-)  # fmt: skip
-_WRONG: tuple[Color, ...] = (
-    (214, 72, 60), (70, 180, 86), (74, 96, 214), (222, 196, 70), (186, 84, 196), (72, 196, 200), (226, 140, 60),
-    (150, 210, 90), (226, 120, 160), (110, 120, 230), (90, 200, 150), (200, 170, 230), (230, 220, 140),
-    (140, 90, 60), (170, 60, 100), (120, 160, 200),
-)  # fmt: skip
-_CLOTH_STREET: tuple[Color, ...] = (
-    (30, 31, 36), (44, 46, 54), (24, 25, 28), (60, 64, 78), (38, 48, 74), (90, 88, 86), (110, 96, 80), (70, 40, 40),
-    (150, 148, 144), (200, 196, 190), (52, 62, 50), (34, 36, 44), (130, 40, 44), (80, 96, 128), (46, 40, 38),
-    (170, 150, 60),
-)  # fmt: skip
-_BUILDING_STREET: tuple[Color, ...] = (
-    (168, 150, 128), (188, 176, 156), (150, 112, 90), (140, 96, 76), (176, 168, 160), (120, 108, 100), (196, 188, 170),
-    (160, 140, 110), (132, 120, 112), (178, 156, 120), (208, 202, 192), (110, 92, 82), (186, 164, 140), (150, 146, 144),
-    (170, 128, 100), (98, 90, 88),
-)  # fmt: skip
-_BUILDING_SIMULATOR: tuple[Color, ...] = (
-    (184, 158, 128), (198, 184, 152), (166, 112, 84), (152, 92, 70), (180, 172, 160), (128, 112, 98), (204, 194, 170),
-    (172, 146, 104), (142, 124, 110), (190, 162, 114), (212, 206, 192), (122, 94, 78), (196, 168, 136), (158, 152, 146),
-    (184, 130, 94), (108, 96, 88),
-)  # fmt: skip
-_GREEN_STREET: tuple[Color, ...] = ((64, 78, 42), (78, 88, 50), (54, 70, 40), (88, 92, 54), (70, 74, 46), (96, 98, 60))
-_GREEN_SIMULATOR: tuple[Color, ...] = ((58, 92, 40), (72, 104, 46), (50, 84, 38), (84, 108, 50), (66, 88, 42))
+def read_table(name: str) -> dict[str, Any]:
+    """Read a YAML file beside this one."""
+    table: dict[str, Any] = yaml.load(Path(__file__).with_name(name).read_text("utf-8"), yaml.CSafeLoader)
+    return table
 
 
-def _same(*colors: Color) -> tuple[tuple[Color, ...], tuple[Color, ...]]:
-    return colors, colors
-
-
-_WALLS = ((150, 146, 138), (128, 110, 96), (170, 166, 158), (112, 104, 98), (140, 96, 80))
-_FENCES = ((104, 84, 64), (60, 62, 60), (150, 146, 140), (44, 66, 50), (128, 106, 80))
-_FACADES = tuple(f"facade{i}" for i in range(10))
-_LEAVES = ("foliage0", "foliage1", "foliage2")
-
-MATERIALS: tuple[Material, ...] = (
-    # Ground and background: the simulator's texture is plausible.
-    Material("asphalt", ("asphalt",), 6.0, ((96, 96, 98), (110, 109, 108), (84, 85, 88), (120, 118, 114)),
-             ((88, 89, 92), (102, 102, 102), (94, 93, 90))),
-    Material("marking", ("concrete",), 3.0, ((206, 206, 200), (190, 188, 180), (216, 216, 210)), ((226, 226, 222),)),
-    Material("marking_yellow", ("concrete",), 3.0, ((186, 160, 70), (196, 172, 90)), ((214, 184, 60),)),
-    Material("paving", ("slabs",), 4.0, ((140, 136, 130), (124, 120, 116), (152, 142, 132), (110, 106, 104)),
-             ((148, 144, 138), (136, 130, 122))),
-    Material("curb", ("concrete",), 3.0, *_same((158, 156, 150), (140, 138, 134))),
-    Material("grass", ("grass",), 7.0, ((96, 102, 58), (110, 108, 66), (84, 94, 54), (122, 114, 76)),
-             ((88, 114, 56), (100, 122, 60), (116, 118, 66))),
-    Material("dirt", ("dirt",), 7.0, ((132, 116, 92), (116, 104, 86)), ((140, 118, 88),)),
-    Material("facade", _FACADES, 12.8, _BUILDING_STREET, _BUILDING_SIMULATOR),
-    Material("shop", ("shop0", "shop1", "shop2", "shop3"), 14.0,
-             *_same((196, 190, 180), (160, 150, 140), (140, 136, 132)), tile_height_m=3.4),
-    Material("roof", ("roof",), 6.0, ((96, 80, 74), (74, 74, 78), (120, 84, 66)), ((110, 84, 72), (80, 80, 84))),
-    Material("skyline", _FACADES, 40.0, ((150, 150, 154), (136, 132, 130)), ((150, 150, 156),)),
-    Material("wall", ("concrete", "bricks"), 4.0, *_same(*_WALLS)),
-    Material("barrier", ("corrugated", "concrete"), 8.0, ((140, 142, 138), (120, 128, 118)), ((150, 152, 146),)),
-    Material("fence", ("pickets", "mesh", "planks"), 3.0, *_same(*_FENCES)),
-    Material("rail", ("plain",), 3.0, *_same((150, 152, 154), (132, 134, 136))),
-    Material("pole", ("concrete",), 2.0, ((84, 86, 86), (120, 122, 122), (60, 62, 62), (104, 96, 84)),
-             ((96, 98, 100), (128, 130, 130))),
-    Material("leaves", _LEAVES, 4.0, _GREEN_STREET, _GREEN_SIMULATOR),
-    Material("bark", ("bark",), 1.5, ((76, 66, 56), (92, 84, 74)), ((86, 70, 52),)),
-    Material("hill", _LEAVES, 60.0, ((104, 112, 98), (118, 122, 108)), ((98, 122, 92),)),
-    Material("clutter", ("plain", "corrugated"), 1.5, ((50, 66, 54), (90, 90, 92), (120, 60, 40)), ((80, 110, 90),)),
-    # Foreground: the simulator gives true shape with flat, wrong texture.
-    Material("body", ("paint",), 2.0, _CAR_STREET, _WRONG, _PLAIN),
-    Material("side", ("lettered0", "lettered1", "lettered2", "corrugated", "paint"), 6.0,
-             ((220, 220, 216), (186, 188, 190), (196, 60, 52), (60, 96, 150), (208, 176, 70), (90, 110, 100)),
-             _WRONG, _PLAIN),
-    Material("glass", ("glass",), 1.7, ((46, 54, 60), (66, 76, 84), (36, 42, 46), (90, 102, 110)), _WRONG, _PLAIN),
-    Material("tyre", ("plain",), 1.0, ((26, 26, 27), (34, 34, 34)), ((120, 124, 130), (70, 72, 80), (150, 140, 120)),
-             _PLAIN),
-    Material("rim", ("plain",), 1.0, ((130, 132, 136), (96, 98, 102)), ((170, 172, 180), (200, 200, 120)), _PLAIN),
-    Material("trim", ("plain",), 1.0, ((32, 33, 35), (52, 54, 57)), _WRONG, _PLAIN),
-    Material("plate", ("plain",), 1.0, ((214, 212, 204), (208, 184, 60)), _WRONG, _PLAIN),
-    Material("headlight", ("glow",), 1.0, ((226, 228, 222),), _WRONG, _PLAIN, glows=True),
-    Material("taillight", ("glow",), 1.0, ((168, 24, 22), (140, 20, 20)), _WRONG, _PLAIN, glows=True),
-    Material("skin", ("plain",), 1.0, ((196, 150, 126), (150, 108, 84), (98, 70, 54), (210, 168, 146)), _WRONG, _PLAIN),
-    Material("hair", ("plain",), 1.0, ((42, 32, 26), (26, 24, 22), (110, 84, 56), (140, 136, 130)), _WRONG, _PLAIN),
-    Material("jacket", ("cloth",), 0.8, _CLOTH_STREET, _WRONG, _PLAIN),
-    Material("trousers", ("cloth",), 0.8, _CLOTH_STREET[:7], _WRONG, _PLAIN),
-    Material("shoe", ("plain",), 1.0, ((28, 26, 25), (60, 50, 44), (150, 148, 144)), _WRONG, _PLAIN),
-    Material("frame", ("paint",), 1.0, ((34, 36, 40), (120, 30, 30), (40, 66, 110), (150, 152, 156)), _WRONG, _PLAIN),
-    Material("spokes", ("glass",), 0.6, ((96, 96, 94), (120, 118, 112)), _WRONG, _PLAIN),
-    Material("housing", ("plain",), 1.0, ((30, 32, 32), (44, 46, 44)), _WRONG, _PLAIN),
-    Material("lamp_red", ("glow",), 1.0, ((236, 48, 36),), ((200, 160, 120),), _PLAIN, glows=True),
-    Material("lamp_amber", ("glow",), 1.0, ((240, 160, 40),), ((160, 200, 120),), _PLAIN, glows=True),
-    Material("lamp_green", ("glow",), 1.0, ((60, 220, 140),), ((120, 160, 200),), _PLAIN, glows=True),
-    Material("lamp_off", ("plain",), 1.0, ((56, 44, 42), (50, 50, 40), (40, 52, 46)), _WRONG, _PLAIN),
-    Material("sign_red", ("plain",), 1.0, ((176, 34, 36), (150, 36, 40)), _WRONG, _PLAIN),
-    Material("sign_white", ("plain",), 1.0, ((218, 218, 214), (196, 196, 190)), _WRONG, _PLAIN),
-    Material("sign_blue", ("plain",), 1.0, ((36, 74, 150), (30, 60, 120)), _WRONG, _PLAIN),
-    Material("sign_yellow", ("plain",), 1.0, ((222, 186, 50),), _WRONG, _PLAIN),
-    Material("sign_green", ("plain",), 1.0, ((26, 96, 70),), _WRONG, _PLAIN),
-    Material("sign_ink", ("plain",), 1.0, ((30, 30, 32),), _WRONG, _PLAIN),
-    Material("lamp_street", ("glow",), 1.0, ((210, 206, 190),), ((210, 206, 190),), glows=True),
-)  # fmt: skip
+MATERIALS = tuple(Material(name=name, **row) for name, row in read_table("materials.yaml")["materials"].items())
 MATERIAL_ID: dict[str, int] = {m.name: i for i, m in enumerate(MATERIALS)}
 
 

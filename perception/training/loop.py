@@ -28,7 +28,7 @@ from perception.training.captured import CapturedStep, tensors_of
 from perception.training.losses import class_weights, label_loss
 from perception.training.resume import Position, Resume, is_due, load_state, save_state, set_learning_rate
 
-__all__ = ["EpochRecord", "Resume", "TrainSettings", "class_weights", "evaluate_segmentation", "fit", "predict"]
+__all__ = ["EpochRecord", "Resume", "TrainSettings", "class_weights", "evaluate_segmentation", "fit"]
 
 AnyBatch = TypeVar("AnyBatch")
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -131,15 +131,6 @@ def fit(
                 after_epoch(position.epoch, network, optimiser)
             run.end_epoch()
     return [EpochRecord(**record) for record in position.records]
-
-
-def predict(network: nn.Module, batches: Iterable[Batch]) -> Iterator[NDArray[np.uint8]]:
-    """Give the most likely class of every pixel: (frame, h, w) uint8 a batch, on the network's device.
-
-    The network is in evaluation mode meanwhile and gets its modes back.
-    """
-    for batch in batches:
-        yield batch_logits(network, batch).argmax(dim=1).to(torch.uint8).cpu().numpy()
 
 
 def evaluate_segmentation(

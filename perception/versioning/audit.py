@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from perception.versioning.decisions import CURRENT, Decision, decision_paths, decisions_at
 from perception.versioning.models import CHAMPION
-from perception.versioning.processes import Clone, git_text, shallow_clone
-from perception.versioning.repository import read_pointer
+from perception.versioning.processes import Clone, git_text, read_json, shallow_clone
 
 SIGNATURES = {
     "G": "signed", "U": "signed, key not in the list of trusted ones", "B": "BAD SIGNATURE", "E": "signed, not checkable here",
@@ -79,14 +78,14 @@ def _signature(clone: Clone, commit: str) -> str:
 def _pointers(clone: Clone, history: Sequence[Decision]) -> list[str]:
     problems = []
     moves = [each for each in history if each.action in ("promote", "rollback")]
-    current = read_pointer(clone, CURRENT) or {}
+    current = read_json(clone, CURRENT) or {}
     expected = (moves[-1].tag, moves[-1].manifest_sha256, moves[-1].decided_utc) if moves else (None,) * 3
     if (current.get("tag"), current.get("manifest_sha256"), current.get("decided_utc")) != expected:
         problems.append(
             f"current.json names {current.get('tag')}, the last decision {expected[0]}: it was moved by hand"
         )
     released = [each.model_sha256 for each in history if each.model_sha256]
-    champion = read_pointer(clone, CHAMPION) or {}
+    champion = read_json(clone, CHAMPION) or {}
     if champion.get("model_sha256") != (released[-1] if released else None):
         problems.append(
             f"champion.json names {json.dumps(champion.get('model_sha256'))}, which no decision released last"

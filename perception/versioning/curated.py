@@ -24,7 +24,7 @@ from perception.data.shards import read_shard, write_shard
 from perception.data.store import Store
 from perception.data.tables import read_record, read_table
 from perception.errors import InputError
-from perception.versioning.processes import scratch_folder
+from perception.versioning.processes import check_empty, scratch_folder
 from perception.versioning.records import MANIFEST, RUN, SHARDS, Identity, ListedShard, Published, ShardList, json_bytes
 
 MEMBERS, VERSION = "members.parquet", "version.json"
@@ -85,8 +85,7 @@ def build_version(
         raise InputError(f"frames_per_shard={frames_per_shard} must be at least 1")
     if not 0.0 <= rewrite_below <= 1.0:
         raise InputError(f"rewrite_below={rewrite_below} must lie in [0, 1]")
-    if destination.exists() and any(destination.iterdir()):
-        raise InputError(f"{destination} is not empty; remove it or build into another folder")
+    check_empty(destination, "remove it or build into another folder")
     frames = validate_manifest(frames, "curated frames").sort_values("frame_id", ignore_index=True)
     base = _read_base(base_folder) if base_folder else None
     shard_of, rewritten = _kept_shards(frames, base, rewrite_below)

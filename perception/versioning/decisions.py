@@ -1,11 +1,10 @@
-"""Decisions of people on data versions and models: promote, roll back, reject, release; each is a commit with a name.
+"""Decisions of people on data versions and their networks: promote, roll back, reject; each is a commit with a name.
 
 A decision is bound to the hash of the manifest that the person looked at.  It moves a small pointer (current.json,
 champion.json) and adds one file under decisions/, in one commit; the versions themselves never change, so rolling back
 runs nothing again.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,18 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from perception.errors import InputError
-from perception.versioning.models import (
-    CHAMPION,
-    Champion,
-    champion_at,
-    proposal_at,
-    resolved,
-    store_model,
-    stored_model_at,
-)
-from perception.versioning.processes import Clone, git_text, read_committed, shallow_clone
+from perception.versioning.models import CHAMPION, proposal_at, resolved, stored_model_at
+from perception.versioning.processes import Clone, paths_in, read_json, shallow_clone
 from perception.versioning.records import Version, json_bytes
-from perception.versioning.repository import push_commit, read_pointer, trailers
+from perception.versioning.repository import push_commit, trailers
 
 CURRENT = "current.json"
 
@@ -34,7 +25,7 @@ CURRENT = "current.json"
 class Decision:
     """What somebody decided about a version."""
 
-    action: str  # promote, rollback, reject or release
+    action: str  # promote, rollback or reject
     tag: str  # data version it is about
     manifest_sha256: str  # identity of that version, as the person saw it
     names: tuple[str, ...]  # who decided
@@ -69,7 +60,7 @@ def promote(
         )
 
     def decide(clone: Clone, head: str) -> Decision | None:
-        current = read_pointer(clone, CURRENT, head)
+        current = read_json(clone, CURRENT, head)
         previous = current["tag"] if current else None
         if previous == version.tag:
             return None
@@ -102,7 +93,7 @@ def rollback(registry: str | Path, *, name: str, reason: str, revision: str | No
     """
     people, why = _people([name]), _reason(reason)
     with shallow_clone(registry) as clone:
-        history, current = decisions_at(clone, "HEAD"), read_pointer(clone, CURRENT)
+        history, current = decisions_at(clone, "HEAD"), read_json(clone, CURRENT)
     if current is None:
         raise InputError(f"registry {registry} has no current version; promote one instead")
     wanted = revision or _before(history, current["tag"])
@@ -115,7 +106,7 @@ def rollback(registry: str | Path, *, name: str, reason: str, revision: str | No
         raise InputError(f"{version.tag} never was current; review and promote it instead")
 
     def decide(clone: Clone, head: str) -> Decision:
-        if (found := read_pointer(clone, CURRENT, head)) != current:
+        if (found := read_json(clone, CURRENT, head)) != current:
             raise InputError(f"{found['tag'] if found else None} became current meanwhile; look again")
         before = champions_beside(decisions_at(clone, head)).get(version.tag)
         return replace(_decision("rollback", version, people, why, current["tag"]), model_sha256=before)
@@ -130,7 +121,7 @@ def reject(registry: str | Path, revision: str, *, manifest_sha256: str, name: s
     version, people, why = _reviewed(registry, revision, manifest_sha256), _people([name]), _reason(reason)
 
     def decide(clone: Clone, head: str) -> Decision:
-        current = read_pointer(clone, CURRENT, head)
+        current = read_json(clone, CURRENT, head)
         if current and current["tag"] == version.tag:
             raise InputError(f"{version.tag} is current; roll back first, then reject it")
         return _decision("reject", version, people, why, current["tag"] if current else None)
@@ -138,46 +129,6 @@ def reject(registry: str | Path, revision: str, *, manifest_sha256: str, name: s
     done = _decide(registry, version, decide)
     assert done is not None
     return done
-
-
-def decisions(registry: str | Path) -> list[Decision]:
-    """List all decisions, oldest first."""
-    with shallow_clone(registry) as clone:
-        return decisions_at(clone, "HEAD")
-
-
-# --- the champion
-
-
-def release_champion(
-    registry: str | Path,
-    model: Path,
-    revision: str,
-    *,
-    name: str,
-    reason: str,
-    facts: Mapping[str, str] | None = None,
-) -> Champion:
-    """Release a network that no night proposed: keep its files on the remote and point champion.json at them.
-
-    model: a file, or a folder of files.  revision: the data version that it was trained on.
-    Raises InputError for a model without files or an unknown version.
-    """
-    version, people, why = resolved(registry, revision), _people([name]), _reason(reason)
-    with shallow_clone(registry) as clone:
-        stored, stored_files = store_model(clone, model, version, facts)
-        released = Champion(**asdict(stored), names=people, reason=why)
-
-        def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
-            if champion_at(clone, head) == released:
-                return None
-            current = read_pointer(clone, CURRENT, head)
-            done = _decision("release", version, people, why, current["tag"] if current else None)
-            done = _dated_last(clone, head, replace(done, model_sha256=stored.model_sha256))
-            return {**stored_files, CHAMPION: json_bytes(asdict(released)), **_decision_file(done)}, _message(done)
-
-        push_commit(clone, changes)
-    return released
 
 
 # --- recording
@@ -268,10 +219,9 @@ def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:
 
     Decisions are kept in the order of their times; one that was dated before its predecessor would count as undone.
     """
-    paths = decision_paths(clone, head)
-    if not paths:
+    if not decision_paths(clone, head):
         return decision
-    last = datetime.fromisoformat(json.loads(read_committed(clone, paths[-1], head) or b"{}")["decided_utc"])
+    last = datetime.fromisoformat(decisions_at(clone, head)[-1].decided_utc)
     if datetime.fromisoformat(decision.decided_utc) > last:
         return decision
     return replace(decision, decided_utc=(last + timedelta(microseconds=1)).isoformat(timespec="microseconds"))
@@ -298,13 +248,13 @@ def champions_beside(history: Sequence[Decision]) -> dict[str, str]:
 
 def decision_paths(clone: Clone, commit: str) -> list[str]:
     """List the files of all decisions at a commit of the clone, oldest first."""
-    return sorted(git_text(clone, "ls-tree", "--name-only", commit, "decisions/").split())
+    return paths_in(clone, "decisions", commit)
 
 
 def decisions_at(clone: Clone, commit: str) -> list[Decision]:
     """List all decisions at a commit of the clone, oldest first."""
-    found = [json.loads(read_committed(clone, path, commit) or b"{}") for path in decision_paths(clone, commit)]
-    return [Decision(**record | {"names": tuple(record["names"])}) for record in found]
+    found = [read_json(clone, path, commit) for path in decision_paths(clone, commit)]
+    return [Decision(**record | {"names": tuple(record["names"])}) for record in found if record]
 
 
 def _before(history: Sequence[Decision], tag: str) -> str | None:

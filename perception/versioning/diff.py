@@ -1,10 +1,8 @@
 """Say what changed between two manifests: frames, labels, splits, classes, conditions and drives; no pixel is read."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,13 +20,6 @@ _COMPARED = ("frame_id", "drive_id", "split", "image_sha256", "label_sha256", *C
 _SIDES = ("base", "head")
 
 _Rows = NDArray[np.int64]  # row numbers
-
-
-class _Codes(NamedTuple):
-    """Hold a column of few values as small numbers that mean the same on both sides."""
-
-    sides: tuple[NDArray[np.int32], NDArray[np.int32]]  # numbers of the rows of base and of head
-    values: list[str]  # what each number means
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,14 +64,11 @@ def diff_manifests(base: pd.DataFrame, head: pd.DataFrame) -> VersionDiff:
     """
     tables = [_table(frames, which) for frames, which in zip((base, head), _SIDES, strict=True)]
     only_base, rows_base, rows_head, only_head = _match(tables[0]["frame_id"], tables[1]["frame_id"])
-    codes = {name: _codes(tables, name) for name in ("split", *CONDITIONS)}
-    moved = _codes_differ(codes["split"], rows_base, rows_head)
-    conditions = np.logical_or.reduce([_codes_differ(codes[name], rows_base, rows_head) for name in CONDITIONS])
-    relabelled, changed_image = (
-        _differs(tables[0][name].take(rows_base), tables[1][name].take(rows_head))
-        for name in ("label_sha256", "image_sha256")
-    )
-    by_condition, by_class_and_condition = _condition_tables(tables, [codes[name] for name in CONDITIONS])
+    names = ("split", "label_sha256", "image_sha256", *CONDITIONS)
+    differ = {name: _differs(tables[0][name].take(rows_base), tables[1][name].take(rows_head)) for name in names}
+    moved, relabelled, changed_image = (differ[name] for name in names[:3])
+    conditions = np.logical_or.reduce([differ[name] for name in CONDITIONS])
+    by_condition, by_class_and_condition = _condition_tables(tables)
     ids = tables[0]["frame_id"]
     drives = _counts(*(_tally(table, "drive_id") for table in tables))
     return VersionDiff(
@@ -154,22 +142,6 @@ def _match(base: pa.Array, head: pa.Array) -> tuple[_Rows, _Rows, _Rows, _Rows]:
     return np.flatnonzero(unmatched), rows_base, np.flatnonzero(in_both), np.flatnonzero(~in_both)
 
 
-def _codes(tables: Sequence[pa.Table], name: str) -> _Codes:
-    """Replace a column of few values by small numbers, the same ones in both tables."""
-    encoded = [pc.dictionary_encode(table[name].combine_chunks()) for table in tables]
-    values = sorted({value for column in encoded for value in column.dictionary.to_pylist()})
-    base, head = (
-        np.array([values.index(value) for value in column.dictionary.to_pylist()], np.int32)[column.indices.to_numpy()]
-        for column in encoded
-    )
-    return _Codes((base, head), values)
-
-
-def _codes_differ(codes: _Codes, rows_base: _Rows, rows_head: _Rows) -> NDArray[np.bool_]:
-    differs: NDArray[np.bool_] = codes.sides[0][rows_base] != codes.sides[1][rows_head]
-    return differs
-
-
 def _differs(old: pa.ChunkedArray, new: pa.ChunkedArray) -> NDArray[np.bool_]:
     """Compare elementwise; null equals null and nothing else."""
     differs = pc.fill_null(pc.not_equal(old, new), pc.xor(pc.is_null(old), pc.is_null(new)))
@@ -220,34 +192,21 @@ def _class_deltas(base: pa.Table, head: pa.Table) -> pd.DataFrame:
     return found[["base_share", "head_share", "delta_share", "base_frames", "head_frames"]]
 
 
-def _condition_tables(tables: Sequence[pa.Table], codes: Sequence[_Codes]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _condition_tables(tables: Sequence[pa.Table]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Count frames by condition, and by class and condition, in both tables; only conditions that either has."""
-    shape = [len(column.values) for column in codes]
-    joint = [np.ravel_multi_index(tuple(column.sides[side] for column in codes), shape) for side in (0, 1)]
-    frames = np.stack([np.bincount(numbers, minlength=math.prod(shape)) for numbers in joint], axis=1)
-    used = np.flatnonzero(frames.any(axis=1))
-    cells = [
-        tuple(codes[axis].values[i] for axis, i in enumerate(where))
-        for where in zip(*np.unravel_index(used, shape), strict=True)
-    ]
-    by_condition = _side_by_side(frames[used], cells, CONDITIONS)
-    names = sorted({name for table in tables for name in _pixel_columns(table)})
-    shown = [_shown(tables, name, joint, frames.shape[0])[used] for name in names]
-    index = [(name.removeprefix("px_"), *cell) for name in names for cell in cells]
-    counts = np.concatenate(shown) if shown else np.zeros((0, 2), np.int64)
-    return by_condition, _side_by_side(counts, index, ("class", *CONDITIONS))
+    sides = [_cells(table) for table in tables]
+    by_condition = _counts(*(side["frames"] for side in sides))
+    classes = sorted({name for side in sides for name in side if name != "frames"})
+    shown = [side.reindex(index=by_condition.index, columns=classes).T.stack([0, 1, 2]) for side in sides]
+    counted = _counts(*shown).rename(lambda name: name.removeprefix("px_"), level=0)
+    return by_condition, counted.rename_axis(index=["class", *CONDITIONS])
 
 
-def _shown(tables: Sequence[pa.Table], column: str, joint: Sequence[_Rows], cells: int) -> NDArray[np.int64]:
-    """Count the frames of each cell that show a class: (cell, 2)."""
-    counts = np.zeros((cells, 2), np.int64)
-    for side, table in enumerate(tables):
-        if column in table.column_names:
-            counts[:, side] = np.bincount(joint[side], weights=table[column].to_numpy() > 0, minlength=cells)
-    return counts
-
-
-def _side_by_side(counts: NDArray[np.int64], index: list[tuple[str, ...]], names: Sequence[str]) -> pd.DataFrame:
-    levels = zip(*index, strict=True) if index else [[] for _ in names]
-    table = pd.DataFrame(counts, columns=list(_SIDES), index=pd.MultiIndex.from_arrays(list(levels), names=list(names)))
-    return table.assign(delta=table["head"] - table["base"]).sort_index()
+def _cells(table: pa.Table) -> pd.DataFrame:
+    """Count the frames of each condition, and those that show each class: columns frames and px_<class>."""
+    names = _pixel_columns(table)
+    counted = {name: pc.greater(table[name], 0).cast(pa.int64()) for name in names}
+    counted["frames"] = pa.array(np.ones(len(table), np.int64))
+    cells = pa.table({name: table[name] for name in CONDITIONS} | counted).group_by(list(CONDITIONS))
+    found = cells.aggregate([(name, "sum") for name in counted]).to_pandas().set_index(list(CONDITIONS))
+    return found.rename(columns=lambda name: name.removesuffix("_sum"))

@@ -18,11 +18,11 @@ from perception.data.files import file_sha256
 from perception.errors import InputError
 from perception.versioning.decisions import CURRENT
 from perception.versioning.models import champion
-from perception.versioning.processes import git_text, git_url, read_committed, shallow_clone
+from perception.versioning.processes import check_empty, git_url, paths_in, read_committed, read_json, shallow_clone
 from perception.versioning.records import FILES, MANIFEST, Version
 from perception.versioning.registry import fetch
 from perception.versioning.remote import ask_each, open_remote, pointed_at, read_folder
-from perception.versioning.repository import configured_remote, read_pointer
+from perception.versioning.repository import configured_remote
 from perception.versioning.upkeep import versions
 
 
@@ -41,8 +41,7 @@ def reproduce(registry: str | Path, revision: str, destination: Path) -> Reprodu
 
     Raises InputError when the run is unknown, the remote lacks something, or a hash differs.
     """
-    if destination.exists() and any(destination.iterdir()):
-        raise InputError(f"{destination} is not empty; reproduce into a new folder, or it proves nothing")
+    check_empty(destination, "reproduce into a new folder, or it proves nothing")
     version = fetch(registry, revision, destination)
     listing: dict[str, dict[str, int]] = json.loads((destination / FILES).read_text())["files"]
     return Reproduction(
@@ -79,7 +78,7 @@ def frame_history(
     wanted = pc.field("frame_id").isin(looked_for[0]) | pc.field("drive_id").isin(looked_for[1])
     parts = []
     with shallow_clone(registry) as clone:
-        current = (read_pointer(clone, CURRENT) or {}).get("tag")
+        current = (read_json(clone, CURRENT) or {}).get("tag")
         remote = open_remote(configured_remote(clone))
 
         def manifest(version: Version) -> bytes:
@@ -98,19 +97,11 @@ def frame_history(
     return pd.DataFrame(found, columns=["tag", "run", *columns, "current", "champion"])
 
 
-def deletion_impact(
-    registry: str | Path, *, frame_ids: Collection[str] = (), drive_ids: Collection[str] = ()
-) -> dict[str, Any]:
-    """Say what deleting some frames or drives would touch: frames, versions, networks trained on them, the test set."""
-    history = frame_history(registry, frame_ids=frame_ids, drive_ids=drive_ids)
-    tags = list(dict.fromkeys(history["tag"]))
+def deletion_impact(registry: str | Path, history: pd.DataFrame) -> dict[str, Any]:
+    """Say what deleting frames would touch: versions, networks trained on them, the test set; history: of frame_history."""
     return {
-        "frames": sorted(set(history["frame_id"])),
-        "drives": sorted(set(history["drive_id"])),
-        "versions": tags,
+        "versions": list(dict.fromkeys(history["tag"])),
         "models": _models_trained_on(registry, set(history.loc[history["split"] == "train", "tag"])),
-        "touches_current": bool(history["current"].astype(bool).any()),
-        "touches_champion": bool(history["champion"].astype(bool).any()),
         "touches_test_set": bool((history["split"] == "test").any()),
     }
 
@@ -118,9 +109,5 @@ def deletion_impact(
 def _models_trained_on(registry: str | Path, tags: Collection[str]) -> list[str]:
     """Give the networks that the registry keeps and that learned from some versions, by their hash's first digits."""
     with shallow_clone(registry) as clone:
-        records = [
-            json.loads(read_committed(clone, path) or b"{}")
-            for path in git_text(clone, "ls-tree", "--name-only", "HEAD", "models/").splitlines()
-            if path.endswith(".json")
-        ]
-    return sorted(record["model_sha256"][:16] for record in records if record["tag"] in tags)
+        records = [read_json(clone, path) for path in paths_in(clone, "models") if path.endswith(".json")]
+    return sorted(record["model_sha256"][:16] for record in records if record and record["tag"] in tags)

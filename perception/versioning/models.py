@@ -15,7 +15,7 @@ from typing import Any
 
 from perception.data.files import paths_below
 from perception.errors import InputError
-from perception.versioning.processes import Clone, read_committed, shallow_clone
+from perception.versioning.processes import Clone, check_empty, read_committed, read_json, shallow_clone
 from perception.versioning.records import Version, json_bytes, run_folder
 from perception.versioning.registry import resolve
 from perception.versioning.remote import (
@@ -29,7 +29,7 @@ from perception.versioning.remote import (
     put_folder,
     read_folder,
 )
-from perception.versioning.repository import configured_remote, push_commit, read_pointer, trailers
+from perception.versioning.repository import configured_remote, push_commit, trailers
 
 CHAMPION, PROPOSAL = "champion.json", "proposal.json"
 
@@ -111,8 +111,8 @@ def read_proposal(registry: str | Path, tag: str) -> Proposal | None:
 
 def proposal_at(clone: Clone, tag: str, revision: str = "HEAD") -> Proposal | None:
     """Read a version's proposal at a commit of the clone."""
-    content = read_committed(clone, f"{run_folder(tag)}/{PROPOSAL}", revision)
-    return Proposal(**json.loads(content)) if content else None
+    record = read_json(clone, f"{run_folder(tag)}/{PROPOSAL}", revision)
+    return Proposal(**record) if record else None
 
 
 def resolved(registry: str | Path, revision: str) -> Version:
@@ -156,10 +156,10 @@ def model_place(model_sha256: str) -> str:
 
 def stored_model_at(clone: Clone, model_sha256: str, revision: str = "HEAD") -> StoredModel:
     """Read the record of a network; raises InputError when the registry has none of that hash."""
-    content = read_committed(clone, f"{model_place(model_sha256)}.json", revision)
-    if content is None:
+    record = read_json(clone, f"{model_place(model_sha256)}.json", revision)
+    if record is None:
         raise InputError(f"registry {clone.url} has no model {model_sha256[:16]}; propose it first")
-    return StoredModel(**json.loads(content))
+    return StoredModel(**record)
 
 
 def champion(registry: str | Path) -> Champion | None:
@@ -170,7 +170,7 @@ def champion(registry: str | Path) -> Champion | None:
 
 def champion_at(clone: Clone, revision: str = "HEAD") -> Champion | None:
     """Read the released network's pointer at a commit of the clone."""
-    pointer = read_pointer(clone, CHAMPION, revision)
+    pointer = read_json(clone, CHAMPION, revision)
     return Champion(**pointer | {"names": tuple(pointer["names"])}) if pointer else None
 
 
@@ -179,8 +179,7 @@ def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
 
     Raises InputError when the remote lacks a file or holds other bytes, or the destination holds something.
     """
-    if destination.exists() and any(destination.iterdir()):
-        raise InputError(f"{destination} is not empty; remove it or fetch into another folder")
+    check_empty(destination, "remove it or fetch into another folder")
     with shallow_clone(registry, scratch=destination.absolute().parent) as clone:
         found = champion_at(clone)
         if found is None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from perception.errors import InputError, Unreachable
@@ -176,3 +177,20 @@ def read_committed(clone: Clone, path: str, revision: str = "HEAD") -> bytes | N
     """Read a file as committed at a revision; None where it does not exist."""
     done = run_git(clone, "cat-file", "blob", f"{revision}:{path}", check=False)
     return done.stdout if done.returncode == 0 else None
+
+
+def read_json(clone: Clone, path: str, revision: str = "HEAD") -> dict[str, Any] | None:
+    """Read a JSON record as committed at a revision; None where it does not exist."""
+    content = read_committed(clone, path, revision)
+    return None if content is None else json.loads(content)
+
+
+def paths_in(clone: Clone, folder: str, revision: str = "HEAD") -> list[str]:
+    """List what is committed in a folder at a revision, sorted."""
+    return sorted(git_text(clone, "ls-tree", "--name-only", revision, f"{folder}/").splitlines())
+
+
+def check_empty(folder: Path, remedy: str) -> None:
+    """Raise InputError, which ends with what to do, for a folder that holds something."""
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; {remedy}")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
 from perception.errors import InputError
-from perception.versioning.processes import Clone, read_committed
+from perception.versioning.processes import Clone, read_json
 
 RUN_RULE = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 TAG_RULE = "^data/[A-Za-z0-9][A-Za-z0-9_-]{0,99}-[0-9a-f]{8}$"
@@ -83,12 +83,11 @@ def json_bytes(content: Any) -> bytes:
 
 def version_of(clone: Clone, tag: str, commit: str) -> Version:
     """Read a version's record at a commit of the clone; raises InputError when the record is not this tag's."""
-    content = read_committed(clone, f"{run_folder(tag)}/{RUN}", commit)
-    if content is None:
+    record = read_json(clone, f"{run_folder(tag)}/{RUN}", commit)
+    if record is None:
         raise InputError(
             f"tag {tag} has no {run_folder(tag)}/{RUN} at commit {commit[:8]}: the tag was moved or made by hand"
         )
-    record = json.loads(content)
     if record["tag"] != tag or not tag.endswith(record["manifest_sha256"][:8]):
         raise InputError(f"tag {tag} leads to the record of {record['tag']}: the tag was moved; restore it")
     return Version(commit=commit, **record)

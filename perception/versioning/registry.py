@@ -29,6 +29,7 @@ from perception.versioning.processes import (
     RegistryError,
     git_text,
     read_committed,
+    read_json,
     run_git,
     scratch_folder,
     shallow_clone,
@@ -65,14 +66,7 @@ from perception.versioning.remote import (
     put_folder,
     read_folder,
 )
-from perception.versioning.repository import (
-    configured_remote,
-    create_registry,
-    push_commit,
-    read_pointer,
-    remote_tags,
-    trailers,
-)
+from perception.versioning.repository import configured_remote, create_registry, push_commit, remote_tags, trailers
 
 __all__ = ["Version", "create_registry", "fetch", "find_tag", "publish", "resolve"]
 
@@ -112,7 +106,7 @@ def resolve(registry: str | Path, revision: str = "current") -> Version | None:
     if revision != "current":
         return _version_at(registry, find_tag(registry, revision))
     with shallow_clone(registry) as clone:
-        pointer = read_pointer(clone, "current.json")
+        pointer = read_json(clone, "current.json")
     if pointer is None:
         return None
     version = _version_at(registry, pointer["tag"])
@@ -295,7 +289,7 @@ def _inherited_files(
 
 def _version_files(clone: Clone, remote: Remote, tag: str, revision: str = "HEAD") -> tuple[dict[str, str], _Files]:
     """Read a version's files from the remote: {path: object} and the content of its files.json, both checked."""
-    record = json.loads(read_committed(clone, f"{run_folder(tag)}/{RUN}", revision) or b"{}")
+    record = read_json(clone, f"{run_folder(tag)}/{RUN}", revision) or {}
     pointer = read_committed(clone, f"{run_folder(tag)}/frames.dvc", revision)
     if pointer is None:
         raise InputError(f"version {tag} has no frames.dvc in registry {clone.url}: name a version that was published")
@@ -389,9 +383,8 @@ def fetch(
 
 
 def _check_not_retired(clone: Clone, tag: str) -> None:
-    retired = read_committed(clone, f"{run_folder(tag)}/{RETIRED}")
-    if retired is not None:
-        why = json.loads(retired)
+    why = read_json(clone, f"{run_folder(tag)}/{RETIRED}")
+    if why is not None:
         raise InputError(
             f"{tag} was retired by {why['retired_by']} ({why['reason']}) and its data removed; use a later version"
         )

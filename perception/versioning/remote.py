@@ -10,6 +10,7 @@ BLAKE3 (https://github.com/BLAKE3-team/BLAKE3-specs), as safe as SHA-256 and abo
 """
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,17 +18,18 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from blake3 import blake3
 
 from perception.data.files import replacement
-from perception.errors import InputError, Unreachable
+from perception.errors import InputError
 from perception.versioning.processes import RegistryError
+
+if TYPE_CHECKING:
+    from perception.data.s3 import Bucket
 
 _BLOCK_BYTES = 1 << 18  # small enough to stay in a core's cache between reading, hashing and writing
 _FILES_AT_ONCE = max(2, min(8, os.cpu_count() or 1))  # large files: hashing and copying keep a core busy each
@@ -54,19 +56,9 @@ class Proof:
     algorithm: Literal["sha256", "blake3"]
     hexdigest: str
 
-    def digest(self) -> "Digest":
-        """Start a hash of this kind."""
+    def digest(self) -> Any:
+        """Start a hash of this kind: an object of hashlib's interface."""
         return blake3() if self.algorithm == "blake3" else hashlib.sha256()
-
-
-class Digest(Protocol):
-    """A hash that is being computed."""
-
-    def update(self, data: Any, /) -> Any:
-        """Take more bytes in."""
-
-    def hexdigest(self) -> str:
-        """Give the hash of the bytes so far."""
 
 
 @dataclass(frozen=True)
@@ -76,52 +68,6 @@ class Stored:
     size_bytes: int
     changed: float  # seconds since the epoch
     md5: str | None = None  # of the bytes as they lie there, where the server computed it
-
-
-class Remote(Protocol):
-    """Where objects lie."""
-
-    @property
-    def url(self) -> str:
-        """Say where."""
-
-    def stat(self, name: str) -> Stored | None:
-        """Return what is known of an object; None where there is none."""
-
-    def read(self, name: str) -> bytes | None:
-        """Return the bytes of a small object; None where there is none."""
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write a small object, whole or not at all."""
-
-    def upload(self, name: str, source: Path) -> None:
-        """Write an object from a file, whole or not at all."""
-
-    def download(self, name: str, target: Path, digest: Digest) -> bool:
-        """Write an object's bytes to a new file and hash the bytes written; False where there is no object."""
-
-    def hash(self, name: str) -> str | None:
-        """Read an object back and return the md5 of its bytes; None where there is none."""
-
-    def objects(self) -> dict[str, Stored]:
-        """Return every object by name."""
-
-    def remove(self, name: str) -> None:
-        """Remove an object that is there."""
-
-
-def open_remote(url: str) -> Remote:
-    """Open a registry's remote: a folder, or s3://bucket/prefix (endpoint and keys come from the environment)."""
-    if not url.startswith("s3://"):
-        return FolderRemote(url)
-    parts = urlsplit(url)
-    return S3Remote(url, parts.netloc, parts.path.strip("/"), _s3().connect(os.environ, url))
-
-
-def _s3() -> ModuleType:
-    import perception.data.s3  # here, since the client costs half a second that folders need not pay
-
-    return perception.data.s3
 
 
 def _object_path(name: str) -> str:
@@ -151,24 +97,24 @@ class FolderRemote:
             raise InputError(f"{path}: cannot be read ({error.strerror}); let this user read the remote") from None
 
     def stat(self, name: str) -> Stored | None:
-        """Ask the file system."""
+        """Return what the file system knows of an object; None where there is none."""
         with self._unless_absent(name):
             facts = self._path(name).stat()
             return Stored(facts.st_size, facts.st_mtime)
         return None
 
     def read(self, name: str) -> bytes | None:
-        """Read the file."""
+        """Return the bytes of a small object; None where there is none."""
         with self._unless_absent(name):
             return self._path(name).read_bytes()
         return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write under a temporary name and move into place."""
+        """Write a small object under a temporary name and move it into place."""
         self._place(name, lambda temporary: temporary.write_bytes(content))
 
     def upload(self, name: str, source: Path) -> None:
-        """Copy under a temporary name and move into place."""
+        """Copy a file to a temporary name and move it into place."""
         self._place(name, lambda temporary: shutil.copyfile(source, temporary))
 
     def _place(self, name: str, fill: Callable[[Path], Any]) -> None:
@@ -182,8 +128,8 @@ class FolderRemote:
                 f"remote {self.url} cannot be written ({error.strerror}); give it space and the right to write"
             ) from None
 
-    def download(self, name: str, target: Path, digest: Digest) -> bool:
-        """Copy the file block by block; each is hashed while the core's cache still holds what was written."""
+    def download(self, name: str, target: Path, digest: Any) -> bool:
+        """Copy an object to a new file block by block, hashing what was written; False where there is no object."""
         source = None
         with self._unless_absent(name):
             source = self._path(name).open("rb", buffering=0)
@@ -196,13 +142,13 @@ class FolderRemote:
         return True
 
     def hash(self, name: str) -> str | None:
-        """Read the file."""
+        """Return the md5 of an object's bytes, read back; None where there is none."""
         with self._unless_absent(name), self._path(name).open("rb") as stream:
             return hashlib.file_digest(stream, _md5).hexdigest()
         return None
 
     def objects(self) -> dict[str, Stored]:
-        """Walk the folder; files of a kill (.new-*) are left to whoever cleans up."""
+        """Return every object by name; files of a kill (.new-*) are left to whoever cleans up."""
         found = {}
         for path in (Path(self.url) / "files" / "md5").glob("??/*"):
             if _OBJECT_RULE.fullmatch(path.parent.name + path.name):
@@ -211,7 +157,7 @@ class FolderRemote:
         return found
 
     def remove(self, name: str) -> None:
-        """Remove the file."""
+        """Remove an object that is there."""
         self._path(name).unlink(missing_ok=True)
 
 
@@ -219,70 +165,72 @@ class FolderRemote:
 class S3Remote:
     """Keep objects below a prefix of a bucket."""
 
-    url: str
-    bucket: str
-    prefix: str
-    client: Any = field(repr=False, compare=False)
+    bucket: "Bucket"
 
-    def _key(self, name: str) -> str:
-        path = _object_path(name)
-        return f"{self.prefix}/{path}" if self.prefix else path
-
-    def _ask(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
-        try:
-            return function(self.client, self.bucket, *arguments, self.url)
-        except Unreachable as error:  # a server that is gone may come back
-            raise RegistryError(f"remote {error}") from None
+    @property
+    def url(self) -> str:
+        """Say where."""
+        return self.bucket.url
 
     def stat(self, name: str) -> Stored | None:
-        """Ask for the object's head; its ETag is the md5 of the bytes unless they came in parts or are encrypted."""
-        facts = self._ask(_s3().object_facts, self._key(name))
+        """Return what the object's head says; None where there is none."""
+        facts = self.bucket.facts(_object_path(name))
         if facts is None:
             return None
-        size_bytes, etag, changed = facts
+        size_bytes, etag, changed = facts  # the md5 of the bytes, unless they came in parts or are encrypted
         return Stored(size_bytes, changed, etag if re.fullmatch("[0-9a-f]{32}", etag) else None)
 
     def read(self, name: str) -> bytes | None:
-        """Download the object."""
-        return self._ask(_s3().download, self._key(name))
+        """Return the bytes of a small object; None where there is none."""
+        return self.bucket.read(_object_path(name))
 
     def write(self, name: str, content: bytes) -> None:
-        """Upload the object."""
-        self._ask(_s3().upload, self._key(name), content)
+        """Write a small object, whole or not at all."""
+        self.bucket.write(_object_path(name), io.BytesIO(content), len(content))
 
     def upload(self, name: str, source: Path) -> None:
-        """Upload the file."""
-        self._ask(_s3().upload_file, self._key(name), source)
+        """Write an object from a file, whole or not at all."""
+        with source.open("rb") as stream:
+            self.bucket.write(_object_path(name), stream, source.stat().st_size)
 
-    def download(self, name: str, target: Path, digest: Digest) -> bool:
-        """Download to the file, hashing what arrives."""
+    def download(self, name: str, target: Path, digest: Any) -> bool:
+        """Download an object to a new file, hashing what arrives; False where there is no object."""
         with target.open("xb") as copy:
 
             def take(block: bytes) -> None:
                 copy.write(block)
                 digest.update(block)
 
-            found = bool(self._ask(lambda c, b, k, w: _s3().download_blocks(c, b, k, take, w), self._key(name)))
+            found = self.bucket.read_blocks(_object_path(name), take)
         if not found:
             target.unlink()
         return found
 
     def hash(self, name: str) -> str | None:
-        """Download the object and hash what arrives."""
+        """Return the md5 of an object's bytes, downloaded; None where there is none."""
         digest = _md5()
-        found = self._ask(lambda c, b, k, w: _s3().download_blocks(c, b, k, digest.update, w), self._key(name))
-        return digest.hexdigest() if found else None
+        return digest.hexdigest() if self.bucket.read_blocks(_object_path(name), digest.update) else None
 
     def objects(self) -> dict[str, Stored]:
-        """List the bucket below the prefix."""
-        prefix = f"{self.prefix}/files/md5/" if self.prefix else "files/md5/"
-        listed = self._ask(_s3().list_objects, prefix)
-        found = {key.removeprefix(prefix).replace("/", ""): Stored(size, changed) for key, size, changed in listed}
-        return {name: facts for name, facts in found.items() if _OBJECT_RULE.fullmatch(name)}
+        """Return every object by name."""
+        listed = {key.replace("/", ""): Stored(*facts) for key, facts in self.bucket.list("files/md5/").items()}
+        return {name: facts for name, facts in listed.items() if _OBJECT_RULE.fullmatch(name)}
 
     def remove(self, name: str) -> None:
-        """Remove the object."""
-        self._ask(_s3().remove, self._key(name))
+        """Remove an object that is there."""
+        self.bucket.remove(_object_path(name))
+
+
+Remote = FolderRemote | S3Remote
+
+
+def open_remote(url: str) -> Remote:
+    """Open a registry's remote: a folder, or s3://bucket/prefix (endpoint and keys come from the environment)."""
+    if not url.startswith("s3://"):
+        return FolderRemote(url)
+    from perception.data.s3 import open_bucket  # here, since the client costs half a second that folders need not pay
+
+    return S3Remote(open_bucket(url, os.environ))
 
 
 # ---------------------------------------------------------------- files and folders
@@ -313,11 +261,8 @@ def file_facts(path: Path) -> FileFacts:
 
 def has_proof(path: Path, proof: Proof) -> bool:
     """Hash a file's bytes and say whether they are the ones that the proof is of."""
-    digest = proof.digest()
     with path.open("rb", buffering=0) as stream:
-        for block in _blocks(stream):
-            digest.update(block)
-    return digest.hexdigest() == proof.hexdigest
+        return hashlib.file_digest(stream, proof.digest).hexdigest() == proof.hexdigest
 
 
 def each_file(function: Callable[[Any], Answer], items: Iterable[Any]) -> list[Answer]:

@@ -1,6 +1,5 @@
 """The git side of a data registry: creating it, reading it, and committing to it beside other writers."""
 
-import json
 import os
 import random
 import re
@@ -8,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from perception.errors import InputError
 from perception.versioning.processes import (
@@ -253,12 +251,3 @@ def remote_tags(registry: str | Path, pattern: str = "data/*") -> dict[str, str]
         # An annotated tag is listed twice; the line with ^{} names the commit and comes second.
         found[name.removeprefix("refs/tags/").removesuffix("^{}")] = commit
     return found
-
-
-def read_pointer(clone: Clone, name: str, revision: str = "HEAD") -> dict[str, Any] | None:
-    """Read a pointer file of main; None where it does not exist."""
-    content = read_committed(clone, name, revision)
-    if content is None:
-        return None
-    pointer: dict[str, Any] = json.loads(content)
-    return pointer

@@ -15,10 +15,9 @@ from perception.versioning.curated import MEMBERS
 from perception.versioning.decisions import CURRENT, decisions_at
 from perception.versioning.lineage import reproduce_commands
 from perception.versioning.models import champion_at, proposal_at, resolved
-from perception.versioning.processes import Clone, shallow_clone
+from perception.versioning.processes import Clone, read_json, shallow_clone
 from perception.versioning.records import MANIFEST, PROFILE, Version
 from perception.versioning.registry import fetch, resolve
-from perception.versioning.repository import read_pointer
 from perception.versioning.review import History, Side, review_facts
 from perception.versioning.review_pictures import (
     ReviewPicture,
@@ -58,7 +57,7 @@ def review(
         listed = versions(registry)
         with shallow_clone(registry) as clone:
             sides = [_side(clone, each, folders) for each in (other, version)]
-            current = (read_pointer(clone, CURRENT) or {}).get("tag")
+            current = (read_json(clone, CURRENT) or {}).get("tag")
             history = History(
                 decisions=decisions_at(clone, "HEAD"), champion=champion_at(clone), current=current, versions=listed
             )

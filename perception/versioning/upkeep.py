@@ -11,10 +11,10 @@ from perception.errors import InputError
 from perception.parameters import Count, checked
 from perception.versioning.decisions import CURRENT, decisions_at
 from perception.versioning.models import CHAMPION
-from perception.versioning.processes import Clone, git_text, read_committed, shallow_clone
+from perception.versioning.processes import Clone, git_text, paths_in, read_committed, read_json, shallow_clone
 from perception.versioning.records import RETIRED, Version, json_bytes, run_folder, version_of
 from perception.versioning.remote import Remote, ask_each, each_file, open_remote, pointed_at, read_folder
-from perception.versioning.repository import configured_remote, push_commit, read_pointer, remote_tags, trailers
+from perception.versioning.repository import configured_remote, push_commit, remote_tags, trailers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ def _objects_of(clone: Clone, remote: Remote, listed: Collection[Version], *, wh
 def _model_objects(clone: Clone, remote: Remote) -> dict[str, str]:
     """Give every object that a proposed or released network needs, with the file that it is."""
     users: dict[str, str] = {}
-    for pointer in git_text(clone, "ls-tree", "--name-only", "HEAD", "models/").splitlines():
+    for pointer in paths_in(clone, "models"):
         if pointer.endswith(".dvc"):
             name = pointed_at(read_committed(clone, pointer) or b"")
             users[name] = f"{pointer.removesuffix('.dvc')} (list of files)"
@@ -188,10 +188,8 @@ def _kept(clone: Clone, listed: list[Version], policy: RetentionPolicy, now: dat
     for decision in decisions_at(clone, "HEAD"):
         if decision.action in ("promote", "rollback"):
             kept[decision.tag] = f"approved by {', '.join(decision.names)}"
-        if decision.action == "release":
-            kept[decision.tag] = "a released model was trained on it"
     for name in (CURRENT, CHAMPION):
-        if pointer := read_pointer(clone, name):
+        if pointer := read_json(clone, name):
             kept[pointer["tag"]] = f"named by {name}"
     return {version.tag: kept[version.tag] for version in listed if version.tag in kept}
 

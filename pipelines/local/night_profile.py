@@ -1,10 +1,12 @@
 """`make profile`: where the seconds and the bytes of a night on this machine went, from the records in its folder."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from perception.errors import InputError
 from pipelines.local.dvc_file import outputs_of
@@ -17,23 +19,16 @@ _NUMBERS = ("launched", "started", "seconds", "cpu_seconds", "start_cpu_seconds"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskCost:
-    """Say what one task of the night took."""
-
-    name: str
-    seconds: float  # of its own work, by the clock
-    cpu_seconds: float  # of its own work; more than `seconds` where several cores worked
-    start_seconds: float  # from its command to its work: interpreter, imports, waiting for a library to load
-    read_mb: float  # by read calls, from disk or not
-    written_mb: float
-    output_mb: float  # what lies in its output folders
-
-
-@dataclass(frozen=True, kw_only=True)
 class NightProfile:
-    """Say where a night's seconds and bytes went."""
+    """Say where a night's seconds and bytes went.
 
-    tasks: tuple[TaskCost, ...]  # of the last call of `make run`, in the order in which they ran
+    tasks: one row a task of the last call of `make run`, in the order in which they ran: name; seconds of its own work by
+    the clock, cpu_seconds of that (more where several cores worked), start_seconds from its command to its work
+    (interpreter, imports, waiting for a library to load), read_mb by read calls (from disk or not), written_mb, and
+    output_mb that lie in its output folders.
+    """
+
+    tasks: pd.DataFrame
     earlier: tuple[str, ...]  # tasks that an earlier call had done
     seconds: float  # of the whole call
     work_seconds: float  # the sum of the tasks' own work
@@ -48,13 +43,17 @@ def night_profile(run: Path) -> NightProfile:
     """Read a run's folder; raises InputError where no night has run there or its records are from before they said enough."""
     engine = _read(run / ENGINE_FILE, ("started", "ended", "cpu_seconds"))
     records = [_read(path, _NUMBERS) for path in (run / "records").glob("*.json")]
-    ran = sorted((each for each in records if each["launched"] >= engine["started"]), key=lambda each: each["launched"])
+    ran = [each for each in records if each["launched"] >= engine["started"]]
     if not ran:
         raise InputError(f"{run}: the last call found everything done; remove the folder and run the night again")
-    sizes = _output_mb(run)
-    tasks = tuple(_cost(record, sizes) for record in ran)
-    seconds, work = engine["ended"] - engine["started"], sum(task.seconds for task in tasks)
-    start = sum(task.start_seconds for task in tasks)
+    tasks = pd.DataFrame(ran).sort_values("launched", ignore_index=True)
+    tasks = tasks.assign(
+        start_seconds=tasks.started - tasks.launched,
+        read_mb=tasks.read_bytes / MB,
+        written_mb=tasks.written_bytes / MB,
+        output_mb=tasks.name.map(_output_mb(run)).fillna(0.0),
+    )
+    seconds, work, start = engine["ended"] - engine["started"], tasks.seconds.sum(), tasks.start_seconds.sum()
     return NightProfile(
         tasks=tasks,
         earlier=tuple(sorted(each["name"] for each in records if each["launched"] < engine["started"])),
@@ -81,18 +80,6 @@ def _read(path: Path, numbers: Sequence[str]) -> dict[str, Any]:
     return record
 
 
-def _cost(record: Mapping[str, Any], sizes: Mapping[str, float]) -> TaskCost:
-    return TaskCost(
-        name=record["name"],
-        seconds=record["seconds"],
-        cpu_seconds=record["cpu_seconds"],
-        start_seconds=record["started"] - record["launched"],
-        read_mb=record["read_bytes"] / MB,
-        written_mb=record["written_bytes"] / MB,
-        output_mb=sizes.get(record["name"], 0.0),
-    )
-
-
 def _output_mb(run: Path) -> dict[str, float]:
     """Return the size of what lies in every task's output folders, by task."""
     night = nightly()
@@ -115,26 +102,23 @@ def profile_text(profile: NightProfile) -> str:
     lines = [
         f"{'task':20} {'seconds':>8} {'share':>6} {'CPU s':>8} {'start s':>8} {'read MB':>8} {'wrote MB':>8} {'output MB':>9}"
     ]
-    for task in sorted(profile.tasks, key=lambda each: -each.seconds):
+    for task in profile.tasks.sort_values("seconds", ascending=False, kind="stable").itertuples():
         lines.append(
             f"{task.name:20} {task.seconds:8.1f} {task.seconds / profile.seconds:6.1%} {task.cpu_seconds:8.1f} "
             f"{task.start_seconds:8.2f} {task.read_mb:8.1f} {task.written_mb:8.1f} {task.output_mb:9.1f}"
         )
-    total = [sum(getattr(task, name) for task in profile.tasks) for name in ("read_mb", "written_mb", "output_mb")]
+    whole = profile.tasks.sum(numeric_only=True)
     lines += [
-        f"{'the tasks themselves':20} {profile.work_seconds:8.1f} {profile.work_seconds / profile.seconds:6.1%} "
-        f"{sum(task.cpu_seconds for task in profile.tasks):8.1f} {profile.start_seconds:8.2f} "
-        + " ".join(f"{value:{width}.1f}" for value, width in zip(total, (8, 8, 9), strict=True)),
+        f"{'the tasks themselves':20} {whole.seconds:8.1f} {whole.seconds / profile.seconds:6.1%} {whole.cpu_seconds:8.1f} "
+        f"{whole.start_seconds:8.2f} {whole.read_mb:8.1f} {whole.written_mb:8.1f} {whole.output_mb:9.1f}",
         f"{'starting processes':20} {profile.start_seconds:8.1f} {profile.start_seconds / profile.seconds:6.1%}",
         f"{'the engine between':20} {profile.between_seconds:8.1f} {profile.between_seconds / profile.seconds:6.1%}",
         f"{'the whole night':20} {profile.seconds:8.1f} 100.0%",
         f"the local engine adds {profile.engine_share:.1%} to the tasks' own work "
         f"(bar {ENGINE_BAR:.0%}: {'holds' if profile.engine_share <= ENGINE_BAR else 'falls short'})",
     ]
-    cpu = sum(task.cpu_seconds for task in profile.tasks)
-    lines.append(
-        f"in processor time: {profile.engine_cpu_seconds:.1f} s beside {cpu:.1f} s of the tasks, {profile.engine_cpu_seconds / cpu:.1%}"
-    )
+    beside, cpu = profile.engine_cpu_seconds, whole.cpu_seconds
+    lines.append(f"in processor time: {beside:.1f} s beside {cpu:.1f} s of the tasks, {beside / cpu:.1%}")
     if profile.earlier:
         lines.append(f"done by an earlier call, not counted: {', '.join(profile.earlier)}")
     return "\n".join(lines)

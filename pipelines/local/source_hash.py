@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OURS = ("components", "perception")
-DATA_FILES = ("*.yaml", "*/*.yaml", "*/*.html", "*/*.css")
+DATA_FILES = ("*.yaml", "*/*.yaml", "*/*.html", "*/*.css", "*/*.md")
 
 
 def source_hashes(modules: Mapping[str, str]) -> dict[str, str]:

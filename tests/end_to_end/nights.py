@@ -1,4 +1,4 @@
-"""Run nights as `make run` does: the smoke night, and a small one on footage in a folder, to which more may arrive."""
+"""Run nights as `make run` does, small ones on footage in a folder, to which more may arrive."""
 
 import json
 import os
@@ -40,10 +40,15 @@ def run_night(
 
 
 def small(footage: Path, labels: str = "oracle", labelled: int = 6) -> list[str]:
-    """Return the overrides of the smallest whole night on a folder of footage."""
+    """Return the overrides of the smallest whole night on a folder of footage that prunes its network, in two batches."""
     fleet = {"format": "scenes_folder", "path": str(footage), "domain": "real", "split": "pool", "labels": labels}
     kept = [override for override in TINY if not override.startswith("sources.fleet")]
-    return [*kept, f"sources.fleet={json.dumps(fleet | {'initial_labelled_frames': labelled})}"]
+    return [
+        *kept,
+        "batches=2",
+        "train_prune.latency_share=0.85",
+        f"sources.fleet={json.dumps(fleet | {'initial_labelled_frames': labelled})}",
+    ]
 
 
 def figures(run: Path) -> dict[str, Any]:
@@ -57,8 +62,8 @@ def figures(run: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class SmallNight:
-    """A small night that was run once, whose footage, registry and run a test may go on with."""
+class Night:
+    """A night that was run once, whose footage, registry and run a test may go on with."""
 
     run: Path
     footage: Path

@@ -1,29 +1,50 @@
-"""A whole night: it ends, says so in every key, does nothing twice, survives kills, and never peeks at hidden labels."""
+"""A whole night: it ends, says so in every key, survives kills, and never peeks at hidden labels. The nights after it start
+from what was promoted, take in what has arrived since, and repeat nothing.
+"""
 
+import csv
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
 from PIL import Image
 
+from components.stage.command import main as stage_main
+from components.stage.registry import all_stages
 from perception.reporting.summary import SUMMARY_KEYS
+from perception.versioning.registry import fetch, resolve
+from pipelines.commands.program import main
+from pipelines.local import run as engine
 from pipelines.nightly import nightly
-from tests.end_to_end.nights import ROOT, SmallNight, figures, night_command, run_night, small
+from pipelines.settings import COUNTS, load_settings
+from tests.end_to_end.nights import ROOT, Night, figures, night_command, run_night, small
+from tests.footage import write_footage
 
-pytestmark = pytest.mark.xdist_group("night")
+ASKED_AGAIN = {task.name for task in nightly().tasks.values() if not task.reusable}
 
 
-def test_the_summary_has_every_key_with_a_measured_figure(night: Path) -> None:
-    summary = json.loads((night / "summary.json").read_text())
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    """A finished night on eight drives of footage in a folder; the last tests here go on with it."""
+    root = tmp_path_factory.mktemp("night")
+    write_footage(root / "footage", 3, 8, 3, 32, 64)
+    done = run_night(root / "runs", overrides=small(root / "footage"))
+    run = root / "runs" / "smoke"
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return Night(run, root / "footage", figures(run))
+
+
+def test_the_summary_has_every_key_with_a_measured_figure(night: Night) -> None:
+    summary = json.loads((night.run / "summary.json").read_text())
     assert list(summary) == list(SUMMARY_KEYS)
     assert summary["status"] == "done"
     for section in ("selection", "adaptation", "model", "evaluation"):
@@ -36,17 +57,17 @@ def test_the_summary_has_every_key_with_a_measured_figure(night: Path) -> None:
     assert summary["data"]["added"] == summary["data"]["frames"] > 0
 
 
-def test_the_report_needs_nothing_but_itself(night: Path) -> None:
-    html = (night / "report.html").read_text()
+def test_the_report_needs_nothing_but_itself(night: Night) -> None:
+    html = (night.run / "report.html").read_text()
     assert "data:image/" in html
     for outside in ('src="http', 'href="http', "url(http", "<link", "<script src"):
         assert outside not in html
-    assert (night.parent / "latest").resolve() == night
+    assert (night.run.parent / "latest").resolve() == night.run
 
 
-def test_the_night_proposes_its_version_with_a_review(night: Path) -> None:
-    review = json.loads((night / "review.json").read_text())
-    summary = json.loads((night / "summary.json").read_text())
+def test_the_night_proposes_its_version_with_a_review(night: Night) -> None:
+    review = json.loads((night.run / "review.json").read_text())
+    summary = json.loads((night.run / "summary.json").read_text())
     assert review["head"]["manifest_sha256"] == summary["data"]["manifest_sha256"]
     assert review["head"]["splits"]["test"] == summary["evaluation"]["frames"], "the test set belongs to the version"
     assert len(review["evidence"]["gates"]) == 7
@@ -55,49 +76,41 @@ def test_the_night_proposes_its_version_with_a_review(night: Path) -> None:
     assert review["lineage"]["model_sha256"]
     assert review["cost"]["seconds"] > 0
     for name in ("review.html", "review.md"):
-        assert summary["data"]["version"] in (night / name).read_text()
+        assert summary["data"]["version"] in (night.run / name).read_text()
 
 
-def test_a_refused_gate_shows_the_offending_frames(night: Path, tmp_path: Path) -> None:
+def test_a_refused_gate_shows_the_offending_frames(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "subject").mkdir()
-    table = pd.read_parquet(night / "frames" / "gate.parquet")
+    table = pd.read_parquet(night.run / "frames" / "gate.parquet")
     broken = table.index[table.label_uri.notna()][3]
     table.loc[broken, "unknown_label_px"] = 7
     table.to_parquet(tmp_path / "subject" / "gate.parquet", index=False)
-    command = [sys.executable, "-m", "components.stage", "gate", "--params", "params.yaml", "--task", "gate_ingest"]
-    command += ["--subject", str(tmp_path / "subject"), "--verdict", str(tmp_path / "verdict")]
-    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
-    refused = subprocess.run(command, cwd=night, env=environment, capture_output=True, text=True, check=False)
-    assert refused.returncode == 3, refused.stderr
+    monkeypatch.chdir(night.run)
+    judged = ["--task", "gate_ingest", "--subject", str(tmp_path / "subject"), "--verdict", str(tmp_path / "verdict")]
+    assert stage_main(["gate", "--params", "params.yaml", *judged]) == 3
     first = table.frame_id[broken]
-    assert first in refused.stderr
-    command = [sys.executable, "-m", "components.stage", "report", "--params", "params.yaml", "--frames", "frames"]
-    command += ["--base", "base", "--verdicts", str(tmp_path / "verdict"), "--report", str(tmp_path / "report")]
-    subprocess.run(command, cwd=night, env=environment, check=True, capture_output=True)
+    assert first in capsys.readouterr().err
+    told = ["--frames", "frames", "--base", "base", "--verdicts", str(tmp_path / "verdict")]
+    assert stage_main(["report", "--params", "params.yaml", *told, "--report", str(tmp_path / "report")]) == 0
     html = (tmp_path / "report" / "report.html").read_text()
     panel = html[html.index('id="gate-ingest"') :]
     assert first in panel
     assert panel.index("data:image/jpeg") < panel.index(first) + 4000
 
 
-def test_a_second_run_asks_again_what_lies_outside_and_does_no_work_again(night: Path) -> None:
-    before = {path.stem: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")}
-    done = run_night(night.parent)
-    assert done.returncode == 0, done.stderr
-    after = {path.stem: path.stat().st_mtime_ns for path in (night / "records").glob("*.json")}
-    ran = {name for name in after if after[name] != before.get(name)}
-    assert ran == {task.name for task in nightly().tasks.values() if not task.reusable}
-
-
-def test_the_evaluation_agrees_with_an_independent_count(night: Path) -> None:
+def test_the_evaluation_agrees_with_an_independent_count(night: Night) -> None:
     """Run the exported network on the test frames and count with plain numpy."""
-    manifest = pd.read_parquet(night / "frames" / "manifest.parquet")
-    test, store = manifest[manifest.split == "test"], night.parent / "store"
-    session = onnxruntime.InferenceSession(str(night / "compressed" / "model.onnx"), providers=["CPUExecutionProvider"])
+    manifest = pd.read_parquet(night.run / "frames" / "manifest.parquet")
+    test, store = manifest[manifest.split == "test"], night.run.parent / "store"
+    session = onnxruntime.InferenceSession(
+        str(night.run / "compressed" / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
     confusion = np.zeros((19, 19), dtype=np.int64)
     for row in test.itertuples():
         label = np.asarray(Image.open(store / row.label_uri))
-        shown = np.asarray(Image.open(night / "evaluation" / "predictions" / f"{row.frame_id}.png"))
+        shown = np.asarray(Image.open(night.run / "evaluation" / "predictions" / f"{row.frame_id}.png"))
         image = np.asarray(Image.open(store / row.image_uri).convert("RGB"), dtype=np.float32) / 255
         logits = session.run(None, {session.get_inputs()[0].name: image.transpose(2, 0, 1)[None]})[0]
         assert (logits[0].argmax(0) == shown).mean() > 0.999  # ties aside, the prediction that was kept
@@ -106,35 +119,37 @@ def test_the_evaluation_agrees_with_an_independent_count(night: Path) -> None:
     truth, guess, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
     union = truth + guess - right
     miou = (right[union > 0] / union[union > 0]).mean()
-    assert abs(json.loads((night / "summary.json").read_text())["evaluation"]["miou"] - miou) < 1e-9
+    assert abs(json.loads((night.run / "summary.json").read_text())["evaluation"]["miou"] - miou) < 1e-9
 
 
-def test_the_shipped_network_is_what_its_weights_say(night: Path) -> None:
+def test_the_shipped_network_is_what_its_weights_say(night: Night) -> None:
     import torch
 
     from perception.models.checkpoint import load_network
 
-    network = load_network(night / "compressed" / "model.safetensors")
-    session = onnxruntime.InferenceSession(str(night / "compressed" / "model.onnx"), providers=["CPUExecutionProvider"])
-    images = np.random.default_rng(0).random((2, 3, 64, 128), dtype=np.float32)
+    network = load_network(night.run / "compressed" / "model.safetensors")
+    session = onnxruntime.InferenceSession(
+        str(night.run / "compressed" / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    images = np.random.default_rng(0).random((2, 3, 32, 64), dtype=np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy()
     got = session.run(None, {session.get_inputs()[0].name: images})[0]
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def test_pruned_channels_are_really_gone(night: Path) -> None:
-    model = json.loads((night / "summary.json").read_text())["model"]
+def test_pruned_channels_are_really_gone(night: Night) -> None:
+    model = json.loads((night.run / "summary.json").read_text())["model"]
     assert model["parameters_pruned"] < model["parameters_dense"]
-    assert (night / "network" / "pruned.safetensors").stat().st_size < (
-        night / "network" / "dense.safetensors"
+    assert (night.run / "network" / "pruned.safetensors").stat().st_size < (
+        night.run / "network" / "dense.safetensors"
     ).stat().st_size
 
 
-def test_labels_of_unselected_frames_change_nothing(night: Path, tmp_path: Path) -> None:
+def test_labels_of_unselected_frames_change_nothing(night: Night, tmp_path: Path) -> None:
     """Delete every hidden label that was not selected, run the night again from its ingest, and compare."""
     runs = tmp_path / "runs"
-    shutil.copytree(night.parent, runs, symlinks=True, ignore=shutil.ignore_patterns("latest"))
+    shutil.copytree(night.run.parent, runs, symlinks=True, ignore=shutil.ignore_patterns("latest"))
     run = runs / "smoke"
     oracle = pd.read_parquet(run / "frames" / "oracle.parquet")
     selected = pd.read_parquet(run / "selection" / "selected.parquet", columns=["frame_id"])
@@ -146,7 +161,7 @@ def test_labels_of_unselected_frames_change_nothing(night: Path, tmp_path: Path)
     before = figures(run)
     shutil.rmtree(runs / "registry")  # it holds absolute paths; the copy of the night makes its own
     (run / "dvc.lock").write_text(only_done(run, ("resolve", "ingest", "gather", "gate_ingest")))
-    done = run_night(runs)
+    done = run_night(runs, overrides=small(night.footage))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     after = figures(run)
     assert before["selection"].pop("miou_random") is not None
@@ -165,13 +180,13 @@ def only_done(run: Path, tasks: tuple[str, ...]) -> str:
     return str(yaml.safe_dump(lock | {"stages": kept}))
 
 
-def test_a_night_killed_again_and_again_ends_with_the_same_figures(small_night: SmallNight, tmp_path: Path) -> None:
+def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Night, tmp_path: Path) -> None:
     generator = np.random.default_rng(7)
-    command = night_command(tmp_path, overrides=small(small_night.footage))
-    for kill in range(6):
+    command = night_command(tmp_path, overrides=small(night.footage))
+    for kill in range(4):
         quiet = subprocess.DEVNULL
         process = subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet, start_new_session=True)
-        time.sleep(float(generator.uniform(2, 8)))
+        time.sleep(float(generator.uniform(2, 6)))
         if process.poll() is not None:
             break
         if kill % 2:
@@ -179,8 +194,108 @@ def test_a_night_killed_again_and_again_ends_with_the_same_figures(small_night: 
         else:
             process.kill()  # the head alone: its children must not go on writing
         process.wait()
-    done = run_night(tmp_path, overrides=small(small_night.footage))
+    done = run_night(tmp_path, overrides=small(night.footage))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert figures(tmp_path / "smoke") == small_night.figures
+    assert figures(tmp_path / "smoke") == night.figures
     hidden = {path.name for path in (tmp_path / "smoke").iterdir() if path.name.startswith(".")}
     assert hidden <= {".dvc", ".lock", ".dvcignore"}
+
+
+# --- the nights after it
+
+
+def moments(run: Path) -> dict[str, int]:
+    return {path.stem: path.stat().st_mtime_ns for path in (run / "records").glob("*.json")}
+
+
+def ran_since(run: Path, before: dict[str, int]) -> set[str]:
+    return {name for name, moment in moments(run).items() if moment != before.get(name)}
+
+
+def add_frame(footage: Path) -> str:
+    """Let one more frame of a known drive arrive; return its name."""
+    with (footage / "frames.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    last = rows[-1]
+    new = last | {"frame_id": f"{last['drive_id']}_f900"}
+    for part, suffix in (("images", ".jpg"), ("labels", ".png"), ("instances", ".png")):
+        pixels = cv2.imread(str(footage / part / f"{last['frame_id']}{suffix}"), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(footage / part / f"{new['frame_id']}{suffix}"), pixels[:, ::-1])
+    with (footage / "frames.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(last))
+        table.writeheader()
+        table.writerows([*rows, new])
+    return new["frame_id"]
+
+
+@pytest.fixture(scope="module")
+def promoted(night: Night) -> str:
+    """The tag of the night's version, which people promoted."""
+    version = json.loads((night.run / "summary.json").read_text())["data"]["version"]
+    registry = str(night.run.parent / "registry" / "data.git")
+    words = ["--version", version, "--manifest", version.rpartition("-")[2], "--by", "Ada", "--reason", "looked at it"]
+    assert main(["promote", "--registry", registry, *words]) == 0
+    return str(version)
+
+
+def test_after_a_promotion_the_night_starts_from_it_and_ingests_nothing_again(night: Night, promoted: str) -> None:
+    """As far as gather: what follows is a night like the first."""
+    run, graph = night.run, nightly()
+    before = moments(run)
+    assert not (run / "base" / "run.json").exists(), "the first night starts from no version"
+    engine.prepare(graph, run, load_settings(graph, "smoke", small(night.footage)))
+    assert engine._reproduce(run, engine._environment(run), "gather") == 0
+    assert json.loads((run / "base" / "run.json").read_text())["tag"] == promoted
+    assert ran_since(run, before) == {"resolve", "gather"}
+
+
+def test_a_new_file_is_taken_in_by_its_batch_alone_and_a_third_run_repeats_nothing(night: Night, promoted: str) -> None:
+    run, before = night.run, moments(night.run)
+    frame_id = add_frame(night.footage)
+    done = night.again()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["data"]["parent"]) == ("done", promoted)
+    (row,) = [
+        each for each in pd.read_parquet(run / "frames" / "manifest.parquet").itertuples() if each.frame_id == frame_id
+    ]
+    (batch,) = [
+        folder.name
+        for folder in (run / "arrivals").iterdir()
+        if row.drive_id in set(pd.read_parquet(folder / "listing.parquet").drive_id)
+    ]
+    assert {name for name in ran_since(run, before) if name.startswith("ingest")} == {f"ingest@{batch}"}
+
+    before = moments(run)
+    assert night.again().returncode == 0
+    assert ran_since(run, before) == ASKED_AGAIN
+
+
+def test_a_pool_in_which_nothing_is_new_is_a_good_night(night: Night, promoted: str, tmp_path: Path) -> None:
+    """Its footage is what the promoted version holds already."""
+    runs, known = night.run.parent, tmp_path / "known"
+    registry = str(runs / "registry" / "data.git")
+    version = resolve(registry, promoted)
+    assert version is not None
+    fetch(registry, version, tmp_path / "held", files=["manifest.parquet"])
+    held = set(pd.read_parquet(tmp_path / "held" / "manifest.parquet", columns=["frame_id"]).frame_id)
+    known.mkdir()
+    rows = (night.footage / "frames.csv").read_text().splitlines()
+    (known / "frames.csv").write_text("\n".join([rows[0], *(row for row in rows[1:] if row.split(",")[0] in held), ""]))
+    for part in ("images", "labels", "instances"):
+        (known / part).mkdir()
+        for path in (night.footage / part).iterdir():
+            if path.stem in held:
+                os.link(path, known / part / path.name)
+    overrides = small(known, labels="none", labelled=0)
+    done = run_night(runs, "--run", "quiet", overrides=overrides)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = runs / "quiet"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "nothing_new"
+    assert (summary["data"]["version"], summary["gates"]) == (None, [])
+    batches = load_settings(nightly(), "smoke", overrides)[COUNTS["batch"]]
+    assert set(moments(run)) == {"resolve", "gather", "report", *(f"ingest@{number}" for number in range(batches))}
+    assert not (run / "ensemble").exists() and not (run / "version").exists()
+    assert promoted in done.stdout + (run / "report.html").read_text()
+    assert "gather" in all_stages()

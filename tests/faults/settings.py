@@ -328,10 +328,12 @@ def in_a_process(environment: Mapping[str, str]) -> Callable[[list[str]], str]:
     return run
 
 
-def answers_under(name: str, folder: Path, answers: Callable[[Path, Callable[[list[str]], str]], Answers]) -> Answers:
-    """Give the answers of registry commands under one setting; settings that Python reads as it starts get processes."""
-    with surroundings((name,), folder / "settings") as environment:
-        run = in_a_process(environment) if SETTINGS[name].at_start else in_this_process
+def answers_under(
+    names: Sequence[str], folder: Path, answers: Callable[[Path, Callable[[list[str]], str]], Answers]
+) -> Answers:
+    """Give the answers of registry commands under settings; those that Python reads as it starts get processes."""
+    with surroundings(names, folder / "settings") as environment:
+        run = in_a_process(environment) if any(SETTINGS[name].at_start for name in names) else in_this_process
         return {each: unsigned(said) for each, said in answers(folder / "place", run).items()}
 
 
@@ -348,7 +350,7 @@ def commands_under_settings(folder: Path) -> Count:
     endings = []
     for number, name in enumerate(SETTINGS):
         try:
-            found = answers_under(name, folder / str(number), all_answers)
+            found = answers_under((name,), folder / str(number), all_answers)
         except Exception as error:
             found = {"publish": f"{type(error).__name__}: {error}"}
         for command, said in expected.items():

@@ -11,8 +11,6 @@ from tests.faults.counting import Count, counted, table
 from tests.faults.kills import Undisturbed, kill_campaign, undisturbed_night
 from tests.faults.nights import load_libraries
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 SHORT = ("resolve", "ingest", "gather", "ensemble", "score", "select", "curate", "publish")
 
 

@@ -43,7 +43,6 @@ def without_verdicts(task: Task) -> Task:
     return replace(task, words=(stage, *(word for pair in given for word in pair)))
 
 
-@pytest.mark.xdist_group("faults")
 def test_no_log_record_or_artifact_of_a_night_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     load_libraries(("torch._dynamo", "pyarrow.dataset", "perception.training.loop", "perception.uncertainty.ensemble"))

@@ -8,6 +8,7 @@ import yaml
 
 from benchmarks.results import ROOT
 from benchmarks.tables.batches import Variation
+from benchmarks.tables.plans import plans_of
 
 WORLD_SEED = 7  # of all rendered frames: seeds of the table vary what is learnt from them
 
@@ -69,23 +70,7 @@ DEPENDS = {
     "fused": SEGMENTER + DETECTOR, "plain": SEGMENTER + STUDENT, "pseudo": SEGMENTER + DETECTOR + STUDENT,
 }  # fmt: skip
 
-PLANS = {
-    "small": Plan(
-        street_px=(80, 160), camvid_px=(96, 128), simulator_frames=800, foreground_frames=400, held_out_frames=60,
-        street_frames=300, street_test_frames=80, width=0.25, detector_width=1.0, batch_frames=8, steps=700,
-        student_steps=250, rounds=2, detector_steps=600, learning_rate=4e-3, student_rate=2e-3, detector_rate=3e-3,
-    ),
-    "medium": Plan(
-        street_px=(64, 128), camvid_px=(72, 96), simulator_frames=1000, foreground_frames=500, held_out_frames=60,
-        street_frames=300, street_test_frames=80, width=0.5, detector_width=1.0, batch_frames=8, steps=2400,
-        student_steps=1200, rounds=2, detector_steps=1500, learning_rate=2e-3, student_rate=2e-3, detector_rate=3e-3,
-    ),
-    "full": Plan(
-        street_px=(128, 256), camvid_px=(144, 192), simulator_frames=2000, foreground_frames=1000, held_out_frames=80,
-        street_frames=400, street_test_frames=120, width=1.0, detector_width=2.0, batch_frames=16, steps=1500,
-        student_steps=1000, rounds=2, detector_steps=1500,
-    ),
-}  # fmt: skip
+PLANS = plans_of("adaptation", Plan)
 
 
 def settings_of(plan: Plan, names: tuple[str, ...]) -> dict[str, Any]:

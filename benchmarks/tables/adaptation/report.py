@@ -64,9 +64,8 @@ def _of_row(
 
 def _setting(plan: Plan, request: Request, seeds: int) -> str:
     height, width = plan.camvid_px if request.data_kind == "camvid" else plan.street_px
-    where = (
-        "CamVid's published val part" if request.data_kind == "camvid" else f"{plan.street_test_frames} street frames"
-    )
+    streets = f"{plan.street_test_frames} street frames"
+    where = "CamVid's published val part" if request.data_kind == "camvid" else streets
     return (
         f"ERFNet at width {plan.width:g} on {width}x{height} pixels, judged on {where} at that size; "
         f"{plan.simulator_frames} simulator frames, {plan.foreground_frames} more with foreground in random textures; "
@@ -112,9 +111,7 @@ def _differences(by_row: Mapping[str, Mapping[str, list[float]]]) -> str:
 
 
 def _class_table(by_row: Mapping[str, Mapping[str, list[Any]]], taxonomy: Taxonomy) -> str:
-    order = [n for n, flag in enumerate(taxonomy.foreground) if flag] + [
-        n for n, flag in enumerate(taxonomy.foreground) if not flag
-    ]
+    order = sorted(range(len(taxonomy.classes)), key=lambda number: not taxonomy.foreground[number])
     header = ["class", *by_row]
     rows = []
     for number in order:

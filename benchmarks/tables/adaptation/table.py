@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tables import frames as data
+from benchmarks.tables import segmenters
 from benchmarks.tables.adaptation.plan import DEPENDS, FRAMES, PLANS, WORLD_SEED, Plan, settings_of
 from benchmarks.tables.adaptation.report import page, plot
-from benchmarks.tables.batches import DetectionStream, Labels, SegmentationStream
-from benchmarks.tables.data import SEGMENTATION
+from benchmarks.tables.batches import DetectionStream, SegmentationStream
+from benchmarks.tables.data import SEGMENTATION, Labelled, camvid
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import Kept, placed, predictions, sure_labels, training_settings, weights_of
 from perception.adaptation.detector import DETECTOR_NETWORKS, DetectSettings, ForegroundDetector, detect
 from perception.adaptation.detector_quality import labelled_objects
 from perception.adaptation.detector_training import TargetSettings, detection_loss
@@ -50,18 +50,11 @@ def cells(request: Request) -> list[Cell]:
         )
     plan = PLANS[request.size]
     work = Work(request, plan)
-    made = [Cell(name="frames", compute=lambda _: frames_of(work), settings=settings_of(plan, FRAMES))]
-    for seed in range(request.seeds):
-        for name, (compute, needs) in NETWORKS.items():
-            made.append(
-                Cell(
-                    name=f"{name}-seed{seed}",
-                    compute=partial(_timed, compute, work, seed),
-                    settings=settings_of(plan, FRAMES + DEPENDS.get(name, ())),
-                    needs=("frames", *(f"{each}-seed{seed}" for each in needs)),
-                )
-            )
-    return made
+    frames = Cell(name="frames", compute=lambda _: frames_of(work), settings=settings_of(plan, FRAMES))
+    computes = {name: (partial(_timed, compute), needs) for name, (compute, needs) in NETWORKS.items()}
+    return segmenters.network_cells(
+        work, frames, computes, lambda name: settings_of(plan, FRAMES + DEPENDS.get(name, ()))
+    )
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
@@ -72,14 +65,14 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
 
 
 @dataclass(frozen=True)
-class Work(Kept):
+class Work(segmenters.Kept):
     """What is kept of this table, and its plan."""
 
     plan: Plan
 
     def detector(self, name: str, seed: int) -> nn.Module:
         """Load a detector that an earlier cell kept."""
-        return placed(load_network(self.network_path(name, seed), DETECTOR_NETWORKS), self.device)
+        return segmenters.placed(load_network(self.network_path(name, seed), DETECTOR_NETWORKS), self.device)
 
 
 def _timed(compute: Any, work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
@@ -105,8 +98,8 @@ def frames_of(work: Work) -> Found:
     }
     made = {}
     for name, (share, first, count) in wanted.items():
-        drawn = replace(world, foreground_texture_randomization=share)
-        made[name] = data.simulated(drawn, taxonomy, WORLD_SEED, first, count, size, workers)
+        drawn, drives = replace(world, foreground_texture_randomization=share), range(first, first + count)
+        made[name] = data.rendered(drawn, "simulator", taxonomy, WORLD_SEED, drives, size, workers)
         data.keep(work.folder / f"{name}.npz", made[name])
     targets = TargetSettings(most_instances=MOST_INSTANCES)
     learnt = {"detector": data.joined([made["textured"], made["foreground"]]), "untextured": made["simulator"]}
@@ -118,39 +111,43 @@ def frames_of(work: Work) -> Found:
             "test": (data.STREET_TEST_DRIVES, plan.street_test_frames),
         }
         for name, (first, count) in streets.items():
-            data.keep(work.folder / f"{name}.npz", data.street(world, WORLD_SEED, first, count, size, workers))
+            drives = range(first, first + count)
+            part = data.rendered(world, "street", taxonomy, WORLD_SEED, drives, size, workers)
+            data.keep(work.folder / f"{name}.npz", part)
     return {name: len(part.images) for name, part in made.items()}
 
 
-def target(work: Work) -> data.Target:
-    """Return the target's frames."""
+def target(work: Work) -> tuple[Labelled, Labelled]:
+    """Return the target's frames, to adapt to and to judge on; labels of the first teach full supervision alone."""
     if work.request.data_kind == "camvid":
         assert work.request.data is not None
-        return data.camvid_target(work.request.data, work.plan.camvid_px)
-    return data.rendered_target(data.kept(work.folder / "train.npz"), data.kept(work.folder / "test.npz"))
+        return camvid(work.request.data, *work.plan.camvid_px)[:2]
+    train, test = (data.kept(work.folder / f"{name}.npz") for name in ("train", "test"))
+    return Labelled(train.images, train.labels.long()), Labelled(test.images, test.labels.long())
 
 
 # ---------------------------------------------------------------- cells
 
 
-def _source(work: Work, seed: int) -> Found:
-    """Train the background network on the simulator alone."""
-    network = _train_from_nothing(work, [_labels(work, "simulator")], seed)
-    return _kept_and_judged(work, network, "source", seed)
+def _from_nothing(work: Work, seed: int, name: str, parts: tuple[str, ...] = ()) -> Found:
+    """Train a new network on parts of the simulator's frames or, without any, on the target's own labels.
 
-
-def _joint(work: Work, seed: int) -> Found:
-    """Train one segmentation network on the simulator and on its foreground frames: the joint baseline."""
-    network = _train_from_nothing(work, [_labels(work, "simulator"), _labels(work, "foreground")], seed)
-    return _kept_and_judged(work, network, "joint", seed)
-
-
-def _full(work: Work, seed: int, name: str) -> Found:
-    """Train the same network on the target's own labels; as `longer` for as many steps as the student in all."""
-    plan, train = work.plan, target(work).train
-    labels = Labels(train.images.to(work.device), train.labels.to(torch.uint8).to(work.device))
-    more = plan.rounds * plan.student_steps if name == "longer" else 0
-    network = _train_from_nothing(work, [labels], seed, plan.steps + more)
+    `longer` learns for as many steps as the student in all, the others for the plan's.
+    """
+    plan, classes = work.plan, len(data.taxonomy_of(work.request.data_kind).classes)
+    sources = [_labels(work, part) for part in parts]
+    if not parts:
+        train = target(work)[0]
+        sources = [Labelled(train.images, train.labels.to(torch.uint8)).on(work.device)]
+    made = seeded(lambda: ERFNet(classes, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
+    network = segmenters.placed(made, work.device)
+    steps = plan.steps + (plan.rounds * plan.student_steps if name == "longer" else 0)
+    shares = [plan.batch_frames // len(sources)] * len(sources)
+    stream = SegmentationStream(sources, shares, steps, plan.variation, 100 * seed + 1)
+    fit(
+        network, lambda _: stream, _settings(work, plan.learning_rate, seed),
+        class_weights=segmenters.weights_of(sources, classes), iterations_per_epoch=steps,
+    )  # fmt: skip
     return _kept_and_judged(work, network, name, seed)
 
 
@@ -161,7 +158,9 @@ def _detector(work: Work, seed: int, textured: bool = True) -> Found:
     kept = data.kept_targets(work.folder / f"{name}_targets.npz")
     frames = data.Instances(fields={field: value.to(work.device) for field, value in kept.fields.items()})
     class_ids = data.foreground_ids(taxonomy)
-    network = placed(seeded(lambda: ForegroundDetector(len(class_ids), plan.detector_width), seed), work.device)
+    network = segmenters.placed(
+        seeded(lambda: ForegroundDetector(len(class_ids), plan.detector_width), seed), work.device
+    )
     stream = DetectionStream(frames, plan.batch_frames, plan.detector_steps, plan.variation, 10 * seed + 1)
     settings = _settings(work, plan.detector_rate, seed, optimiser="adamw", max_grad_norm=10.0)
     records = fit(network, lambda _: stream, settings, loss=detection_loss, iterations_per_epoch=plan.detector_steps)
@@ -186,9 +185,8 @@ def _precision(work: Work, network: nn.Module) -> Found:
             )
             for each in _detections(work, network, frames.images[:100])
         ]
-        drives = [str(number) for number in range(len(truth))]
         for kind in ("box", "mask"):
-            scored = average_precision(truth, guessed, drives, len(class_ids), masks=kind == "mask", resamples=2)
+            scored = average_precision(truth, guessed, len(class_ids), masks=kind == "mask")
             found |= {f"{kind}_ap50_{name}": 100 * scored.ap50, f"{kind}_ap_{name}": 100 * scored.ap}
     return found
 
@@ -201,7 +199,7 @@ def _fused(work: Work, seed: int) -> Found:
     source, detector = work.segmenter("source", seed), work.detector("detector", seed)
     held_out = data.kept(work.folder / "held_out.npz")
     threshold = _best_threshold(work, source, detector, held_out)
-    test = target(work).test
+    test = target(work)[1]
     found = _judge_fused(work, source, detector, test.images, test.labels, (0.0, threshold))
     return {"iou": found[0], "iou_thresholded": found[1], "score_threshold": threshold}
 
@@ -215,7 +213,7 @@ def _student(work: Work, seed: int, fused: bool) -> Found:
     plan = work.plan
     network = work.segmenter("source", seed)
     detector = work.detector("detector", seed) if fused else None
-    train = target(work).train
+    train = target(work)[0]
     images, truth = train.images.to(work.device), train.labels.to(torch.uint8).numpy()
     classes = len(data.taxonomy_of(work.request.data_kind).classes)
     sources = [_labels(work, "simulator"), _labels(work, "foreground")]
@@ -226,10 +224,10 @@ def _student(work: Work, seed: int, fused: bool) -> Found:
         quality = pseudo_quality(zip(truth, pseudo.cpu().numpy(), strict=True), classes)
         found |= {"coverage": 100 * quality.coverage, "precision": 100 * quality.precision}
         stream = SegmentationStream(
-            [*sources, Labels(images, pseudo)], _shares(plan),
+            [*sources, Labelled(images, pseudo)], _shares(plan),
             plan.student_steps, plan.variation, 100 * seed + 10 + round_,
         )  # fmt: skip
-        weights = weights_of(stream.sources, classes)
+        weights = segmenters.weights_of(stream.sources, classes)
         settings = _settings(work, plan.student_rate, seed)
         fit(network, lambda _, s=stream: s, settings, class_weights=weights, iterations_per_epoch=plan.student_steps)  # type: ignore[misc]
         adapt_statistics(network, (part.float() / 255 for part in images.split(16)))
@@ -248,27 +246,12 @@ def _shares(plan: Plan) -> list[int]:
 
 
 def _settings(work: Work, rate: float, seed: int, **changes: Any) -> TrainSettings:
-    return training_settings(work.request, work.plan.batch_frames, rate, seed, **changes)
+    return segmenters.training_settings(work.request, work.plan.batch_frames, rate, seed, **changes)
 
 
-def _train_from_nothing(work: Work, sources: list[Labels], seed: int, steps: int = 0) -> nn.Module:
-    """Train a new network for so many steps, by default the plan's."""
-    steps = steps or work.plan.steps
-    plan, classes = work.plan, len(data.taxonomy_of(work.request.data_kind).classes)
-    made = seeded(lambda: ERFNet(classes, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
-    network = placed(made, work.device)
-    shares = [plan.batch_frames // len(sources)] * len(sources)
-    stream = SegmentationStream(sources, shares, steps, plan.variation, 100 * seed + 1)
-    fit(
-        network, lambda _: stream, _settings(work, plan.learning_rate, seed),
-        class_weights=weights_of(sources, classes), iterations_per_epoch=steps,
-    )  # fmt: skip
-    return network
-
-
-def _labels(work: Work, name: str) -> Labels:
+def _labels(work: Work, name: str) -> Labelled:
     frames = data.kept(work.folder / f"{name}.npz")
-    return Labels(frames.images.to(work.device), frames.labels.to(work.device))
+    return Labelled(frames.images, frames.labels).on(work.device)
 
 
 # ---------------------------------------------------------------- prediction
@@ -288,7 +271,7 @@ def _pseudo_labels(work: Work, network: nn.Module, images: Tensor, instances: li
     """Label frames by what the network is sure of and, where given, by instances: (frame, height, width) uint8."""
     taxonomy = data.taxonomy_of(work.request.data_kind)
     plan = work.plan
-    labels = sure_labels(network, images, len(taxonomy.classes), plan.kept_share, plan.highest_threshold)
+    labels = segmenters.sure_labels(network, images, len(taxonomy.classes), plan.kept_share, plan.highest_threshold)
     if instances is None:
         return labels
     fused = [
@@ -309,7 +292,7 @@ def _judge_fused(
     work: Work, source: nn.Module, detector: nn.Module, images: Tensor, labels: Tensor, thresholds: tuple[float, ...]
 ) -> list[list[float | None]]:
     """Give the IoU by class, in per cent, of the fused prediction for each score threshold."""
-    classes, _ = predictions(source, images.to(work.device))
+    classes, _ = segmenters.predictions(source, images.to(work.device))
     found = [each.instances for each in _detections(work, detector, images)]
     scored = []
     for threshold in thresholds:
@@ -321,8 +304,8 @@ def _judge_fused(
 
 def _kept_and_judged(work: Work, network: nn.Module, name: str, seed: int) -> Found:
     save_network(network.cpu(), work.network_path(name, seed), {})
-    test = target(work).test
-    classes, _ = predictions(network.to(work.device), test.images.to(work.device))
+    test = target(work)[1]
+    classes, _ = segmenters.predictions(network.to(work.device), test.images.to(work.device))
     return {"iou": _iou(classes, test.labels, work)}
 
 
@@ -336,13 +319,13 @@ def _iou(classes: Tensor, labels: Tensor, work: Work) -> list[float | None]:
 
 # Cell: what it computes, and the cells of its seed whose networks it takes.
 NETWORKS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
-    "source": (_source, ()),
+    "source": (partial(_from_nothing, name="source", parts=("simulator",)), ()),
     "detector": (_detector, ()),
     "fused": (_fused, ("source", "detector")),
     "pseudo": (partial(_student, fused=True), ("source", "detector")),
-    "full": (partial(_full, name="full"), ()),
-    "longer": (partial(_full, name="longer"), ()),
+    "full": (partial(_from_nothing, name="full"), ()),
+    "longer": (partial(_from_nothing, name="longer"), ()),
     "plain": (partial(_student, fused=False), ("source",)),
-    "joint": (_joint, ()),
+    "joint": (partial(_from_nothing, name="joint", parts=("simulator", "foreground")), ()),
     "untextured": (partial(_detector, textured=False), ()),
 }

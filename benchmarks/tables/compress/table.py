@@ -4,48 +4,29 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.results import markdown_table
+from benchmarks.tables.plans import settings_of
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import (
     Task,
     arm_cells,
+    arms_table,
     finished,
-    latency_ms,
     network_for,
     open_task,
     scatter,
     structured,
+    structures_latency_ms,
     train_arm,
     training_options,
     verdict,
 )  # fmt: skip
-from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
+from benchmarks.tables.statistics import count_of_seeds
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
-from perception.metrics.differences import paired_difference
 from perception.training.setup import seeded
 
 TABLE_SIZES = ("small", "medium", "full")
-# What the reload must reach: small networks cost calls too, which do not shrink, so 0.74 is 0.4 of their multiplications.
-COST = {"target_cost_share": 0.55, "importance": "loss", "lost": "share", "multiple_of": 8}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "small": {
-        "epochs": 24,
-        "learning_rate": 2e-3,
-        "press": 0.1,
-        "target": COST | {"target_cost_share": 0.66},
-        "energy": 0.9,
-    },
-    "medium": {
-        "epochs": 20,
-        "learning_rate": 2e-3,
-        "press": 0.05,
-        "target": COST,
-        "energy": 0.9,
-        "mixed_precision": True,
-    },
-    "full": {"epochs": 75, "learning_rate": 2e-3, "press": 0.05, "target": COST, "energy": 0.9},
-}
+SETTINGS = settings_of("compress")
 RELOADS = {"early": 1 / 6, "half": 1 / 2, "late": 5 / 6}  # of the epochs
 ARMS = {
     "dense": "dense",
@@ -65,9 +46,7 @@ def cells(request: Request) -> list[Cell]:
     def of_arm(arm: str) -> dict[str, Any]:
         return training_options(settings) if arm == "dense" else settings
 
-    trained = arm_cells(request, ARMS, make, of_arm, {"scratch": "half"})
-    measure = functools.partial(_latency, task=task)
-    return [*trained, Cell(name="latency", compute=measure, needs=("dense_0",), side_by_side=True)]
+    return arm_cells(request, ARMS, make, of_arm, {"scratch": "half"}, functools.partial(_latency, task=task))
 
 
 def _trained(
@@ -100,32 +79,30 @@ def _trained(
 
 
 def _latency(before: Mapping[str, Found], *, task: Task) -> Found:
-    """Measure seed 0 of every arm side by side; latency depends on structure alone, so fresh weights do."""
+    """Measure seed 0 of every arm side by side."""
     names = [f"{arm}_0" for arm in ARMS if arm != "scratch" and f"{arm}_0" in before]
-    return latency_ms(task, {name: structured(lambda: network_for(task), before[name]["leaves"], 0) for name in names})
+    return structures_latency_ms(task, before, names)
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
-    task, seeds = open_task(request), range(request.seeds)
-    times, arms = results["latency"], finished(ARMS, results, seeds)
-    dense = arms["dense"]
-    rows, figures = [], {}
+    task, settings, arms = open_task(request), SETTINGS[request.size], finished(ARMS, results, range(request.seeds))
+    dense, figures = arms["dense"], {}
     for name, arm in arms.items():
-        saved = {each: 100 * (1 - arm.mean(each) / dense.mean(each)) for each in ("train_seconds", "train_macs")}
-        parameters = arm.mean("parameters")
-        milliseconds = times["half_0" if name == "scratch" else f"{name}_0"]
-        gap, *savings = ("", "", "") if name == "dense" else (
-            paired_difference(arm.scores, dense.scores).words(), *(f"{each:.0f}" for each in saved.values())
-        )  # fmt: skip
-        gone = f"{100 * (1 - parameters / dense.mean('parameters')):.1f}"
-        row = [arm.about, mean_and_spread(arm.scores), gap, f"{parameters:,.0f}", gone, f"{milliseconds:.3f}", *savings]
-        rows.append(row)
         figures[name] = arm.values("score_percent", "parameters", "macs", "train_seconds", "train_macs") | {
-            "latency_ms": milliseconds,
-            "saved_percent": saved,
+            "latency_ms": results["latency"]["half_0" if name == "scratch" else f"{name}_0"],
+            "saved_percent": {each: arm.less(each, dense) for each in ("train_seconds", "train_macs")},
         }
-    header = ["arm", f"{task.score}, %", "gap to dense, points", "parameters", "gone, %", "ms a frame"]
-    settings = SETTINGS[request.size]
+
+    def saved(name: str, what: str) -> str:
+        return "" if name == "dense" else f"{figures[name]['saved_percent'][what]:.0f}"
+
+    columns = {
+        "parameters": lambda name: f"{arms[name].mean('parameters'):,.0f}",
+        "gone, %": lambda name: f"{arms[name].less('parameters', dense):.1f}",
+        "ms a frame": lambda name: f"{figures[name]['latency_ms']:.3f}",
+        "time saved, %": lambda name: saved(name, "train_seconds"),
+        "MACs saved, %": lambda name: saved(name, "train_macs"),
+    }
     target = ", ".join(f"{name} {value}" for name, value in settings["target"].items())
     text = (
         f"{len(task.train):,} frames to learn from, {settings['epochs']} epochs for every arm, Adam "
@@ -133,7 +110,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
         f"{settings['energy']:.0%} of the nuclear norm. Saved "
         "are shares of the whole training: of its time (the processor's, or the clock's where a GPU trains, which small "
         "networks leave idle), the work of shrinking included, and of its multiplications. Latency: onnxruntime, one "
-        f"thread.\n\n{markdown_table([*header, 'time saved, %', 'MACs saved, %'], rows)}\n\n{_verdicts(figures)}"
+        f"thread.\n\n{arms_table(task, arms, 'dense', columns)}\n\n{_verdicts(figures)}"
     )
     points = {ARMS[arm]: (each["train_seconds"], each["score_percent"]) for arm, each in figures.items()}
     plot = scatter(task, "training, seconds", points)

@@ -7,11 +7,21 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.results import markdown_table
+from benchmarks.tables.plans import settings_of
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.shrinking import Task, arm_cells, finished, latency_ms, open_task, scatter, train_arm, verdict
-from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
+from benchmarks.tables.shrinking import (
+    Task,
+    arm_cells,
+    arms_table,
+    finished,
+    latency_ms,
+    open_task,
+    scatter,
+    train_arm,
+    verdict,
+)  # fmt: skip
+from benchmarks.tables.statistics import count_of_seeds
 from perception.errors import InputError
 from perception.metrics.differences import paired_difference
 from perception.models.decomposed import DecomposedConv
@@ -19,14 +29,7 @@ from perception.models.erfnet import ERFNet, NonBottleneck1D
 from perception.training.setup import seeded
 
 TABLE_SIZES = ("small", "medium", "full")
-SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("accuracy", "small"): {"epochs": 6, "learning_rate": 2e-3},
-    ("mIoU", "small"): {"epochs": 6, "learning_rate": 4e-3},
-    ("accuracy", "medium"): {"epochs": 20, "learning_rate": 2e-3},
-    ("mIoU", "medium"): {"epochs": 60, "learning_rate": 2e-3},
-    ("accuracy", "full"): {"epochs": 60, "learning_rate": 2e-3},
-    ("mIoU", "full"): {"epochs": 150, "learning_rate": 5e-4},
-}
+SETTINGS = settings_of("decompose")
 KERNEL = 5
 WIDTHS = {"small": (16, 32), "medium": (32, 64, 128), "full": (32, 64, 128)}  # of the classifier's layers, each pooled
 ARMS = {"square": "square filters", "decomposed": "decomposed", "linear": "decomposed, no inner rectifier"}
@@ -50,10 +53,9 @@ class SquareBlock(nn.Module):
 
 def cells(request: Request) -> list[Cell]:
     task = open_task(request)
-    settings = SETTINGS[task.score, request.size]
+    settings = SETTINGS[task.score][request.size]
     make = functools.partial(_trained, task=task, request=request, settings=settings)
-    trained = arm_cells(request, _arms(task), make, lambda _: settings, {})
-    return [*trained, Cell(name="latency", compute=lambda _: _latency(task), side_by_side=True)]
+    return arm_cells(request, _arms(task), make, lambda _: settings, {}, lambda _: _latency(task))
 
 
 def _arms(task: Task) -> dict[str, str]:
@@ -100,39 +102,31 @@ def _latency(task: Task) -> Found:
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
-    task, seeds = open_task(request), range(request.seeds)
-    arms = finished(_arms(task), results, seeds)
-    rows, figures = [], {}
-    for name, arm in arms.items():
-        parameters, macs, milliseconds = arm.found[0]["parameters"], arm.found[0]["macs"], results["latency"][name]
-        gap = "" if name == "square" else paired_difference(arm.scores, arms["square"].scores).words()
-        row = [
-            arm.about,
-            mean_and_spread(arm.scores),
-            gap,
-            f"{parameters:,}",
-            f"{macs / 1e6:.2f}",
-            f"{milliseconds:.3f}",
-        ]
-        rows.append([*row, f"{arm.mean('train_seconds'):.0f}"])
-        figures[name] = {
-            "score_percent": arm.scores, "parameters": parameters, "macs": macs, "latency_ms": milliseconds,
-        }  # fmt: skip
-    header = ["arm", f"{task.score}, %", "to square, points", "parameters", "MMAC", "ms a frame", "train s"]
-    settings = SETTINGS[task.score, request.size]
+    task, latency = open_task(request), results["latency"]
+    arms = finished(_arms(task), results, range(request.seeds))
+    figures = {
+        name: {"score_percent": arm.scores}
+        | {size: arm.found[0][size] for size in ("parameters", "macs")}
+        | {"latency_ms": latency[name]}
+        for name, arm in arms.items()
+    }
+    columns = {
+        "parameters": lambda name: f"{figures[name]['parameters']:,}",
+        "MMAC": lambda name: f"{figures[name]['macs'] / 1e6:.2f}",
+        "ms a frame": lambda name: f"{latency[name]:.3f}",
+        "train s": lambda name: f"{arms[name].mean('train_seconds'):.0f}",
+    }
+    settings = SETTINGS[task.score][request.size]
     what = "ERFNet at half width, 3x3 blocks"
     if task.score == "accuracy":
         what = f"{KERNEL}x{KERNEL} layers of {', '.join(map(str, WIDTHS[task.size]))} channels"
     text = (
         f"{what}; {len(task.train):,} frames to learn from, {settings['epochs']} epochs, Adam "
         f"{settings['learning_rate']:g} with a cosine, {count_of_seeds(request.seeds)}. Latency: onnxruntime, one thread.\n\n"
-        f"{markdown_table(header, rows)}\n\n{_verdicts(figures)}"
+        f"{arms_table(task, arms, 'square', columns)}\n\n{_verdicts(figures)}"
     )
     points = {
-        f"{arm.about}, {figures[name]['parameters']:,} parameters": (
-            [results["latency"][name]] * len(seeds),
-            arm.scores,
-        )
+        f"{arm.about}, {figures[name]['parameters']:,} parameters": ([latency[name]] * len(arm.scores), arm.scores)
         for name, arm in arms.items()
     }
     plot = scatter(task, "ms a frame, onnxruntime, one thread", points)

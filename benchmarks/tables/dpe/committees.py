@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tables.data import Labelled
+from benchmarks.tables.shrinking import shifted
 from perception.data.loading import Batch
 from perception.models.resnet import ResNet18
 from perception.training.loop import TrainSettings, fit
@@ -125,15 +126,11 @@ def _batches(labelled: Labelled, recipe: Recipe, steps: int, seed: int) -> Itera
 
 def _varied(images: Tensor, generator: torch.Generator, reach_px: int = 4) -> Tensor:
     """Mirror half of the images and shift each by up to reach_px; images: (frame, channel, height, width)."""
-    count, (height, width), device = len(images), images.shape[2:], images.device
+    count, device = len(images), images.device
     mirrored = torch.rand(count, generator=generator, device=device) < 0.5
     images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    pixels = nn.functional.pad(images, [reach_px] * 4).permute(0, 2, 3, 1)
-    tops, lefts = torch.randint(0, 2 * reach_px + 1, (2, count, 1), generator=generator, device=device)
-    rows = tops + torch.arange(height, device=device)
-    columns = lefts + torch.arange(width, device=device)
-    frames = torch.arange(count, device=device)
-    return pixels[frames[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    corners = torch.randint(0, 2 * reach_px + 1, (2, count), generator=generator, device=device).T
+    return shifted(images, corners, reach_px)
 
 
 @torch.inference_mode()

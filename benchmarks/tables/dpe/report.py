@@ -1,9 +1,9 @@
 """What the cells of table dpe say: accuracies, paired differences, calibration, the sweep, 20 % against 100 %."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.results import markdown_table
-from benchmarks.tables.dpe.plan import EXPONENTIAL, LINEAR_8, Arm, Plan
+from benchmarks.tables.dpe.plan import EXPONENTIAL, LINEAR_8, Arm, Plan, arm_name, cell_name
 from benchmarks.tables.results import Report, plot_by_share
 from benchmarks.tables.runner import Found, Request
 from benchmarks.tables.statistics import mean_and_spread
@@ -12,6 +12,9 @@ from perception.uncertainty.dpe import EnsembleLoss
 
 PUBLISHED = {"random": (80.60, 86.80, 91.08), "ensemble": (82.41, 90.05, 94.13), "dpe": (82.88, 90.15, 94.33)}
 NOT_DONE = "–"
+ByPercent = Mapping[int, dict[str, list[float]]]  # labelled share in per cent → figure → a value a seed
+Row = tuple[str, str]  # kind of committee, strategy
+Table2 = Mapping[Row, ByPercent]
 DRAWN = (("single", "random"), ("ensemble", "random"), ("dpe", "random"), ("ensemble", "k_centre"), ("dpe", "k_centre"))
 DIFFERENCES = (
     (("ensemble", "k_centre"), ("ensemble", "random")),
@@ -27,60 +30,55 @@ def report(
 ) -> Report:
     """Write the section; loss the DPE loss of its arms, seeds how many every arm is done in."""
     found = {arm: _rounds(results, arm, seeds) for arm in arms}
-    table2 = {
-        (kind, strategy): found[kind, strategy, percents]
-        for kind, strategy, percents in arms
-        if percents == EXPONENTIAL
-    }
+    table2 = {arm[:2]: by_percent for arm, by_percent in found.items() if arm[2] == EXPONENTIAL}
     parts = [_set_up(plan, loss if any(arm[0] == "dpe" for arm in arms) else None, seeds)]
     parts += [_accuracies(table2), _differences(table2), _trust(table2)]
     parts += [_sweep(results, seeds)] if any(name.startswith("sweep-") for name in results) else []
     parts += [_twenty(found)] if any(20 in rounds for rounds in found.values()) else []
     if request.data_kind == "cifar10":
         parts.append(_published())
-    figures = {
-        f"{kind}-{strategy}-{'-'.join(map(str, percents))}": by_percent
-        for (kind, strategy, percents), by_percent in found.items()
+    figures = {arm_name(arm): by_percent for arm, by_percent in found.items()}
+    curves = {
+        _name(arm): {percent: each["accuracy"] for percent, each in table2[arm].items()}
+        for arm in DRAWN
+        if arm in table2
     }
     return Report(
         title="Selection by disagreement against random selection",
         body="\n\n".join(parts),
         figures={"arms": figures, "beta": loss.beta, "direction": loss.direction, "seeds": seeds},
-        plot=plot_by_share(
-            {
-                _name(arm): {percent: found["accuracy"] for percent, found in table2[arm].items()}
-                for arm in DRAWN
-                if arm in table2
-            },
-            EXPONENTIAL,
-            EXPONENTIAL,
-            "test accuracy, %",
-        ),
+        plot=plot_by_share(curves, EXPONENTIAL, EXPONENTIAL, "test accuracy, %"),
     )
 
 
 def _rounds(results: Mapping[str, Found], arm: Arm, seeds: int) -> dict[int, dict[str, list[float]]]:
     """Return the figures of those of an arm's rounds that are done in every seed, by per cent of labels."""
-    kind, strategy, percents = arm
-    stem, found = f"{kind}-{strategy}-{'-'.join(map(str, percents))}", {}
-    for percent in percents:
-        names = [f"{stem}-seed{seed}-{percent}" for seed in range(seeds)]
+    found = {}
+    for percent in arm[2]:
+        names = [cell_name(arm, seed, percent) for seed in range(seeds)]
         if all(name in results for name in names):
             keys = ("accuracy", "ece", "aurc", "log_loss")
             found[percent] = {key: [results[name][key] for name in names] for key in keys}
     return found
 
 
-def _spread(by_percent: Mapping[int, dict[str, list[float]]], percent: int, key: str) -> str:
+def _spread(by_percent: ByPercent, percent: int, key: str) -> str:
     return mean_and_spread(by_percent[percent][key]) if percent in by_percent else NOT_DONE
 
 
-def _difference(
-    first: Mapping[int, dict[str, list[float]]], second: Mapping[int, dict[str, list[float]]], percent: int, key: str
-) -> str:
-    if percent not in first or percent not in second:
-        return NOT_DONE
-    return paired_difference(first[percent][key], second[percent][key]).words()
+def _paired(table2: Table2, pairs: Iterable[tuple[Row, Row]], columns: Sequence[tuple[int, str]]) -> list[list[str]]:
+    """Write a row for the difference of each pair that has been measured; columns: labelled shares and figures."""
+
+    def difference(first: Row, second: Row, percent: int, key: str) -> str:
+        if not all(percent in table2[row] for row in (first, second)):
+            return NOT_DONE
+        return paired_difference(*(table2[row][percent][key] for row in (first, second))).words()
+
+    return [
+        [f"{_name(first)} - {_name(second)}", *(difference(first, second, *column) for column in columns)]
+        for first, second in pairs
+        if first in table2 and second in table2
+    ]
 
 
 def _set_up(plan: Plan, loss: EnsembleLoss | None, seeds: int) -> str:
@@ -98,7 +96,7 @@ def _set_up(plan: Plan, loss: EnsembleLoss | None, seeds: int) -> str:
     )
 
 
-def _accuracies(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) -> str:
+def _accuracies(table2: Table2) -> str:
     rows = [
         [f"{kind}, {strategy}", *(_spread(by_percent, percent, "accuracy") for percent in EXPONENTIAL)]
         for (kind, strategy), by_percent in table2.items()
@@ -107,13 +105,8 @@ def _accuracies(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]
     return "### Test accuracy, %\n\n" + markdown_table(header, rows)
 
 
-def _differences(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) -> str:
-    rows = [
-        [f"{_name(first)} - {_name(second)}"]
-        + [_difference(table2[first], table2[second], percent, "accuracy") for percent in EXPONENTIAL[1:]]
-        for first, second in DIFFERENCES
-        if first in table2 and second in table2
-    ]
+def _differences(table2: Table2) -> str:
+    rows = _paired(table2, DIFFERENCES, [(percent, "accuracy") for percent in EXPONENTIAL[1:]])
     header = ["paired difference, points", *(f"{percent} %" for percent in EXPONENTIAL[1:])]
     return "### Differences\n\n" + markdown_table(header, rows)
 
@@ -122,19 +115,11 @@ def _name(arm: tuple[str, str]) -> str:
     return f"{arm[0]}, {arm[1]}"
 
 
-def _trust(table2: Mapping[tuple[str, str], dict[int, dict[str, list[float]]]]) -> str:
-    rows = [
-        [_name(arm)] + [_spread(table2[arm], percent, key) for key in ("ece", "aurc") for percent in (16, 32)]
-        for arm in DRAWN
-        if arm in table2
-    ]
-    pairs = (("dpe", "random"), ("ensemble", "random")), (("dpe", "k_centre"), ("ensemble", "k_centre"))
-    rows += [
-        [f"{_name(first)} - {_name(second)}"]
-        + [_difference(table2[first], table2[second], percent, key) for key in ("ece", "aurc") for percent in (16, 32)]
-        for first, second in pairs
-        if first in table2 and second in table2
-    ]
+def _trust(table2: Table2) -> str:
+    columns = [(percent, key) for key in ("ece", "aurc") for percent in (16, 32)]
+    rows = [[_name(arm), *(_spread(table2[arm], *column) for column in columns)] for arm in DRAWN if arm in table2]
+    pairs = ((("dpe", strategy), ("ensemble", strategy)) for strategy in ("random", "k_centre"))
+    rows += _paired(table2, pairs, columns)
     header = ["committee, selection", "ECE 16 %", "ECE 32 %", "rejection 16 %", "rejection 32 %"]
     return (
         "### Calibration and the ranking of its own errors\n\nExpected calibration error (15 bins, lower is better) and "
@@ -164,28 +149,20 @@ def _point(name: str) -> tuple[str, float]:
     return ("", 0.0) if float(beta) == 0 else (direction, float(beta))
 
 
-def _twenty(found: Mapping[Arm, dict[int, dict[str, list[float]]]]) -> str:
+def _twenty(found: Mapping[Arm, ByPercent]) -> str:
     lines: list[list[str]] = []
-    for label, kind, few in (
-        ("single, core-set linear-8", "single", ("single", "core_set", LINEAR_8)),
-        ("single, random", "single", ("single", "random", (4, 20))),
-        ("DPE, random", "dpe", ("dpe", "random", (4, 20))),
-        ("single, k_centre linear-8", "single", ("single", "k_centre", LINEAR_8)),
-        ("DPE, k_centre linear-8", "dpe", ("dpe", "k_centre", LINEAR_8)),
+    for label, few in (
+        ("single, core-set linear-8", ("single", "core_set", LINEAR_8)),
+        ("single, random", ("single", "random", (4, 20))),
+        ("DPE, random", ("dpe", "random", (4, 20))),
+        ("single, k_centre linear-8", ("single", "k_centre", LINEAR_8)),
+        ("DPE, k_centre linear-8", ("dpe", "k_centre", LINEAR_8)),
     ):
-        whole = found.get((kind, "random", (100,)), {}).get(100, {}).get("accuracy")
         if 20 not in found.get(few, {}):
             continue
-        part = found[few][20]["accuracy"]
+        part, whole = found[few][20]["accuracy"], found.get((few[0], "random", (100,)), {}).get(100, {}).get("accuracy")
         ratio = [100 * first / second for first, second in zip(part, whole, strict=True)] if whole else []
-        lines.append(
-            [
-                label,
-                mean_and_spread(part),
-                mean_and_spread(whole) if whole else "–",
-                mean_and_spread(ratio) if ratio else "–",
-            ]
-        )
+        lines.append([label, *(mean_and_spread(values) if values else NOT_DONE for values in (part, whole, ratio))])
     header = ["method", "20 %", "100 %", "ratio"]
     return "### 20 % against 100 % of the labels\n\n" + markdown_table(header, lines)
 

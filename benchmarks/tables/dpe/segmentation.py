@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -14,18 +13,19 @@ from torch import Tensor, nn
 
 from benchmarks.results import markdown_table
 from benchmarks.tables.data import Labelled, camvid
+from benchmarks.tables.plans import plans_of
 from benchmarks.tables.results import Report, draw_rows
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import predictions
+from benchmarks.tables.segmenters import judged, numbered, predictions, weights_of
+from benchmarks.tables.shrinking import mirrored_frames
 from benchmarks.tables.statistics import mean_and_spread
 from perception.data.loading import Batch
 from perception.errors import InputError
-from perception.metrics.confusion import confusion_matrix, iou
 from perception.metrics.differences import paired_difference
 from perception.models.erfnet import ERFNet
 from perception.selection.budget import choose_frames
 from perception.selection.settings import Quota, SelectionSettings
-from perception.training.loop import TrainSettings, class_weights, fit
+from perception.training.loop import TrainSettings, fit
 from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
 from perception.uncertainty.ensemble import make_ensemble
 from perception.uncertainty.scores import MEASURES, ScoreSettings, score_frames
@@ -71,16 +71,7 @@ class Plan:
     learning_rate: float = 0.004
 
 
-PLANS = {
-    "small": Plan(
-        height_px=96, width_px=128, width=0.25, members=4, beta=1e-7, first_percent=5, percent=10, ensemble_steps=150,
-        steps=400,
-    ),
-    "full": Plan(
-        height_px=360, width_px=480, width=1.0, members=8, beta=1e-7, first_percent=5, percent=10, ensemble_steps=4000,
-        steps=8000, learning_rate=0.001,
-    ),
-}  # fmt: skip
+PLANS = plans_of("dpe_segmentation", Plan)
 
 
 def cells(request: Request) -> list[Cell]:
@@ -90,20 +81,13 @@ def cells(request: Request) -> list[Cell]:
     plan = PLANS[request.size]
     data = partial(camvid_in_memory, request.data, plan.height_px, plan.width_px)
     settings = asdict(plan) | {"choices": {name: asdict(choice) for name, choice in CHOICES.items()}}
-    chosen = [
-        Cell(name=f"choose-seed{seed}", compute=partial(_choose, data, plan, seed, request.device), settings=settings)
-        for seed in range(request.seeds)
-    ]
-    learnt = [
-        Cell(
-            name=_cell_name(name, seed),
-            compute=partial(_learn, data, plan, name, seed, request.device),
-            settings=settings,
-        )
-        for name in CHOICES
-        for seed in range(request.seeds)
-    ]
-    return chosen + learnt
+    computes = {
+        f"choose-seed{seed}": partial(_choose, data, plan, seed, request.device) for seed in range(request.seeds)
+    }
+    for name in CHOICES:
+        for seed in range(request.seeds):
+            computes[_cell_name(name, seed)] = partial(_learn, data, plan, name, seed, request.device)
+    return [Cell(name=name, compute=compute, settings=settings) for name, compute in computes.items()]
 
 
 def _cell_name(choice: str, seed: int) -> str:
@@ -134,15 +118,8 @@ def labelled_rows(
     ensemble = make_ensemble(lambda _: _network(plan), plan.members, seed)
     loss = EnsembleLoss(penalty="dpe", beta=plan.beta)
     labelled = train.take(first)
-    train_network(
-        ensemble,
-        labelled,
-        plan,
-        plan.ensemble_steps,
-        seed,
-        device,
-        ensemble_loss(loss, weights_of(labelled).to(device)),
-    )
+    learnt = ensemble_loss(loss, _weights(labelled, device))
+    train_network(ensemble, labelled, plan, plan.ensemble_steps, seed, device, learnt)
     scored = _scored(ensemble, train, drives, device)
     found = {}
     for name, choice in choices.items():
@@ -169,14 +146,7 @@ def _quotas(drives: list[str], share: float | None) -> tuple[Quota, ...]:
 
 def _scored(ensemble: nn.Module, train: Labelled, drives: list[str], device: str) -> pd.DataFrame:
     """Score every frame once: a column for each measure's mean over the image, and what strategies look at."""
-    batches = (
-        (
-            [f"{row:06d}" for row in range(start, min(start + 8, len(train)))],
-            train.images[start : start + 8].float() / 255,
-        )
-        for start in range(0, len(train), 8)
-    )
-    rows = list(score_frames(ensemble, batches, ScoreSettings(), device=device))
+    rows = list(score_frames(ensemble, numbered(train.images, 8), ScoreSettings(), device=device))
     facts = {
         "frame_id": [row.frame_id for row in rows],
         "embedding": [row.embedding for row in rows],
@@ -190,24 +160,18 @@ def _learn(data: Data, plan: Plan, name: str, seed: int, device: str, results: M
     train, test, _ = data()
     labelled = train.take(results[f"choose-seed{seed}"]["labelled"][name])
     ensemble = make_ensemble(lambda _: _network(plan), 1, 5000 + seed)
-    loss = ensemble_loss(EnsembleLoss(penalty="none"), weights_of(labelled).to(device))
+    loss = ensemble_loss(EnsembleLoss(penalty="none"), _weights(labelled, device))
     train_network(ensemble, labelled, plan, plan.steps, seed, device, loss)
     predicted, _ = predictions(ensemble.members[0], test.images.to(device))
-    ious = iou(confusion_matrix(test.labels.numpy(), predicted.cpu().numpy(), CLASSES))
-    return {
-        "miou": 100 * float(np.nanmean(ious)),
-        "iou": [None if np.isnan(each) else 100 * float(each) for each in ious],
-    }
+    return judged(test.labels.numpy(), predicted.cpu().numpy(), CLASSES)
 
 
 def _network(plan: Plan) -> nn.Module:
     return ERFNet(CLASSES, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.0)
 
 
-def weights_of(labelled: Labelled) -> Tensor:
-    """Return the class weights of ERFNet for the pixels of a labelled set: (class,) float32."""
-    known = labelled.labels[labelled.labels < CLASSES]
-    return torch.from_numpy(class_weights(torch.bincount(known, minlength=CLASSES).numpy())).float()
+def _weights(labelled: Labelled, device: str) -> Tensor:
+    return torch.from_numpy(weights_of([labelled], CLASSES)).float().to(device)
 
 
 def train_network(network: nn.Module, labelled: Labelled, plan: Plan, steps: int, seed: int, device: str, loss) -> None:  # type: ignore[no-untyped-def]
@@ -232,10 +196,8 @@ def _batches(labelled: Labelled, plan: Plan, steps: int, seed: int) -> Iterator[
         while len(order) < plan.batch_frames:
             order = torch.cat([order, torch.randperm(len(labelled), generator=generator)])
         rows, order = order[: plan.batch_frames], order[plan.batch_frames :]
-        images, labels = labelled.images[rows].float() / 255, labelled.labels[rows]
-        mirrored = torch.rand(len(rows), generator=generator) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        yield Batch(images, torch.where(mirrored[:, None, None], labels.flip(2), labels))
+        frames = mirrored_frames(labelled.take(rows), torch.rand(len(rows), generator=generator) < 0.5)
+        yield Batch(frames.images.float() / 255, frames.labels)
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:

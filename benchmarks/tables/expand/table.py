@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from benchmarks.results import markdown_table
+from benchmarks.tables.plans import settings_of
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import Arm, Task, finished, open_task, score_percent, train_arm, verdict
@@ -22,12 +23,7 @@ from perception.models.small import SmallNet
 from perception.training.setup import seeded
 
 TABLE_SIZES = ("small", "medium", "full")
-# rates: learning rates of the sweep, which the arms of SWEPT get. full is the paper's training (its rate is 0.01).
-SETTINGS: dict[str, dict[str, Any]] = {
-    "small": {"epochs": 6, "batch_frames": 64, "kernel": 5, "rates": (0.003, 0.01, 0.03)},
-    "medium": {"epochs": 40, "batch_frames": 256, "kernel": 7, "rates": (0.01, 0.03, 0.1)},
-    "full": {"epochs": 150, "batch_frames": 128, "kernel": 7, "rates": (0.003, 0.01, 0.03)},
-}
+SETTINGS = settings_of("expand")
 RATE = 4  # of expansion
 KINDS: dict[str, tuple[Kind, ...]] = {"compact": (), "ck": ("CK",), "ck_fc": ("CK", "FC"), "ck_init": ("CK",)}
 ARMS = {"compact": "compact", "ck": "CK", "ck_fc": "CK + FC", "ck_init": "CK + Init"}
@@ -139,33 +135,21 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
     compact = arms["compact"].scores
     rows, figures = [], {}
     for name, arm in arms.items():
-        first = arm.found[0]
-        rows.append(
-            [
-                arm.about,
-                f"{first['rate']:g}",
-                mean_and_spread(arm.scores),
-                "" if name == "compact" else paired_difference(arm.scores, compact).words(),
-                f"{arm.mean('loss'):.3f}",
-                f"{first['parameters']:,}",
-                f"{first['contracted_parameters']:,}",
-                f"{max(each['contraction_error'] for each in arm.found):.1e}",
-                f"{arm.mean('train_seconds'):.0f}",
-            ]
-        )
+        first, gap = arm.found[0], "" if name == "compact" else paired_difference(arm.scores, compact).words()
+        error, seconds = max(each["contraction_error"] for each in arm.found), f"{arm.mean('train_seconds'):.0f}"
+        sizes = [f"{first[size]:,}" for size in ("parameters", "contracted_parameters")]
+        row = [arm.about, f"{first['rate']:g}", mean_and_spread(arm.scores), gap, f"{arm.mean('loss'):.3f}", *sizes]
+        rows.append([*row, f"{error:.1e}", seconds])
         shown = ("score_percent", "contracted_score_percent", "loss", "train_seconds", "contraction_error")
         figures[name] = arm.values(*shown) | {"rate": first["rate"]}
     header = ["arm", "lr", "accuracy, %", "to compact, points", "last loss", "trained parameters", "shipped", "error"]
     table = markdown_table([*header, "train s"], rows)
+    rates = [f"{rate:g}" for rate in settings["rates"]]
     sweep = {
-        ARMS[arm]: {
-            f"{rate:g}": _scores(results, f"{arm}_lr{rate:g}", range(request.seeds)) for rate in settings["rates"]
-        }
-        for arm in SWEPT
+        ARMS[arm]: {head: _scores(results, f"{arm}_lr{head}", range(request.seeds)) for head in rates} for arm in SWEPT
     }
     shown = markdown_table(
-        ["accuracy at lr", *[f"{rate:g}" for rate in settings["rates"]]],
-        [[about, *map(mean_and_spread, scores.values())] for about, scores in sweep.items()],
+        ["accuracy at lr", *rates], [[about, *map(mean_and_spread, scores.values())] for about, scores in sweep.items()]
     )
     moved = max(
         abs(each["score_percent"] - each["contracted_score_percent"]) for arm in arms.values() for each in arm.found
@@ -190,13 +174,8 @@ def _plot(figures: dict[str, Any], sweep: dict[str, dict[str, list[float]]]) -> 
     figure = Figure(figsize=(8, 3.5))
     left, right = figure.subplots(1, 2)
     for about, scores in sweep.items():
-        left.errorbar(
-            [float(rate) for rate in scores],
-            [np.mean(each) for each in scores.values()],
-            [np.std(each) for each in scores.values()],
-            fmt="o-",
-            label=about,
-        )
+        means, spreads = ([measure(each) for each in scores.values()] for measure in (np.mean, np.std))
+        left.errorbar([float(rate) for rate in scores], means, spreads, fmt="o-", label=about)
     left.set_xscale("log")
     left.set_xlabel("learning rate")
     left.set_ylabel("accuracy, %")

@@ -8,6 +8,7 @@ from benchmarks.tables.adaptation.plan import camvid_world
 from benchmarks.tables.batches import Variation
 from benchmarks.tables.dpe.segmentation import APART
 from benchmarks.tables.dpe.segmentation import Plan as ChoicePlan
+from benchmarks.tables.plans import plans_of
 from perception.compression.latency_budget import Lost
 
 
@@ -48,17 +49,4 @@ class Plan:
         return self.simulator_steps + 2 * self.steps
 
 
-PLANS = {
-    "small": Plan(
-        height_px=72, width_px=96, width=1.0, simulator_frames=800, simulator_steps=300, steps=600, epochs=30,
-        prune_epoch=9, learning_rate=3e-3, press=0.03, cost_share=0.14,
-        choice=ChoicePlan(height_px=72, width_px=96, width=0.25, members=4, beta=1e-7, first_percent=5, percent=10,
-                          ensemble_steps=150, steps=400),
-    ),
-    "full": Plan(
-        height_px=144, width_px=192, width=1.0, simulator_frames=2000, batch_frames=12, simulator_steps=500, steps=1000,
-        epochs=40, prune_epoch=7, learning_rate=2e-3, press=0.03, cost_share=0.14,
-        choice=ChoicePlan(height_px=144, width_px=192, width=0.5, members=4, beta=1e-7, first_percent=5, percent=10,
-                          ensemble_steps=300, steps=2000, learning_rate=2e-3),
-    ),
-}  # fmt: skip
+PLANS = plans_of("night", Plan)

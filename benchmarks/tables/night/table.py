@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tables import frames as frames_data
-from benchmarks.tables.batches import Labels, SegmentationStream
+from benchmarks.tables import segmenters
+from benchmarks.tables.batches import SegmentationStream
 from benchmarks.tables.data import Labelled
 from benchmarks.tables.dpe.segmentation import CHOICES, camvid_in_memory, labelled_rows
 from benchmarks.tables.night.plan import PLANS, Plan
 from benchmarks.tables.night.report import page, plot
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import Kept, placed, predictions, sure_labels, training_settings, weights_of
 from benchmarks.tables.shrinking import latency_ms_and_bytes
 from perception.adaptation.pseudo import pseudo_quality
 from perception.adaptation.statistics import adapt_statistics
@@ -45,7 +45,7 @@ CLIP_FRAMES = 10  # its test part is one drive: clips of it stand for conditions
 
 
 @dataclass(frozen=True)
-class Work(Kept):
+class Work(segmenters.Kept):
     """What is kept of this table, its plan, and what networks learn from."""
 
     plan: Plan
@@ -55,15 +55,15 @@ class Work(Kept):
         assert self.request.data is not None
         return camvid_in_memory(self.request.data, self.plan.height_px, self.plan.width_px)
 
-    def labels(self, rows: list[int]) -> Labels:
+    def labels(self, rows: list[int]) -> Labelled:
         """Return train frames with their labels, on the device."""
         part = self.real()[0].take(rows)
-        return Labels(part.images.to(self.device), part.labels.to(torch.uint8).to(self.device))
+        return Labelled(part.images, part.labels.to(torch.uint8)).on(self.device)
 
-    def simulator(self) -> Labels:
+    def simulator(self) -> Labelled:
         """Return the simulator's frames, on the device."""
         kept = _kept_simulator(self.folder / "simulator.npz")
-        return Labels(kept.images.to(self.device), kept.labels.to(self.device))
+        return Labelled(kept.images, kept.labels).on(self.device)
 
 
 @cache
@@ -77,22 +77,12 @@ def cells(request: Request) -> list[Cell]:
         raise InputError(f"table night: DATA holds {request.data_kind}; give CamVid")
     work = Work(request, PLANS[request.size])
     settings = asdict(work.plan) | {"world_seed": WORLD_SEED}
-    made = [Cell(name="simulator", compute=partial(_render, work), settings=settings)]
-    for seed in range(request.seeds):
-        for name, (compute, needs) in CELLS.items():
-            made.append(
-                Cell(
-                    name=f"{name}-seed{seed}",
-                    compute=partial(compute, work, seed),
-                    settings=settings,
-                    needs=("simulator", *(f"{each}-seed{seed}" for each in needs)),
-                )
-            )
-    measured = tuple(f"{name}-seed0" for name in ("full", "compressed"))
+    frames = Cell(name="simulator", compute=partial(_render, work), settings=settings)
     latency = Cell(
-        name="latency", compute=partial(_latency, work), settings=settings, needs=measured, side_by_side=True
-    )
-    return [*made, latency]
+        name="latency", compute=partial(_latency, work), settings=settings, needs=("full-seed0", "compressed-seed0"),
+        side_by_side=True,
+    )  # fmt: skip
+    return [*segmenters.network_cells(work, frames, CELLS, lambda _: settings), latency]
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
@@ -106,9 +96,10 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
 
 def _render(work: Work, _before: Mapping[str, Found]) -> Found:
     plan = work.plan
-    frames = frames_data.simulated(
-        world_from_dict(plan.world), frames_data.taxonomy_of("camvid"), WORLD_SEED, frames_data.SIMULATOR_DRIVES,
-        plan.simulator_frames, (plan.height_px, plan.width_px), work.request.workers,
+    drives = range(frames_data.SIMULATOR_DRIVES, frames_data.SIMULATOR_DRIVES + plan.simulator_frames)
+    frames = frames_data.rendered(
+        world_from_dict(plan.world), "simulator", frames_data.taxonomy_of("camvid"), WORLD_SEED, drives,
+        (plan.height_px, plan.width_px), work.request.workers,
     )  # fmt: skip
     frames_data.keep(work.folder / "simulator.npz", frames)
     return {"frames": len(frames.images)}
@@ -124,23 +115,16 @@ def _choose(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
 # ---------------------------------------------------------------- the rows
 
 
-def _full(work: Work, seed: int, _before: Mapping[str, Found], *, row: str, longer: bool = False) -> Found:
-    everything = list(range(len(work.real()[0])))
-    return _from_labels(work, row, seed, everything, longer=longer)
-
-
-def _tenth(
-    work: Work, seed: int, before: Mapping[str, Found], *, row: str, choice: str = "chosen", longer: bool = False,
+def _labelled(
+    work: Work, seed: int, before: Mapping[str, Found], *, row: str, choice: str | None = "chosen", longer: bool = False,
     start: str | None = None,
 ) -> Found:  # fmt: skip
-    return _from_labels(work, row, seed, before[f"choose-seed{seed}"][choice], longer=longer, start=start)
+    """Learn from train frames with their labels alone, those of a choice or, for None, all.
 
-
-def _from_labels(
-    work: Work, row: str, seed: int, frames: list[int], *, longer: bool, start: str | None = None
-) -> Found:
-    """Learn from train frames with their labels alone. longer: for as many steps as the last rows in all."""
+    longer: for as many steps as the last rows in all; start: the row whose network learning goes on from.
+    """
     plan = work.plan
+    frames = list(range(len(work.real()[0]))) if choice is None else before[f"choose-seed{seed}"][choice]
     steps = plan.steps_in_all if longer else plan.steps
     network = _trained(work, seed, _Lesson([work.labels(frames)], [plan.batch_frames], steps, start))
     return _kept_and_judged(work, network, row, seed)
@@ -166,7 +150,7 @@ def _pseudo(
     pseudo = _pseudo_labels(work.segmenter(teacher, seed), unlabelled.images, plan)
     quality = pseudo_quality(zip(unlabelled.labels.cpu().numpy(), pseudo.cpu().numpy(), strict=True), _classes())
     share = round(plan.batch_frames * plan.pseudo_share)
-    sources, shares = [work.labels(chosen), Labels(unlabelled.images, pseudo)], [plan.batch_frames - share, share]
+    sources, shares = [work.labels(chosen), Labelled(unlabelled.images, pseudo)], [plan.batch_frames - share, share]
     network = _trained(work, seed, _Lesson(sources, shares, plan.steps, "simulator", shrink))
     found = _kept_and_judged(work, network, row, seed)
     return found | {"coverage": 100 * quality.coverage, "precision": 100 * quality.precision}
@@ -183,14 +167,14 @@ def _compressed(work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
 
 
 CELLS: dict[str, tuple[Callable[..., Found], tuple[str, ...]]] = {
-    "full": (partial(_full, row="full"), ()),
-    "full_longer": (partial(_full, row="full_longer", longer=True), ()),
+    "full": (partial(_labelled, row="full", choice=None), ()),
+    "full_longer": (partial(_labelled, row="full_longer", choice=None, longer=True), ()),
     "choose": (_choose, ()),
-    "random": (partial(_tenth, row="random", choice="random"), ("choose",)),
-    "chosen": (partial(_tenth, row="chosen"), ("choose",)),
-    "chosen_longer": (partial(_tenth, row="chosen_longer", longer=True), ("choose",)),
+    "random": (partial(_labelled, row="random", choice="random"), ("choose",)),
+    "chosen": (partial(_labelled, row="chosen"), ("choose",)),
+    "chosen_longer": (partial(_labelled, row="chosen_longer", longer=True), ("choose",)),
     "pretrained": (_pretrained, ()),
-    "simulator": (partial(_tenth, row="simulator", start="pretrained"), ("choose", "pretrained")),
+    "simulator": (partial(_labelled, row="simulator", start="pretrained"), ("choose", "pretrained")),
     "pseudo": (partial(_pseudo, row="pseudo", teacher="simulator"), ("choose", "simulator")),
     "pruned": (partial(_pseudo, row="pruned", teacher="pseudo", shrink=True), ("choose", "simulator", "pseudo")),
     "compressed": (_compressed, ("pruned",)),
@@ -201,7 +185,7 @@ CELLS: dict[str, tuple[Callable[..., Found], tuple[str, ...]]] = {
 class _Lesson:
     """What a network learns from, in which shares of a batch, for how many steps, and which network it starts from."""
 
-    sources: list[Labels]
+    sources: list[Labelled]
     shares: list[int]
     steps: int
     start: str | None = None  # a row; None: new weights
@@ -215,11 +199,13 @@ def _trained(work: Work, seed: int, lesson: _Lesson) -> nn.Module:
         network = seeded(lambda: ERFNet(_classes(), width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
     else:
         network = load_network(work.network_path(lesson.start, seed))
-    settings = training_settings(work.request, plan.batch_frames, plan.learning_rate, seed, epochs=plan.epochs)
+    settings = segmenters.training_settings(
+        work.request, plan.batch_frames, plan.learning_rate, seed, epochs=plan.epochs
+    )
     fit(
-        placed(network, device),
+        segmenters.placed(network, device),
         lambda epoch: SegmentationStream(lesson.sources, lesson.shares, epoch_steps, plan.variation, 1000 * seed + epoch),
-        settings, class_weights=weights_of(lesson.sources, _classes()), iterations_per_epoch=epoch_steps,
+        settings, class_weights=segmenters.weights_of(lesson.sources, _classes()), iterations_per_epoch=epoch_steps,
         after_epoch=_shrinking(network, plan).after_epoch if lesson.shrink else None,
     )  # fmt: skip
     return network
@@ -239,24 +225,21 @@ def _classes() -> int:
 
 
 def _pseudo_labels(network: nn.Module, images: Tensor, plan: Plan) -> Tensor:
-    return sure_labels(network, images, _classes(), plan.kept_share, plan.highest_threshold)
+    return segmenters.sure_labels(network, images, _classes(), plan.kept_share, plan.highest_threshold)
 
 
 def _kept_and_judged(work: Work, network: nn.Module, row: str, seed: int) -> Found:
     """Keep a network and say how good it is on the test frames, and how large it is."""
     save_network(network.cpu(), work.network_path(row, seed), {})
     test = work.real()[1]
-    classes, _ = predictions(network.to(work.device), test.images.to(work.device))
+    classes, _ = segmenters.predictions(network.to(work.device), test.images.to(work.device))
     labels, predicted = test.labels.numpy(), classes.cpu().numpy()
     clips = [
         confusion_matrix(labels[start : start + CLIP_FRAMES], predicted[start : start + CLIP_FRAMES], _classes())
         for start in range(0, len(labels) - CLIP_FRAMES + 1, CLIP_FRAMES)
     ]
-    ious = iou(confusion_matrix(labels, predicted, _classes()))
-    return {
-        "miou": 100 * float(np.nanmean(ious)),
+    return segmenters.judged(labels, predicted, _classes()) | {
         "worst_clip_miou": 100 * min(float(np.nanmean(iou(clip))) for clip in clips),
-        "iou": [None if np.isnan(each) else 100 * float(each) for each in ious],
         "parameters": count_parameters(network.cpu()),
         "macs": count_macs(network, (3, work.plan.height_px, work.plan.width_px)),
     }
@@ -265,12 +248,7 @@ def _kept_and_judged(work: Work, network: nn.Module, row: str, seed: int) -> Fou
 def _latency(work: Work, before: Mapping[str, Found]) -> Found:
     """Measure the dense network and all shrunk ones side by side: milliseconds a frame, and the ONNX file's bytes."""
     names = [name for name in before if name.split("-")[0] in ("pruned", "compressed")]
-    networks = {name: load_network(work.network_path(*_row_and_seed(name))) for name in ("full-seed0", *names)}
+    networks = {name: load_network(work.folder / f"{name}.safetensors") for name in ("full-seed0", *names)}
     shape = (3, work.plan.height_px, work.plan.width_px)
     milliseconds, sizes = latency_ms_and_bytes(shape, networks)
     return {"latency_ms": milliseconds, "bytes": sizes}
-
-
-def _row_and_seed(name: str) -> tuple[str, int]:
-    row, seed = name.split("-seed")
-    return row, int(seed)

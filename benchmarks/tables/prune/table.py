@@ -6,18 +6,19 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.results import markdown_table
+from benchmarks.tables.plans import settings_of
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.shrinking import (
     Task,
     arm_cells,
+    arms_table,
     finished,
-    latency_ms,
     network_for,
     open_task,
     scatter,
     structured,
+    structures_latency_ms,
     torch_pruning_hooks,
     train_arm,
     training_options,
@@ -25,44 +26,10 @@ from benchmarks.tables.shrinking import (
 )  # fmt: skip
 from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
-from perception.metrics.differences import paired_difference
 from perception.training.setup import seeded
 
 TABLE_SIZES = ("small", "medium", "full")
-# Of all arms: so many epochs. target: of ours; by latency chosen to cost about what the peer costs at its ratio (of every
-# layer's channels that go), by parameters where a network is so small that calls cost more than multiplications.
-# spread_target, first_reload: of the arm that loses shares of layers and prunes in two steps, the first one early.
-PARAMETERS = {"target_cost_share": 0.42, "costs": "parameters", "importance": "loss"}
-_BY_LOSS = {"importance": "loss"}
-_BLOCKS = {"target_cost_share": 0.36, "importance": "loss", "lost": "share", "close_branches": True}
-SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("accuracy", "small"): {
-        "epochs": 24, "prune_epoch": 8, "learning_rate": 2e-3, "press": 0.1, "target": PARAMETERS, "peer_ratio": 0.4,
-        "first_reload": 4, "spread_target": PARAMETERS | {"lost": "share"},
-    },
-    ("mIoU", "small"): {
-        "epochs": 8, "prune_epoch": 3, "learning_rate": 4e-3, "press": 0.1, "peer_ratio": 0.4, "first_reload": 1,
-        "target": {"target_cost_share": 0.6} | _BY_LOSS,
-        "spread_target": {"target_cost_share": 0.54} | _BY_LOSS | {"lost": "share"},
-    },
-    ("accuracy", "medium"): {
-        "epochs": 30, "prune_epoch": 9, "learning_rate": 2e-3, "press": 0.1, "peer_ratio": 0.36, "mixed_precision": True,
-        "first_reload": 5, "target": {"target_cost_share": 0.48} | _BY_LOSS, "spread_target": PARAMETERS | {"lost": "share"},
-    },
-    ("mIoU", "medium"): {
-        "epochs": 60, "prune_epoch": 19, "learning_rate": 2e-3, "press": 0.05, "peer_ratio": 0.4, "first_reload": 5,
-        "target": _BLOCKS, "spread_target": _BLOCKS,
-    },
-    ("accuracy", "full"): {
-        "epochs": 60, "prune_epoch": 20, "learning_rate": 2e-3, "press": 0.1, "peer_ratio": 0.36, "first_reload": 10,
-        "target": {"target_cost_share": 0.46} | _BY_LOSS, "spread_target": PARAMETERS | {"lost": "share"},
-    },
-    ("mIoU", "full"): {
-        "epochs": 150, "prune_epoch": 50, "learning_rate": 5e-4, "press": 0.05, "peer_ratio": 0.5, "first_reload": 25,
-        "target": {"target_cost_share": 0.45} | _BY_LOSS,
-        "spread_target": {"target_cost_share": 0.45} | _BY_LOSS | {"lost": "share"},
-    },
-}  # fmt: skip
+SETTINGS = settings_of("prune")
 SPREAD = ("first_reload", "spread_target")
 MULTIPLE = 8  # of channels
 ARMS = {
@@ -77,12 +44,10 @@ ARMS = {
 
 def cells(request: Request) -> list[Cell]:
     task = open_task(request)
-    settings = SETTINGS[task.score, request.size]
+    settings = SETTINGS[task.score][request.size]
     make = functools.partial(_trained, task=task, request=request, settings=settings)
-    after = {"scratch": "ours", "narrow": "ours"}
-    trained = arm_cells(request, ARMS, make, lambda arm: _of_arm(arm, settings), after)
-    measure = functools.partial(_latency, task=task)
-    return [*trained, Cell(name="latency", compute=measure, needs=("dense_0",), side_by_side=True)]
+    after, latency = {"scratch": "ours", "narrow": "ours"}, functools.partial(_latency, task=task)
+    return arm_cells(request, ARMS, make, lambda arm: _of_arm(arm, settings), after, latency)
 
 
 def _of_arm(arm: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,13 +87,9 @@ def _arm(
         return network, {"after_epoch": hooks.after_epoch}, []
     if arm == "peer":
         last = [module for module in network.modules() if not any(module.children())][-1]
+        ratio, epoch = settings["peer_ratio"], settings["prune_epoch"]
         step, epoch, raised = torch_pruning_hooks(
-            network,
-            task,
-            ratio=settings["peer_ratio"],
-            epoch=settings["prune_epoch"],
-            multiple_of=MULTIPLE,
-            outputs=[last],
+            network, task, ratio=ratio, epoch=epoch, multiple_of=MULTIPLE, outputs=[last]
         )
         return network, {"after_step": step, "after_epoch": epoch}, raised
     return network, {}, []
@@ -143,57 +104,35 @@ def _narrow_width(task: Task, parameters: int) -> float:
 
 
 def _latency(before: Mapping[str, Found], *, task: Task) -> Found:
-    """Measure all arms side by side; latency depends on structure alone, so fresh weights do."""
-    networks = {}
-    for name, found in before.items():
-        arm, seed = name.rsplit("_", 1)
-        if arm in ("dense", "narrow") and seed != "0":
-            continue
-        networks[name] = structured(lambda: network_for(task), found["leaves"], 0)
-    return latency_ms(task, networks)
+    """Measure all arms side by side, those of one structure by seed 0 alone."""
+    names = [name for name in before if not name.startswith(("dense", "narrow")) or name.endswith("_0")]
+    return structures_latency_ms(task, before, names)
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
-    task = open_task(request)
-    seeds = range(request.seeds)
-    times, arms = results["latency"], finished(ARMS, results, seeds)
-    dense = arms["dense"]
-    rows, figures = [], {}
-    for name, arm in arms.items():
-        milliseconds = [times.get(f"{name}_{seed}", times[f"{name}_0"]) for seed in seeds]
-        rows.append(
-            [
-                arm.about,
-                mean_and_spread(arm.scores),
-                "" if name == "dense" else paired_difference(arm.scores, dense.scores).words(),
-                f"{arm.mean('parameters'):,.0f}",
-                f"{100 * (1 - arm.mean('parameters') / dense.mean('parameters')):.1f}",
-                f"{arm.mean('macs') / 1e6:.2f}",
-                mean_and_spread(milliseconds, 3),
-                f"{arm.mean('train_seconds'):.0f}",
-            ]
-        )
-        figures[name] = arm.values("score_percent", "parameters", "macs", "train_seconds") | {
-            "latency_ms": milliseconds
-        }
-    header = [
-        "arm",
-        f"{task.score}, %",
-        "gap to dense, points",
-        "parameters",
-        "gone, %",
-        "MMAC",
-        "ms a frame",
-        "train s",
-    ]
-    body = f"{_set_up(request, task, figures)}\n\n{markdown_table(header, rows)}\n\n{_verdicts(figures, results)}"
+    task, seeds, times = open_task(request), range(request.seeds), results["latency"]
+    arms = finished(ARMS, results, seeds)
+    figures = {
+        name: arm.values("score_percent", "parameters", "macs", "train_seconds")
+        | {"latency_ms": [times.get(f"{name}_{seed}", times[f"{name}_0"]) for seed in seeds]}
+        for name, arm in arms.items()
+    }
+    columns = {
+        "parameters": lambda name: f"{arms[name].mean('parameters'):,.0f}",
+        "gone, %": lambda name: f"{arms[name].less('parameters', arms['dense']):.1f}",
+        "MMAC": lambda name: f"{arms[name].mean('macs') / 1e6:.2f}",
+        "ms a frame": lambda name: mean_and_spread(figures[name]["latency_ms"], 3),
+        "train s": lambda name: f"{arms[name].mean('train_seconds'):.0f}",
+    }
+    table = arms_table(task, arms, "dense", columns)
+    body = f"{_set_up(request, task, figures)}\n\n{table}\n\n{_verdicts(figures, results)}"
     points = {ARMS[arm]: (each["latency_ms"], each["score_percent"]) for arm, each in figures.items()}
     plot = scatter(task, "ms a frame, onnxruntime, one thread", points)
     return Report(title="Joint train and prune", body=body, figures=figures, plot=plot)
 
 
 def _set_up(request: Request, task: Task, arms: Collection[str]) -> str:
-    settings = SETTINGS[task.score, request.size]
+    settings = SETTINGS[task.score][request.size]
     steps = f"after {settings['first_reload'] + 1} epochs, and then"
     says = {
         "ours": f"ours to {_words(settings['target'])}",
@@ -240,12 +179,8 @@ def _claims(name: str, ours: dict[str, float], mean: Mapping[str, dict[str, floa
         (saved >= 0.4 and gap >= -0.5, f"{name}it trains in {saved:.0%} less time than the dense network"),
     ]
     if "peer" in mean:
-        peer = mean["peer"]
-        ahead = ours["score_percent"] - peer["score_percent"]
-        claims.append(
-            (
-                ours["latency_ms"] <= peer["latency_ms"] and ahead >= -0.5,
-                f"{name}{ours['latency_ms']:.3f} ms against Torch-Pruning's {peer['latency_ms']:.3f} ms, at {ahead:+.2f} points",
-            )
-        )
+        ours_ms, peer_ms = ours["latency_ms"], mean["peer"]["latency_ms"]
+        ahead = ours["score_percent"] - mean["peer"]["score_percent"]
+        line = f"{name}{ours_ms:.3f} ms against Torch-Pruning's {peer_ms:.3f} ms, at {ahead:+.2f} points"
+        claims.append((ours_ms <= peer_ms and ahead >= -0.5, line))
     return claims

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.tables.frames import STREET_DRIVES, Instances, street
+from benchmarks.tables.frames import STREET_DRIVES, Instances, rendered
 from perception.adaptation.detector_quality import labelled_objects
 from perception.adaptation.detector_training import TargetSettings, encode_objects
 from perception.data.detection import DetectionFrame, DetectionSet, read_bdd100k_boxes, read_coco, read_kitti
@@ -104,9 +104,9 @@ def targets(frames: Frames) -> Instances:
 
 def _streets(size: tuple[int, int], count: int, workers: int) -> Frames:
     """Render one street frame a drive; a thing's box is that of its visible pixels."""
-    classes = load_taxonomy("cityscapes19").classes
-    class_ids = [classes.index(name) for name in VEHICLES]
-    found = street(World(), WORLD_SEED, STREET_DRIVES, count, size, workers)
+    taxonomy, drives = load_taxonomy("cityscapes19"), range(STREET_DRIVES, STREET_DRIVES + count)
+    class_ids = [taxonomy.classes.index(name) for name in VEHICLES]
+    found = rendered(World(), "street", taxonomy, WORLD_SEED, drives, size, workers)
     labelled = [labelled_objects(each, class_ids, TargetSettings().smallest_area_px) for each in found.instances]
     counts: Counter[str] = Counter()
     objects = [

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from benchmarks.results import markdown_table
 from benchmarks.tables.batches import DetectionStream, Variation
 from benchmarks.tables.frames import Instances
+from benchmarks.tables.plans import plans_of
 from benchmarks.tables.results import Report, plot_by_share
 from benchmarks.tables.rounds.frames import READERS, Frames, open_frames, targets
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import training_settings
+from benchmarks.tables.segmenters import numbered, training_settings
 from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.adaptation.detector import Detections, DetectSettings, ForegroundDetector, detect
 from perception.adaptation.detector_training import DetectionBatch, detection_loss
@@ -74,15 +75,7 @@ class Plan:
         return exponential_sizes(self.first_frames, self.rounds)
 
 
-PLANS = {
-    "small": Plan(
-        size_px=(64, 128), pool_frames=400, test_frames=80, first_frames=16, rounds=3, members=2, width=0.5, steps=250,
-    ),
-    "full": Plan(
-        size_px=(192, 640), pool_frames=5600, test_frames=1800, first_frames=224, rounds=4, members=8, width=2.0,
-        steps=2000, batch_frames=16, learning_rate=2e-3,
-    ),
-}  # fmt: skip
+PLANS = plans_of("rounds", Plan)
 
 
 class HeatMaps(Ensemble):
@@ -131,10 +124,8 @@ def _round(
     pool, test = open_frames(
         request.data, request.data_kind, plan.size_px, plan.pool_frames, plan.test_frames, request.workers
     )
-    if len(pool.images) < plan.sizes[-1]:
-        raise InputError(
-            f"table rounds: a pool of {len(pool.images)} frames; {plan.sizes[-1]} are to be labelled in the end"
-        )
+    if (count := len(pool.images)) < plan.sizes[-1]:
+        raise InputError(f"table rounds: a pool of {count} frames; {plan.sizes[-1]} are to be labelled in the end")
     if before is None:
         labelled = np.random.default_rng(1000 + seed).permutation(len(pool.images))[:size].tolist()
     else:
@@ -173,11 +164,7 @@ def _trained(request: Request, plan: Plan, frames: Instances, classes: int, seed
 
 
 def _scored(ensemble: HeatMaps, images: Tensor, device: str) -> pd.DataFrame:
-    batches = (
-        ([f"{row:06d}" for row in range(start, start + len(part))], part.float() / 255)
-        for start, part in zip(range(0, len(images), 16), images.split(16), strict=True)
-    )
-    rows = list(score_frames(ensemble, batches, SCORE, device=device))
+    rows = list(score_frames(ensemble, numbered(images, 16), SCORE, device=device))
     columns = {name: [getattr(row, name) for row in rows] for name in ("frame_id", "score", "embedding")}
     return pd.DataFrame(columns | {"measure": SCORE.measure})
 
@@ -204,7 +191,7 @@ def _judged(ensemble: HeatMaps, test: Frames, device: str, folder: Path) -> Foun
         guessed = [
             Objects(boxes=each.boxes, class_ids=each.instances.classes, scores=each.instances.scores) for each in seen
         ]
-        scored = average_precision(test.objects, guessed, test.drives, len(test.classes), resamples=2)
+        scored = average_precision(test.objects, guessed, len(test.classes))
         by_class = zip(test.classes, scored.by_class[0], strict=True)
         found.append({"ap50": scored.ap50, "ap": scored.ap} | dict(by_class) | _by_kitti(test, seen, folder))
     means = {name: 100 * float(np.mean([each[name] for each in found])) for name in found[0]}
@@ -242,14 +229,10 @@ def _by_kitti(test: Frames, seen: Sequence[Detections], folder: Path) -> dict[st
 def report(request: Request, results: Mapping[str, Found]) -> Report:
     """Say what AP every strategy reached in every round, and by how much it differs from random choice."""
     plan, seeds = PLANS[request.size], range(request.seeds)
-    by_strategy = {
-        strategy: {
-            size: [results[_name(plan, strategy, seed, size)] for seed in seeds]
-            for size in plan.sizes
-            if all(_name(plan, strategy, seed, size) in results for seed in seeds)
-        }
-        for strategy in STRATEGIES
-    }
+    by_strategy: dict[str, dict[int, list[Found]]] = {}
+    for strategy in STRATEGIES:
+        found = {size: [results.get(_name(plan, strategy, seed, size)) for seed in seeds] for size in plan.sizes}
+        by_strategy[strategy] = {size: each for size, each in found.items() if None not in each}
     if not all(by_strategy.values()):
         raise InputError("table rounds: the first round is not done in every seed; run the command again")
     names = [name for name in by_strategy["random"][plan.first_frames][0] if name not in NO_FIGURE]
@@ -303,15 +286,13 @@ def _means(plan: Plan, figures: Figures) -> str:
 
 
 def _differences(plan: Plan, figures: Figures) -> str:
+    def difference(strategy: str, name: str, size: int) -> str:
+        both = [figures[each][name].get(size) for each in (strategy, "random")]
+        return "–" if None in both else paired_difference(*both).words(1)
+
     rows = [
-        [f"{STRATEGIES[strategy]}, {name}"]
-        + [
-            paired_difference(found[name][size], figures["random"][name][size]).words(1)
-            if size in found[name] and size in figures["random"][name]
-            else "–"
-            for size in plan.sizes[1:]
-        ]
-        for strategy, found in figures.items()
+        [f"{STRATEGIES[strategy]}, {name}", *(difference(strategy, name, size) for size in plan.sizes[1:])]
+        for strategy in figures
         if strategy != "random"
         for name in ("ap50", "ap")
     ]

@@ -6,14 +6,7 @@ from perception.data.readers.bdd100k import bdd100k_frames
 from perception.data.readers.camvid import camvid_frames, camvid_label
 from perception.data.readers.cityscapes import cityscapes_frames
 from perception.data.readers.games import gta5_frames, viper_frames, viper_instances
-from perception.data.readers.layout import (
-    Frames,
-    RawFrame,
-    Reader,
-    read_image_file,
-    read_instances_file,
-    read_label_file,
-)
+from perception.data.readers.layout import RawFrame, Reader
 from perception.data.readers.mapillary import mapillary_frames
 from perception.data.readers.scenes_folder import scenes_folder_frames
 from perception.data.readers.synthia import synthia_frames, synthia_instances, synthia_label
@@ -25,16 +18,7 @@ from perception.data.readers.webdataset import (
 )
 from perception.errors import InputError
 
-__all__ = [
-    "READERS",
-    "Frames",
-    "RawFrame",
-    "Reader",
-    "open_reader",
-    "read_image_file",
-    "read_instances_file",
-    "read_label_file",
-]
+__all__ = ["READERS", "RawFrame", "Reader", "open_reader"]
 
 
 def open_reader(format: str) -> Reader:

@@ -7,15 +7,7 @@ from typing import Any
 
 from perception.data.files import named_stem
 from perception.data.json_files import read_json
-from perception.data.readers.layout import (
-    RawFrame,
-    check_folder,
-    check_pairs,
-    chosen_splits,
-    files_in,
-    frame_id_of,
-    optional_files_in,
-)
+from perception.data.readers.layout import RawFrame, check_folder, chosen_splits, frame_files, frame_id_of
 from perception.errors import InputError
 
 _SPLITS = ("train", "val", "test")
@@ -59,19 +51,12 @@ def bdd100k_frames(root: Path, split: str | None, labels_required: bool) -> Iter
     pictures = root / place
     check_folder(pictures, "a BDD100k folder holds images/10k/ and labels/sem_seg/masks/")
     for name in chosen_splits(pictures, split, _SPLITS):
-        images = files_in(pictures / name, (".jpg",))
-        truth = root / masks / name
-        labels = optional_files_in(truth, (".png",), ending)
-        check_pairs(images, labels, pictures / name, truth, labels_required)
+        truth, endings = root / masks / name, ("", ending, "")
+        files = frame_files(pictures / name, truth, labels_required, (".jpg",), endings=endings)
         attributes = read_attributes([root / file.format(name) for file in _ATTRIBUTE_FILES])
-        for stem, path in images.items():
-            yield RawFrame(
-                frame_id=frame_id_of(f"bdd100k_{stem}"),
-                drive_id=video_of(stem),
-                image_path=path,
-                label_path=labels.get(stem),
-                **attributes.get(stem, {}),
-            )
+        for stem, paths in files.items():
+            about = paths | attributes.get(stem, {})
+            yield RawFrame(frame_id=frame_id_of(f"bdd100k_{stem}"), drive_id=video_of(stem), **about)
 
 
 def video_of(stem: str) -> str:

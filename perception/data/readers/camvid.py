@@ -6,18 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from perception.data.decoding import BadFrame
+from perception.data.readers import layout
 from perception.data.readers.label_files import decode_codes, encode_codes
-from perception.data.readers.layout import (
-    IMAGE_SUFFIXES,
-    RawFrame,
-    check_folder,
-    check_pairs,
-    chosen_splits,
-    files_in,
-    frame_id_of,
-    optional_files_in,
-    read_label_file,
-)
 from perception.data.taxonomies import drawn_colors
 
 _SPLITS = ("train", "val", "test")
@@ -25,37 +15,34 @@ _SPLITS = ("train", "val", "test")
 _TIMES = {"0001TP": "twilight", "0006R0": "day", "0016E5": "day", "Seq05V": "day"}
 
 
-def camvid_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
+def camvid_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[layout.RawFrame]:
     """List SPLIT/STEM.jpg|png with SPLITannot/STEM.png, or SPLIT_labels/STEM_L.png in colours as Kaggle's.
 
     The stem's first six characters name the drive.
     """
-    check_folder(root)
-    for name in chosen_splits(root, split, _SPLITS):
-        images = files_in(root / name, IMAGE_SUFFIXES)
+    layout.check_folder(root)
+    for name in layout.chosen_splits(root, split, _SPLITS):
         truth, ending = root / f"{name}annot", ""
         if not truth.exists() and (root / f"{name}_labels").exists():
             truth, ending = root / f"{name}_labels", "_L"
-        labels = optional_files_in(truth, (".png",), ending)
-        check_pairs(images, labels, root / name, truth, labels_required)
-        for stem, path in images.items():
+        files = layout.frame_files(root / name, truth, labels_required, layout.IMAGE_SUFFIXES, endings=("", ending, ""))
+        for stem, paths in files.items():
             drive = stem[:6]
-            yield RawFrame(
-                frame_id=frame_id_of(f"camvid_{stem}"),
+            yield layout.RawFrame(
+                frame_id=layout.frame_id_of(f"camvid_{stem}"),
                 drive_id=drive,
-                image_path=path,
-                label_path=labels.get(stem),
+                **paths,
                 time_of_day=_TIMES.get(drive),
                 scene="urban" if drive in _TIMES else None,
             )
 
 
-def camvid_label(frame: RawFrame) -> bytes | None:
+def camvid_label(frame: layout.RawFrame) -> bytes | None:
     """Return the label file as it is, or, where it is drawn in CamVid's colours, re-encoded as the 8-bit PNG of its classes.
 
     Raises BadFrame for a file that cannot be read or holds a colour that is none of CamVid's.
     """
-    data, path = read_label_file(frame), frame.label_path
+    data, path = layout.read_label_file(frame), frame.label_path
     if data is None or path is None or not path.stem.endswith("_L"):
         return data
     codes = decode_codes(data, path)

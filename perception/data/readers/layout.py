@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from perception.data.decoding import BadFrame
 from perception.data.files import name_key, names_in
@@ -125,6 +126,32 @@ def optional_files_in(folder: Path, suffixes: tuple[str, ...], ending: str = "")
             )
         found[key] = folder / name
     return dict(sorted(found.items()))
+
+
+def frame_files(
+    images: Path,
+    labels: Path,
+    labels_required: bool,
+    suffixes: tuple[str, ...] = (".png",),
+    *,
+    instances: Path | None = None,
+    endings: tuple[str, str, str] = ("", "", ""),
+) -> dict[str, dict[str, Any]]:
+    """Return the files of each frame by stem, sorted: image_path, label_path and instances_path, None for what is not there.
+
+    images, labels, instances: the folders that hold them; suffixes: of images, labels are PNG; endings: of the names in
+    the three. Raises InputError for a folder without images and for files that do not belong together.
+    """
+    shown = files_in(images, suffixes, endings[0])
+    labelled = optional_files_in(labels, (".png",), endings[1])
+    check_pairs(shown, labelled, images, labels, labels_required)
+    outlined = optional_files_in(instances, (".png",), endings[2]) if instances else {}
+    if instances:
+        check_pairs(shown, outlined, images, instances, False)
+    return {
+        stem: {"image_path": path, "label_path": labelled.get(stem), "instances_path": outlined.get(stem)}
+        for stem, path in shown.items()
+    }
 
 
 def check_pairs(

@@ -4,51 +4,36 @@ import csv
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from perception.data.files import name_key, read_text
 from perception.data.manifest import SCENES, TIMES_OF_DAY, WEATHERS
-from perception.data.readers.layout import (
-    IMAGE_SUFFIXES,
-    RawFrame,
-    check_folder,
-    check_pairs,
-    checked_time,
-    files_in,
-    frame_id_of,
-    optional_files_in,
-)
+from perception.data.readers import layout
 from perception.errors import InputError
 
 _COLUMNS = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
 _VOCABULARIES = {"time_of_day": TIMES_OF_DAY, "weather": WEATHERS, "scene": SCENES}
 
 
-def scenes_folder_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
+def scenes_folder_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[layout.RawFrame]:
     """List images/ID.jpg|png with labels/ID.png and instances/ID.png as frames.csv names them; it knows no splits."""
-    check_folder(root)
+    layout.check_folder(root)
     if split is not None:
         raise InputError(f"split {split!r} is unknown: a scenes_folder has no splits; leave the split out")
     rows = _scenes_rows(root / "frames.csv")
-    images = files_in(root / "images", IMAGE_SUFFIXES)
-    labels = optional_files_in(root / "labels", (".png",))
-    instances = optional_files_in(root / "instances", (".png",))
-    check_pairs(images, labels, root / "images", root / "labels", labels_required)
-    check_pairs(images, instances, root / "images", root / "instances", False)
-    _check_rows(rows, images, root)
-    for name, path in images.items():
+    pictures, labels, instances = (root / name for name in ("images", "labels", "instances"))
+    files = layout.frame_files(pictures, labels, labels_required, layout.IMAGE_SUFFIXES, instances=instances)
+    _check_rows(rows, files, root)
+    for name, paths in files.items():
         row = rows[name]
         where = f"{root / 'frames.csv'}: timestamp_utc of frame {name}"
-        yield RawFrame(
-            frame_id=frame_id_of(name),
+        told: dict[str, Any] = {each: row[each] or None for each in ("camera", *_VOCABULARIES)}
+        yield layout.RawFrame(
+            frame_id=layout.frame_id_of(name),
             drive_id=row["drive_id"],
-            image_path=path,
-            label_path=labels.get(name),
-            instances_path=instances.get(name),
-            timestamp_utc=checked_time(row["timestamp_utc"], where) if row["timestamp_utc"] else None,
-            camera=row["camera"] or None,
-            time_of_day=row["time_of_day"] or None,
-            weather=row["weather"] or None,
-            scene=row["scene"] or None,
+            **paths,
+            timestamp_utc=layout.checked_time(row["timestamp_utc"], where) if row["timestamp_utc"] else None,
+            **told,
         )
 
 
@@ -87,10 +72,11 @@ def _check_row(row: Mapping[str | None, str | list[str] | None], where: str) -> 
             )
 
 
-def _check_rows(rows: Mapping[str, object], images: Mapping[str, Path], root: Path) -> None:
-    for frame_id in sorted(set(images) ^ set(rows)):
+def _check_rows(rows: Mapping[str, object], files: Mapping[str, Mapping[str, Any]], root: Path) -> None:
+    for frame_id in sorted(set(files) ^ set(rows)):
         if frame_id in rows:
             raise InputError(
                 f"{root / 'frames.csv'}: frame {frame_id} has no file in images/; add it or remove the line"
             )
-        raise InputError(f"{images[frame_id]}: image without a line in frames.csv; add the line or remove the image")
+        image = files[frame_id]["image_path"]
+        raise InputError(f"{image}: image without a line in frames.csv; add the line or remove the image")

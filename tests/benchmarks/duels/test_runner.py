@@ -22,7 +22,7 @@ def call(arguments: list[str]) -> int:
 
 def report(**changes: object) -> dict[str, object]:
     found = duel.result(
-        "scoring", ours=70.0, peer=20.0, unit="images per second", ratio=3.5, bar=3.0, limit_share=0.7, passed=True, threads=2
+        "scoring", ours=70.0, peer=20.0, ratio=3.5, limit_share=0.7, threads=2
     )  # fmt: skip
     return found | changes
 
@@ -98,7 +98,7 @@ def test_a_quiet_second_is_waited_for_but_not_for_ever() -> None:
 
 def test_a_missing_peer_is_told_with_the_extra() -> None:
     with pytest.raises(InputError, match=r"duel x: its peer no-such-peer .*benchmarks"):
-        catalogue.peer_versions(catalogue.Duel(name="x", ours="", peers=("no-such-peer",), bar="", limit=""))
+        catalogue.peer_versions(catalogue.Duel(name="x", ours="", peers=("no-such-peer",), bar="", limit="", unit=""))
 
 
 def test_an_unknown_name_ends_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,8 @@ from perception.models.checkpoint import describe_leaves
 from perception.training.setup import seeded
 
 TINY = {
-    "epochs": 2, "prune_epoch": 0, "learning_rate": 2e-3, "press": 0.1, "energy": 0.9, "target": {"target_share": 0.5}
+    "epochs": 2, "prune_epoch": 0, "learning_rate": 2e-3, "press": 0.1, "energy": 0.9,
+    "target": {"target_cost_share": 0.5, "costs": "parameters"},
 }  # fmt: skip
 
 
@@ -45,9 +46,9 @@ def test_table_runs_whole(table: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "open_task", lambda _: task)
     share = {"target_cost_share": 0.5, "costs": "parameters"}
     target = {"target": share, "first_reload": 0, "spread_target": share | {"lost": "share"}, "peer_ratio": 0.5}
-    settings = {"small": TINY, ("accuracy", "small"): TINY | target}
+    settings = {"small": TINY, "accuracy": {"small": TINY | target}}
     if table == "decompose":
-        settings = {("accuracy", "small"): {"epochs": 2, "learning_rate": 2e-3}}
+        settings = {"accuracy": {"small": {"epochs": 2, "learning_rate": 2e-3}}}
     if table == "expand":
         plan = {"epochs": 2, "batch_frames": 16, "kernel": 5, "rates": (0.01, 0.1)}
         monkeypatch.setattr(module, "SETTINGS", {"small": plan})
@@ -117,7 +118,7 @@ def test_every_frame_is_cut_out_of_its_padded_self() -> None:
     padded = torch.zeros(7, 3, 9, 10, dtype=torch.uint8)
     padded[:, :, 2:7, 2:8] = images
     slow = [padded[k, :, y : y + 5, x : x + 6] for k, (y, x) in enumerate(corners.tolist())]
-    assert torch.equal(shrinking._shifted(images, corners, 2), torch.stack(slow))
+    assert torch.equal(shrinking.shifted(images, corners, 2), torch.stack(slow))
 
 
 def test_training_cost_counts_the_smaller_network_only_after_it_shrank() -> None:

@@ -117,8 +117,8 @@ def test_an_endpoint_that_is_no_s3_server(monkeypatch: pytest.MonkeyPatch, other
 
 
 def test_secret_is_not_in_the_text_of_a_store() -> None:
-    store = S3Store("s3://bucket", "bucket", "", s3.connect(GOOD, "s3://bucket"))
-    assert SECRET not in repr(store) + str(vars(store))
+    store = S3Store(s3.open_bucket("s3://bucket", GOOD))
+    assert SECRET not in repr(store) + str(vars(store)) + str(vars(store.bucket))
 
 
 # --- against a real server
@@ -155,7 +155,7 @@ def test_putting_again_uploads_nothing(s3_server: S3Server, monkeypatch: pytest.
     use(monkeypatch, **s3_server.environment())
     store = open_store(f"s3://{s3_server.bucket}/again")
     store.put(DATA, "jpg")
-    monkeypatch.setattr(s3, "upload", lambda *_: pytest.fail("uploaded a blob that is there"))
+    monkeypatch.setattr(s3.Bucket, "write", lambda *_: pytest.fail("uploaded a blob that is there"))
     store.put(DATA, "jpg")
 
 

@@ -147,7 +147,7 @@ def test_a_missing_column_says_so(tmp_path):
     ],
 )
 def test_expectations_that_mislead_are_not_in_the_vocabulary(tmp_path, name):
-    with pytest.raises(InputError, match="unknown type"):
+    with pytest.raises(InputError, match="is none that a suite may use"):
         suite_of(tmp_path, rule("a", type=name, kwargs={}))
 
 

@@ -43,27 +43,31 @@ def test_a_good_suite_loads(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"type": "expect_column_value_to_be_between"}, "did you mean expect_column_values_to_be_between"),
-        ({"kwargs": {"column": "a", "min_valeu": 0, "max_value": 1}}, "did you mean min_value"),
+        ({"type": "expect_column_value_to_be_between"}, "did you mean 'expect_column_values_to_be_between'"),
+        ({"kwargs": {"column": "a", "min_valeu": 0, "max_value": 1}}, "did you mean 'min_value'"),
         ({"kwargs": {"column": "a", "min_value": 0}}, "needs the argument max_value"),
         ({"kwargs": {"column": "a", "min_value": float("nan"), "max_value": 1}}, "a finite number"),
         ({"kwargs": {"column": "a", "min_value": "0", "max_value": 1}}, "a finite number"),
-        ({"kwargs": {"column": "a", "min_value": 0, "max_value": 1, "mostly": 0.0}}, "mostly is 0.0"),
+        ({"kwargs": {"column": "a", "min_value": 0, "max_value": 1, "mostly": 0.0}}, "mostly = 0.0: must be a share"),
         ({"kwargs": {"column": "a", "min_value": 0, "max_value": 1, "strict_min": 1}}, "true or false"),
         ({"kwargs": {"column": " ", "min_value": 0, "max_value": 1}}, "not empty"),
-        ({"kwargs": {"column": "a", "min_value": 0, "max_value": {"$PARAMETER": "max_scroe"}}}, "did you mean max_sc"),
+        (
+            {"kwargs": {"column": "a", "min_value": 0, "max_value": {"$PARAMETER": "max_scroe"}}},
+            "did you mean 'max_score'",
+        ),
         ({"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "a", "value_set": []}}, "at least one"),
         ({"type": "expect_column_mean_to_be_between", "kwargs": {"column": "a"}}, "always passes"),
-        ({"severity": "fatal"}, "unknown severity 'fatal'"),
-        ({"why": ""}, "why is ''"),
-        ({"remedy": None}, "remedy is None"),
+        ({"severity": "fatal"}, "severity = 'fatal': must be critical, warning or info"),
+        ({"why": ""}, "why = '': must be a text that is not empty"),
+        ({"remedy": None}, "remedy = None: must be text"),
         ({"id": "Scores Finite"}, "lower-case"),
-        ({"allow_empty": True}, "allow_empty is True"),
-        ({"severty": "info"}, "did you mean severity"),
-        ({"rows": {"column": "a"}}, "write {column: NAME, in: [values]}"),
+        ({"allow_empty": True}, "allow_empty = True: must be text"),
+        ({"severty": "info"}, "did you mean 'severity'"),
+        ({"rows": {"column": "a"}}, "needs either in: [values] or present: true"),
         ({"rows": {"column": "a", "in": []}}, "at least one"),
-        ({"rows": {"column": "a", "present": False}}, "only true"),
-        ({"rows": "a == 1"}, "write {column: NAME, in: [values]}"),
+        ({"rows": {"column": "a", "present": False}}, "must be True"),
+        ({"rows": {"column": "a", "in": [1], "present": True}}, "needs either in: [values] or present: true"),
+        ({"rows": "a == 1"}, "must be a mapping"),
     ],
 )
 def test_a_faulty_entry_is_refused(tmp_path, entry, message):
@@ -78,19 +82,22 @@ def test_a_faulty_entry_is_refused(tmp_path, entry, message):
         ({"expectations": []}, "everything would pass"),
         ({"expectations": ...}, "everything would pass"),
         ({"expectations": [ENTRY, ENTRY]}, "given twice"),
-        ({"expectations": ["a"]}, "not a mapping"),
-        ({"expectations": {"a": 1}}, "not a list"),
+        ({"expectations": ["a"]}, "expectations.0 = 'a': must be a mapping"),
+        ({"expectations": {"a": 1}}, "must be a list"),
         ({"name": "other"}, "name it 'mine'"),
-        ({"meta": {"table": "t", "file": "f"}}, "owner is None"),
-        ({"meta": ...}, "meta is None"),
-        ({"extend": "frames"}, "did you mean extends"),
+        ({"meta": {"table": "t", "file": "f"}}, "'owner' is missing"),
+        ({"meta": ...}, "'meta' is missing"),
+        ({"extend": "frames"}, "did you mean 'extends'"),
         ({"extends": "ingest"}, "extends one that does not|itself extends"),
         ({"extends": "framse"}, "no suite 'framse'"),
         ({"parameters": {}}, "max_score is not declared"),
         ({"parameters": PARAMETERS | {"other": {"kind": "number", "meaning": "m"}}}, "other is declared and not used"),
-        ({"parameters": {"max_score": {"kind": "nubmer", "meaning": "m"}}}, "unknown kind"),
+        (
+            {"parameters": {"max_score": {"kind": "nubmer", "meaning": "m"}}},
+            "kind = 'nubmer': must be whole_number, number",
+        ),
         ({"parameters": {"max_score": {"kind": "list", "meaning": "m"}}}, "max_value is a number"),
-        ({"parameters": {"max_score": {"kind": "number"}}}, "meaning is None"),
+        ({"parameters": {"max_score": {"kind": "number"}}}, "'meaning' is missing"),
         ({"parameters": {"max_score": {"kind": "number", "meaning": "m", "default": "x"}}}, "a finite number"),
         ({"parameters": {"max_score": {"kind": "number", "meaning": "m", "optional": True}}}, "is critical and needs"),
         ({"parameters": {"max_score": {"kind": "number", "meaning": "m", "optional": True, "default": 1}}}, "keep one"),
@@ -106,12 +113,17 @@ def test_a_faulty_suite_is_refused(tmp_path, suite, message):
 def test_files_that_are_no_suites_are_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         load_suite(tmp_path / "none.yaml")
-    with pytest.raises(InputError, match="did you mean ingest"):
+    with pytest.raises(InputError, match="did you mean 'ingest'"):
         load_suite("ingets")
     with pytest.raises(InputError, match="no suite"):
         load_suite("../suites/ingest")
     path = tmp_path / "mine.yaml"
-    for content, message in (("a: [", "as YAML"), ("- 1", "not a mapping"), ("a: 1\na: 2", "twice"), ("", "mapping")):
+    for content, message in (
+        ("a: [", "as YAML"),
+        ("- 1", "must be a mapping"),
+        ("a: 1\na: 2", "twice"),
+        ("", "mapping"),
+    ):
         path.write_text(content)
         with pytest.raises(InputError, match=message):
             load_suite(path)
@@ -138,7 +150,7 @@ def test_unusable_bounds_are_refused(tmp_path, value, message):
     suite = load_suite(written(tmp_path))
     with pytest.raises(InputError, match=message):
         bind(suite, {"max_score": value})
-    with pytest.raises(InputError, match="did you mean max_score"):
+    with pytest.raises(InputError, match="did you mean 'max_score'"):
         bind(suite, {"max_score": 1, "max_scores": 1})
 
 

@@ -18,43 +18,6 @@ def decoded(uri: str, kind: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-def test_overlay_blends_pixel_by_pixel_and_leaves_ignored_ones():
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    label = rng.choice(np.array([0, 1, 2, 255], dtype=np.uint8), (5, 7))
-    blended = pictures.overlay(image, label, COLORS, alpha=0.3)
-    for row in range(5):
-        for column in range(7):
-            expected = image[row, column].astype(float)
-            if label[row, column] != 255:
-                expected = np.rint(0.7 * expected + 0.3 * COLORS[label[row, column]])
-            assert blended[row, column].tolist() == expected.tolist()
-    assert blended.dtype == np.uint8
-    assert np.array_equal(pictures.overlay(image, label, COLORS, alpha=0.0), image)
-
-
-def test_overlay_refuses_bad_input():
-    image, label = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
-    with pytest.raises(InputError, match=r"alpha is 1\.5"):
-        pictures.overlay(image, label, COLORS, alpha=1.5)
-    with pytest.raises(InputError, match="one size"):
-        pictures.overlay(image, label[:2], COLORS)
-    with pytest.raises(InputError, match="class id 9"):
-        pictures.overlay(image, label + 9, COLORS)
-
-
-def test_side_by_side_keeps_pixels_and_gap():
-    left, right = np.full((3, 2, 3), 10, np.uint8), np.full((3, 5, 3), 20, np.uint8)
-    joined = pictures.side_by_side([left, right], gap_px=4)
-    assert joined.shape == (3, 2 + 4 + 5, 3)
-    assert np.array_equal(joined[:, :2], left) and np.array_equal(joined[:, 6:], right)
-    assert (joined[:, 2:6] == 255).all()
-    with pytest.raises(InputError, match="heights"):
-        pictures.side_by_side([left, right[:2]])
-    with pytest.raises(InputError, match="at least one"):
-        pictures.side_by_side([])
-
-
 def test_error_codes_tell_right_wrong_and_unlabelled():
     label = np.array([[0, 1], [255, 2]], np.uint8)
     prediction = np.array([[0, 2], [1, 2]], np.uint8)

@@ -8,7 +8,7 @@ from perception.data.store import open_store
 from perception.errors import InputError
 from perception.versioning.base import write_base
 from perception.versioning.curated import build_version
-from perception.versioning.decisions import promote, release_champion, rollback
+from perception.versioning.decisions import promote, rollback
 from perception.versioning.models import propose
 from perception.versioning.registry import create_registry, publish
 
@@ -82,8 +82,9 @@ def test_frames_that_the_store_lacks_come_out_of_the_shards(started, tmp_path):
 
 def test_a_champion_that_cannot_be_run_is_named(started, tmp_path):
     (tmp_path / "notes.txt").write_text("no network")
-    release_champion(started[0], tmp_path / "notes.txt", started[1].tag, name="Ada Lovelace", reason="by mistake")
-    with pytest.raises(InputError, match=r"released by Ada Lovelace has no model\.onnx"):
+    propose(started[0], started[1].tag, {}, model=tmp_path / "notes.txt")
+    approve(started)
+    with pytest.raises(InputError, match=r"released by Ada has no model\.onnx"):
         begin(started, tmp_path, "base")
 
 

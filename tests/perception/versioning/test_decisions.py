@@ -1,14 +1,13 @@
 import json
 import shutil
 import subprocess
-from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from perception.errors import InputError
 from perception.versioning.audit import audit
-from perception.versioning.decisions import decisions, promote, reject, release_champion, rollback
+from perception.versioning.decisions import promote, reject, rollback
 from perception.versioning.models import champion, fetch_champion, propose, read_proposal
 from perception.versioning.registry import create_registry, publish, resolve
 
@@ -39,6 +38,10 @@ def approve(registry, version, names=("Ada Lovelace",), reason="reviewed the pag
     )
 
 
+def decided(registry):
+    return [entry.decision for entry in audit(str(registry)).decisions]
+
+
 def test_promotion_moves_the_pointer_and_is_written_down(fresh, tools):
     registry, one, two, _ = fresh
     assert resolve(registry) is None
@@ -48,7 +51,7 @@ def test_promotion_moves_the_pointer_and_is_written_down(fresh, tools):
     assert approve(registry, one) is None, "promoting what is current is no second decision"
     approve(registry, two, reason="more nights")
     assert resolve(registry, "current") == two
-    assert [(d.action, d.tag, d.reason) for d in decisions(registry)] == [
+    assert [(d.action, d.tag, d.reason) for d in decided(registry)] == [
         ("promote", one.tag, "reviewed the page"),
         ("promote", two.tag, "more nights"),
     ]
@@ -137,7 +140,7 @@ def test_a_rejected_version_cannot_be_promoted(fresh):
         approve(registry, two)
     with pytest.raises(InputError, match="roll back first"):
         reject(registry, one.tag, manifest_sha256=one.manifest_sha256, name="Ada", reason="oops")
-    assert [d.action for d in decisions(registry)] == ["promote", "reject"]
+    assert [d.action for d in decided(registry)] == ["promote", "reject"]
 
 
 @pytest.mark.parametrize(
@@ -171,20 +174,18 @@ def test_the_champion_is_a_pointer_beside_the_data(fresh, tmp_path):
     model.mkdir()
     (model / "network.onnx").write_bytes(b"onnx" * 1000)
     (model / "metrics.json").write_text("{}")
-    released = release_champion(
-        registry, model, one.tag, name="Ada Lovelace", reason="better at night", facts={"code_commit": "abc"}
-    )
-    assert champion(registry) == released
+    propose(registry, one.tag, {}, model=model, facts={"code_commit": "abc"})
+    approve(registry, one, reason="better at night", release=True)
+    released = champion(registry)
     assert (released.tag, released.manifest_sha256) == (one.tag, one.manifest_sha256)
+    assert (released.names, released.reason) == (("Ada Lovelace",), "better at night")
+    assert released.facts == {"code_commit": "abc"}
     assert fetch_champion(registry, tmp_path / "out") == released
     assert (tmp_path / "out" / "network.onnx").read_bytes() == b"onnx" * 1000
-    assert decisions(registry)[-1].action == "release"
-    assert resolve(registry) is None, "releasing a model does not promote data"
     with pytest.raises(InputError, match="not empty"):
         fetch_champion(registry, tmp_path / "out")
     with pytest.raises(InputError, match="must be a file or a folder"):
-        release_champion(registry, tmp_path / "absent", one.tag, name="Ada", reason="nothing")
-    assert replace(released, facts={}) != released
+        propose(registry, one.tag, {}, model=tmp_path / "absent")
 
 
 # --- data and network together

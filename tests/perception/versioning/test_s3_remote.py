@@ -2,10 +2,9 @@ import os
 
 import pytest
 
-from perception.errors import InputError
-from perception.versioning.decisions import promote, release_champion
-from perception.versioning.models import fetch_champion
-from perception.versioning.processes import RegistryError
+from perception.errors import InputError, Unreachable
+from perception.versioning.decisions import promote
+from perception.versioning.models import champion, fetch_champion, propose
 from perception.versioning.registry import create_registry, fetch, publish, resolve
 from perception.versioning.remote import S3Remote
 from perception.versioning.upkeep import scrub
@@ -33,11 +32,12 @@ def test_versions_and_models_live_on_a_real_server(over_s3, tools, tmp_path):
     assert publish(over_s3, "two", child, parent=first.tag) == second
     fetch(over_s3, second, tmp_path / "out")
     assert {p.name: p.read_bytes() for p in (tmp_path / "out" / "shards").iterdir()} == shards
-    promote(over_s3, second.tag, manifest_sha256=second.manifest_sha256, names=["Ada"], reason="good")
-    assert resolve(over_s3) == second
     (tmp_path / "network.onnx").write_bytes(b"network" * 1000)
-    released = release_champion(over_s3, tmp_path / "network.onnx", second.tag, name="Ada", reason="better")
-    assert fetch_champion(over_s3, tmp_path / "model") == released
+    propose(over_s3, second.tag, {}, model=tmp_path / "network.onnx")
+    promote(over_s3, second.tag, manifest_sha256=second.manifest_sha256, names=["Ada"], reason="good", release=True)
+    assert resolve(over_s3) == second
+    assert fetch_champion(over_s3, tmp_path / "model") == champion(over_s3)
+    assert (tmp_path / "model" / "network.onnx").read_bytes() == b"network" * 1000
     report = scrub(over_s3, sample=None, seed=0)
     assert report.is_clean
     assert report.versions == 2
@@ -55,7 +55,7 @@ def test_a_server_that_is_gone_makes_nothing_visible_and_the_same_call_completes
 ):
     folder = tools.make_folder(tmp_path / "one", tools.make_frames(["d0_0"]), {"a.tar": b"a" * 70_000})
     monkeypatch.setenv("NIGHTDRIVE_S3_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(RegistryError, match="cannot be reached"):
+    with pytest.raises(Unreachable, match="cannot be reached"):
         publish(over_s3, "one", folder)
     assert tools.git(over_s3, "tag", "--list") == ""
     monkeypatch.setenv("NIGHTDRIVE_S3_ENDPOINT", s3_server.endpoint)
@@ -69,7 +69,7 @@ def test_keys_that_may_only_read_can_fetch_and_not_publish(over_s3, s3_server, t
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.reader_secret_key)
     fetch(over_s3, version, tmp_path / "out")
     other = tools.make_folder(tmp_path / "two", tools.make_frames(["d0_1"]), {"b.tar": b"b" * 1000})
-    with pytest.raises((RegistryError, InputError), match=r"[Dd]enied|Forbidden|forbidden|may not do this"):
+    with pytest.raises(InputError, match=r"[Dd]enied|Forbidden|forbidden|may not do this"):
         publish(over_s3, "two", other)
     assert tools.git(over_s3, "tag", "--list") == version.tag
 
@@ -91,7 +91,7 @@ def test_a_server_killed_in_mid_publish_shows_nothing_and_the_same_call_complete
         real(self, name, source)
 
     monkeypatch.setattr(S3Remote, "upload", upload_until_killed)
-    with pytest.raises(RegistryError, match="cannot be reached"):
+    with pytest.raises(Unreachable, match="cannot be reached"):
         publish(registry, "night", folder)
     assert tools.git(registry, "tag", "--list") == ""
     assert tools.git(registry, "rev-list", "--count", "main") == "1"

@@ -31,12 +31,12 @@ def night(run: Path) -> Path:
 
 def test_seconds_of_tasks_starts_and_engine_add_up_to_the_night(tmp_path: Path) -> None:
     found = night_profile(night(tmp_path / "smoke"))
-    assert [task.name for task in found.tasks] == ["resolve", "ingest@0", "report"]
+    assert found.tasks.name.tolist() == ["resolve", "ingest@0", "report"]
     assert (found.seconds, found.work_seconds, found.start_seconds, found.between_seconds) == (65.0, 50.0, 3.0, 12.0)
     assert found.engine_share == pytest.approx(0.3)
     assert found.engine_cpu_seconds == 40.0 - 2 * 8.0  # the fork is nobody's child
-    assert [task.output_mb for task in found.tasks] == [0.5, 2.0, 0.0]
-    assert [task.read_mb for task in found.tasks] == [3.0, 3.0, 0.0]
+    assert found.tasks.output_mb.tolist() == [0.5, 2.0, 0.0]
+    assert found.tasks.read_mb.tolist() == [3.0, 3.0, 0.0]
 
 
 def test_tasks_of_an_earlier_call_do_not_count(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ MEDIUM = dataclasses.replace(
     validation_frames=50,
     betas=(1e-5,),
     recipe=dataclasses.replace(plan.PLANS["medium"].recipe, channels=2, batch_frames=8, steps_at_1024=10),
+    arms=plan.PLANS["medium"].arms[::2],  # ensemble, random and dpe, k_centre
 )
 
 
