@@ -11,9 +11,8 @@ from components import gate, select
 from components.select import _candidates
 from components.stage.declaration import Refused
 from perception.data.manifest import read_manifest
-from perception.simulator.folder import write_scenes
-from perception.simulator.world import World
 from tests.components.intake import empty_base, run, take_in
+from tests.footage import write_footage
 
 
 def test_candidates_are_the_scored_frames_of_the_pool_with_their_facts_and_raised_scores() -> None:
@@ -33,7 +32,7 @@ def test_candidates_are_the_scored_frames_of_the_pool_with_their_facts_and_raise
 def test_where_all_is_a_near_duplicate_of_a_labelled_frame_nothing_is_selected_and_that_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_scenes(tmp_path / "footage", World(), "street", 3, 1, 6, 32, 64)
+    write_footage(tmp_path / "footage", 3, 1, 6, 32, 64)
     fleet = {"format": "scenes_folder", "path": str(tmp_path / "footage"), "domain": "real", "split": "pool",
              "labels": "oracle", "initial_labelled_frames": 2}  # fmt: skip
     store, size = tmp_path / "store", {"height_px": 32, "width_px": 64, "taxonomy": "cityscapes19"}
