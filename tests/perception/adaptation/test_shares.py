@@ -53,7 +53,7 @@ def found(folder: Path) -> dict[str, Any]:
     ours = labeller(pool)
     labelled = label_frames(ours, frames, rows, store, batch_frames=2)
     instances = _instances(rows, store)
-    average = judge_detector(detector, instances, [f"d{index}" for index in range(len(instances))], resamples=10)
+    average = judge_detector(detector, instances)
     judged = judge_fusion(network, detector, frames, TAXONOMY.foreground, batch_frames=2)
     loss, gradient = _loss_of_an_ensemble()
     committee = Ensemble([build_network("ERFNet", seed=seed, classes=CLASSES, width=0.25) for seed in (1, 2)])
@@ -71,7 +71,7 @@ def found(folder: Path) -> dict[str, Any]:
         "pixels": pixel_counts(frames),
         "rare": rare_class_draw(rows, frames, 0.1, 3).frame_id.tolist(),
         "instances": learnable_classes(instances),
-        "precision": (average.boxes.by_class, average.masks.by_class, average.boxes.ap_interval),
+        "precision": (average.boxes.by_class, average.masks.by_class, average.frames),
     }
     adapt_statistics(network, [images for _, images in image_batches(frames, 2, own_frames(len(frames), 2))])
     statistics = [layer.running_mean for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
