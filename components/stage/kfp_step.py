@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from components.stage.declaration import Stage
 from components.stage.exchange import Exchange, Given, open_exchange, run_of, taken
-from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute, recorded
+from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute, failed, recorded
 from components.stage.kfp_pages import show
 from components.stage.kubernetes_api import HOST_VARIABLE, S3_KEYS
 from components.stage.night import FAREWELL_SECONDS, NIGHT, DeadlineReached, enter_night, until
@@ -128,6 +128,10 @@ def _ended(step: Step, arguments: Sequence[str]) -> Outcome:
         return _run(step, arguments)
     except InputError as error:
         return _told(error)
+    except Exception as error:  # what goes on round the stage: without a record of it the step would look killed
+        outcome = failed(error)
+        print(f"nightdrive {step.task}: {outcome.message}", file=sys.stderr)
+        return outcome
 
 
 def read_step(arguments: Sequence[str]) -> Step:

@@ -74,8 +74,8 @@ def write_record(
     place = os.environ.get(RECORDS_VARIABLE)
     if not place or not is_first_process():
         return
-    documents, name = open_documents(place), f"{task}.json"
-    earlier = json.loads(documents.read(name) or "{}")
+    name = f"{task}.json"
+    earlier = read_document(place, name) or {}
     record = {
         "format": FORMAT,
         "night": os.environ.get(NIGHT_VARIABLE, ""),
@@ -94,7 +94,7 @@ def write_record(
         "failed": list(failed),
         "parameters": dict(parameters or {}),
     }
-    documents.write(name, json.dumps(record).encode())
+    open_documents(place).write(name, json.dumps(record).encode())
 
 
 def check_task(task: str) -> None:
@@ -117,10 +117,26 @@ def own_work(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def all_records(place: str | Path = "") -> list[dict[str, Any]]:
     """Return the record of every task that ran, in the order in which they started.
 
-    place: a folder or s3://bucket/prefix, by default what NIGHTDRIVE_RECORDS names; without it there are none.
+    place: a folder or s3://bucket/prefix, by default what NIGHTDRIVE_RECORDS names; without it there are none. Raises
+    InputError for a record that this version cannot read.
     """
     asked = str(place) or os.environ.get(RECORDS_VARIABLE, "")
-    documents = open_documents(asked) if asked else None
-    found = [(name, documents.read(name)) for name in documents.names()] if documents else []
-    records = [json.loads(data) for name, data in found if data and name not in NO_RECORDS]
-    return sorted(records, key=lambda record: record["started"])
+    names = open_documents(asked).names() if asked else []
+    records = [read_document(asked, name) for name in names if name not in NO_RECORDS]
+    return sorted((record for record in records if record), key=lambda record: record["started"])
+
+
+def read_document(place: str, name: str) -> dict[str, Any] | None:
+    """Return a record, or what else a night's first step wrote; None where there is none; raises InputError for other content."""
+    data = open_documents(place).read(name)
+    if data is None:
+        return None
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(
+            f"{place}/{name}: is no JSON of format {FORMAT}; read it with the version that wrote it, or remove it"
+        )
+    return found

@@ -179,8 +179,11 @@ def _tell(run: Any, version: Version, place: str) -> None:
 
 
 def _done(place: str) -> list[Json]:
-    """Return what the watch did for a night so far."""
-    return list(json.loads(open_documents(place).read(WATCH_FILE) or "[]"))
+    """Return what the watch did for a night so far; raises InputError where that cannot be read."""
+    try:
+        return list(json.loads(open_documents(place).read(WATCH_FILE) or "[]"))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{place}/{WATCH_FILE}: is no list in JSON ({error}); remove it") from None
 
 
 def _write_down(place: str, did: str, said: str) -> None:

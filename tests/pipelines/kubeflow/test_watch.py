@@ -160,6 +160,21 @@ def test_a_store_that_cannot_be_read_fails_the_look_and_the_other_nights_are_loo
     assert stub.count(*RETRY) == 1
 
 
+@pytest.mark.parametrize("name", ["gather.json", "night.json", "watch.json"])
+def test_a_night_whose_documents_cannot_be_read_fails_the_look_and_the_others_are_looked_at(
+    stub: Stub, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended(stub, tmp_path / "sound")
+    broken = tmp_path / "broken" / "nights" / "run-2" / name
+    broken.parent.mkdir(parents=True)
+    broken.write_text('{"format": 1, "na')
+    more = {"display_name": "torn", "state": "FAILED", "pipeline_spec": version_spec(tmp_path / "broken")}
+    stub.add("runs", "run_id", more)
+    assert look(connect(), NOW) == 1
+    assert f"torn: {broken}: is no" in capsys.readouterr().out
+    assert stub.count(*RETRY) == 1, "the sound one"
+
+
 def test_a_retry_that_the_backend_refuses_counts_as_a_try(stub: Stub, tmp_path: Path) -> None:
     ended(stub, tmp_path)
     stub.failures = {RETRY: [500, 500, 500]}
