@@ -26,7 +26,14 @@ from components.stage.kubernetes_api import HOST_VARIABLE, S3_KEYS
 from components.stage.night import FAREWELL_SECONDS, NIGHT, DeadlineReached, enter_night, until
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_REFUSED
-from components.stage.records import NIGHT_VARIABLE, PAUSES_VARIABLE, RECORDS_VARIABLE, is_first_process, log, read_document
+from components.stage.records import (
+    NIGHT_VARIABLE,
+    PAUSES_VARIABLE,
+    RECORDS_VARIABLE,
+    is_first_process,
+    log,
+    read_document,
+)
 from components.stage.registry import find_stage
 from perception.data.files import replace_file
 from perception.errors import InputError, Unreachable

@@ -63,7 +63,9 @@ def pod(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("NIGHTDRIVE_INDEXED_JOB", json.dumps(SETTINGS))
-    monkeypatch.setattr(Cluster, "of_this_pod", lambda: Cluster(url="", namespace="", token="", authority=None))
+    monkeypatch.setattr(
+        Cluster, "of_this_pod", lambda: Cluster(url="", namespace="", token_file=Path(), authority=None)
+    )
     night = {"store": f"s3://{s3_server.bucket}/{tmp_path.name}", "profile": "smoke", "hours": 20.0, "watch_retries": 0}
     disks = iter(range(99))
 
