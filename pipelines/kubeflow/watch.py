@@ -97,11 +97,13 @@ def _look_for_tonight(server: Server, recurring: Any, runs: Sequence[Any], now: 
 def last_due(recurring: Any, now: datetime) -> datetime | None:
     """Return when a recurring run should have started a night last; None where none was due in the last days.
 
-    Raises InputError for a cron expression or a zone that cannot be read.
+    Raises InputError for a cron expression or a zone that cannot be read, and where there is no expression.
     """
-    name = os.environ.get(ZONE_VARIABLE) or DEFAULT_ZONE
+    name, schedule = os.environ.get(ZONE_VARIABLE) or DEFAULT_ZONE, recurring.trigger.cron_schedule
+    if schedule is None:
+        raise InputError("starts every so many seconds and not by cron: nobody can say when; use `make schedule`")
     try:
-        zone, cron = ZoneInfo(name), parse_cron(recurring.trigger.cron_schedule.cron)
+        zone, cron = ZoneInfo(name), parse_cron(schedule.cron)
     except (ValueError, ZoneInfoNotFoundError) as error:
         raise InputError(f"its schedule cannot be read ({error}); correct it, or {ZONE_VARIABLE}={name}") from None
     first = max(now - LOOK_BACK, recurring.created_at).astimezone(zone)

@@ -254,6 +254,14 @@ def test_a_schedule_that_cannot_be_read_is_named(
     assert "CRON_SCHEDULE_TIMEZONE=Mars/Olympus" in capsys.readouterr().out
 
 
+def test_a_night_that_somebody_starts_by_the_interval_is_named(
+    stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scheduled(stub, tmp_path, trigger={"periodic_schedule": {"interval_second": "86400"}})
+    assert look(connect(), NOW) == 1
+    assert "nightly: starts every so many seconds" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("stub")
 def test_the_command_looks_once() -> None:
     assert main(["watch", "--once"]) == 0
