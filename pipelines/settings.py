@@ -132,6 +132,9 @@ def _with_data(name: str, source: Mapping[str, Any], data: str) -> dict[str, Any
 def _section(task: Task, own: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's section with what it shares with others filled in, after building its parameters once to check them."""
     names = {item.name for item in dataclasses.fields(task.stage.parameters)}
+    for over, count in COUNTS.items():
+        if f"{over}_count" in own:
+            raise InputError(f"{task.name}.{over}_count: is one number of the whole night; set {count} in its place")
     section = {name: value for name, value in shared.items() if name in names} | dict(own)
     section |= {"suite": task.suite} if task.suite else {}
     build_parameters(task.stage.parameters, section | ({task.over: 0} if task.over else {}), where=task.name)

@@ -128,7 +128,7 @@ def _pod(command: Sequence[str], settings: IndexedJobSettings, account: str) -> 
             {
                 "name": CONTAINER,
                 "image": settings.image,
-                "command": [word.replace("$", "$$") for word in command],  # Kubernetes puts variables in for $(NAME)
+                "command": list(command),
                 "env": [
                     *({"name": name, "value": os.environ[name]} for name in HANDED_ON if name in os.environ),
                     *secret_environment(settings.s3_secret),

@@ -89,12 +89,19 @@ def write_record(
         "forked": FORKED_VARIABLE in os.environ,
         **Usage.now().since(before),
         "peak_rss_mib": round(peak_rss_mib(), 1),
-        "message": message,
+        "message": _one_line(message),
         "values": dict(values or {}),
         "failed": list(failed),
         "parameters": dict(parameters or {}),
     }
     open_documents(place).write(name, json.dumps(record).encode())
+
+
+def _one_line(text: str) -> str:
+    """Return text on one line, its control characters spelled out: senders of footage name files, and terminals show records."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in " ".join(text.split())
+    )
 
 
 def check_task(task: str) -> None:

@@ -110,6 +110,7 @@ def test_a_data_set_may_lie_in_a_bucket() -> None:
         ),
         ("smoke", ["common.taxonomy=cityscapes"], "", "taxonomy 'cityscapes' is unknown"),
         ("smoke", ["sources.fleet.initial_labelled_frames=-1"], "", "initial_labelled_frames = -1: must be at least 0"),
+        ("smoke", ["score.shard_count=7"], "", "score.shard_count: is one number of the whole night; set shards"),
         ("smoke", ["shards.x=1"], "", "no section 'shards'"),
         ("camvid", [], "/nowhere", "DATA=/nowhere: no such folder"),
         ("camvid", [], "", "say where the data are, DATA=DIR"),

@@ -1,7 +1,6 @@
 """Indexed Jobs: what Kubernetes is asked to run for a fan-out, what restarts and what does not, how it ends."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,19 +82,6 @@ def test_its_pods_have_what_the_stage_needs_where_it_belongs(monkeypatch: pytest
     metadata = job()["metadata"]
     assert metadata["labels"] == {"kueue.x-k8s.io/queue-name": "night"}
     assert metadata["annotations"] == {"kueue.x-k8s.io/job-min-parallelism": "1"}, "16 GPUs at once exceed a quota of 8"
-
-
-def test_kubernetes_puts_no_variable_into_what_a_share_is_told() -> None:
-    """It does so for $(NAME) in a command, the keys of the store among them, and makes $ of $$."""
-    told = '{"text": "$(AWS_SECRET_ACCESS_KEY), 5$, 5$$"}'
-    command = manifest("n", 2, ["python", told], SETTINGS, "account")["spec"]["template"]["spec"]["containers"][0][
-        "command"
-    ]
-
-    def expanded(word: str) -> str:  # k8s.io/kubernetes/third_party/forked/golang/expansion
-        return re.sub(r"\$(\$|\(\w+\))", lambda found: "$" if found[1] == "$" else "secret", word)
-
-    assert [expanded(word) for word in command] == ["python", told]
 
 
 def test_the_steps_role_may_create_await_and_delete_it() -> None:
