@@ -143,7 +143,7 @@ def _look_at(server: Server, run: Any, now: float) -> None:
 
 def _lost_a_pod(run: Any, records: Sequence[Json], place: str, now: float) -> bool:
     """Tell whether a run failed though no step of it said so, and has the time to be tried again."""
-    guilty = culprit([record for record in records if record["name"] not in TELLERS])
+    guilty = culprit([record for record in records if record["name"] != FAREWELL])
     night = read_night(place)
     in_time = night is None or now < night.deadline - FAREWELL_SECONDS
     return run.state == FAILED and not was_cancelled(run) and in_time and (not guilty or guilty["status"] == RUNNING)

@@ -72,6 +72,13 @@ def test_a_night_that_lost_a_pod_is_tried_again_so_many_times_and_then_told(
     assert (summary["status"], did(tmp_path)) == ("failed", ["retry", "retry", "report"])
 
 
+def test_a_night_whose_report_failed_has_lost_no_pod(stub: Stub, tmp_path: Path) -> None:
+    ended(stub, tmp_path)
+    leave_record(tmp_path, "run-1", "report", "failed", message="why")
+    assert look(connect(), NOW) == 0
+    assert (stub.count(*RETRY), did(tmp_path)) == (0, ["report"])
+
+
 @pytest.mark.parametrize("status", ["refused", "bad_input", "failed"])
 def test_what_a_person_must_mend_is_never_tried_again(stub: Stub, tmp_path: Path, status: str) -> None:
     ended(stub, tmp_path)
