@@ -74,8 +74,8 @@ def write_record(
     place = os.environ.get(RECORDS_VARIABLE)
     if not place or not is_first_process():
         return
-    name = f"{task}.json"
-    earlier = read_document(place, name) or {}
+    documents, name = open_documents(place), f"{task}.json"
+    earlier = _decoded(place, name, documents.read(name)) or {}
     record = {
         "format": FORMAT,
         "night": os.environ.get(NIGHT_VARIABLE, ""),
@@ -94,7 +94,7 @@ def write_record(
         "failed": list(failed),
         "parameters": dict(parameters or {}),
     }
-    open_documents(place).write(name, json.dumps(record).encode())
+    documents.write(name, json.dumps(record).encode())
 
 
 def _one_line(text: str) -> str:
@@ -128,14 +128,20 @@ def all_records(place: str | Path = "") -> list[dict[str, Any]]:
     InputError for a record that this version cannot read.
     """
     asked = str(place) or os.environ.get(RECORDS_VARIABLE, "")
-    names = open_documents(asked).names() if asked else []
-    records = [read_document(asked, name) for name in names if name not in NO_RECORDS]
+    if not asked:
+        return []
+    documents = open_documents(asked)
+    names = [name for name in documents.names() if name not in NO_RECORDS]
+    records = [_decoded(asked, name, documents.read(name)) for name in names]
     return sorted((record for record in records if record), key=lambda record: record["started"])
 
 
 def read_document(place: str, name: str) -> dict[str, Any] | None:
     """Return a record, or what else a night's first step wrote; None where there is none; raises InputError for other content."""
-    data = open_documents(place).read(name)
+    return _decoded(place, name, open_documents(place).read(name))
+
+
+def _decoded(place: str, name: str, data: bytes | None) -> dict[str, Any] | None:
     if data is None:
         return None
     try:

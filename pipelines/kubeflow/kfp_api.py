@@ -69,9 +69,8 @@ class Server:
             raise Unreachable(
                 f"{HOST_VARIABLE}={self.host}: cannot be reached ({reason}); check the address and that the port-forward runs"
             ) from None
-        if "html" in (
-            self.client.last_response.getheader("Content-Type") or ""
-        ):  # the client takes a page for empty lists
+        # The client would take a page, of a login or a dashboard, for empty lists.
+        if "html" in (self.client.last_response.getheader("Content-Type") or ""):
             raise InputError(
                 f"{HOST_VARIABLE}={self.host}: answers with a web page, not as Kubeflow Pipelines' API; correct the address, or "
                 f"set {TOKEN_VARIABLE} where it asks who we are"
