@@ -61,7 +61,7 @@ class Server:
 
         call = getattr(getattr(kfp_server_api, service)(self.client), operation)
         try:
-            return call(*arguments, _request_timeout=TIMEOUT_SECONDS, **options)
+            answer = call(*arguments, _request_timeout=TIMEOUT_SECONDS, **options)
         except ApiException as error:
             raise _in_words(error, self.host) from None
         except HTTPError as error:
@@ -69,6 +69,13 @@ class Server:
             raise Unreachable(
                 f"{HOST_VARIABLE}={self.host}: cannot be reached ({reason}); check the address and that the port-forward runs"
             ) from None
+        # The client would take a page, of a login or a dashboard, for empty lists.
+        if "html" in (self.client.last_response.getheader("Content-Type") or ""):
+            raise InputError(
+                f"{HOST_VARIABLE}={self.host}: answers with a web page, not as Kubeflow Pipelines' API; correct the address, or "
+                f"set {TOKEN_VARIABLE} where it asks who we are"
+            )
+        return answer
 
     def every(self, service: str, operation: str, field: str, *arguments: Any, **options: Any) -> Iterator[Any]:
         """Yield every item of a listing, page by page."""
@@ -120,10 +127,10 @@ def connect(host: str = "", namespace: str = "") -> Server:
         raise InputError(f"{HOST_VARIABLE}={address}: must be http://HOST or https://HOST; correct it")
     configuration = kfp_server_api.Configuration(host=address)
     configuration.retries = False
-    token = _token()
-    if token:
-        configuration.api_key["authorization"] = token
+    if _token():
+        _take_token(configuration)
         configuration.api_key_prefix["authorization"] = "Bearer"
+        configuration.refresh_api_key_hook = _take_token
     client = kfp_server_api.ApiClient(configuration)
     space = namespace or os.environ.get(NAMESPACE_VARIABLE, "")
     server = Server(address, os.environ.get(UI_VARIABLE, address).rstrip("/"), space, client)
@@ -142,6 +149,11 @@ def _has_sound_port(parts: SplitResult) -> bool:
         return parts.port != 0
     except ValueError:
         return False
+
+
+def _take_token(configuration: Any) -> None:
+    """Have the next request bear the token as it is now: one in a file is replaced before it expires."""
+    configuration.api_key["authorization"] = _token()
 
 
 def _token() -> str:

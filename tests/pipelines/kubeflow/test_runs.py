@@ -75,6 +75,19 @@ def test_the_exit_code_is_what_the_records_say(
     assert main(["pipeline-status", "--run", "run-1"]) == code
 
 
+@pytest.mark.usefixtures("night")
+def test_a_report_that_failed_is_to_blame_where_no_other_task_is(
+    stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.objects["runs"]["run-1"] |= {"state": "FAILED"}
+    leave_record(tmp_path, "run-1", "report", "bad_input", message="no figures")
+    assert main(["pipeline-status", "--run", "run-1"]) == 2
+    assert "report: bad_input: no figures" in capsys.readouterr().out
+    leave_record(tmp_path, "run-1", "gather", "failed", message="its own words")
+    assert main(["pipeline-status", "--run", "run-1"]) == 1
+    assert "gather: failed: its own words" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("state", "code"), [("FAILED", 1), ("SUCCEEDED", 0)])
 def test_without_the_store_the_backends_state_is_said_and_nothing_is_guessed(
     stub: Stub,

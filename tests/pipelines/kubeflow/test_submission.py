@@ -125,6 +125,13 @@ def test_an_address_without_the_api_is_said_so(stub: Stub, monkeypatch: pytest.M
         connect()
 
 
+def test_a_page_in_place_of_the_api_is_no_server_without_runs(stub: Stub) -> None:
+    """A page for logging in, or a dashboard that answers everything, comes with 200: a run would be started nowhere and followed."""
+    stub.content_type = "text/html; charset=utf-8"
+    for arguments in (["pipeline-submit", "--no-preflight"], ["pipeline-status"], ["watch", "--once"]):
+        assert main(arguments) == 2
+
+
 def test_a_wrong_token_says_which_variable_to_set_and_never_shows_it(
     stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -135,7 +142,10 @@ def test_a_wrong_token_says_which_variable_to_set_and_never_shows_it(
     assert "wrong-secret" not in str(caught.value)
     (tmp_path / "token").write_text("right\n")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
-    connect()
+    server = connect()
+    stub.token = "the next one"
+    (tmp_path / "token").write_text(stub.token)
+    assert list(server.runs()) == [], "a token in a file is good for an hour, a night goes on"
 
 
 # ---------------------------------------------------------------- following, status, cancelling
