@@ -127,7 +127,10 @@ def connect(host: str = "", namespace: str = "") -> Server:
     client = kfp_server_api.ApiClient(configuration)
     space = namespace or os.environ.get(NAMESPACE_VARIABLE, "")
     server = Server(address, os.environ.get(UI_VARIABLE, address).rstrip("/"), space, client)
-    server.ask("HealthzServiceApi", "healthz_service_get_healthz")
+    if server.ask("HealthzServiceApi", "healthz_service_get_healthz").multi_user and not space:
+        raise InputError(
+            f"{HOST_VARIABLE}={address}: is for many users and asks for a namespace; set {NAMESPACE_VARIABLE} to yours"
+        )
     return server
 
 
@@ -164,10 +167,6 @@ def _in_words(error: Any, host: str) -> InputError:
             f"{NAMESPACE_VARIABLE}"
         )
     said = _said(error.body)
-    if error.status == 400 and "empty namespace" in said:
-        return InputError(
-            f"{HOST_VARIABLE}={host}: is for many users and asks for a namespace; set {NAMESPACE_VARIABLE} to yours"
-        )
     if error.status in PASSING_STATUS:
         return Unreachable(
             f"{HOST_VARIABLE}={host}: the server failed ({error.status}: {said}); see its log, try again"

@@ -138,6 +138,16 @@ def test_a_wrong_token_says_which_variable_to_set_and_never_shows_it(
     connect()
 
 
+def test_a_server_for_many_users_that_is_given_no_namespace_names_the_variable_before_anything_is_made(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.multi_user = True
+    for arguments in (["pipeline-submit", "--no-preflight", "--profile", "smoke"], ["schedule"], ["pipeline-status"]):
+        assert main(arguments) == 2
+        assert "set KFP_NAMESPACE to yours" in capsys.readouterr().err
+    assert not any(stub.objects.values()), "a pipeline uploaded without a namespace is everybody's"
+
+
 # ---------------------------------------------------------------- following, status, cancelling
 
 
