@@ -197,6 +197,11 @@ def test_a_server_that_does_not_answer_is_tried_again_and_then_fails_the_step(
     tries.clear()
     assert run_copy(replace(COPY, run=run), tmp_path / "again") == 1
     assert len(tries) == 3
+    monkeypatch.delenv("NIGHTDRIVE_RETRY_PAUSES")
+    paused: list[float] = []
+    monkeypatch.setattr(time, "sleep", paused.append)
+    assert run_copy(replace(COPY, run=run), tmp_path / "unsaid") == 1
+    assert paused == [5.0, 20.0, 60.0], "nobody else tries a step again that exits by itself"
     monkeypatch.setenv("NIGHTDRIVE_RETRY_PAUSES", "soon")
     assert run_copy(COPY, tmp_path / "third") == 2
     assert "NIGHTDRIVE_RETRY_PAUSES=soon: must be seconds" in capsys.readouterr().err

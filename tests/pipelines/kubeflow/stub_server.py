@@ -68,7 +68,6 @@ class Stub:
     kubernetes: dict[str, Any] = field(default_factory=dict)  # path: object, or the status to answer with
     denied: set[tuple[str, str, str]] = field(default_factory=set)  # verb, resource, name that an access review denies
     manifests: dict[str, int] = field(default_factory=dict)  # registry path: status
-    content_type: str = "application/json"
     multi_user: bool = False  # every object belongs to a namespace then
     playing: bool = False  # runs go on by themselves, a step at every look
     plays: dict[str, Play] = field(default_factory=dict)  # by run
@@ -154,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, body = self._kubernetes(split.path, raw)
         data = json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Content-Type", self.stub.content_type)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":

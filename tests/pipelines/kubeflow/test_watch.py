@@ -113,9 +113,8 @@ def test_a_report_from_records_says_what_the_farewell_would_and_is_written_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ended(stub, tmp_path)
-    leave_record(
-        tmp_path, "run-1", "gate_ingest", "refused", started=1100.0, message="gate ingest refused", failed=BROKE
-    )
+    said = {"message": "gate ingest refused", "failed": BROKE, "parameters": {"bounds": {"min_frames": 100}}}
+    leave_record(tmp_path, "run-1", "gate_ingest", "refused", started=1100.0, **said)
     assert look(connect(), NOW) == 0
     summary = report_of(tmp_path)
     assert summary is not None
@@ -126,8 +125,8 @@ def test_a_report_from_records_says_what_the_farewell_would_and_is_written_once(
     ]
     assert summary["gates"] == [{"name": "ingest", "verdict": "refused", "failed_expectations": ["enough_frames"]}]
     page = (tmp_path / "nights/run-1/report/report.html").read_text()
-    for said in ("gate_ingest", "frames at least 100", "12", "select.budget_frames"):
-        assert said in page, f"the page of a refused night says {said}"
+    for told in ("gate_ingest", "frames at least 100", "12", "gate_ingest.bounds", "min_frames"):
+        assert told in page, f"the page of a refused night says {told}"
     row = json.loads((tmp_path / "nights/run-1/farewell.json").read_text())["values"]
     assert (row["status"], row["by"], row["new"], row["date"]) == ("refused", "gate_ingest", 5, "1970-01-01")
     assert "without a farewell" in capsys.readouterr().out
