@@ -92,13 +92,6 @@ class Steps:
             raise InputError(
                 f"{name}: a parameter holds {found[0]}, for which Kubeflow, Argo or Kubernetes put in something else; leave it out"
             )
-        component = container_component(name, task.stage, own_image, exit_handler=exit_handler)
-        claims = self.cluster.source_claims if FOOTAGE in task.reads_outside else {}
-        settings = write_settings(values)
-        if "{{" in settings:
-            raise InputError(
-                f"{name}: a parameter holds '{{{{', behind which Kubeflow and Argo put in what they like; write it otherwise"
-            )
         step = with_resources(component(**{SETTINGS: settings}), task.stage.name, image, self.cluster, shares, claims)
         if claims and not shares:
             mount_sources(step, self.cluster)
