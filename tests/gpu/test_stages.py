@@ -71,9 +71,22 @@ def test_every_training_is_recorded_and_replayed(nights: Nights) -> None:
     assert all(graph.replays for graphs in nights.graphs.values() for graph in graphs)
 
 
+def test_what_is_left_out_runs_without_torch(nights: Nights) -> None:
+    graph = Night(nights.cpu).graph
+    assert {task.stage.needs.image for name, task in graph.tasks.items() if name not in TASKS} == {
+        "gates",
+        "versioning",
+    }
+
+
 def test_what_looks_at_pixels_does_so_on_the_gpu(nights: Nights) -> None:
     """Hundreds of operations for every batch of four frames; evaluate's network is run by onnxruntime."""
-    assert {name for name, count in nights.operations.items() if count > 500} == {*RECORDED, "score", "compress"}
+    assert {name for name, count in nights.operations.items() if count > 500} == {
+        *RECORDED,
+        "score",
+        "compress",
+        "report",
+    }
 
 
 def outputs_differ(nights: Nights, ours: nn.Module, theirs: nn.Module) -> float:
