@@ -16,6 +16,7 @@ from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
+_USER_INFORMATION = re.compile(r"(https?://|://[^/@\s]*:)[^/@\s]*@")  # ssh://git@host names no secret
 COUNTS = {"batch": "batches", "shard": "shards"}  # what a fan-out counts, and the setting that says how many there are
 # Top-level sections that are no task's parameters.
 SHARED = ("common", "sources", *COUNTS.values(), "images", "cluster", "profiles", "profile")
@@ -48,6 +49,7 @@ def load_settings(
     for override in overrides:
         _override(settings, override)
     _check_sections(settings, night, file.name)
+    _refuse_passwords(settings)
     sources = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
     for name, source in sources.items():
         build_parameters(Source, source, where=f"sources.{name}")
@@ -108,6 +110,18 @@ def _digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def _refuse_passwords(values: Mapping[Any, Any], where: str = "") -> None:
+    """Raise InputError, without the value, for a URL with user information: settings stand in pipelines, records and reports."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _refuse_passwords(value, f"{where}{name}.")
+        elif isinstance(value, str) and _USER_INFORMATION.search(value):
+            raise InputError(
+                f"{where}{name}: holds user information, which everybody who may look at a night would see; leave it out, and give it "
+                "to git's credential store or to the environment (docs/cluster.md: secrets)"
+            )
+
+
 def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return every parameter of the night as text, by its dotted name."""
     named = {f"{task}.{name}": value for task, section in sections.items() for name, value in section.items()}
@@ -149,6 +163,9 @@ def _with_data(name: str, source: Mapping[str, Any], data: str) -> dict[str, Any
 def _section(task: Task, own: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's section with what it shares with others filled in, after building its parameters once to check them."""
     names = {item.name for item in dataclasses.fields(task.stage.parameters)}
+    for over, count in COUNTS.items():
+        if f"{over}_count" in own:
+            raise InputError(f"{task.name}.{over}_count: is one number of the whole night; set {count} in its place")
     section = {name: value for name, value in shared.items() if name in names} | dict(own)
     section |= {"suite": task.suite} if task.suite else {}
     build_parameters(task.stage.parameters, section | ({task.over: 0} if task.over else {}), where=task.name)
