@@ -9,7 +9,7 @@ NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
 COMMANDS := run evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel schedule test-cluster \
-	watch dag parameters review promote reject rollback versions nights history verify-history reproduce lineage scrub retire \
+	watch dag parameters review promote rebase reject rollback versions nights history verify-history reproduce lineage scrub retire \
 	table bench simulate scenes faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
@@ -61,7 +61,8 @@ test-cluster:  ## eight cases against a real installation, in names of their own
 dag:  ## write what is derived from the graph: dvc.yaml and its drawing, docs/dag.md
 parameters:  ## write docs/parameters.md and the schema of params.yaml from the declarations of parameters
 review:  ## the page that compares two data versions: BASE=VERSION HEAD=VERSION OUT=DIR REGISTRY=DIR (all optional)
-promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY MODEL=auto|release|keep
+promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY MODEL=auto|release|keep|only
+rebase:  ## put the new frames of a stale version onto what is current, as a new version: VERSION=TAG
 reject:  ## record that a data version must not be released: VERSION=TAG BY=NAME REASON=WHY
 rollback:  ## move the released pointers back, running nothing: BY=NAME REASON=WHY VERSION=TAG (default: the one before)
 versions:  ## list the data versions of the registry

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from perception.errors import InputError
 from perception.versioning.processes import (
+    PROGRAM,
     REMOTE_NAME,
     Clone,
     RegistryError,
@@ -185,13 +186,16 @@ def push_commit(
     clone: Clone,
     changes: Callable[[str], tuple[Mapping[str, bytes | None], str] | None],
     tag: tuple[str, str] | None = None,
+    author: str = PROGRAM,
 ) -> str | None:
     """Commit on top of main and push, again and again until no other writer came first; history stays linear.
 
     changes: gives the files and the message for the head of main that it is told (a commit of the clone), or None when
-    nothing is left to do.  tag: (name, message) of an annotated tag that appears with the commit or not at all.
+    nothing is left to do.  tag: (name, message) of an annotated tag that appears with the commit or not at all.  author: of
+    the commit.
     Returns the commit, or None when `changes` gave None.  Raises InputError when a rule of the registry refuses.
     """
+    clone = replace(clone, environment={**clone.environment, "GIT_AUTHOR_NAME": author})
     jitter = random.Random(f"{os.getpid()} {time.monotonic_ns()}")
     base = git_text(clone, "rev-parse", "HEAD")
     for attempt in range(_PUSH_ATTEMPTS):

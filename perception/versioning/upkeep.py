@@ -9,11 +9,20 @@ from pathlib import Path
 
 from perception.errors import InputError
 from perception.parameters import Count, checked
-from perception.versioning.decisions import CURRENT, decisions_at
+from perception.versioning.decisions import decisions_at
 from perception.versioning.growing import entry_objects
-from perception.versioning.models import CHAMPION
-from perception.versioning.processes import Clone, git_text, paths_in, read_committed, read_json, shallow_clone
-from perception.versioning.records import RETIRED, Version, json_bytes, run_folder, version_of
+from perception.versioning.models import CHAMPION, champion_at
+from perception.versioning.processes import Clone, git_text, paths_in, read_committed, shallow_clone
+from perception.versioning.records import (
+    CURRENT,
+    FORMAT,
+    RETIRED,
+    Version,
+    current_at,
+    json_bytes,
+    run_folder,
+    version_of,
+)
 from perception.versioning.remote import Remote, ask_each, each_file, open_remote, pointed_at, read_folder
 from perception.versioning.repository import configured_remote, push_commit, remote_tags, trailers
 
@@ -189,9 +198,9 @@ def _kept(clone: Clone, listed: list[Version], policy: RetentionPolicy, now: dat
     for decision in decisions_at(clone, "HEAD"):
         if decision.action in ("promote", "rollback"):
             kept[decision.tag] = f"approved by {', '.join(decision.names)}"
-    for name in (CURRENT, CHAMPION):
-        if pointer := read_json(clone, name):
-            kept[pointer["tag"]] = f"named by {name}"
+    for name, pointer in ((CURRENT, current_at(clone)), (CHAMPION, champion_at(clone))):
+        if pointer:
+            kept[pointer.tag] = f"named by {name}"
     return {version.tag: kept[version.tag] for version in listed if version.tag in kept}
 
 
@@ -226,7 +235,8 @@ def apply_retention(
 
 
 def _mark_retired(clone: Clone, plan: RetentionPlan, name: str, reason: str) -> None:
-    record = {"retired_by": " ".join(name.split()), "reason": " ".join(reason.split()), "plan_sha256": plan.sha256}
+    named = {"retired_by": " ".join(name.split()), "reason": " ".join(reason.split())}
+    record = {**named, "plan_sha256": plan.sha256, "format": FORMAT}
     message = trailers(f"Retire {len(plan.retired)} versions", reason, retired_by=name, plan_sha256=plan.sha256)
     head = git_text(clone, "rev-parse", "HEAD")
 

@@ -24,7 +24,7 @@ SECTIONS = {
         "schedule watch test-cluster"
     },
     "Data versions": {
-        "pipelines.commands.registry": "review promote reject rollback versions nights history verify-history reproduce lineage "
+        "pipelines.commands.registry": "review promote rebase reject rollback versions nights history verify-history reproduce lineage "
         "scrub retire"
     },
     "Measuring": {
