@@ -10,11 +10,12 @@ NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 # Each of these is a command of the program of the same name, which sets itself up first.
 COMMANDS := run evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel schedule test-cluster \
 	watch dag parameters review promote rebase reject rollback versions nights history verify-history reproduce lineage scrub retire \
+	migrate backup restore \
 	table bench simulate scenes faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
-OPTIONS := ANYWAY BASE BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME HEAD IMAGES MANIFEST MINUTES \
-	MODEL ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
+OPTIONS := ANYWAY BASE BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
+	MODEL ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY REMOTE RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
 	TAXONOMY VERSION
 simulate: export NIGHTDRIVE_OPTION_OUT := docs/results
 define hand_over
@@ -73,6 +74,9 @@ reproduce:  ## fetch exactly the data of a version and prove it by its hash: VER
 lineage:  ## which versions and networks used a frame or drive, what its deletion touches: FRAME=ID DRIVE=ID
 scrub:  ## check the registry's remote and re-hash a sample of it: SAMPLE=200 SEED=0
 retire:  ## dry run of retention; with PLAN=HASH BY=NAME REASON=WHY it is done: DAYS=30
+migrate:  ## bring a registry that an older version wrote forward, in one commit: REGISTRY=DIR
+backup:  ## the registry and all that its remote holds for it, as a folder: OUT=DIR REGISTRY=DIR
+restore:  ## a registry and its remote again, from a backup: FROM=DIR REGISTRY=DIR [REMOTE=DIR]
 table:  ## a published table at this machine's size, into docs/results: TABLE=NAME DATA=PATH SIZE=small|medium|long|full SEEDS=3 MINUTES=9 DEVICE=cuda
 bench:  ## the duels with the peers, into docs/results/duels.md: ONLY="NAME ..." ANYWAY=yes (prints on a busy machine)
 simulate:  ## predict a night at a fleet's scale, into docs/results/fleet.md: SET="cluster.gpus=256 fleet.pool_every=10"

@@ -25,7 +25,7 @@ SECTIONS = {
     },
     "Data versions": {
         "pipelines.commands.registry": "review promote rebase reject rollback versions nights history verify-history reproduce lineage "
-        "scrub retire"
+        "scrub retire migrate backup restore"
     },
     "Measuring": {
         "benchmarks.tables.command": "table",

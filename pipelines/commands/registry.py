@@ -334,6 +334,45 @@ def scrub(registry: str, sample: int, seed: int) -> None:
         )
 
 
+@click.command(epilog="Example: nightdrive migrate --registry /data/fleet.git")
+@registry_option
+def migrate(registry: str) -> None:
+    """Bring a registry that an older Nightdrive wrote forward, in one commit."""
+    from perception.versioning.migrate import migrate as bring_forward
+
+    print(f"{bring_forward(registry)} records brought forward")
+
+
+@click.command(epilog="Example: nightdrive backup --out /backup/2026-11-30")
+@registry_option
+@click.option("--out", type=PATH, required=True, metavar="FOLDER", help="A new folder.")
+def backup(registry: str, out: Path) -> None:
+    """Write the registry and all that its remote holds for it into a folder."""
+    from perception.versioning.backup import BLOBS
+    from perception.versioning.backup import backup as write
+
+    done = write(registry, out)
+    print(f"commit {done.commit[:12]}, {done.objects} objects, {done.bytes / 1e6:.1f} MB")
+    print(f"the store's own {done.blobs} blobs of the pool are listed in {out / BLOBS}, not copied")
+
+
+@click.command(epilog="Example: nightdrive restore --from /backup/2026-11-30 --registry /data/fleet.git")
+@click.option(
+    "--from", "folder", envvar="NIGHTDRIVE_OPTION_FROM", type=PATH, required=True, metavar="FOLDER", help="The backup."
+)
+@click.option("--registry", required=True, metavar="FOLDER|URL", help="A new folder, or an empty repository.")
+@click.option("--remote", default="", metavar="FOLDER|URL", help="Where its data go; default: where they were.")
+def restore(folder: Path, registry: str, remote: str) -> None:
+    """Make a registry and its remote again from a backup."""
+    from components.stage.parameters import absolute
+    from perception.versioning.backup import restore as make
+
+    done = make(folder, absolute(registry), absolute(remote) if remote else "")
+    print(
+        f"registry {registry} is at commit {done.commit[:12]}, with {done.objects} objects on {remote or done.remote}"
+    )
+
+
 @click.command(epilog="Example: nightdrive retire --days 90")
 @registry_option
 @click.option("--days", default=30, show_default=True, help="Younger versions are kept.")
