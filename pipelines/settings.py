@@ -1,5 +1,6 @@
 """The parameters of a night: params.yaml, one of its profiles and overrides, checked against the stage declarations."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -66,6 +67,36 @@ def load_settings(
         sections["report"]["settings"] = _flat(sections)
     kept = (*COUNTS.values(), "images", "cluster")
     return {name: settings[name] for name in kept} | {"sources": sources, "profile": profile} | sections
+
+
+def changed_settings(settings: Mapping[str, Any], night: Graph, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a night with overrides, TASK.NAME=VALUE or common.NAME=VALUE for every task with such a parameter.
+
+    settings: as load_settings gave them. Raises InputError as it does, and for an override of anything else.
+    """
+    changed = copy.deepcopy(dict(settings))
+    for override in overrides:
+        section, _, rest = override.partition(".")
+        having = [task.name for task in night.tasks.values() if _has(task, rest.partition("=")[0])]
+        named = having if section == "common" else [section] if section in night.tasks else []
+        if not named:
+            raise InputError(
+                f"SET={override}: a night is repeated on its own frames; name a parameter of a task or one in common"
+            )
+        for name in named:
+            _override(changed, f"{name}.{rest}")
+    sections = {name: changed[name] for name in night.tasks}
+    for task in night.tasks.values():
+        own = sections[task.name] | ({task.over: 0} if task.over else {})
+        build_parameters(task.stage.parameters, own, where=task.name)
+    sections["report"]["settings"] = _flat(
+        {name: {key: each for key, each in section.items() if key != "settings"} for name, section in sections.items()}
+    )
+    return changed
+
+
+def _has(task: Task, parameter: str) -> bool:
+    return parameter in {item.name for item in dataclasses.fields(task.stage.parameters)}
 
 
 def step_parameters(settings: Mapping[str, Any], task: Task) -> dict[str, Any]:
