@@ -29,6 +29,7 @@ def record_row(inputs: Paths, parameters: ReportParameters, summary: NightSummar
         profile=parameters.profile,
         base=told.get("base"),
         status=cast(Any, summary.status),  # the summary has checked that it is one of them
+        registry_commit=told.get("registry_commit"),
         used=used_tonight(book, erasures=0, parameters=parameters.settings_sha256, code=code),
         figures=_figures(summary, told),
     )

@@ -62,6 +62,7 @@ class Night:
     base: str | None  # tag of the data version that it started from; None: there was none
     status: Literal["failed", "refused", "nothing_new", "done"]
     used: Used
+    registry_commit: str | None = None  # of the registry when the night began; None: not known
     figures: NightFigures = field(default_factory=NightFigures)
     format: int = FORMAT
 

@@ -291,7 +291,7 @@ def _decision_facts(decision: Decision) -> Facts:
 def _approval(base: Side, head: Side, history: History) -> Facts:
     """Say where the version stands and what a promotion needs."""
     assert head.version
-    about = [each for each in history.decisions if each.tag == head.version.tag]
+    about = [each for each in history.decisions if each.tag == head.version.tag and each.action != "release"]
     last = about[-1] if about else None
     state = "proposed"
     if head.version.tag == history.current:
