@@ -32,6 +32,7 @@ from components.stage.learning import (
 )
 from components.stage.parameters import shared_fields
 from components.stage.records import log, progress_line
+from components.stage.starting import StartFrom, take_brought
 from perception.adaptation.detector import ForegroundDetector
 from perception.adaptation.detector_quality import judge_detector
 from perception.adaptation.detector_training import DetectionAugment
@@ -50,7 +51,6 @@ from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.models.checkpoint import save_network
 from perception.models.erfnet import ERFNet
-from perception.models.partial_weights import read_state, take_weights
 from perception.training.distributed import own_frames
 from perception.training.loop import TrainSettings
 from perception.training.setup import best_device, seeded
@@ -83,7 +83,7 @@ def adapt(inputs: Paths, folder: Path, parameters: AdaptParameters) -> None:
     taxonomy = load_taxonomy(parameters.taxonomy)
     names, flags = taxonomy.classes, taxonomy.foreground
 
-    network, losses = _train_source(simulator, folder, parameters)
+    network, losses, started_from = _train_source(simulator, folder, parameters)
     detector, about_detector = _train_detector(simulator, folder, parameters)
     if detector is not None:
         about_detector |= _detector_figures(detector, frames[frames.split == "test"], parameters)
@@ -100,32 +100,24 @@ def adapt(inputs: Paths, folder: Path, parameters: AdaptParameters) -> None:
     judged = {"source_only": alone, "fused": fused, "pseudo": _judge(network, None, test, parameters)[0]}
     figures = all_figures(judged, evidence, about_detector, pseudo.table, shares, names)
     figures |= {"fusion": {name: getattr(parameters, name) for name in ("score_threshold", "class_score_thresholds")}}
-    write_json(folder / "adaptation.json", figures | {"loss": losses, "pseudo_frames": len(pool)})
+    figures |= {"started_from": started_from, "loss": losses, "pseudo_frames": len(pool)}
+    write_json(folder / "adaptation.json", figures)
     log_outcome(figures)
 
 
 # ---------------------------------------------------------------- the networks
 
 
-def _train_source(simulator: pd.DataFrame, folder: Path, parameters: AdaptParameters) -> tuple[ERFNet, list[float]]:
-    """Train the segmenter on the simulator alone, from the encoder weights of a file where one is given."""
+def _train_source(
+    simulator: pd.DataFrame, folder: Path, parameters: AdaptParameters
+) -> tuple[ERFNet, list[float], StartFrom]:
+    """Train the segmenter on the simulator alone, never from the champion: it is to have seen no real label."""
     network = seeded(partial(new_network, parameters), parameters.seed)
-    _start_encoder(network, parameters.encoder_weights)
+    started_from = take_brought(network, parameters).started_from
     settings = segmenter_settings(parameters)
     losses = _train(network, open_frames(simulator, parameters), settings, parameters, "adapt: simulator alone")
     save_network(network, folder / "source_only.safetensors", {"trained_on": "simulator"})
-    return network.to(best_device()), losses
-
-
-def _start_encoder(network: ERFNet, weights: str) -> None:
-    """Copy what fits of a state dict into the network's encoder, and name in the log what does not."""
-    if not weights:
-        return
-    done = take_weights(network.encoder, read_state(Path(weights)), "encoder.", weights)
-    log(f"encoder: {len(done.taken)} tensors from {weights}")
-    for what, names in (("does not fit", done.left_out), ("from scratch", done.untouched)):
-        if names:
-            log(f"encoder, {what}: {', '.join(names)}")
+    return network.to(best_device()), losses, started_from
 
 
 def _train(

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from components.stage.learning import LearningParameters, check_classes
+from components.stage.learning import check_classes
+from components.stage.starting import StartParameters
 from perception.parameters import (
     Count,
     CountOrZero,
@@ -18,7 +19,7 @@ from perception.parameters import (
 
 
 @checked
-class AdaptParameters(LearningParameters):
+class AdaptParameters(StartParameters):
     """Say how segmenter and detector are trained, how they are fused, and what becomes a pseudo-label."""
 
     pseudo_frames: Count  # unlabelled real frames that get pseudo-labels
@@ -31,7 +32,6 @@ class AdaptParameters(LearningParameters):
     rare_class_temperature: NotNegative = 0.0
     # above 0 the moving average of the weights is what labels and what is kept; 0: none
     average_decay: ShareFromZero = 0.0
-    encoder_weights: str = ""  # file with a state dict that the segmenter's encoder starts from; empty: from scratch
 
     # passes over the simulator's frames with instances; 0: no detector, and nothing is fused
     detector_epochs: CountOrZero

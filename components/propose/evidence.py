@@ -17,7 +17,7 @@ from perception.reporting import records
 Json = dict[str, Any]
 Record = TypeVar("Record")
 SHOWN_ROWS = 8  # offending rows of a broken rule that are kept
-_NETWORK_FILES = ("model.onnx", "model.safetensors", "card.json", "latency.json")
+_NETWORK_FILES = ("model.onnx", "model.safetensors", "dense.safetensors", "card.json", "latency.json")
 _EVALUATION = (
     *("miou", "iou_by_class", "miou_by_condition", "frames", "frames_by_condition", "miou_champion", "comparison"),
     *("promotion", "failures", "failure_rule", "failure_rate_upper_95"),

@@ -247,6 +247,7 @@ def _model_panel(inputs: Paths) -> page.ModelPanel | None:
             charts.Series(name=name, points=tuple(enumerate(values, start=1))) for name, values in trained.loss.items()
         ),
         layers=trained.layers,
+        start_reason=trained.start_reason,
     )
 
 
