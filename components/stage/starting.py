@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from components.stage.learning import LearningParameters, class_names
 from components.stage.records import log
+from perception.errors import InputError
 from perception.parameters import checked
 
 if TYPE_CHECKING:
@@ -63,6 +64,16 @@ def _released(base: Path, network: "nn.Module", taxonomy: str) -> "tuple[dict[st
     return ({}, f"the released network has another structure: {unlike}") if unlike else (state, "it is released")
 
 
+def brought_weights(parameters: StartParameters) -> Path | None:
+    """Return the file that a network's encoder may start from, None where there is none; raises InputError for one that is gone."""
+    if not parameters.encoder_weights or parameters.start_from == "scratch":
+        return None
+    file = Path(parameters.encoder_weights)
+    if not file.is_file():
+        raise InputError(f"encoder_weights = {file}: no such file; give a state dict (.safetensors, .pt, .pth)")
+    return file
+
+
 def take_brought(network: Any, parameters: StartParameters) -> Start:
     """Start a network, in place, from the weights that are brought for its encoder, where there are and may be any; return them.
 
@@ -70,10 +81,10 @@ def take_brought(network: Any, parameters: StartParameters) -> Start:
     """
     from perception.models.partial_weights import read_state, take_weights
 
-    weights = parameters.encoder_weights
-    if not weights or parameters.start_from == "scratch":
+    weights = brought_weights(parameters)
+    if weights is None:
         return Start(started_from="scratch")
-    done = take_weights(network.encoder, read_state(Path(weights)), "encoder.", weights)
+    done = take_weights(network.encoder, read_state(weights), "encoder.", str(weights))
     log(f"encoder: {len(done.taken)} tensors from {weights}")
     for what, names in (("does not fit", done.left_out), ("from scratch", done.untouched)):
         if names:

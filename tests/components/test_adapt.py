@@ -16,8 +16,10 @@ import torch
 from components import adapt, gate, train_prune
 from components.adapt import networks
 from components.stage.declaration import Refused
+from components.stage.learning import train
 from components.stage.parameters import build_parameters
 from perception.adaptation.foreground import load_foreground
+from perception.data.manifest import read_manifest, write_manifest
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.models.checkpoint import load_network
@@ -202,6 +204,32 @@ def test_the_options_of_the_student_take_effect(
         adapted(world, tmp_path / "adaptation", **QUICK, **option) / "student.safetensors"
     ).state_dict()
     assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_a_second_night_with_new_footage_takes_the_simulators_networks_as_they_are(
+    world: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings: list[str] = []
+
+    def counted(*given: Any, what: str, **more: Any) -> Any:
+        trainings.append(what)
+        return train(*given, what=what, **more)
+
+    monkeypatch.setattr(networks, "train", counted)
+    frames = read_manifest(world / "frames" / "manifest.parquet")
+    new = frames[frames.split == "pool"].assign(frame_id=lambda pool: "new_" + pool.frame_id)
+    (tmp_path / "frames").mkdir()
+    write_manifest(pd.concat([new, frames]), tmp_path / "frames" / "manifest.parquet")
+    second = adapted(world, tmp_path / "second", frames=str(tmp_path / "frames"), **QUICK, student_epochs=2)
+    assert trainings == ["adapt: with pseudo-labels"]
+    for name in ("source_only.safetensors", "source.json"):
+        assert (second / name).read_bytes() == (plain / name).read_bytes()
+    for changes in ({"epochs": 2}, {"seed": 4}):
+        adapted(world, tmp_path / str(changes), **(QUICK | changes))
+    one_less = frames[frames.frame_id != frames.frame_id[frames.domain == "synthetic"].iloc[0]]
+    write_manifest(one_less, tmp_path / "frames" / "manifest.parquet")
+    adapted(world, tmp_path / "one_less", frames=str(tmp_path / "frames"), **QUICK)
+    assert trainings.count("adapt: simulator alone") == 3
 
 
 def trained(world: Path, adaptation: Path, base: Path, folder: Path, **changes: Any) -> dict[str, Any]:
