@@ -14,6 +14,8 @@ from perception.parameters import Count, ShareFromZero, ShareToOne, checked
 if TYPE_CHECKING:
     import pandas as pd
 
+_ORIGIN = ("data_manifest_sha256", "code_commit", "image", "started_from_model")  # of the trained networks, told on
+
 
 @checked
 class CompressParameters(FrameParameters):
@@ -57,7 +59,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     latency = [item for item in measured if item.batch_frames == 1]
     frames = read_frames(inputs)
     trained = read_record(inputs.one("network") / "network.json", TrainedNetworks)
-    origin = {name: getattr(trained, name) for name in ("data_manifest_sha256", "code_commit", "image")}
+    origin = {name: getattr(trained, name) for name in _ORIGIN}
     miou = network_miou(network, frames[frames.split == "test"].reset_index(drop=True), parameters)
     card = _model_card(network, dense, exports, parameters) | origin
     card |= {

@@ -88,6 +88,7 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
     dense, start = _starting_network(inputs, parameters)
     pruned = copy.deepcopy(dense)
     figures: dict[str, Any] = {"started_from": start.started_from, "start_reason": start.reason}
+    figures["started_from_model"] = start.model_sha256
     figures["miou_start"] = network_miou(dense, test, parameters)
     log(f"starts from {start.started_from}: {start.reason}; mIoU {figures['miou_start']:.3f}")
     history = {"dense": train(dense, frames, settings, parameters, what="train the dense network")}

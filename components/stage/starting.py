@@ -34,6 +34,7 @@ class Start:
     started_from: StartFrom
     reason: str = ""
     state: "dict[str, Tensor]" = field(default_factory=dict)  # weights by name; what is not in it stays as it was
+    model_sha256: str | None = None  # of the champion in the registry
 
 
 def find_start(wanted: StartFrom, base: Path, network: "nn.Module", taxonomy: str, otherwise: Start) -> Start:
@@ -44,7 +45,10 @@ def find_start(wanted: StartFrom, base: Path, network: "nn.Module", taxonomy: st
     if wanted != "champion":
         return replace(otherwise, reason=f"start_from is {wanted}")
     state, reason = _released(base, network, taxonomy)
-    return Start(started_from="champion", reason=reason, state=state) if state else replace(otherwise, reason=reason)
+    if not state:
+        return replace(otherwise, reason=reason)
+    champion = json.loads((base / CHAMPION).read_text())["model_sha256"]
+    return Start(started_from="champion", reason=reason, state=state, model_sha256=champion)
 
 
 def _released(base: Path, network: "nn.Module", taxonomy: str) -> "tuple[dict[str, Tensor], str]":

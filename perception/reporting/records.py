@@ -110,6 +110,7 @@ class TrainedNetworks:
     macs_pruned: int
     started_from: Literal["champion", "pretrained", "scratch"]  # the weights before training
     start_reason: str
+    started_from_model: str | None  # model_sha256 of the champion
     miou_start: float  # with them
     miou_dense: float
     miou_pruned: float
@@ -133,6 +134,7 @@ class Card:
     bytes_dense: int
     miou: float
     onnx_sha256: str
+    started_from_model: str | None  # model_sha256 of the champion that its training went on from
     data_manifest_sha256: str
     code_commit: str | None
     image: str | None

@@ -246,10 +246,11 @@ def test_the_nights_network_goes_on_from_the_released_one(world: Path, plain: Pa
         (tmp_path / name).mkdir()
     first = trained(world, plain, tmp_path / "nothing", tmp_path / "first")
     assert (first["started_from"], first["start_reason"]) == ("scratch", "no network is released yet")
-    (tmp_path / "base" / "champion.json").write_text("{}")
+    (tmp_path / "base" / "champion.json").write_text('{"model_sha256": "ab"}')
     shutil.copy(tmp_path / "first" / "dense.safetensors", tmp_path / "base" / "champion_dense.safetensors")
     second = trained(world, plain, tmp_path / "base", tmp_path / "second")
     assert second["started_from"] == "champion" and second["miou_start"] == first["miou_dense"]
+    assert (first["started_from_model"], second["started_from_model"]) == (None, "ab")
     third = trained(world, plain, tmp_path / "base", tmp_path / "third", start_from="scratch")
     assert {name: third[name] for name in ("miou_start", "miou_dense", "miou_pruned")} == {
         name: first[name] for name in ("miou_start", "miou_dense", "miou_pruned")

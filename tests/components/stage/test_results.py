@@ -100,6 +100,17 @@ def test_a_record_that_is_none_or_leads_elsewhere_is_refused(worked: Worked, tex
         worked.night(frames="ab")
 
 
+def test_of_several_processes_the_first_one_looks_and_keeps(worked: Worked, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = worked.night(frames="ab")
+    monkeypatch.setattr("perception.training.distributed.rank", lambda: 1)
+    monkeypatch.setattr("perception.training.distributed.gather", lambda _: [first, None])
+    elsewhere = Worked(worked.root, str(worked.root / "none"))
+    assert elsewhere.night(frames="cd") == first and elsewhere.count == 0
+    monkeypatch.setattr("perception.training.distributed.gather", lambda _: [None, None])
+    elsewhere.night(frames="cd")
+    assert elsewhere.count == 1 and not Path(elsewhere.store).exists()
+
+
 @pytest.mark.s3
 def test_nights_on_a_cluster_share_results_through_their_bucket(
     tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch

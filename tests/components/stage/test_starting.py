@@ -21,7 +21,7 @@ def network(seed: int, width: float = 0.25, classes: int = 11, dropout: float = 
 
 
 def released(folder: Path, dense: ERFNet | None, taxonomy: str = TAXONOMY) -> Path:
-    (folder / CHAMPION).write_text("{}")
+    (folder / CHAMPION).write_text('{"model_sha256": "ab"}')
     if dense is not None:
         save_network(dense, folder / CHAMPION_DENSE, {"classes": json.dumps(class_names(taxonomy))})
     return folder
@@ -38,7 +38,7 @@ def parameters(**changes: Any) -> StartParameters:
 def test_the_released_network_is_the_start_whatever_dropout_it_learned_with(tmp_path: Path) -> None:
     champion, tonight = network(1, dropout=0.3), network(2)
     found = find_start("champion", released(tmp_path, champion), tonight, TAXONOMY, Start(started_from="scratch"))
-    assert (found.started_from, found.reason) == ("champion", "it is released")
+    assert (found.started_from, found.reason, found.model_sha256) == ("champion", "it is released", "ab")
     tonight.load_state_dict(found.state)
     assert all(torch.equal(value, champion.state_dict()[name]) for name, value in tonight.state_dict().items())
 
