@@ -39,7 +39,7 @@ def nightly() -> Graph:
 
     # The simulator teaches first, labels afterwards; the network shrinks while it learns, and is judged as it ships.
     adaptation = task("adapt", frames=frames, curated=curated, gate="adapt")
-    network = task("train_prune", frames=frames, curated=curated, adaptation=adaptation, gate="train_prune")
+    network = task("train_prune", frames=frames, base=base, curated=curated, adaptation=adaptation, gate="train_prune")
     compressed = task("compress", frames=frames, network=network, gate="compress")
     evaluation = task("evaluate", frames=frames, base=base, compressed=compressed, gate="evaluate")
 

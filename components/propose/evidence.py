@@ -17,18 +17,19 @@ from perception.reporting import records
 Json = dict[str, Any]
 Record = TypeVar("Record")
 SHOWN_ROWS = 8  # offending rows of a broken rule that are kept
-_NETWORK_FILES = ("model.onnx", "model.safetensors", "card.json", "latency.json")
+_NETWORK_FILES = ("model.onnx", "model.safetensors", "dense.safetensors", "card.json", "latency.json")
 _EVALUATION = (
     *("miou", "iou_by_class", "miou_by_condition", "frames", "frames_by_condition", "miou_champion", "comparison"),
     *("promotion", "failures", "failure_rule", "failure_rate_upper_95"),
 )
+_ORIGIN = ("code_commit", "image", "onnx_sha256", "started_from_model")
 _VERDICT = ("suite", "suite_sha256", "decision", "rows", "checked")
 
 
 def gather_evidence(inputs: Paths, run: str, profile: str) -> Json:
     """Return gates, evaluation, network, selection story, doubted labels, cost and lineage of the night so far."""
     card = _read(inputs, "compressed", "card.json", records.Card)
-    origin = {"code_commit": card.code_commit, "image": card.image, "onnx_sha256": card.onnx_sha256} if card else {}
+    origin = {name: getattr(card, name) for name in _ORIGIN} if card else {}
     return {
         "run": run,
         "profile": profile,

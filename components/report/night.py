@@ -247,6 +247,7 @@ def _model_panel(inputs: Paths) -> page.ModelPanel | None:
             charts.Series(name=name, points=tuple(enumerate(values, start=1))) for name, values in trained.loss.items()
         ),
         layers=trained.layers,
+        start_reason=trained.start_reason,
     )
 
 
@@ -285,6 +286,7 @@ def _lineage(version: records.PublishedVersion | None, card: records.Card | None
         "data version": version.tag if version else None,
         "manifest sha256": version.manifest_sha256 if version else None,
         "shipped network sha256": card.onnx_sha256 if card else None,
+        "training went on from network": card.started_from_model if card else None,
         "trained on manifest sha256": card.data_manifest_sha256 if card else None,
         "code commit": card.code_commit if card else None,
         "image": card.image if card else None,

@@ -79,6 +79,8 @@ class AdaptationFigures:
 class ModelFigures:
     """The network as it shrank: dense, pruned, compressed."""
 
+    started_from: str | None = None  # champion, pretrained or scratch: the weights before training
+    miou_start: float | None = None  # with them
     parameters_dense: int | None = None
     parameters_pruned: int | None = None
     parameters_compressed: int | None = None

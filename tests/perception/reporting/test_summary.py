@@ -23,7 +23,7 @@ PROMISED = {
     "foreground_miou_source_only foreground_miou_fused foreground_miou_pseudo "
     "background_miou_source_only background_miou_fused background_miou_pseudo iou_by_class "
     "pseudo_coverage pseudo_precision",
-    "model": "parameters_dense parameters_pruned parameters_compressed macs_dense macs_compressed latency_ms_dense "
+    "model": "started_from miou_start parameters_dense parameters_pruned parameters_compressed macs_dense macs_compressed latency_ms_dense "
     "latency_ms_compressed miou_dense miou_pruned miou_compressed",
     "evaluation": "miou iou_by_class miou_by_condition frames failures failure_rate_upper_95",
     "gates": "name verdict failed_expectations",
