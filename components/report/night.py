@@ -12,7 +12,7 @@ from components.report.parameters import ReportParameters
 from components.report.pictures import Pictures
 from components.stage.declaration import Paths
 from components.stage.parameters import absolute
-from components.stage.records import RUNNING, own_work
+from components.stage.records import RUNNING, own_work, work_seconds
 from perception.data.manifest import read_manifest
 from perception.data.tables import read_record, read_table
 from perception.data.taxonomies import load_taxonomy
@@ -80,13 +80,12 @@ def _summary(
 ) -> NightSummary:
     evaluation = _read(inputs, "evaluation", records.Evaluation)
     adaptation = vars(_read(inputs, "adaptation", records.Adaptation)) if inputs.maybe("adaptation") else {}
-    worked = own_work(tasks)
     return NightSummary(
         run=parameters.run,
         status=status,
         profile=parameters.profile,
-        seconds=round(sum(record["seconds"] for record in worked), 1) if worked else None,
-        stages=tuple(_pick(StageFigures, record) for record in worked),
+        seconds=work_seconds(tasks),
+        stages=tuple(_pick(StageFigures, record) for record in own_work(tasks)),
         selection=_selection_figures(inputs),
         data=_data_figures(inputs),
         adaptation=_pick(AdaptationFigures, adaptation),

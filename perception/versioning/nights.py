@@ -45,6 +45,7 @@ class NightFigures:
     frames_at_annotators: int | None = None
     chosen_frames: int | None = None
     miou: float | None = None
+    miou_by_condition: Mapping[str, float | None] | None = None  # "time_of_day=night": mIoU
     worst_condition: str | None = None
     verdict: str | None = None
     decision: str | None = None

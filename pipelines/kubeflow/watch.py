@@ -143,21 +143,21 @@ def _look_at(server: Server, run: Any, now: float) -> None:
 
 def _lost_a_pod(run: Any, records: Sequence[Json], place: str, now: float) -> bool:
     """Tell whether a run failed though no step of it said so, and has the time to be tried again."""
-    guilty = culprit([record for record in records if record["name"] != FAREWELL])
+    guilty = culprit([record for record in records if record["name"] != FAREWELL]) or culprit(records)
     night = read_night(place)
     in_time = night is None or now < night.deadline - FAREWELL_SECONDS
     return run.state == FAILED and not was_cancelled(run) and in_time and (not guilty or guilty["status"] == RUNNING)
 
 
 def _is_told(records: Sequence[Json]) -> bool:
-    """Tell whether a report was written after the last other step began: the backend's retry runs no farewell again."""
+    """Tell whether a night was told and recorded after the last other step began: the backend's retry runs no farewell again."""
     last = max((record["started"] for record in records if record["name"] not in TELLERS), default=0.0)
-    tellers = (record for record in records if record["name"] in TELLERS)
-    return any(record["status"] == "done" and record["started"] > last for record in tellers)
+    farewells = (record for record in records if record["name"] == FAREWELL)
+    return any(record["status"] == "done" and record["started"] > last for record in farewells)
 
 
 def _tell(run: Any, version: Version, place: str) -> None:
-    """Write the report of a night from its records, as its farewell would have."""
+    """Write the report of a night from its records and record it in the registry, as its farewell would have."""
     stage = find_stage("report")
     os.environ |= {NIGHT_VARIABLE: str(run.run_id), RECORDS_VARIABLE: place}
     with tempfile.TemporaryDirectory() as scratch:
