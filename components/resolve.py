@@ -44,7 +44,7 @@ class ResolveParameters:
 
 def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | int | None]:
     """Write the resolved version (its manifest, empty on the first night, run.json and the champion where there is one), what the
-    night knows of those before it and, for each batch, its share of the files that no night has read; tell the base, tonight and the commit.
+    night knows of those before it and, for each batch, its share of the files that no night has read; tell base, tonight and commit.
     """
     from perception.data.store import open_store
     from perception.versioning.base import write_base
