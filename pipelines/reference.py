@@ -21,10 +21,22 @@ from perception.simulator.world import World
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph
 from pipelines.kubeflow.schedule import Schedule
+from pipelines.prices import Prices
 from pipelines.settings import COUNTS
 
 # What the engine gives a task, not params.yaml.
-GIVEN = {"sources", "run", "profile", "settings", "final_status", "suite", *COUNTS, *(f"{n}_count" for n in COUNTS)}
+GIVEN = {
+    "sources",
+    "run",
+    "profile",
+    "settings",
+    "price_per_hour",
+    "currency",
+    "final_status",
+    "suite",
+    *COUNTS,
+    *(f"{n}_count" for n in COUNTS),
+}
 _HEAD = """# Parameters
 
 Every parameter that params.yaml, a profile or `SET=SECTION.NAME=VALUE` may set, derived from the declarations: `nightdrive
@@ -56,6 +68,7 @@ def schema(night: Graph) -> dict[str, Any]:
         "common": _object({name: each for name, each in shared.items() if name != "bounds"}),
         "sources": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Source"}},
         "cluster": {"$ref": "#/$defs/Cluster"},
+        "prices": {"$ref": "#/$defs/Prices"},
         "images": {"type": "object", "additionalProperties": {"type": "string"}},
     }
     night_of = {name: {"$ref": f"#/$defs/Profile/properties/{name}"} for name in sections}
@@ -92,7 +105,12 @@ def page(night: Graph) -> str:
     parts.append(_table("gate_NAME", gate, defined, but=GIVEN | {"bounds"}))
     for title, kind in {"sources.NAME": Source, "sources.NAME.world": World, "select.quotas": NamedQuota}.items():
         parts.append(_table(title, kind, defined))
-    for title, kind in {"cluster": Cluster, "cluster.stages.NAME": Needs, "schedule.yaml": Schedule}.items():
+    for title, kind in {
+        "prices": Prices,
+        "cluster": Cluster,
+        "cluster.stages.NAME": Needs,
+        "schedule.yaml": Schedule,
+    }.items():
         parts.append(_table(title, kind, defined))
     return "\n".join(part for part in parts if part)
 
@@ -115,7 +133,7 @@ def meanings(kind: type) -> dict[str, str]:
 def _definitions(night: Graph) -> dict[str, dict[str, Any]]:
     """Return the JSON schema of every parameter class by its name, with what its comments say."""
     kinds = {task.stage.parameters for task in night.tasks.values()} | {FrameParameters, LearningParameters}
-    kinds |= {Source, World, NamedQuota, Cluster, Needs, Schedule}
+    kinds |= {Source, World, NamedQuota, Prices, Cluster, Needs, Schedule}
     _, found = models_json_schema([(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)])
     defined: dict[str, dict[str, Any]] = found["$defs"]
     for kind in kinds:

@@ -26,7 +26,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str
     if tasks and last:
         from components.report.recorded import record_row  # here, since only the last teller has git
 
-        record_row(parameters, night.summary.status, tasks)
+        record_row(parameters, night.summary, tasks)
     told = told_by(tasks)
     log(f"night {night.summary.status}: report of {(folder / 'report.html').stat().st_size / 1e6:.1f} MB")
     return {name: told.get(name) for name in ("base", "new", "chosen", "miou", "verdict")} | {

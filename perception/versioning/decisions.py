@@ -35,6 +35,21 @@ class Decision:
     model_sha256: str | None = None  # network that is the champion since; None: the decision left it alone
 
 
+def standing(tag: str, current: str | None, decisions: Sequence[Decision]) -> str:
+    """Return where a version stands: current, was current, rejected, or proposed where nobody has decided about it.
+
+    current: tag of the current one. decisions: all, oldest first.
+    """
+    if tag == current:
+        return "current"
+    actions = [each.action for each in decisions if each.tag == tag]
+    return (
+        {"promote": "was current", "rollback": "was current", "reject": "rejected"}[actions[-1]]
+        if actions
+        else "proposed"
+    )
+
+
 def promote(
     registry: str | Path,
     revision: str,

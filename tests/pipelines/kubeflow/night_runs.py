@@ -20,7 +20,7 @@ def report_parameters() -> Json:
     return {name: value for name, value in told.items() if name != "settings"}
 
 
-def version_spec(store: Path | str, watch_retries: int = 2, **more: str) -> Json:
+def version_spec(store: Path | str, watch_retries: int = 2, **more: Any) -> Json:
     """Return the compiled pipeline of a small night, as much of it as is read; more: what its farewell is told."""
     night = {"store": str(store), "profile": "smoke", "hours": 20.0, "watch_retries": watch_retries}
     parameters = report_parameters() | {"store": str(store)} | more

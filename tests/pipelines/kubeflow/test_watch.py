@@ -154,9 +154,10 @@ def test_a_night_without_a_farewell_gets_its_row_in_the_registry(stub: Stub, tmp
     history = [{"state": state} for state in ("RUNNING", "CANCELING", "FAILED")]
     state = {"state": "FAILED", "state_history": history} if killed else {"state": "SUCCEEDED"}
     ended(stub, tmp_path, **state)
-    stub.objects["runs"]["run-1"]["pipeline_spec"] = version_spec(tmp_path, registry=registry)
+    prices = {"currency": "EUR", "price_per_hour": {"gather": 0.6, "evaluate": 6.0, "ingest": 9.0}}
+    stub.objects["runs"]["run-1"]["pipeline_spec"] = version_spec(tmp_path, registry=registry, **prices)
     by_condition = {"weather=fog": 0.2, "weather=rain": None, "scene=urban": 0.4}
-    figures = {"miou": 0.3, "miou_by_condition": by_condition, "verdict": "hold"}
+    figures = {"miou": 0.3, "miou_by_condition": by_condition, "verdict": "hold", "version": "data/x-01234567"}
     leave_record(tmp_path, "run-1", "evaluate", "done", values=figures)
     leave_record(tmp_path, "run-1", "report", "done", started=1200.0)
     if killed:
@@ -168,6 +169,7 @@ def test_a_night_without_a_farewell_gets_its_row_in_the_registry(stub: Stub, tmp
     )  # fmt: skip
     assert (night.used.code, night.profile, night.figures.new_frames) == ("c0ffee", "smoke", 5)
     got = night.figures
+    assert (got.cost, got.currency, night.version) == (0.11, "EUR", "data/x-01234567"), "a minute of each"
     assert (got.miou, got.worst_condition, got.verdict, got.seconds) == (
         0.3, "weather=fog", "hold", 240.0 if killed else 180.0,
     )  # fmt: skip
