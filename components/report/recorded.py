@@ -7,9 +7,12 @@ from components.report.parameters import ReportParameters
 from components.stage.parameters import absolute
 from components.stage.records import log
 from perception.reporting.night_row import told_by
+from perception.reporting.page import NightReport
 from perception.reporting.summary import NightSummary
+from perception.versioning.decisions import PROPOSED
 from perception.versioning.nights import Night, NightFigures, record_night, used_tonight
 from perception.versioning.tonight import Tonight, kept_beside, seen_by
+from perception.versioning.trend import read_trend
 
 _TOLD_AS = {
     "pool_frames": "pool",
@@ -26,12 +29,12 @@ _TOLD_AS = {
 }
 
 
-def record_row(parameters: ReportParameters, summary: NightSummary, tasks: Sequence[Mapping[str, Any]]) -> None:
-    """Record a night that has begun; tasks: the records that its tasks left behind."""
+def record_row(parameters: ReportParameters, summary: NightSummary, tasks: Sequence[Mapping[str, Any]]) -> Night | None:
+    """Record a night that has begun and return its row, None of one that has not; tasks: the records of its tasks."""
     told = told_by(tasks)
     if "entries" not in told:
         log("the night is not recorded: it ended before it knew what it starts from")
-        return
+        return None
     registry = absolute(parameters.registry)
     tonight = Tonight(night=told["night"], date=told["date"], entries=told["entries"])
     book = seen_by(registry, tonight, kept_beside(absolute(parameters.store)))
@@ -45,7 +48,19 @@ def record_row(parameters: ReportParameters, summary: NightSummary, tasks: Seque
         used=used_tonight(book, erasures=0, parameters=parameters.settings_sha256, code=told["code"]),
         figures=_figures(told, summary),
     )
-    record_night(registry, row)
+    return record_night(registry, row)
+
+
+def notice(parameters: ReportParameters, report: NightReport, row: Night | None) -> str:
+    """Return what people should hear of a night: that it went wrong, or that its version waits for them; empty: nothing."""
+    name = f"night {row.night if row else parameters.run} (profile {parameters.profile}): {report.summary.status}"
+    if guilty := report.failed_stage or report.refused_gate:
+        return f"{name} at {guilty}: {' '.join(report.error_lines)}"
+    if row is None or row.version is None:
+        return ""
+    listed = {each.night.night: each for each in read_trend(absolute(parameters.registry))}
+    waits = listed[row.night].decision == PROPOSED
+    return f"{name}; {row.version} waits for a decision (its network: {row.figures.verdict})" if waits else ""
 
 
 def _figures(told: Mapping[str, Any], summary: NightSummary) -> NightFigures:

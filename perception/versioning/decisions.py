@@ -19,6 +19,7 @@ from perception.versioning.records import Version, json_bytes
 from perception.versioning.repository import push_commit, trailers
 
 CURRENT = "current.json"
+PROPOSED = "proposed"  # where a version stands that waits for a decision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def standing(tag: str, current: str | None, decisions: Sequence[Decision]) -> st
     return (
         {"promote": "was current", "rollback": "was current", "reject": "rejected"}[actions[-1]]
         if actions
-        else "proposed"
+        else PROPOSED
     )
 
 

@@ -106,6 +106,7 @@ class Steps:
             shares,
             claims,
             registry=REGISTRY in task.reads_outside and needs.image == WITH_GIT,
+            outside=exit_handler,
         )
         if claims and not shares:
             mount_sources(step, self.cluster)

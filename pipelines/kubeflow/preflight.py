@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.stage.kfp_step import INDEXED_JOB_VARIABLE, S3_FOLDER
+from components.stage.kfp_step import INDEXED_JOB_VARIABLE, OUTSIDE_FOLDER, S3_FOLDER
 from components.stage.kubernetes_api import S3_KEYS
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_DONE, EXIT_FAILED
@@ -18,7 +18,7 @@ from perception.errors import InputError, Unreachable
 from pipelines.cluster import Cluster
 from pipelines.kubeflow.claims import MOST_OBJECTS, Looker, look_into
 from pipelines.kubeflow.kubernetes_api import KUBEFLOW, TIMEOUT_SECONDS, answer, connect_kubernetes, namespace
-from pipelines.kubeflow.resources import USER_ID
+from pipelines.kubeflow.resources import GIT_FOLDER, USER_ID
 from pipelines.kubeflow.sources import Place, places_of_sources
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
@@ -47,6 +47,11 @@ _MANIFESTS = ", ".join(
         "docker.distribution.manifest.list.v2",
     )
 )
+_KEYS: Mapping[str, Sequence[str]] = {
+    str(S3_FOLDER): tuple(S3_KEYS),
+    GIT_FOLDER: ("credentials",),
+    str(OUTSIDE_FOLDER): (),
+}
 _DOCKER_HUB = "registry-1.docker.io"
 
 
@@ -129,7 +134,7 @@ def wanted_by(package: Path) -> Wanted:
     kubernetes = platforms[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if platforms else {}
     for name, settings in kubernetes.items():
         for secret in settings.get("secretAsVolume", []):
-            keys = S3_KEYS if secret["mountPath"] == str(S3_FOLDER) else ("credentials",)
+            keys = _KEYS[secret["mountPath"]]
             secrets.setdefault(secret["secretName"], set()).update(keys)
         container = executors[name]["container"]
         claims |= {claim["constant"]: container["image"] for claim in settings.get("pvcMount", [])}

@@ -5,7 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.stage.declaration import Needs
-from components.stage.kfp_step import CHECKPOINTS_VARIABLE, INDEXED_JOB_VARIABLE, S3_FOLDER, TRAIN_JOB_VARIABLE
+from components.stage.kfp_step import (
+    CHECKPOINTS_VARIABLE,
+    INDEXED_JOB_VARIABLE,
+    OUTSIDE_FOLDER,
+    S3_FOLDER,
+    TRAIN_JOB_VARIABLE,
+)
 from components.stage.kubernetes_api import QUEUE_LABEL
 from components.stage.learning import IMAGE_VARIABLE
 from pipelines.cluster import Cluster
@@ -39,11 +45,13 @@ def with_resources(
     claims: Mapping[str, str] | None = None,
     *,
     registry: bool = False,
+    outside: bool = False,
 ) -> Any:
     """Return the step with its resources, nodes, secrets, retries and time-out.
 
     image: of the stage. shares: how many the step has, each run by an index of a job; 0: it is a single task. claims: the
-    folders, by volume claim, that these indices read. registry: whether it is given the key of the data registry.
+    folders, by volume claim, that these indices read. registry: whether it is given the key of the data registry;
+    outside: the addresses of whoever else is told of a night.
     """
     from kfp import kubernetes
 
@@ -59,6 +67,8 @@ def with_resources(
         step.set_env_variable(IMAGE_VARIABLE, image)  # a network says which image it came from
     _place(step, stage, needs, cluster)
     _mount(step, needs, cluster, registry=registry)
+    if outside and cluster.outside_secret:
+        kubernetes.use_secret_as_volume(step, cluster.outside_secret, str(OUTSIDE_FOLDER))
     if stage in cluster.nodes:
         _give_nodes(step, stage, image, cluster)
     if shares:

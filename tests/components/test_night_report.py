@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from components.report import run
+from components.report import recorded, run
 from components.report.night import _comparison_in_words, _outcome, _promotion_figures, gather_night
 from components.report.parameters import ReportParameters
 from components.stage.declaration import Paths
 from components.stage.parameters import build_parameters
+from tests.perception.reporting.made_up_nights import made_up
 from tests.pipelines.kubeflow.night_runs import leave_record, report_parameters
 
 
@@ -105,6 +106,16 @@ def test_what_was_compared_with_the_champion_is_judged_and_what_too_little_was_s
     )
     first = _promotion_figures({"promotion": promotion, "comparison": None})
     assert (first.judged, first.not_judged, first.reference) == (None, None, None)
+
+
+def test_a_version_that_was_released_at_once_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The automatic rules of propose may have released it before the report is written."""
+    parameters = build_parameters(ReportParameters, report_parameters(), where="report")
+    report, listed = gather_night(Paths({}), parameters, [record("gather")]), made_up()
+    monkeypatch.setattr(recorded, "read_trend", lambda _: listed)
+    said = {each.decision: recorded.notice(parameters, report, each.night) for each in listed}
+    assert {decision for decision, words in said.items() if words} == {"proposed"}
+    assert "data/2026-11-30-0000001d waits for a decision" in said["proposed"]
 
 
 def test_seconds_and_stages_of_a_summary_are_those_of_the_records() -> None:

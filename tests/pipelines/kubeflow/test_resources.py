@@ -19,6 +19,7 @@ from components.stage.train_job import TrainJobSettings
 from perception.errors import InputError
 from pipelines.cluster import Cluster
 from pipelines.kubeflow.compile import compile_pipeline
+from pipelines.kubeflow.preflight import wanted_by
 from pipelines.kubeflow.resources import GIT_CREDENTIALS, GIT_FOLDER, image_of
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
@@ -117,6 +118,20 @@ def test_secrets_come_by_reference_and_git_credentials_only_where_git_is(night: 
         assert mounted.pop("nightdrive-s3") == "/secrets/s3", label
         holds_key = label in {f"exec-{name}" for name in ("resolve", "gather", "publish", "propose", "farewell")}
         assert mounted == ({"nightdrive-git": "/secrets/git"} if holds_key else {}), label
+
+
+def test_whoever_else_is_told_is_known_to_the_farewell_alone(tmp_path: Path) -> None:
+    compile_pipeline("nightly", tmp_path / "night.yaml", ["cluster.outside_secret=nightdrive-outside"])
+    _, platform = yaml.safe_load_all((tmp_path / "night.yaml").read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounted = {
+        label: secret["mountPath"]
+        for label, settings in executors.items()
+        for secret in settings["secretAsVolume"]
+        if secret["secretName"] == "nightdrive-outside"
+    }
+    assert mounted == {"exec-farewell": "/secrets/outside"}
+    assert wanted_by(tmp_path / "night.yaml").secrets["nightdrive-outside"] == ()
 
 
 def test_git_reads_the_mounted_credentials_and_never_writes_them(tmp_path: Path) -> None:

@@ -1,21 +1,18 @@
 """The watch: what lost a pod is tried again so many times and nothing else is; what never said good-bye gets its report, once."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
-from perception.errors import InputError
 from perception.versioning.nights import read_nights
 from perception.versioning.registry import create_registry
 from pipelines.commands.program import main
 from pipelines.kubeflow.kfp_api import connect
-from pipelines.kubeflow.watch import look, notify
+from pipelines.kubeflow.watch import look
+from tests.channel import Channel, channel  # noqa: F401 - a fixture
 from tests.pipelines.kubeflow.night_runs import leave_record, version_spec
 from tests.pipelines.kubeflow.stub_server import Stub
 
@@ -148,8 +145,15 @@ def begun(store: Path) -> str:
 
 
 @pytest.mark.parametrize("killed", ["", "compare"])
-def test_a_night_without_a_farewell_gets_its_row_in_the_registry(stub: Stub, tmp_path: Path, killed: str) -> None:
+def test_a_night_without_a_farewell_gets_its_row_in_the_registry(
+    stub: Stub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    channel: Channel,  # noqa: F811
+    killed: str,
+) -> None:
     """Cancelled in the middle, or retried to a good end: the backend runs no farewell again."""
+    monkeypatch.setenv("NIGHTDRIVE_WEBHOOK", channel.address)
     registry = begun(tmp_path)
     history = [{"state": state} for state in ("RUNNING", "CANCELING", "FAILED")]
     state = {"state": "FAILED", "state_history": history} if killed else {"state": "SUCCEEDED"}
@@ -175,6 +179,11 @@ def test_a_night_without_a_farewell_gets_its_row_in_the_registry(stub: Stub, tmp
     )  # fmt: skip
     assert look(connect(), NOW) == 0
     assert read_nights(registry) == [night] and did(tmp_path) == ["report"]
+    failed, waits = (
+        "failed at compare: was killed before it was done",
+        "done; data/x-01234567 waits for a decision (its network: hold)",
+    )
+    assert channel.posted == [{"text": f"nightdrive: night run-1 (profile smoke): {failed if killed else waits}"}]
 
 
 def test_a_farewell_that_could_not_reach_the_registry_is_done_again_and_no_lost_pod(stub: Stub, tmp_path: Path) -> None:
@@ -328,45 +337,22 @@ def test_the_command_looks_once() -> None:
     assert main(["watch", "--once"]) == 0
 
 
-@pytest.fixture
-def webhook() -> Iterator[tuple[str, list[Any]]]:
-    posted: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(500 if self.path.endswith("broken") else 200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, args=[0.01], daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/hooks/s3cret", posted
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_a_notification_is_plain_json_and_its_address_is_never_shown(
-    webhook: tuple[str, list[Any]],
+def test_what_the_watch_does_is_posted_once(
+    stub: Stub,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    channel: Channel,  # noqa: F811
 ) -> None:
-    address, posted = webhook
-    monkeypatch.setenv("NIGHTDRIVE_WEBHOOK", address)
-    notify("a night was lost")
-    assert posted == [{"text": "nightdrive: a night was lost"}]
-    for wrong, said in ((f"{address}/broken", "answered 500"), ("http://127.0.0.1:9/s3cret", "cannot be posted to")):
-        monkeypatch.setenv("NIGHTDRIVE_WEBHOOK", wrong)
-        with pytest.raises(InputError, match=said) as raised:
-            notify("x")
-        assert "s3cret" not in str(raised.value)
-    captured = capsys.readouterr()
-    assert "s3cret" not in captured.out + captured.err + caplog.text
+    monkeypatch.setenv("NIGHTDRIVE_WEBHOOK", channel.address)
+    ended(stub, tmp_path)
+    leave_record(tmp_path, "run-1", "gate_ingest", "refused", started=1100.0, message="why", failed=BROKE)
+    assert look(connect(), NOW) == 0
+    (said,) = channel.posted
+    assert said["text"].startswith(
+        "nightdrive: night smoke (profile smoke): refused at gate_ingest: why enough_frames:"
+    )
+    assert look(connect(), NOW) == 0
+    assert len(channel.posted) == 1
 
 
 def test_the_runbook_says_what_the_backend_tries_again_and_that_its_policy_stays() -> None:
