@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
 RUN_PYTHON := $(VENV)/bin/python
-EXTRAS := gates,versioning,cluster,development
+EXTRAS := gates,versioning,cluster,outside,development
 NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
@@ -68,7 +68,7 @@ rebase:  ## put the new frames of a stale version onto what is current, as a new
 reject:  ## record that a data version must not be released: VERSION=TAG BY=NAME REASON=WHY
 rollback:  ## move the released pointers back, running nothing: BY=NAME REASON=WHY VERSION=TAG (default: the one before)
 versions:  ## list the data versions of the registry
-nights:  ## list the nights of the registry, with what each took in, chose and measured
+nights:  ## list the nights of the registry, with what each took in, chose, measured and cost, and draw the trend: OUT=runs/nights.html
 history:  ## list every decision with its signature, checked against the registry's git history
 verify-history:  ## check that every data tag and decision is signed by an allowed key: SIGNERS=FILE REGISTRY=DIR
 reproduce:  ## fetch exactly the data of a version and prove it by its hash: VERSION=TAG OUT=DIR

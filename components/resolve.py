@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.ingest.sources import Source
 from components.stage.declaration import BASE, Needs, Paths, Port, Stage
-from components.stage.learning import write_json
+from components.stage.learning import COMMIT_VARIABLE, write_json
 from components.stage.parameters import absolute
 from components.stage.records import NIGHT_VARIABLE, log
 from perception.errors import InputError
@@ -43,10 +43,10 @@ class ResolveParameters:
             raise BrokenRule("allowed_signers", self.allowed_signers, "must not be empty with require_signed")
 
 
-def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | None]:
+def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | int | None]:
     """Write the resolved version (its manifest, empty on the first night, run.json and the champion where there is one), what the
-    night knows of those before it and, for each batch, its share of the files that no night has read; tell the base and the
-    registry's commit.
+    night knows of those before it and, for each batch, its share of the files that no night has read; tell base, tonight, the
+    registry's commit and the code's.
     """
     from perception.data.store import open_store
     from perception.versioning.base import write_base
@@ -67,7 +67,8 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
     _write_listing(
         outputs.one("arrivals"), folder, parameters, book, read_already(registry, tonight, kept_beside(store))
     )
-    return {"base": base.tag, "night": tonight.night, "registry_commit": commit}
+    code = os.environ.get(COMMIT_VARIABLE, "")
+    return {"base": base.tag, **vars(tonight), "registry_commit": commit, "code": code}
 
 
 def _begin(registry: str, kept: Path | None, parameters: ResolveParameters) -> "tuple[Tonight, str]":

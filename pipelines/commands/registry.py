@@ -15,6 +15,7 @@ from pipelines.commands.options import PATH
 
 if TYPE_CHECKING:
     from perception.versioning.models import Champion, Proposal
+    from perception.versioning.trend import ListedNight
 
 LATEST = Path(__file__).parents[2] / "runs" / "latest"
 
@@ -217,23 +218,42 @@ def versions(registry: str) -> None:
         print(f"{version.tag:<44} {version.frames:>9,} frames {version.new_bytes / 1e6:>9.1f} MB new  {marks}")
 
 
+_NIGHTS = "{:<10} {:<14} {:<11} {:<28} {:>8} {:>7} {:>6}  {:<22} {:<19} {:<11} {:>6} {:>10}"
+_NIGHT_COLUMNS = (
+    *("date", "night", "status", "base", "new", "chosen", "mIoU", "worst condition", "verdict", "decision", "hours"),
+    "cost",
+)
+
+
 @click.command(epilog="Example: nightdrive nights")
 @registry_option
-def nights(registry: str) -> None:
-    """List the nights, oldest first: what each took in, chose, measured, and how long it took."""
-    from perception.versioning.nights import read_nights
+@click.option(
+    "--out", type=PATH, default=LATEST.with_name("nights.html"), metavar="FILE", help="The page of the trend."
+)
+def nights(registry: str, out: Path) -> None:
+    """List the nights, oldest first: what each took in, chose, measured and cost, and what was decided; draw the trend."""
+    from perception.data.files import replace_file
+    from perception.reporting.nights_page import render_nights
+    from perception.versioning.trend import read_trend
 
-    form = "{:<14} {:<10} {:<11} {:<28} {:>8} {:>7} {:>6}  {:<20} {:<20} {:>6}"
-    print(
-        form.format("night", "date", "status", "base", "new", "chosen", "mIoU", "worst condition", "verdict", "hours")
-    )
-    for night in read_nights(registry):
-        got = night.figures
-        hours = None if got.seconds is None else f"{got.seconds / 3600:.2f}"
-        miou = None if got.miou is None else f"{got.miou:.3f}"
-        began = (night.night, night.date, night.status, night.base, got.new_frames, got.chosen_frames)
-        row = (*began, miou, got.worst_condition, got.verdict, hours)
-        print(form.format(*("-" if value is None else str(value) for value in row)))
+    listed = read_trend(registry)
+    print(_NIGHTS.format(*_NIGHT_COLUMNS))
+    for each in listed:
+        print(_NIGHTS.format(*("-" if value is None else str(value) for value in _night_row(each))))
+    try:
+        replace_file(out, render_nights(listed, registry).encode())
+    except OSError as error:
+        raise InputError(f"OUT={out}: cannot be written ({error.strerror}); choose another file") from None
+    print(f"the trend: {out}")
+
+
+def _night_row(listed: "ListedNight") -> tuple[Any, ...]:
+    night, got = listed.night, listed.night.figures
+    hours = None if got.seconds is None else f"{got.seconds / 3600:.2f}"
+    miou = None if got.miou is None else f"{got.miou:.3f}"
+    cost = None if got.cost is None else f"{got.cost:.2f} {got.currency}"
+    began = (night.date, night.night, night.status, night.base, got.new_frames, got.chosen_frames)
+    return (*began, miou, got.worst_condition, got.verdict, listed.decision, hours, cost)
 
 
 @click.command(epilog="Example: nightdrive history")
