@@ -20,7 +20,7 @@ from perception.metrics.differences import paired_difference
 from perception.quality.gate import Verdict
 from perception.reporting import charts, page, records
 from perception.reporting.evaluation_page import REGION_COLUMNS, TESTED_COLUMNS, failure_clusters
-from perception.reporting.night_row import culprit, status_of
+from perception.reporting.night_row import culprit, status_of, told_by
 from perception.reporting.summary import (
     AdaptationFigures,
     DataFigures,
@@ -53,6 +53,7 @@ def gather_night(inputs: Paths, parameters: ReportParameters, tasks: list[Json])
     pictures = Pictures(inputs, parameters)
     verdicts = _verdicts(inputs)
     status, culprit, said = _outcome(tasks, parameters.final_status)
+    told = told_by(tasks)
     version, card = _read(inputs, "version", records.PublishedVersion), _read(inputs, "compressed", records.Card)
     return page.NightReport(
         summary=_summary(inputs, parameters, tasks, verdicts, status),
@@ -69,6 +70,8 @@ def gather_night(inputs: Paths, parameters: ReportParameters, tasks: list[Json])
         rejected=_rejected(inputs),
         parameters=parameters.settings or _settings(tasks),
         lineage=_lineage(version, card),
+        at_annotators=told.get("at_annotators"),
+        overdue=told.get("overdue"),
     )
 
 

@@ -44,6 +44,7 @@ LEDGER = Table(
 )
 AT_ANNOTATORS = ("open", "returned", "rejected")  # statuses in which a frame is somebody's work and is not chosen again
 _AWAITED = ("open", "rejected")  # of these, those whose annotator has yet to send a label
+_COUNTED = ("open", "rejected", "accepted")
 _FROM: Mapping[str, Sequence[str]] = {  # statuses in which an event may come
     "opened": ("never", "recalled"),
     "returned": ("open", "returned", "rejected", "recalled", "accepted"),
@@ -110,6 +111,18 @@ def overdue(state: pd.DataFrame, now: datetime) -> pd.DataFrame:
     """Return the rows of the state whose label should have come before today (UTC): to be asked for, or recalled."""
     today = pd.Timestamp(now.astimezone(UTC).date())
     return state[state.status.isin(_AWAITED) & (state.due < today)]
+
+
+def open_batches(state: pd.DataFrame, now: datetime) -> pd.DataFrame:
+    """Return the batches that still have frames at annotators, oldest first: batch, since, due, frames, and how many of these are open,
+    rejected, accepted and overdue.
+    """
+    late = state.index.isin(overdue(state, now).index)
+    counted = state.assign(frames=1, overdue=late, **{name: state.status == name for name in _COUNTED})
+    totals = counted.groupby("batch")[["frames", *_COUNTED, "overdue"]].sum().astype(int)
+    told = counted.groupby("batch")[["since", "due"]].first().join(totals).reset_index()
+    waiting = told[told.batch.isin(open_frames(state).batch)]
+    return waiting.sort_values(["since", "batch"], ignore_index=True)
 
 
 def fresh_frames(state: pd.DataFrame) -> pd.DataFrame:

@@ -21,8 +21,8 @@ from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.selection.shards import in_shard
 from tests.components.intake import empty_base, run, take_in, untrained_ensemble
-from tests.perception.data.annotation.batches import box
 from tests.footage import write_footage
+from tests.perception.data.annotation.batches import box
 
 HEIGHT, WIDTH = 64, 128
 ROAD, BUDGET = 0, 4
