@@ -6,7 +6,7 @@ import pandas as pd
 
 from components.ingest.arrivals import LISTING_COLUMNS, signature_of
 from components.ingest.sources import Source
-from perception.data.annotation import ReturnedLabel, names_in_drops, read_label, returned_labels
+from perception.data.annotation import ReturnedLabel, read_label, returned_labels
 from perception.data.decoding import BadFrame
 from perception.data.footage import Footage, open_footage
 from perception.data.store import Store
@@ -19,7 +19,7 @@ def list_returned(name: str, source: Source, handed_out: Callable[[Collection[st
     handed_out: gives which of some names are frames that a batch has held.
     """
     with open_footage(source.path) as footage:
-        found = returned_labels(footage.root, handed_out(names_in_drops(footage.root)))
+        found = returned_labels(footage.root, handed_out)
         rows = [(name, each.frame_id, str(each.facts.drive_id), signature_of(each.files)) for each in found]
     return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
 
@@ -33,7 +33,7 @@ def returned(
     """
     wanted = set(listed.object)
     with open_footage(source.path) as footage:
-        for each in returned_labels(footage.root, handed_out):
+        for each in returned_labels(footage.root, lambda _names: handed_out):
             if each.frame_id in wanted:
                 with footage.whole(each.files):
                     arrival = _arrival(each, store, footage, taxonomy)

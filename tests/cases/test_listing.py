@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from components.stage.parameters import read_section
-from perception.data.annotation import read_label, returned_labels
+from perception.data.annotation import read_label
 from perception.data.classification.files import list_class_folders
 from perception.data.decoding import BadFrame
 from perception.data.detection import read_bdd100k_boxes, read_coco, read_kitti
@@ -25,7 +25,7 @@ from perception.data.store import FolderStore
 from perception.errors import InputError
 from perception.quality.suites import read_yaml
 from perception.versioning.signatures import allowed_lines
-from tests.perception.data.annotation.batches import HEIGHT, NOTHING, WIDTH, annotate, box, labels_in, outline, png
+from tests.perception.data.annotation.batches import HEIGHT, WIDTH, annotate, box, labels_in, outline, png, returned
 from tests.perception.data.annotation.test_drops import drop, store
 from tests.perception.data.readers.layouts import (
     LAYOUTS,
@@ -171,7 +171,7 @@ def test_a_drop_that_went_through_windows_and_a_mac(drop: Path, store: FolderSto
 def test_a_label_file_that_is_not_whole_costs_its_own_frame_only(drop: Path, store: FolderStore) -> None:
     put(drop / "polygons" / "frame0_polygons.json", b"{")
     outline(drop, "frame1", [{"label": "road", "polygon": box(0, 0, 31, 23)}])
-    broken, sound = returned_labels(drop, NOTHING)
+    broken, sound = returned(drop)
     with pytest.raises(BadFrame, match=r"frame0_polygons\.json: not a JSON file"):
         read_label(broken, "cityscapes19", store)
     assert sound.frame_id == "frame1" and read_label(sound, "cityscapes19", store)

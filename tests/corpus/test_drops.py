@@ -144,7 +144,7 @@ def test_drop(name: str, variant: str, batch: Path) -> None:
     (batch / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-02-01"}))
     tree = {str(path.relative_to(batch)): path.read_bytes() for path in batch.rglob("*") if path.is_file()}
     plain_files(CHANGES[variant](tree), batch)
-    returned = returned_labels(batch, pd.DataFrame({"frame_id": []}))
+    returned = returned_labels(batch, lambda _names: pd.DataFrame({"frame_id": []}))
     assert [each.frame_id for each in returned] == list(TRUTH)
     store, taxonomy = FolderStore(batch.parent / "store"), load_taxonomy("cityscapes19")
     for each, (frame, label) in zip(returned, expected.items(), strict=True):

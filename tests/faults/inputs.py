@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REFUSED
-from perception.data.annotation import read_label, returned_labels
+from perception.data.annotation import read_label
 from perception.data.classification import read_class_folders, read_classification, read_icdar_characters
 from perception.data.decoding import decode_image, decode_label
 from perception.data.detection import read_bdd100k_boxes, read_coco, read_kitti, read_kitti_detections
@@ -251,7 +251,7 @@ def _exports(root: Path) -> None:
 def _read_drop(root: Path) -> None:
     store = FolderStore(root / "store")
     known = batches.chosen_frames(FolderStore(root / "elsewhere")).assign(batch="batch-0123456789ab")
-    for each in returned_labels(root / "drops", known):
+    for each in batches.returned(root / "drops", known):
         read_label(each, "cityscapes19", store)
 
 

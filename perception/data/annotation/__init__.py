@@ -17,7 +17,7 @@ labels and a drop.json that says who made them.  What lies in it is told by cont
 """
 
 from perception.data.annotation.batch import Batch, batch_name, write_batch
-from perception.data.annotation.drops import ReturnedLabel, names_in_drops, read_label, returned_labels
+from perception.data.annotation.drops import ReturnedLabel, read_label, returned_labels
 from perception.data.annotation.outlines import Outline, outlines_of
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Outline",
     "ReturnedLabel",
     "batch_name",
-    "names_in_drops",
     "outlines_of",
     "read_label",
     "returned_labels",

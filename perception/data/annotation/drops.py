@@ -5,7 +5,7 @@ Whatever is wrong with one costs its own frame, or where nothing of it can be re
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
 from functools import partial
@@ -79,18 +79,16 @@ class _Drop:
     problem: BadFrame | None = None
 
 
-def names_in_drops(folder: Path) -> list[str]:
-    """Return every name that the drops below a folder may call a frame by, to look up which of them were handed out."""
-    return sorted({name for drop in _open_drops(folder) for each in drop.answers for name in _candidates(each.image)})
-
-
-def returned_labels(folder: Path, handed_out: pd.DataFrame) -> list[ReturnedLabel]:
+def returned_labels(folder: Path, handed_out: Callable[[Sequence[str]], pd.DataFrame]) -> list[ReturnedLabel]:
     """Return what came back, one label a frame, the newest, and everything that cannot be used; in the order of frame_id.
 
-    handed_out: manifest rows of frames at annotators, with the column batch. What a batch's own manifest tells of others counts too.
+    handed_out: given every name that a drop may call a frame by, gives the manifest rows of those that a batch has held, with the column
+    batch. What a batch's own manifest tells of others counts too.
     """
-    known = {str(row.frame_id): row for row in handed_out.itertuples()}
-    every = [each for drop in _open_drops(folder) for each in _returned(drop, known)]
+    drops = _open_drops(folder)
+    names = sorted({name for drop in drops for each in drop.answers for name in _candidates(each.image)})
+    known = {str(row.frame_id): row for row in handed_out(names).itertuples()}
+    every = [each for drop in drops for each in _returned(drop, known)]
     newest: dict[str, ReturnedLabel] = {}
     tagged: dict[str, ReturnedLabel] = {}
     for each in sorted(every, key=lambda each: (each.moment, each.drop)):

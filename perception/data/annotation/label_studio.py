@@ -30,6 +30,7 @@ from perception.data.taxonomies import Taxonomy
 
 _OUTLINES, _BRUSH, _IMAGE = "outlines", "brush", "image"  # names of the configuration's tags
 _KIND = "Label Studio"
+_HEADER_BYTES = 8
 _CHANNELS, _ALPHA = 4, 3  # a brush mask is a picture whose opacity is the mask
 
 
@@ -165,6 +166,8 @@ def decode_brush(rle: bytes, values: int) -> NDArray[np.uint8]:
     The bits are: number of values 32, word size - 1 as 5, four sizes of run lengths - 1 as 4 each; then runs of one bit, two that
     choose the size, the length - 1, and one word, or that many words where the bit was 0.
     """
+    if len(rle) > 2 * values + _HEADER_BYTES:
+        raise ValueError("it is longer than its picture")
     bits, at = "".join(f"{byte:08b}" for byte in rle), 0
 
     def take(count: int) -> int:

@@ -11,7 +11,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from perception.data.annotation import Batch, Outline, outlines_of, read_label, returned_labels, write_batch
+from perception.data.annotation import (
+    Batch,
+    Outline,
+    ReturnedLabel,
+    outlines_of,
+    read_label,
+    returned_labels,
+    write_batch,
+)
 from perception.data.decoding import decode_label
 from perception.data.manifest import empty_manifest
 from perception.data.store import FolderStore
@@ -93,10 +101,15 @@ def box(left: int, top: int, right: int, bottom: int) -> list[list[int]]:
     return [[left, top], [right, top], [right, bottom], [left, bottom]]
 
 
+def returned(folder: Path, known: pd.DataFrame = NOTHING) -> list[ReturnedLabel]:
+    """Return what came back below a folder; known: the frames that the ledger has."""
+    return returned_labels(folder, lambda _names: known)
+
+
 def labels_in(folder: Path, store: FolderStore, known: pd.DataFrame = NOTHING) -> dict[str, Label]:
     """Return the labels that came back below a folder; raises BadFrame for the first that cannot be used."""
     found = {}
-    for each in returned_labels(folder, known):
+    for each in returned(folder, known):
         read = read_label(each, "cityscapes19", store)
         if read:
             found[each.frame_id] = decode_label(read[0], "label", TAXONOMY, (HEIGHT, WIDTH))

@@ -9,14 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from perception.data.annotation import read_label, returned_labels
+from perception.data.annotation import read_label
 from perception.data.decoding import BadFrame
 from perception.data.store import FolderStore
 from perception.errors import InputError
 from tests.perception.data.annotation.batches import (
     CAR,
     HEIGHT,
-    NOTHING,
     ROAD,
     WIDTH,
     annotate,
@@ -25,6 +24,7 @@ from tests.perception.data.annotation.batches import (
     labels_in,
     outline,
     png,
+    returned,
     say,
     seen,
 )
@@ -51,10 +51,10 @@ def drawn(folder: Path, store: FolderStore, frame_id: str) -> np.ndarray:
 
 
 def test_what_is_not_labelled_is_still_open(drop: Path, store: FolderStore) -> None:
-    assert returned_labels(drop.parent, NOTHING) == []
+    assert returned(drop.parent) == []
     outline(drop, "frame1", WHOLE)
     outline(drop, "frame2", [])
-    (label,) = returned_labels(drop.parent, NOTHING)
+    (label,) = returned(drop.parent)
     assert label.frame_id == "frame1" and label.drop.startswith("batch-") and label.drop.endswith("/Ada/2026-02-01")
     (drop / "labels").mkdir()
     (drop / "labels" / "frame2.png").write_bytes(png(np.full((HEIGHT, WIDTH), 255, np.uint8)))
@@ -109,17 +109,17 @@ def test_the_newest_label_of_a_frame_counts(drop: Path) -> None:
     second = shutil.copytree(drop, drop.parent / "second")
     outline(second, "frame1", [])
     say(second, "Bob", "2026-02-03")
-    found = {each.frame_id: each.drop.split("/")[1] for each in returned_labels(drop.parent, NOTHING)}
+    found = {each.frame_id: each.drop.split("/")[1] for each in returned(drop.parent)}
     assert found == {"frame0": "Bob", "frame1": "Ada"}
     say(second, "Bob")
-    (twice, once) = returned_labels(drop.parent, NOTHING)
+    (twice, once) = returned(drop.parent)
     assert twice.problem and "labelled twice at one moment" in twice.problem.rule and not once.problem
 
 
 def test_two_kinds_of_label_for_a_frame_are_told(drop: Path) -> None:
     outline(drop, "frame0", [{"label": "road", "polygon": box(0, 0, 9, 9)}])
     annotate(drop, [{"id": 1, "image_id": 3, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}])
-    (label,) = returned_labels(drop, NOTHING)
+    (label,) = returned(drop)
     assert label.problem and "as COCO and as polygons" in label.problem.rule
 
 
@@ -137,7 +137,7 @@ def test_two_kinds_of_label_for_a_frame_are_told(drop: Path) -> None:
 def test_polygons_that_cannot_be_drawn_are_refused(drop: Path, store: FolderStore, objects: list, rule: str) -> None:
     outline(drop, "frame0", objects)
     outline(drop, "frame1", WHOLE)
-    broken, sound = returned_labels(drop, NOTHING)
+    broken, sound = returned(drop)
     with pytest.raises(BadFrame) as refused:
         read_label(broken, "cityscapes19", store)
     assert broken.frame_id == "frame0" and rule in refused.value.rule
@@ -165,7 +165,7 @@ def test_annotations_without_an_outline_are_refused(drop: Path, store: FolderSto
 def test_a_drop_that_does_not_say_who_and_when_is_told_whole(drop: Path, said: str, rule: str) -> None:
     outline(drop, "frame0", WHOLE)
     (drop / "drop.json").write_text(said)
-    (told,) = returned_labels(drop.parent, NOTHING)
+    (told,) = returned(drop.parent)
     assert told.problem and rule in told.problem.rule and told.drop.startswith("-/first/")
 
 
@@ -173,7 +173,7 @@ def test_frames_that_no_batch_holds_are_told_and_stop_nothing(drop: Path, store:
     (drop / "labels").mkdir()
     (drop / "labels" / "stranger.png").write_bytes(png(np.zeros((HEIGHT, WIDTH), np.uint8)))
     outline(drop, "frame0", WHOLE)
-    sound, stranger = returned_labels(drop, NOTHING)
+    sound, stranger = returned(drop)
     assert sound.frame_id == "frame0" and read_label(sound, "cityscapes19", store)
     assert stranger.problem and stranger.frame_id.startswith("unknown_stranger") and stranger.drop.startswith("-/Ada/")
 
@@ -182,7 +182,7 @@ def test_an_edited_batch_is_told_whole(drop: Path) -> None:
     outline(drop, "frame0", WHOLE)
     batch = (drop / "batch.json").read_text()
     (drop / "batch.json").write_text(batch.replace('"batch": "batch-', '"batch": "batch-0'))
-    (told,) = returned_labels(drop, NOTHING)
+    (told,) = returned(drop)
     assert told.problem and "does not belong" in told.problem.rule
 
 
@@ -202,7 +202,7 @@ def test_what_the_batch_suggested_is_no_answer_until_it_is_changed(tmp_path: Pat
 def test_a_batch_is_no_drop_while_people_work_in_it(tmp_path: Path, store: FolderStore) -> None:
     hand_out(store, tmp_path / "drops" / "batch")
     outline(tmp_path / "drops" / "batch", "frame0", WHOLE)
-    assert returned_labels(tmp_path / "drops", NOTHING) == []
+    assert returned(tmp_path / "drops") == []
 
 
 def test_who_and_when_are_the_drops_own_where_nothing_tells_them(tmp_path: Path, store: FolderStore) -> None:
@@ -214,7 +214,7 @@ def test_who_and_when_are_the_drops_own_where_nothing_tells_them(tmp_path: Path,
         info = zipfile.ZipInfo("annotations/instances_default.json", (2026, 2, 3, 4, 5, 6))
         archive.writestr(info, (tmp_path / "coco.json").read_bytes())
     os.utime(drops / "from Ada.zip", (0, 0))
-    (label,) = returned_labels(drops, known)
+    (label,) = returned(drops, known)
     assert label.drop == f"{known.batch[0]}/from Ada/2026-02-03"
 
 
@@ -224,7 +224,7 @@ def test_nothing_of_an_archive_is_written_anywhere(tmp_path: Path, name: str) ->
     with zipfile.ZipFile(tmp_path / "drops" / "a.zip", "w") as archive:
         archive.writestr(name, "<annotations/>")
     before = sorted(tmp_path.rglob("*"))
-    told = returned_labels(tmp_path / "drops", NOTHING)
+    told = returned(tmp_path / "drops")
     assert all(each.problem for each in told) and sorted(tmp_path.rglob("*")) == before
 
 
@@ -245,11 +245,11 @@ def test_a_drop_that_cannot_be_read_is_told_and_stops_nothing(
 ) -> None:
     (drop.parent / file).write_bytes(data)
     outline(drop, "frame0", WHOLE)
-    told, sound = sorted(returned_labels(drop.parent, NOTHING), key=lambda each: each.problem is None)
+    told, sound = sorted(returned(drop.parent), key=lambda each: each.problem is None)
     assert told.problem and rule in told.problem.rule and str(drop.parent / file) in str(told.problem)
     assert sound.frame_id == "frame0" and read_label(sound, "cityscapes19", store)
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
-        returned_labels(tmp_path / "absent", NOTHING)
+        returned(tmp_path / "absent")

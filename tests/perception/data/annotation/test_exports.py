@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perception.data.annotation import names_in_drops, read_label, returned_labels
+from perception.data.annotation import read_label, returned_labels
 from perception.data.annotation.label_studio import decode_brush
 from perception.data.decoding import BadFrame
 from perception.data.store import FolderStore
-from tests.perception.data.annotation.batches import CAR, HEIGHT, ROAD, WIDTH, Label, hand_out, labels_in
+from tests.perception.data.annotation.batches import CAR, HEIGHT, ROAD, WIDTH, Label, hand_out, labels_in, returned
 
 BRUSH = [
     0,
@@ -76,7 +76,7 @@ def known(tmp_path: Path, store: FolderStore) -> pd.DataFrame:
 def test_cvat_says_shapes_image_tags_who_and_when(tmp_path: Path, store: FolderStore, known: pd.DataFrame) -> None:
     drops = tmp_path / "drops"
     (drops / "a.xml").write_text(CVAT.format(shapes=CAR_MASK + ROAD_POLYGON.format(0)))
-    (label,) = returned_labels(drops, known)
+    (label,) = returned(drops, known)
     assert label.drop == label.tag_drop == f"{known.batch[0]}/ada/2026-12-01"
     read = read_label(label, "cityscapes19", store)
     assert read and read[1] == {"weather": "rain", "time_of_day": "night"}
@@ -116,7 +116,7 @@ def test_a_shape_of_cvat_that_is_none_costs_its_own_frame(
     )
     text = CVAT.format(shapes=shapes).replace("</annotations>", sound)
     (tmp_path / "drops" / "a.xml").write_text(text)
-    broken, whole = returned_labels(tmp_path / "drops", known)
+    broken, whole = returned(tmp_path / "drops", known)
     with pytest.raises(BadFrame) as refused:
         read_label(broken, "cityscapes19", store)
     assert rule in refused.value.rule and "frame0" in str(refused.value)
@@ -137,7 +137,7 @@ def test_a_later_label_without_image_tags_keeps_the_earlier_ones(tmp_path: Path,
     later = first.replace("image_tags", "other").replace("2026-12-01", "2026-12-03").replace(">ada<", ">bob<")
     (tmp_path / "drops" / "a.xml").write_text(first)
     (tmp_path / "drops" / "b.xml").write_text(later)
-    (label,) = returned_labels(tmp_path / "drops", known)
+    (label,) = returned(tmp_path / "drops", known)
     assert label.drop.endswith("/bob/2026-12-03") and label.tag_drop and label.tag_drop.endswith("/ada/2026-12-01")
     assert label.answer and label.answer.tags["weather"] == "rain"
 
@@ -169,8 +169,10 @@ def test_label_studio_says_regions_choices_who_and_when(
     tmp_path: Path, store: FolderStore, known: pd.DataFrame
 ) -> None:
     drops = send(tmp_path, task([ALL_ROAD, CAR_BRUSH, RAIN]))
-    assert names_in_drops(drops) == ["3f2a1b7c-frame0", "frame0"]
-    (label,) = returned_labels(drops, known)
+    names: list[str] = []
+    returned_labels(drops, lambda given: names.extend(given) or known)
+    assert names == ["3f2a1b7c-frame0", "frame0"]
+    (label,) = returned(drops, known)
     assert label.drop == f"{known.batch[0]}/user 3/2026-12-01"
     read = read_label(label, "cityscapes19", store)
     assert read and read[1] == {"weather": "rain"}
@@ -204,7 +206,7 @@ def test_a_region_that_is_none_costs_its_own_frame(
     tmp_path: Path, store: FolderStore, known: pd.DataFrame, result: dict[str, Any], rule: str
 ) -> None:
     sound = task([ALL_ROAD]) | {"data": {"image": "s3://bucket/frame1.png"}}
-    broken, whole = returned_labels(send(tmp_path, task([result]), sound), known)
+    broken, whole = returned(send(tmp_path, task([result]), sound), known)
     with pytest.raises(BadFrame) as refused:
         read_label(broken, "cityscapes19", store)
     assert rule in refused.value.rule and "frame0" in str(refused.value)
