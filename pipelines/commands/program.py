@@ -27,6 +27,7 @@ SECTIONS = {
         "pipelines.commands.registry": "review promote rebase reject rollback versions nights history verify-history reproduce lineage "
         "scrub retire migrate backup restore"
     },
+    "Annotation": {"pipelines.commands.annotation": "batches recall"},
     "Measuring": {
         "benchmarks.tables.command": "table",
         "benchmarks.duels.command": "bench",

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from benchmarks.scale.pool_nights import tables_of
-from perception.data.annotation import _batch_name
+from perception.data.annotation import batch_name
 from perception.versioning import parts, processes, repository
 from perception.versioning.decisions import Stale, decisions_at, promote, rollback
 from perception.versioning.growing import Book, Overtaken, open_book, read_table
@@ -238,7 +238,7 @@ class Nights(RuleBasedStateMachine):
         if not len(waiting):
             return
         ids = data.draw(st.lists(st.sampled_from(waiting.frame_id.tolist()), unique=True, min_size=1, max_size=3))
-        batch, name = _batch_name(waiting[waiting.frame_id.isin(ids)]), self.name("batch")
+        batch, name = batch_name(waiting[waiting.frame_id.isin(ids)]), self.name("batch")
         due = date(2026, 12, 1)
 
         def work() -> None:
