@@ -8,13 +8,13 @@ EXTRAS := gates,versioning,cluster,development
 NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
-COMMANDS := run evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel schedule test-cluster \
+COMMANDS := run season evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel schedule test-cluster \
 	watch dag parameters review promote reject rollback versions nights history verify-history reproduce lineage scrub retire \
 	table bench simulate scenes faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
-OPTIONS := ANYWAY BASE BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME HEAD IMAGES MANIFEST MINUTES \
-	MODEL ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
+OPTIONS := AGAINST ANYWAY BASE BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME HEAD IMAGES MANIFEST MINUTES \
+	MODEL NIGHTS ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
 	TAXONOMY VERSION
 simulate: export NIGHTDRIVE_OPTION_OUT := docs/results
 define hand_over
@@ -45,6 +45,7 @@ $(COMMANDS): setup
 	@$(NIGHTDRIVE) $@
 
 run:  ## one whole night on this machine: PROFILE=demo|smoke|camvid DATA=DIR RUN=NAME SET="section.name=value ..."
+season:  ## so many nights with new footage each and an annotator who returns tomorrow: NIGHTS=5 PROFILE=season|camvid DATA=DIR [AGAINST=random]
 evaluate:  ## judge an exported network on a data set: MODEL=FILE.onnx DATA=DIR [PART=val FORMAT= TAXONOMY= CHAMPION=FILE.onnx OUT=DIR]
 profile:  ## where the seconds and bytes of a night on this machine went: RUN=NAME
 engine:  ## a TensorRT engine from a network, where trtexec is installed: ONNX=FILE

@@ -14,12 +14,13 @@ from perception.data.footage import S3
 from perception.errors import InputError, did_you_mean
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
+from pipelines.season import SeasonParameters
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
 _USER_INFORMATION = re.compile(r"(https?://|://[^/@\s]*:)[^/@\s]*@")  # ssh://git@host names no secret
 COUNTS = {"batch": "batches", "shard": "shards"}  # what a fan-out counts, and the setting that says how many there are
 # Top-level sections that are no task's parameters.
-SHARED = ("common", "sources", *COUNTS.values(), "images", "cluster", "profiles", "profile")
+SHARED = ("common", "sources", *COUNTS.values(), "images", "cluster", "season", "profiles", "profile")
 
 
 def load_settings(
@@ -54,6 +55,7 @@ def load_settings(
     for name, source in sources.items():
         build_parameters(Source, source, where=f"sources.{name}")
     build_parameters(Cluster, settings["cluster"], where="cluster")
+    build_parameters(SeasonParameters, settings["season"], where="season")
     for name in ("registry", "remote"):
         settings["common"][name] = str(settings["common"].get(name, "")).replace("{profile}", profile)
     shared = settings["common"] | {"sources": sources, "profile": profile}
@@ -62,7 +64,7 @@ def load_settings(
     sections = {task.name: _section(task, settings[task.name], shared) for task in night.tasks.values()}
     if "report" in sections:
         sections["report"]["settings"] = _flat(sections)
-    kept = (*COUNTS.values(), "images", "cluster")
+    kept = (*COUNTS.values(), "images", "cluster", "season")
     return {name: settings[name] for name in kept} | {"sources": sources, "profile": profile} | sections
 
 
@@ -86,7 +88,7 @@ def _check_sections(settings: Mapping[str, Any], night: Graph, file: str) -> Non
         if name not in SHARED and name not in night.tasks:
             hint = did_you_mean(name, list(night.tasks))
             raise InputError(f"{file}: section {name!r}: no task of the night has this name{hint}; mend it")
-    for name in ("common", "sources", "images", "cluster", *night.tasks):
+    for name in ("common", "sources", "images", "cluster", "season", *night.tasks):
         if not isinstance(settings.get(name), dict):
             raise InputError(f"{file}: section {name!r} must be a mapping, is {settings.get(name)!r}; mend it")
     for name in COUNTS.values():

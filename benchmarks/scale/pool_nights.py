@@ -251,7 +251,7 @@ def page(report: dict[str, Any]) -> str:
     return (
         f"# {len(nights)} nights on one registry\n\n    {report['command']}\n\n{report['hardware']}; {report['date']}. "
         "What is measured stands in [scale](../scale.md).\n\n"
-        f"{table}\n\nThe last {SIDE_NIGHTS} nights took {report['ratio']:.2f} times the processor time of the first {SIDE_NIGHTS} of a registry "
-        f"beside them (at most {COST_BAR}); a clone of the registry has {report['clone_mb']} MB (below {CLONE_BAR_MB:.0f}), and no night added more "
-        f"than {report['most_git_kb_a_night']} kB to git (at most {NIGHT_BAR_KB:.0f}).\n"
+        f"{table}\n\nThe last {SIDE_NIGHTS} nights took {report['ratio']:.2f} times the processor time of the first {SIDE_NIGHTS} of a "
+        f"registry beside them (at most {COST_BAR}); a clone of the registry has {report['clone_mb']} MB (below {CLONE_BAR_MB:.0f}), and "
+        f"no night added more than {report['most_git_kb_a_night']} kB to git (at most {NIGHT_BAR_KB:.0f}).\n"
     )

@@ -26,7 +26,9 @@ from perception.versioning.processes import scratch_folder
 from perception.versioning.remote import Proof, each_file, file_facts, get_files, has_proof, open_remote, put_files
 
 _DIGEST_BYTES = 32
-_Index = tuple[NDArray[np.uint64], NDArray[np.int32]]  # hashes of a column, sorted, and of each the part, within the block
+_Index = tuple[
+    NDArray[np.uint64], NDArray[np.int32]
+]  # hashes of a column, sorted, and of each the part, within the block
 _LARGE_PAGES = {"data_page_size": 1 << 26, "max_rows_per_page": 1 << 24}  # whole columns are read, twice as fast
 
 
