@@ -67,7 +67,7 @@ def run(nights: int, frames: int, waiting: int, folder: Path | None, out: Path |
         for number in range(last, nights):
             firsts.append(one_night(other, number - last))
             measured.append(one_night(place, number))
-        report = judged(firsts, measured, clone_mb(place)) | {
+        report = judged(firsts, measured, clone_mb(place.registry)) | {
             "command": f"python -m benchmarks.scale pool_nights --nights {nights} --frames {frames} --waiting {waiting}",
             "hardware": hardware(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -112,15 +112,15 @@ def new_place(root: Path, frames: int, waiting: int) -> Place:
 def one_night(place: Place, number: int) -> dict[str, float]:
     """Take one night through; return what it cost and what became of its frames."""
     listing = arriving(place, number)
-    git_before, started, cpu = git_bytes(place), time.perf_counter(), _cpu_seconds()
+    git_before, started, cpu = git_bytes(place), time.perf_counter(), cpu_seconds()
     found = _work(place, listing, FIRST + timedelta(days=number))
-    seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - cpu
+    seconds, used = time.perf_counter() - started, cpu_seconds() - cpu
     kilobytes = (git_bytes(place) - git_before) / 1e3
     print(
-        f"night {number + 1}: {cpu_seconds:.2f} s of processor, {seconds:.2f} s, {kilobytes:.1f} kB of git; {found}",
+        f"night {number + 1}: {used:.2f} s of processor, {seconds:.2f} s, {kilobytes:.1f} kB of git; {found}",
         flush=True,
     )
-    return {"cpu_seconds": round(cpu_seconds, 3), "seconds": round(seconds, 3), "git_kb": round(kilobytes, 1)} | found
+    return {"cpu_seconds": round(used, 3), "seconds": round(seconds, 3), "git_kb": round(kilobytes, 1)} | found
 
 
 def arriving(place: Place, number: int) -> pd.DataFrame:
@@ -205,7 +205,8 @@ def tables_of(arrivals: pd.DataFrame) -> dict[Table, pd.DataFrame]:
     return {ARRIVALS: arrivals, FRAMES: frames, PROFILE: profile, ORACLE: ORACLE.schema.empty_table().to_pandas()}
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
+    """Return the processor's seconds that this process and its children have used."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
@@ -218,9 +219,9 @@ def git_bytes(place: Place) -> int:
     return sum(path.stat().st_size for path in place.registry.rglob("*") if path.is_file())
 
 
-def clone_mb(place: Place) -> float:
+def clone_mb(registry: Path) -> float:
     """Return the size of a whole clone of the registry, in MB."""
-    with shallow_clone(place.registry, depth=None) as clone:
+    with shallow_clone(registry, depth=None) as clone:
         run_git(clone, "checkout", "--quiet", "main")
         return sum(path.stat().st_size for path in clone.path.rglob("*") if path.is_file()) / 1e6
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.scale.data_nights import data_night
+from benchmarks.scale.data_nights import HEIGHT, WIDTH, arrive, data_night, encoded, night_settings, picture
 from perception.data.manifest import COLUMNS
 from perception.errors import InputError
 from perception.versioning.decisions import promote
@@ -24,7 +24,6 @@ from perception.versioning.registry import resolve
 from perception.versioning.upkeep import versions
 from pipelines.local.annotator import NAME, send
 from pipelines.local.nights import open_night
-from tests.pipelines.local.footage import HEIGHT, WIDTH, arrive, encoded, night_settings, picture
 
 ROAD = encoded(np.zeros((HEIGHT, WIDTH), np.uint8))
 FIRST_FRAMES = {f"a{number}": picture(number) for number in range(5)} | {
@@ -44,8 +43,9 @@ class Story:
     def registry(self) -> Path:
         return self.root / "runs" / "registry" / "smoke.git"
 
-    def night(self, name: str, date: str, *more: str) -> None:
-        self.told[name] = data_night(self.root / "runs" / name, night_settings(self.root, name, date, more))
+    def night(self, name: str, day: str, *more: str) -> None:
+        asked = ["select.budget_frames=4", "select.fresh_share=0.25", *more]
+        self.told[name] = data_night(self.root / "runs" / name, night_settings(self.root, name, day, asked))
 
     def table(self, night: str, name: str) -> pd.DataFrame:
         return pd.read_parquet(self.root / "runs" / night / name)

@@ -10,13 +10,12 @@ from unittest.mock import patch
 import pytest
 
 from benchmarks.scale import data_nights
-from benchmarks.scale.data_nights import data_night
+from benchmarks.scale.data_nights import arrive, data_night, night_settings, picture
 from perception.errors import InputError
 from perception.versioning.growing import open_book, read_table
 from perception.versioning.nights import read_nights
 from perception.versioning.pool import ARRIVALS
 from perception.versioning.upkeep import scrub, versions
-from tests.pipelines.local.footage import arrive, night_settings, picture
 
 DATE, NIGHTS = "2026-11-30", ("one", "two")
 FORK = multiprocessing.get_context("fork")
@@ -25,7 +24,8 @@ FORK = multiprocessing.get_context("fork")
 def settings(root: Path, name: str, remote: str, own_footage: bool) -> dict[str, Any]:
     place = root / name if own_footage else root
     (place / "drops").mkdir(parents=True, exist_ok=True)
-    return night_settings(place, name, DATE, [f"common.remote={remote}/remote", f"common.store={remote}/store"])
+    more = [f"common.remote={remote}/remote", f"common.store={remote}/store", "select.budget_frames=4"]
+    return night_settings(place, name, DATE, more)
 
 
 def run_beside(folder: Path, given: dict[str, Any], meet: Barrier, endings: "Queue[tuple[str, str]]") -> None:
