@@ -1,5 +1,6 @@
 """A season without training: what arrives, what its annotator sends back, what is released, and that a stopped one goes on."""
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,8 +10,10 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from benchmarks.scale.data_nights import data_night
+from components.ingest.sources import Source
 from components.stage.program import EXIT_DONE, EXIT_REFUSED
 from perception.errors import InputError
 from perception.reporting.season_page import SeasonNight, labels_to_reach, reached, render_season
@@ -19,10 +22,11 @@ from perception.versioning.ledger import read_events, state
 from perception.versioning.registry import resolve
 from pipelines.graph import Graph
 from pipelines.local import annotator
-from pipelines.local.arriving import frames_arriving, hidden_labels, in_nights
+from pipelines.local.arriving import frames_arriving, hidden_labels, in_nights, write_arriving
 from pipelines.local.season import CHOSEN, EVERYTHING, RANDOM, Season, nights_of, open_season, run_season, tell_season
 from pipelines.nightly import nightly
 from pipelines.season import SeasonParameters
+from tests.perception.data.readers import layouts
 
 SMALL = ["common.height_px=32", "common.width_px=64", "sources.fleet.drives=6", "sources.fleet.frames_per_drive=4"]
 SMALL += ["sources.fleet.initial_labelled_frames=3", "select.budget_frames=4", "select.fresh_share=0", "batches=1"]
@@ -68,6 +72,21 @@ def test_what_arrives_has_no_label_and_the_annotator_knows_all(tmp_path: Path) -
     assert len(ids) == len(set(ids)) == 24
     assert set(dict(hidden_labels(season.folder, set(ids)))) == set(ids)
     assert b".label.png" not in (season.folder / "footage" / "1.tar").read_bytes()
+
+
+def test_street_footage_arrives_by_stretches_of_a_drive_with_labels_of_the_nights_classes(tmp_path: Path) -> None:
+    for number in range(5):
+        layouts.put(tmp_path / "camvid" / "train" / f"0001TP_{number:06d}.png", layouts.picture("PNG"))
+        layouts.put(tmp_path / "camvid" / "trainannot" / f"0001TP_{number:06d}.png", layouts.grey(np.full((4, 6), 3)))
+    about: dict[str, Any] = {"format": "camvid", "path": str(tmp_path / "camvid"), "part": "train", "domain": "real"}
+    fleet = Source(**about, split="pool", labels="oracle")
+    write_arriving(fleet, 2, 3, "cityscapes19", 0, (0, 0), tmp_path / "season")
+    ids = [frames_arriving(tmp_path / "season", night) for night in (1, 2)]
+    assert [len(night) for night in ids] == [3, 2] and ids[0][0] == "camvid_0001TP_000000"
+    label = dict(hidden_labels(tmp_path / "season", {ids[1][0]}))[ids[1][0]]
+    assert (np.asarray(Image.open(io.BytesIO(label))) == 0).all(), (
+        "road is 3 in CamVid's files and 0 in Cityscapes' classes"
+    )
 
 
 @pytest.mark.parametrize(
