@@ -46,7 +46,7 @@ def load_settings(
             f"PROFILE={profile}: no such profile{did_you_mean(profile, list(profiles))}; {file.name} has {', '.join(profiles)}"
         )
     settings = _layered(written, profiles[profile] or {})
-    settings |= {name: settings.get(name) or {} for name in night.tasks}
+    settings |= {name: settings.get(name) or {} for name in ("season", *night.tasks)}
     for override in overrides:
         _override(settings, override)
     _check_sections(settings, night, file.name)
