@@ -176,7 +176,9 @@ def one_night(root: Path, number: int, frames: int) -> dict[str, float]:
     sha256 = version["manifest_sha256"]
     promote(root / REGISTRY, version["tag"], manifest_sha256=sha256, names=["Benchmark"], reason="one of many")
     shutil.rmtree(root / "runs" / f"night-{number}", ignore_errors=True)
-    return cost | {"new": told["new"], "labels": told["labels"], "frames": version["frames"]}
+    found = cost | {"new": told["new"], "labels": told["labels"], "frames": version["frames"]}
+    print(f"{name}: {found}", flush=True)
+    return found
 
 
 def judged(nights: Sequence[Mapping[str, float]], megabytes: float) -> dict[str, Any]:
