@@ -2,12 +2,13 @@
 
 import os
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.ingest.sources import Source
 from components.stage.declaration import BASE, Needs, Paths, Port, Stage
-from components.stage.learning import write_json
+from components.stage.learning import COMMIT_VARIABLE, write_json
 from components.stage.parameters import absolute
 from components.stage.records import NIGHT_VARIABLE, log
 from perception.errors import InputError
@@ -43,10 +44,10 @@ class ResolveParameters:
             raise BrokenRule("allowed_signers", self.allowed_signers, "must not be empty with require_signed")
 
 
-def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | None]:
+def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | int | None]:
     """Write the resolved version (its manifest, empty on the first night, run.json and the champion where there is one), what the
-    night knows of those before it and, for each batch, its share of the files that no night has read; tell the base and the
-    registry's commit.
+    night knows of those before it and, for each batch, its share of the files that no night has read; tell base, tonight, the
+    registry's commit and the code's.
     """
     from perception.data.store import open_store
     from perception.versioning.base import write_base
@@ -67,7 +68,8 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
     _write_listing(
         outputs.one("arrivals"), folder, parameters, book, read_already(registry, tonight, kept_beside(store))
     )
-    return {"base": base.tag, "night": tonight.night, "registry_commit": commit}
+    code = os.environ.get(COMMIT_VARIABLE, "")
+    return {"base": base.tag, **vars(tonight), "registry_commit": commit, "code": code}
 
 
 def _begin(registry: str, kept: Path | None, parameters: ResolveParameters) -> "tuple[Tonight, str]":
@@ -88,20 +90,29 @@ def _write_listing(
     import pandas as pd
 
     from components.ingest.arrivals import list_arrivals
+    from components.ingest.returned import list_returned
     from perception.selection.shards import in_shard
-    from perception.versioning.pool import known_arrivals, unread
+    from perception.versioning.pool import handed_out, known_arrivals, unread
 
     sources, size = parameters.sources, (parameters.height_px, parameters.width_px)
-    every = [list_arrivals(name, source, parameters.seed, size) for name, source in sources.items()]
+    look_up = partial(handed_out, book)
+    every = [
+        list_returned(name, source, look_up)
+        if source.labels == "drop"
+        else list_arrivals(name, source, parameters.seed, size)
+        for name, source in sources.items()
+    ]
     listing = pd.concat(every, ignore_index=True)
     known = known_arrivals(book, listing[["object"]])
     new = unread(listing, known)
     if already is not None:
         new = _recorded(new, already)
+    returned = look_up(new.object[new.source.isin([name for name, each in sources.items() if each.labels == "drop"])])
     for batch in range(parameters.batch_count):
         share = new[in_shard(new.drive_id, batch, parameters.batch_count)]
         (folder / str(batch)).mkdir()
         share.to_parquet(folder / str(batch) / "listing.parquet", index=False)
+        returned.to_parquet(folder / str(batch) / "handed_out.parquet", index=False)
     listed = known.merge(listing[["source", "object", "signature"]].drop_duplicates())
     listed[["source", "frame_id", "outcome"]].to_parquet(base / "listed.parquet", index=False)
     log(

@@ -22,7 +22,7 @@ def nightly() -> Graph:
     # An ensemble's disagreement chooses the frames to label.
     ensemble = task("ensemble", frames=frames, base=base)
     scores = each("shard", "score", frames=frames, base=base, ensemble=ensemble)
-    selection = task("select", frames=frames, base=base, scores=scores, gate="select")
+    selection = task("select", frames=frames, base=base, ensemble=ensemble, scores=scores, gate="select")
     comparison = task("compare", frames=frames, base=base, ensemble=ensemble, selection=selection)
 
     # They become the next data version.
@@ -39,7 +39,7 @@ def nightly() -> Graph:
 
     # The simulator teaches first, labels afterwards; the network shrinks while it learns, and is judged as it ships.
     adaptation = task("adapt", frames=frames, curated=curated, gate="adapt")
-    network = task("train_prune", frames=frames, curated=curated, adaptation=adaptation, gate="train_prune")
+    network = task("train_prune", frames=frames, base=base, curated=curated, adaptation=adaptation, gate="train_prune")
     compressed = task("compress", frames=frames, network=network, gate="compress")
     evaluation = task("evaluate", frames=frames, base=base, compressed=compressed, gate="evaluate")
 

@@ -22,6 +22,8 @@ from perception.versioning.settings import ReleasePolicy
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph
 from pipelines.kubeflow.schedule import Schedule
+from pipelines.prices import Prices
+from pipelines.season import SeasonParameters
 from pipelines.settings import COUNTS
 
 # What the engine gives a task, not params.yaml.
@@ -31,6 +33,8 @@ GIVEN = {
     "run",
     "profile",
     "settings",
+    "price_per_hour",
+    "currency",
     "final_status",
     "suite",
     *COUNTS,
@@ -68,7 +72,9 @@ def schema(night: Graph) -> dict[str, Any]:
         "sources": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Source"}},
         "release": {"$ref": "#/$defs/ReleasePolicy"},
         "cluster": {"$ref": "#/$defs/Cluster"},
+        "prices": {"$ref": "#/$defs/Prices"},
         "images": {"type": "object", "additionalProperties": {"type": "string"}},
+        "season": {"$ref": "#/$defs/SeasonParameters"},
     }
     night_of = {name: {"$ref": f"#/$defs/Profile/properties/{name}"} for name in sections}
     profiles = {"type": "object", "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Profile"}, {"type": "null"}]}}
@@ -104,12 +110,9 @@ def page(night: Graph) -> str:
     parts.append(_table("gate_NAME", gate, defined, but=GIVEN | {"bounds"}))
     for title, kind in {"sources.NAME": Source, "sources.NAME.world": World, "select.quotas": NamedQuota}.items():
         parts.append(_table(title, kind, defined))
-    for title, kind in {
-        "release": ReleasePolicy,
-        "cluster": Cluster,
-        "cluster.stages.NAME": Needs,
-        "schedule.yaml": Schedule,
-    }.items():
+    others = {"release": ReleasePolicy, "prices": Prices, "cluster": Cluster, "cluster.stages.NAME": Needs}
+    others |= {"schedule.yaml": Schedule, "season": SeasonParameters}
+    for title, kind in others.items():
         parts.append(_table(title, kind, defined))
     return "\n".join(part for part in parts if part)
 
@@ -132,7 +135,7 @@ def meanings(kind: type) -> dict[str, str]:
 def _definitions(night: Graph) -> dict[str, dict[str, Any]]:
     """Return the JSON schema of every parameter class by its name, with what its comments say."""
     kinds = {task.stage.parameters for task in night.tasks.values()} | {FrameParameters, LearningParameters}
-    kinds |= {Source, World, NamedQuota, ReleasePolicy, Cluster, Needs, Schedule}
+    kinds |= {Source, World, NamedQuota, Prices, ReleasePolicy, Cluster, Needs, Schedule, SeasonParameters}
     _, found = models_json_schema([(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)])
     defined: dict[str, dict[str, Any]] = found["$defs"]
     for kind in kinds:

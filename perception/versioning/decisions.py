@@ -27,6 +27,7 @@ from perception.versioning.repository import push_commit, trailers
 
 DECISIONS = "decisions"  # the folder with a file for each
 MOVES = ("promote", "rollback")  # actions that make a version current
+PROPOSED = "proposed"  # where a version stands that waits for a decision
 
 
 class Stale(InputError):
@@ -48,6 +49,18 @@ class Decision:
     policy: str | None = None  # text of the policy that decided; None: people did
     policy_sha256: str | None = None  # of that text
     format: int = FORMAT
+
+
+def standing(tag: str, current: str | None, decisions: Sequence[Decision]) -> str:
+    """Return where a version stands: current, was current, rejected, or proposed where nobody has decided about it.
+
+    current: tag of the current one. decisions: all, oldest first.
+    """
+    if tag == current:
+        return "current"
+    actions = [each.action for each in decisions if each.tag == tag and each.action != "release"]
+    stands = {"promote": "was current", "rollback": "was current", "reject": "rejected"}
+    return stands[actions[-1]] if actions else PROPOSED
 
 
 def promote(

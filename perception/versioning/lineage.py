@@ -109,8 +109,15 @@ def deletion_impact(registry: str | Path, history: pd.DataFrame) -> dict[str, An
 
 
 def _models_trained_on(registry: str | Path, tags: Collection[str]) -> list[str]:
-    """Give the networks that the registry keeps and that learned from some versions, by their hash's first digits."""
+    """Give the networks that the registry keeps and that learned from some versions, or went on from one that did, by their
+    hash's first digits.
+    """
     with shallow_clone(registry) as clone:
         paths = [path for path in paths_in(clone, "models") if path.endswith(".json")]
-        records = [record_at(clone, path, StoredModel) for path in paths]
-    return sorted(record.model_sha256[:16] for record in records if record and record.tag in tags)
+        records = [record for path in paths if (record := record_at(clone, path, StoredModel))]
+    found = {record.model_sha256 for record in records if record.tag in tags}
+    heirs = found
+    while heirs:
+        heirs = {each.model_sha256 for each in records if each.facts.get("started_from_model") in heirs} - found
+        found |= heirs
+    return sorted(sha256[:16] for sha256 in found)

@@ -15,6 +15,7 @@ from pipelines.commands.options import PATH
 
 if TYPE_CHECKING:
     from perception.versioning.models import Champion, Proposal
+    from perception.versioning.trend import ListedNight
 
 LATEST = Path(__file__).parents[2] / "runs" / "latest"
 
@@ -58,8 +59,8 @@ manifest_option = click.option(
 base_option = click.option("--base", metavar="TAG", help="The version to compare with; default: what is current.")
 
 
-def _signed(required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the decorator of a command that writes a decision: --by and --reason."""
+def signed(required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the decorator of a command that writes what people decided: --by and --reason."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         reason = click.option("--reason", required=required, default="", metavar="TEXT", help="Why.")
@@ -110,7 +111,7 @@ def _latest(registry: str) -> str:
 @registry_option
 @version_option
 @manifest_option
-@_signed()
+@signed()
 @click.option(
     "--model",
     type=click.Choice(("auto", "release", "keep", "only")),
@@ -181,7 +182,7 @@ def _reviewed(version: str, manifest: str) -> str:
 @registry_option
 @version_option
 @manifest_option
-@_signed()
+@signed()
 def reject(registry: str, version: str, manifest: str, by: list[str], reason: str) -> None:
     """Record that a data version must never be released."""
     from perception.versioning.decisions import reject as decide
@@ -193,7 +194,7 @@ def reject(registry: str, version: str, manifest: str, by: list[str], reason: st
 @click.command(epilog="Example: nightdrive rollback --by 'Ada Lovelace' --reason 'complaints from the test track'")
 @registry_option
 @click.option("--version", metavar="TAG", help="What becomes current again; default: the one before.")
-@_signed()
+@signed()
 def rollback(registry: str, version: str | None, by: list[str], reason: str) -> None:
     """Move the released pointers back; nothing is computed."""
     from perception.versioning.decisions import rollback as decide
@@ -217,23 +218,42 @@ def versions(registry: str) -> None:
         print(f"{version.tag:<44} {version.frames:>9,} frames {version.new_bytes / 1e6:>9.1f} MB new  {marks}")
 
 
+_NIGHTS = "{:<10} {:<14} {:<11} {:<28} {:>8} {:>7} {:>6}  {:<22} {:<19} {:<11} {:>6} {:>10}"
+_NIGHT_COLUMNS = (
+    *("date", "night", "status", "base", "new", "chosen", "mIoU", "worst condition", "verdict", "decision", "hours"),
+    "cost",
+)
+
+
 @click.command(epilog="Example: nightdrive nights")
 @registry_option
-def nights(registry: str) -> None:
-    """List the nights, oldest first: what each took in, chose, measured, and how long it took."""
-    from perception.versioning.nights import read_nights
+@click.option(
+    "--out", type=PATH, default=LATEST.with_name("nights.html"), metavar="FILE", help="The page of the trend."
+)
+def nights(registry: str, out: Path) -> None:
+    """List the nights, oldest first: what each took in, chose, measured and cost, and what was decided; draw the trend."""
+    from perception.data.files import replace_file
+    from perception.reporting.nights_page import render_nights
+    from perception.versioning.trend import read_trend
 
-    form = "{:<14} {:<10} {:<11} {:<28} {:>8} {:>7} {:>6}  {:<20} {:<20} {:>6}"
-    print(
-        form.format("night", "date", "status", "base", "new", "chosen", "mIoU", "worst condition", "verdict", "hours")
-    )
-    for night in read_nights(registry):
-        got = night.figures
-        hours = None if got.seconds is None else f"{got.seconds / 3600:.2f}"
-        miou = None if got.miou is None else f"{got.miou:.3f}"
-        began = (night.night, night.date, night.status, night.base, got.new_frames, got.chosen_frames)
-        row = (*began, miou, got.worst_condition, got.verdict, hours)
-        print(form.format(*("-" if value is None else str(value) for value in row)))
+    listed = read_trend(registry)
+    print(_NIGHTS.format(*_NIGHT_COLUMNS))
+    for each in listed:
+        print(_NIGHTS.format(*("-" if value is None else str(value) for value in _night_row(each))))
+    try:
+        replace_file(out, render_nights(listed, registry).encode())
+    except OSError as error:
+        raise InputError(f"OUT={out}: cannot be written ({error.strerror}); choose another file") from None
+    print(f"the trend: {out}")
+
+
+def _night_row(listed: "ListedNight") -> tuple[Any, ...]:
+    night, got = listed.night, listed.night.figures
+    hours = None if got.seconds is None else f"{got.seconds / 3600:.2f}"
+    miou = None if got.miou is None else f"{got.miou:.3f}"
+    cost = None if got.cost is None else f"{got.cost:.2f} {got.currency}"
+    began = (night.date, night.night, night.status, night.base, got.new_frames, got.chosen_frames)
+    return (*began, miou, got.worst_condition, got.verdict, listed.decision, hours, cost)
 
 
 @click.command(epilog="Example: nightdrive history")
@@ -377,7 +397,7 @@ def restore(folder: Path, registry: str, remote: str) -> None:
 @registry_option
 @click.option("--days", default=30, show_default=True, help="Younger versions are kept.")
 @click.option("--plan", metavar="HASH", help="Of the dry run that you looked at; without it, this is one.")
-@_signed(required=False)
+@signed(required=False)
 def retire(registry: str, days: int, plan: str | None, by: list[str], reason: str) -> None:
     """Show which versions retention would retire; do it where --plan names what was shown."""
     from perception.versioning.upkeep import RetentionPolicy, apply_retention, plan_retention

@@ -23,6 +23,7 @@ from components.stage.learning import COMMIT_VARIABLE
 from components.stage.program import EXIT_DONE, EXIT_FAILED, EXIT_OF_STATUS, STATUS_OF_EXIT
 from components.stage.records import RECORDS_VARIABLE, read_records
 from components.stage.registry import all_stages
+from components.stage.source_hash import source_hashes
 from components.stage.surroundings import own_environment
 from components.stage.usage import Usage
 from components.stage.warm import warm_processes
@@ -31,7 +32,6 @@ from perception.errors import InputError
 from perception.versioning.processes import git_at, scratch_folder
 from pipelines.graph import NEWS, NOTHING_NEW, Graph, Task
 from pipelines.local.dvc_file import dvc_file, folder_of, outputs_of
-from pipelines.local.source_hash import source_hashes
 from pipelines.settings import COUNTS
 
 ROOT = Path(__file__).parents[2]

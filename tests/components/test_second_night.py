@@ -23,6 +23,7 @@ from perception.versioning.ledger import read_events, state
 from perception.versioning.nights import Night, Used
 from perception.versioning.pool import ARRIVALS
 from perception.versioning.replay import registry_as_of
+from tests.components.intake import untrained_ensemble
 from tests.footage import write_footage
 from tests.perception.versioning.heads import head_of
 
@@ -37,6 +38,7 @@ class Fleet:
         self.told: dict[str, dict[str, Any]] = {}  # by night: what its stages told
         write_footage(root / "footage", 3, 4, 3, HEIGHT, WIDTH)
         (root / "drops").mkdir()
+        untrained_ensemble(root / "ensemble")
         fleet = {"format": "scenes_folder", "path": str(root / "footage"), "split": "pool", "labels": labels}
         drops = {"format": "label_drop", "path": str(root / "drops"), "split": "train", "labels": "drop"}
         self.sources = {"fleet": fleet | {"domain": "real"}, "drops": drops | {"domain": "real"}}
@@ -52,7 +54,8 @@ class Fleet:
         self._run(ingest, given, place, {"arrivals": "arrivals/0"}, ("arrived",))
         self._run(gather, given, place, {"arrived": "arrived", "base": "base"}, ("frames",))
         self._score(place)
-        self._run(select, given, place, {"frames": "frames", "base": "base", "scores": "scores"}, ("selection",))
+        taken = {"frames": "frames", "base": "base", "scores": "scores", "ensemble": "../ensemble"}
+        self._run(select, given, place, taken, ("selection",))
         taken = {"frames": "frames", "base": "base", "selection": "selection"}
         self._run(curate, given, place, taken, ("curated",))
         if publishes:
@@ -160,7 +163,7 @@ def test_frames_at_annotators_are_not_chosen_again_and_one_wrong_label_stops_not
     again = pd.read_parquet(second / "selection" / "selected.parquet").frame_id
     assert not set(again) & set(ids)
     assert fleet.state().status[ids].tolist() == ["accepted", "rejected", "open", "open"]
-    corrections = pd.read_csv(second / "curated" / "corrections.csv")
+    corrections = pd.read_csv(second / "frames" / "corrections.csv")
     assert corrections[["who", "frame_id"]].to_numpy().tolist() == [["Ada", ids[1]]]
     (version,) = pd.read_parquet(second / "curated" / "version" / "manifest.parquet").to_dict("records")
     assert version["frame_id"] == ids[0] and version["label_drop"].endswith("/Ada/2026-12-01")

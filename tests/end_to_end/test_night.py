@@ -278,6 +278,11 @@ def test_a_second_night_reads_what_is_new_and_keeps_what_waits_and_run_again_rep
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["data"]["parent"]) == ("done", promoted)
+    assert summary["model"]["started_from"] == "champion"
+    assert summary["model"]["miou_start"] == night.figures["model"]["miou_dense"]
+    for name in ("source_only", "detector"):
+        mine, before = (place / "adaptation" / f"{name}.safetensors" for place in (run, night.run))
+        assert mine.read_bytes() == before.read_bytes()
     read = pd.concat([pd.read_parquet(path) for path in (run / "arrivals").glob("*/listing.parquet")])
     assert read.object.tolist() == [frame_id]
     frames = pd.read_parquet(run / "frames" / "manifest.parquet")

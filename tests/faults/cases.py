@@ -372,6 +372,7 @@ def second_on_one_folder(folder: Path) -> str:
 
     run = folder / "locked" / "smoke"
     run.mkdir(parents=True)
+    (run / "night.json").write_text('{"date": "2026-11-30", "profile": "smoke"}')
     said = io.StringIO()
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -380,7 +381,7 @@ def second_on_one_folder(folder: Path) -> str:
     clear_enough = code == EXIT_BAD_INPUT and "another night is running" in said.getvalue()
     return (
         "error"
-        if clear_enough and sorted(run.iterdir()) == [run / ".lock"]
+        if clear_enough and sorted(run.iterdir()) == [run / ".lock", run / "night.json"]
         else f"second night: {code}, {said.getvalue()!r}"
     )
 
@@ -501,7 +502,7 @@ def spoilt_blobs(folder: Path, undisturbed: Undisturbed) -> Count:
     frames = pd.read_parquet(run / "frames" / "manifest.parquet")
     labelled = frames[(frames.split == "train") & (frames.source == "fleet")].iloc[0]
     listings = {path.parent.name: pd.read_parquet(path) for path in (run / "arrivals").glob("*/listing.parquet")}
-    (batch,) = [name for name, listing in listings.items() if labelled.frame_id in set(listing.frame_id)]
+    (batch,) = [name for name, listing in listings.items() if labelled.frame_id in set(listing.object)]
     blob = store / labelled.image_uri
     good = blob.read_bytes()
     for how in SPOILERS:

@@ -14,6 +14,7 @@ from perception.versioning.ledger import (
     LEDGER,
     events_of,
     fresh_frames,
+    open_batches,
     open_frames,
     overdue,
     read_events,
@@ -164,3 +165,20 @@ def test_two_nights_at_once_never_open_one_frame_twice(registry):
     assert states(registry) == {"a": "open", "c": "open"}
     first = write(registry, "mine", event("opened", "b", batch="batch-7"))
     assert write(registry, "mine", event("opened", "b", batch="batch-7")) == first, "run again, it is the same entry"
+
+
+def test_batches_are_counted_while_a_frame_of_them_is_at_an_annotator():
+    later = WHEN + timedelta(days=5)
+    events = [
+        event("opened", "a", "b", "c", due=DUE, prelabel_uri="x"),
+        event("opened", "d", batch="batch-2", due=(later + timedelta(days=9)).date(), when=later),
+        event("opened", "e", batch="batch-3", due=DUE),
+        event("returned", "a", "b", "e", batch=["batch-1", "batch-1", "batch-3"]),
+        event("accepted", "a", "e", batch=["batch-1", "batch-3"]),
+        event("rejected", "b", why="no class"),
+    ]
+    table = pd.concat([nothing(), *events], ignore_index=True)
+    rows = open_batches(state(table.assign(due=pd.to_datetime(table.due))), later)
+    told = rows[["batch", "frames", "open", "rejected", "accepted", "overdue"]].to_numpy().tolist()
+    assert told == [["batch-1", 3, 1, 1, 1, 2], ["batch-2", 1, 1, 0, 0, 0]]
+    assert rows.since.tolist() == [pd.Timestamp(WHEN), pd.Timestamp(later)]
