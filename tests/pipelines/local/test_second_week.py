@@ -67,7 +67,6 @@ class Story:
             manifest_sha256=version.manifest_sha256,
             names=["Ada"],
             reason="looked",
-            base=version.parent,
         )
 
 
