@@ -36,7 +36,7 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     """Write the night's frames folder, in taken/ what it adds to the pool of record, in labels.parquet what came back, and in
     corrections.csv which labels go back to their annotators.
 
-    Gives news as "some" or "nothing", tells how many files were new, repeated, a clash or rejected.
+    Gives news as "some" or "nothing", tells how many frames wait in the pool, and how many files were new, repeated, a clash or rejected.
     """
     from dataclasses import replace
 
@@ -71,7 +71,8 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     what = [name for name in ("new", "relabelled", "labels") if counts[name]] + list(unused)
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     log(f"{len(night.manifest)} frames tonight; files: {told or 'none unread'}; news: {', '.join(what) or 'none'}")
-    return {"news": "some" if what else "nothing", **counts}
+    waiting = int((night.manifest.split == "pool").sum())
+    return {"news": "some" if what else "nothing", "pool": waiting, **counts}
 
 
 def _together(known: "Intake", taken: "Intake") -> "Intake":
@@ -114,7 +115,7 @@ STAGE = Stage(
     outputs=(
         Port(
             name="frames",
-            about="the night's frames: manifest, profile, rejected files, hidden labels; taken/: what is new for the registry; corrections.csv: labels that go back",
+            about="tonight's frames: manifest, profile, rejected and hidden; taken/: what is new; corrections.csv: labels that go back",
             gate_table=True,
         ),
     ),
