@@ -79,7 +79,7 @@ def load_settings(
     shared |= {f"{over}_count": settings[name] for over, name in COUNTS.items()}
     sections = {task.name: _section(task, settings[task.name], shared) for task in night.tasks.values()}
     if "report" in sections:
-        sections["report"]["settings"] = _flat(sections)
+        sections["report"]["settings"] = _shown(sections)
         sections["report"] |= {"price_per_hour": prices.by_task(night, cluster), "currency": prices.currency}
     kept = (*COUNTS.values(), "images", "cluster", "season")
     return {name: settings[name] for name in kept} | {"sources": sources, "profile": profile} | sections
@@ -105,9 +105,7 @@ def changed_settings(settings: Mapping[str, Any], night: Graph, overrides: Seque
     for task in night.tasks.values():
         own = sections[task.name] | ({task.over: 0} if task.over else {})
         build_parameters(task.stage.parameters, own, where=task.name)
-    sections["report"]["settings"] = _flat(
-        {name: {key: each for key, each in section.items() if key != "settings"} for name, section in sections.items()}
-    )
+    sections["report"]["settings"] = _shown(sections)
     return changed
 
 
@@ -172,10 +170,11 @@ def _refuse_passwords(values: Mapping[Any, Any], where: str = "") -> None:
             )
 
 
-def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return every parameter of the night as text, by its dotted name."""
+def _shown(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the parameters of the night that its report lists, as text, by their dotted names."""
     named = {f"{task}.{name}": value for task, section in sections.items() for name, value in section.items()}
-    return {name: str(value) for name, value in sorted(named.items()) if not name.endswith(".sources")}
+    hidden = {"report.settings", "report.price_per_hour", "report.currency", *(f"{task}.sources" for task in sections)}
+    return {name: str(value) for name, value in sorted(named.items()) if name not in hidden}
 
 
 def _layered(written: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from pipelines.settings import COUNTS, changed_settings
 
 REGISTRY = "registry.git"  # in the replay's folder: as the night found it
 PAGE = "replay.html"
-_NOT_COMPARED = ("run", "stages", "data.version", "data.manifest_sha256", "data.parent")  # nothing is published
+# Nothing is published, and the ledger is left alone.
+_NOT_COMPARED = ("run", "stages", "data.version", "data.manifest_sha256", "data.parent", "pool.open_at_annotators")
 _TIMES = ("seconds", "latency_ms")  # differ from run to run
 
 

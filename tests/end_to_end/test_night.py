@@ -309,8 +309,9 @@ def test_a_night_in_which_nothing_is_new_is_a_good_night(
     assert set(moments(run)) == {"resolve", "gather", "report", *(f"ingest@{number}" for number in range(batches))}
     assert not (run / "ensemble").exists() and not (run / "version").exists()
     assert promoted in done.stdout + (run / "report.html").read_text()
-    assert main(["nights", "--registry", str(night.run.parent / "registry" / "smoke.git")]) == 0
-    listed = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [(name, status) for name, _, status in listed] == [
+    registry, page = night.run.parent / "registry" / "smoke.git", night.run.parent / "nights.html"
+    assert main(["nights", "--registry", str(registry), "--out", str(page)]) == 0
+    listed = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[1:-1]]
+    assert [(name, status) for _, name, status in listed] == [
         ("quiet", "nothing_new"), ("second", "done"), ("smoke", "done"),
     ]  # fmt: skip
