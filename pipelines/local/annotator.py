@@ -72,7 +72,9 @@ def label_on_arrival(
     listing = list_arrivals("season", footage, 0, (0, 0))
     listed, opened = listing[listing.object.isin(frame_ids)], open_store(store)
     settings = IntakeSettings(source="season", split="pool", domain=footage.domain, labels="none", taxonomy=taxonomy)
-    frames = admit_frames(arrivals(footage, listed, opened, 0, (0, 0)), len(listed), opened, settings).manifest
+    frames = admit_frames(arrivals(footage, listed, 0, (0, 0)), len(listed), opened, settings).manifest
     with scratch_folder() as batch:
-        write_batch(frames.assign(rank=range(len(frames)), reason="arrived with its label"), opened, batch, taxonomy)
+        write_batch(
+            frames.assign(rank=range(len(frames)), reason="arrived with its label"), {}, opened, batch, taxonomy
+        )
         send(batch, dict(hidden_labels(season, frame_ids)), day, drop)

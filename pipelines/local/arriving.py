@@ -46,15 +46,14 @@ def write_arriving(
     """
     from components.ingest.arrivals import arrivals, list_arrivals
     from perception.data.shards import write_shard
-    from perception.data.store import open_store
 
     listing = list_arrivals("season", source, seed, size)
     for night, listed in enumerate(in_nights(listing, nights, stretch_frames), start=1):
         footage, labels = (folder / kind / f"{night}.tar" for kind in ("footage", "labels"))
         if footage.exists():
             continue
-        wanted, store = set(listed.object), open_store(str(folder / "store"))
-        arriving = [each for each in arrivals(source, listed, store, seed, size) if each.facts.frame_id in wanted]
+        wanted = set(listed.object)
+        arriving = [each for each in arrivals(source, listed, seed, size) if each.facts.frame_id in wanted]
         write_shard(((each.facts.frame_id, {LABEL: _label(each, taxonomy)}) for each in arriving), labels)
         write_shard(
             ((each.facts.frame_id, _files(each)) for each in arriving), footage

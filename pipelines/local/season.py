@@ -41,8 +41,13 @@ _AT_RANDOM = (
     "select.duplicate_gap_s=0",
     "select.duplicate_gap_frames=0",
 )
-# An arm never meets another's registry.
-_APART = ("common.store=../store", "common.registry=../registry.git", "common.remote=../remote")
+_APART = (  # an arm never meets another's registry, and nobody is there to release anything
+    "common.store=../store",
+    "common.registry=../registry.git",
+    "common.remote=../remote",
+    "release.data=when_gates_pass",
+    "release.network=when_verdict_promotes",
+)
 Work = Callable[[Graph, Path, Mapping[str, Any]], int]
 
 
@@ -126,7 +131,6 @@ def run_season(season: Season, arms: Sequence[Arm], work: Work = run_night) -> i
             code = _run_night(season, arm, number, work)
             if code not in (EXIT_DONE, EXIT_REFUSED):
                 return code
-        release(season.night(arm, season.nights))
     return EXIT_DONE
 
 
@@ -138,8 +142,6 @@ def status_of(night: Path) -> str | None:
 
 def _run_night(season: Season, arm: Arm, number: int, work: Work) -> int:
     folder, started = season.night(arm, number), time.monotonic()
-    if number > 1 and not folder.exists():
-        release(season.night(arm, number - 1))
     overrides = [*season.overrides, *arm.overrides, *_let_arrive(season, arm, number)]
     settings = load_settings(season.graph, season.profile, overrides, season.data, run=folder.name, date=folder.name)
     code = work(season.graph, folder, settings)
@@ -182,24 +184,6 @@ def _label_first(season: Season, arm: Arm, number: int, footage: Source) -> None
     store, drop = str(place / "store"), place / "drops" / f"{number}-arrived"
     labelled, day = set(ids[: max(0, wanted)]), night_date(number)
     label_on_arrival(season.folder, footage, labelled, season.taxonomy, store, day, drop)
-
-
-def release(night: Path) -> None:
-    """Release a night's data version where its gates passed, and its network where the verdict promotes it."""
-    from perception.versioning.decisions import promote
-
-    summary = json.loads((night / "summary.json").read_text())
-    version, verdict = summary["data"]["version"], summary["promotion"]["decision"]
-    if summary["status"] == "done":
-        promote(
-            night.parent / "registry.git",
-            version,
-            manifest_sha256=summary["data"]["manifest_sha256"],
-            names=["The season's rule"],
-            reason=f"its gates passed; the verdict on its network: {verdict}",
-            base=summary["data"]["parent"],
-            release=verdict == "promote",
-        )
 
 
 # --- what came of it

@@ -169,7 +169,8 @@ CURATE = FRAMES | {
 SELECT = {
     # each column of this small table is also looked at by other rules
     "columns_present": Fault(
-        lambda table: table.drop(columns="rank"), frozenset({"numbers_finite", "rank_unique", "rank_within_budget"})
+        lambda table: table.drop(columns="rank"),
+        frozenset({"values_present", "numbers_finite", "rank_unique", "rank_within_budget"}),
     ),
     "values_present": Fault(put("in_pool", None)),
     "budget_exact": Fault(drop(1)),
@@ -177,7 +178,7 @@ SELECT = {
     "chosen_from_pool": Fault(put("in_pool", False)),
     "not_labelled_before": Fault(put("in_labelled", True)),
     "split_is_pool": Fault(put("split", "test")),
-    "numbers_finite": Fault(put("score", np.nan)),
+    "numbers_finite": Fault(put("score", np.nan), frozenset({"values_present"})),
     "rank_unique": Fault(same("rank")),
     "rank_within_budget": Fault(put("rank", 0)),
     "scores_differ": Fault(put("score", 1.0, None)),

@@ -17,6 +17,7 @@ from components.ingest.sources import Source
 from components.stage.program import EXIT_DONE, EXIT_REFUSED
 from perception.errors import InputError
 from perception.reporting.season_page import SeasonNight, labels_to_reach, reached, render_season
+from perception.versioning.decisions import promote
 from perception.versioning.growing import open_book
 from perception.versioning.ledger import read_events, state
 from perception.versioning.registry import resolve
@@ -37,13 +38,22 @@ def small_season(runs: Path, *overrides: str, nights: int = 3) -> Season:
     return open_season(runs, nightly(), "season", "", [*SMALL, *overrides], nights)
 
 
-def work(_graph: Graph, folder: Path, settings: Mapping[str, Any]) -> int:
-    """Do a night's work but for training, and tell what releases need."""
+def data_only(_graph: Graph, folder: Path, settings: Mapping[str, Any], status: str = "done") -> dict[str, Any]:
+    """Do a night's work but for training and releases; return what its version is."""
     data_night(folder, settings)
-    version = json.loads((folder / "version" / "version.json").read_text())
+    version: dict[str, Any] = json.loads((folder / "version" / "version.json").read_text())
     data = {"version": version["tag"], "manifest_sha256": version["manifest_sha256"], "parent": version["parent"]}
-    summary = {"status": "done", "data": data, "promotion": {"decision": "hold", "reason": None}, "run": folder.name}
+    summary = {"status": status, "data": data, "promotion": {"decision": "hold", "reason": None}, "run": folder.name}
     (folder / "summary.json").write_text(json.dumps(summary))
+    return version
+
+
+def work(graph: Graph, folder: Path, settings: Mapping[str, Any]) -> int:
+    """Do a night's work but for training, and release its data as propose does by the season's policy."""
+    assert settings["propose"]["release"]["data"] == "when_gates_pass"
+    version = data_only(graph, folder, settings)
+    registry, manifest = folder.parent / "registry.git", version["manifest_sha256"]
+    promote(registry, version["tag"], manifest_sha256=manifest, names=["policy"], reason="gates", release=False)
     return EXIT_DONE
 
 
@@ -173,9 +183,7 @@ def test_a_refused_night_is_over_and_releases_nothing(tmp_path: Path) -> None:
     season = small_season(tmp_path, nights=2)
 
     def refused(graph: Graph, folder: Path, settings: Mapping[str, Any]) -> int:
-        work(graph, folder, settings)
-        summary = json.loads((folder / "summary.json").read_text())
-        (folder / "summary.json").write_text(json.dumps(summary | {"status": "refused"}))
+        data_only(graph, folder, settings, "refused")
         return EXIT_REFUSED
 
     assert run_season(season, (CHOSEN,), refused) == EXIT_DONE
