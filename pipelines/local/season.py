@@ -215,9 +215,17 @@ def _labels(manifest: Path) -> int | None:
 
 
 def tell_season(season: Season, arms: Sequence[Arm]) -> str:
-    """Return the table of all nights; write season.html where random choice was run beside, and say what it shows."""
+    """Return the table of all nights; write nights.html, the trend of the nights that choose, and season.html where random
+    choice was run beside, and say what that shows.
+    """
+    from perception.reporting.nights_page import render_nights
+    from perception.versioning.trend import read_trend
+
     told = {arm: nights_of(season, arm) for arm in arms}
-    lines = [_table({arm.name: nights for arm, nights in told.items()})]
+    lines, trend = [_table({arm.name: nights for arm, nights in told.items()})], season.folder / "nights.html"
+    listed = read_trend(season.folder / CHOSEN.name / "registry.git")
+    replace_file(trend, render_nights(listed, f"season {season.folder.name}").encode())
+    lines.append(f"trend   {trend}")
     if RANDOM in told:
         page = season.folder / "season.html"
         compared = {arm.name: told[arm] for arm in (CHOSEN, RANDOM)}

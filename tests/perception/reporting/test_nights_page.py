@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from perception.reporting.nights_page import MAX_NIGHTS, render_nights
+from perception.versioning.nights import NightFigures
 from tests.perception.reporting.made_up_nights import ENDED, made_up
 
 
@@ -61,6 +62,16 @@ def test_few_and_many_nights() -> None:
     many = [first] * (MAX_NIGHTS + 7)
     html = render_nights(many, "r")
     assert len(rows(html)) == MAX_NIGHTS and f"the latest of {MAX_NIGHTS + 7}" in html
+
+
+def test_nights_that_measured_nothing_say_so() -> None:
+    nights = [
+        dataclasses.replace(each, night=dataclasses.replace(each.night, figures=NightFigures())) for each in made_up(2)
+    ]
+    html = render_nights(nights, "r")
+    assert "<polyline" not in html
+    assert "mIoU on the frozen test set, %: not measured" in html and html.count(">not measured</dd>") == 5
+    assert {cell for row in rows(html) for cell in row[3:8]} == {"–"}
 
 
 def test_a_page_needs_nothing_else_and_trusts_no_name() -> None:

@@ -163,6 +163,7 @@ def test_every_night_reads_what_is_new_and_starts_from_what_was_released(played:
     current = resolve(season.folder / "chosen" / "registry.git")
     assert current is not None and current.tag == versions[2], "the last night is released too"
     assert "2026-01-03" in tell_season(season, (CHOSEN,))
+    assert "2026-01-03" in (season.folder / "nights.html").read_text(), "it ends with the trend"
 
 
 def test_labels_come_back_a_night_later_and_those_that_were_not_whole_after_another(played: Played) -> None:
