@@ -153,6 +153,7 @@ INGEST = FRAMES | {
     "real_width_as_agreed": Fault(put("width_px", 48, split="pool")),
     "real_height_as_agreed": Fault(put("height_px", 48, split="pool")),
     "footage_is_fresh": Fault(older),
+    "returned_labels_sound": Fault(put("returned", False, 11, drive_id="carC")),
     "test_covers_times_of_day": Fault(put("time_of_day", "day", None, split="test")),
     "test_covers_weathers": Fault(put("weather", "rain", None, split="test")),
 }

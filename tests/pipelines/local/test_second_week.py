@@ -136,7 +136,7 @@ def test_one_wrong_label_of_four_stops_nothing_and_goes_back_to_its_annotator(st
     *sound, wrong = story.asked("first")
     known = state(read_events(open_book(story.registry))).set_index("frame_id")
     assert known.status[[*sound, wrong]].tolist() == ["accepted"] * 3 + ["rejected"]
-    corrections = pd.read_csv(story.root / "runs" / "second" / "curated" / "corrections.csv")
+    corrections = pd.read_csv(story.root / "runs" / "second" / "frames" / "corrections.csv")
     assert corrections[["who", "frame_id"]].to_numpy().tolist() == [[NAME, wrong]]
 
 
