@@ -362,5 +362,7 @@ def test_the_library_is_imported_by_the_judgement_alone():
 def test_a_table_without_its_columns_is_bad_input_and_no_verdict(good, tmp_path):
     table, parameters = good("ingest")
     table.drop(columns=["dhash", "returned", "split"]).to_parquet(tmp_path / "gate.parquet")
-    with pytest.raises(InputError, match=r"gate\.parquet has no column dhash, returned, split, which suite ingest judges"):
+    with pytest.raises(
+        InputError, match=r"gate\.parquet has no column dhash, returned, split, which suite ingest judges"
+    ):
         judge_folders([tmp_path], "ingest", parameters, today="2026-11-23")
