@@ -93,7 +93,8 @@ def changed_settings(settings: Mapping[str, Any], night: Graph, overrides: Seque
     changed = copy.deepcopy(dict(settings))
     for override in overrides:
         section, _, rest = override.partition(".")
-        having = [task.name for task in night.tasks.values() if _has(task, rest.partition("=")[0])]
+        parameter = rest.partition("=")[0].partition(".")[0]
+        having = [task.name for task in night.tasks.values() if _has(task, parameter)]
         named = having if section == "common" else [section] if section in night.tasks else []
         if not named:
             raise InputError(
@@ -101,11 +102,10 @@ def changed_settings(settings: Mapping[str, Any], night: Graph, overrides: Seque
             )
         for name in named:
             _override(changed, f"{name}.{rest}")
-    sections = {name: changed[name] for name in night.tasks}
+            changed["report"]["settings"][f"{name}.{parameter}"] = str(changed[name].get(parameter))
     for task in night.tasks.values():
-        own = sections[task.name] | ({task.over: 0} if task.over else {})
+        own = changed[task.name] | ({task.over: 0} if task.over else {})
         build_parameters(task.stage.parameters, own, where=task.name)
-    sections["report"]["settings"] = _shown(sections)
     return changed
 
 

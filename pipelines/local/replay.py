@@ -19,9 +19,9 @@ from pipelines.settings import COUNTS, changed_settings
 
 REGISTRY = "registry.git"  # in the replay's folder: as the night found it
 PAGE = "replay.html"
-# Nothing is published, and the ledger is left alone.
+# Of these a replay has none: it publishes nothing.
 _NOT_COMPARED = ("run", "stages", "data.version", "data.manifest_sha256", "data.parent", "pool.open_at_annotators")
-_TIMES = ("seconds", "latency_ms")  # differ from run to run
+_TIMES = ("seconds", "cost", "latency_ms")  # differ from run to run
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from components.stage.usage import Usage
 from components.stage.warm import warm_processes
 from perception.data.files import replace_file
 from perception.errors import InputError
+from perception.reporting.outside import METRICS, MLFLOW, WEBHOOK
 from perception.versioning.processes import git_at, scratch_folder
 from pipelines.graph import NEWS, NOTHING_NEW, Graph, Task
 from pipelines.local.dvc_file import dvc_file, folder_of, outputs_of
@@ -62,7 +63,7 @@ def run_night(night: Graph, run: Path, settings: Mapping[str, Any]) -> int:
 
 
 def repeat_night(night: Graph, run: Path, settings: Mapping[str, Any]) -> int:
-    """Run a night as run_night does, but none of the tasks that write the registry; `latest` stays where it is."""
+    """Run a night as run_night does, but none of the tasks that write the registry, and tell nobody; `latest` stays where it is."""
     writers = {task.name for task in night.tasks.values() if task.writes_registry}
     rest = [task for task in night.tasks.values() if task.name not in writers | night.downstream(writers)]
     leaves = [task.name for task in rest if not any(task.name in other.sources() for other in rest)]
@@ -71,7 +72,8 @@ def repeat_night(night: Graph, run: Path, settings: Mapping[str, Any]) -> int:
         with _warm(run) as environment:
             code = _reproduce(run, environment, *leaves)
             behind = set() if code == EXIT_DONE else _left_behind(night, run)
-            _tell_without_engine(night, run, writers | behind, environment)
+            unheard = {name: value for name, value in environment.items() if name not in (WEBHOOK, MLFLOW, METRICS)}
+            _tell_without_engine(night, run, writers | behind, unheard)
         _show_report(run)
     return code
 

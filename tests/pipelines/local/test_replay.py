@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from perception.errors import InputError
+from perception.reporting.outside import WEBHOOK
 from perception.reporting.replay_page import FigurePair, render_replay
 from perception.versioning.nights import Night, Used, record_night
 from perception.versioning.registry import create_registry
@@ -39,9 +40,11 @@ def recorded(tmp_path: Path) -> Path:
 def replayed(monkeypatch: pytest.MonkeyPatch, summary: dict[str, object]) -> list[tuple[str, ...]]:
     """Let the engine be asked and write this summary."""
     asked: list[tuple[str, ...]] = []
+    monkeypatch.setenv(WEBHOOK, "http://127.0.0.1:9/channel")
     monkeypatch.setattr(engine, "_reproduce", lambda _run, _environment, *what: asked.append(what) or 0)
 
-    def tell(_night: object, run: Path, left_out: set[str], _environment: object) -> int:
+    def tell(_night: object, run: Path, left_out: set[str], environment: dict[str, str]) -> int:
+        assert WEBHOOK not in environment, "a replay is nobody's news"
         asked.append(tuple(sorted(left_out)))
         (run / "report").mkdir(exist_ok=True)
         (run / "report" / "summary.json").write_text(json.dumps(summary))
