@@ -41,7 +41,7 @@ _TAKES: dict[str, dict[str, str]] = {
     "resolve": {},
     "ingest": {"arrivals": "arrivals/*"},
     "gather": {"arrived": "arrived/*", "base": "base"},
-    "select": {"frames": "frames", "base": "base", "scores": "scores"},
+    "select": {"frames": "frames", "base": "base", "scores": "scores", "ensemble": "ensemble"},
     "curate": {"frames": "frames", "base": "base", "selection": "selection"},
     "publish": {"frames": "frames", "base": "base", "curated": "curated"},
 }
@@ -66,12 +66,13 @@ def data_night(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
                 if told[NEWS] == NOTHING_NEW:
                     break
                 _draw_scores(folder)
+                _untrained_ensemble(folder / "ensemble")
             for batch in range(settings["batches"]) if name == "ingest" else (None,):
                 told |= run_stage(name, folder, settings[name], batch)
         report = build_parameters(all_stages()["report"].parameters, settings["report"], where="report")
         status = "nothing_new" if told[NEWS] == NOTHING_NEW else "done"
         summary = NightSummary(run=folder.name, status=status, profile=settings["profile"])
-        record_row(Paths({"base": (folder / "base",)}), report, summary, told)
+        record_row(report, summary, [{"values": told}])
     return told
 
 
@@ -87,6 +88,14 @@ def run_stage(name: str, folder: Path, section: Mapping[str, Any], batch: int | 
         path.mkdir(parents=True)
     parameters = build_parameters(stage.parameters, given, where=name)
     return stage.run(Paths(taken), Paths({port: (path,) for port, path in outputs.items()}), parameters) or {}
+
+
+def _untrained_ensemble(folder: Path) -> None:
+    from perception.models.erfnet import ERFNet
+    from perception.uncertainty.ensemble import make_ensemble, save_ensemble
+
+    folder.mkdir(exist_ok=True)
+    save_ensemble(make_ensemble(lambda _seed: ERFNet(19, width=0.125), 1, seed=0), folder, {"kind": "plain"})
 
 
 def _draw_scores(folder: Path) -> None:
@@ -113,6 +122,11 @@ def encoded(pixels: "np.ndarray[Any, Any]") -> bytes:
     """Return pixels as a PNG."""
     data: bytes = cv2.imencode(".png", pixels)[1].tobytes()
     return data
+
+
+def label() -> bytes:
+    """Return a label of two classes as a PNG."""
+    return encoded(np.repeat(np.array([0, 10], np.uint8), HEIGHT * WIDTH // 2).reshape(HEIGHT, WIDTH))
 
 
 def arrive(folder: Path, tar: str, images: Mapping[str, bytes]) -> None:
@@ -166,7 +180,7 @@ def one_night(root: Path, number: int, frames: int) -> dict[str, float]:
     if number:
         batch = root / "runs" / f"night-{number}" / "selection" / "annotation"
         asked = pd.read_csv(batch / "frames.csv").frame_id
-        send(batch, dict.fromkeys(asked, encoded(np.zeros((HEIGHT, WIDTH), np.uint8))), day, root / "drops" / name)
+        send(batch, dict.fromkeys(asked, label()), day, root / "drops" / name)
     more = [f"select.budget_frames={frames // 10}", f"gather.max_pool_frames={2 * frames}"]
     settings = night_settings(root, name, day.isoformat(), more)
     started, cpu = time.perf_counter(), cpu_seconds()
