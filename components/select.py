@@ -101,15 +101,15 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> dict[str
         "pool_frames": len(pool),
         "boosted_frames": int((factors > 1).sum()),
         "annotation_batch": batch.name,
-        "model_sha256": control.model_sha256.iloc[0],  # near-duplicates may leave nothing to select
+        "model_sha256": _scored_by(tables),
     }
     write_json(folder / "selection.json", story)
     ids = selected.frame_id
     judged = selected.assign(in_pool=ids.isin(pool.frame_id), in_labelled=ids.isin(before.frame_id))
     judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
-    write_json(folder / "gate_parameters.json", {"budget_frames": parameters.budget_frames})
+    write_json(folder / "gate_parameters.json", {"budget_frames": min(parameters.budget_frames, len(pool))})
     log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}; annotation batch {batch.name}")
-    if len(selected) < parameters.budget_frames:
+    if len(selected) < min(parameters.budget_frames, len(pool)):
         log(
             f"fewer than budget_frames = {parameters.budget_frames}: every other candidate is a near-duplicate of a labelled or "
             "chosen frame; take in other footage, or lower duplicate_distance, duplicate_gap_s or duplicate_gap_frames"
@@ -167,6 +167,8 @@ def _choices(
     def choose(settings: "SelectionSettings", taken: "Iterable[str]" = ()) -> "pd.DataFrame":
         closed = labelled | set(taken)
         candidates = shortlist_files(tables, settings, closed, partial(_candidates, facts)).drop(columns="boost")
+        if candidates.empty:  # all frames are at annotators: a night of returned labels
+            return candidates.assign(rank=0, reason="").astype({"rank": "int32"})
         if parameters.distance_by == "classes":
             candidates, near = embedded_by_classes(candidates, known)
             return choose_frames(candidates, settings, labelled=near)
@@ -196,6 +198,14 @@ def _choices(
         for draw, seed in enumerate(seeds)
     ]
     return pd.concat([chosen, *fresh], ignore_index=True), pd.concat(draws, ignore_index=True)
+
+
+def _scored_by(tables: "Sequence[Path]") -> str:
+    """Return the hash of the ensemble that scored: near-duplicates, or an empty pool, may leave nothing to select."""
+    import pyarrow.parquet as pq
+
+    rows = (batch for path in tables for batch in pq.ParquetFile(path).iter_batches(1, columns=["model_sha256"]))
+    return str(next(rows)["model_sha256"][0])
 
 
 def _drive_places(*tables: "pd.DataFrame") -> "pd.Series[int]":

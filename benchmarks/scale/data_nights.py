@@ -25,11 +25,13 @@ from benchmarks.results import markdown_table, write_figures, write_page
 from benchmarks.scale.pool_nights import clone_mb, cpu_seconds
 from components.report.recorded import record_row
 from components.stage.declaration import Paths
-from components.stage.learning import open_pool
+from components.stage.learning import class_names, open_pool
 from components.stage.parameters import build_parameters
 from components.stage.registry import all_stages
 from perception.data.shards import write_shard
+from perception.models.erfnet import ERFNet
 from perception.reporting.summary import NightSummary
+from perception.uncertainty.ensemble import make_ensemble, save_ensemble
 from perception.versioning.decisions import promote
 from pipelines.graph import NEWS, NOTHING_NEW
 from pipelines.local.annotator import send
@@ -41,7 +43,7 @@ _TAKES: dict[str, dict[str, str]] = {
     "resolve": {},
     "ingest": {"arrivals": "arrivals/*"},
     "gather": {"arrived": "arrived/*", "base": "base"},
-    "select": {"frames": "frames", "base": "base", "scores": "scores", "ensemble": "ensemble"},
+    "select": {"frames": "frames", "base": "base", "ensemble": "ensemble", "scores": "scores"},
     "curate": {"frames": "frames", "base": "base", "selection": "selection"},
     "publish": {"frames": "frames", "base": "base", "curated": "curated"},
 }
@@ -66,7 +68,7 @@ def data_night(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
                 if told[NEWS] == NOTHING_NEW:
                     break
                 _draw_scores(folder)
-                _untrained_ensemble(folder / "ensemble")
+                _untrained_ensemble(folder / "ensemble", settings["select"]["taxonomy"])
             for batch in range(settings["batches"]) if name == "ingest" else (None,):
                 told |= run_stage(name, folder, settings[name], batch)
         report = build_parameters(all_stages()["report"].parameters, settings["report"], where="report")
@@ -90,14 +92,6 @@ def run_stage(name: str, folder: Path, section: Mapping[str, Any], batch: int | 
     return stage.run(Paths(taken), Paths({port: (path,) for port, path in outputs.items()}), parameters) or {}
 
 
-def _untrained_ensemble(folder: Path) -> None:
-    from perception.models.erfnet import ERFNet
-    from perception.uncertainty.ensemble import make_ensemble, save_ensemble
-
-    folder.mkdir(exist_ok=True)
-    save_ensemble(make_ensemble(lambda _seed: ERFNet(19, width=0.125), 1, seed=0), folder, {"kind": "plain"})
-
-
 def _draw_scores(folder: Path) -> None:
     pool = open_pool(Paths({"frames": (folder / "frames",), "base": (folder / "base",)}))
     generator = np.random.default_rng(0)
@@ -108,6 +102,11 @@ def _draw_scores(folder: Path) -> None:
     scores.assign(model_sha256="0" * 64, measure="ensemble_entropy", reduction="mean").to_parquet(
         folder / "scores" / "scores.parquet", index=False
     )
+
+
+def _untrained_ensemble(folder: Path, taxonomy: str) -> None:
+    classes = len(class_names(taxonomy))
+    save_ensemble(make_ensemble(lambda _seed: ERFNet(classes, width=0.25), 2, seed=0), folder, {"kind": "dpe"})
 
 
 # ---------------------------------------------------------------- footage

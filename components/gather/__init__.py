@@ -115,7 +115,7 @@ STAGE = Stage(
     outputs=(
         Port(
             name="frames",
-            about="tonight's frames: manifest, profile, rejected files, hidden labels; taken/: what is new; corrections.csv: labels that go back",
+            about="tonight's frames: manifest, profile, rejected and hidden; taken/: what is new; corrections.csv: labels that go back",
             gate_table=True,
         ),
     ),

@@ -14,12 +14,11 @@ def returned_labels(files: pd.DataFrame, labelled: pd.DataFrame, book: Book) -> 
     """Return events, columns COLUMNS: of label drops, and of frames at annotators whose hidden label is revealed tonight.
 
     files: every file read, with label_drop and outcome. labelled: rows of the night's manifest with a label.
-    Labels of frames that no batch in the ledger holds make no event.
+    A broken label of a frame that no batch in the ledger holds makes no event: nobody was asked for it.
     """
     known = state(read_events(book)).set_index("frame_id")
-    came = files[
-        files.label_drop.notna() & files.outcome.isin([*ADMITTED, "rejected"]) & files.frame_id.isin(known.index)
-    ]
+    broken = files.outcome.eq("rejected") & files.frame_id.isin(known.index)
+    came = files[files.label_drop.notna() & (files.outcome.isin(ADMITTED) | broken)]
     drops = pd.DataFrame(
         {
             "frame_id": came.frame_id,

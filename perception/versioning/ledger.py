@@ -6,7 +6,8 @@ A table of events that grows (growing.py); a frame's state is what its events co
                     │                  └─rejected→ rejected: with its annotator, who sends another label
                     └─recalled→ recalled: may be chosen again
 
-A label that comes after its recall counts, and so does another label of an accepted frame: no label is lost.  A batch is named by
+A label that comes after its recall counts, and so does another label of an accepted frame, and one of a batch whose night was refused: no
+label is lost.  A batch is named by
 its frames (perception.data.annotation), and never changes.
 """
 
@@ -47,14 +48,13 @@ _AWAITED = ("open", "rejected")  # of these, those whose annotator has yet to se
 _COUNTED = ("open", "rejected", "accepted")
 _FROM: Mapping[str, Sequence[str]] = {  # statuses in which an event may come
     "opened": ("never", "recalled"),
-    "returned": ("open", "returned", "rejected", "recalled", "accepted"),
+    "returned": ("never", "open", "returned", "rejected", "recalled", "accepted"),
     "rejected": ("returned",),
     "accepted": ("returned",),
     "recalled": _AWAITED,
 }
 _REMEDY = {
     "opened": "choose another frame, or recall it first",
-    "returned": "take in labels of frames that a batch holds",
     "rejected": "record that its label was returned first",
     "accepted": "record that its label was returned first",
     "recalled": "recall frames that are at an annotator",

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from blake3 import blake3
 from numpy.typing import NDArray
 
 from perception.data.files import replace_file, replacement
@@ -153,11 +152,15 @@ def _index(remote: str, parts: Sequence[Part], column: str, kept: Path) -> _Inde
 
 def _keep_index(index: _Index, path: Path) -> None:
     """Write the digest of what follows, the hashes, and the parts: a night reads all of an index, which Parquet makes dear."""
+    from blake3 import blake3
+
     content = b"".join(column.tobytes() for column in index)
     replace_file(path, blake3(content).digest() + content)
 
 
 def _read_index(path: Path) -> _Index:
+    from blake3 import blake3
+
     data = memoryview(path.read_bytes())
     proof, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
     if blake3(content).digest() != proof:

@@ -185,7 +185,7 @@ def test_records_of_a_newer_program_and_edited_ones_are_refused_by_name(registry
     for changed, words in (
         (record | {"format": 2}, "one.json of registry .* has format 2, written by a newer Nightdrive; .*update it"),
         (record | {"number": "x"}, "no record of Nightdrive"),
-        ({}, "no record of Nightdrive"),
+        ({}, "has no format number"),
         (record | {"number": 3}, "has entry 3 .one. in place 1"),
     ):
         commit(registry, {path: json.dumps(changed).encode()})

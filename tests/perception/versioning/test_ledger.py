@@ -26,7 +26,7 @@ from perception.versioning.ledger import (
 WHEN = datetime(2026, 11, 30, 3, tzinfo=UTC)
 DUE = (WHEN + timedelta(days=2)).date()
 LEGAL = {  # every pair that is legal, in words of its own
-    ("never", "opened"), ("recalled", "opened"),
+    ("never", "opened"), ("recalled", "opened"), ("never", "returned"),
     ("open", "returned"), ("returned", "returned"), ("rejected", "returned"), ("recalled", "returned"), ("accepted", "returned"),
     ("returned", "rejected"), ("returned", "accepted"), ("open", "recalled"), ("rejected", "recalled"),
 }  # fmt: skip
@@ -119,7 +119,7 @@ def test_illegal_events_are_named_and_write_nothing(registry):
     for events, words in (
         ([event("opened", "a")], "frame 'a' is open, cannot be opened; choose another frame, or recall it first"),
         ([event("accepted", "a")], "frame 'a' is open, cannot be accepted; record that its label was returned"),
-        ([event("returned", "x")], "frame 'x' was never opened, cannot be returned"),
+        ([event("recalled", "x")], "frame 'x' was never opened, cannot be recalled"),
         ([event("recalled", "a"), event("recalled", "a")], "frame 'a' is recalled, cannot be recalled"),
         ([event("lost", "a")], "event 'lost' of frame 'a' is unknown"),
         ([event("recalled", "a"), event("opened", "a")], "batch batch-1 never changes, but frame 'b' would"),
