@@ -255,7 +255,7 @@ def waiting_frames(
 
 def handed_out(book: Book, frame_ids: Collection[str]) -> pd.DataFrame:
     """Return which of some names are frames that a batch has held: rows of `frames`, with batch and prelabel_uri of the last."""
-    opened = state(read_events(book, frame_ids))
+    opened = state(read_events(book, frame_ids)).dropna(subset="batch")
     frames = read_table(book, FRAMES, where={"frame_id": opened.frame_id.tolist()})
     frames = frames.drop_duplicates("frame_id", keep="last")
     return frames.merge(opened[["frame_id", "batch", "prelabel_uri"]], on="frame_id")

@@ -198,6 +198,8 @@ def example_night() -> page.NightReport:
     return page.NightReport(
         summary=example_summary(),
         taxonomy=TAXONOMY,
+        at_annotators=29,
+        overdue=2,
         selection=page.SelectionPanel(
             frames=tuple(chosen), seeds=3,
             comparison="mIoU 47.1 ± 0.7 % against 43.8 ± 0.7 %; difference +3.3 (+2.0 to +4.6) points", model_sha256="9ab0" * 16

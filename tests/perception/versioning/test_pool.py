@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from perception.data.manifest import validate_manifest
 from perception.errors import InputError
 from perception.versioning.growing import Overtaken, open_book, read_table
+from perception.versioning.ledger import events_of, record_events
 from perception.versioning.pool import (
     ADMITTED,
     ARRIVALS,
@@ -18,6 +19,7 @@ from perception.versioning.pool import (
     PROFILE,
     PoolLimits,
     alive,
+    handed_out,
     known_arrivals,
     sort_arrivals,
     take_in,
@@ -249,3 +251,14 @@ def test_a_frame_that_stands_in_one_table_only_is_refused(registry, tools):
     given_tables = tables(tools, read)
     with pytest.raises(InputError, match="frame 'a': must stand in arrivals and in frames"):
         take_in(open_book(registry), "n0", WHEN, given_tables | {FRAMES: given_tables[FRAMES][:0]})
+
+
+def test_frames_that_a_batch_has_held_are_known_with_batch_and_suggestion(registry, tools):
+    night(registry, tools, "n0", WHEN, ("a.jpg", "A", "a"), ("b.jpg", "B", "b"), ("c.jpg", "C", "c"))
+    opened = events_of("opened", ["a"], batch="batch-1", when=WHEN, prelabel_uri="sha256/00/x.png")
+    unasked = events_of("returned", ["b"], batch="batch-2", when=WHEN)  # of a batch whose night was refused
+    book = open_book(registry)
+    record_events(book.before("e"), "e", "batch", pd.concat([opened, unasked], ignore_index=True), when=WHEN)
+    found = handed_out(open_book(registry), ["a", "b", "c", "stranger"])
+    assert found[["frame_id", "batch", "prelabel_uri"]].to_numpy().tolist() == [["a", "batch-1", "sha256/00/x.png"]]
+    assert found.image_uri.notna().all() and found.height_px.notna().all()
