@@ -123,6 +123,11 @@ def encoded(pixels: "np.ndarray[Any, Any]") -> bytes:
     return data
 
 
+def label() -> bytes:
+    """Return a label of two classes as a PNG."""
+    return encoded(np.repeat(np.array([0, 10], np.uint8), HEIGHT * WIDTH // 2).reshape(HEIGHT, WIDTH))
+
+
 def arrive(folder: Path, tar: str, images: Mapping[str, bytes]) -> None:
     """Let frames arrive in one file: no time, no camera, no weather, no place; the name up to its last digits is the drive."""
     told = ((name, {"png": image, "json": _about(name)}) for name, image in images.items())
@@ -174,7 +179,7 @@ def one_night(root: Path, number: int, frames: int) -> dict[str, float]:
     if number:
         batch = root / "runs" / f"night-{number}" / "selection" / "annotation"
         asked = pd.read_csv(batch / "frames.csv").frame_id
-        send(batch, dict.fromkeys(asked, encoded(np.zeros((HEIGHT, WIDTH), np.uint8))), day, root / "drops" / name)
+        send(batch, dict.fromkeys(asked, label()), day, root / "drops" / name)
     more = [f"select.budget_frames={frames // 10}", f"gather.max_pool_frames={2 * frames}"]
     settings = night_settings(root, name, day.isoformat(), more)
     started, cpu = time.perf_counter(), cpu_seconds()

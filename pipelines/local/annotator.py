@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
-from components.ingest.sources import Source
 from pipelines.local.arriving import hidden_labels
 from pipelines.season import SeasonParameters
 
@@ -52,29 +51,3 @@ def send(batch: Path, labels: Mapping[str, bytes], day: date, drop: Path) -> Non
         (writing / "labels" / f"{frame_id}.png").write_bytes(label)
     (writing / "drop.json").write_text(json.dumps({"annotator": NAME, "date": day.isoformat()}))
     writing.rename(drop)
-
-
-def label_on_arrival(
-    season: Path, footage: Source, frame_ids: set[str], taxonomy: str, store: str, day: date, drop: Path
-) -> None:
-    """Send labels with the frames that they belong to, as a drop of a batch of their own.
-
-    footage: the source that the frames have come with. store: of the nights that read it. taxonomy: of its labels.
-    """
-    from components.ingest.arrivals import arrivals, list_arrivals
-    from perception.data.annotation import write_batch
-    from perception.data.store import open_store
-    from perception.quality.intake import IntakeSettings, admit_frames
-    from perception.versioning.processes import scratch_folder
-
-    if drop.exists() or not frame_ids:
-        return
-    listing = list_arrivals("season", footage, 0, (0, 0))
-    listed, opened = listing[listing.object.isin(frame_ids)], open_store(store)
-    settings = IntakeSettings(source="season", split="pool", domain=footage.domain, labels="none", taxonomy=taxonomy)
-    frames = admit_frames(arrivals(footage, listed, 0, (0, 0)), len(listed), opened, settings).manifest
-    with scratch_folder() as batch:
-        write_batch(
-            frames.assign(rank=range(len(frames)), reason="arrived with its label"), {}, opened, batch, taxonomy
-        )
-        send(batch, dict(hidden_labels(season, frame_ids)), day, drop)

@@ -60,11 +60,31 @@ def write_arriving(
         )  # last: it says that both are there
 
 
+def let_arrive(folder: Path, night: int, labelled: set[str], taxonomy: str, place: Path) -> None:
+    """Put a night's footage into place/arrived, but for the labelled frames, which go into place/labelled with their labels.
+
+    What is there stays. taxonomy: of the labels.
+    """
+    from perception.data.shards import read_shard, write_shard
+
+    arrived = place / "arrived" / f"{night}.tar"
+    if arrived.exists():
+        return
+    frames, labels = dict(read_shard(folder / "footage" / arrived.name)), dict(hidden_labels(folder, labelled))
+    told = {
+        frame_id: json.dumps(json.loads(frames[frame_id]["json"]) | {"label_taxonomy": taxonomy}) for frame_id in labels
+    }
+    full = [(each, frames[each] | {"json": told[each].encode(), LABEL: label}) for each, label in labels.items()]
+    if full:
+        write_shard(full, place / "labelled" / arrived.name)
+    write_shard(((each, files) for each, files in frames.items() if each not in labelled), arrived)
+
+
 def frames_arriving(folder: Path, night: int) -> list[str]:
     """Return the frames that arrive on a night, counted from 1, as write_arriving wrote them."""
-    from perception.data.shards import read_shard
+    from perception.data.shards import index_shard
 
-    return [frame_id for frame_id, _ in read_shard(folder / "footage" / f"{night}.tar")]
+    return sorted({name.partition(".")[0] for name in index_shard(folder / "footage" / f"{night}.tar")})
 
 
 def hidden_labels(folder: Path, frame_ids: set[str]) -> Iterator[tuple[str, bytes]]:

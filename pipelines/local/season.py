@@ -2,14 +2,13 @@
 
     runs/SEASON/footage, labels     what arrives, night by night, and its labels, which only the annotator looks at
     runs/SEASON/ARM/                a folder of runs: its nights by date, their store and registry
-    runs/SEASON/ARM/arrived, drops  what has arrived so far, and what came back from annotation
+    runs/SEASON/ARM/arrived, drops  what has arrived so far, and what came back from annotation; labelled: what came with labels
 
 Nights are dated from FIRST on, whatever today is, so that a season is the same whenever it runs. Whatever is there already is
 not done again: a season that was stopped goes on.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ from perception.data.files import replace_file
 from perception.errors import InputError
 from perception.reporting.season_page import SHARE, SeasonNight, reached, render_season
 from pipelines.graph import Graph
-from pipelines.local.annotator import answer, label_on_arrival, mixed
-from pipelines.local.arriving import frames_arriving, write_arriving
+from pipelines.local.annotator import answer, mixed
+from pipelines.local.arriving import frames_arriving, let_arrive, write_arriving
 from pipelines.local.nights import ENDED
 from pipelines.local.run import run_folder, run_night
 from pipelines.local.summary_table import night_table
@@ -41,13 +40,9 @@ _AT_RANDOM = (
     "select.duplicate_gap_s=0",
     "select.duplicate_gap_frames=0",
 )
-_APART = (  # an arm never meets another's registry, and nobody is there to release anything
-    "common.store=../store",
-    "common.registry=../registry.git",
-    "common.remote=../remote",
-    "release.data=when_gates_pass",
-    "release.network=when_verdict_promotes",
-)
+# An arm never meets another's registry.
+_APART = ("common.store=../store", "common.registry=../registry.git", "common.remote=../remote")
+_UNATTENDED = ("release.data=when_gates_pass", "release.network=when_verdict_promotes")
 Work = Callable[[Graph, Path, Mapping[str, Any]], int]
 
 
@@ -92,7 +87,7 @@ def night_date(number: int) -> date:
 
 def open_season(runs: Path, graph: Graph, profile: str, data: str, overrides: Sequence[str], nights: int) -> Season:
     """Return the season of a profile; raises InputError for a profile in which not just one source has hidden labels."""
-    overrides = [*overrides, *_APART]
+    overrides = [*overrides, *_APART, *_UNATTENDED]
     settings = load_settings(graph, profile, overrides, data)
     sources = {name: build_parameters(Source, each, where=name) for name, each in settings["sources"].items()}
     hidden = [(name, source) for name, source in sources.items() if source.labels == "oracle"]
@@ -154,36 +149,33 @@ def _run_night(season: Season, arm: Arm, number: int, work: Work) -> int:
 def _let_arrive(season: Season, arm: Arm, number: int) -> list[str]:
     """Put a night's footage, and the labels that are due, where it looks for them; return the overrides that say where."""
     place, (name, fleet) = season.folder / arm.name, season.fleet
-    arrived, drops = place / "arrived", place / "drops"
-    for folder in (arrived, drops):
-        folder.mkdir(parents=True, exist_ok=True)
-    footage = arrived / f"{number}.tar"
-    if not footage.exists():
-        os.link(season.folder / "footage" / footage.name, footage)
-    source = {"format": "webdataset", "path": str(arrived), "split": "pool", "domain": fleet.domain, "labels": "none"}
-    _label_first(season, arm, number, build_parameters(Source, source, where=name))
+    for folder in ("arrived", "labelled", "drops"):
+        (place / folder).mkdir(parents=True, exist_ok=True)
+    let_arrive(season.folder, number, _labelled_first(season, arm, number), season.taxonomy, place)
     for earlier in range(1, number):
         batch = season.night(arm, earlier) / "selection" / "annotation"
         if (batch / "batch.json").exists():
-            drop = drops / f"{number}-asked-{earlier}"
-            since, day = number - earlier, night_date(number)
+            drop, since, day = place / "drops" / f"{number}-asked-{earlier}", number - earlier, night_date(number)
             answer(season.folder, batch, season.parameters, nights_since=since, day=day, drop=drop)
-    back = {"format": "label_drop", "path": str(drops), "split": "train", "domain": fleet.domain, "labels": "drop"}
-    return [f"sources.{name}={json.dumps(source)}", f"sources.annotators={json.dumps(back)}"]
+    sources = {
+        name: {"format": "webdataset", "path": str(place / "arrived"), "split": "pool", "labels": "none"},
+        "annotators": {"format": "label_drop", "path": str(place / "drops"), "split": "train", "labels": "drop"},
+    }
+    if any((place / "labelled").iterdir()):
+        known = {"format": "webdataset", "path": str(place / "labelled"), "split": "train", "labels": "given"}
+        sources["labelled_before"] = known
+    return [f"sources.{each}={json.dumps(source | {'domain': fleet.domain})}" for each, source in sources.items()]
 
 
-def _label_first(season: Season, arm: Arm, number: int, footage: Source) -> None:
-    """Let labels come with the footage: on the first night as many as the profile has from the start; in a labelled arm on
-    every night all but a budget.
+def _labelled_first(season: Season, arm: Arm, number: int) -> set[str]:
+    """Return which frames of a night arrive with their labels: on the first night as many as the profile has from the start; in a
+    labelled arm on every night all but a budget.
     """
     if number > 1 and not arm.labelled:
-        return
+        return set()
     ids = sorted(frames_arriving(season.folder, number), key=lambda frame_id: mixed(f"{season.seed}", frame_id))
     wanted = len(ids) - season.budget_frames if arm.labelled else season.fleet[1].initial_labelled_frames
-    place = season.folder / arm.name
-    store, drop = str(place / "store"), place / "drops" / f"{number}-arrived"
-    labelled, day = set(ids[: max(0, wanted)]), night_date(number)
-    label_on_arrival(season.folder, footage, labelled, season.taxonomy, store, day, drop)
+    return set(ids[: max(0, wanted)])
 
 
 # --- what came of it
@@ -193,46 +185,36 @@ def nights_of(season: Season, arm: Arm) -> list[SeasonNight]:
     """Return what is shown of an arm's nights, those that have ended."""
     from perception.versioning.nights import read_nights
 
-    rows = read_nights(season.folder / arm.name / "registry.git")
     return [
         SeasonNight(
             night=row.night,
             status=row.status,
             base=row.base,
             new_frames=row.figures.new_frames,
-            labels=_labels(season.folder / arm.name / row.night / "curated" / "version" / "manifest.parquet"),
+            labels=row.figures.human_labels,
             miou=row.figures.miou,
             verdict=row.figures.verdict,
         )
-        for row in rows
+        for row in read_nights(season.folder / arm.name / "registry.git")
     ]
 
 
-def _labels(manifest: Path) -> int | None:
-    from perception.data.manifest import read_manifest
-
-    return len(read_manifest(manifest, columns=["frame_id"], split="train")) if manifest.exists() else None
-
-
 def tell_season(season: Season, arms: Sequence[Arm]) -> str:
-    """Return the table of all nights; write nights.html, the trend of the nights that choose, and season.html where random
-    choice was run beside, and say what that shows.
-    """
+    """Return the table of all nights; write the trend, nights.html, and season.html where random choice was run beside."""
     from perception.reporting.nights_page import render_nights
     from perception.versioning.trend import read_trend
 
     told = {arm: nights_of(season, arm) for arm in arms}
-    lines, trend = [_table({arm.name: nights for arm, nights in told.items()})], season.folder / "nights.html"
-    listed = read_trend(season.folder / CHOSEN.name / "registry.git")
-    replace_file(trend, render_nights(listed, f"season {season.folder.name}").encode())
-    lines.append(f"trend   {trend}")
+    registry, trend = season.folder / CHOSEN.name / "registry.git", season.folder / "nights.html"
+    replace_file(trend, render_nights(read_trend(registry), str(registry)).encode())
+    lines = [_table({arm.name: nights for arm, nights in told.items()}), f"the trend: {trend}"]
     if RANDOM in told:
         page = season.folder / "season.html"
         compared = {arm.name: told[arm] for arm in (CHOSEN, RANDOM)}
         replace_file(page, render_season(season.folder.name, compared, told[EVERYTHING]).encode())
         full, needed = reached(compared, told[EVERYTHING])
         needs = ", ".join(f"{name} {labels or 'not reached'}" for name, labels in needed.items())
-        lines.append(f"labels for {SHARE:.0%} of the mIoU that all labels give ({full:.3f}): {needs}\nseason  {page}")
+        lines.append(f"labels for {SHARE:.0%} of the mIoU that all labels give ({full:.3f}): {needs}; {page}")
     return "\n".join(lines)
 
 

@@ -14,13 +14,12 @@ from PIL import Image
 
 from benchmarks.scale.data_nights import data_night
 from components.ingest.sources import Source
-from components.stage.program import EXIT_DONE, EXIT_REFUSED
+from components.stage.program import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED
 from perception.errors import InputError
 from perception.reporting.season_page import SeasonNight, labels_to_reach, reached, render_season
 from perception.versioning.decisions import promote
 from perception.versioning.growing import open_book
 from perception.versioning.ledger import read_events, state
-from perception.versioning.registry import resolve
 from pipelines.graph import Graph
 from pipelines.local import annotator
 from pipelines.local.arriving import frames_arriving, hidden_labels, in_nights, write_arriving
@@ -38,22 +37,14 @@ def small_season(runs: Path, *overrides: str, nights: int = 3) -> Season:
     return open_season(runs, nightly(), "season", "", [*SMALL, *overrides], nights)
 
 
-def data_only(_graph: Graph, folder: Path, settings: Mapping[str, Any], status: str = "done") -> dict[str, Any]:
-    """Do a night's work but for training and releases; return what its version is."""
+def work(_graph: Graph, folder: Path, settings: Mapping[str, Any]) -> int:
+    """Do a night's work but for training, and release what the policy would."""
     data_night(folder, settings)
-    version: dict[str, Any] = json.loads((folder / "version" / "version.json").read_text())
-    data = {"version": version["tag"], "manifest_sha256": version["manifest_sha256"], "parent": version["parent"]}
-    summary = {"status": status, "data": data, "promotion": {"decision": "hold", "reason": None}, "run": folder.name}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    return version
-
-
-def work(graph: Graph, folder: Path, settings: Mapping[str, Any]) -> int:
-    """Do a night's work but for training, and release its data as propose does by the season's policy."""
-    assert settings["propose"]["release"]["data"] == "when_gates_pass"
-    version = data_only(graph, folder, settings)
-    registry, manifest = folder.parent / "registry.git", version["manifest_sha256"]
-    promote(registry, version["tag"], manifest_sha256=manifest, names=["policy"], reason="gates", release=False)
+    assert settings["propose"]["release"] == {"data": "when_gates_pass", "network": "when_verdict_promotes"}
+    version = json.loads((folder / "version" / "version.json").read_text())
+    signed = {"manifest_sha256": version["manifest_sha256"], "names": ["policy"], "reason": "its gates passed"}
+    promote(folder.parent / "registry.git", version["tag"], **signed)
+    (folder / "summary.json").write_text('{"status": "done"}')
     return EXIT_DONE
 
 
@@ -180,16 +171,23 @@ def test_labels_come_back_a_night_later_and_those_that_were_not_whole_after_anot
     assert (known.status[list(asked)] == "accepted").all() and known.rejected_why[list(wrong)].notna().all()
 
 
-def test_a_refused_night_is_over_and_releases_nothing(tmp_path: Path) -> None:
-    season = small_season(tmp_path, nights=2)
+def test_a_refused_night_is_over(tmp_path: Path) -> None:
+    season, calls = small_season(tmp_path, nights=1), []
 
-    def refused(graph: Graph, folder: Path, settings: Mapping[str, Any]) -> int:
-        data_only(graph, folder, settings, "refused")
+    def refused(_graph: Graph, folder: Path, _settings: Mapping[str, Any]) -> int:
+        calls.append(folder.name)
+        folder.mkdir()
+        (folder / "summary.json").write_text('{"status": "refused"}')
         return EXIT_REFUSED
 
-    assert run_season(season, (CHOSEN,), refused) == EXIT_DONE
-    assert [each.base for each in nights_of(season, CHOSEN)] == [None, None]
-    assert run_season(season, (CHOSEN,), lambda *_: pytest.fail("it was run again")) == EXIT_DONE
+    for _ in range(2):
+        assert run_season(season, (CHOSEN,), refused) == EXIT_DONE
+    assert calls == ["2026-01-01"]
+
+
+def test_a_night_that_failed_ends_the_season_until_it_is_called_again(tmp_path: Path) -> None:
+    season, codes = small_season(tmp_path, nights=1), [EXIT_FAILED, EXIT_DONE]
+    assert [run_season(season, (CHOSEN,), lambda *_: codes.pop(0)) for _ in range(2)] == [EXIT_FAILED, EXIT_DONE]
 
 
 # --- beside random choice

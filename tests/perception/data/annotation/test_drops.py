@@ -253,3 +253,13 @@ def test_a_drop_that_cannot_be_read_is_told_and_stops_nothing(
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         returned(tmp_path / "absent")
+
+
+def test_a_label_counts_however_scattered_the_suggestion_was(tmp_path: Path, store: FolderStore) -> None:
+    scattered = np.indices((HEIGHT, WIDTH)).sum(0).astype(np.uint8) % 2 * CAR  # no pixel lies within a class
+    known = hand_out(store, tmp_path / "batch").assign(prelabel_uri=store.put(png(scattered), "png").uri)
+    folder = tmp_path / "drops" / "masks" / "labels"
+    folder.mkdir(parents=True)
+    (folder / "frame0.png").write_bytes(png(scattered))
+    (folder / "frame1.png").write_bytes(png(np.full((HEIGHT, WIDTH), CAR - 1, np.uint8)))
+    assert list(labels_in(folder.parents[1], store, known)) == ["frame1"]
