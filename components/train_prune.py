@@ -10,6 +10,7 @@ from components.stage.learning import (
     curated_training_frames,
     gate_rows,
     network_miou,
+    networks_of,
     open_frames,
     provenance,
     read_frames,
@@ -67,7 +68,10 @@ class TrainPruneParameters(LearningParameters):
 
 @by_all_processes
 def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None:
-    """Train a dense network and, from the same start on the same frames, one that is pruned meanwhile; write both."""
+    """Train a dense network and, from the same start on the same frames, one that is pruned meanwhile; write both.
+
+    Where nothing is pruned the dense network is written twice.
+    """
     from perception.models.checkpoint import load_network, save_network
 
     folder = outputs.one("network")
@@ -75,13 +79,18 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
     settings = train_settings(parameters)
     start = inputs.one("adaptation") / "student.safetensors"
 
-    dense = load_network(start)
-    history = {"dense": train(dense, frames, settings, parameters, what="train the dense network")}
-    save_network(dense, folder / "dense.safetensors", {"trained_on": "curated, simulator and pseudo-labelled frames"})
+    about, networks = {"trained_on": "curated, simulator and pseudo-labelled frames"}, networks_of(parameters)
 
-    pruned = load_network(start)
-    history["pruned"], structure = _train_pruned(pruned, frames, settings, parameters)
-    save_network(pruned, folder / "pruned.safetensors", {"trained_on": "curated, simulator and pseudo-labelled frames"})
+    dense = load_network(start, networks)
+    history = {"dense": train(dense, frames, settings, parameters, what="train the dense network")}
+    save_network(dense, folder / "dense.safetensors", about, networks)
+
+    pruned, structure = dense, {"layers": [], "closed_branches": []}
+    history["pruned"] = history["dense"]
+    if parameters.prune == "neurons":
+        pruned = load_network(start, networks)
+        history["pruned"], structure = _train_pruned(pruned, frames, settings, parameters)
+    save_network(pruned, folder / "pruned.safetensors", about, networks)
 
     everything = read_frames(inputs)
     test = everything[everything.split == "test"].reset_index(drop=True)

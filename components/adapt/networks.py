@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
 from components.adapt.figures import (
     LabelEvidence,
@@ -19,9 +20,11 @@ from components.adapt.figures import (
 from components.adapt.parameters import AdaptParameters
 from components.stage.declaration import Paths
 from components.stage.learning import (
+    check_network,
     class_names,
     curated_training_frames,
     load_settings,
+    networks_of,
     new_network,
     open_frames,
     read_frames,
@@ -49,8 +52,6 @@ from perception.data.store import open_store
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.models.checkpoint import save_network
-from perception.models.erfnet import ERFNet
-from perception.models.partial_weights import read_state, take_weights
 from perception.training.distributed import own_frames
 from perception.training.loop import TrainSettings
 from perception.training.setup import best_device, seeded
@@ -77,6 +78,7 @@ def detector_settings(parameters: AdaptParameters) -> TrainSettings:
 
 def adapt(inputs: Paths, folder: Path, parameters: AdaptParameters) -> None:
     """Train segmenter and detector on the simulator, fuse them, pseudo-label real frames, and train on both; write it all."""
+    check_network(parameters)
     frames, curated = read_frames(inputs), curated_training_frames(inputs)
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
     test = open_frames(frames[frames.split == "test"], parameters)
@@ -107,29 +109,17 @@ def adapt(inputs: Paths, folder: Path, parameters: AdaptParameters) -> None:
 # ---------------------------------------------------------------- the networks
 
 
-def _train_source(simulator: pd.DataFrame, folder: Path, parameters: AdaptParameters) -> tuple[ERFNet, list[float]]:
-    """Train the segmenter on the simulator alone, from the encoder weights of a file where one is given."""
+def _train_source(simulator: pd.DataFrame, folder: Path, parameters: AdaptParameters) -> tuple[nn.Module, list[float]]:
+    """Train the segmenter on the simulator alone."""
     network = seeded(partial(new_network, parameters), parameters.seed)
-    _start_encoder(network, parameters.encoder_weights)
     settings = segmenter_settings(parameters)
     losses = _train(network, open_frames(simulator, parameters), settings, parameters, "adapt: simulator alone")
-    save_network(network, folder / "source_only.safetensors", {"trained_on": "simulator"})
+    save_network(network, folder / "source_only.safetensors", {"trained_on": "simulator"}, networks_of(parameters))
     return network.to(best_device()), losses
 
 
-def _start_encoder(network: ERFNet, weights: str) -> None:
-    """Copy what fits of a state dict into the network's encoder, and name in the log what does not."""
-    if not weights:
-        return
-    done = take_weights(network.encoder, read_state(Path(weights)), "encoder.", weights)
-    log(f"encoder: {len(done.taken)} tensors from {weights}")
-    for what, names in (("does not fit", done.left_out), ("from scratch", done.untouched)):
-        if names:
-            log(f"encoder, {what}: {', '.join(names)}")
-
-
 def _train(
-    network: ERFNet, frames: FrameSet, settings: TrainSettings, parameters: AdaptParameters, what: str
+    network: nn.Module, frames: FrameSet, settings: TrainSettings, parameters: AdaptParameters, what: str
 ) -> list[float]:
     """Train in place and return the losses; where an average of the weights is wanted, the network becomes it."""
     average = copy.deepcopy(network) if settings.average_decay else None
@@ -180,7 +170,7 @@ def _detector_figures(detector: Foreground, test: pd.DataFrame, parameters: Adap
 
 
 def _train_student(
-    network: ERFNet, simulator: pd.DataFrame, pseudo: pd.DataFrame, folder: Path, parameters: AdaptParameters
+    network: nn.Module, simulator: pd.DataFrame, pseudo: pd.DataFrame, folder: Path, parameters: AdaptParameters
 ) -> list[float]:
     """Let the network go on with the pseudo-labelled frames beside the simulator's; train_prune adds the human labels."""
     rows = mixed_rows(simulator, pseudo, parameters.simulator_share, parameters.seed)
@@ -193,11 +183,12 @@ def _train_student(
     network.to(best_device())
     if parameters.target_statistics:
         _know_target(network, open_frames(pseudo, parameters), parameters)
-    save_network(network, folder / "student.safetensors", {"trained_on": "simulator and pseudo-labels"})
+    about = {"trained_on": "simulator and pseudo-labels"}
+    save_network(network, folder / "student.safetensors", about, networks_of(parameters))
     return losses
 
 
-def _know_target(network: ERFNet, frames: FrameSet, parameters: AdaptParameters) -> None:
+def _know_target(network: nn.Module, frames: FrameSet, parameters: AdaptParameters) -> None:
     """Let the normalisation layers know the pool's frames instead of a mixture of these and the simulator's."""
     device, batch_frames = best_device(), parameters.batch_frames
     batches = image_batches(frames, batch_frames, own_frames(len(frames), batch_frames))
@@ -205,7 +196,7 @@ def _know_target(network: ERFNet, frames: FrameSet, parameters: AdaptParameters)
 
 
 def _judge(
-    network: ERFNet, detector: Foreground | None, test: FrameSet, parameters: AdaptParameters
+    network: nn.Module, detector: Foreground | None, test: FrameSet, parameters: AdaptParameters
 ) -> tuple[Judged, Judged | None]:
     """Judge the network on the test frames, alone and fused with the detector; the latter is None without one."""
     foreground = load_taxonomy(parameters.taxonomy).foreground
@@ -228,7 +219,7 @@ def _unlabelled(frames: pd.DataFrame, curated: pd.DataFrame, parameters: AdaptPa
 
 
 def _labeller(
-    network: ERFNet,
+    network: nn.Module,
     detector: Foreground | None,
     pool: pd.DataFrame,
     curated: FrameSet,

@@ -31,7 +31,6 @@ class AdaptParameters(LearningParameters):
     rare_class_temperature: NotNegative = 0.0
     # above 0 the moving average of the weights is what labels and what is kept; 0: none
     average_decay: ShareFromZero = 0.0
-    encoder_weights: str = ""  # file with a state dict that the segmenter's encoder starts from; empty: from scratch
 
     # passes over the simulator's frames with instances; 0: no detector, and nothing is fused
     detector_epochs: CountOrZero

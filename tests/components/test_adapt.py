@@ -90,8 +90,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 GIVEN = {
-    "taxonomy": "cityscapes19", "height_px": SIZE_PX, "width_px": SIZE_PX, "seed": 3, "network_width": 0.25,
-    "dropout": 0.0, "epochs": 6, "epoch_frames": 48, "batch_frames": 8, "learning_rate": 0.005, "pseudo_frames": 16,
+    "taxonomy": "cityscapes19", "height_px": SIZE_PX, "width_px": SIZE_PX, "seed": 3,
+    "network": {"arguments": {"width": 0.25, "dropout_quarter": 0.0, "dropout_eighth": 0.0}}, "epochs": 6, "epoch_frames": 48, "batch_frames": 8, "learning_rate": 0.005, "pseudo_frames": 16,
     "student_epochs": 1, "detector_epochs": 8, "detector_width": 0.5, "detector_learning_rate": 0.005,
     "texture_share": 0.0, "score_threshold": 0.2,
 }  # fmt: skip
@@ -203,15 +203,18 @@ def test_the_options_of_the_student_take_effect(
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-def test_the_encoder_starts_from_a_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_network_starts_from_a_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(5)
     given = {f"module.{name}": value for name, value in ERFNet(11, width=0.25).state_dict().items()}
     torch.save({"state_dict": given}, tmp_path / "weights.pt")
-    adapted(world, tmp_path / "adaptation", **QUICK, encoder_weights=str(tmp_path / "weights.pt"))
+    network = GIVEN["network"] | {"weights": str(tmp_path / "weights.pt")}
+    adapted(world, tmp_path / "adaptation", **QUICK | {"network": network})
     said = capsys.readouterr().out
-    assert "encoder: " in said and "does not fit: decoder.upsample_17.conv.weight (no such name)" in said
+    assert (
+        "does not fit: classifier.weight (shape 4x11x2x2, here 4x19x2x2)" in said and "from scratch: classifier" in said
+    )
     with pytest.raises(InputError, match="no such file"):
-        adapted(world, tmp_path / "other", **QUICK, encoder_weights=str(tmp_path / "absent.pt"))
+        adapted(world, tmp_path / "other", **QUICK | {"network": network | {"weights": str(tmp_path / "absent.pt")}})
 
 
 @pytest.mark.parametrize(
