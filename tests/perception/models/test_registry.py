@@ -74,7 +74,7 @@ def test_a_choice_that_cannot_be_built_is_refused(name: str, arguments: dict[str
 
 @pytest.mark.parametrize("name", ["ERFNet", "resnet", "their_networks", "their networks:unet", "os.system:", ":unet"])
 def test_a_name_is_one_of_ours_or_a_factory(name: str) -> None:
-    with pytest.raises(InputError, match="must be erfnet, efficientnet_lite, or package.module:factory"):
+    with pytest.raises(InputError, match=r"must be erfnet, efficientnet_lite, or package\.module:factory"):
         NetworkChoice(name=name)
 
 
