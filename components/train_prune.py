@@ -85,8 +85,8 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
     history = {"dense": train(dense, frames, settings, parameters, what="train the dense network")}
     save_network(dense, folder / "dense.safetensors", about, networks)
 
-    pruned, structure = dense, {"layers": [], "closed_branches": []}
-    history["pruned"] = history["dense"]
+    pruned, history["pruned"] = dense, history["dense"]
+    structure: dict[str, Any] = {"layers": [], "closed_branches": []}
     if parameters.prune == "neurons":
         pruned = load_network(start, networks)
         history["pruned"], structure = _train_pruned(pruned, frames, settings, parameters)

@@ -88,8 +88,8 @@ class Pictures:
         rows = test.iloc[np.linspace(0, len(test) - 1, min(count, len(test))).round().astype(int)]  # spread evenly
         frames = open_frames(rows, self._parameters)
         labeller = self._labeller(folder, record)
-        taught = load_network(folder / "student.safetensors", networks_of(self._parameters))
-        student = class_probabilities(taught, frames, len(frames))
+        network = load_network(folder / "student.safetensors", networks_of(self._parameters))
+        student = class_probabilities(network, frames, len(frames))
         seen = zip(predictions(labeller, frames, len(frames)), student, strict=True)
         found = []
         for index, (frame_id, ((probabilities, instances), taught)) in enumerate(zip(rows.frame_id, seen, strict=True)):

@@ -1,8 +1,8 @@
 """Network files: safetensors whose header holds a blueprint, so that a file alone rebuilds its network.
 
 The blueprint names the network and its constructor's arguments, and lists every leaf module at its dotted path with its
-type and, for torch's common layers, its arguments. Loading builds the network, puts the listed leaves in place of its own, and loads the weights
-strictly. So a network that lost channels or whole branches (ClosedBranch), whose convolutions became chains of
+type and, for torch's common layers, its arguments. Loading builds the network, puts the listed leaves in place of its
+own, and loads the weights strictly. So a network that lost channels or whole branches (ClosedBranch), whose convolutions became chains of
 convolutions (nn.Sequential) or whose normalisation was folded away (nn.Identity) needs no history.
 """
 
@@ -176,9 +176,7 @@ def _rebuild(blueprint: Blueprint, networks: Networks, where: str) -> nn.Module:
                 f"{where}: network {name!r} cannot be built ({error}); use a file of this version"
             ) from error
         apply_leaves(network, blueprint["leaves"], where)
-    network.arguments = arguments
-    if ":" in name:
-        network.origin = name
+    vars(network).update({"arguments": arguments} | ({"origin": name} if ":" in name else {}))
     return network
 
 

@@ -13,7 +13,6 @@ from perception.errors import InputError
 from perception.models.normalise import Normalise
 
 PYRAMID_CHANNELS = 64
-_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
 _STEM_CHANNELS = 32
 _WIDTH_DEPTH = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))  # by version: factors of the channels and of the blocks in a stage
 # kernel, stride, expansion, channels, blocks of each stage of version 0
@@ -33,7 +32,11 @@ class ConvNorm(nn.Sequential):
         pad = {"pad": nn.ZeroPad2d((before, after, before, after))} if stride == 2 else {}
         convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
         super().__init__()
-        for name, layer in {**pad, "conv": convolution, "norm": nn.BatchNorm2d(out_channels, **_BATCH_NORM)}.items():
+        for name, layer in {
+            **pad,
+            "conv": convolution,
+            "norm": nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01),
+        }.items():
             self.add_module(name, layer)
 
 

@@ -59,10 +59,10 @@ def choose_network(choice: NetworkChoice, classes: int) -> nn.Module:
     arguments = {"classes": classes, **choice.arguments}
     if choice.name in _CHOOSABLE:
         return _called(_CHOOSABLE[choice.name], choice.name, arguments)
-    network: Any = _called(_factory(choice.name), choice.name, arguments)
+    network = _called(_factory(choice.name), choice.name, arguments)
     if not isinstance(network, nn.Module):
         raise InputError(f"network {choice.name}: gives {type(network).__name__}, must give a torch.nn.Module; mend it")
-    network.origin, network.arguments = choice.name, arguments
+    vars(network).update(origin=choice.name, arguments=arguments)
     return network
 
 

@@ -277,7 +277,9 @@ def _start(
     """Bring the networks to the device and all processes and, where a state was kept, back to where it was."""
     for module in (network, average):
         if module is not None:
-            module.to(settings.device, memory_format=torch.channels_last if settings.channels_last else None)
+            module.to(settings.device)
+            if settings.channels_last:
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             distributed.broadcast_state(module)
     optimiser = _optimiser(network, settings)
     run = _Run(network, average, kept, settings, loss, optimiser, resume, iterations, Position())

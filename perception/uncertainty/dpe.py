@@ -186,7 +186,7 @@ def _names_by_prior(members: Sequence[nn.Module], priors: Mapping[str, Prior] | 
     """Group the trained parameters by prior, so that the penalty takes a few large operations, not one per tensor."""
     _refuse_different_structures(members)
     groups: dict[Prior, list[str]] = defaultdict(list)
-    for name, prior in (parameter_priors(members[0]) | dict(priors or {})).items():
+    for name, prior in {**parameter_priors(members[0]), **(priors or {})}.items():
         if members[0].get_parameter(name).requires_grad:
             groups[prior].append(name)
     return groups

@@ -185,7 +185,7 @@ def make_ensemble(
 @torch.no_grad()
 def _draw_equal_parameters(networks: Sequence[nn.Module], seeds: Sequence[int], priors: Mapping[str, Prior]) -> None:
     generators = [torch.Generator().manual_seed(member_seed) for member_seed in seeds]
-    for name, prior in (parameter_priors(networks[0]) | priors).items():
+    for name, prior in {**parameter_priors(networks[0]), **priors}.items():
         tensors = [network.get_parameter(name) for network in networks]
         if all(values.requires_grad and torch.equal(values, tensors[0]) for values in tensors):
             for values, generator in zip(tensors, generators, strict=True):

@@ -91,7 +91,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 GIVEN = {
     "taxonomy": "cityscapes19", "height_px": SIZE_PX, "width_px": SIZE_PX, "seed": 3,
-    "network": {"arguments": {"width": 0.25, "dropout_quarter": 0.0, "dropout_eighth": 0.0}}, "epochs": 6, "epoch_frames": 48, "batch_frames": 8, "learning_rate": 0.005, "pseudo_frames": 16,
+    "network": {"arguments": {"width": 0.25, "dropout_quarter": 0.0, "dropout_eighth": 0.0}},
+    "epochs": 6, "epoch_frames": 48, "batch_frames": 8, "learning_rate": 0.005, "pseudo_frames": 16,
     "student_epochs": 1, "detector_epochs": 8, "detector_width": 0.5, "detector_learning_rate": 0.005,
     "texture_share": 0.0, "score_threshold": 0.2,
 }  # fmt: skip

@@ -63,7 +63,9 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"frames": frames, "base": empty_base(root / "base"), "curated": root / "curated", "store": root / "store"}
 
 
-def scenes(first: int, rendering: str, domain: str, split: str, labels: str = "given", **more: int) -> dict[str, object]:
+def scenes(
+    first: int, rendering: str, domain: str, split: str, labels: str = "given", **more: int
+) -> dict[str, object]:
     """Name a source of four rendered drives with two frames each."""
     given = {"rendering": rendering, "domain": domain, "split": split, "labels": labels, "first_drive": first}
     return {"format": "scenes", "drives": 4, "frames_per_drive": 2, **given, **more}
