@@ -23,12 +23,15 @@ from components.adapt.parameters import AdaptParameters, SourceParameters
 from components.stage.declaration import Paths
 from components.stage.learning import (
     LearningParameters,
+    check_network,
     class_names,
     curated_training_frames,
     load_settings,
-    new_network,
+    networks_of,
     open_frames,
     read_frames,
+    started_network,
+    starting_weights,
     train,
     train_settings,
     training_state,
@@ -37,7 +40,7 @@ from components.stage.learning import (
 from components.stage.parameters import plain_values, shared_fields
 from components.stage.records import log, progress_line
 from components.stage.results import reuse
-from components.stage.starting import brought_weights, take_brought
+from components.stage.source_hash import package_hash
 from perception.adaptation.detector import ForegroundDetector
 from perception.adaptation.detector_quality import judge_detector
 from perception.adaptation.detector_training import DetectionAugment
@@ -83,6 +86,7 @@ def detector_settings(parameters: SourceParameters) -> TrainSettings:
 
 def adapt(inputs: Paths, folder: Path, parameters: AdaptParameters) -> None:
     """Train segmenter and detector on the simulator, fuse them, pseudo-label real frames, and train on both; write it all."""
+    check_network(parameters)
     frames, curated = read_frames(inputs), curated_training_frames(inputs)
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
     test = open_frames(frames[frames.split == "test"], parameters)
@@ -140,7 +144,8 @@ def _taught_by_simulator(simulator: pd.DataFrame, folder: Path, parameters: Adap
     reuse(
         source.store, "adapt", "adapt: simulator alone", depends_on, folder, partial(_teach, simulator, folder, source)
     )
-    network, path = load_network(folder / "source_only.safetensors").to(best_device()), folder / "detector.safetensors"
+    network = load_network(folder / "source_only.safetensors", networks_of(parameters)).to(best_device())
+    path = folder / "detector.safetensors"
     detector = load_foreground(path, _fusion(parameters)) if path.exists() else None
     if detector is not None:
         detector.network.to(best_device())
@@ -150,10 +155,14 @@ def _taught_by_simulator(simulator: pd.DataFrame, folder: Path, parameters: Adap
 def _what_decides(simulator: pd.DataFrame, source: SourceParameters) -> dict[str, Any]:
     columns = ["frame_id", "image_sha256", "label_sha256", "label_taxonomy", "instances_uri"]
     frames = hashlib.sha256(simulator[columns].to_csv(index=False).encode()).hexdigest()
-    places = ("store", "start_from", "encoder_weights")
-    given = {name: value for name, value in plain_values(source).items() if name not in places}
-    brought = brought_weights(source)
-    return {"frames": frames, "parameters": given, "weights": file_sha256(brought) if brought else None}
+    given = {name: value for name, value in plain_values(source).items() if name not in ("store", "start_from")}
+    weights, network = starting_weights(source), source.network.name
+    return {
+        "frames": frames,
+        "parameters": given,
+        "weights": file_sha256(weights) if weights else None,
+        "network": package_hash(network.partition(":")[0]) if ":" in network else None,
+    }
 
 
 def _teach(simulator: pd.DataFrame, folder: Path, parameters: SourceParameters) -> None:
@@ -164,12 +173,11 @@ def _teach(simulator: pd.DataFrame, folder: Path, parameters: SourceParameters) 
 
 def _train_source(simulator: pd.DataFrame, folder: Path, parameters: SourceParameters) -> dict[str, Any]:
     """Train the segmenter, never from the champion: it is to have seen no real label; tell its start and its losses."""
-    network = seeded(partial(new_network, parameters), parameters.seed)
-    started_from = take_brought(network, parameters).started_from
+    network, taken = seeded(partial(started_network, parameters), parameters.seed)
     settings = segmenter_settings(parameters)
     losses = _train(network, open_frames(simulator, parameters), settings, parameters, "adapt: simulator alone")
-    save_network(network, folder / "source_only.safetensors", {"trained_on": "simulator"})
-    return {"started_from": started_from, "loss": losses}
+    save_network(network, folder / "source_only.safetensors", {"trained_on": "simulator"}, networks_of(parameters))
+    return {"started_from": "pretrained" if taken else "scratch", "loss": losses}
 
 
 def _train(
@@ -238,7 +246,8 @@ def _train_student(
     network.to(best_device())
     if parameters.target_statistics:
         _know_target(network, open_frames(pseudo, parameters), parameters)
-    save_network(network, folder / "student.safetensors", {"trained_on": "simulator and pseudo-labels"})
+    about = {"trained_on": "simulator and pseudo-labels"}
+    save_network(network, folder / "student.safetensors", about, networks_of(parameters))
     return losses
 
 

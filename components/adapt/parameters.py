@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from components.stage.learning import check_classes
-from components.stage.starting import StartParameters
+from components.stage.learning import LearningParameters, check_classes
 from perception.parameters import (
     Count,
     CountOrZero,
@@ -19,7 +18,7 @@ from perception.parameters import (
 
 
 @checked
-class SourceParameters(StartParameters):
+class SourceParameters(LearningParameters):
     """Say how the networks are trained that the simulator alone teaches."""
 
     # above 0 the moving average of the weights is what labels and what is kept; 0: none

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from components.stage.declaration import Paths
-from components.stage.learning import FrameParameters, class_names, open_frames
+from components.stage.learning import NetworkParameters, class_names, networks_of, open_frames
 from perception.adaptation.foreground import at_size, load_foreground, score_thresholds
 from perception.adaptation.fusion import FusionSettings, fuse
 from perception.adaptation.label_pool import Labeller, class_probabilities, predictions
@@ -33,7 +33,7 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 class Pictures:
     """Find images by frame_id and paint what the night's networks see in them."""
 
-    def __init__(self, inputs: Paths, parameters: FrameParameters) -> None:
+    def __init__(self, inputs: Paths, parameters: NetworkParameters) -> None:
         self._inputs, self._parameters = inputs, parameters
         folder = inputs.maybe("frames")
         frames = read_manifest(folder / "manifest.parquet") if folder else pd.DataFrame(columns=["frame_id"])
@@ -68,7 +68,7 @@ class Pictures:
         maps: dict[str, np.ndarray] = {}
         rows = open_frames(self._rows(list(frames.frame_id)), self._parameters, labels_required=False)
         scored = score_frames(
-            load_committee(folder),
+            load_committee(folder, networks_of(self._parameters)),
             image_batches(rows, 8),
             ScoreSettings(measure=measure),  # type: ignore[arg-type]  # checked there
             embeddings=False,
@@ -88,7 +88,8 @@ class Pictures:
         rows = test.iloc[np.linspace(0, len(test) - 1, min(count, len(test))).round().astype(int)]  # spread evenly
         frames = open_frames(rows, self._parameters)
         labeller = self._labeller(folder, record)
-        student = class_probabilities(load_network(folder / "student.safetensors"), frames, len(frames))
+        network = load_network(folder / "student.safetensors", networks_of(self._parameters))
+        student = class_probabilities(network, frames, len(frames))
         seen = zip(predictions(labeller, frames, len(frames)), student, strict=True)
         found = []
         for index, (frame_id, ((probabilities, instances), taught)) in enumerate(zip(rows.frame_id, seen, strict=True)):
@@ -118,7 +119,7 @@ class Pictures:
             class_score_thresholds=score_thresholds(record.fusion.class_score_thresholds, names),
         )
         return Labeller(
-            network=load_network(folder / "source_only.safetensors"),
+            network=load_network(folder / "source_only.safetensors", networks_of(self._parameters)),
             thresholds=thresholds,
             trusted=tuple(name in trusted for name in names),
             foreground=load_foreground(path, fusion) if path.exists() else None,

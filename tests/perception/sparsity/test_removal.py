@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from perception.adaptation.detector import ForegroundDetector
 from perception.errors import InputError
+from perception.models.efficientnet_lite import EfficientNetLite
 from perception.models.erfnet import ERFNet
 from perception.models.resnet import ResNet18
 from perception.sparsity.groups import Groups, find_groups
@@ -129,6 +130,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "image_concat": (ImageConcat, IMAGE),
     "norms": (Norms, (2, 3, 20)),
     "erfnet": (lambda: ERFNet(19, 0.25), (1, 3, 32, 32)),
+    "efficientnet_lite": (lambda: EfficientNetLite(5), (1, 3, 32, 64)),
     "foreground_detector": (lambda: ForegroundDetector(3, 0.5), (1, 3, 32, 32)),
     "preactivation_residual": (lambda: ResNet18(5, channels=4), IMAGE),
 }
@@ -167,7 +169,7 @@ def prepared(name: str, seed: int = 0) -> tuple[nn.Module, Tensor, torch.Generat
     network = build().eval()
     randomise(network, generator)
     example = torch.randn(shape, generator=generator)
-    if name == "foreground_detector":  # its sides are exponentials, which magnify the rounding of float32
+    if name in ("foreground_detector", "efficientnet_lite"):  # exponentials, or 50 layers, magnify float32's rounding
         return network.double(), example.double(), generator
     return network, example, generator
 

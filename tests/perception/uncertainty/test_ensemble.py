@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from perception.uncertainty.ensemble import (
     snapshots,
     start_members,
 )
+from perception.uncertainty.priors import started_priors
 
 
 class Dropped(nn.Module):
@@ -99,9 +101,34 @@ def test_embedding_is_the_average_of_the_first_members_features():
     assert ensemble.embed(images()).dtype == torch.float32
 
 
-def test_a_network_without_encode_is_refused():
-    with pytest.raises(InputError, match="Conv2d has no method encode"):
-        Ensemble([nn.Conv2d(3, 2, 1)]).embed(images())
+def test_a_network_without_encode_is_embedded_by_what_its_last_layer_reads():
+    first, last = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 2, 1)
+    expected = first(images()).relu().mean(dim=(2, 3))
+    torch.testing.assert_close(Ensemble([nn.Sequential(first, nn.ReLU(), last)]).embed(images()), expected)
+    tokens = nn.Sequential(nn.Flatten(2), nn.Linear(images()[0, 0].numel(), 7), nn.ReLU(), nn.Linear(7, 2))
+    expected = tokens[:3](images()).mean(1)  # (frame, token, channel)
+    torch.testing.assert_close(Ensemble([tokens]).embed(images()), expected)
+    with pytest.raises(InputError, match="ReLU has no method encode"):
+        Ensemble([nn.ReLU()]).embed(images())
+
+
+def test_members_that_start_from_weights_stay_close_to_them():
+    known = build(0)
+    start = {name: values.clone() for name, values in known.named_parameters() if name.startswith("encoder.")}
+    priors = started_priors(known, start)
+
+    def from_weights(seed):
+        network = build(seed)
+        network.load_state_dict(start, strict=False)
+        return network
+
+    ensemble = make_ensemble(from_weights, 4, seed=3, priors=priors)
+    for name, values in start.items():
+        drawn = torch.stack([member.get_parameter(name) for member in ensemble.members])
+        assert float((drawn - values).abs().max()) < 6 * math.sqrt(priors[name].variance)
+        assert float(drawn.std(0).min()) > 0
+    fresh = [member.get_parameter("classifier.weight") for member in ensemble.members]
+    assert float(torch.stack(fresh).std(0).mean()) > 0.5 * float(fresh[0].std())
 
 
 def test_saved_ensemble_comes_back_with_its_identity(tmp_path):
