@@ -35,7 +35,7 @@ from components.stage.learning import (
 )
 from components.stage.parameters import shared_fields
 from components.stage.records import log, progress_line
-from perception.adaptation.detector import ForegroundDetector
+from perception.adaptation.detector import ForegroundDetector, PyramidDetector
 from perception.adaptation.detector_quality import judge_detector
 from perception.adaptation.detector_training import DetectionAugment
 from perception.adaptation.foreground import Foreground, save_foreground, score_thresholds
@@ -52,6 +52,7 @@ from perception.data.store import open_store
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.models.checkpoint import save_network
+from perception.models.registry import start_from
 from perception.training.distributed import own_frames
 from perception.training.loop import TrainSettings
 from perception.training.setup import best_device, seeded
@@ -138,7 +139,7 @@ def _train_detector(
         return None, {}
     frames = InstanceFrames(simulator, open_store(parameters.store), load_settings(parameters))
     class_ids, instances = learnable_classes(frames)
-    network = seeded(partial(ForegroundDetector, len(class_ids), parameters.detector_width), parameters.seed)
+    network = seeded(partial(_new_detector, len(class_ids), parameters), parameters.seed)
     settings, augment = detector_settings(parameters), DetectionAugment(texture_share=parameters.texture_share)
     detector, records = train_foreground(
         network,
@@ -156,6 +157,17 @@ def _train_detector(
     fusion = FusionSettings(score_threshold=parameters.score_threshold, class_score_thresholds=by_class)
     about = {"instances": {names[each]: int(instances[each]) for each in class_ids}, "frames": len(frames)}
     return replace(detector, fusion=fusion), about | {"loss": [record.loss for record in records]}
+
+
+def _new_detector(classes: int, parameters: AdaptParameters) -> nn.Module:
+    """Return an untrained detector: on the segmenter's backbone, from its weights, where that has a pyramid; else of its own."""
+    choice = parameters.network
+    if choice.name != "efficientnet_lite":
+        return ForegroundDetector(classes, parameters.detector_width)
+    network = PyramidDetector(classes, **choice.arguments)
+    if choice.weights:
+        start_from(network, choice.weights)
+    return network
 
 
 def _detector_figures(detector: Foreground, test: pd.DataFrame, parameters: AdaptParameters) -> dict[str, Any]:

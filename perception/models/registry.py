@@ -69,21 +69,22 @@ def choose_network(choice: NetworkChoice, classes: int) -> nn.Module:
 def start_from(network: nn.Module, weights: str) -> Taken:
     """Give a network, in place, the weights that a choice names, by name and shape; return what became of each tensor.
 
-    weights: "pretrained", the file that the network's `weights_file()` names, or a file; its names are the network's, or
-    those of its `encoder`, or what the network's `own_names(state)` translates. Raises InputError for a network that
-    brings no weights and for a file of which nothing fits.
+    weights: "pretrained", the file that `weights_file()` of the network or of its `encoder` names, or a file. Its names
+    are the network's or the encoder's, after `own_names(state)` of either has translated them. Raises InputError for a
+    network that brings no weights and for a file of which nothing fits.
     """
-    file = Path(weights)
-    if weights == PRETRAINED:
-        if not hasattr(network, "weights_file"):
-            raise InputError(
-                f"weights {PRETRAINED}: network {type(network).__name__} brings none, it has no weights_file(); give a file"
-            )
-        file = network.weights_file()  # type: ignore[operator]
-    state = read_state(file)
-    if hasattr(network, "own_names"):
-        state = network.own_names(state)  # type: ignore[operator]
     encoder = getattr(network, "encoder", None)
+    offers: dict[str, Any] = {
+        name: getattr(network, name, getattr(encoder, name, None)) for name in ("weights_file", "own_names")
+    }
+    if weights == PRETRAINED and offers["weights_file"] is None:
+        raise InputError(
+            f"weights {PRETRAINED}: network {type(network).__name__} brings none, it has no weights_file(); give a file"
+        )
+    file: Path = offers["weights_file"]() if weights == PRETRAINED else Path(weights)
+    state = read_state(file)
+    if offers["own_names"] is not None:
+        state = offers["own_names"](state)
     if isinstance(encoder, nn.Module) and not network.state_dict().keys() & state.keys():
         taken = take_weights(encoder, state, "", str(file))
         own = {f"encoder.{name}" for name in taken.taken}
