@@ -18,9 +18,11 @@ from components.stage.learning import (
 )
 from components.stage.records import log
 from components.stage.starting import Start, find_start
-from perception.parameters import BrokenRule, Count, NotNegative, Share, checked
+from perception.parameters import BrokenRule, Count, NotNegative, checked
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from perception.uncertainty.priors import Prior
 
 
@@ -33,8 +35,6 @@ class EnsembleParameters(LearningParameters):
     members: Count = 4  # networks, snapshots or dropout passes; the KL penalty's expectation is finite from 4 on
     beta: NotNegative = 1e-7  # weight of the KL penalty over members beside the cross-entropy; 0 is kind plain
     direction: Literal["pq", "qp"] = "pq"  # pq: KL(prior || members), the paper's expression; qp: KL(members || prior)
-
-    perturbation: Share = 0.3  # share of what a member is drawn with that is left in its start, so that members differ
 
     def __post_init__(self) -> None:
         if self.kind == "dpe" and self.beta > 0 and self.members < 4:
@@ -50,14 +50,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
 
     from perception.training.losses import class_weights, pixel_counts
     from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
-    from perception.uncertainty.ensemble import (
-        DropoutEnsemble,
-        Ensemble,
-        make_ensemble,
-        save_ensemble,
-        snapshots,
-        start_members,
-    )
+    from perception.uncertainty.ensemble import DropoutEnsemble, Ensemble, make_ensemble, save_ensemble, snapshots
 
     check_network(parameters)
     labelled = open_frames(labelled_so_far(inputs), parameters)
@@ -67,8 +60,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     )
     training = train_settings(parameters)
     priors, start = _known_priors(inputs, parameters, training.device)
-    ensemble = make_ensemble(lambda _: new_network(parameters), networks, parameters.seed, priors)
-    start_members(ensemble, start.state, parameters.perturbation)
+    ensemble = make_ensemble(lambda _: _member(parameters, start), networks, parameters.seed, priors)
     if parameters.kind == "mc_dropout":
         DropoutEnsemble(ensemble.members[0], parameters.members, parameters.seed)  # refuses a network without dropout
     penalty: Literal["dpe", "l2"] = "dpe" if parameters.kind == "dpe" and parameters.beta else "l2"
@@ -92,13 +84,18 @@ def _known_priors(inputs: Paths, parameters: EnsembleParameters, device: str) ->
     from perception.uncertainty.priors import started_priors
 
     network, taken = started_network(parameters)
-    own = network.state_dict()
-    brought = Start(started_from="pretrained", state={name: own[name] for name in taken.taken}) if taken else None
-    otherwise = brought or Start(started_from="scratch")
-    start = find_start(parameters.start_from, inputs.one("base"), network, parameters.taxonomy, otherwise)
+    own, names = network.state_dict(), taken.taken if taken else ()
+    brought = Start(started_from="pretrained" if names else "scratch", state={name: own[name] for name in names})
+    start = find_start(parameters.start_from, inputs.one("base"), network, parameters.taxonomy, brought)
     log(f"members start from {start.started_from}: {start.reason}")
     network.load_state_dict(start.state, strict=False)
     return started_priors(network.to(device), start.state), start
+
+
+def _member(parameters: EnsembleParameters, start: Start) -> "nn.Module":
+    network = new_network(parameters)
+    network.load_state_dict(start.state, strict=False)
+    return network
 
 
 STAGE = Stage(

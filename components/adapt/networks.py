@@ -41,7 +41,7 @@ from components.stage.parameters import plain_values, shared_fields
 from components.stage.records import log, progress_line
 from components.stage.results import reuse
 from components.stage.source_hash import package_hash
-from perception.adaptation.detector import ForegroundDetector
+from perception.adaptation.detector import ForegroundDetector, PyramidDetector
 from perception.adaptation.detector_quality import judge_detector
 from perception.adaptation.detector_training import DetectionAugment
 from perception.adaptation.foreground import Foreground, load_foreground, save_foreground, score_thresholds
@@ -60,6 +60,7 @@ from perception.data.tables import read_record
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.models.checkpoint import load_network, save_network
+from perception.models.registry import start_from
 from perception.training.distributed import own_frames
 from perception.training.loop import TrainSettings
 from perception.training.setup import best_device, seeded
@@ -198,7 +199,7 @@ def _train_detector(simulator: pd.DataFrame, folder: Path, parameters: SourcePar
         return {}
     frames = InstanceFrames(simulator, open_store(parameters.store), load_settings(parameters))
     class_ids, instances = learnable_classes(frames)
-    network = seeded(partial(ForegroundDetector, len(class_ids), parameters.detector_width), parameters.seed)
+    network = seeded(partial(_new_detector, len(class_ids), parameters), parameters.seed)
     settings, augment = detector_settings(parameters), DetectionAugment(texture_share=parameters.texture_share)
     detector, records = train_foreground(
         network,
@@ -219,6 +220,18 @@ def _fusion(parameters: AdaptParameters) -> FusionSettings:
     """Return which of the detector's instances are kept."""
     by_class = score_thresholds(parameters.class_score_thresholds, class_names(parameters.taxonomy))
     return FusionSettings(score_threshold=parameters.score_threshold, class_score_thresholds=by_class)
+
+
+def _new_detector(classes: int, parameters: SourceParameters) -> nn.Module:
+    """Return an untrained detector: on the segmenter's backbone, from its weights, where that has a pyramid; else of its own."""
+    choice = parameters.network
+    if choice.name != "efficientnet_lite":
+        return ForegroundDetector(classes, parameters.detector_width)
+    network = PyramidDetector(classes, **choice.arguments)
+    weights = starting_weights(parameters)
+    if weights:
+        start_from(network, str(weights))
+    return network
 
 
 def _detector_figures(detector: Foreground, test: pd.DataFrame, parameters: AdaptParameters) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class SourceParameters(LearningParameters):
     average_decay: ShareFromZero = 0.0
     # passes over the simulator's frames with instances; 0: no detector, and nothing is fused
     detector_epochs: CountOrZero
-    # the detector's channels times this; 1 is for one CPU core
+    # the detector's channels times this, where it has no backbone of the segmenter's; 1 is for one CPU core
     detector_width: Annotated[float, Field(ge=0.25, le=8)] = 1.0
     # frames in one step of the detector's training; normalisation needs more than one
     detector_batch_frames: Annotated[int, Field(ge=2)] = 8

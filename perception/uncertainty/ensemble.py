@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import combinations
@@ -169,14 +169,15 @@ def make_ensemble(
     number around the call and given back untouched. Parameters that every network starts with the same value in
     (normalisation scales and shifts, often biases) are drawn from their priors: members that are equal there have no
     spread, and the first steps on the DPE penalty would be as good as infinite. priors: by parameter name, in place of
-    those of parameter_priors. The same seed always gives the same ensemble; a single member is left as it was built.
+    those of parameter_priors; what has one there may be equal in all that build gives. The same seed always gives the same
+    ensemble; a single member is left as it was built.
     Raises InputError when members < 1 or when two members come out with equal weights.
     """
     if members < 1:
         raise InputError(f"members = {members}; an ensemble needs at least 1: set members to 8, as published")
     seeds = np.random.SeedSequence(seed).generate_state(members).tolist()
     networks = [seeded(partial(build, member_seed), member_seed) for member_seed in seeds]
-    _refuse_equal_members(networks)
+    _refuse_equal_members(networks, priors or {})
     if members > 1:
         _draw_equal_parameters(networks, seeds, priors or {})
     return Ensemble(networks)
@@ -193,29 +194,15 @@ def _draw_equal_parameters(networks: Sequence[nn.Module], seeds: Sequence[int], 
                 values.copy_(torch.as_tensor(prior.mean, device="cpu") + math.sqrt(prior.variance) * noise)
 
 
-def _refuse_equal_members(networks: Sequence[nn.Module]) -> None:
-    states = [network.state_dict() for network in networks]
-    for (first, ours), (index, theirs) in combinations(enumerate(states), 2):
-        if ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours):
+def _refuse_equal_members(networks: Sequence[nn.Module], known: Collection[str]) -> None:
+    """Raise InputError for two networks that are equal in all that is not known; what is known is drawn for each."""
+    own = [{name: values for name, values in each.named_parameters() if name not in known} for each in networks]
+    for (first, ours), (index, theirs) in combinations(enumerate(own), 2):
+        if ours and ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours):
             raise InputError(
                 f"members {first} and {index} start from equal weights; an ensemble of equal members cannot disagree: "
                 "let build() initialise from the seed it is given"
             )
-
-
-@torch.no_grad()
-def start_members(ensemble: Ensemble, state: Mapping[str, Tensor], perturbation: float) -> None:
-    """Move every member, in place, from where it was drawn to one start, and leave `perturbation` of what it was drawn with.
-
-    state: weights by name; what a member has beside them stays as drawn. Buffers, such as the statistics of normalisation, are
-    the start's. Shrink and perturb (Ash and Adams 2020, arXiv 1910.08475): networks that go on from one start and learn from new
-    frames then generalise as fresh ones do, and members differ. Raises InputError when they do not.
-    """
-    for member in ensemble.members:
-        own, drawn = member.state_dict(), dict(member.named_parameters())
-        for name, values in state.items():
-            own[name].copy_(values.lerp(own[name], perturbation) if name in drawn else values)
-    _refuse_equal_members(list(ensemble.members))
 
 
 def snapshots(network: nn.Module, epochs: Sequence[int]) -> tuple[nn.ModuleList, Callable[..., None]]:

@@ -84,17 +84,16 @@ def shipped(night: dict[str, Path], place: Path, **network: Any) -> dict[str, Pa
     chosen = {"network": network["network"]}
     stage(ensemble, "ensemble", **learning, kind="dpe", members=4)
     stage(score, "scores", **chosen, shard=0, shard_count=1)
-    stage(adapt, "adaptation", **learning, pseudo_frames=3, student_epochs=1, detector_epochs=0)
+    stage(adapt, "adaptation", **learning, pseudo_frames=3, student_epochs=1, detector_epochs=1)
     stage(train_prune, "network", **learning, press_epochs=1, latency_share=0.8)
     stage(compress, "compressed", **chosen, latency_repeats=3, least_saving=0.0, energy=0.9)
     stage(evaluate, "evaluation", resamples=100, shift_frames=1, latency_repeats=2, worst_frames=1)
     return files
 
 
+@pytest.mark.usefixtures("street_networks")
 @pytest.mark.parametrize(("name", "optimiser"), [("unet", "adam"), ("efficientnet_lite", "adamw")])
-def test_a_network_goes_through_the_night(
-    night: dict[str, Path], tmp_path: Path, street_networks: ModuleType, name: str, optimiser: str
-) -> None:
+def test_a_network_goes_through_the_night(night: dict[str, Path], tmp_path: Path, name: str, optimiser: str) -> None:
     files = shipped(night, tmp_path, network=CHOICES[name], optimiser=optimiser, channels_last=True)
     figures = json.loads((files["network"] / "network.json").read_text())
     assert figures["parameters_pruned"] < 0.9 * figures["parameters_dense"]

@@ -151,7 +151,7 @@ def _fit(work: Work, network: nn.Module, sources: list[Labelled], steps: int, ho
     )  # fmt: skip
     records = fit(
         network,
-        lambda epoch: SegmentationStream(
+        lambda _: SegmentationStream(
             sources, [batch // len(sources)] * len(sources), steps, VARIATION, 1000 * seed + steps
         ),
         settings,

