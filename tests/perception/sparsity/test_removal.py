@@ -200,7 +200,7 @@ def test_outputs_equal_the_zeroed_networks(name: str, share: float) -> None:
 
 
 def test_weights_keep_their_order_in_memory() -> None:
-    network, example, generator = prepared("residual")
+    network, example, generator = prepared("erfnet")
     network.to(memory_format=torch.channels_last)
     groups = find_groups(network, example)
     zero_some(groups, 0.5, generator)
