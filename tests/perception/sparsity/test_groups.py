@@ -58,6 +58,19 @@ def test_efficientnet_lite_is_followed_whole() -> None:
     assert pyramid == set(makers["decoder.laterals.0.conv"].layers)
 
 
+class Deciding(nn.Module):
+    """Do with an image what depends on it, which no graph can say."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_the_layer_that_cannot_be_followed_is_named() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 4, 1), Deciding()), nn.Conv2d(4, 2, 1))
+    with pytest.raises(InputError, match=r"layer 1\.1 of network Sequential cannot be followed"):
+        find_groups(network, torch.zeros(1, 3, 8, 8))
+
+
 def test_own_slices_never_overlap() -> None:
     groups = find_groups(ERFNet(5, 0.25), torch.zeros(1, 3, 32, 32))
     parameters = dict(groups.network.named_parameters())

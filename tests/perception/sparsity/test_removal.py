@@ -199,6 +199,19 @@ def test_outputs_equal_the_zeroed_networks(name: str, share: float) -> None:
     assert len(still_zero) == len(set(still_zero))
 
 
+def test_weights_keep_their_order_in_memory() -> None:
+    network, example, generator = prepared("erfnet")
+    network.to(memory_format=torch.channels_last)
+    groups = find_groups(network, example)
+    zero_some(groups, 0.5, generator)
+    before = {name: values.shape for name, values in network.named_parameters() if values.dim() == 4}
+    remove_zero_channels(network, groups)
+    smaller = [
+        network.get_parameter(name) for name, shape in before.items() if network.get_parameter(name).shape != shape
+    ]
+    assert smaller and all(values.is_contiguous(memory_format=torch.channels_last) for values in smaller)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_renumbered_groups_equal_those_of_a_new_search(name: str) -> None:
     network, example, generator = prepared(name)
