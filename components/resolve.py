@@ -2,14 +2,16 @@
 
 import os
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.ingest.sources import Source
 from components.stage.declaration import BASE, Needs, Paths, Port, Stage
-from components.stage.learning import write_json
+from components.stage.learning import COMMIT_VARIABLE, write_json
 from components.stage.parameters import absolute
 from components.stage.records import NIGHT_VARIABLE, log
+from perception.errors import InputError
 from perception.parameters import BrokenRule, Count, Pixels, Seed, checked
 
 if TYPE_CHECKING:
@@ -42,9 +44,10 @@ class ResolveParameters:
             raise BrokenRule("allowed_signers", self.allowed_signers, "must not be empty with require_signed")
 
 
-def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | None]:
+def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | int | None]:
     """Write the resolved version (its manifest, empty on the first night, run.json and the champion where there is one), what the
-    night knows of those before it and, for each batch, its share of the files that no night has read; tell the base.
+    night knows of those before it and, for each batch, its share of the files that no night has read; tell base, tonight, the
+    registry's commit and the code's.
     """
     from perception.data.store import open_store
     from perception.versioning.base import write_base
@@ -59,16 +62,17 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
         log(f"{base.tag} is signed by {require_signed(registry, base.tag, parameters.allowed_signers)}")
     released = base.champion[:8] if base.champion else "none yet"
     log(f"data version: {base.tag or 'none yet'}, {base.frames} frames; champion: {released}")
-    tonight = _begin(registry, kept_beside(store), parameters)
+    tonight, commit = _begin(registry, kept_beside(store), parameters)
     write_json(folder / "night.json", vars(tonight))
     book = book_of(registry, tonight, kept_beside(store))
     _write_listing(
         outputs.one("arrivals"), folder, parameters, book, read_already(registry, tonight, kept_beside(store))
     )
-    return {"base": base.tag, "night": tonight.night}
+    code = os.environ.get(COMMIT_VARIABLE, "")
+    return {"base": base.tag, **vars(tonight), "registry_commit": commit, "code": code}
 
 
-def _begin(registry: str, kept: Path | None, parameters: ResolveParameters) -> "Tonight":
+def _begin(registry: str, kept: Path | None, parameters: ResolveParameters) -> "tuple[Tonight, str]":
     from perception.versioning.tonight import begin_night
 
     name = os.environ.get(NIGHT_VARIABLE) or parameters.run
@@ -86,25 +90,48 @@ def _write_listing(
     import pandas as pd
 
     from components.ingest.arrivals import list_arrivals
+    from components.ingest.returned import list_returned
     from perception.selection.shards import in_shard
-    from perception.versioning.pool import known_arrivals, unread
+    from perception.versioning.pool import handed_out, known_arrivals, unread
 
     sources, size = parameters.sources, (parameters.height_px, parameters.width_px)
-    every = [list_arrivals(name, source, parameters.seed, size) for name, source in sources.items()]
+    look_up = partial(handed_out, book)
+    every = [
+        list_returned(name, source, look_up)
+        if source.labels == "drop"
+        else list_arrivals(name, source, parameters.seed, size)
+        for name, source in sources.items()
+    ]
     listing = pd.concat(every, ignore_index=True)
     known = known_arrivals(book, listing[["object"]])
     new = unread(listing, known)
     if already is not None:
-        new = new.merge(already[["source", "object", "signature"]].drop_duplicates())
+        new = _recorded(new, already)
+    returned = look_up(new.object[new.source.isin([name for name, each in sources.items() if each.labels == "drop"])])
     for batch in range(parameters.batch_count):
         share = new[in_shard(new.drive_id, batch, parameters.batch_count)]
         (folder / str(batch)).mkdir()
         share.to_parquet(folder / str(batch) / "listing.parquet", index=False)
+        returned.to_parquet(folder / str(batch) / "handed_out.parquet", index=False)
     listed = known.merge(listing[["source", "object", "signature"]].drop_duplicates())
     listed[["source", "frame_id", "outcome"]].to_parquet(base / "listed.parquet", index=False)
     log(
         f"{len(listing)} files from {len(sources)} sources, {len(new)} of them not read before, in {parameters.batch_count} batches"
     )
+
+
+def _recorded(new: "pd.DataFrame", already: "pd.DataFrame") -> "pd.DataFrame":
+    """Return of the files that no other night has read those that this one recorded; raise InputError where one is gone."""
+    key = ["source", "object", "signature"]
+    wanted = already[key].drop_duplicates()
+    there = new.merge(wanted)
+    if len(there) < len(wanted):
+        gone = wanted.merge(there[key], how="left", indicator=True).query("_merge == 'left_only'").iloc[0]
+        raise InputError(
+            f"source {gone.source!r}: {gone.object!r} was read by this night, and {len(wanted) - len(there)} of its {len(wanted)} "
+            "files are gone or changed since; bring them back, or begin another night"
+        )
+    return there
 
 
 STAGE = Stage(

@@ -22,12 +22,20 @@ def nightly() -> Graph:
     # An ensemble's disagreement chooses the frames to label.
     ensemble = task("ensemble", frames=frames, base=base)
     scores = each("shard", "score", frames=frames, base=base, ensemble=ensemble)
-    selection = task("select", frames=frames, base=base, scores=scores, gate="select")
+    selection = task("select", frames=frames, base=base, ensemble=ensemble, scores=scores, gate="select")
     comparison = task("compare", frames=frames, base=base, ensemble=ensemble, selection=selection)
 
     # They become the next data version.
     curated = task("curate", frames=frames, base=base, selection=selection, gate="curate")
-    version = task("publish", frames=frames, base=base, curated=curated, reads_outside=(REGISTRY,), reusable=False)
+    version = task(
+        "publish",
+        frames=frames,
+        base=base,
+        curated=curated,
+        reads_outside=(REGISTRY,),
+        reusable=False,
+        writes_registry=True,
+    )
 
     # The simulator teaches first, labels afterwards; the network shrinks while it learns, and is judged as it ships.
     adaptation = task("adapt", frames=frames, curated=curated, gate="adapt")
@@ -46,6 +54,7 @@ def nightly() -> Graph:
         evaluation=evaluation,
         verdicts=night.verdicts,
         reads_outside=(REGISTRY,),
+        writes_registry=True,
         at_failure=True,
     )
     task(

@@ -33,15 +33,20 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
     import pandas as pd
 
     from components.ingest.arrivals import arrivals
+    from components.ingest.returned import returned
     from perception.data.store import open_store
     from perception.quality.intake import IntakeSettings, admit_frames, join_intakes, write_frames_folder
 
     listing = pd.read_parquet(inputs.one("arrivals") / "listing.parquet")
+    handed_out = pd.read_parquet(inputs.one("arrivals") / "handed_out.parquet")
     store, size, intakes = open_store(parameters.store), (parameters.height_px, parameters.width_px), []
     for name, listed in listing.groupby("source"):
         source = parameters.sources[str(name)]
         settings = shared_fields(IntakeSettings, source, source=str(name), taxonomy=parameters.taxonomy)
-        arriving = arrivals(source, listed, store, parameters.seed, size)
+        if source.labels == "drop":
+            arriving = returned(source, listed, store, handed_out, parameters.taxonomy)
+        else:
+            arriving = arrivals(source, listed, parameters.seed, size)
         progress = progress_line(f"ingest {name}")
         intake = admit_frames(arriving, len(listed), store, settings, progress=progress)
         signatures = listed.set_index("object").signature

@@ -1,4 +1,4 @@
-"""Where frames come from: the files of a data set through its reader, label drops, or scenes rendered here."""
+"""Where frames come from: the files of a data set through its reader, or scenes rendered here. Label drops: returned.py."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from perception.data.footage import Footage
     from perception.data.readers import RawFrame, Reader
-    from perception.data.store import Store
     from perception.quality.intake import Arrival
 
 LISTING_COLUMNS = ("source", "object", "drive_id", "signature")
@@ -24,7 +23,7 @@ def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int]) -
 
     object: the frame's name. signature: size in bytes and time of change of its files, of a scene what it is rendered from, so that a
     frame whose file changed is another row. seed, size: as in arrivals.
-    Raises InputError for a folder that breaks its layout, or that holds nothing and is none of label drops.
+    Raises InputError for a folder that breaks its layout, or that holds nothing.
     """
     import pandas as pd
 
@@ -40,7 +39,7 @@ def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int]) -
 
         with open_footage(source.path) as footage:
             rows = [(name, *row) for row in _listed(source, footage)]
-    if not rows and source.labels != "drop":
+    if not rows:
         raise InputError(
             f"source {name!r}: not one of its 0 frames can be used; mend its files or leave the source out"
         )
@@ -48,74 +47,30 @@ def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int]) -
 
 
 def _listed(source: Source, footage: "Footage") -> Iterator[tuple[str, str, str]]:
-    if source.format == "label_drop":
-        from perception.data.annotation import label_files
-
-        for drop, frame in _labelled(footage):
-            yield str(frame.frame_id), str(frame.drive_id), _signature(label_files(drop, frame.frame_id))
-        return
     for each in _files(source, footage):
-        yield each.frame_id, each.drive_id, _signature((each.image_path, each.label_path, each.instances_path))
+        yield each.frame_id, each.drive_id, signature_of((each.image_path, each.label_path, each.instances_path))
 
 
-def arrivals(
-    source: Source, listed: "pd.DataFrame", store: "Store", seed: int, size: tuple[int, int]
-) -> "Iterator[Arrival]":
+def arrivals(source: Source, listed: "pd.DataFrame", seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
     """Yield the listed frames of a source one by one, bytes not yet decoded.
 
-    size: (height, width) of rendered scenes in pixels; seed: of their world. store: where the images of label drops lie.
+    size: (height, width) of rendered scenes in pixels; seed: of their world.
     """
-    if source.format == "label_drop":
-        return _from_annotation(source, set(listed.object), store)
     if source.format == "scenes":
         return _rendered(source, listed, seed, size)
     return _from_files(source, set(listed.object))
 
 
-def _signature(files: "Iterable[Path | None]") -> str:
+def signature_of(files: "Iterable[Path | None]") -> str:
+    """Return what changes when one of some files does: sizes in bytes and times of change."""
     stats = [path.stat() for path in files if path is not None and path.exists()]
     return " ".join(f"{each.st_size}:{each.st_mtime_ns}" for each in stats)
-
-
-def _labelled(footage: "Footage") -> "Iterator[tuple[Any, Any]]":
-    from perception.data.annotation import newest_labels, open_drops
-
-    return newest_labels(open_drops(footage.root))
 
 
 def _files(source: Source, footage: "Footage") -> "Iterator[Any]":
     from perception.data.readers import open_reader
 
     return open_reader(source.format).frames(footage.root, source.part or None, source.labels == "given")
-
-
-def _from_annotation(source: Source, wanted: set[str], store: "Store") -> "Iterator[Arrival]":
-    """Yield the labelled frames of the label drops below `path`; their images come from the store, not from the drop."""
-    from perception.data.annotation import drop_label, label_files
-    from perception.data.decoding import BadFrame
-    from perception.data.footage import open_footage
-    from perception.quality.intake import Arrival
-
-    with open_footage(source.path) as footage:
-        for drop, frame in _labelled(footage):
-            if frame.frame_id not in wanted:
-                continue
-            with footage.whole(label_files(drop, frame.frame_id)):
-                try:
-                    label = drop_label(drop, frame.frame_id, (int(frame.height_px), int(frame.width_px)))
-                    problem = None
-                except BadFrame as bad:
-                    label, problem = None, BadFrame(footage.name(str(bad.path)), bad.rule, bad.remedy)
-            yield Arrival(
-                facts=frame,
-                image=store.get(frame.image_uri),
-                image_path=frame.image_uri,
-                label=label,
-                label_path=footage.name(f"{drop.folder}: {frame.frame_id}"),
-                label_taxonomy=drop.taxonomy.name,
-                problem=problem,
-                label_drop=drop.name,
-            )
 
 
 def _from_files(source: Source, wanted: set[str]) -> "Iterator[Arrival]":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.stage.declaration import Paths
-from components.stage.records import own_work, read_records
+from components.stage.records import own_work, read_records, work_seconds
 from perception.data.tables import read_record, read_table
 from perception.quality.gate import Verdict
 from perception.reporting import records
@@ -119,6 +119,6 @@ def _cost() -> Json:
         return {}
     stages = sorted(tasks, key=lambda record: -record["seconds"])
     return {
-        "seconds": round(sum(record["seconds"] for record in tasks), 1),
+        "seconds": work_seconds(tasks),
         "stages": [{"name": record["name"], "seconds": record["seconds"]} for record in stages],
     }

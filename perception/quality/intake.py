@@ -1,15 +1,15 @@
 """Intake: from the bytes of arriving frames to a frames folder, with every broken file listed and left out."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 
 from perception.data.decoding import BadFrame, decode_image, decode_label
-from perception.data.manifest import empty_manifest, read_manifest, write_manifest
+from perception.data.manifest import TAGGED, empty_manifest, read_manifest, write_manifest
 from perception.data.store import Store
 from perception.data.tables import read_table
 from perception.data.taxonomies import Taxonomy, load_taxonomy
@@ -51,6 +51,8 @@ class Arrival:
     instances: bytes | None = None
     problem: BadFrame | None = None  # why its files could not be read
     label_drop: str | None = None  # the label drop that the label came with: batch/annotator/date
+    tags: Mapping[str, str] = field(default_factory=dict)  # what annotators say of conditions
+    tag_drop: str | None = None  # the label drop that these tags came with
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,16 @@ def _file(arrival: Arrival, settings: IntakeSettings) -> dict[str, Any]:
         "source": settings.source,
         "object": arrival.facts.frame_id,
         "source_sha256": hashlib.sha256(arrival.image).hexdigest() if arrival.image else None,
-        "label_sha256": hashlib.sha256(label).hexdigest() if label else None,
+        "label_sha256": hashlib.sha256(label + _tag_bytes(arrival)).hexdigest() if label else None,
         "frame_id": arrival.facts.frame_id,
         "reason": None,
         "label_drop": arrival.label_drop,
     }
+
+
+def _tag_bytes(arrival: Arrival) -> bytes:
+    """Return what makes a label with other image tags another label."""
+    return repr(sorted(arrival.tags.items())).encode() if arrival.tags else b""
 
 
 def write_frames_folder(intake: Intake, folder: Path, *, repeats: bool = False) -> None:
@@ -264,6 +271,8 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSett
         assert reference is not None, "a reader that was asked for labels gave a frame without one"
         row |= reference | {"label_source": "simulator" if settings.domain == "synthetic" else "human"}
         row |= {"label_drop": arrival.label_drop} if settings.labels == "drop" else {}
+        row |= {TAGGED + name: value for name, value in arrival.tags.items()}
+        row |= {"tag_drop": arrival.tag_drop} if arrival.tags else {}
     else:
         row |= dict.fromkeys(("label_uri", "label_sha256", "label_taxonomy", "instances_uri")) | {
             "label_source": "none"

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +92,15 @@ def open_book(registry: str | Path, kept: Path | None = None) -> Book:
         return book_at(clone, kept)
 
 
-def book_at(clone: Clone, kept: Path | None = None) -> Book:
-    """Read all entries at a clone's head, as open_book does."""
-    return Book(clone.url, configured_remote(clone), _entries_at(clone, "HEAD"), kept)
+def book_at(clone: Clone, kept: Path | None = None, revision: str = "HEAD") -> Book:
+    """Read all entries at a commit of the clone, as open_book does."""
+    return Book(clone.url, configured_remote(clone), _entries_at(clone, revision), kept)
 
 
 def _entries_at(clone: Clone, revision: str) -> tuple[Entry, ...]:
     committed = read_all_committed(clone, FOLDER, revision)
     found = sorted(
-        (parse_record(content, Entry, f"{path} of registry {clone.url}") for path, content in committed.items()),
+        (_entry(content, f"{path} of registry {clone.url}") for path, content in committed.items()),
         key=lambda entry: entry.number,
     )
     for place, entry in enumerate(found, start=1):
@@ -110,6 +110,12 @@ def _entries_at(clone: Clone, revision: str) -> tuple[Entry, ...]:
                 "entries were removed or edited; restore them from its history"
             )
     return tuple(found)
+
+
+@lru_cache(maxsize=10_000)
+def _entry(content: bytes, where: str) -> Entry:
+    """Read an entry; one that was read before is not parsed again, since entries never change."""
+    return parse_record(content, Entry, where)
 
 
 def entry_objects(clone: Clone) -> dict[str, str]:
@@ -164,12 +170,15 @@ def append(
             if check and len(now) > len(book.entries):
                 check(replace(book, entries=now[len(book.entries) :]))
             rows = ", ".join(f"{part.rows} rows of {table}" for table, part in parts.items())
-            return {f"{FOLDER}/{moment:%Y-%m}/{name}.json": json_bytes(asdict(entry))}, trailers(
-                f"Add {kind} {name}", rows
-            )
+            return entry_file(entry), trailers(f"Add {kind} {name}", rows)
 
         push_commit(clone, changes)
     return written[0]
+
+
+def entry_file(entry: Entry) -> dict[str, bytes | None]:
+    """Return the path of an entry in the registry, and its content."""
+    return {f"{FOLDER}/{entry.when:%Y-%m}/{entry.name}.json": json_bytes(asdict(entry))}
 
 
 def _check_same(there: Entry, wanted: Entry) -> None:
