@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
 RUN_PYTHON := $(VENV)/bin/python
-EXTRAS := gates,versioning,cluster,outside,development
+EXTRAS := gates,versioning,pretrained,cluster,outside,development
 NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.

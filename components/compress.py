@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import FrameParameters, gate_rows, network_miou, read_frames, write_json
+from components.stage.learning import (
+    NetworkParameters,
+    gate_rows,
+    network_miou,
+    networks_of,
+    read_frames,
+    write_json,
+)
 from components.stage.records import log
 from perception.parameters import Count, ShareFromZero, ShareToOne, checked
 
@@ -18,7 +25,7 @@ _ORIGIN = ("data_manifest_sha256", "code_commit", "image", "started_from_model")
 
 
 @checked
-class CompressParameters(FrameParameters):
+class CompressParameters(NetworkParameters):
     """Say how far the network may be compressed and how its latency is measured."""
 
     energy: ShareToOne = 0.98  # share of the sum of singular values that a factorised layer keeps
@@ -44,10 +51,11 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
 
     set_threads(parameters.threads)
     folder, size = outputs.one("compressed"), (parameters.height_px, parameters.width_px)
-    dense, pruned = (load_network(inputs.one("network") / f"{name}.safetensors") for name in ("dense", "pruned"))
-    shutil.copyfile(inputs.one("network") / "dense.safetensors", folder / "dense.safetensors")  # released with the rest
+    networks, given = networks_of(parameters), inputs.one("network")
+    dense, pruned = (load_network(given / f"{name}.safetensors", networks) for name in ("dense", "pruned"))
+    shutil.copyfile(given / "dense.safetensors", folder / "dense.safetensors")  # released with the rest
     network, choices = _factorise(pruned, parameters)
-    sha256 = save_network(network, folder / "model.safetensors", {"shrunk_by": "pruning and low rank"})
+    sha256 = save_network(network, folder / "model.safetensors", {"shrunk_by": "pruning and low rank"}, networks)
     metadata = input_metadata(parameters.taxonomy)
     exports = {
         "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size, metadata=metadata),

@@ -10,10 +10,11 @@ from pydantic import Field
 
 from components.stage.declaration import BASE, FRAMES, Needs, Paths, Port, Stage
 from components.stage.learning import (
-    FrameParameters,
+    NetworkParameters,
     check_classes,
     class_names,
     labelled_so_far,
+    networks_of,
     open_frames,
     open_pool,
     write_json,
@@ -49,7 +50,7 @@ class NamedQuota(Quota):
 
 
 @checked
-class SelectParameters(FrameParameters, SelectionSettings):
+class SelectParameters(NetworkParameters, SelectionSettings):
     """Choose the strategy and how much may be labelled."""
 
     quotas: tuple[NamedQuota, ...] = ()  # least shares of the budget for conditions and classes
@@ -129,7 +130,7 @@ def _hand_over(chosen: "pd.DataFrame", ensemble: Path, folder: Path, parameters:
     set_threads(parameters.threads)
     sizes = {str(frame.frame_id): (int(frame.height_px), int(frame.width_px)) for frame in chosen.itertuples()}
     images = image_batches(open_frames(chosen, parameters, labels_required=False), _BATCH_FRAMES)
-    labels = predicted_labels(load_committee(ensemble), images, sizes, best_device())
+    labels = predicted_labels(load_committee(ensemble, networks_of(parameters)), images, sizes, best_device())
     outlines = {frame_id: outlines_of(label) for frame_id, label in labels}
     return write_batch(chosen, outlines, open_store(parameters.store), folder, parameters.taxonomy)
 

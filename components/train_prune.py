@@ -13,6 +13,7 @@ from components.stage.learning import (
     curated_training_frames,
     gate_rows,
     network_miou,
+    networks_of,
     open_frames,
     provenance,
     read_frames,
@@ -23,7 +24,7 @@ from components.stage.learning import (
 )
 from components.stage.parameters import shared_fields
 from components.stage.records import log
-from components.stage.starting import Start, StartFrom, find_start
+from components.stage.starting import Start, find_start
 from perception.parameters import BrokenRule, Count, CountOrZero, Fraction, Share, ShareFromZero, ShareToOne, checked
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 class TrainPruneParameters(LearningParameters):
     """Say how the network is trained and how hard it is pressed to lose neurons."""
 
-    # champion: the released network where its structure fits, else the student of adapt, which adapt.start_from tells about
-    start_from: StartFrom = "champion"
     human_share: Share = 0.5  # share of an epoch's frames that carry human labels
     press_epochs: Count  # epochs that end with a proximal step; after the last one the network is pruned and learns on
     pruned_epochs: CountOrZero = 0  # of the pruned network, whose later epochs cost less; 0: as many as the dense one's
@@ -74,7 +73,10 @@ class TrainPruneParameters(LearningParameters):
 
 @by_all_processes
 def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None:
-    """Train a dense network and, from the same start on the same frames, one that is pruned meanwhile; write both."""
+    """Train a dense network and, from the same start on the same frames, one that is pruned meanwhile; write both.
+
+    Where nothing is pruned the dense network is written twice.
+    """
     from perception.models.checkpoint import save_network
 
     folder = outputs.one("network")
@@ -86,15 +88,20 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
     about["classes"] = json.dumps(class_names(parameters.taxonomy))
 
     dense, start = _starting_network(inputs, parameters)
-    pruned = copy.deepcopy(dense)
+    pruned, networks = copy.deepcopy(dense), networks_of(parameters)
     figures: dict[str, Any] = {"started_from": start.started_from, "start_reason": start.reason}
     figures["started_from_model"] = start.model_sha256
     figures["miou_start"] = network_miou(dense, test, parameters)
     log(f"starts from {start.started_from}: {start.reason}; mIoU {figures['miou_start']:.3f}")
     history = {"dense": train(dense, frames, settings, parameters, what="train the dense network")}
-    save_network(dense, folder / "dense.safetensors", about)
-    history["pruned"], structure = _train_pruned(pruned, frames, settings, parameters)
-    save_network(pruned, folder / "pruned.safetensors", about)
+    save_network(dense, folder / "dense.safetensors", about, networks)
+
+    structure: dict[str, Any] = {"layers": [], "closed_branches": []}
+    if parameters.prune == "neurons":
+        history["pruned"], structure = _train_pruned(pruned, frames, settings, parameters)
+    else:
+        pruned, history["pruned"] = dense, history["dense"]
+    save_network(pruned, folder / "pruned.safetensors", about, networks)
 
     figures |= _figures_of(dense, "dense", test, parameters) | _figures_of(pruned, "pruned", test, parameters)
     losses = {name: [record.loss for record in records] for name, records in history.items()}
@@ -110,7 +117,7 @@ def _starting_network(inputs: Paths, parameters: TrainPruneParameters) -> "tuple
     from perception.models.checkpoint import load_network
     from perception.reporting.records import Adaptation
 
-    network = load_network(inputs.one("adaptation") / "student.safetensors")
+    network = load_network(inputs.one("adaptation") / "student.safetensors", networks_of(parameters))
     adaptation = read_record(inputs.one("adaptation") / "adaptation.json", Adaptation)
     student = Start(started_from=adaptation.started_from, state=network.state_dict())
     start = find_start(parameters.start_from, inputs.one("base"), network, parameters.taxonomy, student)

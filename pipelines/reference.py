@@ -16,6 +16,7 @@ from components.ingest.sources import Source
 from components.select import NamedQuota
 from components.stage.declaration import Needs
 from components.stage.learning import FrameParameters, LearningParameters
+from perception.models.settings import NetworkChoice
 from perception.quality.suites import Parameter, load_suite
 from perception.simulator.world import World
 from perception.versioning.settings import ReleasePolicy
@@ -108,6 +109,7 @@ def page(night: Graph) -> str:
         parts.append(_table(name, kind, defined, but=GIVEN | (shared if issubclass(kind, FrameParameters) else set())))
     gate = next(iter(night.gates.values())).stage.parameters
     parts.append(_table("gate_NAME", gate, defined, but=GIVEN | {"bounds"}))
+    parts.append(_table("NAME.network", NetworkChoice, defined))
     for title, kind in {"sources.NAME": Source, "sources.NAME.world": World, "select.quotas": NamedQuota}.items():
         parts.append(_table(title, kind, defined))
     others = {"release": ReleasePolicy, "prices": Prices, "cluster": Cluster, "cluster.stages.NAME": Needs}
@@ -135,7 +137,18 @@ def meanings(kind: type) -> dict[str, str]:
 def _definitions(night: Graph) -> dict[str, dict[str, Any]]:
     """Return the JSON schema of every parameter class by its name, with what its comments say."""
     kinds = {task.stage.parameters for task in night.tasks.values()} | {FrameParameters, LearningParameters}
-    kinds |= {Source, World, NamedQuota, Prices, ReleasePolicy, Cluster, Needs, Schedule, SeasonParameters}
+    kinds |= {
+        NetworkChoice,
+        Source,
+        World,
+        NamedQuota,
+        Prices,
+        ReleasePolicy,
+        Cluster,
+        Needs,
+        Schedule,
+        SeasonParameters,
+    }
     _, found = models_json_schema([(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)])
     defined: dict[str, dict[str, Any]] = found["$defs"]
     for kind in kinds:

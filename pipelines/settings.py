@@ -181,6 +181,9 @@ def _layered(written: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str
     merged = overlay({name: value for name, value in written.items() if name != "profiles"}, profile)
     if "sources" in profile:  # a profile's sources replace the others: a night never mixes two fleets by accident
         merged["sources"] = dict(profile["sources"])
+    for name, section in profile.items():  # as does a section's network: no other takes the arguments of one
+        if isinstance(section, Mapping) and "network" in section:
+            merged[name]["network"] = section["network"]
     return merged
 
 

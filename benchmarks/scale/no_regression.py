@@ -94,7 +94,8 @@ def run(**given: Any) -> int:
 def _parameters(options: SimpleNamespace) -> LearningParameters:
     given = {
         "store": str(options.work / "store"), "taxonomy": options.taxonomy, "height_px": options.height_px,
-        "width_px": 2 * options.height_px, "seed": 0, "network_width": options.network_width, "dropout": 0.0,
+        "width_px": 2 * options.height_px, "seed": 0,
+        "network": {"arguments": {"width": options.network_width, "dropout_quarter": 0.0, "dropout_eighth": 0.0}},
         "epochs": options.epochs, "epoch_frames": options.epoch_frames, "batch_frames": options.batch_frames,
         "learning_rate": 0.004,
     }  # fmt: skip

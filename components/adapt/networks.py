@@ -23,12 +23,15 @@ from components.adapt.parameters import AdaptParameters, SourceParameters
 from components.stage.declaration import Paths
 from components.stage.learning import (
     LearningParameters,
+    check_network,
     class_names,
     curated_training_frames,
     load_settings,
-    new_network,
+    networks_of,
     open_frames,
     read_frames,
+    started_network,
+    starting_weights,
     train,
     train_settings,
     training_state,
@@ -37,8 +40,8 @@ from components.stage.learning import (
 from components.stage.parameters import plain_values, shared_fields
 from components.stage.records import log, progress_line
 from components.stage.results import reuse
-from components.stage.starting import brought_weights, take_brought
-from perception.adaptation.detector import ForegroundDetector
+from components.stage.source_hash import package_hash
+from perception.adaptation.detector import ForegroundDetector, PyramidDetector
 from perception.adaptation.detector_quality import judge_detector
 from perception.adaptation.detector_training import DetectionAugment
 from perception.adaptation.foreground import Foreground, load_foreground, save_foreground, score_thresholds
@@ -57,6 +60,7 @@ from perception.data.tables import read_record
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.models.checkpoint import load_network, save_network
+from perception.models.registry import start_from
 from perception.training.distributed import own_frames
 from perception.training.loop import TrainSettings
 from perception.training.setup import best_device, seeded
@@ -83,6 +87,7 @@ def detector_settings(parameters: SourceParameters) -> TrainSettings:
 
 def adapt(inputs: Paths, folder: Path, parameters: AdaptParameters) -> None:
     """Train segmenter and detector on the simulator, fuse them, pseudo-label real frames, and train on both; write it all."""
+    check_network(parameters)
     frames, curated = read_frames(inputs), curated_training_frames(inputs)
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
     test = open_frames(frames[frames.split == "test"], parameters)
@@ -140,7 +145,8 @@ def _taught_by_simulator(simulator: pd.DataFrame, folder: Path, parameters: Adap
     reuse(
         source.store, "adapt", "adapt: simulator alone", depends_on, folder, partial(_teach, simulator, folder, source)
     )
-    network, path = load_network(folder / "source_only.safetensors").to(best_device()), folder / "detector.safetensors"
+    network = load_network(folder / "source_only.safetensors", networks_of(parameters)).to(best_device())
+    path = folder / "detector.safetensors"
     detector = load_foreground(path, _fusion(parameters)) if path.exists() else None
     if detector is not None:
         detector.network.to(best_device())
@@ -150,10 +156,14 @@ def _taught_by_simulator(simulator: pd.DataFrame, folder: Path, parameters: Adap
 def _what_decides(simulator: pd.DataFrame, source: SourceParameters) -> dict[str, Any]:
     columns = ["frame_id", "image_sha256", "label_sha256", "label_taxonomy", "instances_uri"]
     frames = hashlib.sha256(simulator[columns].to_csv(index=False).encode()).hexdigest()
-    places = ("store", "start_from", "encoder_weights")
-    given = {name: value for name, value in plain_values(source).items() if name not in places}
-    brought = brought_weights(source)
-    return {"frames": frames, "parameters": given, "weights": file_sha256(brought) if brought else None}
+    given = {name: value for name, value in plain_values(source).items() if name not in ("store", "start_from")}
+    weights, network = starting_weights(source), source.network.name
+    return {
+        "frames": frames,
+        "parameters": given,
+        "weights": file_sha256(weights) if weights else None,
+        "network": package_hash(network.partition(":")[0]) if ":" in network else None,
+    }
 
 
 def _teach(simulator: pd.DataFrame, folder: Path, parameters: SourceParameters) -> None:
@@ -164,12 +174,11 @@ def _teach(simulator: pd.DataFrame, folder: Path, parameters: SourceParameters) 
 
 def _train_source(simulator: pd.DataFrame, folder: Path, parameters: SourceParameters) -> dict[str, Any]:
     """Train the segmenter, never from the champion: it is to have seen no real label; tell its start and its losses."""
-    network = seeded(partial(new_network, parameters), parameters.seed)
-    started_from = take_brought(network, parameters).started_from
+    network, taken = seeded(partial(started_network, parameters), parameters.seed)
     settings = segmenter_settings(parameters)
     losses = _train(network, open_frames(simulator, parameters), settings, parameters, "adapt: simulator alone")
-    save_network(network, folder / "source_only.safetensors", {"trained_on": "simulator"})
-    return {"started_from": started_from, "loss": losses}
+    save_network(network, folder / "source_only.safetensors", {"trained_on": "simulator"}, networks_of(parameters))
+    return {"started_from": "pretrained" if taken else "scratch", "loss": losses}
 
 
 def _train(
@@ -190,7 +199,7 @@ def _train_detector(simulator: pd.DataFrame, folder: Path, parameters: SourcePar
         return {}
     frames = InstanceFrames(simulator, open_store(parameters.store), load_settings(parameters))
     class_ids, instances = learnable_classes(frames)
-    network = seeded(partial(ForegroundDetector, len(class_ids), parameters.detector_width), parameters.seed)
+    network = seeded(partial(_new_detector, len(class_ids), parameters), parameters.seed)
     settings, augment = detector_settings(parameters), DetectionAugment(texture_share=parameters.texture_share)
     detector, records = train_foreground(
         network,
@@ -211,6 +220,18 @@ def _fusion(parameters: AdaptParameters) -> FusionSettings:
     """Return which of the detector's instances are kept."""
     by_class = score_thresholds(parameters.class_score_thresholds, class_names(parameters.taxonomy))
     return FusionSettings(score_threshold=parameters.score_threshold, class_score_thresholds=by_class)
+
+
+def _new_detector(classes: int, parameters: SourceParameters) -> nn.Module:
+    """Return an untrained detector: on the segmenter's backbone, from its weights, where that has a pyramid; else of its own."""
+    choice = parameters.network
+    if choice.name != "efficientnet_lite":
+        return ForegroundDetector(classes, parameters.detector_width)
+    network = PyramidDetector(classes, **choice.arguments)
+    weights = starting_weights(parameters)
+    if weights:
+        start_from(network, str(weights))
+    return network
 
 
 def _detector_figures(detector: Foreground, test: pd.DataFrame, parameters: AdaptParameters) -> dict[str, Any]:
@@ -238,7 +259,8 @@ def _train_student(
     network.to(best_device())
     if parameters.target_statistics:
         _know_target(network, open_frames(pseudo, parameters), parameters)
-    save_network(network, folder / "student.safetensors", {"trained_on": "simulator and pseudo-labels"})
+    about = {"trained_on": "simulator and pseudo-labels"}
+    save_network(network, folder / "student.safetensors", about, networks_of(parameters))
     return losses
 
 

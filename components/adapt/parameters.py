@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from components.stage.learning import check_classes
-from components.stage.starting import StartParameters
+from components.stage.learning import LearningParameters, check_classes
 from perception.parameters import (
     Count,
     CountOrZero,
@@ -19,14 +18,14 @@ from perception.parameters import (
 
 
 @checked
-class SourceParameters(StartParameters):
+class SourceParameters(LearningParameters):
     """Say how the networks are trained that the simulator alone teaches."""
 
     # above 0 the moving average of the weights is what labels and what is kept; 0: none
     average_decay: ShareFromZero = 0.0
     # passes over the simulator's frames with instances; 0: no detector, and nothing is fused
     detector_epochs: CountOrZero
-    # the detector's channels times this; 1 is for one CPU core
+    # the detector's channels times this, where it has no backbone of the segmenter's; 1 is for one CPU core
     detector_width: Annotated[float, Field(ge=0.25, le=8)] = 1.0
     # frames in one step of the detector's training; normalisation needs more than one
     detector_batch_frames: Annotated[int, Field(ge=2)] = 8

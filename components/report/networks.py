@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.stage.learning import FrameParameters, class_names, open_frames
+from components.stage.learning import NetworkParameters, class_names, networks_of, open_frames
 from perception.adaptation.foreground import at_size, load_foreground, score_thresholds
 from perception.adaptation.fusion import FusionSettings, fuse
 from perception.adaptation.label_pool import Labeller, class_probabilities, predictions
@@ -23,7 +23,7 @@ from perception.uncertainty.settings import ScoreSettings
 
 
 def uncertainty_maps(
-    ensemble: Path, rows: pd.DataFrame, selected: pd.DataFrame, parameters: FrameParameters
+    ensemble: Path, rows: pd.DataFrame, selected: pd.DataFrame, parameters: NetworkParameters
 ) -> dict[str, np.ndarray]:
     """Return the ensemble's uncertainty of each frame as (height, width) float32, by frame_id.
 
@@ -33,7 +33,7 @@ def uncertainty_maps(
     measure = str(selected.measure.iloc[0]) if "measure" in selected else ScoreSettings().measure
     maps: dict[str, np.ndarray] = {}
     scored = score_frames(
-        load_committee(ensemble),
+        load_committee(ensemble, networks_of(parameters)),
         image_batches(open_frames(rows, parameters, labels_required=False), 8),
         ScoreSettings(measure=measure),  # type: ignore[arg-type]  # checked there
         embeddings=False,
@@ -48,7 +48,7 @@ def adapted_frames(
     adaptation: Path,
     rows: pd.DataFrame,
     record: Adaptation,
-    parameters: FrameParameters,
+    parameters: NetworkParameters,
     image: Callable[[str], np.ndarray[Any, np.dtype[np.uint8]]],
 ) -> tuple[AdaptedFrame, ...]:
     """Return frames as segmenter, fusion, pseudo-label and the taught network see them.
@@ -57,8 +57,9 @@ def adapted_frames(
     """
     set_threads(parameters.threads)
     frames = open_frames(rows, parameters)
-    labeller = _labeller(adaptation, record, class_names(parameters.taxonomy))
-    student = class_probabilities(load_network(adaptation / "student.safetensors"), frames, len(frames))
+    labeller = _labeller(adaptation, record, parameters)
+    network = load_network(adaptation / "student.safetensors", networks_of(parameters))
+    student = class_probabilities(network, frames, len(frames))
     seen = zip(predictions(labeller, frames, len(frames)), student, strict=True)
     found = []
     for index, (frame_id, ((probabilities, instances), taught)) in enumerate(zip(rows.frame_id, seen, strict=True)):
@@ -79,9 +80,9 @@ def adapted_frames(
     return tuple(found)
 
 
-def _labeller(folder: Path, record: Adaptation, names: tuple[str, ...]) -> Labeller:
+def _labeller(folder: Path, record: Adaptation, parameters: NetworkParameters) -> Labeller:
     """Return the night's way to pseudo-label; without a detector there is nothing to fuse."""
-    path = folder / "detector.safetensors"
+    names, path = class_names(parameters.taxonomy), folder / "detector.safetensors"
     thresholds = np.array([record.threshold_by_class[name] for name in names])
     trusted = {row["class"] for row in record.trust if row["trusted"]}
     fusion = FusionSettings(
@@ -89,7 +90,7 @@ def _labeller(folder: Path, record: Adaptation, names: tuple[str, ...]) -> Label
         class_score_thresholds=score_thresholds(record.fusion.class_score_thresholds, names),
     )
     return Labeller(
-        network=load_network(folder / "source_only.safetensors"),
+        network=load_network(folder / "source_only.safetensors", networks_of(parameters)),
         thresholds=thresholds,
         trusted=tuple(name in trusted for name in names),
         foreground=load_foreground(path, fusion) if path.exists() else None,

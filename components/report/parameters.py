@@ -2,12 +2,12 @@
 
 from pydantic import Field
 
-from components.stage.learning import FrameParameters
+from components.stage.learning import NetworkParameters
 from perception.parameters import checked
 
 
 @checked
-class ReportParameters(FrameParameters):
+class ReportParameters(NetworkParameters):
     """Say whose night it was and where its pictures are."""
 
     run: str  # name of the run

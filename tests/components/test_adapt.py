@@ -93,8 +93,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 GIVEN = {
-    "taxonomy": "cityscapes19", "height_px": SIZE_PX, "width_px": SIZE_PX, "seed": 3, "network_width": 0.25,
-    "dropout": 0.0, "epochs": 6, "epoch_frames": 48, "batch_frames": 8, "learning_rate": 0.005, "pseudo_frames": 16,
+    "taxonomy": "cityscapes19", "height_px": SIZE_PX, "width_px": SIZE_PX, "seed": 3,
+    "network": {"arguments": {"width": 0.25, "dropout_quarter": 0.0, "dropout_eighth": 0.0}},
+    "epochs": 6, "epoch_frames": 48, "batch_frames": 8, "learning_rate": 0.005, "pseudo_frames": 16,
     "student_epochs": 1, "detector_epochs": 8, "detector_width": 0.5, "detector_learning_rate": 0.005,
     "texture_share": 0.0, "score_threshold": 0.2,
 }  # fmt: skip
@@ -234,7 +235,7 @@ def test_a_second_night_with_new_footage_takes_the_simulators_networks_as_they_a
 
 def trained(world: Path, adaptation: Path, base: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     inputs = {"frames": [world / "frames"], "curated": [world / "curated"], "adaptation": [adaptation], "base": [base]}
-    names = ("taxonomy", "height_px", "width_px", "seed", "network_width", "dropout", "batch_frames", "learning_rate")
+    names = ("taxonomy", "height_px", "width_px", "seed", "network", "batch_frames", "learning_rate")
     given = {name: GIVEN[name] for name in names} | {"store": str(world / "store"), "epochs": 2, "epoch_frames": 8}
     run(train_prune, inputs, "network", folder, **given, press_epochs=1, **changes)
     figures: dict[str, Any] = json.loads((folder / "network.json").read_text())
@@ -257,16 +258,19 @@ def test_the_nights_network_goes_on_from_the_released_one(world: Path, plain: Pa
     }
 
 
-def test_the_encoder_starts_from_a_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_network_starts_from_a_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(5)
     given = {f"module.{name}": value for name, value in ERFNet(11, width=0.25).state_dict().items()}
     torch.save({"state_dict": given}, tmp_path / "weights.pt")
-    adapted(world, tmp_path / "adaptation", **QUICK, encoder_weights=str(tmp_path / "weights.pt"))
+    network = GIVEN["network"] | {"weights": str(tmp_path / "weights.pt")}
+    adapted(world, tmp_path / "adaptation", **QUICK | {"network": network})
     assert json.loads((tmp_path / "adaptation" / "adaptation.json").read_text())["started_from"] == "pretrained"
     said = capsys.readouterr().out
-    assert "encoder: " in said and "does not fit: decoder.upsample_17.conv.weight (no such name)" in said
+    assert (
+        "does not fit: classifier.weight (shape 4x11x2x2, here 4x19x2x2)" in said and "from scratch: classifier" in said
+    )
     with pytest.raises(InputError, match="no such file"):
-        adapted(world, tmp_path / "other", **QUICK, encoder_weights=str(tmp_path / "absent.pt"))
+        adapted(world, tmp_path / "other", **QUICK | {"network": network | {"weights": str(tmp_path / "absent.pt")}})
 
 
 @pytest.mark.parametrize(

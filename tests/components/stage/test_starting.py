@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from components.stage.learning import class_names
-from components.stage.starting import CHAMPION, CHAMPION_DENSE, Start, StartParameters, find_start, take_brought
+from components.stage.starting import CHAMPION, CHAMPION_DENSE, Start, find_start
 from perception.models.checkpoint import save_network
 from perception.models.erfnet import ERFNet
 
@@ -25,14 +25,6 @@ def released(folder: Path, dense: ERFNet | None, taxonomy: str = TAXONOMY) -> Pa
     if dense is not None:
         save_network(dense, folder / CHAMPION_DENSE, {"classes": json.dumps(class_names(taxonomy))})
     return folder
-
-
-def parameters(**changes: Any) -> StartParameters:
-    given = {
-        "store": "store", "taxonomy": TAXONOMY, "height_px": 64, "width_px": 64, "seed": 1, "network_width": 0.25,
-        "epochs": 1, "epoch_frames": 4, "batch_frames": 4, "learning_rate": 0.004,
-    }  # fmt: skip
-    return StartParameters(**{**given, **changes})
 
 
 def test_the_released_network_is_the_start_whatever_dropout_it_learned_with(tmp_path: Path) -> None:
@@ -63,16 +55,3 @@ def test_a_start_that_is_asked_for_leaves_the_released_network_alone(tmp_path: P
     base = released(tmp_path, network(1))
     found = find_start(wanted, base, network(2), TAXONOMY, Start(started_from="scratch"))
     assert (found.started_from, found.reason) == ("scratch", f"start_from is {wanted}")
-
-
-def test_brought_weights_start_the_encoder_unless_scratch_is_asked_for(tmp_path: Path) -> None:
-    brought = network(3, classes=19)
-    torch.save(brought.state_dict(), tmp_path / "weights.pt")
-    tonight = network(2)
-    start = take_brought(tonight, parameters(encoder_weights=str(tmp_path / "weights.pt")))
-    assert start.started_from == "pretrained"
-    assert start.state.keys() == {name for name in tonight.state_dict() if name.startswith("encoder.")}
-    for name, value in tonight.state_dict().items():
-        assert not name.startswith("encoder.") or torch.equal(value, brought.state_dict()[name])
-    for without in ({}, {"encoder_weights": str(tmp_path / "weights.pt"), "start_from": "scratch"}):
-        assert take_brought(network(2), parameters(**without)) == Start(started_from="scratch")

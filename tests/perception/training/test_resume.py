@@ -15,7 +15,8 @@ from perception.errors import InputError
 from perception.models.checkpoint import load_network, save_network
 from perception.models.registry import build_network
 from perception.training.loop import Resume, TrainSettings, fit
-from perception.training.resume import Position, load_state, save_state, set_learning_rate
+from perception.training.rates import set_learning_rate
+from perception.training.resume import Position, load_state, save_state
 
 SETTINGS = TrainSettings(epochs=4, batch_frames=4, learning_rate=1e-3, weight_decay=1e-4, schedule="cosine", seed=2)
 DETERMINISTIC = dataclasses.replace(SETTINGS, deterministic=True)
