@@ -278,9 +278,9 @@ def _start(
     for module in (network, average):
         if module is not None:
             module.to(settings.device)
+            distributed.broadcast_state(module)
             if settings.channels_last:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            distributed.broadcast_state(module)
     optimiser = _optimiser(network, settings)
     run = _Run(network, average, kept, settings, loss, optimiser, resume, iterations, Position())
     position = load_state(resume, run.networks(), optimiser, run.facts()) if resume is not None else None

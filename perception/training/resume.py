@@ -159,8 +159,12 @@ def _load_optimiser(network: nn.Module, optimiser: Optimizer, rate: float, tenso
     for name, value in _under(tensors, "optimiser/").items():
         parameter_name, key = name.rsplit("/", 1)
         parameter = parameters[parameter_name]
-        # Not through load_state_dict, which would number the parameters instead of naming them.
-        optimiser.state[parameter][key] = value.to(parameter.device if key != "step" or fused else "cpu")
+        # Not through load_state_dict, which would number the parameters instead of naming them. Moments are laid out as
+        # their parameter is, since a fused optimiser walks both side by side through memory.
+        if key == "step":
+            optimiser.state[parameter][key] = value.to(parameter.device if fused else "cpu")
+        else:
+            optimiser.state[parameter][key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _random_state(optimiser: Optimizer) -> dict[str, Tensor]:

@@ -128,11 +128,10 @@ def _learn(work: Work, seed: int, _before: Mapping[str, Found], *, row: str) -> 
     labelled = pool.take(order[: plan.labelled_frames]) if how.frames != "all" else pool
     if how.simulator_steps:
         _fit(work, network, [simulator], how.simulator_steps, how, seed)
-    seconds = _fit(work, network, [labelled, simulator] if how.frames == "both" else [labelled], how.steps, how, seed)
+    _fit(work, network, [labelled, simulator] if how.frames == "both" else [labelled], how.steps, how, seed)
     test = work.frames("test")
     classes, _ = segmenters.predictions(network.to(work.device), test.images)
-    found = segmenters.judged(test.labels.cpu().numpy(), classes.cpu().numpy(), len(taxonomy_of("scenes").classes))
-    return found | {"seconds": seconds}
+    return segmenters.judged(test.labels.cpu().numpy(), classes.cpu().numpy(), len(taxonomy_of("scenes").classes))
 
 
 def _network(how: Row) -> nn.Module:
@@ -142,14 +141,14 @@ def _network(how: Row) -> nn.Module:
     return network
 
 
-def _fit(work: Work, network: nn.Module, sources: list[Labelled], steps: int, how: Row, seed: int) -> float:
-    """Train for so many steps, every source an equal part of a batch; return the seconds."""
+def _fit(work: Work, network: nn.Module, sources: list[Labelled], steps: int, how: Row, seed: int) -> None:
+    """Train for so many steps, every source an equal part of a batch."""
     batch = work.plan.batch_frames
     settings = segmenters.training_settings(
         work.request, batch, how.learning_rate, seed, optimiser=how.optimiser,
         encoder_rate_share=how.encoder_rate_share, channels_last=how.channels_last,
     )  # fmt: skip
-    records = fit(
+    fit(
         network,
         lambda _: SegmentationStream(
             sources, [batch // len(sources)] * len(sources), steps, VARIATION, 1000 * seed + steps
@@ -158,27 +157,25 @@ def _fit(work: Work, network: nn.Module, sources: list[Labelled], steps: int, ho
         class_weights=segmenters.weights_of(sources, len(taxonomy_of("scenes").classes)),
         iterations_per_epoch=steps,
     )
-    return sum(record.seconds for record in records)
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
-    """Say what each row reached, and in which time."""
+    """Say what each row reached."""
     plan = PLANS[request.size]
     lines, figures = [], {}
     for name, row in plan.rows.items():
         found = [results[key] for key in (f"{name}-seed{seed}" for seed in range(request.seeds)) if key in results]
         if not found:
             continue
-        mious, seconds = [each["miou"] for each in found], [each["seconds"] for each in found]
+        mious = [each["miou"] for each in found]
         steps = f"{row.simulator_steps} + {row.steps}" if row.simulator_steps else f"{row.steps}"
         rate = f"{row.optimiser} {row.learning_rate:g}, {row.encoder_rate_share:g} of it on the encoder"
-        lines.append([row.about, steps, rate, mean_and_spread(mious), f"{np.mean(seconds):.0f}"])
-        figures[name] = {"miou": mious, "seconds": seconds}
+        lines.append([row.about, steps, rate, mean_and_spread(mious)])
+        figures[name] = {"miou": mious}
     body = (
         f"{plan.drives * plan.frames_per_drive} street frames of {plan.drives} drives at {plan.width_px}x{plan.height_px}, "
         f"{plan.labelled_frames} of them labelled at random where a row does not say otherwise, {plan.simulator_frames} of "
         f"the simulator, judged on {2 * plan.test_drives} frames of other drives, 19 classes; {plan.batch_frames} frames a "
-        f"step, {count_of_seeds(request.seeds)}. Seconds are those of the last training.\n\n"
-        + markdown_table(["row", "steps", "rate", "mIoU, %", "seconds"], lines)
+        f"step, {count_of_seeds(request.seeds)}.\n\n" + markdown_table(["row", "steps", "rate", "mIoU, %"], lines)
     )
     return Report(title="How a night's networks learn", body=body, figures=figures)

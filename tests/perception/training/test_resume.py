@@ -78,6 +78,18 @@ def test_training_goes_on_to_the_same_weights(tmp_path, optimiser, iterations):
     ]
 
 
+def test_weights_in_another_order_in_memory_go_on_to_the_same(tmp_path):
+    """The fused optimiser walks weights and moments side by side through memory: both must have one order."""
+    settings = dataclasses.replace(SETTINGS, channels_last=True)
+    expected, resume = network(), Resume(path=tmp_path / "state", every_minutes=1e-9)
+    fit(expected, batches, settings)
+    with pytest.raises(StoppedError):
+        fit(network(), batches, settings, resume=resume, progress=stop_after(5))
+    second = network(seed=9)
+    fit(second, batches, settings, resume=resume)
+    assert not second.features[0].weight.is_contiguous() and torch.equal(state(second), state(expected))
+
+
 def test_a_finished_training_is_not_done_again(tmp_path):
     resume = Resume(path=tmp_path / "state", every_minutes=None)
     first, second = network(), network()
