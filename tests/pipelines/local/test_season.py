@@ -20,6 +20,7 @@ from perception.reporting.season_page import SeasonNight, labels_to_reach, reach
 from perception.versioning.decisions import promote
 from perception.versioning.growing import open_book
 from perception.versioning.ledger import read_events, state
+from perception.versioning.registry import resolve
 from pipelines.graph import Graph
 from pipelines.local import annotator
 from pipelines.local.arriving import frames_arriving, hidden_labels, in_nights, write_arriving
