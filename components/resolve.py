@@ -57,7 +57,7 @@ def _write_listing(folder: Path, parameters: ResolveParameters) -> None:
         share = listing[in_shard(listing.drive_id, batch, parameters.batch_count)]
         (folder / str(batch)).mkdir()
         share.to_parquet(folder / str(batch) / "listing.parquet", index=False)
-    log(f"{len(listing)} frames have arrived from {len(sources)} sources, in {parameters.batch_count} batches")
+    log(f"{len(listing)} objects have arrived from {len(sources)} sources, in {parameters.batch_count} batches")
 
 
 STAGE = Stage(

@@ -123,7 +123,7 @@ def _with_data(name: str, source: Mapping[str, Any], data: str) -> dict[str, Any
     path = str(source.get("path", ""))
     if "{data}" in path and not data:
         raise InputError(f"source {name!r} reads {path}: say where the data are, DATA=DIR")
-    if "{data}" in path and not Path(data).is_dir():
+    if "{data}" in path and not (Path(data).is_dir() or data.startswith("s3://")):
         raise InputError(f"DATA={data}: no such folder; give the folder that holds the data set")
     return dict(source) | ({"path": path.replace("{data}", data)} if path else {})
 

@@ -1,5 +1,9 @@
 """ingest: turn one batch of what has arrived into a manifest, blobs in the store and a table of facts about every frame."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from components.ingest.sources import Source
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import Taxonomy
@@ -39,8 +43,12 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
     for name, listed in listing.groupby("source"):
         source = parameters.sources[str(name)]
         settings = shared_fields(IntakeSettings, source, source=str(name), taxonomy=parameters.taxonomy)
-        arriving = arrivals(source, listed, store, parameters.seed, size)
-        intakes.append(admit_frames(arriving, len(listed), store, settings, progress=progress_line(f"ingest {name}")))
+        read: list[Mapping[str, Any]] = []
+        arriving = arrivals(source, listed, store, parameters.seed, size, read.append)
+        # How many frames footage holds is known once it has been read: it tells of each of its objects.
+        progress = None if source.format == "footage" else progress_line(f"ingest {name}")
+        intake = admit_frames(arriving, len(listed), store, settings, progress=progress)
+        intakes.append(replace(intake, objects=pd.DataFrame(read)) if read else intake)
     intake = join_intakes(intakes)
     write_frames_folder(intake, outputs.one("arrived"))
     log(f"batch {parameters.batch}: {len(intake.manifest)} frames, {len(intake.rejected)} rejected")

@@ -1,10 +1,12 @@
-"""Where frames come from: the files of a data set through its reader, label drops, or scenes rendered here."""
+"""Where frames come from: files of a data set through its reader, footage, label drops, or scenes rendered here."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.ingest.sources import Source
+from components.stage.records import log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -12,49 +14,76 @@ if TYPE_CHECKING:
     from perception.data.store import Store
     from perception.quality.intake import Arrival
 
-LISTING_COLUMNS = ("source", "frame_id", "drive_id", "files")
+# object: a file of footage, which may hold many frames; of other formats a frame_id, with the one to three files of that frame.
+LISTING_COLUMNS = ("source", "object", "drive_id", "signature")
 
 
 def list_arrivals(name: str, source: Source) -> "pd.DataFrame":
-    """Return what a source holds, opening no image: columns LISTING_COLUMNS, one row a frame.
+    """Return what a source holds, opening no image: columns LISTING_COLUMNS, one row an object.
 
-    files: size in bytes and time of change of the frame's files, so that a frame whose file changed is another row.
-    Raises InputError for a folder that breaks its layout.
+    signature: size in bytes and time of change (in a bucket the ETag) of the object's files, so that one that changed is
+    another row. Raises InputError for a folder that breaks its layout.
     """
     import pandas as pd
 
-    if source.format == "scenes":
-        from perception.simulator.folder import scene_names
-
-        named = scene_names(source.rendering, source.first_drive, source.drives, source.frames_per_drive)
-        rows = [(name, frame_id, drive_id, "") for _, drive_id, frame_ids in named for frame_id in frame_ids]
-    elif source.format == "label_drop":
-        from perception.data.annotation import label_files
-
-        rows = [
-            (name, str(frame.frame_id), str(frame.drive_id), _signature(label_files(drop, frame.frame_id)))
-            for drop, frame in _labelled(source)
-        ]
-    else:
-        rows = [
-            (name, each.frame_id, each.drive_id, _signature((each.image_path, each.label_path, each.instances_path)))
-            for each in _files(source)
-        ]
+    rows = ((name, *row) for row in _listed(name, source))
     return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
 
 
+def _listed(name: str, source: Source) -> Iterator[tuple[str, str, str]]:
+    if source.format == "scenes":
+        from perception.simulator.folder import scene_names
+
+        for _, drive_id, frame_ids in scene_names(
+            source.rendering, source.first_drive, source.drives, source.frames_per_drive
+        ):
+            yield from ((frame_id, drive_id, "") for frame_id in frame_ids)
+    elif source.format == "label_drop":
+        from perception.data.annotation import label_files
+
+        for drop, frame in _labelled(source):
+            yield str(frame.frame_id), str(frame.drive_id), _signature(label_files(drop, frame.frame_id))
+    elif source.format == "footage":
+        yield from _listed_footage(name, source)
+    else:
+        for each in _files(source):
+            paths = (each.image_path, each.label_path, each.instances_path)
+            yield each.frame_id, each.drive_id, _signature(paths)
+
+
+def _listed_footage(name: str, source: Source) -> Iterator[tuple[str, str, str]]:
+    from perception.data.footage.reading import open_footage
+
+    left_out: Counter[str] = Counter()
+    for each in open_footage(source.path, source.footage).objects(left_out):
+        yield each.name, each.drive_id, each.signature
+    if left_out.total():
+        kinds = ", ".join(
+            f"{count} {suffix or 'without a suffix'}" for suffix, count in left_out.most_common(5) if count
+        )
+        log(f"source {name}: {left_out.total()} files are no footage and are left out ({kinds})")
+
+
 def arrivals(
-    source: Source, listed: "pd.DataFrame", store: "Store", seed: int, size: tuple[int, int]
+    source: Source,
+    listed: "pd.DataFrame",
+    store: "Store",
+    seed: int,
+    size: tuple[int, int],
+    tell: Callable[[Mapping[str, Any]], None],
 ) -> "Iterator[Arrival]":
-    """Yield the listed frames of a source one by one, bytes not yet decoded.
+    """Yield the frames of the listed objects of a source one by one, bytes not yet decoded.
 
     size: (height, width) of rendered scenes in pixels; seed: of their world. store: where the images of label drops lie.
+    tell: given a row of perception.quality.intake.OBJECTS once an object of footage has been read.
     """
     if source.format == "label_drop":
-        return _from_annotation(source, set(listed.frame_id), store)
+        return _from_annotation(source, set(listed.object), store)
     if source.format == "scenes":
         return _rendered(source, set(listed.drive_id), seed, size)
-    return _from_files(source, set(listed.frame_id))
+    if source.format == "footage":
+        return _from_footage(source, listed, tell)
+    return _from_files(source, set(listed.object))
 
 
 def _signature(files: "Iterable[Path | None]") -> str:
@@ -98,6 +127,44 @@ def _from_annotation(source: Source, wanted: set[str], store: "Store") -> "Itera
             problem=problem,
             label_drop=drop.name,
         )
+
+
+def _from_footage(
+    source: Source, listed: "pd.DataFrame", tell: Callable[[Mapping[str, Any]], None]
+) -> "Iterator[Arrival]":
+    from perception.data.footage.reading import open_footage
+    from perception.quality.intake import COUNTED
+
+    footage = open_footage(source.path, source.footage)
+    for row in listed.sort_values(["drive_id", "object"]).itertuples():
+        counts: Counter[str] = Counter()
+        for frame in footage.frames(row.object, counts):
+            yield _footage_arrival(row, frame)
+        named = {"source": row.source, "object": row.object, "signature": row.signature}
+        tell(named | {name: counts[name] for name in COUNTED})
+        log(
+            f"  {row.object}: "
+            + (", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no picture")
+        )
+
+
+def _footage_arrival(row: Any, frame: Any) -> "Arrival":
+    """Return a frame of footage, or a damage of it, as it arrives; a damage is listed under the name of its object."""
+    from perception.data.decoding import BadFrame
+    from perception.data.footage.reading import Lost
+    from perception.quality.intake import Arrival
+
+    problem, image, suffix = (frame, b"", "") if isinstance(frame, BadFrame) else (None, b"", "")
+    if problem is None:
+        try:
+            image, suffix = frame.picture.encoded()
+        except BadFrame as error:
+            problem = error
+    facts = Lost(row.object, row.drive_id) if isinstance(frame, BadFrame) else frame
+    return Arrival(
+        facts=facts, image=image, image_path=f"{facts.frame_id}.{suffix}", label=None, label_path="",
+        label_taxonomy="cityscapes19", problem=problem,
+    )  # fmt: skip
 
 
 def _from_files(source: Source, wanted: set[str]) -> "Iterator[Arrival]":

@@ -62,6 +62,10 @@ OPTIONAL_COLUMNS = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("confidence", pa.float32()),
         pa.field("label_drop", pa.string()),
+        pa.field("latitude", pa.float64()),
+        pa.field("longitude", pa.float64()),
+        pa.field("source_sha256", pa.string()),
+        pa.field("privacy", pa.string()),
     ]
 )
 
@@ -80,9 +84,18 @@ _PATTERNS = {
     "instances_uri": URI_RULE,
     "image_sha256": _SHA256_RULE,
     "label_sha256": _SHA256_RULE,
+    "source_sha256": _SHA256_RULE,
 }
-_MINIMA = {"width_px": 1, "height_px": 1, "rank": 0, "void_fraction": 0, "confidence": 0}
-_MAXIMA = {"void_fraction": 1, "confidence": 1}
+_MINIMA = {
+    "width_px": 1,
+    "height_px": 1,
+    "rank": 0,
+    "void_fraction": 0,
+    "confidence": 0,
+    "latitude": -90,
+    "longitude": -180,
+}
+_MAXIMA = {"void_fraction": 1, "confidence": 1, "latitude": 90, "longitude": 180}
 # Small enough that a filter on split or domain skips most of a large pool, large enough to compress well.
 _ROW_GROUP_ROWS = 65_536
 

@@ -28,8 +28,14 @@ PROFILE = {
     "dhash": "text",
     "*": "number?",
 }
+# What each object of footage gave, by reason (docs/footage.md).
+OBJECTS = {"source": "text", "object": "text", "signature": "text", "*": "whole number"}
+COUNTED = (
+    "taken", "too_near", "unchanged", "other_camera", "no_time", "no_place", "damages", "clock_stands", "clock_jumps"
+)  # fmt: skip
 _Ledger = dict[str, list[dict[str, Any]]]  # rows of each table of an intake
 _KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
+_FOOTAGE = ("latitude", "longitude", "source_sha256", "privacy")  # known of frames of footage alone
 
 
 class FrameFacts(Protocol):
@@ -64,6 +70,7 @@ class Intake:
     profile: pd.DataFrame  # one row a frame: facts measured on pixels; nothing about hidden labels
     rejected: pd.DataFrame  # columns of REJECTED
     oracle: pd.DataFrame  # columns of ORACLE: labels that stay hidden until their frame is selected
+    objects: pd.DataFrame  # columns of OBJECTS and COUNTED: the objects of footage that were read
 
 
 def _nothing() -> Intake:
@@ -73,6 +80,7 @@ def _nothing() -> Intake:
         profile=pd.DataFrame(columns=list(PROFILE)[:-1]),
         rejected=pd.DataFrame(columns=list(REJECTED)),
         oracle=pd.DataFrame(columns=list(ORACLE)),
+        objects=pd.DataFrame(columns=[*list(OBJECTS)[:-1], *COUNTED]).astype(dict.fromkeys(COUNTED, "int64")),
     )
 
 
@@ -115,11 +123,11 @@ def admit_frames(
 
 
 def write_frames_folder(intake: Intake, folder: Path) -> None:
-    """Write manifest, profile, rejected, oracle and the gate's table into `folder`."""
+    """Write manifest, profile, rejected, oracle, objects and the gate's table into `folder`."""
     write_manifest(intake.manifest, folder / "manifest.parquet")
-    for name in ("profile", "rejected", "oracle"):
+    for name in ("profile", "rejected", "oracle", "objects"):
         table: pd.DataFrame = getattr(intake, name)
-        keys = [column for column in ("frame_id", "path") if column in table]
+        keys = [column for column in ("frame_id", "path", "object") if column in table]
         table = table.sort_values(keys, ignore_index=True) if len(table) else table
         table.to_parquet(folder / f"{name}.parquet", index=False)
 
@@ -169,6 +177,7 @@ def _read_intake(path: Path) -> Intake:
         profile=read_table(path / "profile.parquet", PROFILE),
         rejected=read_table(path / "rejected.parquet", REJECTED),
         oracle=read_table(path / "oracle.parquet", ORACLE),
+        objects=read_table(path / "objects.parquet", OBJECTS),
     )
     profiled, hidden = intake.profile.frame_id, intake.oracle.frame_id
     if not intake.manifest.frame_id.isin(profiled).all() or len(profiled) != len(intake.manifest):
@@ -274,6 +283,7 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSett
     facts = profile_frame(image, shown, taxonomy if shown is not None else None, counted)
     image_blob = store.put(arrival.image, Path(arrival.image_path).suffix.lstrip(".").lower())
     known: dict[str, Any] = {name: getattr(arrival.facts, name, None) for name in _KNOWN}
+    known |= {name: getattr(arrival.facts, name) for name in _FOOTAGE if hasattr(arrival.facts, name)}
     row: dict[str, Any] = known | {
         "domain": settings.domain,
         "split": settings.split,

@@ -1,0 +1,141 @@
+"""MCAP files: their chunks are checked one by one, so that one that is damaged costs its own messages alone."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from struct import Struct
+from typing import Any, BinaryIO
+
+from mcap.data_stream import ReadDataStream
+from mcap.opcode import Opcode
+from mcap.records import Channel, Chunk, ChunkIndex, Schema
+from mcap.records import Message as Record
+
+from perception.data.decoding import BadFrame
+from perception.data.footage.chunks import Damaged, Message, messages_of, take, unpack
+from perception.data.footage.frames import COPY_AGAIN
+
+_MAGIC = b"\x89MCAP0\r\n"
+_HEAD = Struct("<BQ")  # of a record: its kind and the bytes that follow
+_FOOTER = Struct("<BQQQI8s")  # the last bytes of a file; the third number is where the summary begins
+
+
+def read_mcap(path: Path, name: str, wants: Callable[[str], bool]) -> Iterator[Message | BadFrame]:
+    """Yield the messages of the types that are wanted, and a BadFrame for each damage; raises BadFrame for no MCAP file."""
+    with path.open("rb") as stream:
+        if stream.read(len(_MAGIC)) != _MAGIC:
+            raise BadFrame(name, "does not begin as an MCAP file", COPY_AGAIN)
+        reader = _Reader(stream, path.stat().st_size, wants)
+        yield from messages_of(name, reader.places(), reader.messages, reader.broken_off)
+
+
+class _Reader:
+    """Find and read the chunks, or the messages outside chunks, of one file."""
+
+    def __init__(self, stream: BinaryIO, size: int, wants: Callable[[str], bool]) -> None:
+        self._stream, self._size, self._wants = stream, size, wants
+        self._schemas: dict[int, Any] = {}
+        self._channels: dict[int, Any] = {}
+        self.broken_off = ""
+
+    def places(self) -> list[int]:
+        """List where chunks and messages begin: as a walk from record to record finds them, and as the index says."""
+        found, place, ended = [], len(_MAGIC), False
+        while not ended and place + _HEAD.size <= self._size:
+            kind, length = _HEAD.unpack(take(self._stream, place, _HEAD.size))
+            if place + _HEAD.size + length > self._size:
+                break
+            if kind in (Opcode.CHUNK, Opcode.MESSAGE, Opcode.SCHEMA, Opcode.CHANNEL):
+                found.append(place)
+            ended = kind in (Opcode.DATA_END, Opcode.FOOTER)
+            place += _HEAD.size + length
+        indexed = self._indexed()
+        if not ended:
+            self.broken_off = f"cannot be walked through beyond byte {place} of {self._size}"
+            self.broken_off += "; the rest was found by its index" if indexed else " and has no index for the rest"
+        return found + indexed
+
+    def _indexed(self) -> list[int]:
+        """Return the places of chunks by the summary at the file's end, and note its schemas and channels."""
+        try:
+            tail = take(self._stream, max(0, self._size - _FOOTER.size), _FOOTER.size)
+            kind, _, start, _, crc, magic = _FOOTER.unpack(tail)
+            if kind != Opcode.FOOTER or magic != _MAGIC or not 0 < start <= self._size - _FOOTER.size:
+                return []
+            summary = take(self._stream, start, self._size - _FOOTER.size - start)
+            if crc and zlib.crc32(summary + tail[:-12]) != crc:
+                return []
+            indexes = [self._note(kind, data) for kind, data in _records(summary)]
+        except Damaged:
+            return []
+        return [each.chunk_start_offset for each in indexes if isinstance(each, ChunkIndex)]
+
+    def _note(self, kind: int, data: bytes) -> Any:
+        record = _parsed(kind, data)
+        if isinstance(record, Schema):
+            self._schemas[record.id] = record
+        if isinstance(record, Channel):
+            self._channels[record.id] = record
+        return record
+
+    def messages(self, place: int) -> Iterator[Message]:
+        """Yield the messages of the chunk, or the message, that begins at a place; raises Damaged."""
+        kind, length = _HEAD.unpack(take(self._stream, place, _HEAD.size))
+        data = take(self._stream, place + _HEAD.size, length)
+        if kind != Opcode.CHUNK:
+            yield from self._message(kind, data)
+            return
+        chunk = _parsed(kind, data)
+        content = unpack(chunk.compression, chunk.data, chunk.uncompressed_size)
+        if chunk.uncompressed_crc and zlib.crc32(content) != chunk.uncompressed_crc:
+            raise Damaged("its checksum is wrong")
+        for inner, record in _records(content):
+            yield from self._message(inner, record)
+
+    def _message(self, kind: int, data: bytes) -> Iterator[Message]:
+        record = self._note(kind, data)
+        if not isinstance(record, Record):
+            return
+        channel = self._channels.get(record.channel_id)
+        if channel is None:
+            raise Damaged(f"channel {record.channel_id} is not described")
+        schema = self._schemas.get(channel.schema_id)
+        type_name = schema.name if schema else ""
+        if "/" in type_name and "/msg/" not in type_name:
+            type_name = type_name.replace("/", "/msg/")
+        if schema and self._wants(type_name):
+            descriptors = schema.data if channel.message_encoding == "protobuf" else b""
+            yield Message(channel.topic, type_name, channel.message_encoding, descriptors, record.log_time, record.data)
+
+
+def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
+    place = 0
+    while place < len(data):
+        if place + _HEAD.size > len(data):
+            raise Damaged("a record is cut off")
+        kind, length = _HEAD.unpack_from(data, place)
+        place += _HEAD.size
+        if place + length > len(data):
+            raise Damaged("a record is cut off")
+        yield kind, data[place : place + length]
+        place += length
+
+
+_KINDS: dict[int, Any] = {
+    Opcode.SCHEMA: Schema,
+    Opcode.CHANNEL: Channel,
+    Opcode.CHUNK: Chunk,
+    Opcode.CHUNK_INDEX: ChunkIndex,
+}
+
+
+def _parsed(kind: int, data: bytes) -> Any:
+    """Return a record that matters here; None for others. Raises Damaged."""
+    stream = ReadDataStream(BytesIO(data))
+    try:
+        if kind == Opcode.MESSAGE:
+            return Record.read(stream, len(data))
+        return _KINDS[kind].read(stream) if kind in _KINDS else None
+    except Exception as error:  # as the library's parser raises many types
+        raise Damaged(f"a record cannot be read ({type(error).__name__})") from None

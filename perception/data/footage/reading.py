@@ -1,0 +1,248 @@
+"""The one reader of footage: lists its objects without opening them, and streams the frames of each."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from perception.data.decoding import BadFrame
+from perception.data.files import is_left_behind
+from perception.data.footage.facts import (
+    FACTS_LIMIT_BYTES,
+    TABLE_NAME,
+    Told,
+    facts_of_json,
+    facts_of_line,
+    facts_of_table,
+)
+from perception.data.footage.frames import Deadline, Picture, Shot, picture_of_file
+from perception.data.footage.locations import Folder, Location, open_location
+from perception.data.footage.privacy import PrivacyHook, load_privacy_hook
+from perception.data.footage.sampling import Sampler
+from perception.data.footage.settings import FootageSettings
+from perception.data.footage.sun import time_of_day
+from perception.data.readers.layout import frame_id_of
+
+_PICTURES = (".jpg", ".jpeg", ".png")
+_RECORDINGS = (".mp4", ".mkv", ".mcap", ".bag", ".db3")
+_PICTURE_LIMIT_MIB = 256  # pictures are read whole
+_COARSE_DIGITS = 2  # of a degree: 1.1 km in latitude
+
+
+@dataclass(frozen=True)
+class FootageObject:
+    """Say what one file is: its name below the location, the drive it belongs to, and what changes when it changes."""
+
+    name: str
+    drive_id: str
+    signature: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FootageFrame:
+    """Hold one frame with what is known about it; None is unknown."""
+
+    frame_id: str
+    drive_id: str
+    object: str
+    source_sha256: str  # of the file as it arrived; of a frame in a recording of "<that>:<its position>"
+    camera: str | None
+    timestamp_utc: datetime | None
+    latitude: float | None
+    longitude: float | None
+    time_of_day: str | None
+    weather: str | None
+    scene: str | None
+    privacy: str | None  # name and version of the function that made it anonymous
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Name a damage of an object as the frames of it are named."""
+
+    object: str
+    drive_id: str
+
+    @property
+    def frame_id(self) -> str:
+        """Return a name that a frame may have."""
+        return frame_id_of(self.object.replace("/", "_"))
+
+
+def open_footage(path: str, settings: FootageSettings) -> "Footage":
+    """Open the footage in a folder or at s3://bucket/prefix; raises InputError for a location or hook that is not there."""
+    return Footage(open_location(path), settings, load_privacy_hook(settings.privacy))
+
+
+class Footage:
+    """Read footage object by object; the objects of a drive one after another, in the order of their names."""
+
+    def __init__(self, location: Location, settings: FootageSettings, hook: PrivacyHook | None) -> None:
+        self._location, self._settings, self._hook = location, settings, hook
+        self._drive, self._sampler = "", Sampler(settings)
+        self._folder = lru_cache(maxsize=1)(location.folder)
+        self._table = lru_cache(maxsize=1)(self._read_table)
+
+    def objects(self, left_out: Counter[str]) -> Iterator[FootageObject]:
+        """Yield what there is, a folder at a time; names of files that are none of footage are counted by their suffix."""
+        pending = [""]
+        while pending:
+            prefix = pending.pop()
+            folder = self._location.folder(prefix)
+            pending += [f"{prefix}{name}/" for name in reversed(folder.folders) if _is_listable(name)]
+            for name in sorted(folder.files):
+                suffix = PurePosixPath(name).suffix.lower()
+                if not _is_listable(name) or suffix not in (*_PICTURES, *_RECORDINGS):
+                    left_out[suffix] += name != TABLE_NAME and suffix != ".json"
+                    continue
+                signature = " ".join(folder.files[each] for each in _files_of(name, folder))
+                yield FootageObject(prefix + name, self._drive_of(prefix, name), signature)
+
+    def frames(self, name: str, counts: Counter[str]) -> Iterator[FootageFrame | BadFrame]:
+        """Yield the frames that are taken of one object, and a BadFrame for each damage.
+
+        counts: what was taken, skipped and told of clocks, by reason (docs/footage.md). Memory does not grow with the file.
+        """
+        where = f"{self._location.name}/{name}"
+        try:
+            told = self._told(name)
+            with self._location.local(name, self._limit_mib(name) << 20) as (path, sha256):
+                for shot in _read(path, where, told, Deadline(where, self._settings.max_object_s)):
+                    if isinstance(shot, BadFrame):
+                        counts["damages"] += 1
+                        yield shot
+                        continue
+                    shot = _with_facts(shot, told)
+                    try:
+                        if self._sampler_of(name).takes(shot, name, counts):
+                            yield self._frame(name, sha256, shot, told)
+                    except BadFrame as error:  # a picture that cannot be compared with the last one
+                        counts["damages"] += 1
+                        yield error
+        except BadFrame as error:
+            counts["damages"] += 1
+            yield error
+
+    def _limit_mib(self, name: str) -> int:
+        is_picture = PurePosixPath(name).suffix.lower() in _PICTURES
+        return min(_PICTURE_LIMIT_MIB, self._settings.max_object_mib) if is_picture else self._settings.max_object_mib
+
+    def _sampler_of(self, name: str) -> Sampler:
+        prefix, _, file = name.rpartition("/")
+        if (drive := self._drive_of(prefix and prefix + "/", file)) != self._drive:
+            self._drive, self._sampler = drive, Sampler(self._settings)
+        return self._sampler
+
+    def _drive_of(self, prefix: str, name: str) -> str:
+        """Return the drive of a file: its folder; outside any folder a recording is a drive, and all pictures are one."""
+        if prefix:
+            return prefix.rstrip("/")
+        path = PurePosixPath(name)
+        return path.stem if path.suffix.lower() in _RECORDINGS else PurePosixPath(self._location.name).name
+
+    def _told(self, name: str) -> Told:
+        prefix, _, file = name.rpartition("/")
+        prefix = prefix and prefix + "/"
+        facts = _files_of(file, self._folder(prefix))[1:]
+        if (beside := f"{PurePosixPath(file).stem}.json") in facts:
+            where = f"{self._location.name}/{prefix}{beside}"
+            return facts_of_json(self._location.read(prefix + beside, FACTS_LIMIT_BYTES), where)
+        line = self._table(prefix).get(file) if TABLE_NAME in facts else None
+        return facts_of_line(line, f"{self._location.name}/{prefix}{TABLE_NAME}: {file}") if line else Told()
+
+    def _read_table(self, prefix: str) -> Mapping[str, Mapping[str, Any]]:
+        data = self._location.read(prefix + TABLE_NAME, FACTS_LIMIT_BYTES)
+        return facts_of_table(data, f"{self._location.name}/{prefix}{TABLE_NAME}")
+
+    def _frame(self, name: str, sha256: str, shot: Shot, told: Told) -> FootageFrame:
+        position, kept = shot.position, self._settings.place
+        content = hashlib.sha256(f"{sha256}:{position}".encode()).hexdigest() if position else sha256
+        place = None if kept == "drop" else shot.place
+        if place and kept == "coarse":
+            place = (round(place[0], _COARSE_DIGITS), round(place[1], _COARSE_DIGITS))
+        prefix, _, file = name.rpartition("/")
+        return FootageFrame(
+            frame_id=_frame_id(name, position, content),
+            drive_id=told.drive_id or self._drive_of(prefix and prefix + "/", file),
+            object=name,
+            source_sha256=content,
+            camera=shot.camera,
+            timestamp_utc=shot.timestamp_utc,
+            latitude=place[0] if place else None,
+            longitude=place[1] if place else None,
+            time_of_day=told.time_of_day or time_of_day(shot.timestamp_utc, shot.place),
+            weather=told.weather,
+            scene=told.scene,
+            privacy=self._hook.label if self._hook else None,
+            picture=_anonymous(shot.picture, self._hook) if self._hook else shot.picture,
+        )
+
+
+def _is_listable(name: str) -> bool:
+    """Say whether a name may be told: it is UTF-8 without control characters, and no system's own."""
+    return name.isprintable() and not is_left_behind(name)
+
+
+def _files_of(name: str, folder: Folder) -> list[str]:
+    """Name the files that make an object: itself, and what tells facts of it; a picture's own JSON goes before the table."""
+    beside = f"{PurePosixPath(name).stem}.json"
+    if beside in folder.files:
+        return [name, beside]
+    is_picture = PurePosixPath(name).suffix.lower() in _PICTURES
+    return [name, TABLE_NAME] if is_picture and TABLE_NAME in folder.files else [name]
+
+
+def _read(path: Path, name: str, told: Told, deadline: Deadline) -> Iterator[Shot | BadFrame]:
+    """Read one file of any format; libraries are loaded when their format is met."""
+    suffix = path.suffix.lower()
+    if suffix in _PICTURES:
+        return iter([Shot(position="", picture=picture_of_file(path.read_bytes(), name))])
+    if suffix in (".mp4", ".mkv"):
+        from perception.data.footage.video import read_video
+
+        return read_video(path, name, told.timestamp_utc, deadline)
+    return _read_bag(path, name, deadline)
+
+
+def _read_bag(path: Path, name: str, deadline: Deadline) -> Iterator[Shot | BadFrame]:
+    from perception.data.footage.messages import is_wanted, shots_of
+
+    suffix = path.suffix.lower()
+    if suffix == ".mcap":
+        from perception.data.footage.mcap_file import read_mcap
+
+        return shots_of(read_mcap(path, name, is_wanted), name, deadline)
+    if suffix == ".bag":
+        from perception.data.footage.ros1_bag import read_ros1_bag
+
+        return shots_of(read_ros1_bag(path, name, is_wanted), name, deadline)
+    from perception.data.footage.ros2_database import read_ros2_database
+
+    return shots_of(read_ros2_database(path, name, is_wanted, deadline), name, deadline)
+
+
+def _with_facts(shot: Shot, told: Told) -> Shot:
+    """Return a shot with what a person tells in place of what the file does not."""
+    time = shot.timestamp_utc or told.timestamp_utc
+    clock_s = time.timestamp() if time else shot.clock_s
+    camera = told.camera or shot.camera
+    return replace(shot, timestamp_utc=time, clock_s=clock_s, camera=camera, place=shot.place or told.place)
+
+
+def _anonymous(picture: Picture, hook: PrivacyHook) -> Picture:
+    def pixels() -> Any:
+        return hook(picture.pixels())
+
+    return Picture(pixels)
+
+
+def _frame_id(name: str, position: str, content: str) -> str:
+    """Return a name that a person can place and that no other frame has: other bytes, or another place, are another frame."""
+    path = PurePosixPath(name)
+    readable = f"{path.with_suffix('')}{position and '_' + position}"[-150:]
+    return f"{frame_id_of(readable.strip('/').replace('/', '_'))}-{hashlib.sha256(f'{name}:{content}'.encode()).hexdigest()[:12]}"

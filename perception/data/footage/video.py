@@ -1,0 +1,229 @@
+"""Videos, and video streams in bags: H.264 and H.265, decoded by FFmpeg's libraries without painting over any damage."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+from perception.data.decoding import PIXELS_LIMIT, BadFrame
+from perception.data.footage.frames import COPY_AGAIN, Deadline, Picture, Shot
+
+# Named, since FFmpeg's guess would follow playlists to other files.
+_CONTAINERS = {".mp4": "mp4", ".mkv": "matroska"}
+_CODECS = {"h264": "h264", "hevc": "hevc", "h265": "hevc"}
+_KEY_UNITS = {"h264": (5,), "hevc": tuple(range(16, 22))}  # NAL units of a picture that needs no other
+# Fail where FFmpeg would else show a guess.
+_OPTIONS = {"err_detect": "explode", "max_pixels": str(PIXELS_LIMIT)}
+
+
+@dataclass
+class SoundFrames:
+    """Decode one stream and leave out what is damaged or depends on it: after an error all up to the next key frame."""
+
+    decoder: Any  # av.CodecContext
+    _lost: int = 0
+    _sound: bool = False
+    _first_pts: int | None = None  # of the key frame: what is shown before it needs frames from before
+    _damaged: set[int | None] = field(default_factory=set)  # when damaged packets would be shown
+
+    def __post_init__(self) -> None:
+        self.decoder.options, self.decoder.thread_count = _OPTIONS, 1
+
+    def decode(self, packet: Any, is_key: bool) -> Iterator[Any]:
+        """Yield the frames that are complete once this packet is in; one without data ends the stream."""
+        if not packet.size:
+            yield from self._drained()
+            return
+        if is_key and not self._sound:
+            if self._first_pts is not None:
+                self.decoder.flush_buffers()
+            self._sound, self._first_pts = True, packet.pts or 0
+        if not self._sound:
+            self._lost += 1
+            return
+        try:
+            frames = [] if packet.is_corrupt else self.decoder.decode(packet)
+        except (FFmpegError, ValueError):
+            packet.is_corrupt = True
+        if packet.is_corrupt:
+            yield from self.lose(packet.pts)
+        else:
+            yield from filter(self._is_sound, frames)
+
+    def lose(self, pts: int | None = None) -> Iterator[Any]:
+        """Take a packet as lost and yield the frames before it that were still waiting for their turn."""
+        self._lost += 1
+        self._damaged = {pts} - {None}
+        yield from self._drained()
+        self._damaged, self._sound = set(), False
+
+    def lost(self, *, ended: bool = False) -> int:
+        """Return how many frames were left out since this was asked last, once the damage is over."""
+        if not (self._sound or ended):
+            return 0
+        lost, self._lost = self._lost, 0
+        return lost
+
+    def _drained(self) -> Iterator[Any]:
+        try:
+            yield from filter(self._is_sound, self.decoder.decode(None) if self._sound else ())
+        except (FFmpegError, ValueError):
+            self._lost += 1
+
+    def _is_sound(self, frame: Any) -> bool:
+        if frame.pts in self._damaged:
+            return False
+        early = frame.pts is not None and frame.pts < (self._first_pts or 0)
+        self._lost += frame.is_corrupt or early
+        return not (frame.is_corrupt or early)
+
+
+def open_decoder(format: str) -> SoundFrames | None:
+    """Return a decoder of a video stream in a bag by the name of its format; None for a format that is not read."""
+    codec = _CODECS.get(format.lower())
+    return SoundFrames(av.CodecContext.create(codec, "r")) if codec else None
+
+
+def starts_anew(data: bytes, format: str) -> bool:
+    """Say whether a picture of a video stream (Annex B) needs no other: it holds such a NAL unit."""
+    codec, place = _CODECS[format.lower()], data.find(b"\0\0\1")
+    while 0 <= place < len(data) - 3:
+        kind = data[place + 3] & 31 if codec == "h264" else data[place + 3] >> 1 & 63
+        if kind in _KEY_UNITS[codec]:
+            return True
+        place = data.find(b"\0\0\1", place + 3)
+    return False
+
+
+def video_picture(frame: Any) -> Picture:
+    """Return a decoded frame as a picture, turned as its recorder says that it is shown."""
+
+    def pixels() -> NDArray[np.uint8]:
+        stored = frame.to_ndarray(format="rgb24")
+        return np.ascontiguousarray(np.rot90(stored, frame.rotation // 90)) if frame.rotation else stored
+
+    return Picture(pixels)
+
+
+def read_video(path: Path, name: str, started: datetime | None, deadline: Deadline) -> Iterator[Shot | BadFrame]:
+    """Yield the frames of an mp4 or mkv file in the order in which they are shown, and a BadFrame for each damage.
+
+    name: of the file in messages, and of its camera. started: when its first frame was taken; None: what the file says
+    of it, if anything. Raises BadFrame for a file of which nothing can be read.
+    """
+    with _opened(path, name) as container:
+        streams = _streams(container, name)
+        film = _Film(
+            name, {each.index: SoundFrames(each.codec_context) for each in streams}, started or _start(container)
+        )
+        for packet in _packets(container, streams, name):
+            deadline.check()
+            if isinstance(packet, BadFrame):
+                yield packet
+            else:
+                yield from film.shots(packet)
+        yield from film.end(_duration_s(container, streams))
+
+
+@dataclass
+class _Film:
+    """Number and date the frames of a file's streams, and tell what is missing."""
+
+    name: str
+    decoders: dict[int, SoundFrames]  # by the number of the stream
+    started: datetime | None
+    _count: int = 0
+    _latest_s: float = 0.0
+
+    def shots(self, packet: Any) -> Iterator[Shot | BadFrame]:
+        stream = packet.stream
+        for frame in self.decoders[stream.index].decode(packet, packet.is_keyframe):
+            clock_s = None if frame.time is None else float(frame.time)
+            length_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
+            self._latest_s = max(self._latest_s, (clock_s or 0.0) + length_s)
+            yield Shot(
+                position=f"{stream.index}.{self._count}",
+                picture=video_picture(frame),
+                camera=Path(self.name).stem + (f"-{stream.index}" if len(self.decoders) > 1 else ""),
+                timestamp_utc=self._date(clock_s),
+                clock_s=clock_s,
+            )
+            self._count += 1
+        yield from self._missing(self.decoders[stream.index].lost())
+
+    def end(self, duration_s: float | None) -> Iterator[BadFrame]:
+        for decoder in self.decoders.values():
+            yield from self._missing(decoder.lost(ended=True))
+        if duration_s and duration_s - self._latest_s > 0:
+            rule = f"ends at {self._latest_s:.2f} s of {duration_s:.2f} s: its tail is missing"
+            yield BadFrame(self.name, rule, COPY_AGAIN)
+
+    def _missing(self, lost: int) -> Iterator[BadFrame]:
+        if lost:
+            rule = f"{lost} frames before {self._latest_s:.2f} s are damaged or depend on damaged ones"
+            yield BadFrame(self.name, rule, COPY_AGAIN)
+
+    def _date(self, clock_s: float | None) -> datetime | None:
+        if self.started is None or clock_s is None:
+            return None
+        try:
+            return self.started + timedelta(seconds=clock_s)
+        except OverflowError:
+            return None
+
+
+def _opened(path: Path, name: str) -> Any:
+    try:
+        return av.open(str(path), format=_CONTAINERS[path.suffix.lower()], options={"protocol_whitelist": "file"})
+    except (FFmpegError, ValueError) as error:
+        part = "index" if path.suffix.lower() == ".mp4" else "header"
+        raise BadFrame(name, f"has no readable {part} ({error}): none of its frames can be read", COPY_AGAIN) from None
+
+
+def _streams(container: Any, name: str) -> list[Any]:
+    streams = [each for each in container.streams.video if each.codec_context and each.codec_context.name in _CODECS]
+    if not streams:
+        found = ", ".join(each.codec_context.name for each in container.streams.video if each.codec_context) or "none"
+        raise BadFrame(name, f"holds no H.264 or H.265 video, but {found}", "convert it with ffmpeg -c:v libx264")
+    return streams
+
+
+def _packets(container: Any, streams: list[Any], name: str) -> Iterator[Any]:
+    """Yield packets, and at last a BadFrame where the file cannot be read to its end; then decoders still hold frames."""
+    try:
+        yield from container.demux(streams)
+    except (FFmpegError, ValueError) as error:
+        for stream in streams:
+            yield _end_of(stream)
+        yield BadFrame(name, f"cannot be read to its end ({error})", COPY_AGAIN)
+
+
+def _end_of(stream: Any) -> Any:
+    packet = av.Packet()
+    packet.stream = stream
+    return packet
+
+
+def _start(container: Any) -> datetime | None:
+    """Return when a file says that it was begun, in UTC; None where it says nothing that can be read."""
+    try:
+        time = datetime.fromisoformat(str(container.metadata.get("creation_time")))
+    except ValueError:
+        return None
+    # Recorders without a clock write the first moment of their calendar.
+    return time.astimezone(UTC) if time.tzinfo and time.year >= 2000 else None
+
+
+def _duration_s(container: Any, streams: list[Any]) -> float | None:
+    """Return the duration that a file's header tells, less what rounding or a longer sound track may explain; None if none."""
+    if not container.duration:
+        return None
+    rates = [float(each.average_rate) for each in streams if each.average_rate]
+    frame_s = 1 / min(rates) if rates else 1.0
+    return float(container.duration / av.time_base - (frame_s / 2 if len(container.streams) == len(streams) else 1.0))
