@@ -135,17 +135,17 @@ def _from_footage(
     from perception.data.footage.reading import open_footage
     from perception.quality.intake import COUNTED
 
-    footage = open_footage(source.path, source.footage)
+    footage, total = open_footage(source.path, source.footage), Counter[str]()
     for row in listed.sort_values(["drive_id", "object"]).itertuples():
         counts: Counter[str] = Counter()
         for frame in footage.frames(row.object, counts):
             yield _footage_arrival(row, frame)
-        named = {"source": row.source, "object": row.object, "signature": row.signature}
-        tell(named | {name: counts[name] for name in COUNTED})
-        log(
-            f"  {row.object}: "
-            + (", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no picture")
+        tell(
+            {name: getattr(row, name) for name in ("source", "object", "signature")}
+            | {name: counts[name] for name in COUNTED}
         )
+        total.update(counts)
+    log(f"{len(listed)} objects of footage: " + ", ".join(f"{total[name]} {name}" for name in COUNTED if total[name]))
 
 
 def _footage_arrival(row: Any, frame: Any) -> "Arrival":

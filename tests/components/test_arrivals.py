@@ -23,11 +23,15 @@ def picture() -> bytes:
     return png(np.full((8, 12, 3), 90, np.uint8))
 
 
+def nothing_read(_: object) -> None:
+    raise AssertionError("only footage tells of its objects")
+
+
 def ingested(root: Path, store: FolderStore, format: str, labels: str, split: str) -> Intake:
     source = Source(format=format, path=str(root), part="train", domain="real", split=split, labels=labels)
     settings = IntakeSettings(source="fleet", split=split, domain="real", labels=labels, taxonomy="cityscapes19")
     listing = list_arrivals("fleet", source)
-    return admit_frames(arrivals(source, listing, store, 0, (8, 12)), len(listing), store, settings)
+    return admit_frames(arrivals(source, listing, store, 0, (8, 12), nothing_read), len(listing), store, settings)
 
 
 def test_viper_with_instances(tmp_path: Path) -> None:
@@ -67,11 +71,11 @@ def test_the_listing_opens_no_image_and_tells_a_changed_file(tmp_path: Path) -> 
     source = Source(format="viper", path=str(tmp_path), part="train", domain="real", split="pool", labels="none")
     first = list_arrivals("fleet", source)
     assert tuple(first.columns) == LISTING_COLUMNS
-    assert first.frame_id.tolist() == ["viper_001_00000", "viper_001_00001"]
+    assert first.object.tolist() == ["viper_001_00000", "viper_001_00001"]
     assert list_arrivals("fleet", source).equals(first), "the same files give the same listing, to the byte"
     path.write_bytes(b"another image")
     changed = list_arrivals("fleet", source)
-    assert (changed.files != first.files).tolist() == [False, True]
+    assert (changed.signature != first.signature).tolist() == [False, True]
 
 
 def test_only_the_listed_frames_arrive(tmp_path: Path) -> None:
@@ -79,10 +83,10 @@ def test_only_the_listed_frames_arrive(tmp_path: Path) -> None:
         format="scenes", split="pool", domain="real", labels="none", drives=3, frames_per_drive=2, rendering="street"
     )
     listing = list_arrivals("fleet", source)
-    assert len(listing) == 6 and (listing.files == "").all()
+    assert len(listing) == 6 and (listing.signature == "").all()
     store = FolderStore(tmp_path / "store")
     second = listing[listing.drive_id == listing.drive_id.unique()[1]]
-    arrived = list(arrivals(source, second, store, 1, (32, 64)))
-    assert [each.facts.frame_id for each in arrived] == second.frame_id.tolist()
-    whole = {each.facts.frame_id: each.image for each in arrivals(source, listing, store, 1, (32, 64))}
+    arrived = list(arrivals(source, second, store, 1, (32, 64), nothing_read))
+    assert [each.facts.frame_id for each in arrived] == second.object.tolist()
+    whole = {each.facts.frame_id: each.image for each in arrivals(source, listing, store, 1, (32, 64), nothing_read)}
     assert all(whole[each.facts.frame_id] == each.image for each in arrived), "a batch does not change what is rendered"

@@ -490,7 +490,7 @@ def spoilt_blobs(folder: Path, undisturbed: Undisturbed) -> Count:
     frames = pd.read_parquet(run / "frames" / "manifest.parquet")
     labelled = frames[(frames.split == "train") & (frames.source == "fleet")].iloc[0]
     listings = {path.parent.name: pd.read_parquet(path) for path in (run / "arrivals").glob("*/listing.parquet")}
-    (batch,) = [name for name, listing in listings.items() if labelled.frame_id in set(listing.frame_id)]
+    (batch,) = [name for name, listing in listings.items() if labelled.frame_id in set(listing.object)]
     blob = store / labelled.image_uri
     good = blob.read_bytes()
     for how in SPOILERS:

@@ -20,8 +20,8 @@ _EARLIEST_NS = 946_684_800 * 10**9  # 2000-01-01: a recorder whose clock says le
 class Picture:
     """Hold a picture as what draws its pixels, (height, width, 3) uint8 RGB, and as the file that it arrived in, if any."""
 
-    pixels: Callable[[], NDArray[np.uint8]]
-    file: bytes | None = None
+    pixels: Callable[[], NDArray[np.uint8]] = field(repr=False)
+    file: bytes | None = field(default=None, repr=False)
 
     def encoded(self) -> tuple[bytes, str]:
         """Return the bytes of a JPEG or PNG file, and its suffix: the file that arrived, else the pixels as JPEG."""

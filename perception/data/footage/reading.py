@@ -1,6 +1,7 @@
 """The one reader of footage: lists its objects without opening them, and streams the frames of each."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -243,6 +244,5 @@ def _anonymous(picture: Picture, hook: PrivacyHook) -> Picture:
 
 def _frame_id(name: str, position: str, content: str) -> str:
     """Return a name that a person can place and that no other frame has: other bytes, or another place, are another frame."""
-    path = PurePosixPath(name)
-    readable = f"{path.with_suffix('')}{position and '_' + position}"[-150:]
-    return f"{frame_id_of(readable.strip('/').replace('/', '_'))}-{hashlib.sha256(f'{name}:{content}'.encode()).hexdigest()[:12]}"
+    readable = re.sub("[^A-Za-z0-9-]+", "_", f"{PurePosixPath(name).with_suffix('')} {position}")[-150:].strip("_")
+    return f"{readable}-{hashlib.sha256(f'{name}:{content}'.encode()).hexdigest()[:16]}"

@@ -105,7 +105,11 @@ class _Reader:
     def _connect(self, fields: _Fields, data: bytes) -> None:
         package, _, kind = _fields(data).get(b"type", b"").decode("utf-8", "replace").rpartition("/")
         topic = fields.get(b"topic", b"").decode("utf-8", "replace")
-        self._connections.setdefault(fields.get(b"conn", b""), (topic, f"{package}/msg/{kind}"))
+        number, told = fields.get(b"conn", b""), (topic, f"{package}/msg/{kind}")
+        # The index and a chunk tell the same, unless one is damaged.
+        if not self._wants(self._connections.get(number, told)[1]):
+            self._connections.pop(number, None)
+        self._connections.setdefault(number, told)
 
 
 def _inner_record(content: bytes, place: int) -> tuple[_Fields, int, bytes]:

@@ -22,6 +22,7 @@ def read_ros2_database(
         database.set_progress_handler(lambda: _over(deadline), _CHECK_EVERY_STEPS)
         try:
             database.execute("PRAGMA trusted_schema = OFF")
+            database.execute("PRAGMA writable_schema = ON")  # else a file without its tail is refused whole
             topics = dict(_topics(database, wants))
             rows = "SELECT topic_id, timestamp, data FROM messages ORDER BY id"
             for topic, log_ns, data in database.execute(rows):

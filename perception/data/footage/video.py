@@ -1,6 +1,6 @@
 """Videos, and video streams in bags: H.264 and H.265, decoded by FFmpeg's libraries without painting over any damage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +21,24 @@ _KEY_UNITS = {"h264": (5,), "hevc": tuple(range(16, 22))}  # NAL units of a pict
 # Fail where FFmpeg would else show a guess.
 _OPTIONS = {"err_detect": "explode", "max_pixels": str(PIXELS_LIMIT)}
 
+_GROUP_LIMIT_BYTES = 1 << 26  # of packets kept to decode them again: two seconds of 8k video
+
+
+@dataclass
+class _Group:
+    """Hold the packets since a key frame, unless they are many, and when the frames are shown that were given since then."""
+
+    packets: list[Any] = field(default_factory=list)
+    given: set[int] = field(default_factory=set)
+    size_bytes: int = 0
+
+    def keep(self, packet: Any) -> None:
+        self.size_bytes += packet.size
+        if self.size_bytes <= _GROUP_LIMIT_BYTES:
+            self.packets.append(packet)
+        else:
+            self.packets, self.given = [], set()
+
 
 @dataclass
 class SoundFrames:
@@ -29,39 +47,38 @@ class SoundFrames:
     decoder: Any  # av.CodecContext
     _lost: int = 0
     _sound: bool = False
-    _first_pts: int | None = None  # of the key frame: what is shown before it needs frames from before
-    _damaged: set[int | None] = field(default_factory=set)  # when damaged packets would be shown
+    _first_pts: int | None = None  # of the key frame after a damage: what is shown before it needs frames from before
+    _groups: tuple[_Group, _Group] = field(
+        default_factory=lambda: (_Group(), _Group())
+    )  # the last whole one, and this one
 
     def __post_init__(self) -> None:
         self.decoder.options, self.decoder.thread_count = _OPTIONS, 1
 
     def decode(self, packet: Any, is_key: bool) -> Iterator[Any]:
         """Yield the frames that are complete once this packet is in; one without data ends the stream."""
+        if is_key:
+            self._begin_group(packet)
         if not packet.size:
             yield from self._drained()
-            return
-        if is_key and not self._sound:
-            if self._first_pts is not None:
-                self.decoder.flush_buffers()
-            self._sound, self._first_pts = True, packet.pts or 0
-        if not self._sound:
+        elif not self._sound:
             self._lost += 1
-            return
-        try:
-            frames = [] if packet.is_corrupt else self.decoder.decode(packet)
-        except (FFmpegError, ValueError):
-            packet.is_corrupt = True
-        if packet.is_corrupt:
-            yield from self.lose(packet.pts)
+        elif packet.is_corrupt:
+            yield from self.lose()
         else:
-            yield from filter(self._is_sound, frames)
+            try:
+                frames = self.decoder.decode(packet)
+            except (FFmpegError, ValueError):
+                yield from self._before_damage(packet.pts)
+                return
+            yield from self._sound_ones(frames)
+            self._groups[1].keep(packet)
 
-    def lose(self, pts: int | None = None) -> Iterator[Any]:
+    def lose(self) -> Iterator[Any]:
         """Take a packet as lost and yield the frames before it that were still waiting for their turn."""
         self._lost += 1
-        self._damaged = {pts} - {None}
         yield from self._drained()
-        self._damaged, self._sound = set(), False
+        self._sound = False
 
     def lost(self, *, ended: bool = False) -> int:
         """Return how many frames were left out since this was asked last, once the damage is over."""
@@ -70,18 +87,43 @@ class SoundFrames:
         lost, self._lost = self._lost, 0
         return lost
 
+    def _begin_group(self, packet: Any) -> None:
+        before = self._groups[1] if self._sound else _Group()
+        if not self._sound:
+            if self._first_pts is not None:
+                self.decoder.flush_buffers()
+            self._sound, self._first_pts = True, packet.pts or 0
+        self._groups = (before, _Group())
+
+    def _before_damage(self, damaged_pts: int | None) -> Iterator[Any]:
+        """Give all frames before a damage: the decoder's error takes one with it that was due, so the last two groups are decoded again."""
+        waiting = {frame.pts: frame for frame in self._drained() if frame.pts != damaged_pts}
+        self.decoder.flush_buffers()
+        given = self._groups[0].given | self._groups[1].given
+        few = all(group.size_bytes <= _GROUP_LIMIT_BYTES for group in self._groups)
+        try:
+            for packet in [*self._groups[0].packets, *self._groups[1].packets, None] if few else ():
+                frames = self.decoder.decode(packet)
+                waiting |= {each.pts: each for each in frames if each.pts not in given | waiting.keys()}
+        except (FFmpegError, ValueError):
+            pass  # what it gave up to here is sound
+        yield from self._sound_ones(frame for _, frame in sorted(waiting.items()))
+        self._lost, self._sound = self._lost + 1, False
+
     def _drained(self) -> Iterator[Any]:
         try:
-            yield from filter(self._is_sound, self.decoder.decode(None) if self._sound else ())
+            frames = self.decoder.decode(None) if self._sound else []
         except (FFmpegError, ValueError):
-            self._lost += 1
+            self._lost, frames = self._lost + 1, []
+        yield from self._sound_ones(frames)
 
-    def _is_sound(self, frame: Any) -> bool:
-        if frame.pts in self._damaged:
-            return False
-        early = frame.pts is not None and frame.pts < (self._first_pts or 0)
-        self._lost += frame.is_corrupt or early
-        return not (frame.is_corrupt or early)
+    def _sound_ones(self, frames: Iterable[Any]) -> Iterator[Any]:
+        for frame in frames:
+            if frame.is_corrupt or frame.pts is None or frame.pts < (self._first_pts or 0):
+                self._lost += 1
+            else:
+                self._groups[1].given.add(frame.pts)
+                yield frame
 
 
 def open_decoder(format: str) -> SoundFrames | None:
@@ -144,7 +186,7 @@ class _Film:
     def shots(self, packet: Any) -> Iterator[Shot | BadFrame]:
         stream = packet.stream
         for frame in self.decoders[stream.index].decode(packet, packet.is_keyframe):
-            clock_s = None if frame.time is None else float(frame.time)
+            clock_s = None if frame.pts is None else float(frame.pts * stream.time_base)
             length_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
             self._latest_s = max(self._latest_s, (clock_s or 0.0) + length_s)
             yield Shot(
