@@ -8,13 +8,13 @@ EXTRAS := gates,versioning,cluster,development
 NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
-COMMANDS := run evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status cancel schedule dag parameters \
-	review promote reject rollback versions history verify-history reproduce lineage scrub retire \
+COMMANDS := run evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel schedule test-cluster \
+	watch dag parameters review promote reject rollback versions history verify-history reproduce lineage scrub retire \
 	table bench simulate scenes faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
 OPTIONS := ANYWAY BASE BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME HEAD IMAGES MANIFEST MINUTES \
-	MODEL ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
+	MODEL ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
 	TAXONOMY VERSION
 simulate: export NIGHTDRIVE_OPTION_OUT := docs/results
 define hand_over
@@ -53,8 +53,11 @@ preflight:  ## say what the cluster lacks for a night: PROFILE=nightly IMAGES=FI
 pipeline-compile:  ## the night as Kubeflow pipeline YAML: OUT=FILE PROFILE=nightly
 pipeline-submit:  ## start a night on the cluster and follow it: KFP_HOST=URL IMAGES=FILE SET="..." [PREFLIGHT=no FOLLOW=no]
 pipeline-status:  ## show a run on the cluster, by default the latest: RUN=ID
+pipeline-retry:  ## try the failed steps of a run on the cluster again; finished ones stay: RUN=ID
+watch:  ## look after the nights on the cluster: ONCE=yes looks once, as its CronJob does every ten minutes
 cancel:  ## end a run on the cluster: RUN=ID
 schedule:  ## bring the recurring night in line with schedule.yaml: DRY_RUN=yes
+test-cluster:  ## eight cases against a real installation, in names of their own: KFP_HOST=URL SET="common.store=... common.remote=... common.registry=..."
 dag:  ## write what is derived from the graph: dvc.yaml and its drawing, docs/dag.md
 parameters:  ## write docs/parameters.md and the schema of params.yaml from the declarations of parameters
 review:  ## the page that compares two data versions: BASE=VERSION HEAD=VERSION OUT=DIR REGISTRY=DIR (all optional)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
-from components.stage.declaration import Needs, Paths, Port, Refused, Stage
+from components.stage.declaration import Needs, Page, Paths, Port, Refused, Stage
 from components.stage.records import log
 from perception.parameters import checked
 
@@ -50,8 +50,10 @@ def run(inputs: Paths, outputs: Paths, parameters: GateParameters) -> None:
     for failure in verdict.failed:
         log(f"  [{failure.severity}] {_in_words(failure)}")
     if verdict.decision == "refuse":
-        first = next(failure for failure in verdict.failed if failure.severity == "critical" and not failure.waived_by)
-        raise Refused(f"gate {verdict.suite} refused: {_in_words(first)}; {first.remedy}")
+        refusing = [each for each in verdict.failed if each.severity == "critical" and not each.waived_by]
+        told = ("id", "rule", "bound", "observed", "remedy")
+        failed = [{name: getattr(each, name) for name in told} for each in refusing]
+        raise Refused(f"gate {verdict.suite} refused: {_in_words(refusing[0])}; {refusing[0].remedy}", failed)
 
 
 def _in_words(failure: "FailedExpectation") -> str:
@@ -66,6 +68,7 @@ STAGE = Stage(
     summary="Judge what a stage gave against a reviewed suite of expectations.",
     inputs=(Port(name="subject", about="folder that holds a gate.parquet table"),),
     outputs=(Port(name="verdict", about="verdict.json and verdict.md, with the offending frames"),),
+    pages=(Page(name="reasons", kind="Markdown", port="verdict", file="verdict.md"),),
     parameters=GateParameters,
     needs=Needs(image="gates", loads="great_expectations", memory_gib=3, retries=1, timeout_minutes=20),
     run=run,

@@ -23,8 +23,8 @@ class GatherParameters:
     seed: Seed  # of the initial random draw
 
 
-def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str, str]:
-    """Write one frames folder out of all that arrived; give news as "some" or "nothing"."""
+def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str, str | int]:
+    """Write one frames folder out of all that arrived; give news as "some" or "nothing", tell how many are new."""
     from perception.data.manifest import read_manifest
     from perception.data.store import open_store
     from perception.quality.intake import SourceRules, gather_frames
@@ -37,7 +37,7 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     frames = gather_frames(inputs.many("arrived"), folder, rules, store, parameters.taxonomy, parameters.seed)
     news = find_news(frames, read_manifest(inputs.one("base") / "manifest.parquet"))
     log(f"{len(frames)} frames from {len(parameters.sources)} sources, {news} that the base version does not hold")
-    return {"news": "some" if news else "nothing"}
+    return {"news": "some" if news else "nothing", "new": news}
 
 
 def find_news(frames: "pd.DataFrame", base: "pd.DataFrame") -> int:
@@ -56,16 +56,13 @@ def find_news(frames: "pd.DataFrame", base: "pd.DataFrame") -> int:
 STAGE = Stage(
     name="gather",
     summary="Put the frames of all batches together into the night's one manifest, and say whether any is new.",
-    inputs=(
-        Port(name="arrived", about="frames folders, one a batch", many=True),
-        BASE,
-    ),
+    inputs=(Port(name="arrived", about="frames folders, one a batch", many=True), BASE),
     outputs=(
         Port(
             name="frames", about="the night's frames: manifest, profile, rejected files, hidden labels", gate_table=True
         ),
     ),
-    values=("news",),
+    value="news",
     parameters=GatherParameters,
     needs=Needs(image="torch", loads="pandas", memory_gib=4),
     run=run,

@@ -27,9 +27,9 @@ class ResolveParameters:
             raise BrokenRule("allowed_signers", self.allowed_signers, "must not be empty with require_signed")
 
 
-def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> None:
+def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | None]:
     """Write the resolved version (its manifest, empty on the first night, run.json and the champion where there is one) and,
-    for each batch, its share of the listing of all that has arrived.
+    for each batch, its share of the listing of all that has arrived; tell the base.
     """
     from perception.data.store import open_store
     from perception.versioning.base import write_base
@@ -43,6 +43,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> None:
     released = base.champion[:8] if base.champion else "none yet"
     log(f"data version: {base.tag or 'none yet'}, {base.frames} frames; champion: {released}")
     _write_listing(outputs.one("arrivals"), parameters)
+    return {"base": base.tag}
 
 
 def _write_listing(folder: Path, parameters: ResolveParameters) -> None:
@@ -63,10 +64,7 @@ def _write_listing(folder: Path, parameters: ResolveParameters) -> None:
 STAGE = Stage(
     name="resolve",
     summary="Resolve the promoted data version to an exact commit, and list the footage that has arrived.",
-    outputs=(
-        BASE,
-        Port(name="arrivals", about="what has arrived, one folder a batch", shares="batch"),
-    ),
+    outputs=(BASE, Port(name="arrivals", about="what has arrived, one folder a batch", shares="batch")),
     parameters=ResolveParameters,
     needs=Needs(image="versioning", loads="pandas", memory_gib=2),
     run=run,

@@ -57,9 +57,9 @@ class SelectParameters(SelectionSettings):
         check_classes("quotas", (each.class_name for each in self.quotas if each.class_name), self.taxonomy)
 
 
-def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
+def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> dict[str, int]:
     """Write selected.parquet, control.parquet with groups of as many frames at random for the comparison in the report,
-    and the annotation batch.
+    and the annotation batch; tell how many were chosen.
 
     The score tables are merged shard by shard; no more than a batch of rows and the shortlist is in memory.
     """
@@ -92,6 +92,7 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> None:
     judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"budget_frames": parameters.budget_frames})
     log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}; annotation batch {batch}")
+    return {"chosen": len(selected)}
 
 
 def _choices(

@@ -20,10 +20,8 @@ from components.stage.registry import find_stage
 
 REGISTRY, FOOTAGE, CLOCK = "registry", "footage", "clock"
 _OUTSIDE = (REGISTRY, FOOTAGE, CLOCK)
-NEWS, NOTHING_NEW = (
-    "news",
-    "nothing",
-)  # the value of a stage that tells whether there is anything new, and what it says then
+# The value of a stage that tells whether there is anything new, and what it says then.
+NEWS, NOTHING_NEW = "news", "nothing"
 _SUITES = Path(perception.quality.__file__).parent / "suites"
 
 
@@ -100,7 +98,7 @@ class Graph:
 
     def only_if_news(self, said_by: Artifact) -> None:
         """Leave out all that follows where the task of this artifact says that nothing is new; raises GraphError."""
-        if NEWS not in self.tasks[said_by.task].stage.values:
+        if self.tasks[said_by.task].stage.value != NEWS:
             raise GraphError(f"{said_by.task}: does not say whether anything is new; give its stage the value {NEWS!r}")
         self.news_from = said_by.task
 

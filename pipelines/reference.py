@@ -24,16 +24,7 @@ from pipelines.kubeflow.schedule import Schedule
 from pipelines.settings import COUNTS
 
 # What the engine gives a task, not params.yaml.
-GIVEN = {
-    "sources",
-    "run",
-    "profile",
-    "settings",
-    "final_status",
-    "suite",
-    *COUNTS,
-    *(f"{name}_count" for name in COUNTS),
-}
+GIVEN = {"sources", "run", "profile", "settings", "final_status", "suite", *COUNTS, *(f"{n}_count" for n in COUNTS)}
 _HEAD = """# Parameters
 
 Every parameter that params.yaml, a profile or `SET=SECTION.NAME=VALUE` may set, derived from the declarations: `nightdrive

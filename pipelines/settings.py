@@ -8,6 +8,7 @@ from typing import Any
 
 from components.ingest.sources import Source
 from components.stage.parameters import build_parameters, overlay, parse_value, plain_values, read_yaml
+from perception.data.source_files import S3
 from perception.errors import InputError, did_you_mean
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
@@ -123,8 +124,8 @@ def _with_data(name: str, source: Mapping[str, Any], data: str) -> dict[str, Any
     path = str(source.get("path", ""))
     if "{data}" in path and not data:
         raise InputError(f"source {name!r} reads {path}: say where the data are, DATA=DIR")
-    if "{data}" in path and not (Path(data).is_dir() or data.startswith("s3://")):
-        raise InputError(f"DATA={data}: no such folder; give the folder that holds the data set")
+    if "{data}" in path and not data.startswith(S3) and not Path(data).is_dir():
+        raise InputError(f"DATA={data}: no such folder; give the folder that holds the data set, or s3://BUCKET/PREFIX")
     return dict(source) | ({"path": path.replace("{data}", data)} if path else {})
 
 

@@ -26,16 +26,7 @@ import pandas as pd
 import torch
 
 from benchmarks.streets import TAXONOMY, encoded_streets, stored
-from perception.data.loading import (
-    MOST_WORKERS,
-    Augment,
-    Batch,
-    FrameSet,
-    LoadSettings,
-    WaitingTime,
-    shuffled_batches,
-    usable_cores,
-)
+from perception.data import loading
 from perception.data.store import FolderStore, open_store
 from perception.models.erfnet import ERFNet
 from perception.training.loop import TrainSettings, fit
@@ -45,14 +36,14 @@ FED = 0.95
 WARM_STEPS = 12
 
 
-_CORES = usable_cores()
+_CORES = loading.usable_cores()
 
 
 @click.command()
 @click.option(
     "--workers",
     multiple=True,
-    default=sorted({1, min(4, _CORES), min(MOST_WORKERS, _CORES), _CORES}),
+    default=sorted({1, min(4, _CORES), min(loading.MOST_WORKERS, _CORES), _CORES}),
     help="May be repeated.",
 )
 @click.option("--seconds", default=5.0, help="Of each measurement.")
@@ -97,18 +88,18 @@ def _frames(options: SimpleNamespace, folder: Path) -> tuple[pd.DataFrame, Any]:
     return rows, store
 
 
-def _frame_set(frames: pd.DataFrame, store: Any, options: SimpleNamespace, workers: int) -> FrameSet:
+def _frame_set(frames: pd.DataFrame, store: Any, options: SimpleNamespace, workers: int) -> loading.FrameSet:
     height = options.trained_height
-    settings = LoadSettings(
+    settings = loading.LoadSettings(
         height_px=height, width_px=2 * height, taxonomy=TAXONOMY, cache_mib=0, workers=workers
     )  # fmt: skip
-    return FrameSet(frames, store, settings)
+    return loading.FrameSet(frames, store, settings)
 
 
-def _batches(frames: FrameSet, options: SimpleNamespace, steps: int) -> Iterator[Batch]:
+def _batches(frames: loading.FrameSet, options: SimpleNamespace, steps: int) -> Iterator[loading.Batch]:
     """Yield batches as nights do: drawn anew, augmented, as bytes for a GPU."""
-    return shuffled_batches(
-        frames, options.batch_frames, 0, 0, Augment(), epoch_frames=steps * options.batch_frames,
+    return loading.shuffled_batches(
+        frames, options.batch_frames, 0, 0, loading.Augment(), epoch_frames=steps * options.batch_frames,
         as_bytes=options.device.startswith("cuda"),
     )  # fmt: skip
 
@@ -116,7 +107,7 @@ def _batches(frames: FrameSet, options: SimpleNamespace, steps: int) -> Iterator
 # --- measurements
 
 
-def _trained(batches: Callable[[], Iterable[Batch]], steps: int, options: SimpleNamespace) -> float:
+def _trained(batches: Callable[[], Iterable[loading.Batch]], steps: int, options: SimpleNamespace) -> float:
     """Train for `steps` batches and return frames a second, from the start of the loop until the GPU is done."""
     network = ERFNet(CLASSES, width=options.network_width).to(options.device)
     cuda = options.device.startswith("cuda")
@@ -131,11 +122,11 @@ def _trained(batches: Callable[[], Iterable[Batch]], steps: int, options: Simple
     return steps * options.batch_frames / (time.perf_counter() - start)
 
 
-def _bound(frames: FrameSet, options: SimpleNamespace) -> float:
+def _bound(frames: loading.FrameSet, options: SimpleNamespace) -> float:
     """Return frames a second of the loop over batches that lie on the device."""
     kept = [batch.on(options.device) for batch in _batches(frames, options, 4)]
 
-    def again(steps: int) -> Callable[[], Iterable[Batch]]:
+    def again(steps: int) -> Callable[[], Iterable[loading.Batch]]:
         return lambda: (kept[number % len(kept)] for number in range(steps))
 
     _trained(again(WARM_STEPS), WARM_STEPS, options)  # finds the fastest kernels
@@ -150,10 +141,10 @@ def _steps(rate: float, options: SimpleNamespace) -> int:
     return max(WARM_STEPS, round(options.seconds * rate / options.batch_frames))
 
 
-def _measured(frames: FrameSet, options: SimpleNamespace, bound: float) -> dict[str, Any]:
+def _measured(frames: loading.FrameSet, options: SimpleNamespace, bound: float) -> dict[str, Any]:
     """Measure one number of workers: frames a second of the loader alone and of the loop, and the loop's waiting."""
     alone = _loaded_alone(frames, options)
-    waiting = WaitingTime()
+    waiting = loading.WaitingTime()
     steps = _steps(min(bound, alone), options)
     trained = _trained(lambda: waiting.over(_batches(frames, options, steps)), steps, options)
     workers = frames.settings.workers
@@ -163,7 +154,7 @@ def _measured(frames: FrameSet, options: SimpleNamespace, bound: float) -> dict[
             "of_bound": round(trained / bound, 3), "waiting_share": round(waiting.share, 4)}  # fmt: skip
 
 
-def _loaded_alone(frames: FrameSet, options: SimpleNamespace) -> float:
+def _loaded_alone(frames: loading.FrameSet, options: SimpleNamespace) -> float:
     long = _batches(frames, options, 3000)
     count, start = 0, 0.0
     for number, batch in enumerate(long):
@@ -180,7 +171,7 @@ def _report(found: list[dict[str, Any]], bound: float, frames: int, options: Sim
     most = found[-1]
     return {
         "benchmark": "gpu_feed", "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu",
-        "cores": usable_cores(), "network_width": options.network_width, "batch_frames": options.batch_frames,
+        "cores": loading.usable_cores(), "network_width": options.network_width, "batch_frames": options.batch_frames,
         "trained_height_px": options.trained_height, "frame_height_px": options.frame_height, "frames": frames,
         "captured": options.captured, "on_device": round(bound, 1), "by_workers": found, "bar": FED,
         "pass": bool(most["of_bound"] >= FED),

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.tables.data import Labelled
 from benchmarks.tables.frames import Instances
 from perception.adaptation.detector_training import DetectionBatch
 from perception.data.loading import Batch
@@ -25,22 +26,14 @@ class Variation:
     blur_share: float = 0.5  # of the frames are blurred
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Labelled frames on the device: images (frame, 3, height, width) and labels (frame, height, width), both uint8."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
 @dataclass(frozen=True, eq=False)
 class SegmentationStream:
-    """One epoch of `steps` batches, each with `shares[i]` frames from `sources[i]`, drawn at random and varied."""
+    """One epoch of `steps` batches, each with `shares[i]` frames from `sources[i]`, drawn at random and varied.
 
-    sources: list[Labels]
+    sources: on the device, labels as bytes.
+    """
+
+    sources: list[Labelled]
     shares: list[int]
     steps: int
     variation: Variation

@@ -31,8 +31,8 @@ _LANDMARKS = {  # what is in a folder that holds a data set
 class Labelled:
     """Images with their labels.
 
-    images: (frame, channel, height, width) uint8. labels: int64, (frame,) or, per pixel with 255 = ignored,
-    (frame, height, width).
+    images: (frame, channel, height, width) uint8. labels: int64 or, to save memory, uint8; (frame,) or, per pixel with
+    255 = ignored, (frame, height, width).
     """
 
     images: Tensor

@@ -1,6 +1,6 @@
 """What the tables share that train segmentation networks on frames in memory: where these are kept, how they learn and label."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.tables.batches import Labels
+from benchmarks.tables.data import Labelled
 from benchmarks.tables.runner import Cell, Found, Request
 from perception.adaptation.pseudo import class_thresholds, confidence_histogram
 from perception.data.taxonomies import IGNORE
@@ -61,7 +61,7 @@ def training_settings(
     )  # fmt: skip
 
 
-def weights_of(sources: Sequence[Labels], classes: int) -> np.ndarray:
+def weights_of(sources: Sequence[Labelled], classes: int) -> np.ndarray:
     """Return ERFNet's class weights for the pixels of all sources: (class,)."""
     counts = sum(torch.bincount(source.labels.flatten().int(), minlength=256)[:classes].cpu() for source in sources)
     return class_weights(counts.numpy())  # type: ignore[union-attr]
@@ -76,6 +76,12 @@ def predictions(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         classes.append(winner.to(torch.uint8))
         confidence.append(probability.half())
     return torch.cat(classes), torch.cat(confidence)
+
+
+def numbered(images: Tensor, count: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Yield frames as score_frames takes them, `count` at a time, named by their numbers; images: uint8."""
+    for start, part in zip(range(0, len(images), count), images.split(count), strict=True):
+        yield [f"{row:06d}" for row in range(start, start + len(part))], part.float() / 255
 
 
 def judged(labels: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, Any]:

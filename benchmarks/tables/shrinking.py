@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from benchmarks.results import markdown_table
 from benchmarks.tables.data import CLASSIFICATION, Labelled, camvid, classification
 from benchmarks.tables.runner import Cell, Found, Request
+from benchmarks.tables.segmenters import weights_of
 from benchmarks.tables.statistics import mean_and_spread
 from perception.compression.cost import count_macs, count_parameters, measure_latency_ms
 from perception.compression.export import export_onnx, fold_batchnorm
@@ -27,7 +28,7 @@ from perception.metrics.confusion import confusion_matrix, mean_iou
 from perception.metrics.differences import paired_difference
 from perception.models.checkpoint import apply_leaves, describe_leaves
 from perception.models.erfnet import ERFNet
-from perception.training.loop import TrainSettings, class_weights, fit
+from perception.training.loop import TrainSettings, fit
 from perception.training.setup import seeded
 
 Hook = Callable[[int, nn.Module, Optimizer], None]
@@ -60,13 +61,10 @@ class Task:
         return torch.zeros(1, *self.shape)
 
 
+@functools.lru_cache(maxsize=1)
 def open_task(request: Request) -> Task:
     """Load the data of a request; small: 8,000 images to learn from; small and medium: CamVid at 72x96."""
-    return _open_task(request.data, request.data_kind, request.size, request.device)
-
-
-@functools.lru_cache(maxsize=1)
-def _open_task(data: Path | None, kind: str, size: str, device: str) -> Task:
+    data, kind, size, device = request.data, request.data_kind, request.size, request.device
     if kind in CLASSIFICATION:
         assert data is not None
         train, test = classification(data, kind)
@@ -173,7 +171,7 @@ def train_arm(
         network,
         lambda epoch: Epoch(task, seed, epoch),
         settings,
-        class_weights=_class_weights(task) if task.score == "mIoU" else None,
+        class_weights=weights_of([task.train], task.classes) if task.score == "mIoU" else None,
         after_step=after_step,
         after_epoch=end_epoch,
     )
@@ -212,11 +210,6 @@ def _seconds(device: str) -> float:
         return time.process_time()
     torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _class_weights(task: Task) -> Any:
-    labels = task.train.labels.cpu().numpy()
-    return class_weights(np.bincount(labels[labels < 255], minlength=task.classes))
 
 
 @torch.inference_mode()

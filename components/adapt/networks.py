@@ -176,7 +176,7 @@ def _detector_figures(detector: Foreground, test: pd.DataFrame, parameters: Adap
     if not len(known):
         return precision_figures(None, ())
     frames = InstanceFrames(known, open_store(parameters.store), load_settings(parameters))
-    quality = judge_detector(detector, frames, known.drive_id.tolist(), seed=parameters.seed)
+    quality = judge_detector(detector, frames)
     names = class_names(parameters.taxonomy)
     return precision_figures(quality, [names[class_id] for class_id in detector.class_ids])
 

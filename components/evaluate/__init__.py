@@ -1,7 +1,7 @@
 """evaluate: judge the network that ships on the frozen test set, whole and by condition, against the champion."""
 
 from components.evaluate.parameters import JudgeParameters
-from components.stage.declaration import FRAMES, Needs, Paths, Port, Stage
+from components.stage.declaration import FRAMES, Needs, Page, Paths, Port, Stage
 from components.stage.learning import open_frames, read_frames
 from components.stage.records import log
 from perception.parameters import Fraction, checked
@@ -14,8 +14,8 @@ class EvaluateParameters(JudgeParameters):
     least_miou: Fraction = 0.05  # below this, overall or in a condition, the gate refuses
 
 
-def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> None:
-    """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow."""
+def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[str, float | str]:
+    """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow; tell the verdict."""
     from components.evaluate.judging import gate_rows, judge
     from perception.training.setup import set_threads
 
@@ -34,6 +34,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> None:
     rows.to_parquet(folder / "gate.parquet", index=False)
     promotion = figures["promotion"]
     log(f"mIoU {figures['miou']:.3f} on {figures['frames']} frames; {promotion['decision']}: {promotion['reason']}")
+    return {"miou": figures["miou"], "verdict": promotion["decision"]}
 
 
 STAGE = Stage(
@@ -49,6 +50,7 @@ STAGE = Stage(
             name="evaluation", about="figures, predictions, the promotion decision, tomorrow's query", gate_table=True
         ),
     ),
+    pages=(Page(name="confusion", kind="ClassificationMetrics", port="evaluation", file="confusion.json"),),
     parameters=EvaluateParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=2, memory_gib=4, gpu_count=1),
     run=run,

@@ -60,7 +60,7 @@ def judge(
     """Judge an exported network on labelled frames and write into `folder` what was found; return its figures.
 
     about: the frames' manifest rows in their order. left_out: path and rule of each frame that was found beside them and
-    cannot be judged. Writes evaluation.json, frames.parquet, confusion.npy, query.json,
+    cannot be judged. Writes evaluation.json, frames.parquet, confusion.npy and .json, query.json,
     regions.parquet and predictions/FRAME_ID.png. Raises InputError for another test set than the pinned one.
     """
     identity = identity_of(about, parameters)
@@ -138,6 +138,8 @@ def _score(
     )
     if folder:
         np.save(folder / "confusion.npy", score.confusion)
+        rows = {"classes": class_names(parameters.taxonomy), "rows": score.confusion.tolist()}
+        write_json(folder / "confusion.json", rows)
         score.frames.to_parquet(folder / "frames.parquet", index=False)
     return score
 

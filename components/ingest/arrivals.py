@@ -11,6 +11,8 @@ from components.stage.records import log
 if TYPE_CHECKING:
     import pandas as pd
 
+    from perception.data.readers import RawFrame, Reader
+    from perception.data.source_files import SourceFiles
     from perception.data.store import Store
     from perception.quality.intake import Arrival
 
@@ -21,8 +23,8 @@ LISTING_COLUMNS = ("source", "object", "drive_id", "signature")
 def list_arrivals(name: str, source: Source) -> "pd.DataFrame":
     """Return what a source holds, opening no image: columns LISTING_COLUMNS, one row an object.
 
-    signature: size in bytes and time of change (in a bucket the ETag) of the object's files, so that one that changed is
-    another row. Raises InputError for a folder that breaks its layout.
+    signature: size in bytes and time of change (of footage in a bucket the ETag) of the object's files, so that one that
+    changed is another row. Raises InputError for a folder that breaks its layout.
     """
     import pandas as pd
 
@@ -32,23 +34,15 @@ def list_arrivals(name: str, source: Source) -> "pd.DataFrame":
 
 def _listed(name: str, source: Source) -> Iterator[tuple[str, str, str]]:
     if source.format == "scenes":
-        from perception.simulator.folder import scene_names
+        return _listed_scenes(source)
+    return _listed_footage(name, source) if source.format == "footage" else _listed_files(source)
 
-        for _, drive_id, frame_ids in scene_names(
-            source.rendering, source.first_drive, source.drives, source.frames_per_drive
-        ):
-            yield from ((frame_id, drive_id, "") for frame_id in frame_ids)
-    elif source.format == "label_drop":
-        from perception.data.annotation import label_files
 
-        for drop, frame in _labelled(source):
-            yield str(frame.frame_id), str(frame.drive_id), _signature(label_files(drop, frame.frame_id))
-    elif source.format == "footage":
-        yield from _listed_footage(name, source)
-    else:
-        for each in _files(source):
-            paths = (each.image_path, each.label_path, each.instances_path)
-            yield each.frame_id, each.drive_id, _signature(paths)
+def _listed_scenes(source: Source) -> Iterator[tuple[str, str, str]]:
+    from perception.simulator.folder import scene_names
+
+    named = scene_names(source.rendering, source.first_drive, source.drives, source.frames_per_drive)
+    return ((frame_id, drive_id, "") for _, drive_id, frame_ids in named for frame_id in frame_ids)
 
 
 def _listed_footage(name: str, source: Source) -> Iterator[tuple[str, str, str]]:
@@ -62,6 +56,19 @@ def _listed_footage(name: str, source: Source) -> Iterator[tuple[str, str, str]]
             f"{count} {suffix or 'without a suffix'}" for suffix, count in left_out.most_common(5) if count
         )
         log(f"source {name}: {left_out.total()} files are no footage and are left out ({kinds})")
+
+
+def _listed_files(source: Source) -> Iterator[tuple[str, str, str]]:
+    from perception.data.annotation import label_files
+    from perception.data.source_files import open_source_files
+
+    with open_source_files(source.path) as files:
+        if source.format == "label_drop":
+            for drop, frame in _labelled(files):
+                yield str(frame.frame_id), str(frame.drive_id), _signature(label_files(drop, frame.frame_id))
+            return
+        for each in _files(source, files):
+            yield each.frame_id, each.drive_id, _signature((each.image_path, each.label_path, each.instances_path))
 
 
 def arrivals(
@@ -91,42 +98,45 @@ def _signature(files: "Iterable[Path | None]") -> str:
     return " ".join(f"{each.st_size}:{each.st_mtime_ns}" for each in stats)
 
 
-def _labelled(source: Source) -> "Iterator[tuple[Any, Any]]":
+def _labelled(files: "SourceFiles") -> "Iterator[tuple[Any, Any]]":
     from perception.data.annotation import newest_labels, open_drops
 
-    return newest_labels(open_drops(Path(source.path)))
+    return newest_labels(open_drops(files.root))
 
 
-def _files(source: Source) -> "Iterator[Any]":
+def _files(source: Source, files: "SourceFiles") -> "Iterator[Any]":
     from perception.data.readers import open_reader
 
-    return open_reader(source.format).frames(Path(source.path), source.part or None, source.labels == "given")
+    return open_reader(source.format).frames(files.root, source.part or None, source.labels == "given")
 
 
 def _from_annotation(source: Source, wanted: set[str], store: "Store") -> "Iterator[Arrival]":
     """Yield the labelled frames of the label drops below `path`; their images come from the store, not from the drop."""
-    from perception.data.annotation import drop_label
+    from perception.data.annotation import drop_label, label_files
     from perception.data.decoding import BadFrame
+    from perception.data.source_files import open_source_files
     from perception.quality.intake import Arrival
 
-    for drop, frame in _labelled(source):
-        if frame.frame_id not in wanted:
-            continue
-        try:
-            label = drop_label(drop, frame.frame_id, (int(frame.height_px), int(frame.width_px)))
-            problem = None
-        except BadFrame as bad:
-            label, problem = None, bad
-        yield Arrival(
-            facts=frame,
-            image=store.get(frame.image_uri),
-            image_path=frame.image_uri,
-            label=label,
-            label_path=f"{drop.folder}: {frame.frame_id}",
-            label_taxonomy=drop.taxonomy.name,
-            problem=problem,
-            label_drop=drop.name,
-        )
+    with open_source_files(source.path) as files:
+        for drop, frame in _labelled(files):
+            if frame.frame_id not in wanted:
+                continue
+            with files.whole(label_files(drop, frame.frame_id)):
+                try:
+                    label = drop_label(drop, frame.frame_id, (int(frame.height_px), int(frame.width_px)))
+                    problem = None
+                except BadFrame as bad:
+                    label, problem = None, BadFrame(files.name(str(bad.path)), bad.rule, bad.remedy)
+            yield Arrival(
+                facts=frame,
+                image=store.get(frame.image_uri),
+                image_path=frame.image_uri,
+                label=label,
+                label_path=files.name(f"{drop.folder}: {frame.frame_id}"),
+                label_taxonomy=drop.taxonomy.name,
+                problem=problem,
+                label_drop=drop.name,
+            )
 
 
 def _from_footage(
@@ -168,31 +178,40 @@ def _footage_arrival(row: Any, frame: Any) -> "Arrival":
 
 
 def _from_files(source: Source, wanted: set[str]) -> "Iterator[Arrival]":
-    from perception.data.decoding import BadFrame
     from perception.data.readers import open_reader
-    from perception.quality.intake import Arrival
+    from perception.data.source_files import open_source_files
 
     reader = open_reader(source.format)
-    for frame in _files(source):
-        if frame.frame_id not in wanted:
-            continue
-        try:
-            image = reader.image(frame)
-            label = reader.label(frame) if frame.label_path and source.labels != "none" else None
-            instances = reader.instances(frame) if label is not None else None
-            problem = None
-        except BadFrame as bad:
-            image, label, instances, problem = b"", None, None, bad
-        yield Arrival(
-            facts=frame,
-            image=image,
-            image_path=frame.image_name,
-            label=label,
-            label_path=str(frame.label_path),
-            label_taxonomy=frame.label_taxonomy or reader.taxonomy,
-            instances=instances,
-            problem=problem,
-        )
+    with open_source_files(source.path) as files:
+        for frame in _files(source, files):
+            if frame.frame_id in wanted:
+                with files.whole((frame.image_path, frame.label_path, frame.instances_path)):
+                    arrival = _read(source, reader, frame, files)
+                yield arrival
+
+
+def _read(source: Source, reader: "Reader", frame: "RawFrame", files: "SourceFiles") -> "Arrival":
+    from perception.data.decoding import BadFrame
+    from perception.quality.intake import Arrival
+
+    try:
+        image = reader.image(frame)
+        label = reader.label(frame) if frame.label_path and source.labels != "none" else None
+        instances = reader.instances(frame) if label is not None else None
+        problem = None
+    except BadFrame as bad:
+        image, label, instances = b"", None, None
+        problem = BadFrame(files.name(str(bad.path)), bad.rule, bad.remedy)
+    return Arrival(
+        facts=frame,
+        image=image,
+        image_path=files.name(frame.image_name),
+        label=label,
+        label_path=files.name(str(frame.label_path)),
+        label_taxonomy=frame.label_taxonomy or reader.taxonomy,
+        instances=instances,
+        problem=problem,
+    )
 
 
 def _rendered(source: Source, wanted: set[str], seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":

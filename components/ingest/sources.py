@@ -19,7 +19,7 @@ class Source:
     domain: Literal["real", "synthetic"]  # where they come from
     # given: every frame has its label; oracle: hidden until a frame is selected; drop: from annotation; none
     labels: Literal["given", "oracle", "none", "drop"]
-    path: str = ""  # root folder of the data set, of footage also s3://bucket/prefix; {data} stands for DATA=
+    path: str = ""  # root folder of the data set, or s3://bucket/prefix; {data} stands for DATA=
     footage: FootageSettings = FootageSettings()  # of format footage: what of it is taken, and how
     part: str = ""  # the data set's own name of the part to read, such as train or val
     initial_labelled_frames: CountOrZero = 0  # of an oracle source: drawn at random, labelled from the start

@@ -3,7 +3,7 @@
 from typing import Any
 
 from components.propose.parameters import ProposeParameters
-from components.stage.declaration import Needs, Paths, Port, Stage
+from components.stage.declaration import Needs, Page, Paths, Port, Stage
 from components.stage.parameters import absolute
 from components.stage.records import log
 
@@ -62,6 +62,7 @@ STAGE = Stage(
         Port(name="verdicts", about="verdict of each gate", many=True, optional=True),
     ),
     outputs=(Port(name="review", about="review.html, review.md and review.json"),),
+    pages=(Page(name="page", kind="HTML", port="review", file="review.html"),),
     parameters=ProposeParameters,
     needs=Needs(image="versioning", loads="pandas", memory_gib=4),
     run=run,

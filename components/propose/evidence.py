@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.stage.declaration import Paths
-from components.stage.records import read_records
+from components.stage.records import own_work, read_records
 from perception.data.tables import read_record, read_table
 from perception.quality.gate import Verdict
 from perception.reporting import records
@@ -113,7 +113,7 @@ def _doubts(inputs: Paths) -> Json | None:
 
 
 def _cost() -> Json:
-    tasks = read_records()
+    tasks = own_work(read_records())
     if not tasks:
         return {}
     stages = sorted(tasks, key=lambda record: -record["seconds"])

@@ -1,22 +1,31 @@
 """report: put the whole night on one page, and its figures into summary.json."""
 
+import os
+from typing import Any
+
 from components.report.parameters import ReportParameters
-from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.records import log
+from components.stage.declaration import Needs, Page, Paths, Port, Stage
+from components.stage.records import NIGHT_VARIABLE, RUNNING, log, read_records
 
 
-def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> None:
-    """Write report.html and summary.json from whatever the night got done."""
+def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str, Any]:
+    """Write report.html and summary.json from whatever the night got done; tell its row among all nights."""
     from components.report.night import gather_night
+    from perception.reporting.night_row import fold
     from perception.reporting.page import render_report
     from perception.reporting.summary import write_summary
     from perception.training.setup import set_threads
 
     set_threads(parameters.threads)
-    night, folder = gather_night(inputs, parameters), outputs.one("report")
+    tasks, folder = read_records(), outputs.one("report")
+    if os.environ.get(NIGHT_VARIABLE) and not parameters.final_status:
+        # On a cluster tasks run beside this one; those that it takes from have ended.
+        tasks = [task for task in tasks if task["status"] != RUNNING]
+    night = gather_night(inputs, parameters, tasks)
     write_summary(night.summary, folder / "summary.json")
     (folder / "report.html").write_text(render_report(night), encoding="utf-8")
     log(f"night {night.summary.status}: report of {(folder / 'report.html').stat().st_size / 1e6:.1f} MB")
+    return {**vars(fold(tasks)), "status": night.summary.status}
 
 
 _ABOUT = {
@@ -41,6 +50,10 @@ STAGE = Stage(
         Port(name="verdicts", about="verdict of each gate", many=True, optional=True),
     ),
     outputs=(Port(name="report", about="report.html and summary.json"),),
+    pages=(
+        Page(name="page", kind="HTML", port="report", file="report.html"),
+        Page(name="figures", kind="Metrics", port="report", file="summary.json"),
+    ),
     parameters=ReportParameters,
     needs=Needs(image="torch", loads="torch", cpu_cores=1, memory_gib=4),
     run=run,

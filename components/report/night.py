@@ -12,7 +12,7 @@ from components.report.parameters import ReportParameters
 from components.report.pictures import Pictures
 from components.stage.declaration import Paths
 from components.stage.parameters import absolute
-from components.stage.records import read_records
+from components.stage.records import RUNNING, own_work
 from perception.data.manifest import read_manifest
 from perception.data.tables import read_record, read_table
 from perception.data.taxonomies import load_taxonomy
@@ -20,6 +20,7 @@ from perception.metrics.differences import paired_difference
 from perception.quality.gate import Verdict
 from perception.reporting import charts, page, records
 from perception.reporting.evaluation_page import REGION_COLUMNS, TESTED_COLUMNS, failure_clusters
+from perception.reporting.night_row import culprit, status_of
 from perception.reporting.summary import (
     AdaptationFigures,
     DataFigures,
@@ -47,18 +48,18 @@ _RECORDS = {
 }
 
 
-def gather_night(inputs: Paths, parameters: ReportParameters) -> page.NightReport:
-    """Return everything that the report shows of the night."""
+def gather_night(inputs: Paths, parameters: ReportParameters, tasks: list[Json]) -> page.NightReport:
+    """Return everything that the report shows of the night; tasks: their records."""
     pictures = Pictures(inputs, parameters)
-    tasks, verdicts = read_records(), _verdicts(inputs)
-    status, culprit, message = _outcome(tasks, parameters.final_status)
+    verdicts = _verdicts(inputs)
+    status, culprit, said = _outcome(tasks, parameters.final_status)
     version, card = _read(inputs, "version", records.PublishedVersion), _read(inputs, "compressed", records.Card)
     return page.NightReport(
         summary=_summary(inputs, parameters, tasks, verdicts, status),
         taxonomy=load_taxonomy(parameters.taxonomy),
         failed_stage=culprit if status == "failed" else None,
         refused_gate=culprit if status == "refused" else None,
-        error_lines=(message,) if message else (),
+        error_lines=said,
         selection=_selection_panel(inputs, pictures),
         adaptation=_adaptation_panel(inputs, pictures),
         model=_model_panel(inputs),
@@ -66,7 +67,7 @@ def gather_night(inputs: Paths, parameters: ReportParameters) -> page.NightRepor
         reproduce_command=_reproduce_command(version, parameters),
         gates=tuple(_gate_panel(name, verdict, pictures) for name, verdict in verdicts.items()),
         rejected=_rejected(inputs),
-        parameters=parameters.settings,
+        parameters=parameters.settings or _settings(tasks),
         lineage=_lineage(version, card),
     )
 
@@ -79,43 +80,59 @@ def _summary(
 ) -> NightSummary:
     evaluation = _read(inputs, "evaluation", records.Evaluation)
     adaptation = vars(_read(inputs, "adaptation", records.Adaptation)) if inputs.maybe("adaptation") else {}
+    worked = own_work(tasks)
     return NightSummary(
         run=parameters.run,
         status=status,
         profile=parameters.profile,
-        seconds=round(sum(record["seconds"] for record in tasks), 1) if tasks else None,
-        stages=tuple(_pick(StageFigures, record) for record in tasks),
+        seconds=round(sum(record["seconds"] for record in worked), 1) if worked else None,
+        stages=tuple(_pick(StageFigures, record) for record in worked),
         selection=_selection_figures(inputs),
         data=_data_figures(inputs),
         adaptation=_pick(AdaptationFigures, adaptation),
         model=_model_figures(inputs),
         evaluation=_pick(EvaluationFigures, evaluation or {}),
-        gates=tuple(
-            GateFigures(
-                name=name,
-                verdict=verdict.outcome,
-                failed_expectations=tuple(failure.id for failure in verdict.failed),
-            )
-            for name, verdict in verdicts.items()
-        ),
+        gates=_gate_figures(tasks, verdicts),
         promotion=_pick(PromotionFigures, evaluation["promotion"] if evaluation else {}),
     )
 
 
-def _outcome(tasks: list[Json], final_status: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+def _outcome(tasks: list[Json], final_status: Mapping[str, Any]) -> tuple[str, str | None, tuple[str, ...]]:
     """Return the night's status, which task is to blame, and what it said."""
-    for record in tasks:
-        if record["status"] == "refused":
-            return "refused", record["name"], record["message"]
-        if record["status"] != "done":
-            killed = "was killed before it was done" if record["status"] == "running" else record["message"]
-            return "failed", record["name"], killed
+    guilty = culprit(tasks)
+    if guilty is not None:
+        killed = ("was killed before it was done",) if guilty["status"] == RUNNING else ()
+        return status_of(tasks), guilty["name"], killed or (guilty["message"], *_rules(guilty))
     # Kubeflow says COMPLETE or RUNNING of a good night: nothing but FAILED tells anything.
     if final_status.get("state") == "FAILED":
-        error = final_status.get("error") or {}
-        return "failed", "a step", str(error.get("message") or "see the run's page")
-    nothing = any(record["values"].get("news") == "nothing" for record in tasks)
-    return "nothing_new" if nothing else "done", None, None
+        return "failed", "a step", ("it left no record: its pod never began; see the run's page",)
+    return status_of(tasks), None, ()
+
+
+def _settings(tasks: list[Json]) -> dict[str, str]:
+    """Return every parameter as text by its dotted name, as the records of single tasks tell them."""
+    single = [task for task in tasks if "@" not in task["name"]]
+    named = {f"{task['name']}.{name}": value for task in single for name, value in task["parameters"].items()}
+    return {name: str(value) for name, value in sorted(named.items()) if not name.endswith(".sources")}
+
+
+def _rules(guilty: Mapping[str, Any]) -> list[str]:
+    """Say every rule that a gate refused by."""
+    return [f"{each['id']}: {each['rule']}; observed {each['observed']}" for each in guilty["failed"]]
+
+
+def _gate_figures(tasks: list[Json], verdicts: Mapping[str, Verdict]) -> tuple[GateFigures, ...]:
+    """Return what each gate said, by its verdict or, where that did not reach the report, by its record."""
+    said = {name: (verdict.outcome, [failure.id for failure in verdict.failed]) for name, verdict in verdicts.items()}
+    refused = (task for task in tasks if task["status"] == "refused")
+    told = {
+        task["name"].removeprefix("gate_"): (task["status"], [each["id"] for each in task["failed"]])
+        for task in refused
+    }
+    return tuple(
+        GateFigures(name=name, verdict=outcome, failed_expectations=tuple(failed))
+        for name, (outcome, failed) in (told | said).items()
+    )
 
 
 def _selection_figures(inputs: Paths) -> SelectionFigures:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from components.stage.declaration import Port, Stage
-from components.stage.execution import Call, execute, option_name
+from components.stage.execution import Call, execute, option_name, recorded
 from components.stage.parameters import read_section
 from components.stage.program import run_program
 from components.stage.registry import find_stage, stage_names
@@ -43,7 +43,7 @@ def stage_command(stage: Stage) -> click.Command:
             outputs={port.name: Path(folders[port.name]) for port in stage.outputs},
             parameters=read_section(params, task.partition("@")[0], overrides),
         )
-        return execute(call).code
+        return recorded(task, lambda: execute(call)).code
 
     repeated = "; may be repeated, or a quoted pattern"
     options: list[click.Parameter] = [

@@ -1,15 +1,22 @@
 """What a stage is: one declaration, from which its command line, its Kubeflow step and its DVC command are derived."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from perception.parameters import Count, CountOrZero, NotNegative, Positive, checked
 
 
 class Refused(Exception):
-    """Say that a gate refused; the outputs written so far are kept, because they explain why."""
+    """Say that a gate refused; the outputs written so far are kept, because they explain why.
+
+    failed: the rules that did, each with its id, bound and observed value.
+    """
+
+    def __init__(self, message: str, failed: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.failed = tuple(failed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +30,16 @@ class Port:
     gate_table: bool = False  # the folder holds gate.parquet, the table that a gate judges
     # the folder holds one folder a share; a task that takes it is given the one that this parameter numbers
     shares: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Name a file among what a stage gives that Kubeflow's own pages show; HTML and Markdown stand for all of their port."""
+
+    name: str
+    kind: Literal["HTML", "Markdown", "Metrics", "ClassificationMetrics"]  # as Kubeflow calls it
+    port: str
+    file: str  # in the port's folder; of metrics JSON, of a classification with the keys classes and rows
 
 
 FRAMES = Port(name="frames", about="the night's frames")
@@ -66,7 +83,7 @@ class Paths:
         return folders[0] if folders else None
 
 
-Run = Callable[[Paths, Paths, Any], Mapping[str, str] | None]
+Run = Callable[[Paths, Paths, Any], Mapping[str, Any] | None]  # what it tells beside its artifacts: values, counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +94,8 @@ class Stage:
     summary: str  # one sentence in the imperative
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
-    values: tuple[str, ...] = ()  # short strings given beside the artifacts, which an engine can branch on
+    value: str = ""  # of what its `run` tells, the short string that an engine can branch on
+    pages: tuple[Page, ...] = ()
     parameters: type  # a frozen dataclass
     needs: Needs
     run: Run = field(repr=False)

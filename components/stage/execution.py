@@ -1,11 +1,11 @@
-"""Run one call of a stage: its inputs checked, its outputs placed whole or not at all, and how it ended told in a record."""
+"""Run one call of a stage: its inputs checked, its outputs placed whole or not at all, and how it ended kept in a record."""
 
 import shutil
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from components.stage.declaration import Paths, Refused, Stage
 from components.stage.failures import machine_failure
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, STATUS_OF_EXIT
-from components.stage.records import check_task, is_first_process, write_record
+from components.stage.records import RUNNING, is_first_process, write_record
 from components.stage.seal import check_seal, write_seal
 from components.stage.usage import Usage
 from perception.errors import InputError, Unreachable
@@ -38,9 +38,37 @@ class Outcome:
     """Say how a call ended."""
 
     code: int  # one of the exit codes
-    values: Mapping[str, str] = field(default_factory=dict)  # what the stage gave beside its artifacts
+    values: Mapping[str, Any] = field(default_factory=dict)  # what the stage told beside its artifacts
     message: str = ""  # one line; empty when it is done
     transient: bool = False  # a server did not answer: the same call may succeed later
+    failed: Sequence[Mapping[str, Any]] = ()  # the rules that a gate refused by
+
+
+def told(error: InputError) -> Outcome:
+    """Return how a call ended that met this error."""
+    return Outcome(code=EXIT_BAD_INPUT, message=str(error), transient=isinstance(error, Unreachable))
+
+
+def recorded(
+    task: str,
+    run: Callable[[], Outcome],
+    tried: Callable[[Callable[[], None]], None] = lambda write: write(),
+    parameters: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Run a call with its record kept: that it runs, and as its last act how it ended; return how it ended.
+
+    tried: writes the record, perhaps several times while its place does not answer. parameters: what the record says of them.
+    Raises InputError, before anything runs, where it cannot be written.
+    """
+    about: dict[str, Any] = {"before": Usage.now(), "parameters": parameters}
+    tried(lambda: write_record(task, status=RUNNING, **about))
+    ended = run()
+    about |= {"message": ended.message, "values": ended.values, "failed": ended.failed}
+    try:
+        tried(lambda: write_record(task, status=STATUS_OF_EXIT[ended.code], **about))
+    except InputError as error:  # how the task ended does not depend on its record
+        print(f"nightdrive {task}: {error}", file=sys.stderr)
+    return ended
 
 
 def execute(call: Call) -> Outcome:
@@ -49,34 +77,30 @@ def execute(call: Call) -> Outcome:
     The stage writes into temporary folders beside the outputs; they are renamed when it is done, so that a killed stage leaves
     nothing that looks finished. Of the processes that torchrun started, each runs the stage and the first one's outputs count.
     """
-    before, values, message, code, transient = Usage.now(), {}, "", EXIT_DONE, False
+    outcome = Outcome(code=EXIT_DONE)
     working: dict[str, Path] = {}
-    check_task(call.task)
     try:
-        write_record(call.task, status="running", before=before, message="")
         working = {name: _working_folder(path) for name, path in call.outputs.items()}
         _check_inputs(call)
         parameters: Any = build_parameters(call.stage.parameters, call.parameters, where=call.task)
         outputs = Paths({name: (folder,) for name, folder in working.items()})
         try:
-            values = dict(call.stage.run(Paths(call.inputs), outputs, parameters) or {})
+            outcome = Outcome(
+                code=EXIT_DONE, values=dict(call.stage.run(Paths(call.inputs), outputs, parameters) or {})
+            )
         except Refused as refusal:
-            code, message = EXIT_REFUSED, str(refusal)
+            outcome = Outcome(code=EXIT_REFUSED, message=str(refusal), failed=refusal.failed)
         if is_first_process():
             _seal_and_place(call.stage, working, call.outputs)
     except InputError as error:
-        code, message, transient = EXIT_BAD_INPUT, str(error), isinstance(error, Unreachable)
+        outcome = told(error)
     except Exception as error:
-        code, message = EXIT_FAILED, _failure(error)
+        outcome = Outcome(code=EXIT_FAILED, message=_failure(error))
     for folder in working.values():
         shutil.rmtree(folder, ignore_errors=True)
-    if message:
-        print(f"nightdrive {call.task}: {message}", file=sys.stderr)
-    try:
-        write_record(call.task, status=STATUS_OF_EXIT[code], before=before, message=message, values=values)
-    except InputError as error:  # how the task ended does not depend on its record
-        print(f"nightdrive {call.task}: {error}", file=sys.stderr)
-    return Outcome(code=code, values=values, message=message, transient=transient)
+    if outcome.message:
+        print(f"nightdrive {call.task}: {outcome.message}", file=sys.stderr)
+    return outcome
 
 
 def option_name(port: str) -> str:

@@ -1,7 +1,7 @@
 """The face that a stage shows to Kubeflow Pipelines: a container component derived from its declaration."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from kfp import dsl
@@ -10,14 +10,11 @@ from components.stage.declaration import Stage
 from components.stage.kfp_step import FINAL_STATUS, SETTINGS
 
 
-def container_component(
-    name: str, stage: Stage, image: str, takes: Mapping[str, bool], *, over: str = "", exit_handler: bool = False
-) -> Any:
+def container_component(name: str, stage: Stage, image: str, *, exit_handler: bool = False) -> Any:
     """Return the KFP container component of a task of `stage`, run from `image` by the stage's own command line.
 
-    name: of the task; KFP's API names the step by it. takes: for each artifact whether it is a list, gathered from a loop.
-    over: the parameter that counts the loop around the step. An exit handler takes no artifact, since KFP lets none reach
-    one, but the final status of the run.
+    name: of the task; KFP's API names the step by it. It takes no artifact: what tasks give each other goes through the store
+    (components/stage/exchange.py). An exit handler is given the final status of the run.
     """
 
     def step(*_: Any) -> dsl.ContainerSpec:  # KFP calls it by position, with placeholders
@@ -27,11 +24,14 @@ def container_component(
             args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
         )
 
-    annotations = {taken: dsl.Input[list[dsl.Artifact] if many else dsl.Artifact] for taken, many in takes.items()}
-    annotations |= {port.name: dsl.Output[dsl.Artifact] for port in stage.outputs}
-    annotations |= {SETTINGS: str} | ({over: int} if over else {})
+    shown = {page.port for page in stage.pages if page.kind in ("HTML", "Markdown")}
+    annotations: dict[str, Any] = {
+        port.name: dsl.Output[dsl.Artifact] for port in stage.outputs if port.name not in shown
+    }
+    annotations |= {page.name: dsl.Output[getattr(dsl, page.kind)] for page in stage.pages}
+    annotations |= {SETTINGS: str}
     annotations |= {FINAL_STATUS: dsl.PipelineTaskFinalStatus} if exit_handler else {}
-    annotations |= {value: dsl.OutputPath(str) for value in stage.values}
+    annotations |= {stage.value: dsl.OutputPath(str)} if stage.value else {}
     parameters = [
         inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation)
         for key, annotation in annotations.items()

@@ -9,7 +9,8 @@ from components.stage.failures import machine_failure
 from perception.errors import InputError, Unreachable
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_REFUSED = 0, 1, 2, 3
-STATUS_OF_EXIT = {EXIT_DONE: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad input", EXIT_REFUSED: "refused"}
+STATUS_OF_EXIT = {EXIT_DONE: "done", EXIT_FAILED: "failed", EXIT_BAD_INPUT: "bad_input", EXIT_REFUSED: "refused"}
+EXIT_OF_STATUS = {status: code for code, status in STATUS_OF_EXIT.items()}
 EXIT_INTERRUPTED = 130
 
 

@@ -4,16 +4,26 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.stage.usage import FORKED_VARIABLE, LAUNCHED_VARIABLE, Usage, peak_rss_mib
-from perception.data.files import replace_file
+from perception.data.documents import open_documents
 from perception.errors import InputError
 
 TASK_RULE = "[A-Za-z0-9_-]+(@[A-Za-z0-9_-]+)?"  # a task's name; behind the @ the number of its batch or shard
-RECORDS_VARIABLE = "NIGHTDRIVE_RECORDS"  # folder for one JSON record a task: status, seconds, bytes, peak memory
+# Folder or s3://bucket/prefix for one JSON record a task: status, seconds, bytes, peak memory.
+RECORDS_VARIABLE = "NIGHTDRIVE_RECORDS"
+NIGHT_VARIABLE = "NIGHTDRIVE_NIGHT"  # name of the night among all others, where it has one: the run of a cluster
+FORMAT = 1  # of a record
+RUNNING = "running"  # the status of a task that has begun; one that was killed keeps it
+NIGHT_FILE, WATCH_FILE = "night.json", "watch.json"  # beside the records: when the night ends, what the watch did
+NO_RECORDS = (NIGHT_FILE, WATCH_FILE)
+FAREWELL = "farewell"  # the report of a night that ended early
+TELLERS = ("report", FAREWELL)  # the tasks that tell how the others ended
+
+PAUSES_VARIABLE = "NIGHTDRIVE_RETRY_PAUSES"  # seconds between tries while a server does not answer, such as 5,20,60
 
 
 def is_first_process() -> bool:
@@ -42,21 +52,36 @@ def progress_line(what: str, every_seconds: float = 5.0) -> Callable[[int, int],
     return report
 
 
-def write_record(task: str, *, status: str, before: Usage, message: str, values: dict[str, str] | None = None) -> None:
+def write_record(
+    task: str,
+    *,
+    status: str,
+    before: Usage,
+    message: str = "",
+    values: Mapping[str, Any] | None = None,
+    failed: Sequence[Mapping[str, Any]] = (),
+    parameters: Mapping[str, Any] | None = None,
+) -> None:
     """Write the task's record where NIGHTDRIVE_RECORDS asks for it: status, and what it used since it began.
 
-    started: when its work began, in seconds since 1970; launched: when its command was started. seconds, cpu_seconds,
-    read_bytes, written_bytes: of its work alone; start_cpu_seconds: of the process before that. forked: from a warm
-    process. peak_rss_mib: so far. values: what it gave beside its artifacts.
-    Raises InputError for a name that no task has and for a folder that cannot be written.
+    attempt: how often it has begun. started: when its work began, in seconds since 1970; launched: when its command was
+    started. seconds, cpu_seconds, read_bytes, written_bytes: of its work alone; start_cpu_seconds: of the process before
+    that. forked: from a warm process. peak_rss_mib: so far. values: what it told beside its artifacts. failed: of a refusal,
+    the rules with bound and observed value. parameters: of its call, where no other place has those of the whole night.
+    Raises InputError for a name that no task has and for a place that cannot be written.
     """
-    folder = os.environ.get(RECORDS_VARIABLE)
-    if not folder or not is_first_process():
-        return
     check_task(task)
+    place = os.environ.get(RECORDS_VARIABLE)
+    if not place or not is_first_process():
+        return
+    documents, name = open_documents(place), f"{task}.json"
+    earlier = json.loads(documents.read(name) or "{}")
     record = {
+        "format": FORMAT,
+        "night": os.environ.get(NIGHT_VARIABLE, ""),
         "name": task,
         "status": status,
+        "attempt": earlier.get("attempt", 0) + (status == RUNNING),
         "launched": round(float(os.environ.get(LAUNCHED_VARIABLE, before.at)), 3),
         "started": round(before.at, 3),
         "seconds": round(time.time() - before.at, 3),
@@ -65,13 +90,11 @@ def write_record(task: str, *, status: str, before: Usage, message: str, values:
         **Usage.now().since(before),
         "peak_rss_mib": round(peak_rss_mib(), 1),
         "message": message,
-        "values": values or {},
+        "values": dict(values or {}),
+        "failed": list(failed),
+        "parameters": dict(parameters or {}),
     }
-    target = Path(folder) / f"{task}.json"
-    try:
-        replace_file(target, json.dumps(record).encode())
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror}); make room, or correct its folder") from None
+    documents.write(name, json.dumps(record).encode())
 
 
 def check_task(task: str) -> None:
@@ -80,11 +103,24 @@ def check_task(task: str) -> None:
         raise InputError(f"--task {task!r}: must match {TASK_RULE}; rename it")
 
 
-def read_records(folder: Path | None = None) -> list[dict[str, Any]]:
-    """Return the record of every task that ran but report's, in the order in which they started.
+def read_records(place: str | Path = "") -> list[dict[str, Any]]:
+    """Return the record of every task that ran but those that tell the night, as all_records does."""
+    return [record for record in all_records(place) if record["name"] not in TELLERS]
 
-    folder: by default the one that NIGHTDRIVE_RECORDS names; without it there are none.
+
+def own_work(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the records without those of steps that only waited for their shares, which have records of their own."""
+    waited = {record["name"].partition("@")[0] for record in records if "@" in record["name"]}
+    return [record for record in records if record["name"] not in waited]
+
+
+def all_records(place: str | Path = "") -> list[dict[str, Any]]:
+    """Return the record of every task that ran, in the order in which they started.
+
+    place: a folder or s3://bucket/prefix, by default what NIGHTDRIVE_RECORDS names; without it there are none.
     """
-    place = folder or os.environ.get(RECORDS_VARIABLE)
-    records = [json.loads(path.read_text()) for path in Path(place).glob("*.json")] if place else []
-    return sorted((record for record in records if record["name"] != "report"), key=lambda record: record["started"])
+    asked = str(place) or os.environ.get(RECORDS_VARIABLE, "")
+    documents = open_documents(asked) if asked else None
+    found = [(name, documents.read(name)) for name in documents.names()] if documents else []
+    records = [json.loads(data) for name, data in found if data and name not in NO_RECORDS]
+    return sorted(records, key=lambda record: record["started"])

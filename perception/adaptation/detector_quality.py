@@ -22,10 +22,8 @@ class DetectorQuality:
     frames: int
 
 
-def judge_detector(
-    detector: Foreground, frames: InstanceFrames, drive_ids: Sequence[str], *, resamples: int = 200, seed: int = 0
-) -> DetectorQuality:
-    """Compare everything that a detector finds with the instances of frames; drive_ids: one a frame.
+def judge_detector(detector: Foreground, frames: InstanceFrames) -> DetectorQuality:
+    """Compare everything that a detector finds with the instances of frames.
 
     Instances that are too small to be learnt neither count as missed nor make what is found there wrong.
     """
@@ -36,10 +34,7 @@ def judge_detector(
         labels.append(labelled_objects(instances, detector.class_ids, smallest))
         found.append(_detected(detector, image))
     classes = len(detector.class_ids)
-    boxes, masks = (
-        average_precision(labels, found, drive_ids, classes, masks=kind, resamples=resamples, seed=seed)
-        for kind in (False, True)
-    )
+    boxes, masks = (average_precision(labels, found, classes, masks=kind) for kind in (False, True))
     return DetectorQuality(boxes=boxes, masks=masks, frames=len(frames))
 
 

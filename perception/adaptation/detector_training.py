@@ -6,10 +6,10 @@ Object Detection", AAAI 2020 (arXiv 1909.00700), which needs a fraction of the i
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import cv2
@@ -22,7 +22,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from perception.adaptation.detector import STRIDE_PX, DetectorOutput, mask_logits, sample_features
-from perception.data.loading import Augment
+from perception.data.loading import Augment, worked_ahead
 from perception.errors import InputError
 from perception.metrics.detection import Objects
 from perception.parameters import Fraction, ShareFromZero, checked
@@ -244,28 +244,9 @@ def detection_batches(
             image, instances = augmented(image, instances, augment, generator)
         return image, encode_targets(instances, channels, len(class_ids), TargetSettings())
 
-    parts = [part.tolist() for part in np.split(order, cuts)]
-    yield from map(_batch, _prepared(parts, sample, workers))
-
-
-def _prepared(
-    parts: Sequence[Sequence[int]], sample: Callable[[int], _Sample], workers: int
-) -> Iterator[list[_Sample]]:
-    """Make the samples of each part, by threads up to two parts ahead of who takes them."""
-    if workers == 0:
-        yield from ([sample(index) for index in part] for part in parts)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="instances")
-    waiting: deque[list[Future[_Sample]]] = deque()
-    try:
-        for part in parts:
-            waiting.append([pool.submit(sample, index) for index in part])
-            if len(waiting) > 2:
-                yield [each.result() for each in waiting.popleft()]
-        while waiting:
-            yield [each.result() for each in waiting.popleft()]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    parts = [[partial(sample, index) for index in part.tolist()] for part in np.split(order, cuts)]
+    with closing(worked_ahead(parts, workers, ahead=2)) as prepared:
+        yield from map(_batch, prepared)
 
 
 def _batch(samples: Sequence[_Sample]) -> DetectionBatch:

@@ -23,8 +23,6 @@ from perception.compression.latency_budget import (
 )
 from perception.compression.low_rank import LayerChoice, factorise_by_energy
 from perception.compression.nuclear import calibrate_nuclear_strength, nuclear_step
-from perception.errors import InputError
-from perception.models.copies import copied
 from perception.parameters import (
     BrokenRule,
     Count,
@@ -39,7 +37,7 @@ from perception.sparsity.branches import Branch, find_branches
 from perception.sparsity.closing import close_zero_branches
 from perception.sparsity.groups import Groups, find_groups
 from perception.sparsity.proximal import calibrate_strength, measure_sparsity, proximal_step
-from perception.sparsity.ranking import loss_importance, zero_weakest
+from perception.sparsity.ranking import loss_importance
 from perception.sparsity.removal import LayerRemoval, remove_zero_channels
 from perception.training import distributed
 
@@ -63,9 +61,7 @@ class ShrinkSettings:
     reload_epochs: tuple[CountOrZero, ...] = ()  # after these epochs (from 0) zero channels leave the network
     # at the last reload layers become low-rank pairs that keep this energy
     factorise_energy: ShareToOne | None = None
-    # of the neurons' parameters that must be gone after the last reload
-    target_share: ShareFromZero | None = None
-    # of the network's cost, by the model of `costs`, that may be left then
+    # of the network's cost, by the model of `costs`, that may be left after the last reload
     target_cost_share: ShareToOne | None = None
     costs: Costs = "blocks"  # the model: block_costs (repeatable), measured_costs, or parameter_costs
     importance: Importance = "norm"  # of a neuron, for target_cost_share: its norm, or its estimated share in the loss
@@ -79,11 +75,8 @@ class ShrinkSettings:
     multiple_of: Count = 1  # a group set keeps a multiple of this many neurons
 
     def __post_init__(self) -> None:
-        targets = (self.factorise_energy, self.target_share, self.target_cost_share)
-        if any(target is not None for target in targets) and not self.reload_epochs:
-            raise BrokenRule("reload_epochs", (), "must name an epoch: factorise_energy and targets act at a reload")
-        if self.target_share is not None and self.target_cost_share is not None:
-            raise BrokenRule("target_share", self.target_share, "goes not with target_cost_share: give one of the two")
+        if (self.factorise_energy or self.target_cost_share) and not self.reload_epochs:
+            raise BrokenRule("reload_epochs", (), "must name an epoch: factorise_energy and the target act at a reload")
 
 
 @dataclass(frozen=True)
@@ -123,7 +116,6 @@ class CompressionAwareTraining:
         self.branches: tuple[Branch, ...] = ()  # those that are open
         if settings.close_branches and settings.reload_epochs:
             self.branches = find_branches(network, self.groups, example_input)
-        self._parameters_at_start = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
         weighs = settings.target_cost_share is not None or settings.strength_by_cost > 0
         self._cost_at_start = self._costs(network).cost() if weighs else 0.0
         self.strength = self._calibrated(network, learning_rate)
@@ -174,19 +166,11 @@ class CompressionAwareTraining:
         """Record the sparsity and reload: what after_epoch does where the steps are taken each iteration."""
         settings, last = self.settings, epoch == max(self.settings.reload_epochs, default=-1)
         reloads = epoch in settings.reload_epochs
-        if last and settings.target_share is not None:
-            zero_weakest(self.groups, self._share_still_due(settings.target_share))
         if reloads and settings.target_cost_share is not None:
             self._spend(epoch, network, optimizer, settings.target_cost_share)
         neurons_zero = measure_sparsity(self.groups).neurons
         changes = self._reload(network, optimizer, last) if reloads else {}
         self.records.append(ShrinkRecord(epoch, neurons_zero, count_parameters(network), **changes))
-
-    def _share_still_due(self, target_share: float) -> float:
-        """Turn the target, a share of the neurons' parameters at the start, into a share of those that are left."""
-        now = sum(group.neurons * group.parameters_per_neuron for group in self.groups.sets)
-        kept = (1 - target_share) * self._parameters_at_start
-        return 1 - kept / now if now > kept else 0.0
 
     def _spend(self, epoch: int, network: nn.Module, optimizer: Optimizer, target: float) -> None:
         """Zero neurons until the network costs what it may cost after this reload."""
@@ -230,62 +214,3 @@ class CompressionAwareTraining:
             "factorised": factorised,
             "closed": tuple(branch.name for branch in closing.closed),
         }
-
-
-StopReason = Literal["little_removed", "metric_fell_twice", "rounds_done"]
-
-
-@dataclass(frozen=True)
-class Round:
-    """One round of train, prune and evaluate."""
-
-    index: int
-    parameters: int
-    removed_share: float
-    metric: float
-
-
-@dataclass(frozen=True)
-class IterativeResult:
-    """Every round, and the network of the best metric among them (the later of equals, which is smaller)."""
-
-    rounds: tuple[Round, ...]
-    best: int
-    network: nn.Module
-    stopped: StopReason
-
-
-def shrink_in_rounds(
-    network: nn.Module,
-    train_and_prune: Callable[[int, nn.Module], nn.Module],
-    evaluate: Callable[[nn.Module], float],
-    *,
-    rounds: int,
-    minimum_removed_share: float = 0.05,
-    tolerated_fall: float = 0.003,
-) -> IterativeResult:
-    """Train with sparsity, remove, evaluate, and begin again from the weights that are left.
-
-    train_and_prune: (round, network) → the network that is left. evaluate: higher is better, on a scale where
-    `tolerated_fall` is meant (0.003 of a mean precision in [0, 1]). Stops when a round removed less than
-    `minimum_removed_share` of the parameters or the metric fell by more than `tolerated_fall` twice in a row, each
-    time against the round before. Source: the iterative schedule of the KITTI table.
-    """
-    if rounds < 1:
-        raise InputError(f"rounds {rounds}: at least one")
-    done: list[Round] = []
-    best, kept, falls = -1, network, 0
-    stopped: StopReason = "rounds_done"
-    for index in range(rounds):
-        before = count_parameters(network)
-        network = train_and_prune(index, network)
-        after = count_parameters(network)
-        metric = evaluate(network)
-        falls = falls + 1 if done and metric < done[-1].metric - tolerated_fall else 0
-        done.append(Round(index, after, 1 - after / before, metric))
-        if best < 0 or metric >= done[best].metric:
-            best, kept = index, copied(network)
-        if falls == 2 or 1 - after / before < minimum_removed_share:
-            stopped = "metric_fell_twice" if falls == 2 else "little_removed"
-            break
-    return IterativeResult(tuple(done), best, kept, stopped)

@@ -4,12 +4,13 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ from perception.data.taxonomies import IGNORE, load_taxonomy
 from perception.errors import InputError
 from perception.parameters import Count, CountOrZero, Range, ShareFromZero, checked, within
 
+Result = TypeVar("Result")
 # Rec. 601 luma, the grey that colour jitter keeps or moves.
 _LUMA = (0.299, 0.587, 0.114)
 # Parts of an affine map of a colour, (3, 4): the colour itself and its grey; the last column is a constant.
@@ -339,38 +341,44 @@ def _batches(
     Two batches ahead, or as many as give every worker a frame while the last frame of the first batch is waited for.
     """
     settings, fill = frames.settings, _fill_bytes if as_bytes else _fill_floats
+    filled: deque[Batch] = deque()
 
-    def start(batch: Sequence[_Variation]) -> tuple[Batch, list[Callable[[], None]]]:
-        filled = _empty_batch(len(batch), settings, as_bytes)
-        return filled, [partial(_load_into, filled, slot, frames, each, fill) for slot, each in enumerate(batch)]
+    def calls(batch: Sequence[_Variation]) -> list[Callable[[], None]]:
+        filled.append(_empty_batch(len(batch), settings, as_bytes))
+        return [partial(_load_into, filled[-1], slot, frames, each, fill) for slot, each in enumerate(batch)]
 
-    if settings.workers == 0:
-        for batch in batches:
-            filled, tasks = start(batch)
-            for task in tasks:
-                task()
-            yield filled
-        return
-    pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="load")
-    waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
     ahead = max(2, 1 + -(-settings.workers // batch_frames))
+    with closing(worked_ahead(map(calls, batches), settings.workers, ahead)) as done:
+        for _ in done:
+            yield filled.popleft()
+
+
+def worked_ahead(
+    parts: Iterable[Sequence[Callable[[], Result]]], workers: int, ahead: int
+) -> Generator[list[Result], None, None]:
+    """Yield what the calls of each part return, in order; threads make `ahead` parts before they are asked for.
+
+    workers: threads; 0 makes the calls here. What a call raises is raised, the first one's first.
+    """
+    if workers == 0:
+        yield from ([call() for call in part] for part in parts)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="load")
+    waiting: deque[list[Future[Result]]] = deque()
     try:
-        for batch in batches:
-            filled, tasks = start(batch)
-            waiting.append((filled, [pool.submit(task) for task in tasks]))
+        for part in parts:
+            waiting.append([pool.submit(call) for call in part])
             if len(waiting) > ahead:
-                yield _finished(*waiting.popleft())
+                yield _results(waiting.popleft())
         while waiting:
-            yield _finished(*waiting.popleft())
+            yield _results(waiting.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _finished(batch: Batch, loaded: "list[Future[None]]") -> Batch:
-    wait(loaded, return_when=FIRST_EXCEPTION)  # wakes this thread once a batch, not once a frame
-    for frame in loaded:
-        frame.result()  # raises what the worker met, the first frame's first
-    return batch
+def _results(calls: list[Future[Result]]) -> list[Result]:
+    wait(calls, return_when=FIRST_EXCEPTION)  # wakes this thread once a part, not once a call
+    return [call.result() for call in calls]
 
 
 def _empty_batch(count: int, settings: LoadSettings, as_bytes: bool) -> Batch:

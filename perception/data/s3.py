@@ -22,6 +22,7 @@ CHECK_TIMEOUT = urllib3.Timeout(connect=3.0, read=5.0)
 TRANSFER_TIMEOUT = urllib3.Timeout(connect=3.0, read=60.0)
 _RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], raise_on_status=False)
 _BUCKET = re.compile("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+ENDPOINT_VARIABLE = "NIGHTDRIVE_S3_ENDPOINT"
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ABSENT = {"NoSuchKey", "ResourceNotFound"}
 _LARGEST_PUT_BYTES = 5 * 2**30  # by the protocol; an object that comes in one piece has the md5 of its bytes as ETag
@@ -54,9 +55,9 @@ class Bucket:
         found = self._ask(lambda: self.client.stat_object(self.name, self._key(key)))
         return None if found is None else (int(found.size or 0), str(found.etag or "").strip('"'), _changed(found))
 
-    def write(self, key: str, stream: BinaryIO, size_bytes: int) -> None:
-        """Write one object in one piece, whole or not at all."""
-        whole = partial(self.client.put_object, part_size=_LARGEST_PUT_BYTES)
+    def write(self, key: str, stream: BinaryIO, size_bytes: int, part_bytes: int = _LARGEST_PUT_BYTES) -> None:
+        """Write one object, whole or not at all; part_bytes: how much of it is in memory at once, by default all of it."""
+        whole = partial(self.client.put_object, part_size=part_bytes)
         self._ask(lambda: whole(self.name, self._key(key), stream, size_bytes))
 
     def read(self, key: str) -> bytes | None:
@@ -176,7 +177,7 @@ def connect(environment: Mapping[str, str], where: str, timeout: urllib3.Timeout
 
     Raises InputError naming the variable that is missing or wrong, never its value where that is secret.
     """
-    endpoint = environment.get("NIGHTDRIVE_S3_ENDPOINT", "")
+    endpoint = environment.get(ENDPOINT_VARIABLE, "")
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/") or "@" in parts.netloc:
         shown = "holds user information" if "@" in endpoint else f"is {endpoint!r}"

@@ -31,7 +31,7 @@ from scipy import sparse, special
 
 from perception.errors import InputError
 from perception.metrics.bootstrap import drive_weights, resampled_sums
-from perception.metrics.confusion import iou_of_tallies, tallies
+from perception.metrics.confusion import iou_of_tallies, mean_known, tallies
 from perception.metrics.segmentation import SegmentationScore
 from perception.metrics.settings import IntervalSettings
 from perception.metrics.slices import column_slices
@@ -256,10 +256,7 @@ def _by_drive(counts: NDArray[np.int64], drive_of: NDArray[np.int64]) -> NDArray
 
 def _values(counts: NDArray[np.float64], averaged: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Average IoU over each figure's classes: counts (resample, figure, 3, class) → (resample, figure), NaN where none is."""
-    values = np.where(averaged, iou_of_tallies(counts), np.nan)
-    known = np.isfinite(values)
-    total, number = np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1)
-    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+    return mean_known(np.where(averaged, iou_of_tallies(counts), np.nan))
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,14 @@ def iou_of_tallies(counts: NDArray[Any]) -> NDArray[np.float64]:
     return np.divide(right, union, out=np.full(union.shape, np.nan), where=union > 0)
 
 
+def mean_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average over the last axis, NaN left out; NaN where nothing is left."""
+    known = np.isfinite(values)
+    number = known.sum(axis=-1)
+    total = np.where(known, values, 0.0).sum(axis=-1)
+    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+
+
 def merge_classes(confusion: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     """Count groups of classes as one class each, such as the categories of Cityscapes.
 

@@ -1,8 +1,4 @@
-"""Average precision of boxes and instance masks: matching by pycocotools, intervals by a bootstrap over drives.
-
-COCOeval matches detections to objects image by image. What it then accumulates is a weighted sort, so a resample of
-drives needs no new matching: every detection and object counts as often as its drive was drawn.
-"""
+"""Average precision of boxes and instance masks: COCO's, by pycocotools."""
 
 import contextlib
 import io
@@ -14,10 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import InputError
-from perception.metrics.bootstrap import drive_weights, percentile_interval
 
-OVERLAPS = np.linspace(0.5, 0.95, 10)  # IoU from which a detection is right: COCO's ten
-RECALLS = np.linspace(0.0, 1.0, 101)
 _ALL_AREAS, _MOST_DETECTIONS = (0.0, 1e10), 100
 
 
@@ -39,66 +32,37 @@ class Objects:
 
 @dataclass(frozen=True, eq=False)
 class AveragePrecision:
-    """Hold AP by overlap and class: (overlap, class) float64 in [0, 1], NaN for a class without objects; intervals as AP."""
+    """Hold AP by overlap and class: (overlap, class) float64 in [0, 1], NaN for a class without objects.
+
+    The overlaps are COCO's ten, 0.5 to 0.95. ap: the mean over overlaps and classes; ap50: at the first overlap.
+    """
 
     by_class: NDArray[np.float64]
-    lower: NDArray[np.float64]
-    upper: NDArray[np.float64]
-    ap: float  # mean over overlaps and classes: COCO's AP
+    ap: float
     ap50: float
-    ap75: float
-    ap_interval: tuple[float, float]
-    drives: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Matched:
-    """Hold one class's detections of all frames, best score first: which frame, and right or excused at each overlap."""
-
-    frame: NDArray[np.int64]  # (detection,)
-    right: NDArray[np.bool_]  # (overlap, detection)
-    excused: NDArray[np.bool_]  # (overlap, detection)
-    objects: NDArray[np.int64]  # (frame,) objects that are to be found
 
 
 def average_precision(
-    labels: Sequence[Objects],
-    detections: Sequence[Objects],
-    drive_ids: Sequence[str],
-    classes: int,
-    *,
-    masks: bool = False,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    labels: Sequence[Objects], detections: Sequence[Objects], classes: int, *, masks: bool = False
 ) -> AveragePrecision:
-    """Give COCO's AP of boxes, or of masks, with intervals over drives.
+    """Give COCO's AP of boxes, or of masks: area all, 100 detections a frame.
 
-    labels, detections: one entry a frame; drive_ids: the drive of each frame. The point figures equal pycocotools'
-    COCOeval (area all, 100 detections a frame). Raises InputError for lengths that differ, detections without scores,
-    and for class ids, boxes or scores that are none.
+    labels, detections: one entry a frame. Raises InputError for lengths that differ, detections without scores, and for
+    class ids, boxes or scores that are none.
     """
-    if not len(labels) == len(detections) == len(drive_ids) or not len(labels):
+    if len(labels) != len(detections) or not len(labels):
         raise InputError(
-            f"labels, detections and drive_ids have lengths {len(labels)}, {len(detections)}, {len(drive_ids)}; "
-            "give one of each a frame, and at least one frame"
+            f"labels and detections have lengths {len(labels)}, {len(detections)}; give one of each a frame, and at least "
+            "one frame"
         )
     for what, given in (("labels", labels), ("detections", detections)):
         for frame, each in enumerate(given):
             _check_objects(each, classes, f"{what} of frame {frame}")
-    matched = [_of_class(found, len(labels)) for found in _match(labels, detections, classes, masks)]
-    drives, drive_of = np.unique(np.asarray(drive_ids, str), return_inverse=True)
-    point = _precision(matched, np.ones((1, len(labels))))[0]
-    weights = drive_weights(len(drives), resamples, seed)[:, drive_of]
-    resampled = _precision(matched, weights)
-    lower, upper = percentile_interval(resampled, len(drives), confidence)
-    known = ~np.isnan(point).all(axis=0)
-    means = (
-        np.nanmean(resampled[:, :, known].reshape(resamples, -1), axis=1) if known.any() else np.full(resamples, np.nan)
-    )
-    low, high = percentile_interval(means, len(drives), confidence)
-    ap, ap50, ap75 = (float(np.nanmean(part)) if known.any() else float("nan") for part in (point, point[0], point[5]))
-    return AveragePrecision(point, lower, upper, ap, ap50, ap75, (float(low), float(high)), len(drives))
+    precision = _precision(labels, detections, classes, masks)
+    by_class = np.where(precision < 0, np.nan, precision).mean(axis=1)
+    known = by_class[:, ~np.isnan(by_class).all(axis=0)]
+    ap, ap50 = (float(part.mean()) if known.size else float("nan") for part in (known, known[0]))
+    return AveragePrecision(by_class, ap, ap50)
 
 
 def _check_objects(objects: Objects, classes: int, what: str) -> None:
@@ -110,8 +74,10 @@ def _check_objects(objects: Objects, classes: int, what: str) -> None:
         raise InputError(f"{what} hold a box or score that is no finite number; correct it")
 
 
-def _match(labels: Sequence[Objects], detections: Sequence[Objects], classes: int, masks: bool) -> list[list[Any]]:
-    """Let pycocotools match: for every class a list with one entry a frame, None where there is nothing at all."""
+def _precision(
+    labels: Sequence[Objects], detections: Sequence[Objects], classes: int, masks: bool
+) -> NDArray[np.float64]:
+    """Let pycocotools match and accumulate: (overlap, recall, class) precision, -1 for a class without objects."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -125,10 +91,10 @@ def _match(labels: Sequence[Objects], detections: Sequence[Objects], classes: in
         judge = COCOeval(truth, found, "segm" if masks else "bbox")
         judge.params.areaRng, judge.params.areaRngLbl = [list(_ALL_AREAS)], ["all"]
         judge.params.maxDets = [_MOST_DETECTIONS]
-        judge.params.iouThrs = OVERLAPS
         judge.evaluate()
-    number = len(labels)
-    return [judge.evalImgs[each * number : (each + 1) * number] for each in range(classes)]
+        judge.accumulate()
+    precision: NDArray[np.float64] = judge.eval["precision"][:, :, :, 0, 0]
+    return precision
 
 
 def _frame_entry(number: int, objects: Objects) -> dict[str, int]:
@@ -163,44 +129,3 @@ def _mask_of(objects: Objects, index: int, frame: int) -> dict[str, Any]:
         raise InputError(f"objects of frame {frame - 1} have no masks; ask for the AP of boxes instead")
     encoded = run_lengths.encode(np.asfortranarray(objects.masks[index].astype(np.uint8)))
     return {"segmentation": encoded, "area": float(run_lengths.area(encoded))}
-
-
-def _of_class(found: list[Any], frames: int) -> _Matched:
-    present = [(number, each) for number, each in enumerate(found) if each is not None]
-    objects = np.zeros(frames, np.int64)
-    for number, each in present:
-        objects[number] = int((np.asarray(each["gtIgnore"]) == 0).sum())
-    scores = np.concatenate([np.zeros(0), *(np.asarray(each["dtScores"], np.float64) for _, each in present)])
-    order = np.argsort(-scores, kind="mergesort")  # as COCOeval, so that ties fall as they do there
-    empty = np.zeros((len(OVERLAPS), 0), bool)
-    right = np.concatenate([empty, *(np.asarray(each["dtMatches"]) > 0 for _, each in present)], axis=1)
-    excused = np.concatenate([empty, *(np.asarray(each["dtIgnore"], bool) for _, each in present)], axis=1)
-    frame = np.concatenate(
-        [np.zeros(0, np.int64), *(np.full(len(each["dtScores"]), n, np.int64) for n, each in present)]
-    )
-    return _Matched(frame[order], right[:, order], excused[:, order], objects)
-
-
-def _precision(matched: Sequence[_Matched], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average precision over COCO's recalls for every weighting of frames: (resample, overlap, class)."""
-    result = np.full((len(weights), len(OVERLAPS), len(matched)), np.nan)
-    for index, each in enumerate(matched):
-        total = weights @ each.objects
-        for overlap in range(len(OVERLAPS)):
-            if each.objects.sum():
-                result[:, overlap, index] = [
-                    _interpolated(each, overlap, drawn, wanted) for drawn, wanted in zip(weights, total, strict=True)
-                ]
-    return result
-
-
-def _interpolated(each: _Matched, overlap: int, drawn: NDArray[np.float64], wanted: float) -> float:
-    """Average the envelope of precision at COCO's recalls; NaN where the resample has no object of the class."""
-    if wanted <= 0:
-        return float("nan")
-    weight = drawn[each.frame] * ~each.excused[overlap]
-    hits = np.cumsum(weight * each.right[overlap])
-    seen = np.cumsum(weight)
-    precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
-    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-    return float(envelope[np.searchsorted(hits / wanted, RECALLS, side="left")].mean())

@@ -13,6 +13,7 @@ from perception.metrics.confusion import (
     frequency_weighted_iou,
     iou_of_tallies,
     mean_iou,
+    mean_known,
     merge_classes,
     pixel_accuracy,
     tallies,
@@ -48,7 +49,7 @@ def overall_figures(
         "iou_by_class": named(classes, values),
         "iou_interval_by_class": {name: _interval(lower[k], upper[k]) for k, name in enumerate(classes)},
         "iou_by_category": named(list(groups), merged),
-        "miou_category": plain(float(_mean(merged[None])[0])) if groups else None,
+        "miou_category": plain(float(mean_known(merged[None])[0])) if groups else None,
         "frequency_weighted_iou": plain(frequency_weighted_iou(confusion)),
         "pixel_accuracy": plain(pixel_accuracy(confusion)),
         "pixels_by_class": {name: int(count) for name, count in zip(classes, confusion.sum(axis=1), strict=True)},
@@ -62,7 +63,7 @@ def boundary_figures(score: SegmentationScore, classes: Sequence[str], settings:
     counts = _by_drive(score, score.boundary)
     values = iou_of_tallies(counts.sum(axis=0))
     return {
-        "mean": plain(float(_mean(values[None])[0])),
+        "mean": plain(float(mean_known(values[None])[0])),
         "interval": _interval(*_bounds(_mean_iou, counts, settings)),
         "by_class": named(classes, values),
     }
@@ -135,15 +136,7 @@ def _bounds(
 
 
 def _mean_iou(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    return _mean(iou_of_tallies(counts))
-
-
-def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average over the last axis, NaN left out; NaN where nothing is left."""
-    known = np.isfinite(values)
-    number = known.sum(axis=-1)
-    total = np.where(known, values, 0.0).sum(axis=-1)
-    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+    return mean_known(iou_of_tallies(counts))
 
 
 def plain(value: float) -> float | None:

@@ -137,11 +137,7 @@ def class_pixels_fill(
 
 
 def class_shares_near(
-    table: pd.DataFrame,
-    prefix: str,
-    reference: Mapping[str, float],
-    floor_share: float,
-    max_divergence_nats: float,
+    table: pd.DataFrame, prefix: str, reference: Mapping[str, float], floor_share: float, max_divergence_nats: float
 ) -> Outcome:
     """Check that class shares of pixels stay near a reference, by Kullback-Leibler divergence KL(table || reference).
 
@@ -239,11 +235,7 @@ def class_pixels(table: pd.DataFrame, prefix: str, classes: Sequence[str], min_p
 
 
 def near_duplicates(
-    table: pd.DataFrame,
-    hash_column: str,
-    side_column: str,
-    sides: Mapping[str, Sequence[str]],
-    max_distance_bits: int,
+    table: pd.DataFrame, hash_column: str, side_column: str, sides: Mapping[str, Sequence[str]], max_distance_bits: int
 ) -> Outcome:
     """Check that no image on the second side looks like one on the first, by distance of their difference hashes.
 

@@ -370,8 +370,7 @@ def _run_suite(
     engine = PandasExecutionEngine(batch_data_dict={"gate": part})
     keys = [name for name in (_key(part), _SOURCE) if name in part.columns]
     results: Any = Validator(execution_engine=engine, data_context=library).graph_validate(
-        configurations,
-        {"result_format": {"result_format": "COMPLETE", "unexpected_index_column_names": keys}},
+        configurations, {"result_format": {"result_format": "COMPLETE", "unexpected_index_column_names": keys}}
     )
     by_rule: dict[str, Any] = {result.expectation_config.meta["rule"]: result for result in results}
     assert by_rule.keys() == set(same.values()), "the library lost a result"

@@ -20,14 +20,8 @@ from perception.quality.profile import label_facts, profile_frame
 REJECTED = dict.fromkeys(("source", "path", "frame_id", "rule", "remedy"), "text")
 ORACLE = dict.fromkeys(("frame_id", "source", "label_uri", "label_sha256", "label_taxonomy"), "text")
 ORACLE |= {"instances_uri": "text?"}
-PROFILE = {
-    "frame_id": "text",
-    "source": "text",
-    "image_sha256_actual": "text",
-    "decode_ok": "flag",
-    "dhash": "text",
-    "*": "number?",
-}
+PROFILE = dict.fromkeys(("frame_id", "source", "image_sha256_actual"), "text")
+PROFILE |= {"decode_ok": "flag", "dhash": "text", "*": "number?"}
 # What each object of footage gave, by reason (docs/footage.md).
 OBJECTS = {"source": "text", "object": "text", "signature": "text", "*": "whole number"}
 COUNTED = (

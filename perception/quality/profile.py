@@ -54,14 +54,10 @@ def profile_frame(
         "contrast_std": float(contrast[0, 0]),
         "sharpness": float(edges[0, 0]) ** 2,
         "dhash": luma_hash(luma),
-        "label_min": None,
-        "label_max": None,
-        "unknown_label_px": None,
-        "void_fraction": None,
     }
-    if label is not None and taxonomy is not None:
-        facts.update(label_facts(label, taxonomy, counted))
-    return facts
+    if label is None or taxonomy is None:
+        return facts | dict.fromkeys(("label_min", "label_max", "unknown_label_px", "void_fraction"))
+    return facts | label_facts(label, taxonomy, counted)
 
 
 def label_facts(

@@ -259,7 +259,7 @@ def picture_filters(taxonomy: Taxonomy, width_share: float, picture_bytes: int) 
         "photo": lambda pixels, width_px: pictures.jpeg_data_uri(pixels, int(width_px * width_share), picture_bytes),
         "classes": lambda label, width_px: pictures.indexed_png_data_uri(label, colors, int(width_px * width_share)),
         "errors": lambda frame, width_px: pictures.indexed_png_data_uri(
-            pictures.error_codes(frame.label, frame.prediction), pictures.error_palette(), int(width_px * width_share)
+            pictures.error_codes(frame.label, frame.prediction), pictures.ERROR_COLORS, int(width_px * width_share)
         ),
     }
 

@@ -18,7 +18,7 @@ HEAT_STOPS = np.array(
     ],
     dtype=np.float64,
 )  # fmt: skip
-RIGHT_COLOR, WRONG_COLOR, UNKNOWN_COLOR = (38, 44, 50), (232, 93, 70), (120, 126, 132)
+ERROR_COLORS = np.array([(38, 44, 50), (232, 93, 70), (120, 126, 132)], np.uint8)  # of error_codes
 
 
 def _palette(label: np.ndarray, colors: np.ndarray) -> NDArray[np.uint8]:
@@ -42,11 +42,6 @@ def error_codes(label: np.ndarray, prediction: np.ndarray) -> NDArray[np.uint8]:
             f"label is {label.shape} and prediction {prediction.shape} (height, width); give both at one size"
         )
     return np.where(label == IGNORE, 2, label != prediction).astype(np.uint8)
-
-
-def error_palette() -> NDArray[np.uint8]:
-    """Give the colours of error_codes: (3, 3) uint8."""
-    return np.array([RIGHT_COLOR, WRONG_COLOR, UNKNOWN_COLOR], dtype=np.uint8)
 
 
 def heat_map(values: np.ndarray, low: float, high: float) -> NDArray[np.uint8]:

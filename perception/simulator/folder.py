@@ -1,23 +1,16 @@
-"""Scenes as files: encoding, naming, and the `scenes_folder` layout.
-
-root/frames.csv             frame_id, drive_id, timestamp_utc, camera, time_of_day, weather, scene
-root/images/<frame_id>.jpg  root/labels/<frame_id>.png  root/instances/<frame_id>.png (16 bit)
-"""
+"""Scenes as files: encoding, naming, and what is known of each frame."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from perception.data.files import replacement
 from perception.errors import InputError
 from perception.simulator.render import Scene, render_drive
 from perception.simulator.world import Rendering, World
@@ -30,7 +23,7 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True)
 class SceneFacts:
-    """Name one frame and what is known about it; the fields are the columns of frames.csv."""
+    """Name one frame and what is known about it; the fields are the columns of a scenes_folder's frames.csv."""
 
     frame_id: str
     drive_id: str
@@ -91,39 +84,3 @@ def scene_names(
     for drive in range(first_drive, first_drive + drives):
         drive_id = f"{rendering}_d{drive:04d}"
         yield drive, drive_id, [f"{drive_id}_f{frame:03d}" for frame in range(frames_per_drive)]
-
-
-def write_scenes(
-    root: Path, world: World, rendering: Rendering, seed: int, drives: int, frames_per_drive: int, height_px: int,
-    width_px: int, first_drive: int = 0,
-) -> None:  # fmt: skip
-    """Write drives as a scenes folder; frames.csv comes last, so a folder that has it is whole.
-
-    Raises InputError when root already holds frames.csv, cannot be written, or a count or size is out of range.
-    """
-    table = root / "frames.csv"
-    if table.exists():
-        raise InputError(f"{table} exists; a scenes folder is written once; give another folder or remove this one")
-    rows: list[SceneFacts] = []
-    try:
-        for part in ("images", "labels", "instances"):
-            (root / part).mkdir(parents=True, exist_ok=True)
-        size = (height_px, width_px)
-        for facts, scene in scene_frames(world, rendering, seed, drives, frames_per_drive, *size, first_drive):
-            encoded = encode_scene(scene)
-            (root / "images" / f"{facts.frame_id}.jpg").write_bytes(encoded.image_jpg)
-            (root / "labels" / f"{facts.frame_id}.png").write_bytes(encoded.label_png)
-            (root / "instances" / f"{facts.frame_id}.png").write_bytes(encoded.instances_png)
-            rows.append(facts)
-        _write_table(table, rows)
-    except OSError as error:
-        raise InputError(
-            f"{root} cannot be written ({error.strerror}); give a folder with room and permission"
-        ) from error
-
-
-def _write_table(path: Path, rows: list[SceneFacts]) -> None:
-    with replacement(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(SceneFacts)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(vars(row) | {"timestamp_utc": row.timestamp_utc.isoformat()} for row in rows)

@@ -131,12 +131,6 @@ def reject(registry: str | Path, revision: str, *, manifest_sha256: str, name: s
     return done
 
 
-def decisions(registry: str | Path) -> list[Decision]:
-    """List all decisions, oldest first."""
-    with shallow_clone(registry) as clone:
-        return decisions_at(clone, "HEAD")
-
-
 # --- recording
 
 

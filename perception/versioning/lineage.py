@@ -97,19 +97,11 @@ def frame_history(
     return pd.DataFrame(found, columns=["tag", "run", *columns, "current", "champion"])
 
 
-def deletion_impact(
-    registry: str | Path, *, frame_ids: Collection[str] = (), drive_ids: Collection[str] = ()
-) -> dict[str, Any]:
-    """Say what deleting some frames or drives would touch: frames, versions, networks trained on them, the test set."""
-    history = frame_history(registry, frame_ids=frame_ids, drive_ids=drive_ids)
-    tags = list(dict.fromkeys(history["tag"]))
+def deletion_impact(registry: str | Path, history: pd.DataFrame) -> dict[str, Any]:
+    """Say what deleting frames would touch: versions, networks trained on them, the test set; history: of frame_history."""
     return {
-        "frames": sorted(set(history["frame_id"])),
-        "drives": sorted(set(history["drive_id"])),
-        "versions": tags,
+        "versions": list(dict.fromkeys(history["tag"])),
         "models": _models_trained_on(registry, set(history.loc[history["split"] == "train", "tag"])),
-        "touches_current": bool(history["current"].astype(bool).any()),
-        "touches_champion": bool(history["champion"].astype(bool).any()),
         "touches_test_set": bool((history["split"] == "test").any()),
     }
 

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from blake3 import blake3
 
@@ -56,19 +56,9 @@ class Proof:
     algorithm: Literal["sha256", "blake3"]
     hexdigest: str
 
-    def digest(self) -> "Digest":
-        """Start a hash of this kind."""
+    def digest(self) -> Any:
+        """Start a hash of this kind: an object of hashlib's interface."""
         return blake3() if self.algorithm == "blake3" else hashlib.sha256()
-
-
-class Digest(Protocol):
-    """A hash that is being computed."""
-
-    def update(self, data: Any, /) -> Any:
-        """Take more bytes in."""
-
-    def hexdigest(self) -> str:
-        """Give the hash of the bytes so far."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +128,7 @@ class FolderRemote:
                 f"remote {self.url} cannot be written ({error.strerror}); give it space and the right to write"
             ) from None
 
-    def download(self, name: str, target: Path, digest: Digest) -> bool:
+    def download(self, name: str, target: Path, digest: Any) -> bool:
         """Copy an object to a new file block by block, hashing what was written; False where there is no object."""
         source = None
         with self._unless_absent(name):
@@ -203,7 +193,7 @@ class S3Remote:
         with source.open("rb") as stream:
             self.bucket.write(_object_path(name), stream, source.stat().st_size)
 
-    def download(self, name: str, target: Path, digest: Digest) -> bool:
+    def download(self, name: str, target: Path, digest: Any) -> bool:
         """Download an object to a new file, hashing what arrives; False where there is no object."""
         with target.open("xb") as copy:
 
@@ -271,11 +261,8 @@ def file_facts(path: Path) -> FileFacts:
 
 def has_proof(path: Path, proof: Proof) -> bool:
     """Hash a file's bytes and say whether they are the ones that the proof is of."""
-    digest = proof.digest()
     with path.open("rb", buffering=0) as stream:
-        for block in _blocks(stream):
-            digest.update(block)
-    return digest.hexdigest() == proof.hexdigest
+        return hashlib.file_digest(stream, proof.digest).hexdigest() == proof.hexdigest
 
 
 def each_file(function: Callable[[Any], Answer], items: Iterable[Any]) -> list[Answer]:

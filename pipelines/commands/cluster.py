@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pipelines.commands.options import PATH, host_option, night_options
+from pipelines.commands.options import PATH, host_option, night_options, set_option
 from pipelines.kubeflow.images import SETS
 
 images_option = click.option(
@@ -117,17 +117,56 @@ def cancel(run: str, host: str) -> None:
     print(runs.cancel(server, runs.find_run(server, run)))
 
 
+@click.command(epilog="Example: nightdrive pipeline-retry --run ID")
+@click.option(
+    "--run", required=True, metavar="ID", help="Id or name of the run, as `nightdrive pipeline-status` prints it."
+)
+@host_option
+def pipeline_retry(run: str, host: str) -> None:
+    """Try the failed steps of a run on the cluster again; finished ones stay."""
+    from pipelines.kubeflow import runs
+    from pipelines.kubeflow.kfp_api import connect
+
+    server = connect(host)
+    print(runs.retry(server, runs.find_run(server, run)))
+
+
+@click.command(epilog="Example: nightdrive watch --once")
+@click.option("--once", is_flag=True, help="Look once and end; else every ten minutes.")
+@host_option
+def watch(once: bool, host: str) -> int:
+    """Look after nights: try one that lost a pod again, tell one that never said good-bye, notice one that did not start."""
+    from pipelines.kubeflow.kfp_api import connect
+    from pipelines.kubeflow.watch import watch as look_after
+
+    return look_after(connect(host), once=once)
+
+
 @click.command(epilog="Example: nightdrive schedule --dry-run")
 @click.option("--file", type=PATH, metavar="FILE", help="The declaration; default: schedule.yaml.")
+@images_option
 @click.option("--dry-run", is_flag=True, help="Show the difference and change nothing.")
 @host_option
-def schedule(file: Path | None, dry_run: bool, host: str) -> int:
-    """Bring the recurring night in line with schedule.yaml."""
+def schedule(file: Path | None, images: Path | None, dry_run: bool, host: str) -> int:
+    """Bring the recurring night in line with schedule.yaml and this checkout."""
     from components.stage.program import EXIT_DONE, EXIT_FAILED
     from pipelines.kubeflow.kfp_api import connect
-    from pipelines.kubeflow.schedule import SCHEDULE_FILE, read_schedule, reconcile
+    from pipelines.kubeflow.schedule import SCHEDULE_FILE, bring_in_line, read_schedule
 
     wanted = read_schedule(file or SCHEDULE_FILE)
-    said, in_line = reconcile(connect(host), wanted, dry_run=dry_run)
-    print(said)
+    in_line = bring_in_line(connect(host), wanted, images, dry_run=dry_run)
     return EXIT_DONE if in_line or dry_run else EXIT_FAILED
+
+
+@click.command(
+    epilog="Example: nightdrive test-cluster --set 'common.store=s3://trial/store common.remote=s3://trial/remote ...'"
+)
+@set_option
+@images_option
+@host_option
+@account_option
+def test_cluster(**trial: Any) -> int:
+    """Try this version on a cluster in names of its own, print what was expected and seen, and clean up."""
+    from pipelines.kubeflow.trial import test_cluster as run_trial
+
+    return run_trial(**trial)

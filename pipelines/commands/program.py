@@ -20,7 +20,8 @@ SETTINGS = {"auto_envvar_prefix": "NIGHTDRIVE_OPTION", "max_content_width": 110}
 SECTIONS = {
     "A night on this machine": {"pipelines.commands.night": "run evaluate profile engine"},
     "A cluster": {
-        "pipelines.commands.cluster": "images preflight pipeline-compile pipeline-submit pipeline-status cancel schedule"
+        "pipelines.commands.cluster": "images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel "
+        "schedule watch test-cluster"
     },
     "Data versions": {
         "pipelines.commands.registry": "review promote reject rollback versions history verify-history reproduce lineage scrub retire"

@@ -254,7 +254,7 @@ def lineage(registry: str, frame: list[str], drive: list[str]) -> None:
     for (tag, split, current, champion), count in counted.items():
         marks = " ".join(word for word, holds in (("current", current), ("champion trained on it", champion)) if holds)
         print(f"{tag:<44} {split:<6} {count:>7,} frames  {marks}")
-    impact = deletion_impact(registry, frame_ids=frame, drive_ids=drive)
+    impact = deletion_impact(registry, rows)
     held = f"{rows.frame_id.nunique()} frames of {rows.drive_id.nunique()} drives in {len(impact['versions'])} versions"
     print(f"a deletion touches {held}")
     print(f"networks that learned from them: {', '.join(impact['models']) or 'none is kept'}")

@@ -1,26 +1,27 @@
-"""The night as a Kubeflow pipeline, derived from the graph: flat, one loop a fan-out, one condition where news is asked for.
+"""The night as a Kubeflow pipeline, derived from the graph: flat, one step a task, one condition where news is asked for.
 
-A gate is a plain step that exits 3; what follows depends on it. All of a task's settings travel as one JSON text, because every
-input of a step costs its bytes six times over in the run that Kubeflow keeps, and a run has a size limit.
+A gate is a plain step that exits 3; what follows depends on it. A fan-out is one step, whose shares are the indices of a job.
+What tasks give each other goes through the store, and all of a step's settings travel as one text, because every input of a
+step costs its bytes six times over in the run that Kubeflow keeps, and a run has a size limit (pipelines/kubeflow/size.py).
 """
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kfp import dsl
 
 from components.stage.kfp_component import container_component
-from components.stage.kfp_step import FINAL_STATUS, SETTINGS, TASK, numbered
+from components.stage.kfp_step import ABOUT, FINAL_STATUS, SETTINGS, write_settings
+from components.stage.night import NIGHT
 from components.stage.parameters import build_parameters
+from components.stage.records import FAREWELL
 from pipelines.cluster import Cluster
-from pipelines.graph import NEWS, NOTHING_NEW, Artifact, Graph, Task
-from pipelines.kubeflow.resources import image_of, iterations, with_resources
+from pipelines.graph import FOOTAGE, NEWS, NOTHING_NEW, Artifact, Graph, Task
+from pipelines.kubeflow.resources import image_of, with_resources
+from pipelines.kubeflow.sources import mount_sources
 from pipelines.settings import COUNTS, step_parameters
-
-FAREWELL = "farewell"  # the exit handler: the report of a night that ended early
 
 
 def build_pipeline(night: Graph, settings: Mapping[str, Any], images: Mapping[str, str]) -> Any:
@@ -57,50 +58,40 @@ class Steps:
     news: list[Any] = field(default_factory=list)
 
     def add(self, task: Task) -> None:
-        """Add a task's step, in a loop where it is one of many; it waits for the gates on what it takes."""
-        with self._loop(task) as item:
-            number = {task.over: item} if task.over else {}
-            step = self._step(task, task.name, self._inputs(task) | number)
-            step.after(*(self.made[gate] for gate in task.after))
+        """Add a task's step; it waits for the tasks that it takes from, and for the gates on what it takes."""
+        sources = task.sources()
+        step = self._step(task, task.name)
+        step.after(*(self.made[name] for name in sorted(sources - self.night.upstream(sources))))
         self.made[task.name] = step
 
     def farewell(self) -> Any:
-        """Return the step that tells the night at its end whatever happened: the report, without artifacts."""
+        """Return the step that tells the night at its end whatever happened: the report, without what tasks gave."""
         (task,) = (each for each in self.night.tasks.values() if each.at_failure and each.stage.name == "report")
-        return self._step(task, FAREWELL, {}, exit_handler=True)
+        return self._step(task, FAREWELL, exit_handler=True)
 
-    def _step(self, task: Task, name: str, given: Mapping[str, Any], *, exit_handler: bool = False) -> Any:
+    def _step(self, task: Task, name: str, *, exit_handler: bool = False) -> Any:
         image = image_of(self.cluster.needs(task.stage.name), self.images)
-        values = {TASK: task.name, **step_parameters(self.settings, task)}
-        values.pop(FINAL_STATUS, None)  # the backend's to give
-        taken = () if exit_handler else named_inputs(task)
-        takes = {key: bool(artifact.over) and not port.shares for port, key, artifact in taken}
-        component = container_component(name, task.stage, image, takes, over=task.over, exit_handler=exit_handler)
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-        step = with_resources(component(**{SETTINGS: text}, **given), task.stage.name, image, self.cluster)
+        about: dict[str, Any] = {"task": name} | ({"over": task.over} if task.over else {})
+        if not exit_handler:
+            about |= {"takes": {port: [self._taken(each) for each in given] for port, given in task.takes.items()}}
+        values = {ABOUT: about, NIGHT: self._night(), **step_parameters(self.settings, task)}
+        for given_later in (FINAL_STATUS, "settings"):  # of the report: by the backend, by the records of all tasks
+            values.pop(given_later, None)
+        component = container_component(name, task.stage, image, exit_handler=exit_handler)
+        shares = self.settings[COUNTS[task.over]] if task.over else 0
+        claims = self.cluster.source_claims if FOOTAGE in task.reads_outside else {}
+        settings = write_settings(values)
+        step = with_resources(component(**{SETTINGS: settings}), task.stage.name, image, self.cluster, shares, claims)
+        if claims and not shares:
+            mount_sources(step, self.cluster)
         step.set_display_name(name)
-        return step.set_caching_options(task.reusable and not task.reads_outside and not exit_handler)
+        # Its inputs are no part of the key that KFP's cache knows a step by.
+        return step.set_caching_options(False)
 
-    def _inputs(self, task: Task) -> dict[str, Any]:
-        given = {}
-        for _, name, artifact in named_inputs(task):
-            output = self.made[artifact.task].outputs[artifact.port]
-            given[name] = dsl.Collected(output) if artifact.over else output
-        return given
+    def _night(self) -> dict[str, Any]:
+        about = {"store": self.settings["resolve"]["store"], "profile": self.settings["profile"]}
+        return about | {"hours": self.cluster.night_hours, "watch_retries": self.cluster.watch_retries}
 
-    @contextlib.contextmanager
-    def _loop(self, task: Task) -> Iterator[Any]:
-        if not task.over:
-            yield None
-            return
-        at_once = {"parallelism": self.cluster.parallel_steps} if self.cluster.parallel_steps else {}
-        with dsl.ParallelFor(iterations(self.settings[COUNTS[task.over]]), **at_once) as item:
-            yield item
-
-
-def named_inputs(task: Task) -> Iterator[tuple[Any, str, Artifact]]:
-    """Yield (port, KFP input, artifact): a port that several tasks fill has one numbered input for each."""
-    for port in task.stage.inputs:
-        given = task.takes.get(port.name, ())
-        for number, artifact in enumerate(given):
-            yield port, port.name if len(given) == 1 else numbered(port.name, number), artifact
+    def _taken(self, artifact: Artifact) -> str:
+        shares = f"/{self.settings[COUNTS[artifact.over]]}" if artifact.over else ""
+        return f"{artifact.task}.{artifact.port}{shares}"

@@ -163,7 +163,7 @@ def _context() -> Iterator[Path]:
     """Lay out what a build may see: our code, the lock file, and the wheels of pip's find-links folder; nothing else."""
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
-        for name in ("components", "perception", "images"):
+        for name in ("components", "perception", "pipelines", "images"):
             shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         shutil.copyfile(ROOT / "constraints.txt", context / "constraints.txt")
         (context / "wheels").mkdir()

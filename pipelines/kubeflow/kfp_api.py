@@ -164,6 +164,10 @@ def _in_words(error: Any, host: str) -> InputError:
             f"{NAMESPACE_VARIABLE}"
         )
     said = _said(error.body)
+    if error.status == 400 and "empty namespace" in said:
+        return InputError(
+            f"{HOST_VARIABLE}={host}: is for many users and asks for a namespace; set {NAMESPACE_VARIABLE} to yours"
+        )
     if error.status in PASSING_STATUS:
         return Unreachable(
             f"{HOST_VARIABLE}={host}: the server failed ({error.status}: {said}); see its log, try again"

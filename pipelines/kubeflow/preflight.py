@@ -1,19 +1,42 @@
 """`make preflight`: say before anything starts what the cluster lacks for this night."""
 
+import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.stage.kfp_step import INDEXED_JOB_VARIABLE, S3_FOLDER
+from components.stage.kubernetes_api import S3_KEYS
+from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_DONE, EXIT_FAILED
-from perception.errors import Unreachable
+from perception.data.source_files import S3
+from perception.errors import InputError, Unreachable
+from pipelines.cluster import Cluster
+from pipelines.kubeflow.kubernetes_api import KUBEFLOW, TIMEOUT_SECONDS, answer, connect_kubernetes, namespace
+from pipelines.kubeflow.sources import places_of_sources
+from pipelines.nightly import nightly
+from pipelines.settings import load_settings
 
-NAMESPACE_VARIABLE, DEFAULT_NAMESPACE = "NIGHTDRIVE_NAMESPACE", "nightdrive"
-TIMEOUT_SECONDS = 10
+# The label that has Kubeflow make the launcher's secret in a namespace, and the one that its object store lets in.
+ENABLED = ("pipelines.kubeflow.org/enabled", "true")
+PROFILE_LABEL = ("app.kubernetes.io/part-of", "kubeflow-profile")
+ENFORCED = "pod-security.kubernetes.io/enforce"
+LAUNCHER_SECRET = "mlpipeline-minio-artifact"
+LAUNCHER_KEYS = ("accesskey", "secretkey")
+# What the launcher of every step does as the step's service account: verb, group, resource, name.
+STEP_RIGHTS = (
+    ("get", "", "pods", ""),
+    ("get", "", "secrets", LAUNCHER_SECRET),
+    ("create", "argoproj.io", "workflowtaskresults", ""),
+    ("patch", "argoproj.io", "workflowtaskresults", ""),
+    ("create", "batch", "jobs", ""),
+)
+_SHARED_MODES = ("ReadOnlyMany", "ReadWriteMany")
 _MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json"
     for kind in (
@@ -49,6 +72,8 @@ class Wanted:
     # resource, how many at once, labels of the node
     accelerators: tuple[tuple[str, int, tuple[tuple[str, str], ...]], ...]
     images: tuple[str, ...]
+    unconfined: tuple[str, ...] = ()  # steps that do not say that they run as another than root
+    sources: Mapping[str, str] = field(default_factory=dict)  # name: the claim that its folder lies on, or its bucket
 
 
 def look_first(
@@ -62,7 +87,7 @@ def look_first(
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "nightdrive.yaml"
         compile_pipeline(profile, package, overrides, data, pushed_images(images))
-        missing = run(package, service_account)
+        missing = run(package, service_account, sources_of(profile, overrides, data))
     try:
         server = Finding(what=f"Kubeflow Pipelines at {connect(host).host}", there=True)
     except Unreachable as error:
@@ -71,9 +96,16 @@ def look_first(
     return EXIT_DONE if server.there and not missing else EXIT_FAILED
 
 
-def run(package: Path, service_account: str) -> int:
+def sources_of(profile: str, overrides: Sequence[str], data: str) -> dict[str, str]:
+    """Return where each source of a night with a path lies, by the source's name: a claim, or s3://bucket/prefix."""
+    settings = load_settings(nightly(), profile, overrides, data)
+    return places_of_sources(settings["sources"], build_parameters(Cluster, settings["cluster"], where="cluster"))
+
+
+def run(package: Path, service_account: str, sources: Mapping[str, str]) -> int:
     """Print what the night of `package` needs and whether it is there; return how many things are missing."""
-    findings = list(check(wanted_by(package), service_account))
+    wanted = replace(wanted_by(package), sources=sources)
+    findings = list(check(wanted, service_account))
     print("preflight:", flush=True)
     for finding in findings:
         print(finding.line(), flush=True)
@@ -91,32 +123,45 @@ def wanted_by(package: Path) -> Wanted:
     accelerators: set[tuple[str, int, tuple[tuple[str, str], ...]]] = set()
     kubernetes = platforms[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if platforms else {}
     for name, settings in kubernetes.items():
-        for secret in settings.get("secretAsEnv", []):
-            secrets.setdefault(secret["secretName"], set()).update(item["secretKey"] for item in secret["keyToEnv"])
         for secret in settings.get("secretAsVolume", []):
-            secrets.setdefault(secret["secretName"], set()).add("credentials")
+            keys = S3_KEYS if secret["mountPath"] == str(S3_FOLDER) else ("credentials",)
+            secrets.setdefault(secret["secretName"], set()).update(keys)
         claims |= {claim["constant"] for claim in settings.get("pvcMount", [])}
-        asked = executors[name]["container"].get("resources", {}).get("accelerator")
+        container = executors[name]["container"]
+        asked = container.get("resources", {}).get("accelerator")
         if asked:
             labels = settings.get("nodeSelector", {}).get("labels", {})
             accelerators.add((asked["resourceType"], int(asked["resourceCount"]), tuple(sorted(labels.items()))))
+        for given in (item["value"] for item in container.get("env", []) if item["name"] == INDEXED_JOB_VARIABLE):
+            indices = json.loads(given)
+            claims |= set(indices.get("claims", {}))
+            labels = tuple(sorted(indices.get("node_selector", {}).items()))
+            accelerators |= {(kind, count, labels) for kind, count in indices.get("accelerator", {}).items()}
     return Wanted(
         secrets={name: tuple(sorted(keys)) for name, keys in sorted(secrets.items())},
         claims=tuple(sorted(claims)),
         accelerators=tuple(sorted(accelerators)),
         images=tuple(sorted({item["container"]["image"] for item in executors.values()})),
+        unconfined=tuple(sorted(name for name in executors if not _runs_as_non_root(kubernetes.get(name, {})))),
     )
 
 
 def check(wanted: Wanted, service_account: str) -> Iterator[Finding]:
     """Yield a finding for everything that is wanted."""
-    namespace = os.environ.get(NAMESPACE_VARIABLE, DEFAULT_NAMESPACE)
-    api, reason = _cluster()
+    from kubernetes import client
+
+    api, reason = connect_kubernetes()
     if api is None:
         yield Finding(what="Kubernetes API", there=None, remedy=f"{reason}; set KUBECONFIG to look into the cluster")
     else:
-        yield from _in_namespace(api, wanted, namespace, service_account)
-        yield from _accelerators(api, wanted)
+        core = client.CoreV1Api(api)
+        yield from _of_namespace(core, wanted)
+        yield from _in_namespace(core, wanted, service_account)
+        yield from _rights(client.AuthorizationV1Api(api), service_account)
+        yield from _accelerators(core, wanted)
+    for name, place in wanted.sources.items():
+        if place.startswith(S3):
+            yield _bucket(name, place)
     for image in wanted.images:
         yield image_finding(image)
 
@@ -156,49 +201,119 @@ def _manifest(host: str, repository: str, digest: str) -> tuple[bool | None, str
     return None, f"its registry answered {answer.status}; the cluster's pull secret decides"
 
 
-def _cluster() -> tuple[Any, str]:
-    """Return the Kubernetes API of the current context, or None and why there is none."""
-    from kubernetes import client, config
-
-    # Named here, because the client reads the variable only once, when it is imported.
-    named = {"config_file": os.environ["KUBECONFIG"]} if os.environ.get("KUBECONFIG") else {}
-    try:
-        config.load_config(**named)
-    except (config.ConfigException, OSError) as error:
-        return None, " ".join(str(error).split())
-    return client.CoreV1Api(), ""
-
-
 def _asked(what: str, remedy: str, question: Callable[[], Any], judge: Callable[[Any], str] = lambda _: "") -> Finding:
     """Ask the API a question: there unless it answers 404 or `judge` says what is wrong with the answer."""
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
+    return _told(what, remedy, answer(question), judge)
 
-    try:
-        wrong = judge(question())
-    except ApiException as error:
-        if error.status == 404:
-            return Finding(what=what, there=False, remedy=remedy)
-        return Finding(what=what, there=None, remedy=f"the Kubernetes API answered {error.status}; ask who may look")
-    except HTTPError as error:
-        return Finding(what=what, there=None, remedy=f"the Kubernetes API cannot be reached ({type(error).__name__})")
+
+def _told(
+    what: str, remedy: str, answered: tuple[Any, int, str], judge: Callable[[Any], str] = lambda _: ""
+) -> Finding:
+    found, status, reason = answered
+    if status == 404:
+        return Finding(what=what, there=False, remedy=remedy)
+    if status != 200:
+        return Finding(what=what, there=None, remedy=reason)
+    wrong = judge(found)
     return Finding(what=what, there=not wrong, remedy=wrong)
 
 
-def _in_namespace(api: Any, wanted: Wanted, namespace: str, service_account: str) -> Iterator[Finding]:
-    options = {"_request_timeout": TIMEOUT_SECONDS}
-    install = "apply an overlay of manifests/"
-    yield _asked(f"namespace {namespace}", install, lambda: api.read_namespace(namespace, **options))
-    account = partial(api.read_namespaced_service_account, service_account, namespace, **options)
-    yield _asked(f"service account {service_account}", install, account)
+def _of_namespace(api: Any, wanted: Wanted) -> Iterator[Finding]:
+    """Look at the namespace: that it is there, labelled as Kubeflow looks for it, and admits the night's steps."""
+    space = namespace()
+    answered = answer(partial(api.read_namespace, space, _request_timeout=TIMEOUT_SECONDS))
+    yield _told(f"namespace {space}", "apply an overlay of manifests/", answered)
+    if answered[0] is None:
+        return
+    labels = answered[0].metadata.labels or {}
+    if space != KUBEFLOW:  # where Kubeflow itself runs it needs no label to be found
+        for name, value in (ENABLED, PROFILE_LABEL):
+            remedy = f"kubectl label namespace {space} {name}={value} --overwrite, or apply an overlay of manifests/"
+            yield Finding(what=f"label {name}={value}", there=labels.get(name) == value, remedy=remedy)
+    if labels.get(ENFORCED) == "restricted":
+        remedy = f"{', '.join(wanted.unconfined)}: say no runAsNonRoot, so that their pods are forbidden; compile with this version"
+        yield Finding(what="steps admitted by PodSecurity restricted", there=not wanted.unconfined, remedy=remedy)
+
+
+def _in_namespace(api: Any, wanted: Wanted, service_account: str) -> Iterator[Finding]:
+    options, space = {"_request_timeout": TIMEOUT_SECONDS}, namespace()
+    account = partial(api.read_namespaced_service_account, service_account, space, **options)
+    yield _asked(f"service account {service_account}", "apply an overlay of manifests/", account)
     for claim in wanted.claims:
-        question = partial(api.read_namespaced_persistent_volume_claim, claim, namespace, **options)
-        yield _asked(f"volume claim {claim}", install, question)
+        held = [name for name, each in wanted.sources.items() if each == claim]
+        yield from _claim(api, claim, held)
+    made_by_us = f"kubectl --namespace {space} create secret generic"
     for secret, keys in wanted.secrets.items():
         literals = " ".join(f"--from-literal={key}=..." for key in keys)
-        remedy = f"create it: kubectl --namespace {namespace} create secret generic {secret} {literals}"
-        question = partial(api.read_namespaced_secret, secret, namespace, **options)
+        question = partial(api.read_namespaced_secret, secret, space, **options)
+        remedy = f"create it: {made_by_us} {secret} {literals}"
         yield _asked(f"secret {secret}", remedy, question, partial(_missing_keys, keys=keys))
+    remedy = f"Kubeflow makes it where the namespace has the label {'='.join(ENABLED)}; every pod waits for it"
+    question = partial(api.read_namespaced_secret, LAUNCHER_SECRET, space, **options)
+    yield _asked(f"secret {LAUNCHER_SECRET}", remedy, question, partial(_missing_keys, keys=LAUNCHER_KEYS))
+
+
+def _claim(api: Any, claim: str, sources: Sequence[str]) -> Iterator[Finding]:
+    """Look at a volume claim: that it is there, bound where footage lies on it, and open to several nodes."""
+    what = f"volume claim {claim}" + (f" (sources {', '.join(sources)})" if sources else "")
+    question = partial(api.read_namespaced_persistent_volume_claim, claim, namespace())
+    answered = answer(partial(question, _request_timeout=TIMEOUT_SECONDS))
+    judge = _unbound if sources else lambda _: ""  # an empty claim may be bound by its first pod
+    yield _told(what, "apply an overlay of manifests/ or make the claim", answered, judge)
+    modes = (answered[0].spec.access_modes or []) if answered[0] else _SHARED_MODES
+    if not set(modes) & set(_SHARED_MODES):
+        remedy = f"its access mode is {', '.join(modes)}: steps that mount it can run on one node only"
+        yield Finding(what=f"volume claim {claim} on several nodes", there=None, remedy=remedy)
+
+
+def _unbound(claim: Any) -> str:
+    return "" if claim.status.phase == "Bound" else f"is {claim.status.phase}, not Bound; `kubectl describe` says why"
+
+
+def _bucket(name: str, url: str) -> Finding:
+    """Look, with the keys of this machine, at how many objects a source holds, and whether one can be read."""
+    from perception.data.s3 import CHECK_TIMEOUT, ENDPOINT_VARIABLE, open_bucket
+
+    what = f"source {name} at {url}"
+    if ENDPOINT_VARIABLE not in os.environ:
+        remedy = f"set {ENDPOINT_VARIABLE}, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to look into it"
+        return Finding(what=what, there=None, remedy=remedy)
+    try:
+        bucket = open_bucket(url, os.environ, CHECK_TIMEOUT)
+        objects = bucket.list("")
+        if objects:
+            bucket.read(min(objects, key=lambda key: objects[key]))  # the smallest
+    except InputError as error:
+        return Finding(what=what, there=None if isinstance(error, Unreachable) else False, remedy=str(error))
+    remedy = "holds no object; correct its path, or upload the footage"
+    return Finding(what=f"{what}: {len(objects)} objects", there=bool(objects), remedy=remedy)
+
+
+def _rights(api: Any, service_account: str) -> Iterator[Finding]:
+    """Ask whether the steps' service account may do what Kubeflow's launcher and a fan-out do in its name."""
+    space = namespace()
+    for verb, group, resource, name in STEP_RIGHTS:
+        attributes = {"namespace": space, "verb": verb, "group": group, "resource": resource, "name": name}
+        spec = {"user": f"system:serviceaccount:{space}:{service_account}", "resourceAttributes": attributes}
+        body = {"metadata": {"namespace": space}, "spec": spec}
+        question = partial(
+            api.create_namespaced_local_subject_access_review, space, body, _request_timeout=TIMEOUT_SECONDS
+        )
+        remedy = "its role does not allow it, so that no step can start; apply an overlay of manifests/"
+        yield _asked(
+            f"{service_account} may {verb} {resource} {name}".rstrip(),
+            remedy,
+            question,
+            partial(_denied, remedy=remedy),
+        )
+
+
+def _denied(review: Any, remedy: str) -> str:
+    return "" if review.status.allowed else remedy
+
+
+def _runs_as_non_root(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("securityContext", {}).get("runAsNonRoot"))
 
 
 def _missing_keys(secret: Any, keys: Sequence[str]) -> str:

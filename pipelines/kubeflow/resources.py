@@ -5,16 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.stage.declaration import Needs
-from components.stage.kfp_step import CHECKPOINTS_VARIABLE, TRAIN_JOB_VARIABLE
+from components.stage.kfp_step import CHECKPOINTS_VARIABLE, INDEXED_JOB_VARIABLE, S3_FOLDER, TRAIN_JOB_VARIABLE
+from components.stage.kubernetes_api import QUEUE_LABEL
 from components.stage.learning import IMAGE_VARIABLE
-from components.stage.train_job import S3_KEYS
-from perception.errors import InputError
 from pipelines.cluster import Cluster
 
-# A loop's iterations all live in one Kubernetes object of bounded size, and each one costs two pods: more shards share them.
-MAX_ITERATIONS = 64
+# Kubeflow compiles a longest duration of an hour into every retry. Argo counts it from the first try's beginning, tries nothing again
+# after it, and ends the next try with it.
+RETRIED_MINUTES = 60
 USER_ID = 10001  # of the images; a namespace that enforces `restricted` wants the pod to say that it is not root's
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CHECKPOINTS_FOLDER, SHARED_FOLDER, GIT_FOLDER = "/checkpoints", "/shared", "/secrets/git"
 # Git takes configuration from the environment: the mounted file has one line, https://USER:TOKEN@HOST.
 GIT_CREDENTIALS = {
@@ -30,24 +29,54 @@ def image_of(needs: Needs, images: Mapping[str, str]) -> str:
     return images[accelerated if needs.gpu_count and accelerated in images else needs.image]
 
 
-def with_resources(step: Any, stage: str, image: str, cluster: Cluster) -> Any:
-    """Return the step with its resources, nodes, secrets, retries and time-out."""
+def with_resources(
+    step: Any, stage: str, image: str, cluster: Cluster, shares: int = 0, claims: Mapping[str, str] | None = None
+) -> Any:
+    """Return the step with its resources, nodes, secrets, retries and time-out.
+
+    shares: how many the step has, each run by an index of a job; 0: it is a single task. claims: the folders, by volume claim,
+    that these indices read.
+    """
     from kfp import kubernetes
 
-    needs = cluster.step_needs(stage)
+    needs = cluster.step_needs(stage, shares)
     step.set_cpu_request(f"{needs.cpu_cores:g}")
     step.set_memory_request(f"{needs.memory_gib:g}Gi").set_memory_limit(f"{needs.memory_gib:g}Gi")
     if needs.gpu_count:
         step.set_accelerator_type(cluster.accelerator).set_accelerator_limit(needs.gpu_count)
-    # Of pods that vanish; no longest duration, since Argo takes that as the time since the first try began.
-    step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0)
+    if needs.timeout_minutes <= RETRIED_MINUTES:  # a pod that vanishes; the watch sees to the others
+        step.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0)
     kubernetes.set_security_context(step, run_as_user=USER_ID, run_as_non_root=True)
-    step.set_env_variable(IMAGE_VARIABLE, image)
+    if needs.distributed:
+        step.set_env_variable(IMAGE_VARIABLE, image)  # a network says which image it came from
     _place(step, stage, needs, cluster)
     _mount(step, needs, cluster)
     if stage in cluster.nodes:
         _give_nodes(step, stage, image, cluster)
+    if shares:
+        _give_indices(step, stage, image, cluster, {"deadline_seconds": needs.timeout_minutes * 60, "claims": claims})
     return step
+
+
+def _give_indices(step: Any, stage: str, image: str, cluster: Cluster, more: Mapping[str, Any]) -> None:
+    """Let the step run its shares as the indices of a job: each with what the stage needs, where the stage belongs."""
+    needs, kind = cluster.needs(stage), _nodes(stage, cluster.needs(stage), cluster)
+    settings = {
+        "image": image,
+        "at_once": cluster.parallel_steps,
+        "cpu_cores": needs.cpu_cores,
+        "memory_gib": needs.memory_gib,
+        "accelerator": {cluster.accelerator: needs.gpu_count} if needs.gpu_count else {},
+        "retries": needs.retries,
+        "timeout_seconds": needs.timeout_minutes * 60,
+        "user_id": USER_ID,
+        "s3_secret": cluster.s3_secret,
+        "queue": cluster.queue,
+        "node_selector": getattr(cluster, f"{kind}_node_selector"),
+        "tolerations": list(getattr(cluster, f"{kind}_tolerations")),
+    }
+    given = {name: value for name, value in {**settings, **more}.items() if value}
+    step.set_env_variable(INDEXED_JOB_VARIABLE, json.dumps(given, sort_keys=True, separators=(",", ":")))
 
 
 def _give_nodes(step: Any, stage: str, image: str, cluster: Cluster) -> None:
@@ -76,7 +105,7 @@ def _place(step: Any, stage: str, needs: Needs, cluster: Cluster) -> None:
     """Say on which nodes and through which queue the step's pod runs, and for how long."""
     from kfp import kubernetes
 
-    kind = "spot" if stage in cluster.spot else "gpu" if needs.gpu_count else "cpu"
+    kind = _nodes(stage, needs, cluster)
     for label, value in getattr(cluster, f"{kind}_node_selector").items():
         kubernetes.add_node_selector(step, label, value)
     for toleration in getattr(cluster, f"{kind}_tolerations"):
@@ -86,11 +115,15 @@ def _place(step: Any, stage: str, needs: Needs, cluster: Cluster) -> None:
     kubernetes.set_timeout(step, needs.timeout_minutes * 60)
 
 
+def _nodes(stage: str, needs: Needs, cluster: Cluster) -> str:
+    return "spot" if stage in cluster.spot else "gpu" if needs.gpu_count else "cpu"
+
+
 def _mount(step: Any, needs: Needs, cluster: Cluster) -> None:
     """Give the pod its secrets by reference, its shared memory, a writable /tmp, and the claim that outlives it."""
     from kfp import kubernetes
 
-    kubernetes.use_secret_as_env(step, cluster.s3_secret, S3_KEYS)
+    kubernetes.use_secret_as_volume(step, cluster.s3_secret, str(S3_FOLDER))
     kubernetes.empty_dir_mount(step, "tmp", "/tmp")
     if needs.shared_memory_gib:
         size = f"{needs.shared_memory_gib:g}Gi"
@@ -102,10 +135,3 @@ def _mount(step: Any, needs: Needs, cluster: Cluster) -> None:
     if needs.distributed and cluster.checkpoints_claim:
         kubernetes.mount_pvc(step, cluster.checkpoints_claim, CHECKPOINTS_FOLDER)
         step.set_env_variable(CHECKPOINTS_VARIABLE, CHECKPOINTS_FOLDER)
-
-
-def iterations(count: int) -> list[int]:
-    """Return the iterations of a loop over so many batches or shards, one each; raises InputError for more than a loop can have."""
-    if count > MAX_ITERATIONS:
-        raise InputError(f"{count} batches or shards: a loop has at most {MAX_ITERATIONS} iterations; take larger ones")
-    return list(range(count))

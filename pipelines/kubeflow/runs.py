@@ -1,19 +1,20 @@
-"""`make pipeline-status` and `make cancel`: what a run on the cluster does, and how to end it; following a run for submit."""
+"""`make pipeline-status`, `cancel` and `pipeline-retry`: what a run on the cluster does, how to end it, how to try it again."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from components.stage.program import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED
+from components.stage.program import EXIT_DONE
 from perception.errors import InputError, Unreachable
 from pipelines.kubeflow.kfp_api import Missing, Server, equals
+from pipelines.kubeflow.nights import FAILED, SUCCEEDED, Version, ending, version_of
 
-ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+ENDED = (SUCCEEDED, FAILED, "CANCELED", "SKIPPED")
 POLL_SECONDS = 10.0
 PATIENCE_SECONDS = 600.0  # a follower sits out a server that fails for so long
-_HIDDEN = ("-driver", "root", "executor")  # bookkeeping of the server, no tasks of ours
+_TOO_LARGE = "request is too large"  # etcd's word for a run above 1.5 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,16 @@ class Task:
 
 
 def follow(server: Server, run_id: str, *, say: Callable[[str], None] = print) -> int:
-    """Tell every change of a run until it ends, print its table, and return the exit code: 0 done, 3 refused, 1 failed."""
+    """Tell every change of a run until it ends, print its table, and return the exit code: 0 done, 1 failed, 2 bad input,
+    3 refused.
+    """
     shown: dict[str, str] = {}
+    version: Version | None = None
     failing_since: float | None = None
     while True:
         try:
             run = _get(server, run_id)
+            version = version or version_of(server, run)
             failing_since = None
         except Unreachable as error:
             failing_since = failing_since or time.monotonic()
@@ -41,45 +46,50 @@ def follow(server: Server, run_id: str, *, say: Callable[[str], None] = print) -
             say(f"  {error}; the run goes on meanwhile")
             server.sleep(POLL_SECONDS)
             continue
-        tasks = tasks_of(run)
+        tasks = tasks_of(run, version.names)
         _tell_changes(tasks, shown, say)
         if run.state in ENDED:
-            say(run_table(run, tasks))
-            return exit_code(run, tasks)
+            code, said = ending(version, run)
+            say("\n".join([run_table(run, tasks), *said]))
+            return code
         server.sleep(POLL_SECONDS)
 
 
-def tasks_of(run: Any) -> list[Task]:
-    """Return the tasks of a run that a person knows, in the order in which they started."""
+def tasks_of(run: Any, names: Mapping[str, str]) -> list[Task]:
+    """Return the steps of a run by the names that people know, in the order in which they started.
+
+    names: by their keys in the version. The server's list has more: drivers, executors, loops, and each try of a step once more.
+    """
     details = run.run_details.task_details if run.run_details else None
     started = sorted(
-        details or (), key=lambda item: item.start_time or item.create_time or datetime.max.replace(tzinfo=UTC)
+        (item for item in details or () if item.display_name in names),
+        key=lambda item: item.start_time or item.create_time or datetime.max.replace(tzinfo=UTC),
     )
     return [
         Task(
-            name=item.display_name,
-            state=item.state or "PENDING",
+            name=names[item.display_name],
+            state=_state(item.state, run),
             seconds=_seconds(item.start_time, item.end_time),
             message=(item.error.message or "") if item.error else "",
         )
         for item in started
-        if item.display_name and not item.display_name.endswith(_HIDDEN)
     ]
 
 
-def exit_code(run: Any, tasks: Sequence[Task]) -> int:
-    """Return a run's exit code; what failed behind a gate was refused."""
-    if run.state == "SUCCEEDED":
-        return EXIT_DONE
-    # Argo names a node by its key in the pipeline, gate-ingest or gate-ingest(0).
-    refused = any(task.state == "FAILED" and task.name.startswith("gate-") for task in tasks)
-    return EXIT_REFUSED if refused and run.state == "FAILED" else EXIT_FAILED
+def _state(state: str | None, run: Any) -> str:
+    """Return a step's state in the server's words; what a run that has ended left out stays PENDING for ever there."""
+    return "NOT RUN" if run.state in ENDED and state in (None, "PENDING") else state or "PENDING"
+
+
+def was_cancelled(run: Any) -> bool:
+    """Tell whether somebody ended the run: Kubeflow says FAILED of it like of any other."""
+    return any(item.state == "CANCELING" for item in run.state_history or ())
 
 
 def run_table(run: Any, tasks: Sequence[Task]) -> str:
     """Return a run as a short table: state, tasks, seconds, what went wrong."""
     width = max([len(task.name) for task in tasks], default=4)
-    lines = [f"{run.display_name}: {run.state or 'PENDING'}"]
+    lines = [f"{run.display_name}: {run.state or 'PENDING'}{' (cancelled)' if was_cancelled(run) else ''}"]
     for task in tasks:
         spent = "" if task.seconds is None else f"{task.seconds:8.0f} s"
         lines.append(f"  {task.name:<{width}}  {task.state:<10}{spent:>10}  {_one_line(task.message)}".rstrip())
@@ -109,9 +119,13 @@ def find_run(server: Server, wanted: str) -> str:
 def status(server: Server, run_id: str) -> int:
     """Print the table of a run and return its exit code; 0 while it has not ended."""
     run = _get(server, run_id)
-    tasks = tasks_of(run)
-    print(run_table(run, tasks))
-    return exit_code(run, tasks) if run.state in ENDED else EXIT_DONE
+    version = version_of(server, run)
+    print(run_table(run, tasks_of(run, version.names)))
+    if run.state not in ENDED:
+        return EXIT_DONE
+    code, said = ending(version, run)
+    print("\n".join(said))
+    return code
 
 
 def cancel(server: Server, run_id: str) -> str:
@@ -120,7 +134,23 @@ def cancel(server: Server, run_id: str) -> str:
     if run.state in ENDED:
         return f"{run.display_name}: ended already ({run.state}); nothing to cancel"
     server.ask("RunServiceApi", "run_service_terminate_run", run_id)
-    return f"{run.display_name}: cancelled; its farewell report still runs"
+    return f"{run.display_name}: cancelled; Kubeflow ends its farewell too: the watch (`make watch`) writes its report"
+
+
+def retry(server: Server, run_id: str) -> str:
+    """Have a run that failed try its failed steps again, the others stay; return what to say about it."""
+    run = _get(server, run_id)
+    if run.state != FAILED:
+        return f"{run.display_name}: is {run.state}; only a run that failed can be tried again"
+    try:
+        server.ask_once("RunServiceApi", "run_service_retry_run", run_id)
+    except InputError as error:
+        if _TOO_LARGE in str(error):
+            raise InputError(
+                f"{run.display_name}: has outgrown what Kubernetes keeps ({error}); submit it again"
+            ) from None
+        raise
+    return f"{run.display_name}: its failed steps are tried again; `make pipeline-status RUN={run_id}` shows it"
 
 
 def _get(server: Server, run_id: str) -> Any:

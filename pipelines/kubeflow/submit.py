@@ -15,22 +15,38 @@ from pipelines.kubeflow.images import pushed_images
 from pipelines.kubeflow.kfp_api import Server, connect
 from pipelines.kubeflow.runs import follow as follow_run
 
-PIPELINE = "nightdrive"
+# The nights' versions; what is tried once (SET, DATA, another profile) is a version of a pipeline of its own, so that it can never
+# become the latest night.
+PIPELINE, ONE_OFFS = "nightdrive", "nightdrive-one-off"
+NIGHTLY = "nightly"  # the profile of the nights
 EXPERIMENT = "nightdrive"
 SERVICE_ACCOUNT = "nightdrive-runner"
 
 
-def upload(server: Server, package: Path, *, say: Callable[[str], None] = print) -> tuple[str, str]:
-    """Make sure that the server has this very pipeline as a version; return (pipeline id, version id).
+def version_name(package: Path) -> str:
+    """Return the name of a compiled pipeline's version, which is its content's."""
+    return f"{PIPELINE}-{hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
+
+
+def find_version(server: Server, name: str) -> tuple[str, str]:
+    """Return (pipeline id, version id) of a version of the nights' pipeline, each empty where there is none."""
+    for pipeline in server.pipelines(PIPELINE):
+        found = [str(version.pipeline_version_id) for version in _versions(server, str(pipeline.pipeline_id), name)]
+        return str(pipeline.pipeline_id), found[0] if found else ""
+    return "", ""
+
+
+def upload(
+    server: Server, package: Path, pipeline: str = PIPELINE, *, say: Callable[[str], None] = print
+) -> tuple[str, str]:
+    """Make sure that the server has this very pipeline as a version of `pipeline`; return (pipeline id, version id).
 
     A version is named by its content, so that uploading the same one again finds it and changes nothing.
     """
-    pipeline_id = _pipeline(server, say)
-    name = f"{PIPELINE}-{hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
+    pipeline_id, name = _pipeline(server, pipeline, say), version_name(package)
 
     def find() -> list[Any]:
-        listing = ("pipeline_service_list_pipeline_versions", "pipeline_versions")
-        return server.named("PipelineServiceApi", *listing, name, pipeline_id)
+        return _versions(server, pipeline_id, name)
 
     def create() -> Any:
         options = {"name": name, "pipelineid": pipeline_id}
@@ -41,12 +57,18 @@ def upload(server: Server, package: Path, *, say: Callable[[str], None] = print)
     return pipeline_id, str(version.pipeline_version_id)
 
 
-def start(server: Server, pipeline_id: str, version_id: str, service_account: str = SERVICE_ACCOUNT) -> str:
+def start(
+    server: Server,
+    pipeline_id: str,
+    version_id: str,
+    service_account: str = SERVICE_ACCOUNT,
+    experiment_name: str = EXPERIMENT,
+) -> str:
     """Start a run of a version and return its id."""
     import kfp_server_api
 
     name = f"{PIPELINE} {datetime.now():%Y-%m-%d %H:%M:%S} {uuid.uuid4().hex[:4]}"  # no two runs share a name
-    experiment_id = experiment(server)
+    experiment_id = experiment(server, experiment_name)
     reference = kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=pipeline_id, pipeline_version_id=version_id)
     wanted = kfp_server_api.V2beta1Run(
         experiment_id=experiment_id,
@@ -62,15 +84,15 @@ def start(server: Server, pipeline_id: str, version_id: str, service_account: st
     return str(run.run_id)
 
 
-def experiment(server: Server) -> str:
-    """Return the id of the experiment that holds the nights, made where it is missing."""
+def experiment(server: Server, name: str = EXPERIMENT) -> str:
+    """Return the id of an experiment, by default of the one that holds the nights, made where it is missing."""
     import kfp_server_api
 
     def find() -> list[Any]:
         listing = ("experiment_service_list_experiments", "experiments")
-        return server.named("ExperimentServiceApi", *listing, EXPERIMENT, **server.scope)
+        return server.named("ExperimentServiceApi", *listing, name, **server.scope)
 
-    wanted = kfp_server_api.V2beta1Experiment(display_name=EXPERIMENT, **server.scope)
+    wanted = kfp_server_api.V2beta1Experiment(display_name=name, **server.scope)
     found, _ = once(
         server, find, lambda: server.ask_once("ExperimentServiceApi", "experiment_service_create_experiment", wanted)
     )
@@ -99,16 +121,21 @@ def once(
     raise AssertionError
 
 
-def _pipeline(server: Server, say: Callable[[str], None]) -> str:
+def _versions(server: Server, pipeline_id: str, name: str) -> list[Any]:
+    listing = ("pipeline_service_list_pipeline_versions", "pipeline_versions")
+    return server.named("PipelineServiceApi", *listing, name, pipeline_id)
+
+
+def _pipeline(server: Server, name: str, say: Callable[[str], None]) -> str:
     import kfp_server_api
 
     def create() -> Any:
-        wanted = kfp_server_api.V2beta1Pipeline(display_name=PIPELINE, **server.scope)
+        wanted = kfp_server_api.V2beta1Pipeline(display_name=name, **server.scope)
         return server.ask_once("PipelineServiceApi", "pipeline_service_create_pipeline", wanted)
 
-    pipeline, is_new = once(server, lambda: server.pipelines(PIPELINE), create)
+    pipeline, is_new = once(server, lambda: server.pipelines(name), create)
     if is_new:
-        say(f"pipeline {PIPELINE}: created")
+        say(f"pipeline {name}: created")
     return str(pipeline.pipeline_id)
 
 
@@ -133,9 +160,10 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "nightdrive.yaml"
         compile_pipeline(profile, package, overrides, data, pushed_images(images))
-        if preflight and looking.run(package, service_account):
+        if preflight and looking.run(package, service_account, looking.sources_of(profile, overrides, data)):
             raise InputError("the cluster lacks what is listed above; mend it, or skip this check with PREFLIGHT=no")
-        pipeline_id, version_id = upload(server, package)
+        pipeline = PIPELINE if (profile, data, *overrides) == (NIGHTLY, "") else ONE_OFFS
+        pipeline_id, version_id = upload(server, package, pipeline)
         run_id = start(server, pipeline_id, version_id, service_account)
     print(f"run {run_id}: {server.run_url(run_id)}", flush=True)
     if not follow:

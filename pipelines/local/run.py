@@ -19,7 +19,7 @@ from typing import Any
 
 from components.stage.execution import die_with_parent, option_name
 from components.stage.learning import COMMIT_VARIABLE
-from components.stage.program import EXIT_DONE, EXIT_FAILED, STATUS_OF_EXIT
+from components.stage.program import EXIT_DONE, EXIT_FAILED, EXIT_OF_STATUS, STATUS_OF_EXIT
 from components.stage.records import RECORDS_VARIABLE, read_records
 from components.stage.registry import all_stages
 from components.stage.surroundings import own_environment
@@ -37,14 +37,7 @@ ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "runs"
 RESERVED = ("latest", "registry", "store")  # what else lies in the folder of runs
 ENGINE_FILE = "engine.json"  # what the engine itself used: pipelines/local/night_profile.py
-EXIT_OF_STATUS = {status: code for code, status in STATUS_OF_EXIT.items()}
-PUBLISHED = (
-    "report/report.html",
-    "report/summary.json",
-    "review/review.html",
-    "review/review.md",
-    "review/review.json",
-)
+PUBLISHED = ("report/report.html", "report/summary.json", *(f"review/review.{kind}" for kind in ("html", "md", "json")))
 
 
 def run_folder(name: str, runs: Path = RUNS) -> Path:

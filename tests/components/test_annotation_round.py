@@ -19,9 +19,8 @@ from perception.data.store import FolderStore
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.selection.shards import in_shard
-from perception.simulator.folder import write_scenes
-from perception.simulator.world import world_from_dict
 from tests.components.intake import empty_base, run, take_in
+from tests.footage import write_footage
 
 HEIGHT, WIDTH = 64, 128
 ROAD, BUDGET = 0, 4
@@ -32,8 +31,7 @@ class Night:
 
     def __init__(self, root: Path) -> None:
         self.root, self.store = root, root / "store"
-        world = world_from_dict({})
-        write_scenes(root / "footage", world, "street", 3, 3, 4, HEIGHT, WIDTH)
+        write_footage(root / "footage", 3, 3, 4, HEIGHT, WIDTH)
         fleet = {
             "format": "scenes_folder",
             "path": str(root / "footage"),

@@ -11,9 +11,8 @@ import pytest
 from components import ensemble, score
 from components.stage.parameters import build_parameters
 from perception.errors import InputError
-from perception.simulator.folder import write_scenes
-from perception.simulator.world import world_from_dict
 from tests.components.intake import empty_base, run, take_in
+from tests.footage import write_footage
 
 HEIGHT, WIDTH = 32, 64
 
@@ -22,7 +21,7 @@ HEIGHT, WIDTH = 32, 64
 def arrived(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     """Six frames of a fleet, three of them labelled, and no version to start from."""
     root = tmp_path_factory.mktemp("fleet")
-    write_scenes(root / "footage", world_from_dict({}), "street", 3, 3, 2, HEIGHT, WIDTH)
+    write_footage(root / "footage", 3, 3, 2, HEIGHT, WIDTH)
     fleet = {"format": "scenes_folder", "path": str(root / "footage"), "domain": "real", "split": "pool",
              "labels": "oracle", "initial_labelled_frames": 3}  # fmt: skip
     size = {"height_px": HEIGHT, "width_px": WIDTH, "taxonomy": "cityscapes19"}

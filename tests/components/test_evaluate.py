@@ -16,10 +16,9 @@ from perception.compression.export import export_onnx, fold_batchnorm
 from perception.data.taxonomies import load_taxonomy
 from perception.models.erfnet import ERFNet
 from perception.reporting.page import MAX_PAGE_BYTES
-from perception.simulator.folder import write_scenes
-from perception.simulator.world import World
 from pipelines.commands.program import main as nightdrive
 from tests.components.intake import take_in
+from tests.footage import write_footage
 
 HEIGHT, WIDTH, DRIVES = 32, 64, 10
 QUICK = {"resamples": 100, "shift_frames": 2, "latency_repeats": 2, "latency_batch_frames": [1, 2], "minimum_drives": 3,
@@ -41,9 +40,7 @@ TOLD = {"taxonomy": "cityscapes19", "classes": json.dumps(load_taxonomy("citysca
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with scenes, two exported networks, and the evaluation of one of them by `make evaluate`."""
     root = tmp_path_factory.mktemp("evaluate")
-    write_scenes(
-        root / "scenes", World(), "street", seed=1, drives=DRIVES, frames_per_drive=2, height_px=HEIGHT, width_px=WIDTH
-    )
+    write_footage(root / "scenes", 1, DRIVES, 2, HEIGHT, WIDTH)
     export(root / "net.onnx", 0, **TOLD)
     export(root / "champion.onnx", 1, **TOLD)
     assert call(root, "--out", str(root / "out"), "--champion", str(root / "champion.onnx")) == 0
@@ -80,6 +77,9 @@ def test_the_figures_equal_an_independent_count_of_the_kept_predictions(place: P
         label, shown = (np.asarray(Image.open(each)) for each in (path, place / "out" / "predictions" / path.name))
         known = label != 255
         np.add.at(confusion, (label[known], shown[known]), 1)
+    shown_by_kubeflow = json.loads((place / "out" / "confusion.json").read_text())
+    assert shown_by_kubeflow["rows"] == confusion.tolist()
+    assert shown_by_kubeflow["classes"][0] == "road"
     union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
     ious = np.diag(confusion)[union > 0] / union[union > 0]
     assert figures["miou"] == pytest.approx(ious.mean(), abs=1e-12)

@@ -1,6 +1,16 @@
-"""What the report says of the A/B comparison."""
+"""What the report says of the A/B comparison, and of how a night ended."""
 
-from components.report.night import _comparison_in_words
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.report import run
+from components.report.night import _comparison_in_words, _outcome, gather_night
+from components.report.parameters import ReportParameters
+from components.stage.declaration import Paths
+from components.stage.parameters import build_parameters
+from tests.pipelines.kubeflow.night_runs import leave_record, report_parameters
 
 
 def test_the_spread_over_seeds_and_the_paired_difference_are_told() -> None:
@@ -11,3 +21,57 @@ def test_the_spread_over_seeds_and_the_paired_difference_are_told() -> None:
 def test_one_seed_has_no_spread_and_a_missing_arm_no_comparison() -> None:
     assert _comparison_in_words([0.3], [0.2]) == ""
     assert _comparison_in_words([0.3, 0.4], None) == ""
+
+
+def record(name: str, status: str = "done", **more: Any) -> dict[str, Any]:
+    facts = {"name": name, "status": status, "started": 1.0, "seconds": 60.0, "peak_rss_mib": 100.0}
+    return facts | {"message": "", "values": {}, "failed": [], **more}
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "RUNNING", "SUCCEEDED", ""])
+def test_of_a_good_night_the_backend_says_anything_but_failed(state: str) -> None:
+    """Kubeflow closes a DAG only when a container inside it ends: an exit handler is told RUNNING of a good night."""
+    assert _outcome([record("gather")], {"state": state}) == ("done", None, ()), f"{state} calls no night broken"
+
+
+def test_a_night_that_failed_without_a_record_is_failed_and_says_so() -> None:
+    status, culprit, said = _outcome([record("gather")], {"state": "FAILED", "error": {}})
+    assert (status, culprit) == ("failed", "a step")
+    assert "left no record" in said[0]
+
+
+def test_a_killed_step_and_a_refusal_are_told_by_their_records_whatever_the_backend_says() -> None:
+    assert _outcome([record("adapt", "running")], {"state": "RUNNING"}) == (
+        "failed", "adapt", ("was killed before it was done",),
+    )  # fmt: skip
+    rule = {"id": "enough", "rule": "rows at least 100", "bound": {"min_value": 100}, "observed": "12"}
+    refused = record("gate_ingest", "refused", message="gate ingest refused", failed=[rule])
+    assert _outcome([refused], {"state": "FAILED", "error": {}}) == (
+        "refused", "gate_ingest", ("gate ingest refused", "enough: rows at least 100; observed 12"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("final_status", "status"), [({}, "done"), ({"state": "FAILED"}, "failed")])
+def test_what_runs_beside_the_report_was_not_killed_and_what_still_says_so_at_the_farewell_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, final_status: dict[str, str], status: str
+) -> None:
+    monkeypatch.setenv("NIGHTDRIVE_NIGHT", "run-1")
+    monkeypatch.setenv("NIGHTDRIVE_RECORDS", str(tmp_path / "nights" / "run-1"))
+    leave_record(tmp_path, "run-1", "evaluate", "done")
+    leave_record(tmp_path, "run-1", "propose", "running")
+    parameters = build_parameters(
+        ReportParameters, report_parameters() | {"final_status": final_status}, where="report"
+    )
+    (tmp_path / "report").mkdir()
+    assert run(Paths({}), Paths({"report": (tmp_path / "report",)}), parameters)["status"] == status
+
+
+def test_seconds_and_stages_of_a_summary_are_those_of_the_records() -> None:
+    parameters = build_parameters(ReportParameters, report_parameters(), where="report")
+    waited = [record("ingest", seconds=500.0), record("ingest@0", seconds=400.0), record("ingest@1", seconds=450.0)]
+    assert gather_night(Paths({}), parameters, waited).summary.seconds == 850.0, "waiting is no work"
+    summary = gather_night(Paths({}), parameters, [record("gather"), record("adapt", started=61.0)]).summary
+    assert (summary.status, summary.seconds) == ("done", 120.0)
+    assert [(stage.name, stage.status, stage.peak_rss_mib) for stage in summary.stages] == [
+        ("gather", "done", 100.0), ("adapt", "done", 100.0),
+    ]  # fmt: skip

@@ -12,6 +12,7 @@ from pipelines.kubeflow.compile import compile_pipeline
 from tests.conftest import S3Server
 from tests.containers.engine import Engine, engine_in_place, kill_once
 from tests.end_to_end.nights import run_night
+from tests.pipelines.kfp_local import conditions_on_values
 
 pytestmark = [
     pytest.mark.containers,
@@ -36,10 +37,11 @@ def run_in_containers(root: Path, images: Path, server: S3Server, engine: Engine
         "remote": f"s3://{server.bucket}/registry",
     }
     overrides = [f"common.{name}={place}" for name, place in places.items()]
+    overrides.append(f"cluster.stages.{KILLED}.timeout_minutes=60")  # Kubeflow tries nothing longer again
     compile_pipeline("smoke", package, overrides, images=images)
     local.init(runner=local.DockerRunner(), pipeline_root=str(artifacts), raise_on_error=True)
     night = components.load_component_from_file(str(package))
-    with engine_in_place(engine):
+    with engine_in_place(engine), conditions_on_values():
         night()
     summaries = [json.loads(path.read_text()) for path in artifacts.rglob("summary.json")]
     (whole,) = (summary for summary in summaries if summary["gates"])  # the farewell's page is given no stage's outputs

@@ -21,14 +21,13 @@ from PIL import Image
 from components.stage.command import main as stage_main
 from components.stage.registry import all_stages
 from perception.reporting.summary import SUMMARY_KEYS
-from perception.simulator.folder import write_scenes
-from perception.simulator.world import world_from_dict
 from perception.versioning.registry import fetch, resolve
 from pipelines.commands.program import main
 from pipelines.local import run as engine
 from pipelines.nightly import nightly
 from pipelines.settings import COUNTS, load_settings
 from tests.end_to_end.nights import ROOT, Night, figures, night_command, run_night, small
+from tests.footage import write_footage
 
 ASKED_AGAIN = {task.name for task in nightly().tasks.values() if not task.reusable}
 
@@ -37,7 +36,7 @@ ASKED_AGAIN = {task.name for task in nightly().tasks.values() if not task.reusab
 def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     """A finished night on eight drives of footage in a folder; the last tests here go on with it."""
     root = tmp_path_factory.mktemp("night")
-    write_scenes(root / "footage", world_from_dict({}), "street", 3, 8, 3, 32, 64)
+    write_footage(root / "footage", 3, 8, 3, 32, 64)
     done = run_night(root / "runs", overrides=small(root / "footage"))
     run = root / "runs" / "smoke"
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

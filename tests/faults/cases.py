@@ -307,9 +307,8 @@ def decisions_with_a_skewed_clock(folder: Path, undisturbed: Undisturbed, tag: s
             decisions.reject(registry, tag, manifest_sha256=manifest, name="Ada", reason=why)
     finally:
         decisions.datetime = real  # type: ignore[misc]
-    kept = decisions.decisions(registry)
     found = audit(registry.as_uri())
-    reasons = [each.reason for each in kept]
+    reasons = [each.decision.reason for each in found.decisions]
     right = reasons == [f"clock off by {skew.days} days" for skew in skews]
     ending = "correct" if right and not found.problems else f"decisions in the order {reasons}; {found.problems}"
     return counted("decisions with a clock going back", [ending])

@@ -1,10 +1,11 @@
 """The edges of a night, read out of each of its forms: the graph, dvc.yaml, the compiled pipeline."""
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from components.stage.exchange import taken
+from components.stage.kfp_step import read_settings
 from components.stage.registry import find_stage
 from pipelines.graph import Graph
 
@@ -52,7 +53,7 @@ def _whole(folder: str) -> str:
 
 def settings_of(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a step of the compiled pipeline."""
-    return dict(json.loads(task["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"]))
+    return read_settings(task["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"])
 
 
 def steps(spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]]:
@@ -70,33 +71,36 @@ def steps(spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[s
 
 
 def kfp_edges(spec: Mapping[str, Any]) -> set[Edge]:
-    """Return the artifact edges of a compiled pipeline, followed through its loops and conditions."""
+    """Return the artifact edges of a compiled pipeline: what its steps are told to take."""
     edges: set[Edge] = set()
-
-    def produced(dag: Mapping[str, Any], key: str, output: str) -> tuple[str, str]:
-        task = dag["tasks"][key]
-        component = spec["components"][task["componentRef"]["name"]]
-        if "dag" not in component:
-            return settings_of(task)["task"], output
-        selector = component["dag"]["outputs"]["artifacts"][output]["artifactSelectors"][0]
-        return produced(component["dag"], selector["producerSubtask"], selector["outputArtifactKey"])
-
-    def walk(dag: Mapping[str, Any], known: Mapping[str, tuple[str, str]]) -> None:
-        for task in dag["tasks"].values():
-            given = {}
-            for port, source in task.get("inputs", {}).get("artifacts", {}).items():
-                if "componentInputArtifact" in source:
-                    given[port] = known[source["componentInputArtifact"]]
-                else:
-                    output = source["taskOutputArtifact"]
-                    given[port] = produced(dag, output["producerTask"], output["outputArtifactKey"])
-            component = spec["components"][task["componentRef"]["name"]]
-            if "dag" in component:
-                walk(component["dag"], given)
-            else:
-                edges.update(
-                    (settings_of(task)["task"], port.partition("__")[0], *source) for port, source in given.items()
-                )
-
-    walk(spec["root"]["dag"], {})
+    for _, task, _, _ in steps(spec):
+        about = settings_of(task)["step"]
+        for port, texts in about.get("takes", {}).items():
+            edges |= {(about["task"], port, given.task, given.port) for text in texts for given in taken(text)}
     return edges
+
+
+def waits_for(spec: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return by step of a compiled pipeline every step that it waits for, itself or through others and the DAGs around them."""
+    inside = {name: (key, dags) for name, key, dags in _places(spec["root"]["dag"], spec)}
+    found: dict[str, set[str]] = {}
+    for name, (key, dags) in inside.items():
+        dag, before = spec["root"]["dag"], set()
+        for each in (*dags, key):
+            before |= set(dag["tasks"][each].get("dependentTasks", []))
+            dag = spec["components"][dag["tasks"][each]["componentRef"]["name"]].get("dag", dag)
+        found[name] = {other for other, (known, around) in inside.items() if {known, *around} & before}
+    return {name: _closure(name, found) for name in found}
+
+
+def _places(dag: Mapping[str, Any], spec: Mapping[str, Any], around: tuple[str, ...] = ()) -> Iterator[Any]:
+    for key, task in dag["tasks"].items():
+        component = spec["components"][task["componentRef"]["name"]]
+        if "dag" in component:
+            yield from _places(component["dag"], spec, (*around, key))
+        else:
+            yield task["taskInfo"]["name"], key, around
+
+
+def _closure(name: str, direct: Mapping[str, set[str]]) -> set[str]:
+    return direct[name] | {far for near in direct[name] for far in _closure(near, direct)}

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from perception.data.manifest import write_manifest
-from tests.pipelines.edges import options, steps
+from tests.pipelines.edges import options, settings_of, steps
 
 ROOT = Path(__file__).parents[2]
 STAGE = '''"""count_frames: count the night's frames."""
@@ -97,11 +97,9 @@ def test_dvc_yaml_and_the_compiled_pipeline_contain_the_stage_and_its_gate(repos
         {"gates/metrics": {"cache": False}}
     ]
     spec = next(yaml.safe_load_all((repository / "night.yaml").read_text()))
-    found = {
-        name: json.loads(task["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"])
-        for name, task, _, _ in steps(spec)
-    }
-    assert found["count_frames"] == {"task": "count_frames", "least_frames": 2}
+    found = {name: settings_of(task) for name, task, _, _ in steps(spec)}
+    assert found["count_frames"]["step"] == {"task": "count_frames", "takes": {"frames": ["gather.frames"]}}
+    assert found["count_frames"]["least_frames"] == 2
     assert found["gate_metrics"]["suite"] == "metrics"
 
 

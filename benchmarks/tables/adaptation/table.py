@@ -15,21 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tables import frames as data
+from benchmarks.tables import segmenters
 from benchmarks.tables.adaptation.plan import DEPENDS, FRAMES, PLANS, WORLD_SEED, Plan, settings_of
 from benchmarks.tables.adaptation.report import page, plot
-from benchmarks.tables.batches import DetectionStream, Labels, SegmentationStream
+from benchmarks.tables.batches import DetectionStream, SegmentationStream
 from benchmarks.tables.data import SEGMENTATION, Labelled, camvid
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import (
-    Kept,
-    network_cells,
-    placed,
-    predictions,
-    sure_labels,
-    training_settings,
-    weights_of,
-)  # fmt: skip
 from perception.adaptation.detector import DETECTOR_NETWORKS, DetectSettings, ForegroundDetector, detect
 from perception.adaptation.detector_quality import labelled_objects
 from perception.adaptation.detector_training import TargetSettings, detection_loss
@@ -60,7 +52,9 @@ def cells(request: Request) -> list[Cell]:
     work = Work(request, plan)
     frames = Cell(name="frames", compute=lambda _: frames_of(work), settings=settings_of(plan, FRAMES))
     computes = {name: (partial(_timed, compute), needs) for name, (compute, needs) in NETWORKS.items()}
-    return network_cells(work, frames, computes, lambda name: settings_of(plan, FRAMES + DEPENDS.get(name, ())))
+    return segmenters.network_cells(
+        work, frames, computes, lambda name: settings_of(plan, FRAMES + DEPENDS.get(name, ()))
+    )
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
@@ -71,14 +65,14 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
 
 
 @dataclass(frozen=True)
-class Work(Kept):
+class Work(segmenters.Kept):
     """What is kept of this table, and its plan."""
 
     plan: Plan
 
     def detector(self, name: str, seed: int) -> nn.Module:
         """Load a detector that an earlier cell kept."""
-        return placed(load_network(self.network_path(name, seed), DETECTOR_NETWORKS), self.device)
+        return segmenters.placed(load_network(self.network_path(name, seed), DETECTOR_NETWORKS), self.device)
 
 
 def _timed(compute: Any, work: Work, seed: int, _before: Mapping[str, Found]) -> Found:
@@ -144,15 +138,15 @@ def _from_nothing(work: Work, seed: int, name: str, parts: tuple[str, ...] = ())
     sources = [_labels(work, part) for part in parts]
     if not parts:
         train = target(work)[0]
-        sources = [Labels(train.images.to(work.device), train.labels.to(torch.uint8).to(work.device))]
+        sources = [Labelled(train.images, train.labels.to(torch.uint8)).on(work.device)]
     made = seeded(lambda: ERFNet(classes, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
-    network = placed(made, work.device)
+    network = segmenters.placed(made, work.device)
     steps = plan.steps + (plan.rounds * plan.student_steps if name == "longer" else 0)
     shares = [plan.batch_frames // len(sources)] * len(sources)
     stream = SegmentationStream(sources, shares, steps, plan.variation, 100 * seed + 1)
     fit(
         network, lambda _: stream, _settings(work, plan.learning_rate, seed),
-        class_weights=weights_of(sources, classes), iterations_per_epoch=steps,
+        class_weights=segmenters.weights_of(sources, classes), iterations_per_epoch=steps,
     )  # fmt: skip
     return _kept_and_judged(work, network, name, seed)
 
@@ -164,7 +158,9 @@ def _detector(work: Work, seed: int, textured: bool = True) -> Found:
     kept = data.kept_targets(work.folder / f"{name}_targets.npz")
     frames = data.Instances(fields={field: value.to(work.device) for field, value in kept.fields.items()})
     class_ids = data.foreground_ids(taxonomy)
-    network = placed(seeded(lambda: ForegroundDetector(len(class_ids), plan.detector_width), seed), work.device)
+    network = segmenters.placed(
+        seeded(lambda: ForegroundDetector(len(class_ids), plan.detector_width), seed), work.device
+    )
     stream = DetectionStream(frames, plan.batch_frames, plan.detector_steps, plan.variation, 10 * seed + 1)
     settings = _settings(work, plan.detector_rate, seed, optimiser="adamw", max_grad_norm=10.0)
     records = fit(network, lambda _: stream, settings, loss=detection_loss, iterations_per_epoch=plan.detector_steps)
@@ -189,9 +185,8 @@ def _precision(work: Work, network: nn.Module) -> Found:
             )
             for each in _detections(work, network, frames.images[:100])
         ]
-        drives = [str(number) for number in range(len(truth))]
         for kind in ("box", "mask"):
-            scored = average_precision(truth, guessed, drives, len(class_ids), masks=kind == "mask", resamples=2)
+            scored = average_precision(truth, guessed, len(class_ids), masks=kind == "mask")
             found |= {f"{kind}_ap50_{name}": 100 * scored.ap50, f"{kind}_ap_{name}": 100 * scored.ap}
     return found
 
@@ -229,10 +224,10 @@ def _student(work: Work, seed: int, fused: bool) -> Found:
         quality = pseudo_quality(zip(truth, pseudo.cpu().numpy(), strict=True), classes)
         found |= {"coverage": 100 * quality.coverage, "precision": 100 * quality.precision}
         stream = SegmentationStream(
-            [*sources, Labels(images, pseudo)], _shares(plan),
+            [*sources, Labelled(images, pseudo)], _shares(plan),
             plan.student_steps, plan.variation, 100 * seed + 10 + round_,
         )  # fmt: skip
-        weights = weights_of(stream.sources, classes)
+        weights = segmenters.weights_of(stream.sources, classes)
         settings = _settings(work, plan.student_rate, seed)
         fit(network, lambda _, s=stream: s, settings, class_weights=weights, iterations_per_epoch=plan.student_steps)  # type: ignore[misc]
         adapt_statistics(network, (part.float() / 255 for part in images.split(16)))
@@ -251,12 +246,12 @@ def _shares(plan: Plan) -> list[int]:
 
 
 def _settings(work: Work, rate: float, seed: int, **changes: Any) -> TrainSettings:
-    return training_settings(work.request, work.plan.batch_frames, rate, seed, **changes)
+    return segmenters.training_settings(work.request, work.plan.batch_frames, rate, seed, **changes)
 
 
-def _labels(work: Work, name: str) -> Labels:
+def _labels(work: Work, name: str) -> Labelled:
     frames = data.kept(work.folder / f"{name}.npz")
-    return Labels(frames.images.to(work.device), frames.labels.to(work.device))
+    return Labelled(frames.images, frames.labels).on(work.device)
 
 
 # ---------------------------------------------------------------- prediction
@@ -276,7 +271,7 @@ def _pseudo_labels(work: Work, network: nn.Module, images: Tensor, instances: li
     """Label frames by what the network is sure of and, where given, by instances: (frame, height, width) uint8."""
     taxonomy = data.taxonomy_of(work.request.data_kind)
     plan = work.plan
-    labels = sure_labels(network, images, len(taxonomy.classes), plan.kept_share, plan.highest_threshold)
+    labels = segmenters.sure_labels(network, images, len(taxonomy.classes), plan.kept_share, plan.highest_threshold)
     if instances is None:
         return labels
     fused = [
@@ -297,7 +292,7 @@ def _judge_fused(
     work: Work, source: nn.Module, detector: nn.Module, images: Tensor, labels: Tensor, thresholds: tuple[float, ...]
 ) -> list[list[float | None]]:
     """Give the IoU by class, in per cent, of the fused prediction for each score threshold."""
-    classes, _ = predictions(source, images.to(work.device))
+    classes, _ = segmenters.predictions(source, images.to(work.device))
     found = [each.instances for each in _detections(work, detector, images)]
     scored = []
     for threshold in thresholds:
@@ -310,7 +305,7 @@ def _judge_fused(
 def _kept_and_judged(work: Work, network: nn.Module, name: str, seed: int) -> Found:
     save_network(network.cpu(), work.network_path(name, seed), {})
     test = target(work)[1]
-    classes, _ = predictions(network.to(work.device), test.images.to(work.device))
+    classes, _ = segmenters.predictions(network.to(work.device), test.images.to(work.device))
     return {"iou": _iou(classes, test.labels, work)}
 
 

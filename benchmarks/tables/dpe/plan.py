@@ -27,6 +27,16 @@ class Plan:
 PLANS = plans_of("dpe", Plan)
 
 
+def arm_name(arm: Arm) -> str:
+    """Return an arm's name in figures."""
+    return "-".join(map(str, (*arm[:2], *arm[2])))
+
+
+def cell_name(arm: Arm, seed: int, percent: int) -> str:
+    """Return the name of the cell of one of an arm's rounds."""
+    return f"{arm_name(arm)}-seed{seed}-{percent}"
+
+
 def sweep_points(plan: Plan) -> list[tuple[str, float]]:
     """Return (direction, beta) of every point; beta 0 is the plain ensemble."""
     return [("pq", 0.0), *((direction, beta) for direction in ("pq", "qp") for beta in plan.betas)]

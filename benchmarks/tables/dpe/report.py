@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.results import markdown_table
-from benchmarks.tables.dpe.plan import EXPONENTIAL, LINEAR_8, Arm, Plan
+from benchmarks.tables.dpe.plan import EXPONENTIAL, LINEAR_8, Arm, Plan, arm_name, cell_name
 from benchmarks.tables.results import Report, plot_by_share
 from benchmarks.tables.runner import Found, Request
 from benchmarks.tables.statistics import mean_and_spread
@@ -37,7 +37,7 @@ def report(
     parts += [_twenty(found)] if any(20 in rounds for rounds in found.values()) else []
     if request.data_kind == "cifar10":
         parts.append(_published())
-    figures = {_stem(arm): by_percent for arm, by_percent in found.items()}
+    figures = {arm_name(arm): by_percent for arm, by_percent in found.items()}
     curves = {
         _name(arm): {percent: each["accuracy"] for percent, each in table2[arm].items()}
         for arm in DRAWN
@@ -51,16 +51,11 @@ def report(
     )
 
 
-def _stem(arm: Arm) -> str:
-    kind, strategy, percents = arm
-    return f"{kind}-{strategy}-{'-'.join(map(str, percents))}"
-
-
 def _rounds(results: Mapping[str, Found], arm: Arm, seeds: int) -> dict[int, dict[str, list[float]]]:
     """Return the figures of those of an arm's rounds that are done in every seed, by per cent of labels."""
     found = {}
     for percent in arm[2]:
-        names = [f"{_stem(arm)}-seed{seed}-{percent}" for seed in range(seeds)]
+        names = [cell_name(arm, seed, percent) for seed in range(seeds)]
         if all(name in results for name in names):
             keys = ("accuracy", "ece", "aurc", "log_loss")
             found[percent] = {key: [results[name][key] for name in names] for key in keys}

@@ -16,7 +16,7 @@ from benchmarks.tables.data import Labelled, camvid
 from benchmarks.tables.plans import plans_of
 from benchmarks.tables.results import Report, draw_rows
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import judged, predictions
+from benchmarks.tables.segmenters import judged, numbered, predictions, weights_of
 from benchmarks.tables.shrinking import mirrored_frames
 from benchmarks.tables.statistics import mean_and_spread
 from perception.data.loading import Batch
@@ -25,7 +25,7 @@ from perception.metrics.differences import paired_difference
 from perception.models.erfnet import ERFNet
 from perception.selection.budget import choose_frames
 from perception.selection.settings import Quota, SelectionSettings
-from perception.training.loop import TrainSettings, class_weights, fit
+from perception.training.loop import TrainSettings, fit
 from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
 from perception.uncertainty.ensemble import make_ensemble
 from perception.uncertainty.scores import MEASURES, ScoreSettings, score_frames
@@ -118,7 +118,7 @@ def labelled_rows(
     ensemble = make_ensemble(lambda _: _network(plan), plan.members, seed)
     loss = EnsembleLoss(penalty="dpe", beta=plan.beta)
     labelled = train.take(first)
-    learnt = ensemble_loss(loss, weights_of(labelled).to(device))
+    learnt = ensemble_loss(loss, _weights(labelled, device))
     train_network(ensemble, labelled, plan, plan.ensemble_steps, seed, device, learnt)
     scored = _scored(ensemble, train, drives, device)
     found = {}
@@ -146,14 +146,7 @@ def _quotas(drives: list[str], share: float | None) -> tuple[Quota, ...]:
 
 def _scored(ensemble: nn.Module, train: Labelled, drives: list[str], device: str) -> pd.DataFrame:
     """Score every frame once: a column for each measure's mean over the image, and what strategies look at."""
-    batches = (
-        (
-            [f"{row:06d}" for row in range(start, min(start + 8, len(train)))],
-            train.images[start : start + 8].float() / 255,
-        )
-        for start in range(0, len(train), 8)
-    )
-    rows = list(score_frames(ensemble, batches, ScoreSettings(), device=device))
+    rows = list(score_frames(ensemble, numbered(train.images, 8), ScoreSettings(), device=device))
     facts = {
         "frame_id": [row.frame_id for row in rows],
         "embedding": [row.embedding for row in rows],
@@ -167,7 +160,7 @@ def _learn(data: Data, plan: Plan, name: str, seed: int, device: str, results: M
     train, test, _ = data()
     labelled = train.take(results[f"choose-seed{seed}"]["labelled"][name])
     ensemble = make_ensemble(lambda _: _network(plan), 1, 5000 + seed)
-    loss = ensemble_loss(EnsembleLoss(penalty="none"), weights_of(labelled).to(device))
+    loss = ensemble_loss(EnsembleLoss(penalty="none"), _weights(labelled, device))
     train_network(ensemble, labelled, plan, plan.steps, seed, device, loss)
     predicted, _ = predictions(ensemble.members[0], test.images.to(device))
     return judged(test.labels.numpy(), predicted.cpu().numpy(), CLASSES)
@@ -177,10 +170,8 @@ def _network(plan: Plan) -> nn.Module:
     return ERFNet(CLASSES, width=plan.width, dropout_quarter=0.0, dropout_eighth=0.0)
 
 
-def weights_of(labelled: Labelled) -> Tensor:
-    """Return the class weights of ERFNet for the pixels of a labelled set: (class,) float32."""
-    known = labelled.labels[labelled.labels < CLASSES]
-    return torch.from_numpy(class_weights(torch.bincount(known, minlength=CLASSES).numpy())).float()
+def _weights(labelled: Labelled, device: str) -> Tensor:
+    return torch.from_numpy(weights_of([labelled], CLASSES)).float().to(device)
 
 
 def train_network(network: nn.Module, labelled: Labelled, plan: Plan, steps: int, seed: int, device: str, loss) -> None:  # type: ignore[no-untyped-def]

@@ -22,7 +22,7 @@ from benchmarks.tables.data import SEGMENTATION, Labelled, classification
 from benchmarks.tables.dpe import report as dpe_report
 from benchmarks.tables.dpe import segmentation as dpe_segmentation
 from benchmarks.tables.dpe.committees import member_probabilities, standardised, train_committee
-from benchmarks.tables.dpe.plan import PLANS, SWEEP_PERCENT, Arm, Plan, sweep_points
+from benchmarks.tables.dpe.plan import PLANS, SWEEP_PERCENT, Arm, Plan, cell_name, sweep_points
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
 from benchmarks.tables.statistics import area_under_rejection_curve, expected_calibration_error
@@ -75,17 +75,13 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
 def _is_begun(arm: Arm, seeds: int, results: Mapping[str, Found]) -> bool:
     """Return whether every seed has the first round whose labels the arm chose itself."""
     percent = arm[2][:2][-1]
-    return all(_cell_name(*arm, seed, percent) in results for seed in range(seeds))
+    return all(cell_name(arm, seed, percent) in results for seed in range(seeds))
 
 
 def _settings(plan: Plan, swept: bool) -> dict[str, Any]:
     """Return what a cell's result depends on; which betas were swept decides the loss of DPE alone."""
     left_out = {"arms"} if swept else {"arms", "betas"}
     return {name: value for name, value in asdict(plan).items() if name not in left_out}
-
-
-def _cell_name(kind: str, strategy: str, percents: tuple[int, ...], seed: int, percent: int) -> str:
-    return f"{kind}-{strategy}-{'-'.join(map(str, percents))}-seed{seed}-{percent}"
 
 
 def _sweep_name(direction: str, beta: float, seed: int) -> str:
@@ -170,10 +166,10 @@ def _rounds(work: Work, arm: Arm, seed: int) -> list[Cell]:
     found = []
     for index, percent in enumerate(percents):
         following = percents[index + 1] if index + 1 < len(percents) else None
-        before = _cell_name(*arm, seed, percents[index - 1]) if index else None
+        before = cell_name(arm, seed, percents[index - 1]) if index else None
         found.append(
             Cell(
-                name=_cell_name(*arm, seed, percent),
+                name=cell_name(arm, seed, percent),
                 compute=partial(_round, work, arm, seed, percent, following, before),
                 needs=(before,) if before else first,
                 settings=_settings(work.plan, swept=arm[0] == "dpe"),

@@ -149,8 +149,7 @@ def report(request: Request, results: Mapping[str, Found]) -> Report:
         ARMS[arm]: {head: _scores(results, f"{arm}_lr{head}", range(request.seeds)) for head in rates} for arm in SWEPT
     }
     shown = markdown_table(
-        ["accuracy at lr", *rates],
-        [[about, *map(mean_and_spread, scores.values())] for about, scores in sweep.items()],
+        ["accuracy at lr", *rates], [[about, *map(mean_and_spread, scores.values())] for about, scores in sweep.items()]
     )
     moved = max(
         abs(each["score_percent"] - each["contracted_score_percent"]) for arm in arms.values() for each in arm.found

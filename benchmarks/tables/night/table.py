@@ -17,23 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tables import frames as frames_data
-from benchmarks.tables.batches import Labels, SegmentationStream
+from benchmarks.tables import segmenters
+from benchmarks.tables.batches import SegmentationStream
 from benchmarks.tables.data import Labelled
 from benchmarks.tables.dpe.segmentation import CHOICES, camvid_in_memory, labelled_rows
 from benchmarks.tables.night.plan import PLANS, Plan
 from benchmarks.tables.night.report import page, plot
 from benchmarks.tables.results import Report
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import (
-    Kept,
-    judged,
-    network_cells,
-    placed,
-    predictions,
-    sure_labels,
-    training_settings,
-    weights_of,
-)  # fmt: skip
 from benchmarks.tables.shrinking import latency_ms_and_bytes
 from perception.adaptation.pseudo import pseudo_quality
 from perception.adaptation.statistics import adapt_statistics
@@ -54,7 +45,7 @@ CLIP_FRAMES = 10  # its test part is one drive: clips of it stand for conditions
 
 
 @dataclass(frozen=True)
-class Work(Kept):
+class Work(segmenters.Kept):
     """What is kept of this table, its plan, and what networks learn from."""
 
     plan: Plan
@@ -64,15 +55,15 @@ class Work(Kept):
         assert self.request.data is not None
         return camvid_in_memory(self.request.data, self.plan.height_px, self.plan.width_px)
 
-    def labels(self, rows: list[int]) -> Labels:
+    def labels(self, rows: list[int]) -> Labelled:
         """Return train frames with their labels, on the device."""
         part = self.real()[0].take(rows)
-        return Labels(part.images.to(self.device), part.labels.to(torch.uint8).to(self.device))
+        return Labelled(part.images, part.labels.to(torch.uint8)).on(self.device)
 
-    def simulator(self) -> Labels:
+    def simulator(self) -> Labelled:
         """Return the simulator's frames, on the device."""
         kept = _kept_simulator(self.folder / "simulator.npz")
-        return Labels(kept.images.to(self.device), kept.labels.to(self.device))
+        return Labelled(kept.images, kept.labels).on(self.device)
 
 
 @cache
@@ -91,7 +82,7 @@ def cells(request: Request) -> list[Cell]:
         name="latency", compute=partial(_latency, work), settings=settings, needs=("full-seed0", "compressed-seed0"),
         side_by_side=True,
     )  # fmt: skip
-    return [*network_cells(work, frames, CELLS, lambda _: settings), latency]
+    return [*segmenters.network_cells(work, frames, CELLS, lambda _: settings), latency]
 
 
 def report(request: Request, results: Mapping[str, Found]) -> Report:
@@ -159,7 +150,7 @@ def _pseudo(
     pseudo = _pseudo_labels(work.segmenter(teacher, seed), unlabelled.images, plan)
     quality = pseudo_quality(zip(unlabelled.labels.cpu().numpy(), pseudo.cpu().numpy(), strict=True), _classes())
     share = round(plan.batch_frames * plan.pseudo_share)
-    sources, shares = [work.labels(chosen), Labels(unlabelled.images, pseudo)], [plan.batch_frames - share, share]
+    sources, shares = [work.labels(chosen), Labelled(unlabelled.images, pseudo)], [plan.batch_frames - share, share]
     network = _trained(work, seed, _Lesson(sources, shares, plan.steps, "simulator", shrink))
     found = _kept_and_judged(work, network, row, seed)
     return found | {"coverage": 100 * quality.coverage, "precision": 100 * quality.precision}
@@ -194,7 +185,7 @@ CELLS: dict[str, tuple[Callable[..., Found], tuple[str, ...]]] = {
 class _Lesson:
     """What a network learns from, in which shares of a batch, for how many steps, and which network it starts from."""
 
-    sources: list[Labels]
+    sources: list[Labelled]
     shares: list[int]
     steps: int
     start: str | None = None  # a row; None: new weights
@@ -208,11 +199,13 @@ def _trained(work: Work, seed: int, lesson: _Lesson) -> nn.Module:
         network = seeded(lambda: ERFNet(_classes(), width=plan.width, dropout_quarter=0.0, dropout_eighth=0.1), seed)
     else:
         network = load_network(work.network_path(lesson.start, seed))
-    settings = training_settings(work.request, plan.batch_frames, plan.learning_rate, seed, epochs=plan.epochs)
+    settings = segmenters.training_settings(
+        work.request, plan.batch_frames, plan.learning_rate, seed, epochs=plan.epochs
+    )
     fit(
-        placed(network, device),
+        segmenters.placed(network, device),
         lambda epoch: SegmentationStream(lesson.sources, lesson.shares, epoch_steps, plan.variation, 1000 * seed + epoch),
-        settings, class_weights=weights_of(lesson.sources, _classes()), iterations_per_epoch=epoch_steps,
+        settings, class_weights=segmenters.weights_of(lesson.sources, _classes()), iterations_per_epoch=epoch_steps,
         after_epoch=_shrinking(network, plan).after_epoch if lesson.shrink else None,
     )  # fmt: skip
     return network
@@ -232,20 +225,20 @@ def _classes() -> int:
 
 
 def _pseudo_labels(network: nn.Module, images: Tensor, plan: Plan) -> Tensor:
-    return sure_labels(network, images, _classes(), plan.kept_share, plan.highest_threshold)
+    return segmenters.sure_labels(network, images, _classes(), plan.kept_share, plan.highest_threshold)
 
 
 def _kept_and_judged(work: Work, network: nn.Module, row: str, seed: int) -> Found:
     """Keep a network and say how good it is on the test frames, and how large it is."""
     save_network(network.cpu(), work.network_path(row, seed), {})
     test = work.real()[1]
-    classes, _ = predictions(network.to(work.device), test.images.to(work.device))
+    classes, _ = segmenters.predictions(network.to(work.device), test.images.to(work.device))
     labels, predicted = test.labels.numpy(), classes.cpu().numpy()
     clips = [
         confusion_matrix(labels[start : start + CLIP_FRAMES], predicted[start : start + CLIP_FRAMES], _classes())
         for start in range(0, len(labels) - CLIP_FRAMES + 1, CLIP_FRAMES)
     ]
-    return judged(labels, predicted, _classes()) | {
+    return segmenters.judged(labels, predicted, _classes()) | {
         "worst_clip_miou": 100 * min(float(np.nanmean(iou(clip))) for clip in clips),
         "parameters": count_parameters(network.cpu()),
         "macs": count_macs(network, (3, work.plan.height_px, work.plan.width_px)),

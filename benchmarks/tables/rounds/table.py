@@ -24,7 +24,7 @@ from benchmarks.tables.plans import plans_of
 from benchmarks.tables.results import Report, plot_by_share
 from benchmarks.tables.rounds.frames import READERS, Frames, open_frames, targets
 from benchmarks.tables.runner import Cell, Found, Request
-from benchmarks.tables.segmenters import training_settings
+from benchmarks.tables.segmenters import numbered, training_settings
 from benchmarks.tables.statistics import count_of_seeds, mean_and_spread
 from perception.adaptation.detector import Detections, DetectSettings, ForegroundDetector, detect
 from perception.adaptation.detector_training import DetectionBatch, detection_loss
@@ -164,11 +164,7 @@ def _trained(request: Request, plan: Plan, frames: Instances, classes: int, seed
 
 
 def _scored(ensemble: HeatMaps, images: Tensor, device: str) -> pd.DataFrame:
-    batches = (
-        ([f"{row:06d}" for row in range(start, start + len(part))], part.float() / 255)
-        for start, part in zip(range(0, len(images), 16), images.split(16), strict=True)
-    )
-    rows = list(score_frames(ensemble, batches, SCORE, device=device))
+    rows = list(score_frames(ensemble, numbered(images, 16), SCORE, device=device))
     columns = {name: [getattr(row, name) for row in rows] for name in ("frame_id", "score", "embedding")}
     return pd.DataFrame(columns | {"measure": SCORE.measure})
 
@@ -195,7 +191,7 @@ def _judged(ensemble: HeatMaps, test: Frames, device: str, folder: Path) -> Foun
         guessed = [
             Objects(boxes=each.boxes, class_ids=each.instances.classes, scores=each.instances.scores) for each in seen
         ]
-        scored = average_precision(test.objects, guessed, test.drives, len(test.classes), resamples=2)
+        scored = average_precision(test.objects, guessed, len(test.classes))
         by_class = zip(test.classes, scored.by_class[0], strict=True)
         found.append({"ap50": scored.ap50, "ap": scored.ap} | dict(by_class) | _by_kitti(test, seen, folder))
     means = {name: 100 * float(np.mean([each[name] for each in found])) for name in found[0]}

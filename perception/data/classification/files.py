@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perception.data.classification.labelled import LabelledImages, checked_file, chosen_part, damaged, labelled_images
+from perception.data.classification import labelled
 from perception.data.decoding import BadFrame, decode_image
 from perception.data.files import names_in, relative_parts
 from perception.errors import InputError
@@ -62,23 +62,23 @@ def list_icdar_characters(folder: Path) -> LabelledFiles:
     The 36 classes are digits and letters without regard to case; crops of other characters are left out.
     Raises InputError for a file that is no such list or names a crop outside its folder.
     """
-    listing = checked_file(folder / "char.xml", "give the folder of the data set", _XML_BYTES_LIMIT)
+    listing = labelled.checked_file(folder / "char.xml", "give the folder of the data set", _XML_BYTES_LIMIT)
     paths: list[Path] = []
     labels: list[int] = []
     for entry in _parsed(listing).iter("image"):
         name, tag = entry.get("file"), entry.get("tag")
         if not name or tag is None:
-            raise damaged(listing, "an image has no file or no tag")
+            raise labelled.damaged(listing, "an image has no file or no tag")
         if tag.upper() not in ICDAR_CLASSES:
             continue
         paths.append(_inside(folder, name, listing))
         labels.append(ICDAR_CLASSES.index(tag.upper()))
     if not paths:
-        raise damaged(listing, "names no digits or letters")
+        raise labelled.damaged(listing, "names no digits or letters")
     return LabelledFiles(tuple(paths), np.array(labels, np.int64), ICDAR_CLASSES)
 
 
-def load_files(files: LabelledFiles, size_px: int) -> LabelledImages:
+def load_files(files: LabelledFiles, size_px: int) -> labelled.LabelledImages:
     """Decode listed files as squares of size_px: the shorter side is scaled to it, the middle is cut out.
 
     Raises InputError for a size out of range and BadFrame for a file that cannot be decoded.
@@ -92,17 +92,17 @@ def load_files(files: LabelledFiles, size_px: int) -> LabelledImages:
         except OSError as error:
             raise BadFrame(path, f"cannot be read ({error.strerror})", "copy it again") from None
         images[number] = _square(decode_image(data, path, upright=False), size_px)
-    return labelled_images(images, files.labels, files.classes, files.paths[0].parent)
+    return labelled.labelled_images(images, files.labels, files.classes, files.paths[0].parent)
 
 
-def read_class_folders(folder: Path, part: str, size_px: int = 64) -> LabelledImages:
+def read_class_folders(folder: Path, part: str, size_px: int = 64) -> labelled.LabelledImages:
     """Read a part of folders by class, such as ImageNet's, as squares; raises as list_class_folders and load_files."""
     return load_files(list_class_folders(folder, part), size_px)
 
 
-def read_icdar_characters(folder: Path, part: str, size_px: int = 24) -> LabelledImages:
+def read_icdar_characters(folder: Path, part: str, size_px: int = 24) -> labelled.LabelledImages:
     """Read the crops in FOLDER/PART (`train` or `test`) as squares; raises as list_icdar_characters and load_files."""
-    return load_files(list_icdar_characters(folder / chosen_part(part, ("train", "test"))), size_px)
+    return load_files(list_icdar_characters(folder / labelled.chosen_part(part, ("train", "test"))), size_px)
 
 
 def _square(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
@@ -117,15 +117,15 @@ def _parsed(path: Path) -> ElementTree.Element:
     data = path.read_bytes()
     # Entities can multiply into any size; no such list declares one.
     if re.search(rb"<!(DOCTYPE|ENTITY)", data, re.IGNORECASE) or b"\0" in data[:64]:
-        raise damaged(path, "declares a document type, which no list of characters does")
+        raise labelled.damaged(path, "declares a document type, which no list of characters does")
     try:
         return ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise damaged(path, f"not readable as XML ({error})") from None
+        raise labelled.damaged(path, f"not readable as XML ({error})") from None
 
 
 def _inside(folder: Path, name: str, listing: Path) -> Path:
     try:
         return folder.joinpath(*relative_parts(name))
     except ValueError:
-        raise damaged(listing, f"file {name!r} leads out of the folder") from None
+        raise labelled.damaged(listing, f"file {name!r} leads out of the folder") from None

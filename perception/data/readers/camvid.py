@@ -6,16 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from perception.data.decoding import BadFrame
+from perception.data.readers import layout
 from perception.data.readers.label_files import decode_codes, encode_codes
-from perception.data.readers.layout import (
-    IMAGE_SUFFIXES,
-    RawFrame,
-    check_folder,
-    chosen_splits,
-    frame_files,
-    frame_id_of,
-    read_label_file,
-)
 from perception.data.taxonomies import drawn_colors
 
 _SPLITS = ("train", "val", "test")
@@ -23,21 +15,21 @@ _SPLITS = ("train", "val", "test")
 _TIMES = {"0001TP": "twilight", "0006R0": "day", "0016E5": "day", "Seq05V": "day"}
 
 
-def camvid_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
+def camvid_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[layout.RawFrame]:
     """List SPLIT/STEM.jpg|png with SPLITannot/STEM.png, or SPLIT_labels/STEM_L.png in colours as Kaggle's.
 
     The stem's first six characters name the drive.
     """
-    check_folder(root)
-    for name in chosen_splits(root, split, _SPLITS):
+    layout.check_folder(root)
+    for name in layout.chosen_splits(root, split, _SPLITS):
         truth, ending = root / f"{name}annot", ""
         if not truth.exists() and (root / f"{name}_labels").exists():
             truth, ending = root / f"{name}_labels", "_L"
-        files = frame_files(root / name, truth, labels_required, IMAGE_SUFFIXES, endings=("", ending, ""))
+        files = layout.frame_files(root / name, truth, labels_required, layout.IMAGE_SUFFIXES, endings=("", ending, ""))
         for stem, paths in files.items():
             drive = stem[:6]
-            yield RawFrame(
-                frame_id=frame_id_of(f"camvid_{stem}"),
+            yield layout.RawFrame(
+                frame_id=layout.frame_id_of(f"camvid_{stem}"),
                 drive_id=drive,
                 **paths,
                 time_of_day=_TIMES.get(drive),
@@ -45,12 +37,12 @@ def camvid_frames(root: Path, split: str | None, labels_required: bool) -> Itera
             )
 
 
-def camvid_label(frame: RawFrame) -> bytes | None:
+def camvid_label(frame: layout.RawFrame) -> bytes | None:
     """Return the label file as it is, or, where it is drawn in CamVid's colours, re-encoded as the 8-bit PNG of its classes.
 
     Raises BadFrame for a file that cannot be read or holds a colour that is none of CamVid's.
     """
-    data, path = read_label_file(frame), frame.label_path
+    data, path = layout.read_label_file(frame), frame.label_path
     if data is None or path is None or not path.stem.endswith("_L"):
         return data
     codes = decode_codes(data, path)

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from perception.data.json_files import read_json
-from perception.data.readers.layout import Frames, RawFrame, check_folder, chosen_splits, frame_files, frame_id_of
+from perception.data.readers import layout
 from perception.data.taxonomies import published_names
 from perception.errors import InputError
 
@@ -13,26 +13,28 @@ _SPLITS = ("training", "validation", "testing")
 _FIRST = "v1.2"
 
 
-def mapillary_frames(version: str, taxonomy: str) -> Frames:
+def mapillary_frames(version: str, taxonomy: str) -> layout.Frames:
     """Build the lister of one version's labels, "v1.2" or "v2.0", whose ids are those of `taxonomy`."""
     return partial(_frames, version, taxonomy)
 
 
-def _frames(version: str, taxonomy: str, root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
+def _frames(
+    version: str, taxonomy: str, root: Path, split: str | None, labels_required: bool
+) -> Iterator[layout.RawFrame]:
     """List SPLIT/images/KEY.jpg with SPLIT/VERSION/labels/KEY.png, whose values are checked against config_VERSION.json.
 
     As first published, version 1.2 has no folder of its own: SPLIT/labels and config.json. Its images were taken all
     over the world, so every frame is its own drive.
     """
-    check_folder(root)
+    layout.check_folder(root)
     flat = version == _FIRST and not any((root / name / version).exists() for name in _SPLITS)
     _check_config(root / ("config.json" if flat else f"config_{version}.json"), taxonomy)
-    for name in chosen_splits(root, split, _SPLITS):
+    for name in layout.chosen_splits(root, split, _SPLITS):
         truth = root / name / ("labels" if flat else f"{version}/labels")
-        files = frame_files(root / name / "images", truth, labels_required, (".jpg",))
+        files = layout.frame_files(root / name / "images", truth, labels_required, (".jpg",))
         for key, paths in files.items():
-            frame_id = frame_id_of(f"mapillary_{key}")
-            yield RawFrame(frame_id=frame_id, drive_id=frame_id, **paths)
+            frame_id = layout.frame_id_of(f"mapillary_{key}")
+            yield layout.RawFrame(frame_id=frame_id, drive_id=frame_id, **paths)
 
 
 def _check_config(path: Path, taxonomy: str) -> None:

@@ -8,38 +8,31 @@ from typing import Any
 
 from perception.data.files import name_key, read_text
 from perception.data.manifest import SCENES, TIMES_OF_DAY, WEATHERS
-from perception.data.readers.layout import (
-    IMAGE_SUFFIXES,
-    RawFrame,
-    check_folder,
-    checked_time,
-    frame_files,
-    frame_id_of,
-)
+from perception.data.readers import layout
 from perception.errors import InputError
 
 _COLUMNS = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
 _VOCABULARIES = {"time_of_day": TIMES_OF_DAY, "weather": WEATHERS, "scene": SCENES}
 
 
-def scenes_folder_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
+def scenes_folder_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[layout.RawFrame]:
     """List images/ID.jpg|png with labels/ID.png and instances/ID.png as frames.csv names them; it knows no splits."""
-    check_folder(root)
+    layout.check_folder(root)
     if split is not None:
         raise InputError(f"split {split!r} is unknown: a scenes_folder has no splits; leave the split out")
     rows = _scenes_rows(root / "frames.csv")
     pictures, labels, instances = (root / name for name in ("images", "labels", "instances"))
-    files = frame_files(pictures, labels, labels_required, IMAGE_SUFFIXES, instances=instances)
+    files = layout.frame_files(pictures, labels, labels_required, layout.IMAGE_SUFFIXES, instances=instances)
     _check_rows(rows, files, root)
     for name, paths in files.items():
         row = rows[name]
         where = f"{root / 'frames.csv'}: timestamp_utc of frame {name}"
         told: dict[str, Any] = {each: row[each] or None for each in ("camera", *_VOCABULARIES)}
-        yield RawFrame(
-            frame_id=frame_id_of(name),
+        yield layout.RawFrame(
+            frame_id=layout.frame_id_of(name),
             drive_id=row["drive_id"],
             **paths,
-            timestamp_utc=checked_time(row["timestamp_utc"], where) if row["timestamp_utc"] else None,
+            timestamp_utc=layout.checked_time(row["timestamp_utc"], where) if row["timestamp_utc"] else None,
             **told,
         )
 

@@ -10,7 +10,7 @@ from perception.data.decoding import BadFrame
 from perception.data.files import names_in
 from perception.data.json_files import parse_json
 from perception.data.manifest import SCENES, TIMES_OF_DAY, WEATHERS
-from perception.data.readers.layout import RawFrame, check_folder, checked_time, frame_id_of
+from perception.data.readers import layout
 from perception.data.shards import MemberPlace, index_shard, member_parts, read_member
 from perception.data.taxonomies import taxonomy_names
 from perception.errors import InputError
@@ -18,22 +18,18 @@ from perception.errors import InputError
 _IMAGES = ("jpg", "jpeg", "png")
 _LABELS = ("label.png", "seg.png")
 _INSTANCES = "instances.png"
-_VOCABULARIES = {
-    "time_of_day": TIMES_OF_DAY,
-    "weather": WEATHERS,
-    "scene": SCENES,
-    "label_taxonomy": None,  # every known one
-}
+# None: every known one.
+_VOCABULARIES = {"time_of_day": TIMES_OF_DAY, "weather": WEATHERS, "scene": SCENES, "label_taxonomy": None}
 _JSON_BYTES_LIMIT = 2**20
 
 
-def webdataset_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[RawFrame]:
+def webdataset_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[layout.RawFrame]:
     """List the frames of ROOT/*.tar, or of ROOT/SPLIT/*.tar and ROOT/SPLIT-*.tar, in the order of their keys a tar.
 
     KEY.json may tell drive_id, timestamp_utc, camera, time_of_day, weather, scene and label_taxonomy; without a
     drive_id a tar file is a drive. Keys must be unique over all files.
     """
-    check_folder(root)
+    layout.check_folder(root)
     paths = _shards(root, split)
     if not paths:
         raise InputError(
@@ -49,17 +45,17 @@ def webdataset_frames(root: Path, split: str | None, labels_required: bool) -> I
             yield frame
 
 
-def webdataset_image(frame: RawFrame) -> bytes:
+def webdataset_image(frame: layout.RawFrame) -> bytes:
     """Return the bytes of the image; raises BadFrame."""
     return _member(frame, str(frame.member))
 
 
-def webdataset_label(frame: RawFrame) -> bytes | None:
+def webdataset_label(frame: layout.RawFrame) -> bytes | None:
     """Return the bytes of the label; None where the frame has none. Raises BadFrame."""
     return None if frame.label_path is None else _member(frame, _beside(frame, _LABELS))
 
 
-def webdataset_instances(frame: RawFrame) -> bytes | None:
+def webdataset_instances(frame: layout.RawFrame) -> bytes | None:
     """Return the bytes of the instances; None where the frame has none. Raises BadFrame."""
     return None if frame.instances_path is None else _member(frame, _beside(frame, (_INSTANCES,)))
 
@@ -80,7 +76,7 @@ def _plain(split: str) -> str:
     return split
 
 
-def _frame(path: Path, key: str, names: Mapping[str, str], labels_required: bool) -> RawFrame:
+def _frame(path: Path, key: str, names: Mapping[str, str], labels_required: bool) -> layout.RawFrame:
     image = next((names[extension] for extension in _IMAGES if extension in names), None)
     if image is None:
         raise InputError(f"{path}: key {key} has no image ({', '.join(sorted(names))}); add KEY.jpg or remove it")
@@ -88,8 +84,8 @@ def _frame(path: Path, key: str, names: Mapping[str, str], labels_required: bool
     if label is None and labels_required:
         raise InputError(f"{path}: key {key} has no label; add KEY.label.png or remove it")
     facts = _facts(path, key, names.get("json"))
-    return RawFrame(
-        frame_id=frame_id_of(key.replace("/", "_")),
+    return layout.RawFrame(
+        frame_id=layout.frame_id_of(key.replace("/", "_")),
         drive_id=facts.pop("drive_id", None) or path.stem,
         image_path=path,
         label_path=path if label else None,
@@ -121,11 +117,11 @@ def _facts(path: Path, key: str, name: str | None) -> dict[str, Any]:
             rule = f"one of {', '.join(vocabulary)}" if vocabulary else "text"
             raise InputError(f"{where}: {each} of key {key} is {value!r}, must be {rule}; correct it")
     if content.get("timestamp_utc") is not None:
-        facts["timestamp_utc"] = checked_time(content["timestamp_utc"], f"{where}: timestamp_utc")
+        facts["timestamp_utc"] = layout.checked_time(content["timestamp_utc"], f"{where}: timestamp_utc")
     return facts
 
 
-def _beside(frame: RawFrame, extensions: tuple[str, ...]) -> str:
+def _beside(frame: layout.RawFrame, extensions: tuple[str, ...]) -> str:
     """Name the member of the frame's key that has one of the extensions."""
     key, _ = member_parts(str(frame.member), frame.image_path)
     names = _opened(frame.image_path).keys.get(key, {})
@@ -137,7 +133,7 @@ def _beside(frame: RawFrame, extensions: tuple[str, ...]) -> str:
     return found
 
 
-def _member(frame: RawFrame, name: str) -> bytes:
+def _member(frame: layout.RawFrame, name: str) -> bytes:
     where = frame.image_path / name
     places = _opened(frame.image_path).places
     if name not in places:

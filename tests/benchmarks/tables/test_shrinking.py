@@ -18,7 +18,8 @@ from perception.models.checkpoint import describe_leaves
 from perception.training.setup import seeded
 
 TINY = {
-    "epochs": 2, "prune_epoch": 0, "learning_rate": 2e-3, "press": 0.1, "energy": 0.9, "target": {"target_share": 0.5}
+    "epochs": 2, "prune_epoch": 0, "learning_rate": 2e-3, "press": 0.1, "energy": 0.9,
+    "target": {"target_cost_share": 0.5, "costs": "parameters"},
 }  # fmt: skip
 
 

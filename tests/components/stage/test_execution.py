@@ -50,7 +50,7 @@ COPY = Stage(
         Port(name="extra", about="extra", optional=True),
     ),
     outputs=(Port(name="copied", about="copy"),),
-    values=("sources",),
+    value="sources",
     parameters=CopyParameters,
     needs=Needs(image="torch"),
     run=copy_run,
@@ -131,7 +131,7 @@ def test_records_tell_status_time_and_memory(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("NIGHTDRIVE_RECORDS", str(tmp_path / "records"))
     assert call(tmp_path, "--set", "fail=input") == 2
     record = json.loads((tmp_path / "records" / "copy.json").read_text())
-    assert record["status"] == "bad input"
+    assert record["status"] == "bad_input"
     assert "the rule" in record["message"]
     assert record["seconds"] >= 0
     assert record["peak_rss_mib"] > 1

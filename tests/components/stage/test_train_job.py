@@ -6,9 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,10 @@ import jsonschema
 import pytest
 
 from components.stage.execution import Call
-from components.stage.train_job import Cluster, TrainJobSettings, manifest, run, run_on_nodes
+from components.stage.kubernetes_api import Cluster, run_job
+from components.stage.train_job import TRAIN_JOB, TrainJobSettings, manifest, run_on_nodes
 from perception.errors import InputError, Unreachable
+from tests.components.stage.conftest import Api
 from tests.components.stage.test_execution import COPY
 
 SCHEMA = json.loads((Path(__file__).parent / "train_job_schema.json").read_text())
@@ -26,67 +25,6 @@ SETTINGS = TrainJobSettings(
     image="host/torch@sha256:1", nodes=2, gpus_per_node=4, claim="shared", folder="/shared", queue="night",
     node_selector={"pool": "gpu"}, tolerations=({"key": "nvidia.com/gpu", "operator": "Exists"},),
 )  # fmt: skip
-
-
-class Api:
-    """Kubernetes' API as far as TrainJobs go: a created job takes the next of `states` at every look."""
-
-    def __init__(self) -> None:
-        self.jobs: dict[str, Any] = {}
-        self.calls: list[str] = []
-        self.states: list[list[dict[str, str]]] = []
-        self.failures: list[int] = []
-        self.on_create: Any = None
-
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
-        name = path.partition("/namespaces/nights/trainjobs")[2].strip("/")
-        self.calls.append(f"{method} {name}".strip())
-        if self.failures:
-            return self.failures.pop(0), {"message": "away"}
-        if method == "POST":
-            job = json.loads(body)
-            jsonschema.validate(job, SCHEMA)
-            self.jobs[job["metadata"]["name"]] = job
-            if self.on_create:
-                self.on_create(job)
-            return 201, job
-        if name not in self.jobs:
-            return 404, {"message": "not found"}
-        if method == "DELETE":
-            return 200, self.jobs.pop(name)
-        if self.states:
-            self.jobs[name]["status"] = {"conditions": self.states.pop(0)}
-        return 200, self.jobs[name]
-
-
-@pytest.fixture
-def api() -> Iterator[tuple[Api, Cluster]]:
-    state = Api()
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-        def handle_any(self) -> None:
-            assert self.headers["Authorization"] == "Bearer secret-token"
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, content = state.answer(self.command, self.path, body)
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
-    yield (
-        state,
-        Cluster(url=f"http://127.0.0.1:{server.server_port}", namespace="nights", token="secret-token", authority=None),
-    )
-    server.shutdown()
-    server.server_close()
 
 
 def condition(kind: str, message: str = "") -> dict[str, str]:
@@ -117,7 +55,7 @@ def test_a_job_is_created_awaited_and_deleted(api: tuple[Api, Cluster]) -> None:
     state, cluster = api
     state.states = [[], [condition("Created")], [condition("Complete")]]
     said: list[str] = []
-    run(cluster, JOB, said.append, no_pause)
+    run_job(cluster, TRAIN_JOB, JOB, said.append, no_pause)
     assert state.calls == ["DELETE job", "GET job", "POST", "GET job", "GET job", "GET job", "DELETE job"]
     assert said[-1] == "TrainJob job: complete"
     assert not state.jobs
@@ -127,7 +65,7 @@ def test_what_an_earlier_attempt_left_behind_goes_first(api: tuple[Api, Cluster]
     state, cluster = api
     state.jobs["job"] = {"metadata": {"name": "job"}, "old": True}
     state.states = [[condition("Complete")]]
-    run(cluster, JOB, lambda _: None, no_pause)
+    run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
     assert state.calls[:3] == ["DELETE job", "GET job", "POST"]
 
 
@@ -135,7 +73,7 @@ def test_a_failed_job_is_deleted_and_says_why(api: tuple[Api, Cluster]) -> None:
     state, cluster = api
     state.states = [[condition("Failed", "node-1 was lost")]]
     with pytest.raises(RuntimeError, match="TrainJob job: failed: node-1 was lost"):
-        run(cluster, JOB, lambda _: None, no_pause)
+        run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
     assert not state.jobs
 
 
@@ -143,7 +81,7 @@ def test_a_refused_job_says_what_to_install_and_never_the_token(api: tuple[Api, 
     state, cluster = api
     state.failures = [404, 404, 422]
     with pytest.raises(InputError, match=r"refused \(422: away\); install Kubeflow Trainer") as caught:
-        run(cluster, JOB, lambda _: None, no_pause)
+        run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
     assert "secret-token" not in str(caught.value) + repr(cluster)
 
 
@@ -152,10 +90,10 @@ def test_an_api_that_does_not_answer_is_waited_for(api: tuple[Api, Cluster], mon
     state, cluster = api
     state.on_create = lambda _: state.failures.extend([503] * 4)
     state.states = [[condition("Complete")]]
-    run(cluster, JOB, lambda _: None, no_pause)
+    run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
     nowhere = Cluster(url="http://127.0.0.1:9", namespace="nights", token="t", authority=None)
     with pytest.raises(Unreachable, match="cannot be reached"):
-        run(nowhere, JOB, lambda _: None, no_pause)
+        run_job(nowhere, TRAIN_JOB, JOB, lambda _: None, no_pause)
 
 
 def test_a_step_that_kubernetes_ends_leaves_no_job_behind(api: tuple[Api, Cluster]) -> None:
@@ -163,9 +101,10 @@ def test_a_step_that_kubernetes_ends_leaves_no_job_behind(api: tuple[Api, Cluste
     program = textwrap.dedent(
         f"""
         import json
-        from components.stage.train_job import Cluster, run
+        from components.stage.kubernetes_api import Cluster, run_job
+        from components.stage.train_job import TRAIN_JOB
         cluster = Cluster(url={cluster.url!r}, namespace="nights", token="secret-token", authority=None)
-        run(cluster, json.loads({json.dumps(JOB)!r}), lambda line: print(line, flush=True))
+        run_job(cluster, TRAIN_JOB, json.loads({json.dumps(JOB)!r}), lambda line: print(line, flush=True))
         """
     )
     step = subprocess.Popen(
@@ -179,7 +118,7 @@ def test_a_step_that_kubernetes_ends_leaves_no_job_behind(api: tuple[Api, Cluste
     assert not state.jobs
 
 
-@pytest.mark.parametrize(("status", "code"), [("done", 0), ("bad input", 2), ("failed", 1)])
+@pytest.mark.parametrize(("status", "code"), [("done", 0), ("bad_input", 2), ("failed", 1)])
 def test_a_stage_on_several_nodes_finds_its_inputs_and_its_outputs_come_back(
     api: tuple[Api, Cluster], tmp_path: Path, status: str, code: int
 ) -> None:

@@ -57,7 +57,7 @@ def test_figures_of_scenes_that_can_be_counted_by_hand(monkeypatch, shown, class
     found = said([scene() == value for value in shown], classes, scores)
     monkeypatch.setattr(detector_quality, "detect", lambda *_: iter([found]))
     detector = Foreground(ForegroundDetector(2, width=0.25), (PERSON, CAR))
-    quality = judge_detector(detector, Frames(), ["drive"])
+    quality = judge_detector(detector, Frames())
     for each in (quality.boxes, quality.masks):
         assert each.by_class[0].tolist() == pytest.approx([person, car])
         assert each.ap50 == pytest.approx((person + car) / 2)
@@ -69,5 +69,5 @@ def test_a_real_detector_is_judged_on_all_that_it_finds():
     network = ForegroundDetector(2, width=0.25)
     network.heat.out.bias.data += 4.0
     network.shape.out.bias.data[-1] += 4.0
-    quality = judge_detector(Foreground(network, (PERSON, CAR)), Frames(), ["drive"])
+    quality = judge_detector(Foreground(network, (PERSON, CAR)), Frames())
     assert quality.boxes.by_class.shape == (10, 2) and not np.isnan(quality.masks.ap50)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings, shrink_in_rounds
+from perception.compression.aware_training import CompressionAwareTraining, ShrinkSettings
 from perception.compression.cost import count_parameters
 from perception.compression.latency_budget import block_costs, set_costs
 from perception.errors import InputError
@@ -87,10 +87,12 @@ def test_without_strength_nothing_is_lost() -> None:
     assert count_parameters(network) == count_parameters(plain)
 
 
-def test_target_share_is_met_and_averages_follow() -> None:
+def test_a_target_of_parameters_is_met_and_averages_follow() -> None:
     network = small_network()
     average = copy.deepcopy(network)
-    settings = ShrinkSettings(strength_share=0.02, reload_epochs=(2,), target_share=0.6, minimum_channels=2)
+    settings = ShrinkSettings(
+        strength_share=0.02, reload_epochs=(2,), target_cost_share=0.4, costs="parameters", minimum_channels=2
+    )
     hooks = CompressionAwareTraining(network, torch.zeros(1, 1, 8, 8), 0.05, settings, averaged=[average])
     own = sum(group.neurons * group.parameters_per_neuron for group in hooks.groups.sets)
     accuracy = train(network, 6, hooks.after_epoch)
@@ -165,7 +167,7 @@ def test_branches_close_at_several_reloads_and_the_network_learns_on(lost: str) 
     assert {name for name, count in left.items() if count == 0} == {f"{name}.{k}" for name in closed for k in (0, 3)}
 
 
-@pytest.mark.parametrize("target", [{}, {"target_share": 0.4}, {"target_cost_share": 0.3}])
+@pytest.mark.parametrize("target", [{}, {"target_cost_share": 0.3}])
 def test_training_goes_on_after_the_last_neuron_has_left(target: dict[str, float]) -> None:
     class Alone(nn.Module):
         def __init__(self) -> None:
@@ -249,47 +251,9 @@ def test_bad_settings_are_refused() -> None:
     for settings in (
         {"strength_share": 1.0},
         {"alpha": 1.0},
-        {"target_share": 0.5},
         {"target_cost_share": 0.5},
-        {"target_cost_share": 0.5, "target_share": 0.5, "reload_epochs": (1,)},
         {"costs": "guess"},
         {"factorise_energy": 2.0, "reload_epochs": (1,)},
     ):
         with pytest.raises(InputError):
             ShrinkSettings(**settings)
-
-
-def rounds_of(sizes: list[int], metrics: list[float], **arguments: float) -> tuple[list[int], str, int]:
-    """Run the loop on networks whose sizes and metrics are given."""
-
-    def train_and_prune(index: int, _: nn.Module) -> nn.Module:
-        return nn.Linear(sizes[index + 1], 1, bias=False)
-
-    result = shrink_in_rounds(
-        nn.Linear(sizes[0], 1, bias=False), train_and_prune, lambda n: metrics[sizes.index(n.in_features) - 1],
-        rounds=len(metrics), **arguments,
-    )  # fmt: skip
-    assert result.rounds[result.best].parameters == count_parameters(result.network)
-    return [entry.parameters for entry in result.rounds], result.stopped, result.best
-
-
-def test_rounds_stop_by_the_rules() -> None:
-    assert rounds_of([100, 80, 40, 39, 20], [0.5, 0.6, 0.7, 0.8]) == ([80, 40, 39], "little_removed", 2)
-    assert rounds_of([100, 80, 60, 40, 20], [0.9, 0.8, 0.7, 0.6]) == ([80, 60, 40], "metric_fell_twice", 0)
-    assert rounds_of([100, 80, 60, 40, 20], [0.9, 0.8, 0.9, 0.8]) == ([80, 60, 40, 20], "rounds_done", 2)
-    with pytest.raises(InputError):
-        shrink_in_rounds(nn.Linear(1, 1), lambda _, same: same, count_parameters, rounds=0)
-
-
-def test_published_rounds_stop_at_the_knee() -> None:
-    parameters = [11_022_095, 9_125_417, 1_664_987, 576_746, 407_856, 332_454, 310_016, 300_543, 292_217, 283_116]
-    shares = [100 * count / parameters[0] for count in parameters[1:]]
-    published = [82.8, 15.1, 5.2, 3.7, 3.0, 2.8, 2.73, 2.65, 2.57]
-    assert all(
-        abs(share - given) <= (0.005 if given in (2.73, 2.65, 2.57) else 0.05)
-        for share, given in zip(shares, published, strict=True)
-    )
-    metrics = [0.8189, 0.8350, 0.8332, 0.8350, 0.8364, 0.8386, 0.8423, 0.8422, 0.8374]
-    scaled = [round(count / 1000) for count in parameters]
-    sizes, stopped, best = rounds_of(scaled, metrics)
-    assert (stopped, best, len(sizes)) == ("little_removed", 6, 7)

@@ -7,11 +7,11 @@ import torch
 
 from perception.compression.cost import count_macs, count_parameters
 from perception.compression.export import export_onnx, fold_batchnorm, open_session
+from perception.compression.latency_budget import parameter_costs, zero_to_cost
 from perception.compression.low_rank import factorise_by_energy
 from perception.models.checkpoint import load_network, save_network
 from perception.models.erfnet import ERFNet
 from perception.sparsity.groups import find_groups
-from perception.sparsity.ranking import zero_weakest
 from perception.sparsity.removal import remove_zero_channels
 
 
@@ -25,7 +25,8 @@ def test_pruned_and_factorised_network_survives_its_files(tmp_path: Path) -> Non
     network.eval()
     dense = count_parameters(network), count_macs(network, (3, 32, 64))
     groups = find_groups(network, x)
-    zero_weakest(groups, 0.5)
+    costs = parameter_costs(network, groups, x)
+    zero_to_cost(groups, costs, 0.4 * costs.cost())
     remove_zero_channels(network, groups, minimum_channels=4)
     network = factorise_by_energy(network, 0.7).network
     assert count_parameters(network) < 0.4 * dense[0] and count_macs(network, (3, 32, 64)) < 0.6 * dense[1]

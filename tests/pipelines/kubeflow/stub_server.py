@@ -3,6 +3,8 @@
 It keeps its objects in memory. Every call to KFP is held against the operations of the installed kfp_server_api.
 """
 
+import functools
+import itertools
 import json
 import re
 import threading
@@ -10,15 +12,22 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import kfp_server_api
+import yaml
+
+from pipelines.kubeflow.cron import parse_cron
+from tests.pipelines.kubeflow.plays import Play
 
 Answer = tuple[int, Any]
 
 
+@functools.cache
 def operations() -> set[tuple[str, str]]:
     """Return (method, path) of every operation that the installed client's generated code has."""
     found: set[tuple[str, str]] = set()
@@ -28,6 +37,7 @@ def operations() -> set[tuple[str, str]]:
     return found
 
 
+@functools.cache
 def operation_of(method: str, path: str) -> tuple[str, str] | None:
     """Return the operation that a request is, or None."""
     for known_method, template in sorted(operations(), key=lambda item: item[1].count("{")):
@@ -49,19 +59,60 @@ class Stub:
     failures: dict[tuple[str, str], list[int]] = field(
         default_factory=dict
     )  # operation: status codes to answer with first
+    failure_message: str = "the database is away"
     fail_after_doing: bool = False  # the failing request has its effect all the same
     objects: dict[str, dict[str, dict[str, Any]]] = field(
         default_factory=lambda: {"pipelines": {}, "versions": {}, "experiments": {}, "runs": {}, "recurringruns": {}}
     )
     next_states: list[dict[str, Any]] = field(default_factory=list)  # what a run becomes, one at every look at it
-    kubernetes: dict[str, Any] = field(default_factory=dict)  # path: object
+    kubernetes: dict[str, Any] = field(default_factory=dict)  # path: object, or the status to answer with
+    denied: set[tuple[str, str, str]] = field(default_factory=set)  # verb, resource, name that an access review denies
     manifests: dict[str, int] = field(default_factory=dict)  # registry path: status
+    multi_user: bool = False  # every object belongs to a namespace then
+    playing: bool = False  # runs go on by themselves, a step at every look
+    plays: dict[str, Play] = field(default_factory=dict)  # by run
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def add(self, kind: str, id_field: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        number = len(self.objects[kind]) + 1
+        number = next(self.numbers) if self.playing else len(self.objects[kind]) + 1
         made = {**body, id_field: f"{kind[:-1]}-{number}", "created_at": f"2026-01-01T00:00:{number:02d}Z"}
         self.objects[kind][made[id_field]] = made
         return made
+
+    def add_run(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        run = self.add("runs", "run_id", body)
+        if self.playing:
+            version = self.objects["versions"][run["pipeline_version_reference"]["pipeline_version_id"]]
+            self.plays[run["run_id"]] = Play.of(run["run_id"], version["pipeline_spec"]["pipeline_spec"])
+        return run
+
+    def start_due(self) -> None:
+        """Start every enabled recurring run that has not started yet, at its next time in the server's zone, which is now."""
+        started = {run.get("recurring_run_id") for run in self.objects["runs"].values()}
+        config = self.kubernetes["/api/v1/namespaces/kubeflow/configmaps/pipeline-install-config"]
+        zone = ZoneInfo(config["data"]["cronScheduleTimezone"])
+        for key, recurring in list(self.objects["recurringruns"].items()):
+            if key not in started and recurring["mode"] == "ENABLE":
+                (due,) = parse_cron(recurring["trigger"]["cron_schedule"]["cron"]).first(1, datetime.now(zone))
+                after = due.astimezone(UTC) + timedelta(seconds=20)
+                self.start_recurring(key)["created_at"] = f"{after:%Y-%m-%dT%H:%M:%SZ}"
+
+    def start_recurring(self, recurring_run_id: str) -> dict[str, Any]:
+        """Start a run of a recurring run, as its scheduler does: of the version that it names, else of the latest uploaded."""
+        recurring = self.objects["recurringruns"][recurring_run_id]
+        reference = dict(recurring["pipeline_version_reference"])
+        if not reference.get("pipeline_version_id"):
+            own = [
+                item for item in self.objects["versions"].values() if item["pipeline_id"] == reference["pipeline_id"]
+            ]
+            reference["pipeline_version_id"] = max(own, key=lambda item: item["created_at"])["pipeline_version_id"]
+        facts = {name: recurring[name] for name in ("recurring_run_id", "experiment_id")}
+        made = {
+            "display_name": f"{recurring['display_name']}-1",
+            "state": "PENDING",
+            "pipeline_version_reference": reference,
+        }
+        return self.add_run(made | facts)
 
     def count(self, method: str, path: str) -> int:
         return self.calls.count((method, path))
@@ -99,10 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif split.path.startswith("/v2/"):
             status, body = self.stub.manifests.get(split.path, 404), {}
         else:
-            found = self.stub.kubernetes.get(split.path)
-            status, body = (
-                (found, {}) if isinstance(found, int) else (200, found) if found else (404, {"message": "no"})
-            )
+            status, body = self._kubernetes(split.path, raw)
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -112,6 +160,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     do_GET = do_POST = do_DELETE = do_HEAD = do_PATCH = _answer  # noqa: N815
+
+    def _kubernetes(self, path: str, raw: bytes) -> Answer:
+        found = self.stub.kubernetes.get(path)
+        if isinstance(found, int):
+            return found, {}
+        if path.endswith("/localsubjectaccessreviews"):
+            review = json.loads(raw)
+            asked = review["spec"]["resourceAttributes"]
+            denied = (asked["verb"], asked["resource"], asked["name"]) in self.stub.denied
+            return 201, review | {"status": {"allowed": not denied}}
+        if re.fullmatch(r"/api/v1/namespaces/[^/]+/pods(/.*)?", path):
+            return self._pods(path)
+        return (200, found) if found else (404, {"message": "no"})
+
+    def _pods(self, path: str) -> Answer:
+        """List the pods of the runs that go on, or delete the one of a running step, with notice."""
+        pods = {f"{key}-system-container-impl-1": play for key, play in self.stub.plays.items() if play.running}
+        if self.command == "DELETE":
+            pods[path.rsplit("/", 1)[1]].lose_pod()
+            return 200, {}
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+        run_id = query["labelSelector"][0].removeprefix("pipeline/runid=")
+        names = [f"{run_id}-system-container-driver-1", *(name for name, play in pods.items() if play.run_id == run_id)]
+        return 200, {"items": [{"metadata": {"name": name}, "status": {"phase": "Running"}} for name in names]}
 
     def _kfp(self, path: str, query: dict[str, str], raw: bytes) -> Answer:
         stub = self.stub
@@ -127,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             status = failing.pop(0)
             if stub.fail_after_doing:
                 self._do(operation, path, query, raw)
-            return status, {"error_message": "the database is away", "error_details": "..."}
+            return status, {"error_message": stub.failure_message, "error_details": "..."}
         return self._do(operation, path, query, raw)
 
     def _do(self, operation: tuple[str, str], path: str, query: dict[str, str], raw: bytes) -> Answer:
@@ -135,39 +207,86 @@ class _Handler(BaseHTTPRequestHandler):
         short = template.removeprefix("/apis/v2beta1/")
         last = re.sub(r":\w+$", "", path).rsplit("/", 1)[-1]
         if short == "healthz":
-            return 200, {"multi_user": False}
+            return 200, {"multi_user": stub.multi_user}
         if short == "pipelines/upload_version":
             body = {"pipeline_id": query["pipelineid"], "display_name": query["name"], "size": len(raw)}
             assert b"pipelineInfo" in raw
+            text = raw.partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
+            spec, platform = yaml.load_all(text, Loader=yaml.CSafeLoader)
+            body["pipeline_spec"] = {"pipeline_spec": spec, "platform_spec": platform}
             return 200, stub.add("versions", "pipeline_version_id", body)
+        if short == "pipelines/{pipeline_id}/versions/{pipeline_version_id}":
+            return 200, stub.objects["versions"][last]
         if short == "pipelines/{pipeline_id}/versions":
-            return 200, {"pipeline_versions": _filtered(stub.objects["versions"], query)}
+            listed = _filtered(stub.objects["versions"], query)
+            return 200, {"pipeline_versions": [each for each in listed if each["pipeline_id"] == path.split("/")[-2]]}
         kind = short.split("/")[0].split(":")[0]
         id_field = {"pipelines": "pipeline_id", "experiments": "experiment_id", "runs": "run_id"}.get(
             kind, "recurring_run_id"
         )
+        if stub.playing and kind == "runs" and method == "GET" and short == kind:
+            stub.start_due()
         if method == "GET" and short == kind:
             field_name = {"recurringruns": "recurringRuns"}.get(kind, kind)
             return 200, {field_name: _filtered(stub.objects[kind], query)}
         if method == "POST" and short == kind:
             body = json.loads(raw)
             stub.bodies.append(body)
+            if problem := _invalid(kind, body, stub.multi_user):
+                return 400, {"code": 3, "error": problem, "message": problem}
+            if kind == "runs":
+                return 200, stub.add_run(body)
             return 200, stub.add(kind, id_field, body)
         item = stub.objects[kind].get(last)
         if item is None:
             return 404, {"error_message": f"{last} not found"}
         if method == "DELETE":
+            own = [
+                key
+                for key, each in stub.objects["versions"].items()
+                if kind == "pipelines" and each["pipeline_id"] == last
+            ]
+            if own and query.get("cascade") not in ("true", "True"):
+                return 400, {"message": f"Failed to delete pipeline {last}: it has versions"}
+            for key in own:
+                del stub.objects["versions"][key]
             del stub.objects[kind][last]
             return 200, {}
         if template.endswith((":enable", ":disable")):
             item["mode"] = template.rsplit(":", 1)[1].upper()
             return 200, {}
+        if kind == "runs" and last in stub.plays:
+            return self._play(stub.plays[last], item, template)
         if template.endswith(":terminate"):
             item["state"] = "CANCELING"
+            return 200, {}
+        if template.endswith(":retry"):
+            item["state"] = "RUNNING"
             return 200, {}
         if kind == "runs" and stub.next_states:
             item |= stub.next_states.pop(0)
         return 200, item
+
+    def _play(self, play: Play, run: dict[str, Any], template: str) -> Answer:
+        if template.endswith(":terminate"):
+            play.cancel()
+            return 200, {}
+        if template.endswith(":retry"):
+            status, said = play.retry()
+            return status, {"message": said}
+        run |= play.look()
+        return 200, run
+
+
+def _invalid(kind: str, body: Mapping[str, Any], multi_user: bool) -> str:
+    """Return why the server refuses to create an object, in its words."""
+    if multi_user and kind == "experiments" and not body.get("namespace"):
+        return "Invalid input error: An experiment cannot have an empty namespace in multi-user mode"
+    cron = body.get("trigger", {}).get("cron_schedule", {}).get("cron", "")
+    if kind == "recurringruns" and not 5 <= len(cron.split()) <= 6:
+        reason = f"Expected 5 to 6 fields, found {len(cron.split())}: {cron}"
+        return f"Invalid input error: Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron). Error: {reason}"
+    return ""
 
 
 def _filtered(items: Mapping[str, dict[str, Any]], query: Mapping[str, str]) -> list[dict[str, Any]]:

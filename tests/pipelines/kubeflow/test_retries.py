@@ -3,6 +3,7 @@
 kfp.local walks the DAG with its own retries; only where it would start a container, the step's command runs here instead.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from kfp import components, local
 from kfp.local import docker_task_handler
 from kfp.local.orchestrator import task_executor
 
+from components.stage.records import all_records
 from pipelines.kubeflow.compile import compile_pipeline
+from tests.pipelines.kfp_local import conditions_on_values
 
 ROOT = Path(__file__).parents[3]
 pytestmark = [
@@ -57,9 +60,25 @@ def run_night(root: Path, *overrides: str, store: str = "") -> str:
     wanted = [*once, *(f"sources.{item}" for item in FEW), *(f"common.{place}" for place in places), *overrides]
     compile_pipeline("smoke", root / "night.yaml", wanted)
     local.init(runner=local.DockerRunner(), pipeline_root=str(root / "artifacts"), raise_on_error=True)
-    with pytest.raises(RuntimeError) as failed:
+    with conditions_on_values(), pytest.raises(RuntimeError) as failed:
         components.load_component_from_file(str(root / "night.yaml"))()
     return str(failed.value)
+
+
+def test_a_night_with_news_goes_on_behind_its_condition(
+    steps: list[tuple[str, int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = docker_task_handler.run_docker_container
+
+    def until_ensemble(client: Any, image: str, command: Sequence[str], *rest: Any, **options: Any) -> int:
+        if command[3] != "ensemble":
+            return int(run(client, image, command, *rest, **options))
+        steps.append(("ensemble", 1, ""))
+        return 1
+
+    monkeypatch.setattr(docker_task_handler, "run_docker_container", until_ensemble)
+    run_night(tmp_path, "cluster.stages.ensemble.retries=0")
+    assert [stage for stage, _, _ in steps] == ["resolve", "ingest", "gather", "gate", "ensemble", "report"]
 
 
 def test_bad_input_ends_the_night_with_its_own_words(
@@ -90,9 +109,11 @@ def test_a_server_that_does_not_answer_fails_the_step(
     assert not [stage for stage, *_ in steps if stage == "gate"], "nothing was refused: the night may be tried again"
 
 
-def test_a_refused_gate_ends_with_its_own_code_and_what_it_guards_never_runs(
-    steps: list[tuple[str, int, str]], tmp_path: Path
+def test_a_refused_gate_ends_with_its_own_code_what_it_guards_never_runs_and_the_farewell_says_why(
+    steps: list[tuple[str, int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No artifact reaches an exit handler, and the error that it is told is always empty: the night's records say it."""
+    monkeypatch.setenv("NIGHTDRIVE_NIGHT", "run-1")  # as the pod's label would
     run_night(tmp_path, "gate_ingest.bounds={min_frames: 100}")
     codes = {stage: code for stage, code, _ in steps}
     assert codes.pop("gate") == 3
@@ -100,3 +121,12 @@ def test_a_refused_gate_ends_with_its_own_code_and_what_it_guards_never_runs(
     (said,) = (said for stage, _, said in steps if stage == "gate")
     assert "frames" in said
     assert "Traceback" not in said
+    records = {record["name"]: record for record in all_records(tmp_path / "store" / "nights" / "run-1")}
+    (rule,) = (each for each in records["gate_ingest"]["failed"] if each["bound"] == {"min_value": 100})
+    row = records["farewell"]["values"]
+    assert (row["status"], row["by"], row["base"], row["new"]) == ("refused", "gate_ingest", None, 3)
+    (summary,) = (tmp_path / "artifacts").rglob("farewell/report/summary.json")
+    assert json.loads(summary.read_text())["seconds"] > 0
+    page = summary.with_name("report.html").read_text()
+    for told in ("gate_ingest", rule["id"], "100", rule["observed"], "gate_ingest.bounds", "min_frames"):
+        assert told in page, f"the farewell does not say {told}"

@@ -1,0 +1,41 @@
+"""Footage on a cluster: every source lies in a bucket, or on a volume claim that the steps which read footage mount."""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from perception.data.source_files import S3
+from perception.errors import InputError
+from pipelines.cluster import Cluster
+
+
+def mount_sources(step: Any, cluster: Cluster) -> None:
+    """Mount the claims of footage into a step; Kubeflow cannot mount one twice, nor read-only: that is the claim's access mode."""
+    from kfp import kubernetes
+
+    for claim, folder in sorted(cluster.source_claims.items()):
+        kubernetes.mount_pvc(step, claim, folder)
+
+
+def places_of_sources(sources: Mapping[str, Mapping[str, Any]], cluster: Cluster) -> dict[str, str]:
+    """Return where each source with a path lies, by the source's name: a claim, or s3://bucket/prefix.
+
+    Raises InputError for a folder that no claim holds: no step of the cluster could read it.
+    """
+    paths = {name: str(source["path"]) for name, source in sources.items() if source.get("path")}
+    return {name: path if path.startswith(S3) else _claim(name, path, cluster) for name, path in paths.items()}
+
+
+def _claim(name: str, path: str, cluster: Cluster) -> str:
+    folder = PurePosixPath(path)
+    holding = [
+        (len(PurePosixPath(mounted).parts), claim)
+        for claim, mounted in cluster.source_claims.items()
+        if folder.is_relative_to(mounted) and ".." not in folder.parts
+    ]
+    if not holding:
+        raise InputError(
+            f"sources.{name}.path = {path!r}: no volume claim is mounted there, so that no step could read it; name the claim that "
+            f"holds the footage: SET='cluster.source_claims={{CLAIM: {path if path.startswith('/data/') else '/data/' + name}}}'"
+        )
+    return max(holding)[1]
