@@ -149,7 +149,7 @@ def _from_footage(
     for row in listed.sort_values(["drive_id", "object"]).itertuples():
         counts: Counter[str] = Counter()
         for frame in footage.frames(row.object, counts):
-            yield _footage_arrival(row, frame)
+            yield _footage_arrival(source, row, frame)
         tell(
             {name: getattr(row, name) for name in ("source", "object", "signature")}
             | {name: counts[name] for name in COUNTED}
@@ -158,22 +158,23 @@ def _from_footage(
     log(f"{len(listed)} objects of footage: " + ", ".join(f"{total[name]} {name}" for name in COUNTED if total[name]))
 
 
-def _footage_arrival(row: Any, frame: Any) -> "Arrival":
+def _footage_arrival(source: Source, row: Any, frame: Any) -> "Arrival":
     """Return a frame of footage, or a damage of it, as it arrives; a damage is listed under the name of its object."""
     from perception.data.decoding import BadFrame
     from perception.data.footage.reading import Lost
     from perception.quality.intake import Arrival
 
-    problem, image, suffix = (frame, b"", "") if isinstance(frame, BadFrame) else (None, b"", "")
-    if problem is None:
-        try:
-            image, suffix = frame.picture.encoded()
-        except BadFrame as error:
-            problem = error
-    facts = Lost(row.object, row.drive_id) if isinstance(frame, BadFrame) else frame
+    image, suffix, problem, facts = b"", "", None, frame
+    try:
+        if isinstance(frame, BadFrame):
+            facts = Lost(row.object, row.drive_id)
+            raise frame
+        image, suffix = frame.picture.encoded()
+    except BadFrame as error:
+        problem = error
     return Arrival(
-        facts=facts, image=image, image_path=f"{facts.frame_id}.{suffix}", label=None, label_path="",
-        label_taxonomy="cityscapes19", problem=problem,
+        facts=facts, image=image, image_path=f"{source.path.rstrip('/')}/{row.object}: {facts.frame_id}.{suffix}",
+        label=None, label_path="", label_taxonomy="cityscapes19", problem=problem,
     )  # fmt: skip
 
 

@@ -4,13 +4,17 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import pandas as pd
+from PIL import ExifTags, Image
 
 from components.ingest.arrivals import LISTING_COLUMNS, arrivals, list_arrivals
 from components.ingest.sources import Source
+from perception.data.manifest import read_manifest
 from perception.data.shards import write_shard
 from perception.data.store import FolderStore
 from perception.quality.intake import Intake, IntakeSettings, admit_frames
+from tests.components.intake import take_in
+from tests.perception.data.footage import recordings
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -90,3 +94,52 @@ def test_only_the_listed_frames_arrive(tmp_path: Path) -> None:
     assert [each.facts.frame_id for each in arrived] == second.object.tolist()
     whole = {each.facts.frame_id: each.image for each in arrivals(source, listing, store, 1, (32, 64), nothing_read)}
     assert all(whole[each.facts.frame_id] == each.image for each in arrived), "a batch does not change what is rendered"
+
+
+def test_a_drop_folder_of_every_kind_arrives_and_its_objects_are_told(tmp_path: Path) -> None:
+    drop = tmp_path / "drop"
+    (drop / "d1").mkdir(parents=True)
+    recordings.write_video(drop / "d1" / "front.mp4", 8, started="2026-11-01T06:00:00Z")
+    recordings.write_video(drop / "d1" / "left.mp4", 8, first=8)
+    recordings.write_mcap(drop / "d2.mcap", recordings.drive(recordings.types(2), 4))
+    recordings.write_ros1(drop / "d3.bag", recordings.drive(recordings.types(1), 4, kinds=("jpeg",)))
+    (drop / "d4").mkdir()
+    (drop / "d4" / "0.jpg").write_bytes(recordings.jpeg(0))
+    (drop / "d4" / "1.jpg").write_bytes(recordings.jpeg(1)[:-200])
+    (drop / "d4" / "turned.jpg").write_bytes(recordings.jpeg(2, exif=_turned()))
+    (drop / "d5.mp4").write_bytes(b"no video")
+    sources = {
+        "fleet": {"format": "footage", "path": str(drop), "domain": "real", "split": "pool", "labels": "none"}
+        | {"footage": {}, "max_rejected_fraction": 0.5}
+    }
+    store = tmp_path / "store"
+    size = {"taxonomy": "cityscapes19", "height_px": 8, "width_px": 12}
+    folder = take_in(tmp_path, "night", sources, store, **size)
+    manifest, rejected = read_manifest(folder / "manifest.parquet"), pd.read_parquet(folder / "rejected.parquet")
+    assert manifest.drive_id.value_counts().to_dict() == {"d1": 16, "d2": 12, "d3": 4, "d4": 1}
+    assert manifest.source_sha256.is_unique and manifest.privacy.isna().all()
+    assert str(manifest.dtypes["latitude"]) == "float64" and manifest.latitude.notna().sum() == 16
+    rules = {
+        path.removeprefix(f"{drop}/").partition(":")[0]: rule
+        for path, rule in zip(rejected.path, rejected.rule, strict=True)
+    }
+    assert rules.keys() == {"d5.mp4", "d4/1.jpg", "d4/turned.jpg"}
+    assert "has no readable index" in rules["d5.mp4"] and "truncated" in rules["d4/1.jpg"]
+    assert "EXIF orientation" in rules["d4/turned.jpg"]
+    objects = pd.read_parquet(folder / "objects.parquet").set_index("object")
+    assert objects.taken.to_dict() == {
+        **{"d1/front.mp4": 8, "d1/left.mp4": 8, "d2.mcap": 12, "d3.bag": 4, "d5.mp4": 0},
+        **{"d4/0.jpg": 1, "d4/1.jpg": 1, "d4/turned.jpg": 1},
+    }
+    assert objects.damages.to_dict()["d5.mp4"] == 1 and (objects.source == "fleet").all()
+    sources["fleet"]["footage"] = {"sampling": {"every_s": 0.2}}
+    sampled = read_manifest(take_in(tmp_path, "sampled", sources, store, **size) / "manifest.parquet")
+    assert sampled.drive_id.value_counts().to_dict() == {"d1": 8, "d2": 6, "d3": 2}, (
+        "pictures without a time cannot be sampled"
+    )
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    return exif

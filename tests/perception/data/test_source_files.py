@@ -71,10 +71,10 @@ def test_every_format_reads_from_a_bucket_as_from_a_folder(
     for place in (str(folder), url):
         source = Source(format=format, path=place, domain="real", split="train", labels="given")
         listing = list_arrivals("fleet", source)
-        sizes = [[each.partition(":")[0] for each in files.split()] for files in listing.files]
-        taken = list(arrivals(source, listing, FolderStore(tmp_path / "store"), 0, (4, 6)))
+        sizes = [[each.partition(":")[0] for each in files.split()] for files in listing.signature]
+        taken = list(arrivals(source, listing, FolderStore(tmp_path / "store"), 0, (4, 6), tell=print))
         read[place] = (
-            listing[["frame_id", "drive_id"]].to_numpy().tolist(),
+            listing[["object", "drive_id"]].to_numpy().tolist(),
             sizes,
             [told(each, place) for each in taken],
         )
