@@ -21,6 +21,7 @@ _KEY_UNITS = {"h264": (5,), "hevc": tuple(range(16, 22))}  # NAL units of a pict
 # Fail where FFmpeg would else show a guess.
 _OPTIONS = {"err_detect": "explode", "max_pixels": str(PIXELS_LIMIT)}
 
+_MATROSKA_SEGMENT = bytes.fromhex("18538067")
 _GROUP_LIMIT_BYTES = 1 << 26  # of packets kept to decode them again: two seconds of 8k video
 
 
@@ -170,7 +171,7 @@ def read_video(path: Path, name: str, started: datetime | None, deadline: Deadli
                 yield packet
             else:
                 yield from film.shots(packet)
-        yield from film.end(_duration_s(container, streams))
+        yield from film.end(max(0, _announced_bytes(path, streams) - path.stat().st_size))
 
 
 @dataclass
@@ -187,8 +188,7 @@ class _Film:
         stream = packet.stream
         for frame in self.decoders[stream.index].decode(packet, packet.is_keyframe):
             clock_s = None if frame.pts is None else float(frame.pts * stream.time_base)
-            length_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
-            self._latest_s = max(self._latest_s, (clock_s or 0.0) + length_s)
+            self._latest_s = max(self._latest_s, clock_s or 0.0)
             yield Shot(
                 position=f"{stream.index}.{self._count}",
                 picture=video_picture(frame),
@@ -199,12 +199,11 @@ class _Film:
             self._count += 1
         yield from self._missing(self.decoders[stream.index].lost())
 
-    def end(self, duration_s: float | None) -> Iterator[BadFrame]:
+    def end(self, missing_bytes: int) -> Iterator[BadFrame]:
         for decoder in self.decoders.values():
             yield from self._missing(decoder.lost(ended=True))
-        if duration_s and duration_s - self._latest_s > 0:
-            rule = f"ends at {self._latest_s:.2f} s of {duration_s:.2f} s: its tail is missing"
-            yield BadFrame(self.name, rule, COPY_AGAIN)
+        if missing_bytes:
+            yield BadFrame(self.name, f"lacks its last {missing_bytes} bytes", COPY_AGAIN)
 
     def _missing(self, lost: int) -> Iterator[BadFrame]:
         if lost:
@@ -233,6 +232,8 @@ def _streams(container: Any, name: str) -> list[Any]:
     if not streams:
         found = ", ".join(each.codec_context.name for each in container.streams.video if each.codec_context) or "none"
         raise BadFrame(name, f"holds no H.264 or H.265 video, but {found}", "convert it with ffmpeg -c:v libx264")
+    if any(stream.frames and not stream.index_entries for stream in streams if container.format.name != "matroska,webm"):
+        raise BadFrame(name, "ends before the first frame that its index names", COPY_AGAIN)
     return streams
 
 
@@ -262,10 +263,20 @@ def _start(container: Any) -> datetime | None:
     return time.astimezone(UTC) if time.tzinfo and time.year >= 2000 else None
 
 
-def _duration_s(container: Any, streams: list[Any]) -> float | None:
-    """Return the duration that a file's header tells, less what rounding or a longer sound track may explain; None if none."""
-    if not container.duration:
-        return None
-    rates = [float(each.average_rate) for each in streams if each.average_rate]
-    frame_s = 1 / min(rates) if rates else 1.0
-    return float(container.duration / av.time_base - (frame_s / 2 if len(container.streams) == len(streams) else 1.0))
+def _announced_bytes(path: Path, streams: list[Any]) -> int:
+    """Return how many bytes a file has at least, by its index (mp4) or its header (mkv); 0 where it does not say."""
+    if path.suffix.lower() == ".mp4":
+        return max((entry.pos + entry.size for stream in streams for entry in stream.index_entries), default=0)
+    with path.open("rb") as file:
+        head = file.read(4096)
+    segment, _ = _matroska_number(head, 4)  # an EBML header, then the segment, which is all the rest
+    end, is_known = _matroska_number(head, segment + 4)
+    return end if is_known and head[segment : segment + 4] == _MATROSKA_SEGMENT else 0
+
+
+def _matroska_number(data: bytes, place: int) -> tuple[int, bool]:
+    """Read a size of variable length (RFC 8794); return where what has that size ends, and whether the size is known."""
+    length = 9 - data[place].bit_length() if place < len(data) else 9
+    bits = (1 << 7 * length) - 1
+    size = int.from_bytes(data[place : place + length], "big") & bits
+    return place + length + size, length < 9 and size != bits

@@ -201,7 +201,7 @@ def test_no_frame_depends_on_a_damaged_one(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(data)
     frames, (damage,), counts = read(tmp_path, "a.mp4")
     assert numbers(frames) == [*range(17), *range(24, 48)], "from the seventeenth to the next key frame"
-    assert str(damage).startswith(f"{tmp_path}/a.mp4: 7 frames before 2.50 s") and counts["damages"] == 1
+    assert str(damage).startswith(f"{tmp_path}/a.mp4: 7 frames before 2.40 s") and counts["damages"] == 1
 
 
 def test_limits_of_size_and_time_are_told(tmp_path: Path) -> None:
