@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -76,18 +76,22 @@ class Lost:
 
 
 def open_footage(path: str, settings: FootageSettings) -> "Footage":
-    """Open the footage in a folder or at s3://bucket/prefix; raises InputError for a location or hook that is not there."""
-    return Footage(open_location(path), settings, load_privacy_hook(settings.privacy))
+    """Open the footage in a folder or at s3://bucket/prefix; raises InputError for a location that is not there."""
+    return Footage(open_location(path), settings)
 
 
 class Footage:
     """Read footage object by object; the objects of a drive one after another, in the order of their names."""
 
-    def __init__(self, location: Location, settings: FootageSettings, hook: PrivacyHook | None) -> None:
-        self._location, self._settings, self._hook = location, settings, hook
+    def __init__(self, location: Location, settings: FootageSettings) -> None:
+        self._location, self._settings = location, settings
         self._drive, self._sampler = "", Sampler(settings)
         self._folder = lru_cache(maxsize=1)(location.folder)
         self._table = lru_cache(maxsize=1)(self._read_table)
+
+    @cached_property
+    def _hook(self) -> PrivacyHook | None:
+        return load_privacy_hook(self._settings.privacy)  # where footage is listed its packages need not be
 
     def objects(self, left_out: Counter[str]) -> Iterator[FootageObject]:
         """Yield what there is, a folder at a time; names of files that are none of footage are counted by their suffix."""

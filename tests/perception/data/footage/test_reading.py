@@ -246,7 +246,7 @@ def test_the_privacy_function_is_applied_and_recorded(tmp_path: Path, monkeypatc
         cut.picture.encoded()
     for name, said in (("blurring:no", "has no function no"), ("no_such_module:f", "cannot be imported")):
         with pytest.raises(InputError, match=said):
-            open_footage(str(data), FootageSettings(privacy=name))
+            read(data, "0.jpg", FootageSettings(privacy=name))
     with pytest.raises(InputError, match=r"must be package\.module:function"):
         FootageSettings(privacy="os.system('x')")
 
