@@ -83,8 +83,9 @@ def _unpack_lz4(data: bytes, limit: int) -> bytes:
 def _unpack_zstd(data: bytes, limit: int) -> bytes:
     import zstandard
 
-    with zstandard.ZstdDecompressor(max_window_size=CHUNK_LIMIT_BYTES).stream_reader(data) as reader:
-        return reader.read(limit)
+    if zstandard.frame_content_size(data) > limit:
+        raise Damaged("announces another size")
+    return zstandard.ZstdDecompressor(max_window_size=CHUNK_LIMIT_BYTES).decompress(data, max_output_size=limit)
 
 
 _UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {

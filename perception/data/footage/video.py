@@ -232,7 +232,9 @@ def _streams(container: Any, name: str) -> list[Any]:
     if not streams:
         found = ", ".join(each.codec_context.name for each in container.streams.video if each.codec_context) or "none"
         raise BadFrame(name, f"holds no H.264 or H.265 video, but {found}", "convert it with ffmpeg -c:v libx264")
-    if any(stream.frames and not stream.index_entries for stream in streams if container.format.name != "matroska,webm"):
+    if any(
+        stream.frames and not stream.index_entries for stream in streams if container.format.name != "matroska,webm"
+    ):
         raise BadFrame(name, "ends before the first frame that its index names", COPY_AGAIN)
     return streams
 
