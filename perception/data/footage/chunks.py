@@ -3,7 +3,7 @@
 import bz2
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from perception.data.decoding import BadFrame
 from perception.data.footage.frames import COPY_AGAIN
@@ -58,7 +58,7 @@ def take(stream: BinaryIO, place: int, size: int, limit: int = CHUNK_LIMIT_BYTES
     return data
 
 
-def unpack(compression: str, data: bytes, size: int) -> bytes:
+def unpack(compression: str, data: bytes | memoryview, size: int) -> bytes | memoryview:
     """Return what was compressed, exactly `size` bytes; raises Damaged for anything else, having unpacked little more."""
     if size > CHUNK_LIMIT_BYTES:
         raise Damaged(f"unpacks to {size} bytes, more than {CHUNK_LIMIT_BYTES}")
@@ -73,14 +73,14 @@ def unpack(compression: str, data: bytes, size: int) -> bytes:
     return unpacked
 
 
-def _unpack_lz4(data: bytes, limit: int) -> bytes:
+def _unpack_lz4(data: Any, limit: int) -> bytes:
     import lz4.frame
 
     unpacked: bytes = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=limit)
     return unpacked
 
 
-def _unpack_zstd(data: bytes, limit: int) -> bytes:
+def _unpack_zstd(data: Any, limit: int) -> bytes:
     import zstandard
 
     if zstandard.frame_content_size(data) > limit:
@@ -88,7 +88,7 @@ def _unpack_zstd(data: bytes, limit: int) -> bytes:
     return zstandard.ZstdDecompressor(max_window_size=CHUNK_LIMIT_BYTES).decompress(data, max_output_size=limit)
 
 
-_UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {
+_UNPACKERS: dict[str, Callable[[Any, int], bytes | memoryview]] = {
     "": lambda data, _: data,
     "none": lambda data, _: data,
     "bz2": lambda data, limit: bz2.BZ2Decompressor().decompress(data, max_length=limit),

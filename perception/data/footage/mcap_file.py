@@ -9,8 +9,7 @@ from typing import Any, BinaryIO
 
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, ChunkIndex, Schema
-from mcap.records import Message as Record
+from mcap.records import Channel, ChunkIndex, Schema
 
 from perception.data.decoding import BadFrame
 from perception.data.footage.chunks import Damaged, Message, messages_of, take, unpack
@@ -18,6 +17,8 @@ from perception.data.footage.frames import COPY_AGAIN
 
 _MAGIC = b"\x89MCAP0\r\n"
 _HEAD = Struct("<BQ")  # of a record: its kind and the bytes that follow
+_CHUNK = Struct("<QQQII")  # first and last time, bytes when unpacked, their checksum, letters of the compression's name
+_MESSAGE = Struct("<HIQQ")  # channel, number, when it was recorded, when it was sent
 _FOOTER = Struct("<BQQQI8s")  # the last bytes of a file; the third number is where the summary begins
 
 
@@ -66,12 +67,12 @@ class _Reader:
             summary = take(self._stream, start, self._size - _FOOTER.size - start)
             if crc and zlib.crc32(summary + tail[:-12]) != crc:
                 return []
-            indexes = [self._note(kind, data) for kind, data in _records(summary)]
+            indexes = [self._note(kind, data) for kind, data in _records(memoryview(summary))]
         except Damaged:
             return []
         return [each.chunk_start_offset for each in indexes if isinstance(each, ChunkIndex)]
 
-    def _note(self, kind: int, data: bytes) -> Any:
+    def _note(self, kind: int, data: memoryview) -> Any:
         record = _parsed(kind, data)
         if isinstance(record, Schema):
             self._schemas[record.id] = record
@@ -82,34 +83,46 @@ class _Reader:
     def messages(self, place: int) -> Iterator[Message]:
         """Yield the messages of the chunk, or the message, that begins at a place; raises Damaged."""
         kind, length = _HEAD.unpack(take(self._stream, place, _HEAD.size))
-        data = take(self._stream, place + _HEAD.size, length)
-        if kind != Opcode.CHUNK:
-            yield from self._message(kind, data)
-            return
-        chunk = _parsed(kind, data)
-        content = unpack(chunk.compression, chunk.data, chunk.uncompressed_size)
-        if chunk.uncompressed_crc and zlib.crc32(content) != chunk.uncompressed_crc:
-            raise Damaged("its checksum is wrong")
-        for inner, record in _records(content):
-            yield from self._message(inner, record)
+        data = memoryview(take(self._stream, place + _HEAD.size, length))
+        for inner, record in _records(_chunk(data)) if kind == Opcode.CHUNK else [(kind, data)]:
+            if inner == Opcode.MESSAGE:
+                yield from self._message(record)
+            else:
+                self._note(inner, record)
 
-    def _message(self, kind: int, data: bytes) -> Iterator[Message]:
-        record = self._note(kind, data)
-        if not isinstance(record, Record):
-            return
-        channel = self._channels.get(record.channel_id)
+    def _message(self, data: memoryview) -> Iterator[Message]:
+        if len(data) < _MESSAGE.size:
+            raise Damaged("a message is cut off")
+        number, _, log_ns, _ = _MESSAGE.unpack_from(data)
+        channel = self._channels.get(number)
         if channel is None:
-            raise Damaged(f"channel {record.channel_id} is not described")
+            raise Damaged(f"channel {number} is not described")
         schema = self._schemas.get(channel.schema_id)
         type_name = schema.name if schema else ""
         if "/" in type_name and "/msg/" not in type_name:
             type_name = type_name.replace("/", "/msg/")
         if schema and self._wants(type_name):
             descriptors = schema.data if channel.message_encoding == "protobuf" else b""
-            yield Message(channel.topic, type_name, channel.message_encoding, descriptors, record.log_time, record.data)
+            yield Message(
+                channel.topic, type_name, channel.message_encoding, descriptors, log_ns, bytes(data[_MESSAGE.size :])
+            )
 
 
-def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _chunk(data: memoryview) -> memoryview:
+    """Return what a chunk holds, once its size and checksum are right; raises Damaged."""
+    if len(data) < _CHUNK.size:
+        raise Damaged("its header is cut off")
+    _, _, size, crc, letters = _CHUNK.unpack_from(data)
+    start = _CHUNK.size + letters + 8
+    if start + int.from_bytes(data[start - 8 : start], "little") != len(data):
+        raise Damaged("its length is wrong")
+    content = unpack(bytes(data[_CHUNK.size : start - 8]).decode("ascii", "replace"), data[start:], size)
+    if crc and zlib.crc32(content) != crc:
+        raise Damaged("its checksum is wrong")
+    return memoryview(content)
+
+
+def _records(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     place = 0
     while place < len(data):
         if place + _HEAD.size > len(data):
@@ -122,20 +135,12 @@ def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
         place += length
 
 
-_KINDS: dict[int, Any] = {
-    Opcode.SCHEMA: Schema,
-    Opcode.CHANNEL: Channel,
-    Opcode.CHUNK: Chunk,
-    Opcode.CHUNK_INDEX: ChunkIndex,
-}
+_KINDS: dict[int, Any] = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode.CHUNK_INDEX: ChunkIndex}
 
 
-def _parsed(kind: int, data: bytes) -> Any:
-    """Return a record that matters here; None for others. Raises Damaged."""
-    stream = ReadDataStream(BytesIO(data))
+def _parsed(kind: int, data: memoryview) -> Any:
+    """Return a record that describes others; None for any other. Raises Damaged."""
     try:
-        if kind == Opcode.MESSAGE:
-            return Record.read(stream, len(data))
-        return _KINDS[kind].read(stream) if kind in _KINDS else None
+        return _KINDS[kind].read(ReadDataStream(BytesIO(data))) if kind in _KINDS else None
     except Exception as error:  # as the library's parser raises many types
         raise Damaged(f"a record cannot be read ({type(error).__name__})") from None

@@ -84,7 +84,7 @@ class _Reader:
             raise Damaged("it is no chunk")
         compression = fields.get(b"compression", b"").decode("ascii", "replace")
         size = int.from_bytes(fields[b"size"], "little")
-        content, here = unpack(compression, take(self._stream, start, length), size), 0
+        content, here = bytes(unpack(compression, take(self._stream, start, length), size)), 0
         while here < size:
             fields, here, data = _inner_record(content, here)
             kind = fields.get(b"op", b"\0")[0]
