@@ -44,7 +44,7 @@ $(VENV)/.ready: pyproject.toml requirements.in constraints.txt
 $(COMMANDS): setup
 	@$(NIGHTDRIVE) $@
 
-run:  ## one whole night on this machine: PROFILE=demo|smoke|camvid DATA=DIR RUN=NAME SET="section.name=value ..."
+run:  ## one whole night on this machine: PROFILE=demo|smoke|camvid|footage DATA=DIR RUN=NAME SET="section.name=value ..."
 evaluate:  ## judge an exported network on a data set: MODEL=FILE.onnx DATA=DIR [PART=val FORMAT= TAXONOMY= CHAMPION=FILE.onnx OUT=DIR]
 profile:  ## where the seconds and bytes of a night on this machine went: RUN=NAME
 engine:  ## a TensorRT engine from a network, where trtexec is installed: ONNX=FILE

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
+from mcap.writer import Writer as McapWriter
 from PIL import Image
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import Writer as Ros2Writer
 
 from perception.data.decoding import BadFrame
 from perception.data.footage.reading import FootageFrame, open_footage
@@ -254,3 +258,52 @@ def test_the_privacy_function_is_applied_and_recorded(tmp_path: Path, monkeypatc
 def test_a_location_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="folder is missing"):
         open_footage(str(tmp_path / "none"), FootageSettings())
+
+
+@pytest.mark.parametrize("plugin", ["MCAP", "SQLITE3"])
+def test_ros_2_bags_of_another_writer_are_read(tmp_path: Path, plugin: str) -> None:
+    sent = list(drive(types(2), 6, kinds=("jpeg", "raw")))
+    writer = Ros2Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin[plugin])
+    store = types(2)
+    with writer:
+        topics = {
+            topic: writer.add_connection(topic, message.__msgtype__, typestore=store) for topic, message, _ in sent[:3]
+        }
+        for topic, message, time_ns in sent:
+            writer.write(topics[topic], time_ns, store.serialize_cdr(message, message.__msgtype__))
+    (name,) = [path.name for path in (tmp_path / "bag").iterdir() if path.suffix in (".mcap", ".db3")]
+    frames, damages, _ = read(tmp_path, f"bag/{name}")
+    assert not damages and numbers(frames, "/front") == numbers(frames, "/rear") == list(range(6))
+    assert {each.drive_id for each in frames} == {"bag"}
+
+
+def test_protobuf_messages_are_read(tmp_path: Path) -> None:
+    stamp = timestamp_pb2.Timestamp(seconds=START_NS // 10**9)
+    file = descriptor_pb2.FileDescriptorProto(
+        name="foxglove/CompressedImage.proto", package="foxglove", dependency=["google/protobuf/timestamp.proto"],
+        syntax="proto3",
+    )  # fmt: skip
+    message = file.message_type.add(name="CompressedImage")
+    message.field.add(name="timestamp", number=1, type=11, type_name=".google.protobuf.Timestamp", label=1)
+    message.field.add(name="data", number=2, type=12, label=1)
+    message.field.add(name="format", number=3, type=9, label=1)
+    pool = descriptor_pool.DescriptorPool()
+    time_file = descriptor_pb2.FileDescriptorProto()
+    timestamp_pb2.DESCRIPTOR.CopyToProto(time_file)
+    pool.Add(time_file)
+    pool.Add(file)
+    kind = message_factory.GetMessageClass(pool.FindMessageTypeByName("foxglove.CompressedImage"))
+    described = descriptor_pb2.FileDescriptorSet(file=[time_file, file]).SerializeToString()
+    with (tmp_path / "a.mcap").open("wb") as stream:
+        writer = McapWriter(stream)
+        writer.start()
+        schema = writer.register_schema("foxglove.CompressedImage", "protobuf", described)
+        channel = writer.register_channel("/front", "protobuf", schema)
+        image = kind(data=jpeg(5), format="jpeg")
+        image.timestamp.seconds = stamp.seconds
+        writer.add_message(channel, log_time=1, publish_time=1, data=image.SerializeToString())
+        writer.add_message(channel, log_time=2, publish_time=2, data=b"\xff\xff\xff")
+        writer.finish()
+    (frame,), (damage,), _ = read(tmp_path, "a.mcap")
+    assert number_in(frame.picture.pixels()) == 5 and frame.timestamp_utc == START
+    assert "/front 1: is no foxglove.CompressedImage" in str(damage)
