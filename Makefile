@@ -19,12 +19,12 @@ OPTIONS := ANYWAY BASE BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMP
 simulate: export NIGHTDRIVE_OPTION_OUT := docs/results
 define hand_over
 override $(1) := $$(value $(1))
-$$(COMMANDS): export NIGHTDRIVE_OPTION_$(1) := $$($(1))
+$$(COMMANDS) test-gpu: export NIGHTDRIVE_OPTION_$(1) := $$($(1))
 endef
 SAID := $(filter-out %:undefined OUT:environment,$(foreach name,$(OPTIONS),$(name):$(firstword $(origin $(name)))))
 $(foreach said,$(SAID),$(eval $(call hand_over,$(firstword $(subst :, ,$(said))))))
 
-.PHONY: help setup test test-containers lint clean $(COMMANDS)
+.PHONY: help setup test test-containers test-gpu lint clean $(COMMANDS)
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ test: setup lint  ## the checks and tests (no container engine and no server nee
 
 test-containers: setup  ## the smoke night as containers on a real S3 server, against the same night on this machine (needs a container engine)
 	@$(RUN_PYTHON) -m pytest -m containers tests/containers
+
+test-gpu:  ## what only a GPU shows, in at most 6 minutes and without any set-up: PYTHON=/path/to/python [DEVICE=cpu]
+	@$(PYTHON) -m tests.gpu
 
 lint: setup  ## style, types, import rules
 	@$(RUN_PYTHON) -m ruff check .

@@ -5,6 +5,7 @@ from typing import Literal
 from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
+    by_all_processes,
     labelled_so_far,
     new_network,
     open_frames,
@@ -35,17 +36,15 @@ class EnsembleParameters(LearningParameters):
             raise BrokenRule("dropout", self.dropout, "must be above 0 for mc_dropout")
 
 
+@by_all_processes
 def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     """Train a Deep Probabilistic Ensemble, or a baseline, on what is labelled so far and write its members."""
     import torch
 
-    from perception.data.loading import pixel_counts
-    from perception.training.loop import class_weights
-    from perception.training.setup import set_threads
+    from perception.training.losses import class_weights, pixel_counts
     from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
-    from perception.uncertainty.ensemble import Ensemble, make_ensemble, save_ensemble, snapshot_collector
+    from perception.uncertainty.ensemble import Ensemble, make_ensemble, save_ensemble, snapshots
 
-    set_threads(parameters.threads)
     labelled = open_frames(labelled_so_far(inputs), parameters)
     networks = parameters.members if parameters.kind in ("dpe", "plain") else 1
     log(
@@ -54,23 +53,17 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     ensemble = make_ensemble(lambda _: new_network(parameters), networks, parameters.seed)
     penalty: Literal["dpe", "l2"] = "dpe" if parameters.kind == "dpe" and parameters.beta else "l2"
     settings = EnsembleLoss(penalty=penalty, beta=parameters.beta, direction=parameters.direction)
-    loss = ensemble_loss(settings, torch.from_numpy(class_weights(pixel_counts(labelled))).float())
-    kept: list[torch.nn.Module] = []
+    training = train_settings(parameters)
+    weights = class_weights(pixel_counts(labelled))
+    loss = ensemble_loss(settings, torch.as_tensor(weights, dtype=torch.float32, device=training.device))
     last = range(parameters.epochs - parameters.members, parameters.epochs) if parameters.kind == "snapshots" else ()
-    train(
-        ensemble,
-        labelled,
-        train_settings(parameters),
-        parameters,
-        what="ensemble",
-        loss=loss,
-        after_epoch=snapshot_collector(last, kept),
-        keeps_state=False,  # the snapshots are in no state file
-    )
+    kept, keep = snapshots(ensemble, last)
+    copies = kept if last else None
+    train(ensemble, labelled, training, parameters, what="ensemble", loss=loss, after_epoch=keep, kept=copies)
     about = {"kind": parameters.kind, "beta": str(parameters.beta), "labelled_frames": str(len(labelled))}
     if parameters.kind == "mc_dropout":
         about |= {"dropout_passes": str(parameters.members), "dropout_seed": str(parameters.seed)}
-    save_ensemble(Ensemble(kept) if kept else ensemble, outputs.one("ensemble"), about)
+    save_ensemble(Ensemble(list(kept)) if last else ensemble, outputs.one("ensemble"), about)
 
 
 STAGE = Stage(

@@ -42,7 +42,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
     """
     from perception.data.loading import image_batches
     from perception.selection.shortlist import BATCH_ROWS
-    from perception.training.setup import set_threads
+    from perception.training.setup import best_device, set_threads
     from perception.uncertainty.ensemble import ensemble_sha256, load_committee
     from perception.uncertainty.scores import score_frames, score_table
 
@@ -53,6 +53,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
         load_committee(inputs.one("ensemble")),
         image_batches(open_frames(shard, parameters, labels_required=False), parameters.batch_frames),
         settings,
+        device=best_device(),
         on_maps=partial(_write_map, outputs.one("scores") / "maps", parameters.measure) if parameters.maps else None,
         progress=progress_line(f"score shard {parameters.shard}"),
         total_frames=len(shard),

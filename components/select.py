@@ -84,7 +84,7 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> dict[str
         "pool_frames": len(pool),
         "boosted_frames": int((factors > 1).sum()),
         "annotation_batch": batch,
-        "model_sha256": selected.model_sha256.iloc[0],
+        "model_sha256": control.model_sha256.iloc[0],  # near-duplicates may leave nothing to select
     }
     write_json(folder / "selection.json", story)
     ids = selected.frame_id
@@ -92,6 +92,11 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> dict[str
     judged[list(JUDGED)].to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"budget_frames": parameters.budget_frames})
     log(f"{len(selected)} of {len(pool)} frames selected by {parameters.strategy}; annotation batch {batch}")
+    if len(selected) < parameters.budget_frames:
+        log(
+            f"fewer than budget_frames = {parameters.budget_frames}: every other candidate is a near-duplicate of a labelled or "
+            "chosen frame; take in other footage, or lower duplicate_distance, duplicate_gap_s or duplicate_gap_frames"
+        )
     return {"chosen": len(selected)}
 
 

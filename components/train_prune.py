@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from components.stage.declaration import FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
+    by_all_processes,
     curated_training_frames,
     gate_rows,
     network_miou,
@@ -64,12 +65,11 @@ class TrainPruneParameters(LearningParameters):
             raise BrokenRule("reloads", self.reloads, f"must lie in 1..{self.press_epochs}")
 
 
+@by_all_processes
 def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None:
     """Train a dense network and, from the same start on the same frames, one that is pruned meanwhile; write both."""
     from perception.models.checkpoint import load_network, save_network
-    from perception.training.setup import set_threads
 
-    set_threads(parameters.threads)
     folder = outputs.one("network")
     frames = open_frames(training_frames(inputs, parameters), parameters)
     settings = train_settings(parameters)
@@ -94,18 +94,20 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
 
 
 def training_frames(inputs: Paths, parameters: TrainPruneParameters) -> "pd.DataFrame":
-    """Return the rows to learn from: simulator and pseudo-labelled frames, and human-labelled ones repeated to their share."""
+    """Return the rows to learn from: simulator and pseudo-labelled frames, and human-labelled ones to their share.
+
+    What there is too little of for the share is repeated, human-labelled frames or the others.
+    """
     import pandas as pd
 
+    from perception.adaptation.foreground_training import mixed_rows
     from perception.data.manifest import read_manifest
 
     frames = read_frames(inputs)
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
     pseudo = read_manifest(inputs.one("adaptation") / "pseudo" / "manifest.parquet")
-    human = curated_training_frames(inputs)
-    others = len(simulator) + len(pseudo)
-    repeats = max(1, round(parameters.human_share / (1 - parameters.human_share) * others / len(human)))
-    return pd.concat([simulator, pseudo, *[human] * repeats], ignore_index=True)
+    others = pd.concat([simulator, pseudo], ignore_index=True)
+    return mixed_rows(others, curated_training_frames(inputs), 1 - parameters.human_share, parameters.seed)
 
 
 def _train_pruned(
@@ -115,20 +117,18 @@ def _train_pruned(
     import torch
 
     from perception.compression.aware_training import CompressionAwareTraining
-    from perception.training.distributed import process_group
 
     example = torch.zeros(1, 3, parameters.height_px, parameters.width_px)
-    with process_group(settings.device):  # before the hooks are made: what they measure, all processes must agree on
-        hooks = CompressionAwareTraining(network, example, parameters.learning_rate, _shrink_settings(parameters))
-        records = train(
-            network,
-            frames,
-            replace(settings, epochs=parameters.pruned_epochs or parameters.epochs),
-            parameters,
-            what="train and prune",
-            after_epoch=hooks.after_epoch,
-            keeps_state=False,  # what has left, and by which norms, is in no state file
-        )
+    hooks = CompressionAwareTraining(network, example, parameters.learning_rate, _shrink_settings(parameters))
+    records = train(
+        network,
+        frames,
+        replace(settings, epochs=parameters.pruned_epochs or parameters.epochs),
+        parameters,
+        what="train and prune",
+        after_epoch=hooks.after_epoch,
+        keeps_state=False,  # what has left, and by which norms, is in no state file
+    )
     removals = [record.removed for record in hooks.records if record.removed]
     after = {item.layer: item.channels_after for removed in removals for item in removed}
     layers = [{"layer": item.layer, "before": item.channels_before, "after": after[item.layer]} for item in removals[0]]

@@ -39,7 +39,7 @@ from components.stage.learning import (
     train_settings,
 )
 from components.stage.parameters import build_parameters
-from perception.data.loading import pixel_counts, shuffled_batches
+from perception.data.loading import shuffled_batches
 from perception.data.store import open_store
 from perception.metrics.comparison import APART, RegressionRule, Verdict, compare, seed_spread
 from perception.metrics.confusion import mean_iou
@@ -48,6 +48,7 @@ from perception.metrics.slices import CONDITIONS, column_slices
 from perception.models.checkpoint import load_network, save_network
 from perception.quality.intake import IntakeSettings, admit_frames
 from perception.training.loop import Resume, class_weights, fit
+from perception.training.losses import pixel_counts
 from perception.training.setup import best_device, seeded
 
 DROP, SEED_BAR, WORSE_BAR = 0.03, 0.05, 0.95

@@ -2,9 +2,10 @@
 
 from components.adapt.parameters import AdaptParameters
 from components.stage.declaration import Paths, Port, Stage
-from components.stage.learning import training_needs
+from components.stage.learning import by_all_processes, training_needs
 
 
+@by_all_processes
 def run(inputs: Paths, outputs: Paths, parameters: AdaptParameters) -> None:
     """Train segmenter and detector on the simulator, fuse them, pseudo-label real frames, and train on both; write it all."""
     from components.adapt.networks import adapt

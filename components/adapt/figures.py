@@ -12,8 +12,9 @@ from perception.adaptation.detector_quality import DetectorQuality
 from perception.adaptation.judging import Judged
 from perception.adaptation.pseudo import PseudoQuality, class_prior, collapsed_classes, prior_drift
 from perception.adaptation.trust import ClassTrust
-from perception.data.loading import FrameSet, pixel_counts
+from perception.data.loading import FrameSet
 from perception.metrics.figures import named
+from perception.training.losses import pixel_counts
 
 COLLAPSED_RATIO = 0.1  # a class has collapsed when its share falls below this part of the source's
 Json = dict[str, Any]

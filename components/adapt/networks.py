@@ -51,9 +51,9 @@ from perception.errors import InputError
 from perception.models.checkpoint import save_network
 from perception.models.erfnet import ERFNet
 from perception.models.partial_weights import read_state, take_weights
-from perception.training.distributed import process_group
+from perception.training.distributed import own_frames
 from perception.training.loop import TrainSettings
-from perception.training.setup import best_device, seeded, set_threads
+from perception.training.setup import best_device, seeded
 
 
 def segmenter_settings(parameters: AdaptParameters, *, seed_offset: int = 0) -> TrainSettings:
@@ -77,7 +77,6 @@ def detector_settings(parameters: AdaptParameters) -> TrainSettings:
 
 def adapt(inputs: Paths, folder: Path, parameters: AdaptParameters) -> None:
     """Train segmenter and detector on the simulator, fuse them, pseudo-label real frames, and train on both; write it all."""
-    set_threads(parameters.threads)
     frames, curated = read_frames(inputs), curated_training_frames(inputs)
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
     test = open_frames(frames[frames.split == "test"], parameters)
@@ -151,16 +150,15 @@ def _train_detector(
     class_ids, instances = learnable_classes(frames)
     network = seeded(partial(ForegroundDetector, len(class_ids), parameters.detector_width), parameters.seed)
     settings, augment = detector_settings(parameters), DetectionAugment(texture_share=parameters.texture_share)
-    with process_group(settings.device):
-        detector, records = train_foreground(
-            network,
-            class_ids,
-            frames,
-            settings,
-            augment,
-            resume=training_state(f"adapt: detector of {class_ids}, {augment}", settings, frames.frame_ids),
-            progress=progress_line("adapt: detector"),
-        )
+    detector, records = train_foreground(
+        network,
+        class_ids,
+        frames,
+        settings,
+        augment,
+        resume=training_state(f"adapt: detector of {class_ids}, {augment}", settings, frames.frame_ids),
+        progress=progress_line("adapt: detector"),
+    )
     save_foreground(detector, folder / "detector.safetensors", {"trained_on": "simulator"})
     network.to(best_device())
     names = class_names(parameters.taxonomy)
@@ -201,8 +199,9 @@ def _train_student(
 
 def _know_target(network: ERFNet, frames: FrameSet, parameters: AdaptParameters) -> None:
     """Let the normalisation layers know the pool's frames instead of a mixture of these and the simulator's."""
-    device = best_device()
-    adapt_statistics(network, (images.to(device) for _, images in image_batches(frames, parameters.batch_frames)))
+    device, batch_frames = best_device(), parameters.batch_frames
+    batches = image_batches(frames, batch_frames, own_frames(len(frames), batch_frames))
+    adapt_statistics(network, (images.to(device) for _, images in batches))
 
 
 def _judge(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
+    by_all_processes,
     labelled_so_far,
     network_miou,
     new_network,
@@ -33,6 +34,7 @@ class CompareParameters(LearningParameters):
     seeds: Count = 1
 
 
+@by_all_processes
 def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     """Write comparison.json: mIoU on the frozen test set of each arm and seed; null for an arm whose labels are not there.
 
@@ -42,9 +44,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
 
     from components.compare.doubts import doubted_labels
     from perception.data.tables import read_table
-    from perception.training.setup import set_threads
 
-    set_threads(parameters.threads)
     known, frames = labelled_so_far(inputs), read_frames(inputs)
     test = frames[frames.split == "test"].reset_index(drop=True)
     results: dict[str, Any] = {"seeds": parameters.seeds, "missing_labels": {}}

@@ -10,10 +10,11 @@ import torch
 from components.stage.learning import FrameParameters, class_names, open_frames
 from perception.data.loading import image_batches
 from perception.quality.label_quality import label_doubt, worst_confusions
+from perception.training.distributed import gather, own_frames, sum_over_processes
 from perception.training.setup import best_device
 from perception.uncertainty.ensemble import load_committee
 
-LISTED, CONFUSIONS = 50, 8
+LISTED, CONFUSIONS, BATCH_FRAMES = 50, 8, 8
 
 
 def doubted_labels(ensemble: Path, labelled: pd.DataFrame, parameters: FrameParameters) -> dict[str, Any]:
@@ -36,15 +37,15 @@ def _doubts(folder: Path, frames: pd.DataFrame, parameters: FrameParameters) -> 
     committee, opened = load_committee(folder).to(device), open_frames(frames, parameters)
     rows: list[dict[str, Any]] = []
     confusion = np.zeros((len(class_names(parameters.taxonomy)),) * 2, np.int64)
-    place = 0
+    own = own_frames(len(frames), BATCH_FRAMES)
+    places = iter(own)
     with torch.no_grad():
-        for frame_ids, images in image_batches(opened, 8):
+        for frame_ids, images in image_batches(opened, BATCH_FRAMES, own):
             members = [torch.softmax(logits, dim=1) for logits in committee.member_logits(images.to(device))]
             probs = torch.stack(members).mean(0).float().cpu().numpy()
             for index, frame_id in enumerate(frame_ids):
-                found = label_doubt(probs[index], opened.load(place)[1])
-                place += 1
+                found = label_doubt(probs[index], opened.load(next(places))[1])
                 if found.doubt is not None:
                     rows.append({"frame_id": frame_id, "doubt": found.doubt, "sure_otherwise": found.sure_otherwise})
                     confusion += found.confusion
-    return rows, confusion
+    return [row for each in gather(rows) for row in each], sum_over_processes(confusion)

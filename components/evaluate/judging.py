@@ -14,9 +14,9 @@ from PIL import Image
 from components.evaluate.parameters import JudgeParameters
 from components.stage.learning import class_names, write_json
 from components.stage.parameters import shared_fields
-from components.stage.records import progress_line
+from components.stage.records import log, progress_line
 from perception.compression.cost import measure_latency_ms
-from perception.compression.export import open_session
+from perception.compression.export import best_provider, open_session
 from perception.data.files import file_sha256
 from perception.data.taxonomies import categories
 from perception.errors import InputError
@@ -31,6 +31,7 @@ from perception.metrics.shift import CORRUPTIONS, STRENGTHS, corrupt
 from perception.metrics.slices import CONDITIONS, domain_grid
 from perception.quality.metrics_table import metric_rows
 from perception.reporting.evidence import what_it_does_not_support, what_it_supports
+from perception.training.setup import best_device
 
 Json = dict[str, Any]
 
@@ -63,10 +64,13 @@ def judge(
     cannot be judged. Writes evaluation.json, frames.parquet, confusion.npy and .json, query.json,
     regions.parquet and predictions/FRAME_ID.png. Raises InputError for another test set than the pinned one.
     """
-    identity = identity_of(about, parameters)
+    identity, device = identity_of(about, parameters), best_device()
+    provider = best_provider(device)
+    log(f"networks run by onnxruntime's {provider} on a machine whose best device is {device}")
     about = _in_units(about, parameters.clip_frames)
     score = _score(frames, about, model, parameters, "evaluate", folder)
     figures = _figures(score, parameters) | {"test_set_sha256": identity, "model_sha256": file_sha256(model)}
+    figures["onnxruntime_provider"] = provider
     figures |= _coverage(score, about, left_out)
     figures |= _failures(score, parameters)
     figures |= {"latency": latency(model, parameters), "shift": _shift(frames, about, model, parameters)}
@@ -77,11 +81,11 @@ def judge(
 
 
 def onnx_predictor(model: Path, threads: int) -> Any:
-    """Return the function that gives an exported network's logits for images, run by onnxruntime.
+    """Return the function that gives an exported network's logits for images, run by onnxruntime on a GPU where it can.
 
     A network that was exported for batches of a fixed size gets its images in such batches, the last one filled up.
     """
-    session = open_session(model, threads)
+    session = open_session(model, threads, best_provider(best_device()))
     entry = session.get_inputs()[0]
     size = entry.shape[0]
 

@@ -54,7 +54,7 @@ def run_indices(
     call: Call, count: int, command: Sequence[str], settings: IndexedJobSettings, cluster: Cluster, **options: Any
 ) -> Outcome:
     """Run `count` shares of a call to their end and return how they ended together: well, or as the first that did not."""
-    job = manifest(job_name(call.task, call.outputs.values()), count, command, settings)
+    job = manifest(job_name(call.task, call.outputs.values()), count, command, settings, cluster.account)
     try:
         run_job(cluster, INDEXED_JOB, job, log, **options)
     except RuntimeError as error:
@@ -66,8 +66,10 @@ def run_indices(
     return Outcome(code=EXIT_DONE)
 
 
-def manifest(name: str, count: int, command: Sequence[str], settings: IndexedJobSettings) -> dict[str, Any]:
-    """Return the Indexed Job that runs `command` once an index."""
+def manifest(
+    name: str, count: int, command: Sequence[str], settings: IndexedJobSettings, account: str
+) -> dict[str, Any]:
+    """Return the Indexed Job that runs `command` once an index; account: of the step, with which its pods pull their image."""
     at_once = min(count, settings.at_once or count)
     queued = {
         "labels": {QUEUE_LABEL: settings.queue},
@@ -98,12 +100,12 @@ def manifest(name: str, count: int, command: Sequence[str], settings: IndexedJob
             },
             "activeDeadlineSeconds": settings.deadline_seconds,
             "ttlSecondsAfterFinished": KEPT_SECONDS,
-            "template": {"metadata": {"labels": {SHARE_LABEL: name}}, "spec": _pod(command, settings)},
+            "template": {"metadata": {"labels": {SHARE_LABEL: name}}, "spec": _pod(command, settings, account)},
         },
     }
 
 
-def _pod(command: Sequence[str], settings: IndexedJobSettings) -> dict[str, Any]:
+def _pod(command: Sequence[str], settings: IndexedJobSettings, account: str) -> dict[str, Any]:
     """Return the pod of a share, as a namespace that enforces `restricted` wants it."""
     volumes = {
         f"claim-{number}": (folder, {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
@@ -111,6 +113,7 @@ def _pod(command: Sequence[str], settings: IndexedJobSettings) -> dict[str, Any]
     } | {"tmp": ("/tmp", {"emptyDir": {}})}
     return {
         "restartPolicy": "Never",
+        "serviceAccountName": account,
         "automountServiceAccountToken": False,
         "activeDeadlineSeconds": settings.timeout_seconds,
         "securityContext": {

@@ -3,6 +3,7 @@
 Kubernetes' API is spoken plainly, with the pod's own service account, so that no image needs a client for it.
 """
 
+import base64
 import hashlib
 import json
 import os
@@ -46,6 +47,7 @@ class Cluster:
     namespace: str
     token: str = field(repr=False)
     authority: str | None  # file of the certificate authority; None over plain HTTP
+    account: str = "default"  # service account, which may be the one that images are pulled with
 
     @classmethod
     def of_this_pod(cls) -> "Cluster":
@@ -55,11 +57,15 @@ class Cluster:
             raise InputError(
                 "Kubernetes API: this is no pod of a cluster with a service account; submit the night to one"
             )
+        token = (ACCOUNT_FOLDER / "token").read_text().strip()
+        claims = token.split(".")[1]
+        subject = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["sub"]
         return cls(
             url=f"https://{f'[{host}]' if ':' in host else host}:{port}",
             namespace=(ACCOUNT_FOLDER / "namespace").read_text().strip(),
-            token=(ACCOUNT_FOLDER / "token").read_text().strip(),
+            token=token,
             authority=str(ACCOUNT_FOLDER / "ca.crt"),
+            account=subject.rpartition(":")[2],  # system:serviceaccount:NAMESPACE:NAME
         )
 
 

@@ -1,5 +1,6 @@
 """What the stages that train networks have in common: their parameters, and which frames each of them may learn from."""
 
+import functools
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from components.stage.declaration import Needs, Paths
+from components.stage.declaration import Needs, Paths, Run
 from components.stage.execution import TRAINING_STATE_VARIABLE
 from components.stage.records import log, progress_line
 from perception.errors import did_you_mean
@@ -83,6 +84,21 @@ class LearningParameters(FrameParameters):
     mixed_precision: bool = True  # on a GPU: bfloat16 where it is safe; a processor always computes in float32
 
 
+def by_all_processes(run: Run) -> Run:
+    """Decorate the `run` of a stage that trains: the processes that torchrun started work on one call together."""
+
+    @functools.wraps(run)
+    def joined(inputs: Paths, outputs: Paths, parameters: Any) -> Any:
+        from perception.training.distributed import process_group
+        from perception.training.setup import best_device, set_threads
+
+        set_threads(parameters.threads)
+        with process_group(best_device()):
+            return run(inputs, outputs, parameters)
+
+    return joined
+
+
 def load_settings(parameters: FrameParameters) -> "LoadSettings":
     """Return the size and the classes in which frames reach a network."""
     from perception.data.loading import LoadSettings
@@ -114,11 +130,15 @@ def check_classes(name: str, by_class: Iterable[str], taxonomy: str) -> None:
 
 
 def network_miou(network: Any, frames: "pd.DataFrame", parameters: FrameParameters) -> float:
-    """Return the network's mIoU on labelled manifest rows, at the labels' own resolution."""
-    from perception.metrics.segmentation import evaluate_frames, torch_predictor
+    """Return the network's mIoU on labelled manifest rows, at the labels' own resolution; it ends on the CPU."""
+    from perception.metrics.confusion import mean_iou
+    from perception.training.loop import evaluate_segmentation
+    from perception.training.setup import best_device
 
-    opened, classes = open_frames(frames, parameters), len(class_names(parameters.taxonomy))
-    return evaluate_frames(opened, frames, torch_predictor(network), classes).miou()
+    network.to(best_device())
+    counts = evaluate_segmentation(network, open_frames(frames, parameters), len(class_names(parameters.taxonomy)))
+    network.to("cpu")
+    return mean_iou(counts)
 
 
 def new_network(parameters: LearningParameters) -> "ERFNet":
@@ -170,16 +190,18 @@ def train(
     loss: "Loss | None" = None,
     after_epoch: Callable[..., None] | None = None,
     average: Any = None,
+    kept: Any = None,
 ) -> "list[EpochRecord]":
     """Return the record of the epochs in which `network` was trained in place on `frames`; it ends on the CPU.
 
     parameters: how frames are drawn and varied; settings: everything else. what: the training's name in the log.
-    keeps_state: where the step has a folder for it, go on after a kill; what after_epoch keeps is in no state file.
-    loss: cross-entropy with rare classes weighted up where None. after_epoch, average: see perception.training.loop.fit.
+    keeps_state: where the step has a folder for it, go on after a kill. loss: cross-entropy with rare classes weighted up
+    where None. after_epoch, average, kept: see perception.training.loop.fit.
     """
-    from perception.data.loading import WaitingTime, count_batches, pixel_counts, shuffled_batches
-    from perception.training.distributed import process_group
-    from perception.training.loop import class_weights, fit
+    from perception.data.loading import WaitingTime, count_batches, shuffled_batches
+    from perception.training.distributed import own_share
+    from perception.training.loop import fit
+    from perception.training.losses import class_weights, pixel_counts
 
     waiting, augment = WaitingTime(), augment_settings(parameters)
 
@@ -192,22 +214,23 @@ def train(
             augment=augment,
             epoch_frames=parameters.epoch_frames,
             as_bytes=settings.device.startswith("cuda"),  # converted on the GPU
+            share=own_share(),
         )
         return waiting.over(drawn)
 
-    with process_group(settings.device):
-        records = fit(
-            network,
-            batches,
-            settings,
-            loss=loss,
-            class_weights=None if loss else class_weights(pixel_counts(frames)),
-            after_epoch=after_epoch,
-            average=average,
-            resume=training_state(f"{what}, {augment}", settings, frames.frame_ids) if keeps_state else None,
-            iterations_per_epoch=count_batches(len(frames), settings.batch_frames, parameters.epoch_frames),
-            progress=progress_line(what),
-        )
+    records = fit(
+        network,
+        batches,
+        settings,
+        loss=loss,
+        class_weights=None if loss else class_weights(pixel_counts(frames)),
+        after_epoch=after_epoch,
+        average=average,
+        kept=kept,
+        resume=training_state(f"{what}, {parameters}", settings, frames.frame_ids) if keeps_state else None,
+        iterations_per_epoch=count_batches(len(frames), settings.batch_frames, parameters.epoch_frames),
+        progress=progress_line(what),
+    )
     network.to("cpu")
     log(f"{what}: {waiting.share:.1%} of {waiting.total_seconds:.0f} s went on waiting for frames")
     return records

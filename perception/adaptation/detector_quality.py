@@ -11,6 +11,7 @@ from perception.adaptation.detector_training import INSTANCES_PER_CLASS, TargetS
 from perception.adaptation.foreground import Foreground
 from perception.adaptation.instance_frames import InstanceFrames, InstanceMap
 from perception.metrics.detection import AveragePrecision, Objects, average_precision
+from perception.training.distributed import in_order, own_frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,15 @@ class DetectorQuality:
 def judge_detector(detector: Foreground, frames: InstanceFrames) -> DetectorQuality:
     """Compare everything that a detector finds with the instances of frames.
 
-    Instances that are too small to be learnt neither count as missed nor make what is found there wrong.
+    Instances that are too small to be learnt neither count as missed nor make what is found there wrong. Each process
+    looks at its share of the frames.
     """
     smallest = TargetSettings().smallest_area_px
-    labels, found = [], []
-    for index in range(len(frames)):
+    pairs = []
+    for index in own_frames(len(frames)):
         image, instances = frames.load(index)
-        labels.append(labelled_objects(instances, detector.class_ids, smallest))
-        found.append(_detected(detector, image))
+        pairs.append((index, (labelled_objects(instances, detector.class_ids, smallest), _detected(detector, image))))
+    labels, found = zip(*in_order(pairs), strict=True)
     classes = len(detector.class_ids)
     boxes, masks = (average_precision(labels, found, classes, masks=kind) for kind in (False, True))
     return DetectorQuality(boxes=boxes, masks=masks, frames=len(frames))

@@ -32,6 +32,7 @@ INSTANCES_PER_CLASS = 1000  # instance maps hold class_id * 1000 + number
 _GAUSSIAN_SHARE = 0.54  # of a box's half-size is the region that trains it (the paper's alpha)
 _GRID = 20  # a mask is trained at this many points along each side of its box
 _MARGIN = 1.25  # and the grid is this much larger than the box
+_WHOLE = slice(None)
 _AUGMENT_STREAM = 3  # of random numbers; the loader's own streams are 1 and 2
 
 Target = dict[str, NDArray[Any]]
@@ -221,8 +222,9 @@ def detection_batches(
     epoch: int,
     augment: DetectionAugment | None,
     workers: int = 0,
+    share: slice = _WHOLE,
 ) -> Iterator[DetectionBatch]:
-    """Yield one epoch of batches in an order drawn from (seed, epoch).
+    """Yield one epoch of batches in an order drawn from (seed, epoch); share: the part of each that this process gives.
 
     load: gives, for a number of `frames`, the image (height, width, 3) uint8 and its instances (height, width) uint16;
     class_ids: the foreground class ids, in the order of the detector's classes. workers: threads that prepare frames
@@ -244,17 +246,23 @@ def detection_batches(
             image, instances = augmented(image, instances, augment, generator)
         return image, encode_targets(instances, channels, len(class_ids), TargetSettings())
 
-    parts = [[partial(sample, index) for index in part.tolist()] for part in np.split(order, cuts)]
-    with closing(worked_ahead(parts, workers, ahead=2)) as prepared:
-        yield from map(_batch, prepared)
+    parts = [part.tolist() for part in np.split(order, cuts)]
+    shares = [part[share] for part in parts]
+    # A batch without a frame has its shapes of one that is loaded and left out.
+    loaded = [[partial(sample, index) for index in own or part[:1]] for own, part in zip(shares, parts, strict=True)]
+    with closing(worked_ahead(loaded, workers, ahead=2)) as prepared:
+        for own, samples in zip(shares, prepared, strict=True):
+            yield _batch(samples, len(own))
 
 
-def _batch(samples: Sequence[_Sample]) -> DetectionBatch:
+def _batch(samples: Sequence[_Sample], count: int) -> DetectionBatch:
+    """Put the first `count` samples into a batch."""
     images = np.stack([image for image, _ in samples])
     if images.shape[1] % 8 or images.shape[2] % 8:
         raise InputError(f"frames are {images.shape[1]}x{images.shape[2]} pixels; the detector needs multiples of 8")
-    fields = {name: torch.from_numpy(np.stack([target[name] for _, target in samples])) for name in samples[0][1]}
-    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 255.0
+    names = samples[0][1]
+    fields = {name: torch.from_numpy(np.stack([target[name] for _, target in samples]))[:count] for name in names}
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))[:count].float() / 255.0
     return DetectionBatch(images=pixels, **fields)
 
 

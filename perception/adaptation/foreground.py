@@ -13,6 +13,7 @@ from perception.adaptation.fusion import FusionSettings, Instances, chosen, kept
 from perception.data.loading import FrameSet, ordered_batches
 from perception.errors import InputError
 from perception.models.checkpoint import load_network, network_metadata, save_network
+from perception.training.distributed import own_frames
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ def at_size(instances: Instances, size: Sequence[int]) -> Instances:
 
 
 def instances_of(foreground: Foreground | None, frames: FrameSet, batch_frames: int) -> Iterator[Instances]:
-    """Yield each frame's instances at the networks' size, frame after frame; none without a detector."""
+    """Yield the instances of each of own_frames, at the networks' size; none without a detector."""
+    own = own_frames(len(frames), batch_frames)
     if foreground is None:
         masks = np.zeros((0, frames.settings.height_px, frames.settings.width_px), bool)
-        yield from [Instances(masks, np.zeros(0, np.uint8), np.zeros(0, np.float32))] * len(frames)
+        yield from [Instances(masks, np.zeros(0, np.uint8), np.zeros(0, np.float32))] * len(own)
         return
-    for batch in ordered_batches(frames, batch_frames):
+    for batch in ordered_batches(frames, batch_frames, own):
         yield from foreground.find(batch.images)
 
 

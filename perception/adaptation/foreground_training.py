@@ -12,6 +12,7 @@ from perception.adaptation.instance_frames import InstanceFrames
 from perception.adaptation.pseudo import rare_class_weights
 from perception.data.loading import FrameSet, count_batches, frame_pixel_counts
 from perception.errors import InputError
+from perception.training.distributed import own_frames, own_share, sum_over_processes
 from perception.training.loop import EpochRecord, Resume, TrainSettings, fit
 
 
@@ -40,6 +41,7 @@ def train_foreground(
             epoch=epoch,
             augment=augment,
             workers=frames.settings.workers,
+            share=own_share(),
         )
 
     records = fit(
@@ -84,7 +86,8 @@ def rare_class_draw(rows: pd.DataFrame, frames: FrameSet, temperature: float, se
     """
     if not len(frames):
         raise InputError("there are no frames to draw from; give at least one labelled frame")
-    weights = rare_class_weights(frame_pixel_counts(frames), temperature)
+    counts = sum_over_processes(frame_pixel_counts(frames, own_frames(len(frames))))
+    weights = rare_class_weights(counts, temperature)
     start = np.random.default_rng(seed).random()
     places = (start + np.arange(len(rows))) / len(rows)
     drawn = np.searchsorted(np.cumsum(weights), places * weights.sum(), side="right")

@@ -11,6 +11,7 @@ from perception.data.loading import FrameSet, LoadSettings
 from perception.data.store import Store
 from perception.data.taxonomies import label_lookup, load_taxonomy
 from perception.errors import InputError
+from perception.training.distributed import own_frames, sum_over_processes
 
 InstanceMap = NDArray[np.uint16]
 
@@ -101,12 +102,13 @@ def learnable_classes(frames: InstanceFrames, fewest_instances: int = 1) -> tupl
     """Name the classes of which the frames show enough instances that are large enough to learn.
 
     Returns the class ids, ascending, and the number of such instances by class: (256,) int64. A detector needs no channel
-    for a class that it never sees.
+    for a class that it never sees. Each process looks at its share of the frames.
     """
     smallest = TargetSettings().smallest_area_px
     counts = np.zeros(256, np.int64)
-    for index in range(len(frames)):
+    for index in own_frames(len(frames)):
         areas = np.bincount(frames._instances(index).ravel(), minlength=1 << 16)
         areas[0] = 0
         counts += np.bincount(np.flatnonzero(areas >= smallest) // INSTANCES_PER_CLASS, minlength=256)
+    counts = sum_over_processes(counts)
     return tuple(np.flatnonzero(counts >= fewest_instances).tolist()), counts

@@ -12,6 +12,7 @@ from perception.adaptation.fusion import fuse
 from perception.data.loading import FrameSet, ordered_batches
 from perception.metrics.confusion import confusion_matrix, iou, mean_iou
 from perception.metrics.segmentation import predicted_classes
+from perception.training.distributed import own_frames, sum_over_processes
 from perception.training.loop import batch_logits
 
 
@@ -54,16 +55,18 @@ def judge_fusion(
     """Judge the segmentation alone and with the detector's instances fused in, at the labels' own size, in one pass.
 
     foreground: one flag a class. The logits are resized to the label's size (bilinear), masks to its nearest pixels.
-    Without a detector both are the same.
+    Without a detector both are the same. Each process looks at its share of the frames, all return the sum.
     """
     classes = len(foreground)
     counts = np.zeros((2, classes, classes), np.int64)
+    own = own_frames(len(frames), batch_frames)
     instances = instances_of(detector, frames, batch_frames)
-    batches = ordered_batches(frames, batch_frames)
+    batches = ordered_batches(frames, batch_frames, own)
     frame_logits = (each for batch in batches for each in batch_logits(network, batch).float().cpu().numpy())
-    for index, (logits, found) in enumerate(zip(frame_logits, instances, strict=True)):
+    for index, logits, found in zip(own, frame_logits, instances, strict=True):
         label = frames.full_label(index)
         alone = predicted_classes(logits, label.shape)
         counts[0] += confusion_matrix(label, alone, classes)
         counts[1] += confusion_matrix(label, fuse(alone, at_size(found, label.shape)), classes)
+    counts = sum_over_processes(counts)
     return Judged(counts[0], foreground), Judged(counts[1], foreground)

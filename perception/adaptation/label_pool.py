@@ -24,6 +24,7 @@ from perception.adaptation.pseudo import (
 from perception.data.loading import FrameSet, ordered_batches
 from perception.data.store import Store
 from perception.data.taxonomies import Taxonomy, load_taxonomy, raw_values
+from perception.training.distributed import in_order, own_frames, sum_over_processes
 from perception.training.loop import batch_logits
 
 Probabilities = NDArray[np.float32]
@@ -76,6 +77,7 @@ def find_thresholds(
     probabilities = class_probabilities(network, frames, batch_frames)
     classes = len(load_taxonomy(frames.settings.taxonomy).classes)
     histogram = confidence_histogram((pseudo_labels(each, 0.0) for each in probabilities), classes)
+    histogram = sum_over_processes(histogram)
     return class_thresholds(histogram, kept_share, highest_threshold)
 
 
@@ -88,30 +90,31 @@ def label_frames(
     batch_frames: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> PseudoLabelled:
-    """Give every frame a pseudo-label and count what it and the fused picture hold.
+    """Give every frame a pseudo-label and count what it and the fused picture hold; each process does its share.
 
     frames and rows: the same frames, as loaded and as manifest rows. Labels go to the store at the image's own size.
     """
     taxonomy = load_taxonomy(frames.settings.taxonomy)
-    labelled, table = [], []
-    for index, (probabilities, instances) in enumerate(predictions(labeller, frames, batch_frames)):
+    found, own = [], own_frames(len(frames), batch_frames)
+    for index, (probabilities, instances) in zip(own, predictions(labeller, frames, batch_frames), strict=True):
         label, confidence = labeller.label(probabilities, instances)
         row = rows.iloc[index]
         blob = store.put(_png(label, (int(row.height_px), int(row.width_px)), taxonomy), "png")
-        labelled.append({"frame_id": row.frame_id, "label_uri": blob.uri, "label_sha256": blob.sha256})
+        label_facts = {"frame_id": row.frame_id, "label_uri": blob.uri, "label_sha256": blob.sha256}
         known = label != IGNORE
         facts = {
             "frame_id": row.frame_id,
             "confidence": float(confidence[known].mean()) if known.any() else float("nan"),
             "ignore_fraction": float(1 - known.mean()),
         }
-        table.append(facts | _counts(label, probabilities, instances, taxonomy.classes))
+        found.append((index, (label_facts, facts | _counts(label, probabilities, instances, taxonomy.classes))))
         if progress:
-            progress(index + 1, len(frames))
+            progress(len(found), len(own))
+    labelled, table = zip(*in_order(found), strict=True)
     unlabelled = rows.drop(columns=["label_uri", "label_sha256"])
-    changed = unlabelled.merge(pd.DataFrame(labelled), on="frame_id", validate="one_to_one")
+    changed = unlabelled.merge(pd.DataFrame(list(labelled)), on="frame_id", validate="one_to_one")
     manifest = changed.assign(label_source="pseudo", label_taxonomy=taxonomy.name, split="train", instances_uri=None)
-    return PseudoLabelled(manifest, pd.DataFrame(table))
+    return PseudoLabelled(manifest, pd.DataFrame(list(table)))
 
 
 def measure_quality(labellers: Sequence[Labeller], frames: FrameSet, batch_frames: int = 8) -> list[PseudoQuality]:
@@ -121,15 +124,16 @@ def measure_quality(labellers: Sequence[Labeller], frames: FrameSet, batch_frame
     """
     classes = len(labellers[0].thresholds)
     counts = np.zeros((len(labellers), classes, classes + 1), np.int64)
-    for index, (probabilities, instances) in enumerate(predictions(labellers[0], frames, batch_frames)):
+    own = own_frames(len(frames), batch_frames)
+    for index, (probabilities, instances) in zip(own, predictions(labellers[0], frames, batch_frames), strict=True):
         truth = frames.load(index)[1]
         for number, labeller in enumerate(labellers):
             counts[number] += pair_counts(truth, labeller.label(probabilities, instances)[0], classes)
-    return [quality_of_counts(each) for each in counts]
+    return [quality_of_counts(each) for each in sum_over_processes(counts)]
 
 
 def predictions(labeller: Labeller, frames: FrameSet, batch_frames: int) -> Iterator[tuple[Probabilities, Instances]]:
-    """Yield (class, height, width) float32 probabilities and the detector's instances, frame after frame."""
+    """Yield (class, height, width) float32 probabilities and the detector's instances of each of own_frames."""
     yield from zip(
         class_probabilities(labeller.network, frames, batch_frames),
         instances_of(labeller.foreground, frames, batch_frames),
@@ -138,8 +142,8 @@ def predictions(labeller: Labeller, frames: FrameSet, batch_frames: int) -> Iter
 
 
 def class_probabilities(network: nn.Module, frames: FrameSet, batch_frames: int) -> Iterator[Probabilities]:
-    """Yield (class, height, width) float32 probabilities, frame after frame, from the network in eval mode on its device."""
-    for batch in ordered_batches(frames, batch_frames):
+    """Yield (class, height, width) float32 probabilities of each of own_frames, from the network in eval mode on its device."""
+    for batch in ordered_batches(frames, batch_frames, own_frames(len(frames), batch_frames)):
         yield from batch_logits(network, batch).softmax(1).cpu().numpy()
 
 

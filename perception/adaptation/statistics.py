@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from perception.errors import InputError
+from perception.training.distributed import gather, mean_over_processes
 
 
 @torch.no_grad()
 def adapt_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace what batch normalisation knows of its inputs by the plain average over the batches; end in eval mode.
 
-    batches: (frame, 3, height, width) float in [0, 1], on the network's device; equally large ones weigh alike.
+    batches: (frame, 3, height, width) float in [0, 1], on the network's device; equally large ones weigh alike. In a
+    distributed run each process gives its share of them, and the average is over all.
     Weights stay as they are, and nothing is drawn from a random generator. Raises InputError when there is no batch.
     Source: Li et al., "Revisiting Batch Normalization for Practical Domain Adaptation", 2016 (arXiv 1603.04779).
     """
@@ -30,5 +32,10 @@ def adapt_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.eval()
-    if not seen:
+    counts = gather(seen)
+    if not sum(counts):
         raise InputError("there is no frame to take the normalisation's statistics from; give at least one batch")
+    for layer in layers:
+        for average in (layer.running_mean, layer.running_var):
+            if average is not None:
+                average.copy_(mean_over_processes(average * (seen * len(counts) / sum(counts))))

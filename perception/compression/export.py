@@ -25,6 +25,7 @@ from perception.models.copies import copied
 OPSET = 17
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
+CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 _FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -228,13 +229,30 @@ def read_metadata(session: onnxruntime.InferenceSession) -> dict[str, str]:
     return dict(session.get_modelmeta().custom_metadata_map)
 
 
-def open_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """Open an ONNX file for inference on the CPU with a fixed number of threads."""
+def open_session(path: Path, threads: int = 1, provider: str = CPU_PROVIDER) -> onnxruntime.InferenceSession:
+    """Open an ONNX file for inference by an execution provider, on the CPU with a fixed number of threads.
+
+    Raises InputError where onnxruntime has taken another provider, which it does by itself when one cannot start.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # Multiplications with all bits of float32, as on the CPU.
+    settings = {"use_tf32": "0"} if provider == CUDA_PROVIDER else {}
+    session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, settings)])
+    if session.get_providers()[0] != provider:
+        raise InputError(
+            f"onnxruntime: {provider} cannot start here, {session.get_providers()[0]} would run; install the CUDA and "
+            "cuDNN that this onnxruntime was built for, or the onnxruntime without a GPU"
+        )
+    return session
+
+
+def best_provider(device: str) -> str:
+    """Return the execution provider for a torch device: CUDA's for a GPU where the installed onnxruntime has it."""
+    has_cuda = device.startswith("cuda") and CUDA_PROVIDER in onnxruntime.get_available_providers()
+    return CUDA_PROVIDER if has_cuda else CPU_PROVIDER
 
 
 def _compare(network: nn.Module, path: Path, frames: np.ndarray) -> tuple[float, float]:

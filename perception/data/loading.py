@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -32,6 +33,7 @@ _LUMA = (0.299, 0.587, 0.114)
 _COLOR, _GREY = np.eye(3, 4), np.outer(np.ones(3), np.append(_LUMA, 0))
 # Streams of random numbers that must never coincide.
 _ORDER_STREAM, _AUGMENT_STREAM = 1, 2
+_WHOLE = slice(None)
 
 
 # Threads beside a GPU's training loop, which wants some of the cores itself: on 16 cores eight feed an H100 to 95 % of
@@ -187,8 +189,11 @@ def shuffled_batches(
     epoch_frames: int | None = None,
     *,
     as_bytes: bool = False,
+    share: slice = _WHOLE,
 ) -> Iterator[Batch]:
     """Yield one epoch of training batches in an order drawn from (seed, epoch), as bytes for a device where asked.
+
+    share: of several processes, the part of each batch that this one loads and yields.
 
     Each frame comes once; with `epoch_frames` that many are drawn, going on where the epoch before stopped in a
     sequence of permutations, so that every frame is seen equally often. The last batch may be shorter; a last batch of
@@ -205,7 +210,7 @@ def shuffled_batches(
         raise InputError("there are no frames to train on; select some or correct the split")
     batches = _split(_draws(len(frames), seed, epoch, epoch_frames or len(frames)), batch_frames)
     # A batch's random numbers are drawn together: among decoded frames each generator would find a cold cache.
-    varied = ([_variation(seed, *draw, augment) for draw in batch] for batch in batches)
+    varied = ([_variation(seed, *draw, augment) for draw in batch[share]] for batch in batches)
     yield from _batches(varied, batch_frames, frames, as_bytes)
 
 
@@ -215,20 +220,22 @@ def count_batches(frames: int, batch_frames: int, epoch_frames: int | None = Non
     return len(_split([(0, index) for index in range(drawn)], batch_frames))
 
 
-def ordered_batches(frames: FrameSet, batch_frames: int) -> Iterator[Batch]:
-    """Yield all frames in their order, without augmentation; the last batch may be shorter."""
+def ordered_batches(frames: FrameSet, batch_frames: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
+    """Yield all frames, or those that are named, in their order, without augmentation; the last batch may be shorter."""
     if batch_frames < 1:
         raise InputError(f"batch_frames is {batch_frames}, must be at least 1; change it")
-    every = [_Variation(index) for index in range(len(frames))]
-    batches = (every[start : start + batch_frames] for start in range(0, len(frames), batch_frames))
+    every = [_Variation(index) for index in (range(len(frames)) if indices is None else indices)]
+    batches = (every[start : start + batch_frames] for start in range(0, len(every), batch_frames))
     yield from _batches(batches, batch_frames, frames, as_bytes=False)
 
 
-def image_batches(frames: FrameSet, batch_frames: int) -> Iterator[tuple[list[str], torch.Tensor]]:
-    """Yield frames in their order as (frame_ids, images), images (frame, 3, height, width) float32 in [0, 1]."""
-    for number, batch in enumerate(ordered_batches(frames, batch_frames)):
-        start = number * batch_frames
-        yield list(frames.frame_ids[start : start + len(batch.images)]), batch.images
+def image_batches(
+    frames: FrameSet, batch_frames: int, indices: Sequence[int] | None = None
+) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Yield frames as ordered_batches does: (frame_ids, images), images (frame, 3, height, width) float32 in [0, 1]."""
+    ids = iter(frames.frame_ids if indices is None else [frames.frame_ids[index] for index in indices])
+    for batch in ordered_batches(frames, batch_frames, indices):
+        yield list(islice(ids, len(batch.images))), batch.images
 
 
 @dataclass
@@ -280,16 +287,14 @@ def resize_label(label: NDArray[np.uint8], shown: tuple[int, int]) -> NDArray[np
     return np.asarray(cv2.resize(label, shown[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
-def frame_pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
-    """Count the label pixels of every class in every frame: (frame, class) int64; ignored pixels are left out."""
-    classes = len(load_taxonomy(frames.settings.taxonomy).classes)
-    counted = [np.bincount(frames.load(index)[1].ravel(), minlength=256)[:classes] for index in range(len(frames))]
-    return np.array(counted, np.int64).reshape(-1, classes)
+def frame_pixel_counts(frames: FrameSet, indices: Iterable[int] | None = None) -> NDArray[np.int64]:
+    """Count the label pixels of every class in every frame: (frame, class) int64; ignored pixels are left out.
 
-
-def pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
-    """Count the label pixels of every class over all frames: (class,) int64; ignored pixels are left out."""
-    counts: NDArray[np.int64] = frame_pixel_counts(frames).sum(axis=0)
+    indices: count these frames alone; the others get zeros.
+    """
+    counts = np.zeros((len(frames), len(load_taxonomy(frames.settings.taxonomy).classes)), np.int64)
+    for index in range(len(frames)) if indices is None else indices:
+        counts[index] = np.bincount(frames.load(index)[1].ravel(), minlength=256)[: counts.shape[1]]
     return counts
 
 

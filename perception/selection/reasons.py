@@ -59,7 +59,7 @@ def explain(
             by = suppressed_by.get(left_out)
             parts.append(f"in place of {ids[left_out]}" + ("" if by is None else f", a near-duplicate of {ids[by]}"))
         reasons.append("; ".join(parts))
-    return chosen.assign(reason=reasons)
+    return chosen.assign(reason=pd.Series(reasons, dtype="str"))  # also where there is none
 
 
 def _circumstances(choice: Choice, nearest_frame_id: str | None, distance: float) -> Iterator[str]:

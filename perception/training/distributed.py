@@ -1,7 +1,9 @@
 """Data-parallel training: every process takes a share of each batch and all end each step with the same weights.
 
 Gradients are those of one process that sees the whole batch: losses are normalised over all processes, and batch
-normalisation takes its statistics over all of them (on the CPU too, where torch's SyncBatchNorm does not work).
+normalisation takes its statistics over all of them (on the CPU too, where torch's SyncBatchNorm does not work). What is
+done with every frame once, such as counting, labelling and judging, is shared out by whole batches, so that each
+frame's result is that of one process.
 Without a process group every function here is the identity.
 """
 
@@ -11,13 +13,18 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from perception.errors import InputError
+
+Value = TypeVar("Value")
 
 
 def is_distributed() -> bool:
@@ -37,9 +44,10 @@ def world_size() -> int:
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the processes that torchrun started, over NCCL on CUDA and gloo on the CPU; do nothing without torchrun.
+    """Join the processes that torchrun started, over NCCL where each has a GPU, else gloo; do nothing without torchrun.
 
-    Inside another process_group nothing is joined again. Raises InputError when some but not all of torchrun's variables
+    Inside another process_group nothing is joined again; so one goes around all that a process does, since torch's second
+    joining of the same processes waits for ever. Raises InputError when some but not all of torchrun's variables
     are set.
     """
     expected = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -51,13 +59,24 @@ def process_group(device: str) -> Iterator[None]:
         raise InputError(
             f"environment: {set(expected) - set(present)} missing beside {present}; start through torchrun"
         )
+    own_gpu = device.startswith("cuda") and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
     if device.startswith("cuda"):
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+        torch.cuda.set_device(torch.device(device))
+    dist.init_process_group("nccl" if own_gpu else "gloo")
+    yield
+    # Not after an error: the others would fail too, and say so before this process has said what it met.
+    dist.destroy_process_group()
+
+
+def own_share() -> slice:
+    """Give the part of each training batch that is this process's."""
+    return slice(rank(), None, world_size())
+
+
+def own_frames(count: int, batch_frames: int = 1) -> list[int]:
+    """Number the frames, of `count`, that this process does once: every so many-th batch of them in their order."""
+    starts = range(rank() * batch_frames, count, world_size() * batch_frames)
+    return [index for start in starts for index in range(start, min(start + batch_frames, count))]
 
 
 def share_of_mean(total: Tensor, count: Tensor) -> Tensor:
@@ -111,6 +130,18 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def in_order(found: Iterable[tuple[int, Value]]) -> list[Value]:
+    """Collect what every process found, as (number of the frame, value), and give the values in the order of the frames."""
+    pairs = [pair for each in gather(list(found)) for pair in each]
+    return [value for _, value in sorted(pairs, key=itemgetter(0))]
+
+
+def sum_over_processes(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Add up integer counts of all processes; any shape, the same in each."""
+    total: NDArray[np.int64] = np.sum(gather(counts), axis=0)
+    return total
 
 
 @contextmanager

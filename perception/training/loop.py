@@ -10,22 +10,25 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from perception.data.loading import Batch
+from perception.data.loading import Batch, FrameSet, ordered_batches
 from perception.errors import InputError
+from perception.metrics.confusion import confusion_matrix
+from perception.metrics.segmentation import predicted_classes
 from perception.models.modes import evaluation_mode, modes_kept
 from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
 from perception.training import distributed
 from perception.training.averaging import update_average
 from perception.training.captured import CapturedStep, tensors_of
 from perception.training.losses import class_weights, label_loss
-from perception.training.resume import Position, Resume, is_due, load_state, save_state
+from perception.training.resume import Position, Resume, is_due, load_state, save_state, set_learning_rate
 
-__all__ = ["EpochRecord", "Resume", "TrainSettings", "class_weights", "fit"]
+__all__ = ["EpochRecord", "Resume", "TrainSettings", "class_weights", "evaluate_segmentation", "fit"]
 
 AnyBatch = TypeVar("AnyBatch")
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -83,20 +86,22 @@ def fit(
     after_step: Callable[[int, nn.Module, Optimizer], None] | None = None,
     after_epoch: Callable[[int, nn.Module, Optimizer], None] | None = None,
     average: nn.Module | None = None,
+    kept: nn.Module | None = None,
     resume: Resume | None = None,
     iterations_per_epoch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[EpochRecord]:
     """Train a network in place, on settings.device, where it stays.
 
-    batches: gives an epoch's batches (epochs count from 0), every epoch as many. A batch is a dataclass whose tensors
-        have frames along their first axis.
+    batches: gives an epoch's batches (epochs count from 0), every epoch as many. A batch is a dataclass of tensors. In a
+        distributed run each process gives its share of every batch, distributed.own_share() of its frames.
     loss: gives the scalar to minimise for (network, batch on the device); by default the cross-entropy of the logits
         with `batch.labels`, 255 ignored, weighted by class_weights (class,). In a distributed run it is averaged over
-        processes, each of which has a share of the batch's frames.
+        processes.
     after_step, after_epoch: get (iterations or epoch, network, optimiser) when the gradient step, or the epoch's last
         one, is done: the place for a proximal step. Whoever replaces parameters there replaces them in the optimiser.
     average: a copy of the network that becomes the moving average of its weights, with settings.average_decay.
+    kept: what after_epoch writes to, on whatever device; it goes into the state and comes back from it.
     resume: where to keep the state; what is there already is continued, to the very weights of an undisturbed run.
     iterations_per_epoch: spares counting the batches where they have no length, which reads the first epoch twice.
     progress: gets (iterations done, iterations in all).
@@ -107,7 +112,7 @@ def fit(
     with _reproducible(settings), modes_kept(network):
         iterations = iterations_per_epoch or _count_batches(batches)
         _seed(settings)
-        run = _start(network, average, settings, _loss(loss, class_weights, settings), resume, iterations)
+        run = _start(network, average, kept, settings, _loss(loss, class_weights, settings), resume, iterations)
         position, optimiser = run.position, run.optimiser
         step: Callable[[Batch], Tensor] = run.gradient_step
         if settings.captured and distributed.world_size() == 1:
@@ -128,12 +133,31 @@ def fit(
     return [EpochRecord(**record) for record in position.records]
 
 
+def evaluate_segmentation(
+    network: nn.Module, frames: FrameSet, classes: int, batch_frames: int = 8
+) -> NDArray[np.int64]:
+    """Count the confusion of a network on labelled frames at the labels' own size, each process its share of the frames.
+
+    Returns (class, class) int64, rows are labels, 255 is left out. Raises InputError when there is no frame.
+    """
+    if len(frames) == 0:
+        raise InputError("frames: none to evaluate on; give a manifest with labelled frames of the split")
+    own, counts = distributed.own_frames(len(frames), batch_frames), np.zeros((classes, classes), np.int64)
+    batches = ordered_batches(frames, batch_frames, own)
+    found = (logits for batch in batches for logits in batch_logits(network, batch).float().cpu().numpy())
+    for index, logits in zip(own, found, strict=True):
+        label = frames.full_label(index)
+        counts += confusion_matrix(label, predicted_classes(logits, label.shape), classes)
+    return distributed.sum_over_processes(counts)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """What stays the same during a training, and the position, which moves."""
 
     network: nn.Module
     average: nn.Module | None
+    kept: nn.Module | None
     settings: TrainSettings
     loss: Loss
     optimiser: Optimizer
@@ -149,6 +173,11 @@ class _Run:
     def iterations(self) -> int:
         return self.settings.epochs * self.iterations_per_epoch
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Name the networks whose weights are part of the state."""
+        named = {"network": self.network, "average": self.average, "kept": self.kept}
+        return {name: module for name, module in named.items() if module is not None}
+
     def facts(self) -> dict[str, Any]:
         """Name what must be the same for a training to go on as if nothing had happened."""
         settings = dataclasses.asdict(self.settings)
@@ -157,17 +186,17 @@ class _Run:
             "settings": settings,
             "iterations_per_epoch": self.iterations_per_epoch,
             "processes": distributed.world_size(),
-            "average": self.average is not None,
+            "networks": sorted(self.networks()),
         }
 
     def batches_left(self, batches: Callable[[int], Iterable[Batch]]) -> Iterator[Batch]:
-        """Give, on the device, this process's share of each batch of the epoch that is not done yet."""
+        """Give, on the device, each batch of the epoch that is not done yet."""
         done, expected, count = self.position.batch, self.iterations_per_epoch, 0
         for count, batch in enumerate(itertools.islice(batches(self.position.epoch), expected + 1), start=1):
             if count > expected:
                 break
             if count > done:
-                yield _to_device(batch, self.settings.device, slice(distributed.rank(), None, distributed.world_size()))
+                yield _to_device(batch, self.settings.device)
         if count != expected:
             found = f"more than {expected}" if count > expected else f"{count}"
             raise InputError(
@@ -176,12 +205,7 @@ class _Run:
 
     def step(self, batch: Batch, step: Callable[[Batch], Tensor]) -> None:
         """Set the learning rate, make one gradient step, and add to the loss."""
-        rate = _learning_rate(self.settings, self.done / self.iterations)
-        for group in self.optimiser.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        set_learning_rate(self.optimiser, _learning_rate(self.settings, self.done / self.iterations))
         self.position.loss_sum = self.position.loss_sum + step(batch)
 
     def gradient_step(self, batch: Batch) -> Tensor:
@@ -225,7 +249,7 @@ class _Run:
     def save_if_due(self, epoch_ended: bool) -> None:
         over = self.position.epoch == self.settings.epochs
         if self.resume is not None and (over or is_due(self.resume, self.position, epoch_ended)):
-            save_state(self.resume, self.position, self.network, self.average, self.optimiser, self.facts())
+            save_state(self.resume, self.position, self.networks(), self.optimiser, self.facts())
 
     def check_finite(self) -> None:
         loss = float(self.position.loss_sum)
@@ -239,6 +263,7 @@ class _Run:
 def _start(
     network: nn.Module,
     average: nn.Module | None,
+    kept: nn.Module | None,
     settings: TrainSettings,
     loss: Loss,
     resume: Resume | None,
@@ -250,8 +275,8 @@ def _start(
             module.to(settings.device)
             distributed.broadcast_state(module)
     optimiser = _optimiser(network, settings)
-    run = _Run(network, average, settings, loss, optimiser, resume, iterations, Position())
-    position = load_state(resume, network, average, optimiser, run.facts()) if resume is not None else None
+    run = _Run(network, average, kept, settings, loss, optimiser, resume, iterations, Position())
+    position = load_state(resume, run.networks(), optimiser, run.facts()) if resume is not None else None
     return dataclasses.replace(run, position=position) if position is not None else run
 
 
@@ -291,10 +316,10 @@ def _count_batches(batches: Callable[[int], Iterable[Batch]]) -> int:
     return count
 
 
-def _to_device(batch: AnyBatch, device: torch.device | str, share: slice = slice(None)) -> AnyBatch:
+def _to_device(batch: AnyBatch, device: torch.device | str) -> AnyBatch:
     if isinstance(batch, Batch):
-        return Batch(batch.images[share], batch.labels[share]).on(device)  # type: ignore[return-value]
-    moved = {name: value[share].to(device) for name, value in tensors_of(batch).items()}
+        return batch.on(device)  # type: ignore[return-value]
+    moved = {name: value.to(device) for name, value in tensors_of(batch).items()}
     return dataclasses.replace(batch, **moved)  # type: ignore[type-var]
 
 

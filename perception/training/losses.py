@@ -8,10 +8,16 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from perception.data.loading import Batch
+from perception.data.loading import Batch, FrameSet, frame_pixel_counts
 from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
-from perception.training.distributed import share_of_mean
+from perception.training.distributed import own_frames, share_of_mean, sum_over_processes
+
+
+def pixel_counts(frames: FrameSet) -> NDArray[np.int64]:
+    """Count the label pixels of every class over all frames, each process its share: (class,) int64; 255 is left out."""
+    own = frame_pixel_counts(frames, own_frames(len(frames)))
+    return sum_over_processes(own.sum(axis=0))
 
 
 def class_weights(pixel_counts: ArrayLike, k: float = 1.10) -> NDArray[np.float64]:

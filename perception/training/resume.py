@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from perception.models.tensor_file import read_tensors, write_tensors
 from perception.parameters import Count, Positive, checked
 from perception.training import distributed
 
-_FORMAT = "nightdrive-training-1"
+_FORMAT = "nightdrive-training-2"
 
 
 @checked
@@ -58,40 +59,37 @@ class Position:
 def save_state(
     resume: Resume,
     position: Position,
-    network: nn.Module,
-    average: nn.Module | None,
+    networks: Mapping[str, nn.Module],
     optimiser: Optimizer,
     facts: dict[str, Any],
 ) -> None:
-    """Write weights, averaged weights, optimiser state, random states and position; process 0 writes for all.
+    """Write weights, optimiser state, random states and position; process 0 writes for all.
 
-    facts: JSON values that must be the same when training goes on.
+    networks: by name; "network" is the one that the optimiser trains. facts: JSON values that must be the same when training goes on.
     Raises InputError when the optimiser has several parameter groups or does not hold the network's parameters.
     """
     random_states = distributed.gather(_random_state(optimiser))
     position.saved_at = time.monotonic()
     if distributed.rank() > 0:
         return
-    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
-    if average is not None:
-        tensors |= {f"average/{name}": tensor for name, tensor in average.state_dict().items()}
+    tensors = {f"{which}/{name}": t for which, each in networks.items() for name, t in each.state_dict().items()}
     tensors |= {f"random/{rank}/{k}": tensor for rank, state in enumerate(random_states) for k, tensor in state.items()}
     tensors["loss_sum"] = position.loss_sum
-    moments, scalars = _optimiser_state(network, optimiser)
+    moments = _optimiser_state(networks["network"], optimiser)
     header = {
         "facts": {**facts, "identity": resume.identity},
-        "leaves": describe_leaves(network),
+        "leaves": {which: describe_leaves(each) for which, each in networks.items()},
         "position": {"epoch": position.epoch, "batch": position.batch, "seconds": position.seconds},
         "records": position.records,
-        "optimiser": scalars,
+        "learning_rate": float(optimiser.param_groups[0]["lr"]),
     }
     write_tensors(resume.path, tensors | moments, header, _FORMAT)
 
 
 def load_state(
-    resume: Resume, network: nn.Module, average: nn.Module | None, optimiser: Optimizer, facts: dict[str, Any]
+    resume: Resume, networks: Mapping[str, nn.Module], optimiser: Optimizer, facts: dict[str, Any]
 ) -> Position | None:
-    """Bring network, average, optimiser and random state, in place, to where the file left them; None without a file.
+    """Bring networks, optimiser and random state, in place, to where the file left them; None without a file.
 
     A network that lost channels since is given the file's layers. Raises InputError when the file is damaged or the
     facts differ.
@@ -101,10 +99,9 @@ def load_state(
     header, tensors = read_tensors(resume.path, _FORMAT)
     where = f"resume file {resume.path}"
     _check_facts(header["facts"], {**facts, "identity": resume.identity}, where)
-    _load_network(network, header["leaves"], _under(tensors, "network/"), where)
-    if average is not None:
-        _load_network(average, header["leaves"], _under(tensors, "average/"), where)
-    _load_optimiser(network, optimiser, header["optimiser"], tensors)
+    for which, each in networks.items():
+        _load_network(each, header["leaves"][which], _under(tensors, f"{which}/"), where)
+    _load_optimiser(networks["network"], optimiser, header["learning_rate"], tensors)
     _restore_random_state(_under(tensors, f"random/{distributed.rank()}/"), optimiser)
     return Position(**header["position"], loss_sum=tensors["loss_sum"].clone(), records=header["records"])
 
@@ -139,27 +136,33 @@ def _load_network(network: nn.Module, leaves: list[list[Any]], state: dict[str, 
         raise InputError(f"{where}: its weights do not fit ({reason}); delete it to train anew") from error
 
 
-def _optimiser_state(network: nn.Module, optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split the state into tensors by parameter name and the scalars of the one parameter group."""
+def set_learning_rate(optimiser: Optimizer, rate: float) -> None:
+    """Set the rate of all parameters: in its place on the device where it is a tensor, from which a recorded step reads it."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def _optimiser_state(network: nn.Module, optimiser: Optimizer) -> dict[str, Tensor]:
+    """Name the optimiser's tensors after the parameters that they belong to."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     held = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     if len(optimiser.param_groups) != 1 or {id(p) for p in held} != {id(p) for p in names}:
         raise InputError("optimiser: must hold the network's parameters in one group to be resumed; give it those")
-    tensors = {
+    return {
         f"optimiser/{names[parameter]}/{key}": value
         for parameter, state in optimiser.state.items()
         for key, value in state.items()
         if value is not None
     }
-    return tensors, {key: value for key, value in optimiser.param_groups[0].items() if key != "params"}
 
 
-def _load_optimiser(
-    network: nn.Module, optimiser: Optimizer, scalars: dict[str, Any], tensors: dict[str, Tensor]
-) -> None:
+def _load_optimiser(network: nn.Module, optimiser: Optimizer, rate: float, tensors: dict[str, Tensor]) -> None:
     group = optimiser.param_groups[0]
     group["params"] = list(network.parameters())
-    group.update({key: tuple(value) if isinstance(value, list) else value for key, value in scalars.items()})
+    set_learning_rate(optimiser, rate)  # all else in the group comes from the settings, and from this machine
     parameters = dict(network.named_parameters())
     optimiser.state.clear()
     for name, value in _under(tensors, "optimiser/").items():

@@ -11,8 +11,10 @@ Network = TypeVar("Network")
 
 
 def best_device() -> str:
-    """Return the device that networks train on: this process's GPU where there is one."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    """Return the device that networks train on: this process's GPU where there is one, shared where there are too few."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 def set_threads(threads: int) -> None:

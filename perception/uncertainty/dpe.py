@@ -10,14 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception.data.loading import Batch
-from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
 from perception.parameters import NotNegative, Share, checked
-from perception.training.distributed import share_of_mean
+from perception.training.losses import weighted_cross_entropy
 from perception.uncertainty.ensemble import Ensemble
 from perception.uncertainty.priors import Prior, parameter_priors
 
@@ -101,17 +99,11 @@ def l2_loss(ensemble: Ensemble, batch: Batch, weight_decay: float, *, class_weig
 def member_cross_entropy(ensemble: Ensemble, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
     """Return the sum over members of the mean cross entropy over labelled pixels (0 where none is labelled).
 
-    batch.labels: int64 class ids, 255 = ignored; (frame, height, width), or (frame,) for classifiers. In a distributed
-    run it is this process's share, as weighted_cross_entropy gives it; summed by the library, it rounds otherwise than that.
+    batch.labels: int64 class ids, 255 = ignored; (frame, height, width), or (frame,) for classifiers. class_weights: on
+    the batch's device. In a distributed run it is this process's share, as weighted_cross_entropy gives it.
     """
-    labels = batch.labels
-    labelled = labels != IGNORE
-    weight = labelled.sum() if class_weights is None else class_weights[labels[labelled]].sum()
-    total = torch.zeros((), device=labels.device)
-    for logits in ensemble.member_logits(batch.images):
-        summed = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE, reduction="sum")
-        total = total + share_of_mean(summed, weight.to(summed.dtype))
-    return total
+    logits = ensemble.member_logits(batch.images)
+    return torch.stack([weighted_cross_entropy(each, batch.labels, class_weights) for each in logits]).sum()
 
 
 def gaussian_kl(mean: Tensor, variance: Tensor, prior: Prior, direction: str = "pq") -> Tensor:

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import combinations
@@ -182,19 +182,22 @@ def _refuse_equal_members(networks: Sequence[nn.Module]) -> None:
             )
 
 
-def snapshot_collector(epochs: Collection[int], kept: list[nn.Module]) -> Callable[..., None]:
-    """Return an `after_epoch` callback for `fit` that appends copies of the network at the named epochs to `kept`.
+def snapshots(network: nn.Module, epochs: Sequence[int]) -> tuple[nn.ModuleList, Callable[..., None]]:
+    """Return copies of the network, one an epoch, and the `after_epoch` of `fit` that gives each its epoch's weights.
 
     An ensemble contributes all its members, so that seeds times snapshots members come together, as in Chitta et al.,
-    arXiv 1905.12737. Afterwards `Ensemble(kept)` is the snapshot ensemble.
+    arXiv 1905.12737. Afterwards `Ensemble(copies)` is the snapshot ensemble. The copies are on the CPU.
     """
+    networks = list(network.members) if isinstance(network, Ensemble) else [network]
+    copies = nn.ModuleList(copy.deepcopy(each).cpu().eval() for _ in epochs for each in networks)
 
-    def collect(epoch: int, network: nn.Module, _optimizer: object) -> None:
+    def after_epoch(epoch: int, _network: nn.Module, _optimizer: object) -> None:
         if epoch in epochs:
-            networks = network.members if isinstance(network, Ensemble) else [network]
-            kept.extend(copy.deepcopy(member).eval() for member in networks)
+            first = epochs.index(epoch) * len(networks)
+            for place, each in enumerate(networks, first):
+                copies[place].load_state_dict(each.state_dict())
 
-    return collect
+    return copies, after_epoch
 
 
 def save_ensemble(ensemble: Ensemble, folder: Path, metadata: dict[str, str]) -> str:

@@ -226,13 +226,12 @@ Run = Callable[[Callable[[_Share], None], list[_Share]], None]
 
 @contextmanager
 def _threads() -> Iterator[tuple[int, Run]]:
-    """Give torch's number of threads, and what runs work on shares in as many; torch keeps to one in each, and in this one.
+    """Give torch's number of threads, and what runs work on shares in as many; torch keeps to one in each meanwhile.
 
     After an operation in several threads, torch's others wait for the next one at full speed, some milliseconds long:
     they would take the cores that the shares are worked on.
     """
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-    torch.set_num_threads(1)
 
     def in_this_mode(work: Callable[[_Share], None], share: _Share) -> None:
         with torch.inference_mode(inference), torch.no_grad():  # a new thread knows nothing of its maker's
@@ -243,13 +242,14 @@ def _threads() -> Iterator[tuple[int, Run]]:
         def run(work: Callable[[_Share], None], shares: list[_Share]) -> None:
             if len(shares) == 1:
                 work(shares[0])
-            else:
+                return
+            torch.set_num_threads(1)
+            try:
                 list(pool.map(partial(in_this_mode, work), shares))
+            finally:
+                torch.set_num_threads(threads)  # what a thread of the pool said holds for threads to come, too
 
-        try:
-            yield threads, run
-        finally:
-            torch.set_num_threads(threads)  # what a thread of the pool said holds for threads to come, too
+        yield threads, run
 
 
 def _summarise(members: Iterable[Tensor], convert: Convert) -> Uncertainty:
@@ -434,7 +434,8 @@ def score_table(rows: Iterable[FrameScore], settings: ScoreSettings, model_sha25
     }
     if all(row.embedding is not None for row in kept):
         columns["embedding"] = [row.embedding for row in kept]
-    table = pd.DataFrame(columns).astype({"score": "float64", **dict.fromkeys(MEASURES, "float32")})
+    table = pd.DataFrame(columns, dtype=None if kept else object)  # a shard without frames says nothing of its types
+    table = table.astype({"score": "float64", **dict.fromkeys(MEASURES, "float32")})
     return table.assign(model_sha256=model_sha256, measure=settings.measure, reduction=settings.reduction)
 
 

@@ -70,15 +70,18 @@ class Steps:
         return self._step(task, FAREWELL, exit_handler=True)
 
     def _step(self, task: Task, name: str, *, exit_handler: bool = False) -> Any:
+        shares = self.settings[COUNTS[task.over]] if task.over else 0
         image = image_of(self.cluster.needs(task.stage.name), self.images)
+        own_image = image_of(
+            self.cluster.step_needs(task.stage.name, shares), self.images
+        )  # another where a job does the work
         about: dict[str, Any] = {"task": name} | ({"over": task.over} if task.over else {})
         if not exit_handler:
             about |= {"takes": {port: [self._taken(each) for each in given] for port, given in task.takes.items()}}
         values = {ABOUT: about, NIGHT: self._night(), **step_parameters(self.settings, task)}
         for given_later in (FINAL_STATUS, "settings"):  # of the report: by the backend, by the records of all tasks
             values.pop(given_later, None)
-        component = container_component(name, task.stage, image, exit_handler=exit_handler)
-        shares = self.settings[COUNTS[task.over]] if task.over else 0
+        component = container_component(name, task.stage, own_image, exit_handler=exit_handler)
         claims = self.cluster.source_claims if FOOTAGE in task.reads_outside else {}
         settings = write_settings(values)
         step = with_resources(component(**{SETTINGS: settings}), task.stage.name, image, self.cluster, shares, claims)

@@ -120,6 +120,7 @@ def wanted_by(package: Path) -> Wanted:
     executors = spec["deploymentSpec"]["executors"]
     secrets: dict[str, set[str]] = {}
     claims: set[str] = set()
+    images = {item["container"]["image"] for item in executors.values()}
     accelerators: set[tuple[str, int, tuple[tuple[str, str], ...]]] = set()
     kubernetes = platforms[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if platforms else {}
     for name, settings in kubernetes.items():
@@ -134,6 +135,7 @@ def wanted_by(package: Path) -> Wanted:
             accelerators.add((asked["resourceType"], int(asked["resourceCount"]), tuple(sorted(labels.items()))))
         for given in (item["value"] for item in container.get("env", []) if item["name"] == INDEXED_JOB_VARIABLE):
             indices = json.loads(given)
+            images.add(indices["image"])
             claims |= set(indices.get("claims", {}))
             labels = tuple(sorted(indices.get("node_selector", {}).items()))
             accelerators |= {(kind, count, labels) for kind, count in indices.get("accelerator", {}).items()}
@@ -141,7 +143,7 @@ def wanted_by(package: Path) -> Wanted:
         secrets={name: tuple(sorted(keys)) for name, keys in sorted(secrets.items())},
         claims=tuple(sorted(claims)),
         accelerators=tuple(sorted(accelerators)),
-        images=tuple(sorted({item["container"]["image"] for item in executors.values()})),
+        images=tuple(sorted(images)),
         unconfined=tuple(sorted(name for name in executors if not _runs_as_non_root(kubernetes.get(name, {})))),
     )
 

@@ -34,8 +34,8 @@ def with_resources(
 ) -> Any:
     """Return the step with its resources, nodes, secrets, retries and time-out.
 
-    shares: how many the step has, each run by an index of a job; 0: it is a single task. claims: the folders, by volume claim,
-    that these indices read.
+    image: of the stage. shares: how many the step has, each run by an index of a job; 0: it is a single task. claims: the
+    folders, by volume claim, that these indices read.
     """
     from kfp import kubernetes
 

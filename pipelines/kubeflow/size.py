@@ -191,8 +191,6 @@ def _environment(settings: Json) -> Iterator[Json]:
         for item in secret["keyToEnv"]:
             reference = {"name": secret["secretName"], "key": item["secretKey"], "optional": False}
             yield {"name": item["envVar"], "valueFrom": {"secretKeyRef": reference}}
-    for item in settings.get("fieldPathAsEnv", []):
-        yield {"name": item["name"], "valueFrom": {"fieldRef": {"fieldPath": item["fieldPath"]}}}
 
 
 def _volumes(settings: Json) -> Iterator[tuple[str, str, Json]]:

@@ -1,5 +1,7 @@
 """Every kind of committee trains, is scored by the same stage, and class weights and maps reach the scores."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import pandas as pd
 import pytest
 
 from components import ensemble, score
+from components.stage import learning as trainings
+from components.stage.execution import TRAINING_STATE_VARIABLE
 from components.stage.parameters import build_parameters
 from perception.errors import InputError
 from tests.components.intake import empty_base, run, take_in
@@ -53,6 +57,40 @@ def test_every_kind_is_scored_by_the_same_stage(arrived: dict[str, list[Path]], 
     assert sorted(path.stem for path in (scores / "maps").iterdir()) == sorted(table.frame_id)
     picture = cv2.imread(str(scores / "maps" / f"{table.frame_id[0]}.png"))
     assert picture.shape == (HEIGHT, WIDTH, 3) and np.ptp(picture) > 0
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a step before its time."""
+
+
+def killed_after(steps: int) -> Callable[[str], Callable[[int, int], None]]:
+    def progress(done: int, _total: int) -> None:
+        if done == steps:
+            raise KilledError
+
+    return lambda _what: progress
+
+
+@pytest.mark.parametrize("kind", ("dpe", "snapshots"))
+def test_a_killed_ensemble_goes_on_to_the_same_members(
+    arrived: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    given = learning(arrived) | {"epochs": 4, "epoch_frames": 4, "batch_frames": 2, "learning_rate": 1e-3}
+    given |= {"network_width": 0.25, "dropout": 0.3, "kind": kind, "members": 4}
+    expected = run(ensemble, arrived, "ensemble", tmp_path / "undisturbed", **given)
+    kept = trainings.training_state
+    at_once = lambda *what: replace(kept(*what), every_minutes=1e-9)  # noqa: E731
+    monkeypatch.setenv(TRAINING_STATE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(trainings, "training_state", at_once)
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(trainings, "progress_line", killed_after(6))  # of 8: two snapshots have been taken
+        run(ensemble, arrived, "ensemble", tmp_path / "killed", **given)
+    steps: list[int] = []
+    monkeypatch.setattr(trainings, "progress_line", lambda _: lambda done, _total: steps.append(done))
+    resumed = run(ensemble, arrived, "ensemble", tmp_path / "resumed", **given)
+    assert steps == [6, 7, 8]  # the step after which it was killed is done again
+    for file in sorted(expected.iterdir()):
+        assert (resumed / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 @pytest.mark.parametrize(

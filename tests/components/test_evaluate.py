@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from components.evaluate import judging
 from components.stage.command import main
 from perception.compression.export import export_onnx, fold_batchnorm
 from perception.data.taxonomies import load_taxonomy
@@ -55,7 +57,7 @@ def call(root: Path, *more: str, model: str = "net.onnx", data: str = "scenes") 
 def test_a_folder_is_judged_with_nothing_but_the_exported_file(place: Path) -> None:
     figures = json.loads((place / "out" / "evaluation.json").read_text())
     assert figures["frames"] == 2 * DRIVES
-    assert figures["drives"] == DRIVES
+    assert figures["drives"] == DRIVES and figures["onnxruntime_provider"] == "CPUExecutionProvider"
     assert len(list((place / "out" / "predictions").glob("*.png"))) == 2 * DRIVES
     low, high = figures["miou_interval"]
     assert low <= figures["miou"] <= high
@@ -68,6 +70,20 @@ def test_a_folder_is_judged_with_nothing_but_the_exported_file(place: Path) -> N
         assert outside not in html
     for words in ("What it does not support", "Champion and challenger", "Coverage of the operating domain", "unknown"):
         assert words in html
+
+
+def test_a_gpu_judges_where_onnxruntime_has_its_provider(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def session(_model: Path, _threads: int, provider: str) -> SimpleNamespace:
+        asked.append(provider)
+        return SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="image", shape=["frames", 3, HEIGHT, WIDTH])])
+
+    monkeypatch.setattr(judging, "best_device", lambda: "cuda:0")
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(judging, "open_session", session)
+    judging.onnx_predictor(tmp_path / "model.onnx", 1)
+    assert asked == ["CUDAExecutionProvider"]
 
 
 def test_the_figures_equal_an_independent_count_of_the_kept_predictions(place: Path) -> None:

@@ -1,10 +1,14 @@
 """What the parameters of train_prune ask of compression-aware training."""
 
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from components.train_prune import TrainPruneParameters, _shrink_settings
+from components import train_prune
+from components.stage.declaration import Paths
+from components.train_prune import TrainPruneParameters, _shrink_settings, training_frames
 from perception.errors import InputError
 
 
@@ -48,3 +52,18 @@ def test_branches_close_where_asked() -> None:
 def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         parameters(**wrong)
+
+
+@pytest.mark.parametrize("humans", [3, 12, 40])
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_human_labels_have_the_share_that_was_asked_for_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch, humans: int, share: float
+) -> None:
+    simulator = pd.DataFrame({"frame_id": range(8), "domain": "synthetic", "split": "train"})
+    pseudo, human = (pd.DataFrame({"frame_id": range(first, last)}) for first, last in ((8, 12), (12, 12 + humans)))
+    monkeypatch.setattr(train_prune, "read_frames", lambda _: simulator)
+    monkeypatch.setattr(train_prune, "curated_training_frames", lambda _: human)
+    monkeypatch.setattr("perception.data.manifest.read_manifest", lambda _: pseudo)
+    rows = training_frames(Paths({"adaptation": (Path("a"),)}), parameters(human_share=share))
+    assert set(rows.frame_id) == set(range(12 + humans))
+    assert (rows.frame_id >= 12).mean() == pytest.approx(share, abs=0.5 / len(rows))

@@ -13,7 +13,7 @@ from perception.data.loading import Batch
 from perception.models.resnet import ResNet18
 from perception.training.loop import TrainSettings, fit
 from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
-from perception.uncertainty.ensemble import Committee, DropoutEnsemble, Ensemble, make_ensemble, snapshot_collector
+from perception.uncertainty.ensemble import Committee, DropoutEnsemble, Ensemble, make_ensemble, snapshots
 
 COMMITTEES = ("single", "ensemble", "dpe", "snapshots", "dropout")
 SNAPSHOT_EPOCHS_PER_MEMBER = 2  # a run is cut into so many epochs a snapshot; the later half is kept
@@ -85,18 +85,18 @@ def train_committee(
         mixed_precision=on_cuda,
         captured=on_cuda and not eager,
     )
-    kept: list[nn.Module] = []
+    kept, keep = snapshots(committee, range(epochs - recipe.members, epochs))
     plain = EnsembleLoss(penalty="none" if decay_in_optimiser else "l2", weight_decay=recipe.weight_decay)
     fit(
         committee,
         lambda epoch: _batches(labelled, recipe, steps, seed * 1000 + epoch),
         settings,
         loss=ensemble_loss(loss if kind == "dpe" else plain),
-        after_epoch=snapshot_collector(range(epochs - recipe.members, epochs), kept),
+        after_epoch=keep,
         iterations_per_epoch=steps,
     )
     if kind == "snapshots":
-        return Ensemble(kept).eval()
+        return Ensemble(list(kept)).eval()
     return DropoutEnsemble(committee.members[0], recipe.members, seed) if kind == "dropout" else committee.eval()
 
 

@@ -12,6 +12,8 @@ from perception.data.s3 import open_bucket
 from perception.errors import InputError, Unreachable
 from tests.conftest import S3Server
 
+pytestmark = pytest.mark.s3
+
 FRAMES = Given("gather", "frames")
 
 

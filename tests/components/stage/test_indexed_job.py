@@ -27,7 +27,7 @@ COMMAND = ["python", "-m", "components.stage", "score", "--executor-input", "{}"
 
 
 def job(settings: IndexedJobSettings = SETTINGS, count: int = 16) -> dict[str, Any]:
-    return manifest("nightdrive-score-0", count, COMMAND, settings)
+    return manifest("nightdrive-score-0", count, COMMAND, settings, "nightdrive-runner")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -75,6 +75,7 @@ def test_its_pods_have_what_the_stage_needs_where_it_belongs(monkeypatch: pytest
     assert container["resources"] == {
         "requests": {"cpu": "2", "memory": "8Gi", "nvidia.com/gpu": "1"}, "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"},
     }  # fmt: skip
+    assert pod["serviceAccountName"] == "nightdrive-runner", "the account may hold what the image is pulled with"
     assert (pod["nodeSelector"], pod["activeDeadlineSeconds"]) == ({"pool": "gpu"}, 3600)
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", "/data/fleet"}
     assert {"name": "NIGHTDRIVE_RETRY_PAUSES", "value": "1,2"} in container["env"]

@@ -1,5 +1,6 @@
 """TrainJobs: what is asked of Kubernetes, awaited, and deleted whatever happens."""
 
+import base64
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from components.stage import kubernetes_api
 from components.stage.execution import Call
 from components.stage.kubernetes_api import Cluster, run_job
 from components.stage.train_job import TRAIN_JOB, TrainJobSettings, manifest, run_on_nodes
@@ -155,6 +157,16 @@ def test_a_stage_on_several_nodes_finds_its_inputs_and_its_outputs_come_back(
     assert outcome.code == code
     assert (tmp_path / "copied" / "result").exists() == (code == 0)
     assert outcome.message == ("" if code == 0 else "why")
+
+
+def test_a_pod_knows_its_cluster_and_its_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = base64.urlsafe_b64encode(json.dumps({"sub": "system:serviceaccount:nights:nightdrive-runner"}).encode())
+    (tmp_path / "token").write_text(f"header.{claims.decode().rstrip('=')}.signature\n")
+    (tmp_path / "namespace").write_text("nights")
+    monkeypatch.setattr(kubernetes_api, "ACCOUNT_FOLDER", tmp_path)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    cluster = Cluster.of_this_pod()
+    assert (cluster.url, cluster.namespace, cluster.account) == ("https://[fd00::1]:443", "nights", "nightdrive-runner")
 
 
 def test_outside_a_cluster_it_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from perception.adaptation.detector import ForegroundDetector
 from perception.adaptation.detector_training import DetectionBatch, detection_batches, detection_loss
-from perception.training.distributed import process_group, rank, world_size
+from perception.training.distributed import own_share, process_group, rank, world_size
 from perception.training.loop import TrainSettings, fit
 
 SRC = Path(__file__).parents[3]
@@ -32,7 +32,7 @@ def frame(index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def batches(epoch: int) -> list[DetectionBatch]:
-    made = detection_batches(frame, range(10), (11, 13), 5, seed=0, epoch=epoch, augment=None)
+    made = detection_batches(frame, range(10), (11, 13), 5, seed=0, epoch=epoch, augment=None, share=own_share())
     return [in_double(each) for each in made]
 
 

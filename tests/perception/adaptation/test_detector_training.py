@@ -161,7 +161,7 @@ def test_padding_that_spares_a_gpu_the_waiting_changes_no_mask_loss():
     network = ForegroundDetector(2, 0.5).eval()
     frames = [three_things(), np.zeros((64, 96), np.uint16), np.roll(three_things(), 9, axis=1)]
     images = [np.random.default_rng(n).integers(0, 256, (64, 96, 3), np.uint8) for n in range(3)]
-    batch = training._batch([(image, encoded(each)) for image, each in zip(images, frames, strict=True)])
+    batch = training._batch([(image, encoded(each)) for image, each in zip(images, frames, strict=True)], 3)
     output = network(batch.images)
     counted, padded = (training.mask_loss(output, batch, padded=each) for each in (False, True))
     torch.testing.assert_close(counted, padded)
@@ -224,6 +224,36 @@ def test_batches_hold_every_frame_once_and_depend_on_seed_and_epoch_alone():
     seen = {batch.images[i].numpy().tobytes() for batch in plain for i in range(len(batch.images))}
     wanted = {(shapes_frame(i)[0].transpose(2, 0, 1).astype(np.float32) / 255).tobytes() for i in frames}
     assert seen == wanted
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_share_of_a_batch_is_loaded_alone_and_may_be_empty(padded, monkeypatch):
+    loaded = []
+
+    def load(index):
+        loaded.append(index)
+        return shapes_frame(index)
+
+    def epoch(load, share):
+        return list(
+            training.detection_batches(load, range(7), CLASS_IDS, 3, seed=3, epoch=0, augment=None, share=share)
+        )
+
+    whole = epoch(shapes_frame, slice(None))
+    for rank in range(4):
+        share = slice(rank, None, 4)
+        loaded.clear()
+        for own, batch in zip(epoch(load, share), whole, strict=True):
+            for field in dataclasses.fields(batch):
+                assert torch.equal(getattr(own, field.name), getattr(batch, field.name)[share])
+        assert len(loaded) == 2
+    torch.manual_seed(0)
+    empty, monkeyed = epoch(load, slice(3, None, 4))[0], training.mask_loss
+    assert len(empty.images) == 0
+    monkeypatch.setattr(training, "mask_loss", lambda output, given: monkeyed(output, given, padded=padded))
+    loss = training.detection_loss(ForegroundDetector(len(CLASS_IDS), width=0.5), empty)
+    loss.backward()
+    assert loss.item() == 0
 
 
 def test_batches_refuse_nothing_to_learn_and_odd_sizes():

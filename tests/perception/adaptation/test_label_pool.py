@@ -31,8 +31,12 @@ def png(pixels: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
+    return made_pool(tmp_path_factory.mktemp("store"))
+
+
+def made_pool(folder):
     """Five labelled frames of noise, and networks that see something in them."""
-    store, rng, rows = open_store(str(tmp_path_factory.mktemp("store"))), np.random.default_rng(0), []
+    store, rng, rows = open_store(str(folder)), np.random.default_rng(0), []
     for number in range(FRAMES):
         image = store.put(png(rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)), "png")
         label = store.put(png(rng.choice([0, 1, 3, 8, 9, 255], (HEIGHT, WIDTH)).astype(np.uint8)), "png")

@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception.compression.expansion import expand_network
-from perception.compression.export import OPSET, export_onnx, fold_batchnorm, open_session, read_metadata
+from perception.compression.export import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    OPSET,
+    best_provider,
+    export_onnx,
+    fold_batchnorm,
+    open_session,
+    read_metadata,
+)
 from perception.errors import InputError
 from perception.models.erfnet import ERFNet
 
@@ -135,3 +144,34 @@ def test_expansions_are_contracted_and_the_error_is_told(tmp_path: Path) -> None
     with pytest.raises(InputError, match="training mode"):
         export_onnx(expanded.train(), tmp_path / "no.onnx", 16, 16)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("device", "installed", "expected"),
+    [("cuda:0", [CUDA_PROVIDER, CPU_PROVIDER], CUDA_PROVIDER), ("cuda:0", [CPU_PROVIDER], CPU_PROVIDER),
+     ("cpu", [CUDA_PROVIDER, CPU_PROVIDER], CPU_PROVIDER)],
+)  # fmt: skip
+def test_a_gpu_runs_exported_networks_where_onnxruntime_can(
+    monkeypatch: pytest.MonkeyPatch, device: str, installed: list[str], expected: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: installed)
+    assert best_provider(device) == expected
+
+
+def test_a_provider_that_cannot_start_is_no_silent_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    class Session:
+        def __init__(self, _path: str, _options: object, providers: list[object]) -> None:
+            asked.extend(providers)
+
+        def get_providers(self) -> list[str]:
+            return started
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    started = [CUDA_PROVIDER, CPU_PROVIDER]
+    open_session(tmp_path / "x.onnx", provider=CUDA_PROVIDER)
+    assert asked == [(CUDA_PROVIDER, {"use_tf32": "0"})]
+    started = [CPU_PROVIDER]
+    with pytest.raises(InputError, match="CUDAExecutionProvider cannot start here, CPUExecutionProvider would run"):
+        open_session(tmp_path / "x.onnx", provider=CUDA_PROVIDER)

@@ -26,8 +26,8 @@ from perception.data.loading import (
     LoadSettings,
     count_batches,
     frame_pixel_counts,
+    image_batches,
     ordered_batches,
-    pixel_counts,
     shuffled_batches,
     usable_cores,
 )
@@ -383,12 +383,40 @@ def test_batches_are_counted_without_loading(
     assert count_batches(frames, batch_frames, epoch_frames) == len(list(batches))
 
 
+def test_a_process_loads_its_share_of_every_batch_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, store = make(tmp_path, 7)
+    whole = list(shuffled_batches(FrameSet(frames, store, SETTINGS), 4, 7, 2, Augment()))
+    decoded: list[int] = []
+    decode = FrameSet._decode
+    monkeypatch.setattr(FrameSet, "_decode", lambda self, index: decoded.append(index) or decode(self, index))
+    for rank in range(5):  # the last one has no frame of either batch
+        decoded.clear()
+        share = slice(rank, None, 5)
+        shares = list(shuffled_batches(FrameSet(frames, store, SETTINGS), 4, 7, 2, Augment(), share=share))
+        assert len(decoded) == sum(len(batch.images[share]) for batch in whole)
+        for own, batch in zip(shares, whole, strict=True):
+            assert torch.equal(own.images, batch.images[share]) and torch.equal(own.labels, batch.labels[share])
+
+
+def test_some_frames_alone_come_in_their_order(tmp_path: Path) -> None:
+    frames, store = make(tmp_path, 5)
+    loaded = FrameSet(frames, store, SETTINGS)
+    every = {name: images for names, part in image_batches(loaded, 5) for name, images in zip(names, part, strict=True)}
+    some = list(image_batches(loaded, 2, [0, 1, 4]))
+    assert [names for names, _ in some] == [loaded.frame_ids[:2], loaded.frame_ids[4:]]
+    for names, images in some:
+        assert torch.equal(images, torch.stack([every[name] for name in names]))
+
+
 def test_pixel_counts(tmp_path: Path) -> None:
     frames, store = make(tmp_path, 4)
     raw = np.concatenate([stored(frames, store, row, "label_uri").ravel() for row in range(4)])
-    counts = pixel_counts(FrameSet(frames, store, SETTINGS))
-    assert counts.dtype == np.int64 and counts.tolist() == [int((raw == value).sum()) for value in range(11)]
     by_frame = frame_pixel_counts(FrameSet(frames, store, SETTINGS))
+    assert by_frame.dtype == np.int64
+    some = frame_pixel_counts(FrameSet(frames, store, SETTINGS), [1, 2])
+    assert (some[[0, 3]] == 0).all() and (some[1:3] == by_frame[1:3]).all()
     for row, label in enumerate(raw.reshape(4, -1)):
         assert by_frame[row].tolist() == [int((label == value).sum()) for value in range(11)]
 

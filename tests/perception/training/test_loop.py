@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from perception.data.loading import Batch
+from perception.data.loading import Batch, LoadSettings
 from perception.errors import InputError
 from perception.models.registry import build_network
-from perception.training.loop import EpochRecord, TrainSettings, batch_logits, fit
+from perception.training.loop import EpochRecord, TrainSettings, batch_logits, evaluate_segmentation, fit
 
 SETTINGS = TrainSettings(
     epochs=3, batch_frames=4, learning_rate=5e-3, weight_decay=1e-4, schedule="poly", seed=5, max_grad_norm=10.0
@@ -268,6 +268,44 @@ def test_logits_are_those_of_evaluation_mode():
     (batch, *_) = list_of_batches(0)
     expected = network.eval()(batch.images)
     assert torch.equal(batch_logits(network.train(), batch), expected)
+
+
+class MadeFrames:
+    """Stands for a FrameSet in ordered_batches."""
+
+    def __init__(self, frames: int) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.images = torch.randint(0, 256, (frames, 16, 24, 3), generator=generator, dtype=torch.uint8).numpy()
+        self.labels = torch.randint(0, 2, (frames, 16, 24), generator=generator, dtype=torch.uint8).numpy()
+        self.labels[:, :2] = 255
+        self.settings = LoadSettings(height_px=16, width_px=24, taxonomy="camvid11")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def _resized(self, index):
+        return self.images[index], self.labels[index]
+
+    def full_label(self, index):
+        return np.repeat(self.labels[index], 2, axis=0)
+
+
+@pytest.mark.parametrize("batch_frames", [1, 2, 7])
+def test_evaluation_equals_a_slow_count(batch_frames):
+    network, frames = small().eval(), MadeFrames(5)
+    expected = np.zeros((2, 2), np.int64)
+    for image, label in zip(frames.images, frames.labels, strict=True):
+        scores = network(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
+        scores = F.interpolate(scores, size=(32, 24), mode="bilinear")[0]
+        for truth, guess in zip(np.repeat(label, 2, axis=0).ravel(), scores.argmax(0).numpy().ravel(), strict=True):
+            if truth != 255:
+                expected[truth, guess] += 1
+    assert (evaluate_segmentation(network, frames, 2, batch_frames) == expected).all()
+
+
+def test_evaluation_of_nothing_is_refused():
+    with pytest.raises(InputError, match="none to evaluate"):
+        evaluate_segmentation(small(), MadeFrames(0), 2)
 
 
 @pytest.mark.parametrize(

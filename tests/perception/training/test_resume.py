@@ -15,6 +15,7 @@ from perception.errors import InputError
 from perception.models.checkpoint import load_network, save_network
 from perception.models.registry import build_network
 from perception.training.loop import Resume, TrainSettings, fit
+from perception.training.resume import Position, load_state, save_state, set_learning_rate
 
 SETTINGS = TrainSettings(epochs=4, batch_frames=4, learning_rate=1e-3, weight_decay=1e-4, schedule="cosine", seed=2)
 DETERMINISTIC = dataclasses.replace(SETTINGS, deterministic=True)
@@ -117,6 +118,22 @@ def cut(conv: nn.Conv2d, outputs: slice, inputs: slice) -> nn.Conv2d:
     )
     smaller.weight, smaller.bias = nn.Parameter(weight), nn.Parameter(conv.bias.detach()[outputs].clone())
     return smaller
+
+
+def test_a_rate_on_the_device_is_kept_and_comes_back_to_its_place(tmp_path):
+    """A recorded step reads its rate from one place in memory, on the device."""
+    trained = network()
+    rate = torch.tensor(1e-3)
+    optimiser = torch.optim.Adam(trained.parameters(), lr=rate, capturable=False)
+    set_learning_rate(optimiser, 0.25)
+    resume = Resume(path=tmp_path / "state")
+    save_state(resume, Position(epoch=1), {"network": trained}, optimiser, {})
+    set_learning_rate(optimiser, 0.5)
+    load_state(resume, {"network": trained}, optimiser, {})
+    assert optimiser.param_groups[0]["lr"] is rate and rate.item() == 0.25
+    plain = torch.optim.Adam(trained.parameters(), lr=0.5)  # of a processor, which goes on from a GPU's state
+    load_state(resume, {"network": trained}, plain, {})
+    assert plain.param_groups[0]["lr"] == 0.25 and not plain.param_groups[0]["capturable"]
 
 
 @pytest.mark.parametrize("iterations", [5, 8])

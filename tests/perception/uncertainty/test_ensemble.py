@@ -13,7 +13,7 @@ from perception.uncertainty.ensemble import (
     load_ensemble,
     make_ensemble,
     save_ensemble,
-    snapshot_collector,
+    snapshots,
 )
 
 
@@ -196,20 +196,24 @@ def test_network_without_dropout_is_refused():
 
 
 def test_snapshots_are_copies_of_the_named_epochs():
-    network, kept = nn.Linear(2, 2), []
-    collect = snapshot_collector({1, 3}, kept)
+    network = nn.Linear(2, 2)
+    kept, after_epoch = snapshots(network, range(1, 4, 2))
     for epoch in range(5):
         with torch.no_grad():
             network.weight.fill_(float(epoch))
-        collect(epoch, network, None)
+        after_epoch(epoch, network, None)
     assert [snapshot.weight[0, 0].item() for snapshot in kept] == [1.0, 3.0]
-    assert len(Ensemble(kept)) == 2
+    assert len(Ensemble(list(kept))) == 2 and not any(snapshot.training for snapshot in kept)
 
 
 def test_snapshots_of_an_ensemble_are_those_of_its_members():
-    kept = []
-    collect = snapshot_collector({0, 1}, kept)
     ensemble = make_ensemble(lambda _seed: nn.Linear(2, 2), 3, seed=0)
-    collect(0, ensemble, None)
-    collect(1, ensemble, None)
-    assert len(kept) == 6
+    kept, after_epoch = snapshots(ensemble, range(2))
+    wanted = []
+    for epoch in range(2):
+        with torch.no_grad():
+            for member in ensemble.members:
+                member.weight.add_(1.0)
+                wanted.append(member.weight.clone())
+        after_epoch(epoch, ensemble, None)
+    assert [torch.equal(found.weight, weight) for found, weight in zip(kept, wanted, strict=True)] == [True] * 6

@@ -112,6 +112,20 @@ def test_blocks_and_threads_change_nothing(monkeypatch, space, from_logits, thre
     assert torch.get_num_threads() == threads
 
 
+def test_members_answer_in_all_threads(monkeypatch, number_of_threads):
+    number_of_threads(3)
+    monkeypatch.setattr(scores, "BLOCK_VALUES", 64)
+    seen = []
+
+    def members():
+        for logits in random_logits(frames=37, space=(3, 3)):
+            seen.append(torch.get_num_threads())
+            yield logits
+
+    uncertainty(members())
+    assert set(seen) == {3}
+
+
 def test_classifiers_are_measured_like_pixels():
     logits = random_logits(space=(6,))
     as_images = uncertainty(logits)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from components.stage.registry import all_stages
 from perception.data import s3
 from perception.errors import InputError, Unreachable
 from pipelines.commands.program import main
+from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.preflight import Wanted, check, run, wanted_by
 from tests.pipelines.kubeflow.conftest import claim
 from tests.pipelines.kubeflow.stub_server import Stub
@@ -32,8 +34,8 @@ def with_digests(text: str, stub: Stub) -> str:
     """Return a compiled night with its images by digest in the stand-in's registry."""
     port = stub.url.rsplit(":", 1)[1]
     return re.sub(
-        r"image: nightdrive-([a-z-]+)$",
-        lambda name: f"image: {PINNED.format(port=port, name=name[1])}",
+        r'(image"?: ?"?)nightdrive-([a-z-]+)(?="|$)',  # of a step's container, and among the settings of its indices
+        lambda found: f"{found[1]}{PINNED.format(port=port, name=found[2])}",
         text,
         flags=re.M,
     )
@@ -265,3 +267,13 @@ def test_a_source_in_a_bucket_is_counted_and_read_from(
     monkeypatch.delenv("NIGHTDRIVE_S3_ENDPOINT")
     (found,) = (finding for finding in check(wanted, "nightdrive-runner") if finding.what.startswith("source"))
     assert found.line().strip().startswith("unknown  source drops at s3://fleet/drops: set NIGHTDRIVE_S3_ENDPOINT")
+
+
+def test_what_the_pods_of_a_fan_out_need_is_looked_for(tmp_path: Path) -> None:
+    """Their step only waits: what it mounts and asks for itself says nothing of them."""
+    others = [name for name, stage in all_stages().items() if stage.needs.gpu_count and name != "score"]
+    wanted = ["cluster.gpu_node_selector={pool: gpu}", *(f"cluster.stages.{name}.gpu_count=0" for name in others)]
+    compile_pipeline("nightly", tmp_path / "night.yaml", wanted)
+    found = wanted_by(tmp_path / "night.yaml")
+    assert found.accelerators == (("nvidia.com/gpu", 1, (("pool", "gpu"),)),)
+    assert "nightdrive-torch-cuda" in found.images

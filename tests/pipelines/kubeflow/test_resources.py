@@ -136,10 +136,10 @@ def test_steps_with_a_gpu_run_from_the_cuda_image(night: Night) -> None:
     assert image_of(all_stages()["score"].needs, images) == "nightdrive-torch-cuda"
     assert image_of(all_stages()["select"].needs, images) == "nightdrive-torch-cpu"
     assert image_of(all_stages()["score"].needs, {"torch": "cpu-only"}) == "cpu-only"
-    executors = night[0]["deploymentSpec"]["executors"]
-    for executor in executors.values():
-        container = executor["container"]
-        assert container["image"] == image_of(all_stages()[container["command"][-1]].needs, images)
+    for name, container in containers(night[0]).items():
+        stage = all_stages()[container["command"][-1]]
+        needs = dataclasses.replace(stage.needs, gpu_count=0) if name in FAN_OUTS else stage.needs
+        assert container["image"] == image_of(needs, images), f"{name}: only what computes pulls the larger image"
         if all_stages()[container["command"][-1]].needs.distributed:
             said = {"name": "NIGHTDRIVE_IMAGE", "value": container["image"]}
             assert said in container["env"], "what trains says which image its network came from"
@@ -182,7 +182,7 @@ def test_a_training_over_several_nodes_waits_without_a_gpu_and_hands_the_job_wha
     assert "accelerator" not in container["resources"]
     (given,) = [item["value"] for item in container["env"] if item["name"] == "NIGHTDRIVE_TRAIN_JOB"]
     settings = build_parameters(TrainJobSettings, json.loads(given), where="test")
-    assert (settings.nodes, settings.gpus_per_node, settings.image) == (4, 8, container["image"])
+    assert (settings.nodes, settings.gpus_per_node, settings.image) == (4, 8, "nightdrive-torch-cuda")
     mounted = {claim["constant"]: claim["mountPath"] for claim in platform["exec-train-prune"]["pvcMount"]}
     assert mounted["shared"] == settings.folder
     with pytest.raises(InputError, match="train_prune trains over 4 nodes"):
@@ -206,7 +206,7 @@ def test_the_indices_of_a_fan_out_have_what_the_stage_needs_and_lie_where_it_bel
     assert (score.accelerator, score.node_selector, score.at_once) == ({"nvidia.com/gpu": 1}, {"pool": "gpu"}, 4)
     assert score.tolerations[0]["key"] == "nvidia.com/gpu"
     assert (score.user_id, score.s3_secret, score.queue) == (10001, "nightdrive-s3", "night")
-    assert score.image == containers(spec)["score"]["image"] == "nightdrive-torch-cuda"
+    assert (score.image, containers(spec)["score"]["image"]) == ("nightdrive-torch-cuda", "nightdrive-torch-cpu")
     assert score.timeout_seconds == needs.timeout_minutes * 60
     four_waves = 4 * score.timeout_seconds
     assert score.deadline_seconds == four_waves, "16 shards, 4 at once"
