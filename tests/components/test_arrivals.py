@@ -1,6 +1,8 @@
 """Arrivals: a format's frames reach the intake with their labels and instances; a broken file is listed, not fatal."""
 
 import io
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +145,29 @@ def _turned() -> Image.Exif:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     return exif
+
+
+def test_tomorrow_only_what_is_new_is_read(tmp_path: Path) -> None:
+    drop = tmp_path / "drop"
+    (drop / "d1").mkdir(parents=True)
+
+    def record(day: int) -> None:
+        recordings.write_video(drop / "d1" / f"front_{day}.mp4", 3, first=day * 20)
+        recordings.write_mcap(drop / f"m{day}.mcap", recordings.drive(recordings.types(2), 2, kinds=("jpeg",)))
+        recordings.write_ros1(drop / f"b{day}.bag", recordings.drive(recordings.types(1), 2, kinds=("jpeg",)))
+        (drop / "d1" / f"{day}.jpg").write_bytes(recordings.jpeg(day))
+
+    source = Source(format="footage", path=str(drop), domain="real", split="pool", labels="none")
+    record(0)
+    today = list_arrivals("fleet", source)
+    record(1)
+    tomorrow = list_arrivals("fleet", source)
+    key = ["source", "object", "signature"]
+    new = tomorrow[~tomorrow[key].apply(tuple, axis=1).isin(today[key].apply(tuple, axis=1))]
+    assert new.object.tolist() == ["b1.bag", "m1.mcap", "d1/1.jpg", "d1/front_1.mp4"] and len(tomorrow) == 8
+    read: list[Mapping[str, object]] = []
+    arrived = list(arrivals(source, new, FolderStore(tmp_path / "store"), 0, (8, 12), read.append))
+    assert Counter(each.facts.object for each in arrived) == {
+        "b1.bag": 2, "m1.mcap": 2, "d1/1.jpg": 1, "d1/front_1.mp4": 3
+    }  # fmt: skip
+    assert {row["object"] for row in read} == set(new.object)
