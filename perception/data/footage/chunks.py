@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from perception.data.decoding import BadFrame
-from perception.data.footage.frames import COPY_AGAIN
+from perception.data.footage.frames import COPY_AGAIN, Deadline
 
-CHUNK_LIMIT_BYTES = (
-    1 << 28
-)  # recorders write chunks of some megabytes; what is larger is damaged, or meant to fill memory
+# Recorders write chunks of some megabytes, and some hundred topics; what is far beyond is damaged, or meant to fill memory.
+CHUNK_LIMIT_BYTES = 1 << 28
+PLACES_LIMIT = 1 << 22  # chunks of a file, or messages outside chunks
+TYPES_LIMIT, DESCRIPTION_LIMIT_BYTES = 4096, 1 << 20  # topics or types of a file, and what it says of one
 
 
 class Damaged(Exception):
@@ -30,14 +31,15 @@ class Message:
 
 
 def messages_of(
-    name: str, places: Iterable[int], read: Callable[[int], Iterable[Message]], broken_off: str
+    name: str, places: Iterable[int], read: Callable[[int], Iterable[Message]], broken_off: str, deadline: Deadline
 ) -> Iterator[Message | BadFrame]:
     """Yield the messages of a bag chunk by chunk, and a BadFrame for each that is damaged.
 
     places: bytes at which chunks begin; read: gives the messages of one, or raises Damaged; broken_off: why the walk
-    through the file ended before its end, empty where it did not.
+    through the file ended before its end, empty where it did not. Raises BadFrame once the deadline is over.
     """
     for place in sorted(set(places)):
+        deadline.check()
         try:
             yield from read(place)
         except Damaged as error:

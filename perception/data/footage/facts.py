@@ -14,7 +14,7 @@ from perception.data.readers.layout import checked_time
 from perception.errors import InputError
 
 TABLE_NAME = "frames.csv"
-FACTS_LIMIT_BYTES = 1 << 26  # a folder's table: 100 bytes a frame allow for some 600,000 frames
+FACTS_LIMIT_BYTES = 1 << 24  # a folder's table: 100 bytes a frame allow for some 160,000 frames
 _TEXTS: Mapping[str, tuple[str, ...]] = {
     "drive_id": (),
     "camera": (),

@@ -12,8 +12,17 @@ from mcap.opcode import Opcode
 from mcap.records import Channel, ChunkIndex, Schema
 
 from perception.data.decoding import BadFrame
-from perception.data.footage.chunks import Damaged, Message, messages_of, take, unpack
-from perception.data.footage.frames import COPY_AGAIN
+from perception.data.footage.chunks import (
+    DESCRIPTION_LIMIT_BYTES,
+    PLACES_LIMIT,
+    TYPES_LIMIT,
+    Damaged,
+    Message,
+    messages_of,
+    take,
+    unpack,
+)
+from perception.data.footage.frames import COPY_AGAIN, Deadline
 
 _MAGIC = b"\x89MCAP0\r\n"
 _HEAD = Struct("<BQ")  # of a record: its kind and the bytes that follow
@@ -22,13 +31,13 @@ _MESSAGE = Struct("<HIQQ")  # channel, number, when it was recorded, when it was
 _FOOTER = Struct("<BQQQI8s")  # the last bytes of a file; the third number is where the summary begins
 
 
-def read_mcap(path: Path, name: str, wants: Callable[[str], bool]) -> Iterator[Message | BadFrame]:
+def read_mcap(path: Path, name: str, wants: Callable[[str], bool], deadline: Deadline) -> Iterator[Message | BadFrame]:
     """Yield the messages of the types that are wanted, and a BadFrame for each damage; raises BadFrame for no MCAP file."""
     with path.open("rb") as stream:
         if stream.read(len(_MAGIC)) != _MAGIC:
             raise BadFrame(name, "does not begin as an MCAP file", COPY_AGAIN)
         reader = _Reader(stream, path.stat().st_size, wants)
-        yield from messages_of(name, reader.places(), reader.messages, reader.broken_off)
+        yield from messages_of(name, reader.places(deadline), reader.messages, reader.broken_off, deadline)
 
 
 class _Reader:
@@ -40,10 +49,12 @@ class _Reader:
         self._channels: dict[int, Any] = {}
         self.broken_off = ""
 
-    def places(self) -> list[int]:
+    def places(self, deadline: Deadline) -> list[int]:
         """List where chunks and messages begin: as a walk from record to record finds them, and as the index says."""
-        found, place, ended = [], len(_MAGIC), False
-        while not ended and place + _HEAD.size <= self._size:
+        found: list[int] = []
+        place, ended = len(_MAGIC), False
+        while not ended and place + _HEAD.size <= self._size and len(found) < PLACES_LIMIT:
+            deadline.check()
             kind, length = _HEAD.unpack(take(self._stream, place, _HEAD.size))
             if place + _HEAD.size + length > self._size:
                 break
@@ -67,17 +78,18 @@ class _Reader:
             summary = take(self._stream, start, self._size - _FOOTER.size - start)
             if crc and zlib.crc32(summary + tail[:-12]) != crc:
                 return []
-            indexes = [self._note(kind, data) for kind, data in _records(memoryview(summary))]
+            noted = (self._note(kind, data) for kind, data in _records(memoryview(summary)))
+            return [each.chunk_start_offset for each in noted if isinstance(each, ChunkIndex)]
         except Damaged:
             return []
-        return [each.chunk_start_offset for each in indexes if isinstance(each, ChunkIndex)]
 
     def _note(self, kind: int, data: memoryview) -> Any:
         record = _parsed(kind, data)
-        if isinstance(record, Schema):
-            self._schemas[record.id] = record
-        if isinstance(record, Channel):
-            self._channels[record.id] = record
+        known = {Schema: self._schemas, Channel: self._channels}.get(type(record))
+        if known is not None:
+            if len(data) > DESCRIPTION_LIMIT_BYTES or len(known) >= TYPES_LIMIT:
+                raise Damaged(f"describes {len(known)} topics or types, one in {len(data)} bytes")
+            known[record.id] = record
         return record
 
     def messages(self, place: int) -> Iterator[Message]:

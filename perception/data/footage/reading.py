@@ -221,11 +221,11 @@ def _read_bag(path: Path, name: str, deadline: Deadline) -> Iterator[Shot | BadF
     if suffix == ".mcap":
         from perception.data.footage.mcap_file import read_mcap
 
-        return shots_of(read_mcap(path, name, is_wanted), name, deadline)
+        return shots_of(read_mcap(path, name, is_wanted, deadline), name, deadline)
     if suffix == ".bag":
         from perception.data.footage.ros1_bag import read_ros1_bag
 
-        return shots_of(read_ros1_bag(path, name, is_wanted), name, deadline)
+        return shots_of(read_ros1_bag(path, name, is_wanted, deadline), name, deadline)
     from perception.data.footage.ros2_database import read_ros2_database
 
     return shots_of(read_ros2_database(path, name, is_wanted, deadline), name, deadline)

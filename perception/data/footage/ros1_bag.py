@@ -6,23 +6,33 @@ from struct import Struct, error, unpack_from
 from typing import BinaryIO
 
 from perception.data.decoding import BadFrame
-from perception.data.footage.chunks import Damaged, Message, messages_of, take, unpack
-from perception.data.footage.frames import COPY_AGAIN
+from perception.data.footage.chunks import (
+    DESCRIPTION_LIMIT_BYTES,
+    PLACES_LIMIT,
+    TYPES_LIMIT,
+    Damaged,
+    Message,
+    messages_of,
+    take,
+    unpack,
+)
+from perception.data.footage.frames import COPY_AGAIN, Deadline
 
 _MAGIC = b"#ROSBAG V2.0\n"
 _MESSAGE, _BAG, _CHUNK, _CHUNK_INFO, _CONNECTION = 2, 3, 5, 6, 7
 _LENGTH = Struct("<I")
-_HEADER_LIMIT_BYTES = 1 << 24
 _Fields = dict[bytes, bytes]
 
 
-def read_ros1_bag(path: Path, name: str, wants: Callable[[str], bool]) -> Iterator[Message | BadFrame]:
+def read_ros1_bag(
+    path: Path, name: str, wants: Callable[[str], bool], deadline: Deadline
+) -> Iterator[Message | BadFrame]:
     """Yield the messages of the types that are wanted, and a BadFrame for each damage; raises BadFrame for no such bag."""
     with path.open("rb") as stream:
         if stream.read(len(_MAGIC)) != _MAGIC:
             raise BadFrame(name, "does not begin as a ROS 1 bag of format 2.0", COPY_AGAIN)
         reader = _Reader(stream, path.stat().st_size, wants)
-        yield from messages_of(name, reader.places(), reader.messages, reader.broken_off)
+        yield from messages_of(name, reader.places(deadline), reader.messages, reader.broken_off, deadline)
 
 
 class _Reader:
@@ -33,10 +43,12 @@ class _Reader:
         self._connections: dict[bytes, tuple[str, str]] = {}  # topic and type by number
         self.broken_off = ""
 
-    def places(self) -> list[int]:
+    def places(self, deadline: Deadline) -> list[int]:
         """List where chunks begin: as a walk from record to record finds them, and as the index at the end says."""
-        found, index, place = [], 0, len(_MAGIC)
-        while place < self._size:
+        found: list[int] = []
+        index, place = 0, len(_MAGIC)
+        while place < self._size and len(found) < PLACES_LIMIT:
+            deadline.check()
             try:
                 fields, start, length = self._record(place)
             except Damaged:
@@ -53,15 +65,15 @@ class _Reader:
         return found + indexed
 
     def _indexed(self, place: int) -> list[int]:
-        found = []
+        found: list[int] = []
         try:
-            while place < self._size:
+            while place < self._size and len(found) < PLACES_LIMIT:
                 fields, start, length = self._record(place)
                 kind = fields.get(b"op", b"\0")[0]
                 if kind == _CHUNK_INFO:
                     found.append(int.from_bytes(fields.get(b"chunk_pos", b""), "little"))
                 if kind == _CONNECTION:
-                    self._connect(fields, take(self._stream, start, length, _HEADER_LIMIT_BYTES))
+                    self._connect(fields, take(self._stream, start, length, DESCRIPTION_LIMIT_BYTES))
                 place = start + length
         except Damaged:
             pass  # what it told up to here may still help
@@ -70,7 +82,7 @@ class _Reader:
     def _record(self, place: int) -> tuple[_Fields, int, int]:
         """Return the fields of a record's header and where its data begin and how long they are; raises Damaged."""
         (length,) = _LENGTH.unpack(take(self._stream, place, 4))
-        fields = _fields(take(self._stream, place + 4, length, _HEADER_LIMIT_BYTES))
+        fields = _fields(take(self._stream, place + 4, length, DESCRIPTION_LIMIT_BYTES))
         (size,) = _LENGTH.unpack(take(self._stream, place + 4 + length, 4))
         start = place + 8 + length
         if start + size > self._size:
@@ -109,7 +121,8 @@ class _Reader:
         # The index and a chunk tell the same, unless one is damaged.
         if not self._wants(self._connections.get(number, told)[1]):
             self._connections.pop(number, None)
-        self._connections.setdefault(number, told)
+        if len(self._connections) < TYPES_LIMIT:
+            self._connections.setdefault(number, told)
 
 
 def _inner_record(content: bytes, place: int) -> tuple[_Fields, int, bytes]:

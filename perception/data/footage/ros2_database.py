@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from perception.data.decoding import BadFrame
-from perception.data.footage.chunks import CHUNK_LIMIT_BYTES, Message
+from perception.data.footage.chunks import CHUNK_LIMIT_BYTES, TYPES_LIMIT, Message
 from perception.data.footage.frames import COPY_AGAIN, Deadline
 
 _CHECK_EVERY_STEPS = 100_000  # of SQLite's machine, some milliseconds: a file may hold a query that never ends
@@ -33,7 +33,8 @@ def read_ros2_database(
 
 
 def _topics(database: sqlite3.Connection, wants: Callable[[str], bool]) -> Iterator[tuple[int, tuple[str, str]]]:
-    for number, topic, kind, encoding in database.execute("SELECT id, name, type, serialization_format FROM topics"):
+    rows = f"SELECT id, name, type, serialization_format FROM topics LIMIT {TYPES_LIMIT}"
+    for number, topic, kind, encoding in database.execute(rows):
         if encoding == "cdr" and wants(str(kind)):
             yield number, (str(topic), str(kind))
 

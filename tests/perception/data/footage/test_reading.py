@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
+from mcap.reader import make_reader
 from mcap.writer import Writer as McapWriter
 from PIL import Image
 from rosbags.rosbag2 import StoragePlugin
@@ -307,3 +308,23 @@ def test_protobuf_messages_are_read(tmp_path: Path) -> None:
     (frame,), (damage,), _ = read(tmp_path, "a.mcap")
     assert number_in(frame.picture.pixels()) == 5 and frame.timestamp_utc == START
     assert "/front 1: is no foxglove.CompressedImage" in str(damage)
+
+
+def test_a_bag_of_countless_empty_records_ends_in_time(tmp_path: Path) -> None:
+    (tmp_path / "a.mcap").write_bytes(b"\x89MCAP0\r\n" + bytes((9, *bytes(8))) * 2_000_000)
+    frames, (slow,), _ = read(tmp_path, "a.mcap", FootageSettings(max_object_s=0.2))
+    assert not frames and "takes longer than 0.2 s" in str(slow)
+
+
+def test_a_chunk_that_unpacks_to_more_than_it_says_is_left_out(tmp_path: Path) -> None:
+    write_mcap(tmp_path / "a.mcap", drive(types(2), 3, kinds=("jpeg",)), chunk_bytes=1 << 20)
+    data = bytearray((tmp_path / "a.mcap").read_bytes())
+    with (tmp_path / "a.mcap").open("rb") as stream:
+        (chunk,) = make_reader(stream).get_summary().chunk_indexes
+    size = data[chunk.chunk_start_offset + 9 + 16 : chunk.chunk_start_offset + 9 + 24]
+    assert int.from_bytes(size, "little") == chunk.uncompressed_size
+    for claimed in (100, 1 << 40):
+        data[chunk.chunk_start_offset + 9 + 16 : chunk.chunk_start_offset + 9 + 24] = claimed.to_bytes(8, "little")
+        (tmp_path / "a.mcap").write_bytes(data)
+        frames, damages, _ = read(tmp_path, "a.mcap")
+        assert not frames and ("announces another size" in str(damages[0]) or "more than" in str(damages[0]))
