@@ -23,7 +23,7 @@ class Sampling:
 class FootageSettings:
     """Say what is taken from a source of footage, what is kept of it, and what one object may cost."""
 
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Sampling()  # which frames of a camera; as recorded: every one
     cameras: tuple[str, ...] = ()  # topics or cameras that are read, with * and ? for any letters; none: all
     # where a frame was taken: keep, coarse (to a hundredth of a degree, about a kilometre) or drop
     place: Literal["keep", "coarse", "drop"] = "keep"
