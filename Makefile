@@ -9,7 +9,7 @@ NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
 COMMANDS := run evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel schedule test-cluster \
-	watch dag parameters review promote reject rollback versions history verify-history reproduce lineage scrub retire \
+	watch dag parameters review promote reject rollback versions nights history verify-history reproduce lineage scrub retire \
 	table bench simulate scenes faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
@@ -65,6 +65,7 @@ promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name"
 reject:  ## record that a data version must not be released: VERSION=TAG BY=NAME REASON=WHY
 rollback:  ## move the released pointers back, running nothing: BY=NAME REASON=WHY VERSION=TAG (default: the one before)
 versions:  ## list the data versions of the registry
+nights:  ## list the nights of the registry, with what each took in, chose and measured
 history:  ## list every decision with its signature, checked against the registry's git history
 verify-history:  ## check that every data tag and decision is signed by an allowed key: SIGNERS=FILE REGISTRY=DIR
 reproduce:  ## fetch exactly the data of a version and prove it by its hash: VERSION=TAG OUT=DIR
@@ -75,7 +76,7 @@ table:  ## a published table at this machine's size, into docs/results: TABLE=NA
 bench:  ## the duels with the peers, into docs/results/duels.md: ONLY="NAME ..." ANYWAY=yes (prints on a busy machine)
 simulate:  ## predict a night at a fleet's scale, into docs/results/fleet.md: SET="cluster.gpus=256 fleet.pool_every=10"
 scenes:  ## a contact sheet of procedural scenes: OUT=FILE.jpg
-faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|footage|inputs|settings EXAMPLES=60
+faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|footage|inputs|settings|nights EXAMPLES=60
 audit:  ## pins exact, installed files as their packages recorded them, licences listed; no network
 licences:  ## write docs/licences.md from what is installed
 

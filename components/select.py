@@ -1,6 +1,6 @@
 """select: choose the frames to label tonight."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from pydantic import Field
 from components.stage.declaration import BASE, FRAMES, Needs, Paths, Port, Stage
 from components.stage.learning import Taxonomy, check_classes, class_names, labelled_so_far, open_pool, write_json
 from components.stage.records import log
-from perception.parameters import Count, checked
+from perception.parameters import Count, ShareFromZero, checked
 from perception.selection.settings import Quota, SelectionSettings
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 JUDGED = ("frame_id", "score", "rank", "drive_id", "split", "in_pool", "in_labelled")  # columns that the gate looks at
+FRESH = "drawn uniformly from the pool, to judge networks by"
 _SCORES = dict.fromkeys(("frame_id", "model_sha256", "measure", "reduction"), "text")
 _SCORES |= {"embedding": "vector", "class_share": "vector", "*": "number?", "score": "number"}
 
@@ -51,6 +52,14 @@ class SelectParameters(SelectionSettings):
     control_draws: Count = 1
     # an earlier night's evaluation/query.json: frames like its failures score higher; empty: base's
     failure_query: str = ""
+    # of the budget: drawn uniformly from the pool and kept out of tonight's training, to judge networks by without bias
+    fresh_share: ShareFromZero = 0.1
+
+    @property
+    def fresh_frames(self) -> int:
+        """Return how many frames of the budget are drawn uniformly: the share, at least one, and never the whole budget."""
+        wanted = max(1, round(self.fresh_share * self.budget_frames)) if self.fresh_share else 0
+        return min(wanted, self.budget_frames - 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,6 +81,7 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> dict[str
     tables = [path / "scores.parquet" for path in inputs.many("scores")]
     for table in tables:
         check_schema(table, _SCORES)
+    parameters = _within(parameters, len(pool))
     selected, control = _choices(pool.assign(boost=factors), before, tables, parameters)
     selected.to_parquet(folder / "selected.parquet", index=False)
     control.to_parquet(folder / "control.parquet", index=False)
@@ -100,11 +110,20 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> dict[str
     return {"chosen": len(selected)}
 
 
+def _within(parameters: SelectParameters, pool_frames: int) -> SelectParameters:
+    """Return the parameters with no larger budget than the pool has frames: some nights bring few."""
+    if pool_frames and pool_frames < parameters.budget_frames:
+        log(f"the pool has {pool_frames} frames, fewer than the budget of {parameters.budget_frames}: all are chosen")
+        return replace(parameters, budget_frames=pool_frames)
+    return parameters
+
+
 def _choices(
     pool: "pd.DataFrame", before: "pd.DataFrame", tables: "Sequence[Path]", parameters: SelectParameters
 ) -> "tuple[pd.DataFrame, pd.DataFrame]":
-    """Return the frames that the strategy chooses, and every draw of the control group, told apart by column draw.
+    """Return the chosen frames, and every draw of the control group, told apart by column draw.
 
+    Some of the chosen ones are drawn uniformly (column fresh), the strategy chooses the others; the control group is as large as those.
     pool: with column boost, by how much a frame's score is raised. before: the frames that have labels.
     """
     import pandas as pd
@@ -121,8 +140,9 @@ def _choices(
     labelled = set(before.frame_id)
     known = labelled_rows(tables, labelled).join(where, on="frame_id")
 
-    def choose(settings: "SelectionSettings") -> "pd.DataFrame":
-        candidates = shortlist_files(tables, settings, labelled, partial(_candidates, facts)).drop(columns="boost")
+    def choose(settings: "SelectionSettings", taken: "Iterable[str]" = ()) -> "pd.DataFrame":
+        closed = labelled | set(taken)
+        candidates = shortlist_files(tables, settings, closed, partial(_candidates, facts)).drop(columns="boost")
         if parameters.distance_by == "classes":
             candidates, near = embedded_by_classes(candidates, known)
             return choose_frames(candidates, settings, labelled=near)
@@ -134,14 +154,24 @@ def _choices(
         for each in parameters.quotas
     )
     settings = replace(parameters, quotas=tuple(quotas))
-    selected = choose(settings)
     # What narrows the choice is the strategy's as well: the control group is any frames of the pool.
     at_random = replace(
         settings, strategy="random", quotas=(), duplicate_distance=0.0, duplicate_gap_s=0.0, duplicate_gap_frames=0
     )
+    fresh_seed = parameters.seed + parameters.control_draws
+    count, fresh = parameters.fresh_frames, []
+    if count:
+        fresh = [choose(replace(at_random, budget_frames=count, seed=fresh_seed)).assign(fresh=True, reason=FRESH)]
+    drawn = [frame_id for each in fresh for frame_id in each.frame_id]
+    rest = parameters.budget_frames - count
+    chosen = choose(replace(settings, budget_frames=rest), drawn).assign(fresh=False)
+    fresh = [each.assign(rank=(each["rank"] + len(chosen)).astype("int32")) for each in fresh]
     seeds = [parameters.seed + draw for draw in range(parameters.control_draws)]
-    draws = [choose(replace(at_random, seed=seed)).assign(draw=draw) for draw, seed in enumerate(seeds)]
-    return selected, pd.concat(draws, ignore_index=True)
+    draws = [
+        choose(replace(at_random, budget_frames=rest, seed=seed), drawn).assign(draw=draw)
+        for draw, seed in enumerate(seeds)
+    ]
+    return pd.concat([chosen, *fresh], ignore_index=True), pd.concat(draws, ignore_index=True)
 
 
 def _drive_places(*tables: "pd.DataFrame") -> "pd.Series[int]":

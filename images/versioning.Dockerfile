@@ -12,9 +12,8 @@ COPY perception /app/perception
 RUN /opt/nightdrive/bin/python -m compileall -q --invalidation-mode unchecked-hash /app
 
 FROM ${BASE}
-RUN apt-get update && apt-get install -y --no-install-recommends git openssh-client && apt-get clean
 COPY images/finish.sh /tmp/finish.sh
-RUN sh /tmp/finish.sh
+RUN apt-get update && apt-get install -y --no-install-recommends git openssh-client && sh /tmp/finish.sh
 COPY --from=build /opt/nightdrive /opt/nightdrive
 COPY --from=build /app /app
 ARG COMMIT=unknown

@@ -16,7 +16,7 @@ def nightly() -> Graph:
     # Find the version to start from and list what has arrived; take it in, batch by batch.
     base, arrivals = task("resolve", reads_outside=(REGISTRY, FOOTAGE), reusable=False)
     arrived = each("batch", "ingest", arrivals=arrivals, reads_outside=(FOOTAGE,))
-    frames = task("gather", arrived=arrived, base=base, gate="ingest")
+    frames = task("gather", arrived=arrived, base=base, gate="ingest", reads_outside=(REGISTRY,))
     night.only_if_news(frames)
 
     # An ensemble's disagreement chooses the frames to label.
@@ -27,7 +27,7 @@ def nightly() -> Graph:
 
     # They become the next data version.
     curated = task("curate", frames=frames, base=base, selection=selection, gate="curate")
-    version = task("publish", base=base, curated=curated, reads_outside=(REGISTRY,), reusable=False)
+    version = task("publish", frames=frames, base=base, curated=curated, reads_outside=(REGISTRY,), reusable=False)
 
     # The simulator teaches first, labels afterwards; the network shrinks while it learns, and is judged as it ships.
     adaptation = task("adapt", frames=frames, curated=curated, gate="adapt")
@@ -62,6 +62,7 @@ def nightly() -> Graph:
         compressed=compressed,
         evaluation=evaluation,
         verdicts=night.verdicts,
+        reads_outside=(REGISTRY,),
         at_failure=True,
     )
     return night.check()

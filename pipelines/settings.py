@@ -1,6 +1,8 @@
 """The parameters of a night: params.yaml, one of its profiles and overrides, checked against the stage declarations."""
 
 import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,18 +16,26 @@ from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
+_USER_INFORMATION = re.compile(r"(https?://|://[^/@\s]*:)[^/@\s]*@")  # ssh://git@host names no secret
 COUNTS = {"batch": "batches", "shard": "shards"}  # what a fan-out counts, and the setting that says how many there are
 # Top-level sections that are no task's parameters.
 SHARED = ("common", "sources", *COUNTS.values(), "images", "cluster", "profiles", "profile")
 
 
 def load_settings(
-    night: Graph, profile: str, overrides: Sequence[str] = (), data: str = "", run: str = "", file: Path = PARAMS_FILE
+    night: Graph,
+    profile: str,
+    overrides: Sequence[str] = (),
+    data: str = "",
+    run: str = "",
+    date: str = "",
+    file: Path = PARAMS_FILE,
 ) -> dict[str, Any]:
     """Return the settings of one night: a checked section for every task, with `profile`, `sources`, `batches`, `shards`,
     `images` and `cluster`.
 
-    `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile).
+    `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile),
+    `date` is its UTC day (default: the day on which it begins).
     Raises InputError for an unknown profile, section or parameter, a value out of range, and DATA missing where it is needed.
     """
     written = read_yaml(file)
@@ -39,11 +49,15 @@ def load_settings(
     for override in overrides:
         _override(settings, override)
     _check_sections(settings, night, file.name)
+    _refuse_passwords(settings)
     sources = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
     for name, source in sources.items():
         build_parameters(Source, source, where=f"sources.{name}")
     build_parameters(Cluster, settings["cluster"], where="cluster")
-    shared = settings["common"] | {"sources": sources, "run": run or profile, "profile": profile}
+    for name in ("registry", "remote"):
+        settings["common"][name] = str(settings["common"].get(name, "")).replace("{profile}", profile)
+    shared = settings["common"] | {"sources": sources, "profile": profile}
+    shared |= {"settings_sha256": _digest(settings), "run": run or profile, "night_date": date}
     shared |= {f"{over}_count": settings[name] for over, name in COUNTS.items()}
     sections = {task.name: _section(task, settings[task.name], shared) for task in night.tasks.values()}
     if "report" in sections:
@@ -91,6 +105,23 @@ def _check_sections(settings: Mapping[str, Any], night: Graph, file: str) -> Non
             )
 
 
+def _digest(settings: Mapping[str, Any]) -> str:
+    """Return the hash of everything that was asked for: nights with the same one do the same with the same frames."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _refuse_passwords(values: Mapping[Any, Any], where: str = "") -> None:
+    """Raise InputError, without the value, for a URL with user information: settings stand in pipelines, records and reports."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _refuse_passwords(value, f"{where}{name}.")
+        elif isinstance(value, str) and _USER_INFORMATION.search(value):
+            raise InputError(
+                f"{where}{name}: holds user information, which everybody who may look at a night would see; leave it out, and give it "
+                "to git's credential store or to the environment (docs/cluster.md: secrets)"
+            )
+
+
 def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return every parameter of the night as text, by its dotted name."""
     named = {f"{task}.{name}": value for task, section in sections.items() for name, value in section.items()}
@@ -132,6 +163,9 @@ def _with_data(name: str, source: Mapping[str, Any], data: str) -> dict[str, Any
 def _section(task: Task, own: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's section with what it shares with others filled in, after building its parameters once to check them."""
     names = {item.name for item in dataclasses.fields(task.stage.parameters)}
+    for over, count in COUNTS.items():
+        if f"{over}_count" in own:
+            raise InputError(f"{task.name}.{over}_count: is one number of the whole night; set {count} in its place")
     section = {name: value for name, value in shared.items() if name in names} | dict(own)
     section |= {"suite": task.suite} if task.suite else {}
     build_parameters(task.stage.parameters, section | ({task.over: 0} if task.over else {}), where=task.name)

@@ -1,6 +1,7 @@
 """What several parts share: one thread a test, and a real S3-compatible server on loopback."""
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,18 @@ class RunningS3:
     def restart(self) -> None:
         """Start it again and wait until an upload works."""
         self.process = self.start()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stacks_without_source() -> Iterator[None]:
+    """Read no source for inspect.stack.
+
+    kfp asks it for the name of a function a hundred times a pipeline, and under pytest each took some 50 ms of looking for the
+    modules of all frames above.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "stack", partial(inspect.stack, context=0))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mcap.reader import make_reader
 from benchmarks.timing import least_seconds
 from perception.data.decoding import decode_image
 from perception.data.footage.frames import encode_jpeg
-from perception.data.footage.reading import FootageFrame, open_footage
+from perception.data.footage.reading import FootageFrame, FootageObject, open_footage
 from perception.data.footage.settings import FootageSettings, Sampling
 
 LEAST_SHARE, LIST_SECONDS, LIST_MIB, MEMORY_RATIO = 0.8, 60.0, 8.0, 1.1
@@ -78,8 +78,7 @@ def _bag(root: Path, messages: int, rounds: int) -> dict[str, float]:
                 decode_image(image, "image")
 
     def read() -> None:
-        for frame in open_footage(str(root), FootageSettings()).frames("drive.mcap", Counter()):
-            assert isinstance(frame, FootageFrame)
+        for frame in _frames(root, "drive.mcap", FootageSettings()):
             frame.picture.pixels()
 
     return _share("mcap", messages, _timed({"bare": bare, "read": read}, rounds))
@@ -123,7 +122,7 @@ def _listing(root: Path, files: int) -> dict[str, float]:
         (folder / f"{number:07d}.jpg").touch()
     tracemalloc.start()
     started = time.perf_counter()
-    listed = sum(1 for _ in open_footage(str(root), FootageSettings()).objects(Counter()))
+    listed = sum(1 for _ in open_footage("fleet", str(root), FootageSettings()).objects("", Counter()))
     seconds, peak_mib = time.perf_counter() - started, tracemalloc.get_traced_memory()[1] / 2**20
     tracemalloc.stop()
     assert listed == files
@@ -131,9 +130,14 @@ def _listing(root: Path, files: int) -> dict[str, float]:
     return {"list_s": round(seconds, 2), "list_mib": round(peak_mib, 2)}
 
 
+def _frames(root: Path, name: str, settings: FootageSettings) -> Iterator[FootageFrame]:
+    for frame in open_footage("fleet", str(root), settings).frames(FootageObject(name, "drive", ""), Counter()):
+        assert isinstance(frame, FootageFrame)
+        yield frame
+
+
 def _read(root: Path, name: str, settings: FootageSettings) -> int:
-    frames = open_footage(str(root), settings).frames(name, Counter())
-    return sum(len(each.picture.encoded()[0]) for each in frames if isinstance(each, FootageFrame))
+    return sum(len(frame.picture.encoded()[0]) for frame in _frames(root, name, settings))
 
 
 def _decode(path: Path) -> None:

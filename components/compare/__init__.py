@@ -50,6 +50,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     results: dict[str, Any] = {"seeds": parameters.seeds, "missing_labels": {}}
     for arm, file in (("selected", "selected.parquet"), ("random", "control.parquet")):
         chosen = read_table(inputs.one("selection") / file, {"frame_id": "text"})
+        chosen = chosen[~chosen.fresh] if "fresh" in chosen else chosen
         labelled, missing = _with_labels(inputs, frames[frames.frame_id.isin(chosen.frame_id)], parameters.store)
         results["missing_labels"][arm] = missing
         groups = [labelled[labelled.frame_id.isin(group.frame_id)] for group in _groups(chosen)]

@@ -1,9 +1,5 @@
 """ingest: turn one batch of what has arrived into a manifest, blobs in the store and a table of facts about every frame."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
-
 from components.ingest.sources import Source
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import Taxonomy
@@ -32,6 +28,8 @@ class IngestParameters:
 
 def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
     """Write the batch's frames folder: manifest, profile, rejected and the hidden labels; of an empty batch an empty one."""
+    from dataclasses import replace
+
     import pandas as pd
 
     from components.ingest.arrivals import arrivals
@@ -43,14 +41,14 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
     for name, listed in listing.groupby("source"):
         source = parameters.sources[str(name)]
         settings = shared_fields(IntakeSettings, source, source=str(name), taxonomy=parameters.taxonomy)
-        read: list[Mapping[str, Any]] = []
-        arriving = arrivals(source, listed, store, parameters.seed, size, read.append)
-        # How many frames footage holds is known once it has been read: it tells of each of its objects.
+        arriving = arrivals(source, listed, store, parameters.seed, size)
+        # How many frames an object of footage holds is known once it has been read.
         progress = None if source.format == "footage" else progress_line(f"ingest {name}")
         intake = admit_frames(arriving, len(listed), store, settings, progress=progress)
-        intakes.append(replace(intake, objects=pd.DataFrame(read)) if read else intake)
+        signatures = listed.set_index("object").signature
+        intakes.append(replace(intake, read=intake.read.assign(signature=intake.read.object.map(signatures))))
     intake = join_intakes(intakes)
-    write_frames_folder(intake, outputs.one("arrived"))
+    write_frames_folder(intake, outputs.one("arrived"), repeats=True)
     log(f"batch {parameters.batch}: {len(intake.manifest)} frames, {len(intake.rejected)} rejected")
 
 

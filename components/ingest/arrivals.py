@@ -1,55 +1,68 @@
 """Where frames come from: files of a data set through its reader, footage, label drops, or scenes rendered here."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.ingest.sources import Source
 from components.stage.records import log
+from perception.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from perception.data.decoding import BadFrame
+    from perception.data.footage.reading import FootageFrame, FootageObject
     from perception.data.readers import RawFrame, Reader
     from perception.data.source_files import SourceFiles
     from perception.data.store import Store
-    from perception.quality.intake import Arrival
+    from perception.quality.intake import Arrival, Skipped
 
 # object: a file of footage, which may hold many frames; of other formats a frame_id, with the one to three files of that frame.
 LISTING_COLUMNS = ("source", "object", "drive_id", "signature")
 
 
-def list_arrivals(name: str, source: Source) -> "pd.DataFrame":
+def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int], night: str) -> "pd.DataFrame":
     """Return what a source holds, opening no image: columns LISTING_COLUMNS, one row an object.
 
-    signature: size in bytes and time of change (of footage in a bucket the ETag) of the object's files, so that one that
-    changed is another row. Raises InputError for a folder that breaks its layout.
+    signature: size in bytes and time of change (of footage in a bucket the ETag) of the object's files, of a scene what it is
+    rendered from, so that an object that changed is another row. seed, size: as in arrivals. night: its UTC date.
+    Raises InputError for a folder that breaks its layout, or that holds nothing and is none of label drops or of a night.
     """
     import pandas as pd
 
-    rows = ((name, *row) for row in _listed(name, source))
+    rows = [(name, *row) for row in _listed(name, source, seed, size, night)]
+    if not rows and source.labels != "drop" and not source.is_of_the_night:
+        raise InputError(
+            f"source {name!r}: not one of its 0 frames can be used; mend its files or leave the source out"
+        )
     return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
 
 
-def _listed(name: str, source: Source) -> Iterator[tuple[str, str, str]]:
+def _listed(
+    name: str, source: Source, seed: int, size: tuple[int, int], night: str
+) -> Iterator[tuple[str, str, str]]:
     if source.format == "scenes":
-        return _listed_scenes(source)
-    return _listed_footage(name, source) if source.format == "footage" else _listed_files(source)
+        return _listed_scenes(source, seed, size)
+    return _listed_footage(name, source, night) if source.format == "footage" else _listed_files(source)
 
 
-def _listed_scenes(source: Source) -> Iterator[tuple[str, str, str]]:
+def _listed_scenes(source: Source, seed: int, size: tuple[int, int]) -> Iterator[tuple[str, str, str]]:
     from perception.simulator.folder import scene_names
 
     named = scene_names(source.rendering, source.first_drive, source.drives, source.frames_per_drive)
-    return ((frame_id, drive_id, "") for _, drive_id, frame_ids in named for frame_id in frame_ids)
+    drawn_from = repr((source.rendering, source.world, source.frames_per_drive, seed, size))
+    signature = hashlib.sha256(drawn_from.encode()).hexdigest()[:16]
+    return ((frame_id, drive_id, signature) for _, drive_id, frame_ids in named for frame_id in frame_ids)
 
 
-def _listed_footage(name: str, source: Source) -> Iterator[tuple[str, str, str]]:
+def _listed_footage(name: str, source: Source, night: str) -> Iterator[tuple[str, str, str]]:
     from perception.data.footage.reading import open_footage
 
     left_out: Counter[str] = Counter()
-    for each in open_footage(source.path, source.footage).objects(left_out):
+    for each in open_footage(name, source.path, source.footage).objects(night, left_out):
         yield each.name, each.drive_id, each.signature
     if left_out.total():
         kinds = ", ".join(
@@ -72,25 +85,17 @@ def _listed_files(source: Source) -> Iterator[tuple[str, str, str]]:
 
 
 def arrivals(
-    source: Source,
-    listed: "pd.DataFrame",
-    store: "Store",
-    seed: int,
-    size: tuple[int, int],
-    tell: Callable[[Mapping[str, Any]], None],
-) -> "Iterator[Arrival]":
-    """Yield the frames of the listed objects of a source one by one, bytes not yet decoded.
+    source: Source, listed: "pd.DataFrame", store: "Store", seed: int, size: tuple[int, int]
+) -> "Iterator[Arrival | Skipped]":
+    """Yield the frames of the listed objects of a source one by one, bytes not yet decoded, and what footage was skipped.
 
     size: (height, width) of rendered scenes in pixels; seed: of their world. store: where the images of label drops lie.
-    tell: given a row of perception.quality.intake.OBJECTS once an object of footage has been read.
     """
     if source.format == "label_drop":
         return _from_annotation(source, set(listed.object), store)
     if source.format == "scenes":
-        return _rendered(source, set(listed.drive_id), seed, size)
-    if source.format == "footage":
-        return _from_footage(source, listed, tell)
-    return _from_files(source, set(listed.object))
+        return _rendered(source, listed, seed, size)
+    return _from_footage(source, listed) if source.format == "footage" else _from_files(source, set(listed.object))
 
 
 def _signature(files: "Iterable[Path | None]") -> str:
@@ -139,41 +144,42 @@ def _from_annotation(source: Source, wanted: set[str], store: "Store") -> "Itera
             )
 
 
-def _from_footage(
-    source: Source, listed: "pd.DataFrame", tell: Callable[[Mapping[str, Any]], None]
-) -> "Iterator[Arrival]":
-    from perception.data.footage.reading import open_footage
-    from perception.quality.intake import COUNTED
+def _from_footage(source: Source, listed: "pd.DataFrame") -> "Iterator[Arrival | Skipped]":
+    from perception.data.footage.reading import FootageObject, open_footage
+    from perception.quality.intake import Skipped
 
-    footage, total = open_footage(source.path, source.footage), Counter[str]()
+    footage, total = open_footage(str(listed.source.iloc[0]), source.path, source.footage), Counter[str]()
     for row in listed.sort_values(["drive_id", "object"]).itertuples():
-        counts: Counter[str] = Counter()
-        for frame in footage.frames(row.object, counts):
-            yield _footage_arrival(source, row, frame)
-        tell(
-            {name: getattr(row, name) for name in ("source", "object", "signature")}
-            | {name: counts[name] for name in COUNTED}
-        )
+        object, counts = FootageObject(row.object, row.drive_id, row.signature), Counter[str]()
+        for frame in footage.frames(object, counts):
+            yield _footage_arrival(object, f"{footage.name}/{row.object}", frame)
         total.update(counts)
-    log(f"{len(listed)} objects of footage: " + ", ".join(f"{total[name]} {name}" for name in COUNTED if total[name]))
+        told = counts.pop("taken", 0) + counts.pop("damages", 0)
+        if +counts or not told:
+            yield Skipped(row.object, _counted(counts) or "holds no picture")
+    log(f"{len(listed)} objects of footage: {_counted(total)}")
 
 
-def _footage_arrival(source: Source, row: Any, frame: Any) -> "Arrival":
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _footage_arrival(object: "FootageObject", where: str, frame: "FootageFrame | BadFrame") -> "Arrival":
     """Return a frame of footage, or a damage of it, as it arrives; a damage is listed under the name of its object."""
     from perception.data.decoding import BadFrame
     from perception.data.footage.reading import Lost
     from perception.quality.intake import Arrival
 
-    image, suffix, problem, facts = b"", "", None, frame
+    image, suffix, problem = b"", "", None
+    facts = Lost(object) if isinstance(frame, BadFrame) else frame
     try:
         if isinstance(frame, BadFrame):
-            facts = Lost(row.object, row.drive_id)
             raise frame
         image, suffix = frame.picture.encoded()
     except BadFrame as error:
         problem = error
     return Arrival(
-        facts=facts, image=image, image_path=f"{source.path.rstrip('/')}/{row.object}: {facts.frame_id}.{suffix}",
+        facts=facts, object=object.name, image=image, image_path=f"{where}: {facts.frame_id}.{suffix}",
         label=None, label_path="", label_taxonomy="cityscapes19", problem=problem,
     )  # fmt: skip
 
@@ -215,11 +221,11 @@ def _read(source: Source, reader: "Reader", frame: "RawFrame", files: "SourceFil
     )
 
 
-def _rendered(source: Source, wanted: set[str], seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
+def _rendered(source: Source, listed: "pd.DataFrame", seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
     from perception.quality.intake import Arrival
     from perception.simulator.folder import encode_scene, scene_frames, scene_names
 
-    world, rendering = source.world, source.rendering
+    world, rendering, wanted = source.world, source.rendering, set(listed.drive_id)
     for drive, drive_id, _ in scene_names(rendering, source.first_drive, source.drives, source.frames_per_drive):
         if drive_id not in wanted:
             continue

@@ -11,7 +11,8 @@ from components.stage.records import NIGHT_VARIABLE, RUNNING, log, read_records
 def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str, Any]:
     """Write report.html and summary.json from whatever the night got done; tell its row among all nights."""
     from components.report.night import gather_night
-    from perception.reporting.night_row import fold
+    from components.report.recorded import record_row
+    from perception.reporting.night_row import told_by
     from perception.reporting.page import render_report
     from perception.reporting.summary import write_summary
     from perception.training.setup import set_threads
@@ -24,8 +25,13 @@ def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str
     night = gather_night(inputs, parameters, tasks)
     write_summary(night.summary, folder / "summary.json")
     (folder / "report.html").write_text(render_report(night), encoding="utf-8")
+    told = told_by(tasks)
+    if not os.environ.get(NIGHT_VARIABLE):  # on a cluster this step's image has no git
+        record_row(inputs, parameters, night.summary, told)
     log(f"night {night.summary.status}: report of {(folder / 'report.html').stat().st_size / 1e6:.1f} MB")
-    return {**vars(fold(tasks)), "status": night.summary.status}
+    return {name: told.get(name) for name in ("base", "new", "chosen", "miou", "verdict")} | {
+        "status": night.summary.status
+    }
 
 
 _ABOUT = {

@@ -12,6 +12,7 @@ class ReportParameters(FrameParameters):
 
     run: str  # name of the run
     profile: str  # of the night
-    registry: str  # git repository of the data registry, for the command that reproduces the version
+    registry: str  # git repository of the data registry, where the night is recorded
+    settings_sha256: str = ""  # of all parameters of the night
     settings: dict[str, str] = Field(default_factory=dict)  # every parameter of the night, for the page's last section
     final_status: dict[str, object] = Field(default_factory=dict)  # what a pipeline says of a run that ended early

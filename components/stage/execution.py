@@ -49,6 +49,14 @@ def told(error: InputError) -> Outcome:
     return Outcome(code=EXIT_BAD_INPUT, message=str(error), transient=isinstance(error, Unreachable))
 
 
+def failed(error: Exception) -> Outcome:
+    """Return how a call ended that the machine failed, in one line; of any other error, a fault of the program, print the traceback."""
+    said = machine_failure(error)
+    if not said:
+        traceback.print_exception(error)
+    return Outcome(code=EXIT_FAILED, message=said or f"{type(error).__name__}: {error}")
+
+
 def recorded(
     task: str,
     run: Callable[[], Outcome],
@@ -95,7 +103,7 @@ def execute(call: Call) -> Outcome:
     except InputError as error:
         outcome = told(error)
     except Exception as error:
-        outcome = Outcome(code=EXIT_FAILED, message=_failure(error))
+        outcome = failed(error)
     for folder in working.values():
         shutil.rmtree(folder, ignore_errors=True)
     if outcome.message:
@@ -106,14 +114,6 @@ def execute(call: Call) -> Outcome:
 def option_name(port: str) -> str:
     """Return the option of the command line that a port's folder is given with."""
     return "--" + port.replace("_", "-")
-
-
-def _failure(error: Exception) -> str:
-    """Return in one line what the machine failed at; of any other error, a fault of the program, print the traceback too."""
-    said = machine_failure(error)
-    if not said:
-        traceback.print_exception(error)
-    return said or f"{type(error).__name__}: {error}"
 
 
 def die_with_parent() -> None:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from components.stage.execution import Call, Outcome
 from components.stage.kubernetes_api import QUEUE_LABEL, Cluster, Kind, job_name, run_job, secret_environment
-from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, STATUS_OF_EXIT
+from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_OF_STATUS, EXIT_REFUSED
 from components.stage.records import PAUSES_VARIABLE, log, read_records
 from perception.parameters import Count, CountOrZero, Positive, checked
 
@@ -58,10 +58,10 @@ def run_indices(
     try:
         run_job(cluster, INDEXED_JOB, job, log, **options)
     except RuntimeError as error:
-        codes = {status: code for code, status in STATUS_OF_EXIT.items() if code != EXIT_DONE}
-        shares = [record for record in read_records() if record["name"].startswith(f"{call.task}@")]
-        for record in (record for record in shares if record["status"] in codes):
-            return Outcome(code=codes[record["status"]], message=f"{record['name']}: {record['message']}")
+        for record in read_records():
+            code = EXIT_OF_STATUS.get(record["status"], EXIT_DONE)
+            if code != EXIT_DONE and record["name"].startswith(f"{call.task}@"):
+                return Outcome(code=code, message=f"{record['name']}: {record['message']}")
         return Outcome(code=EXIT_FAILED, message=str(error))
     return Outcome(code=EXIT_DONE)
 

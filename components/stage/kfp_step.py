@@ -20,13 +20,20 @@ from typing import Any, TypeVar
 
 from components.stage.declaration import Stage
 from components.stage.exchange import Exchange, Given, open_exchange, run_of, taken
-from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute, recorded
+from components.stage.execution import TRAINING_STATE_VARIABLE, Call, Outcome, execute, failed, recorded
 from components.stage.kfp_pages import show
 from components.stage.kubernetes_api import HOST_VARIABLE, S3_KEYS
 from components.stage.night import FAREWELL_SECONDS, NIGHT, DeadlineReached, enter_night, until
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_REFUSED
-from components.stage.records import NIGHT_VARIABLE, PAUSES_VARIABLE, is_first_process, log
+from components.stage.records import (
+    NIGHT_VARIABLE,
+    PAUSES_VARIABLE,
+    RECORDS_VARIABLE,
+    is_first_process,
+    log,
+    read_document,
+)
 from components.stage.registry import find_stage
 from perception.data.files import replace_file
 from perception.errors import InputError, Unreachable
@@ -107,6 +114,8 @@ def _in_night(step: Step, arguments: Sequence[str]) -> Outcome:
     """Run the step with its record among the night's, and end it in time for the farewell, which alone may take longer."""
     tried, parameters = partial(_tried, step.task), step.parameters
     night = tried(lambda: enter_night(step.night))
+    if INDEX_VARIABLE in os.environ and tried(lambda: _is_done(step)):
+        return Outcome(code=EXIT_DONE)
     if night is None or FINAL_STATUS in parameters:
         return recorded(step.task, lambda: _ended(step, arguments), tried, parameters)
     last = night.deadline - FAREWELL_SECONDS
@@ -128,6 +137,10 @@ def _ended(step: Step, arguments: Sequence[str]) -> Outcome:
         return _run(step, arguments)
     except InputError as error:
         return _told(error)
+    except Exception as error:  # what goes on round the stage: without a record of it the step would look killed
+        outcome = failed(error)
+        print(f"nightdrive {step.task}: {outcome.message}", file=sys.stderr)
+        return outcome
 
 
 def read_step(arguments: Sequence[str]) -> Step:
@@ -235,17 +248,22 @@ def _run_shares(step: Step, arguments: Sequence[str]) -> Outcome:
     count = int(step.parameters[f"{step.over}_count"])
     if HOST_VARIABLE in os.environ:
         return _as_indices(step.call, count, arguments)
-    for number in range(count):
-        outcome = _run_call(share_of(step, number), arguments)
+    for share in (share_of(step, number) for number in range(count)):
+        outcome = Outcome(code=EXIT_DONE) if _is_done(share) else _run_call(share, arguments)
         if outcome.code != EXIT_DONE:
             return outcome
     return Outcome(code=EXIT_DONE)
 
 
+def _is_done(share: Step) -> bool:
+    """Tell whether an earlier attempt gave all of a share and, on a cluster, wrote down that it was done: its record stays."""
+    place, given = os.environ.get(RECORDS_VARIABLE), share.gives.values()
+    record = read_document(place, f"{share.task}.json") if place else {"status": "done"}
+    return record is not None and record["status"] == "done" and all(map(share.exchange.holds, given))
+
+
 def _run_call(step: Step, arguments: Sequence[str]) -> Outcome:
-    """Run one call between fetching what it takes and sending what it gives; a share that is there already is not run again."""
-    if all(given.share and step.exchange.holds(given) for given in step.gives.values()):
-        return Outcome(code=EXIT_DONE)
+    """Run one call between fetching what it takes and sending what it gives."""
     fetched = _tried(step.task, lambda: _fetch(step))
     outcome = _on_pod(fetched.call, arguments)
     if outcome.code in (EXIT_DONE, EXIT_REFUSED):  # a refusal keeps what explains it

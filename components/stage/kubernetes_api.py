@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Cluster:
 
     url: str
     namespace: str
-    token: str = field(repr=False)
+    token_file: Path  # Kubernetes puts another token there before this one expires, while a step waits for its job
     authority: str | None  # file of the certificate authority; None over plain HTTP
     account: str = "default"  # service account, which may be the one that images are pulled with
 
@@ -53,17 +53,17 @@ class Cluster:
     def of_this_pod(cls) -> "Cluster":
         """Return the cluster that this process runs in; raises InputError outside one."""
         host, port = os.environ.get(HOST_VARIABLE), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-        if not host or not (ACCOUNT_FOLDER / "token").is_file():
+        token_file = ACCOUNT_FOLDER / "token"
+        if not host or not token_file.is_file():
             raise InputError(
                 "Kubernetes API: this is no pod of a cluster with a service account; submit the night to one"
             )
-        token = (ACCOUNT_FOLDER / "token").read_text().strip()
-        claims = token.split(".")[1]
+        claims = token_file.read_text().split(".")[1]
         subject = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["sub"]
         return cls(
             url=f"https://{f'[{host}]' if ':' in host else host}:{port}",
             namespace=(ACCOUNT_FOLDER / "namespace").read_text().strip(),
-            token=token,
+            token_file=token_file,
             authority=str(ACCOUNT_FOLDER / "ca.crt"),
             account=subject.rpartition(":")[2],  # system:serviceaccount:NAMESPACE:NAME
         )
@@ -98,7 +98,7 @@ def run_job(
     name = str(job["metadata"]["name"])
     _delete(cluster, kind, name)
     _until_gone(cluster, kind, name, sleep)
-    with _deleted_at_the_end(cluster, kind, name):
+    with _deleted_at_the_end(cluster, kind, name, say):
         _ask(cluster, kind, "POST", "", job)
         say(f"{kind.name} {name}: created")
         _await(cluster, kind, name, say, sleep)
@@ -133,7 +133,7 @@ def _await(cluster: Cluster, kind: Kind, name: str, say: Callable[[str], None], 
 
 
 @contextmanager
-def _deleted_at_the_end(cluster: Cluster, kind: Kind, name: str) -> Iterator[None]:
+def _deleted_at_the_end(cluster: Cluster, kind: Kind, name: str, say: Callable[[str], None]) -> Iterator[None]:
     def ended(number: int, _frame: Any) -> None:
         raise SystemExit(128 + number)
 
@@ -142,7 +142,10 @@ def _deleted_at_the_end(cluster: Cluster, kind: Kind, name: str) -> Iterator[Non
         yield
     finally:
         signal.signal(signal.SIGTERM, kept)
-        _delete(cluster, kind, name)
+        try:
+            _delete(cluster, kind, name)
+        except InputError as error:  # how the job ended does not depend on it; what stays ends at its own deadline
+            say(f"{kind.name} {name}: stays: {error}")
 
 
 def _until_gone(cluster: Cluster, kind: Kind, name: str, sleep: Callable[[float], None], tries: int = 40) -> None:
@@ -164,7 +167,7 @@ def _ask(
     import urllib3
 
     path = f"/apis/{kind.version}/namespaces/{cluster.namespace}/{kind.plural}"
-    headers = {"Authorization": f"Bearer {cluster.token}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {cluster.token_file.read_text().strip()}", "Content-Type": "application/json"}
     retries = urllib3.Retry(
         total=3, backoff_factor=0.5, status_forcelist=[429, 500, 502, 503, 504], raise_on_status=False
     )
@@ -180,10 +183,16 @@ def _ask(
         return None
     if answer.status >= 500 or answer.status == 429:
         raise Unreachable(f"Kubernetes API: failed ({answer.status}) for {kind.name} {name}")
-    found = json.loads(answer.data or b"{}")
+    try:
+        found = dict(json.loads(answer.data or b"{}"))
+    except (ValueError, TypeError):
+        said = " ".join(answer.data[:200].decode(errors="replace").split())
+        if answer.status < 400:
+            raise Unreachable(f"Kubernetes API: gave no JSON for {kind.name} {name} but {said!r}") from None
+        found = {"message": said}  # of a kind that it does not know Kubernetes says so in plain words
     if answer.status >= 400:
         raise InputError(
             f"{kind.name} {name or (body or {}).get('metadata', {}).get('name')}: refused ({answer.status}: "
             f"{found.get('message', 'no reason given')}); {kind.remedy}"
         )
-    return dict(found)
+    return found

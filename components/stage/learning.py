@@ -17,6 +17,7 @@ from components.stage.records import log, progress_line
 from perception.errors import did_you_mean
 from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
 
+ORACLE_NAME = "oracle"  # who labels the frames of a source that plays its own annotators
 COMMIT_VARIABLE, IMAGE_VARIABLE = "NIGHTDRIVE_COMMIT", "NIGHTDRIVE_IMAGE"  # set by the local engine, or by the image
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from components.stage.parameters import build_parameters
-from components.stage.records import NIGHT_FILE, NIGHT_VARIABLE, RECORDS_VARIABLE
+from components.stage.records import FORMAT, NIGHT_FILE, NIGHT_VARIABLE, RECORDS_VARIABLE, read_document
 from perception.data.documents import open_documents
 from perception.errors import InputError
 from perception.parameters import CountOrZero, Positive, checked
@@ -72,15 +72,17 @@ def enter_night(given: Mapping[str, Any]) -> Night | None:
     known = read_night(place)
     if known is None:
         now = time.time()
-        known = Night(format=1, night=name, profile=settings.profile, started=now, deadline=now + settings.hours * 3600)
+        known = Night(
+            format=FORMAT, night=name, profile=settings.profile, started=now, deadline=now + settings.hours * 3600
+        )
         open_documents(place).write(NIGHT_FILE, json.dumps(asdict(known)).encode())
     return known
 
 
 def read_night(place: str) -> Night | None:
-    """Return what a night's first step wrote down; None where no step has begun."""
-    said: Mapping[str, Any] | None = json.loads(open_documents(place).read(NIGHT_FILE) or "null")
-    return Night(**said) if said else None
+    """Return what a night's first step wrote down; None where no step has begun; raises InputError as read_document does."""
+    said = read_document(place, NIGHT_FILE)
+    return None if said is None else Night(**said)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def write_record(
     if not place or not is_first_process():
         return
     documents, name = open_documents(place), f"{task}.json"
-    earlier = json.loads(documents.read(name) or "{}")
+    earlier = _decoded(place, name, documents.read(name)) or {}
     record = {
         "format": FORMAT,
         "night": os.environ.get(NIGHT_VARIABLE, ""),
@@ -89,12 +89,19 @@ def write_record(
         "forked": FORKED_VARIABLE in os.environ,
         **Usage.now().since(before),
         "peak_rss_mib": round(peak_rss_mib(), 1),
-        "message": message,
+        "message": _one_line(message),
         "values": dict(values or {}),
         "failed": list(failed),
         "parameters": dict(parameters or {}),
     }
     documents.write(name, json.dumps(record).encode())
+
+
+def _one_line(text: str) -> str:
+    """Return text on one line, its control characters spelled out: senders of footage name files, and terminals show records."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in " ".join(text.split())
+    )
 
 
 def check_task(task: str) -> None:
@@ -117,10 +124,32 @@ def own_work(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def all_records(place: str | Path = "") -> list[dict[str, Any]]:
     """Return the record of every task that ran, in the order in which they started.
 
-    place: a folder or s3://bucket/prefix, by default what NIGHTDRIVE_RECORDS names; without it there are none.
+    place: a folder or s3://bucket/prefix, by default what NIGHTDRIVE_RECORDS names; without it there are none. Raises
+    InputError for a record that this version cannot read.
     """
     asked = str(place) or os.environ.get(RECORDS_VARIABLE, "")
-    documents = open_documents(asked) if asked else None
-    found = [(name, documents.read(name)) for name in documents.names()] if documents else []
-    records = [json.loads(data) for name, data in found if data and name not in NO_RECORDS]
-    return sorted(records, key=lambda record: record["started"])
+    if not asked:
+        return []
+    documents = open_documents(asked)
+    names = [name for name in documents.names() if name not in NO_RECORDS]
+    records = [_decoded(asked, name, documents.read(name)) for name in names]
+    return sorted((record for record in records if record), key=lambda record: record["started"])
+
+
+def read_document(place: str, name: str) -> dict[str, Any] | None:
+    """Return a record, or what else a night's first step wrote; None where there is none; raises InputError for other content."""
+    return _decoded(place, name, open_documents(place).read(name))
+
+
+def _decoded(place: str, name: str, data: bytes | None) -> dict[str, Any] | None:
+    if data is None:
+        return None
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(
+            f"{place}/{name}: is no JSON of format {FORMAT}; read it with the version that wrote it, or remove it"
+        )
+    return found

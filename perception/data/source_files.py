@@ -32,7 +32,7 @@ class SourceFiles:
 
     @contextmanager
     def whole(self, files: Iterable[Path | None]) -> Iterator[None]:
-        """Give files their bytes in this block; of a folder they have them anyway. Raises InputError for one that has gone."""
+        """Give files their bytes in this block; of a folder they have them anyway. One that has gone is not there."""
         fetched = [file for file in files if self.bucket and file is not None and _is_image(file.name)]
         try:
             for file in fetched:
@@ -46,11 +46,14 @@ class SourceFiles:
         """Return how messages call a file: by its place at the source."""
         return file.replace(str(self.root), self.path.rstrip("/"), 1)
 
-    def _fetch(self, file: Path) -> None:
+    def _fetch(self, file: Path) -> bool:
+        """Give a file its bytes; take away one that has gone since it was listed and return False: it costs its own frame only."""
         assert self.bucket is not None
         with file.open("wb") as stream:
-            if not self.bucket.read_blocks(file.relative_to(self.root).as_posix(), stream.write):
-                raise InputError(f"{self.name(str(file))}: has gone since it was listed; submit again")
+            found = self.bucket.read_blocks(file.relative_to(self.root).as_posix(), stream.write)
+        if not found:
+            file.unlink()
+        return found
 
 
 @contextmanager
@@ -86,9 +89,10 @@ def _lay_out(files: SourceFiles) -> None:
         if not _is_inside(key) or not _place(file):
             left_out.append(key)
             continue
-        if not _is_image(key):
-            files._fetch(file)
-        os.truncate(file, size)
+        if _is_image(key):
+            os.truncate(file, size)
+        elif not files._fetch(file):
+            continue
         os.utime(file, ns=(round(changed * 1e9),) * 2)
     if left_out:
         shown = ", ".join(repr(key) for key in left_out[:_SHOWN_KEYS])

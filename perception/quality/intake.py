@@ -1,7 +1,7 @@
 """Intake: from the bytes of arriving frames to a frames folder, with every broken file listed and left out."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from perception.data.decoding import BadFrame, decode_image, decode_label
-from perception.data.manifest import empty_manifest, read_manifest, validate_manifest, write_manifest
+from perception.data.manifest import empty_manifest, read_manifest, write_manifest
 from perception.data.store import Store
 from perception.data.tables import read_table
 from perception.data.taxonomies import Taxonomy, load_taxonomy
@@ -22,14 +22,12 @@ ORACLE = dict.fromkeys(("frame_id", "source", "label_uri", "label_sha256", "labe
 ORACLE |= {"instances_uri": "text?"}
 PROFILE = dict.fromkeys(("frame_id", "source", "image_sha256_actual"), "text")
 PROFILE |= {"decode_ok": "flag", "dhash": "text", "*": "number?"}
-# What each object of footage gave, by reason (docs/footage.md).
-OBJECTS = {"source": "text", "object": "text", "signature": "text", "*": "whole number"}
-COUNTED = (
-    "taken", "too_near", "unchanged", "other_camera", "no_time", "no_place", "damages", "clock_stands", "clock_jumps"
-)  # fmt: skip
+# One row a frame that was read, or a damage; also one without a frame that tells what of an object was skipped, as its reason.
+# object: its file as the listing names it; label_drop of a label that came back.
+READ = dict.fromkeys(("source", "object", "signature"), "text")
+READ |= dict.fromkeys(("frame_id", "source_sha256", "label_sha256", "reason", "label_drop"), "text?")
 _Ledger = dict[str, list[dict[str, Any]]]  # rows of each table of an intake
-_KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
-_FOOTAGE = ("latitude", "longitude", "source_sha256", "privacy")  # known of frames of footage alone
+_KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "latitude", "longitude", "privacy", "time_of_day", "weather", "scene")
 
 
 class FrameFacts(Protocol):
@@ -46,6 +44,7 @@ class Arrival:
     """Hold one frame as it arrives: what is known about it and its files' bytes."""
 
     facts: FrameFacts
+    object: str = ""  # its file as the listing names it; empty: by the name of the frame
     image: bytes
     image_path: str
     label: bytes | None
@@ -57,6 +56,14 @@ class Arrival:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """Say what of an object of footage was not taken, or that it holds nothing."""
+
+    object: str
+    counts: str
+
+
+@dataclass(frozen=True)
 class Intake:
     """Hold what one source gave."""
 
@@ -64,17 +71,17 @@ class Intake:
     profile: pd.DataFrame  # one row a frame: facts measured on pixels; nothing about hidden labels
     rejected: pd.DataFrame  # columns of REJECTED
     oracle: pd.DataFrame  # columns of ORACLE: labels that stay hidden until their frame is selected
-    objects: pd.DataFrame  # columns of OBJECTS and COUNTED: the objects of footage that were read
+    read: pd.DataFrame  # columns of READ: every file, and why it was rejected; the signature is the listing's to add
 
 
-def _nothing() -> Intake:
+def no_intake() -> Intake:
     """Return the intake of no frame: tables with their columns and no row."""
     return Intake(
-        manifest=empty_manifest(),
+        manifest=empty_manifest("latitude", "longitude", "source_sha256", "privacy"),
         profile=pd.DataFrame(columns=list(PROFILE)[:-1]),
         rejected=pd.DataFrame(columns=list(REJECTED)),
         oracle=pd.DataFrame(columns=list(ORACLE)),
-        objects=pd.DataFrame(columns=[*list(OBJECTS)[:-1], *COUNTED]).astype(dict.fromkeys(COUNTED, "int64")),
+        read=pd.DataFrame(columns=list(READ)),
     )
 
 
@@ -90,7 +97,7 @@ class IntakeSettings:
 
 
 def admit_frames(
-    arrivals: Iterable[Arrival],
+    arrivals: Iterable[Arrival | Skipped],
     count: int,
     store: Store,
     settings: IntakeSettings,
@@ -101,40 +108,71 @@ def admit_frames(
 
     count: how many frames arrive. Whether a hidden label file is sound is checked, since that depends on the file and
     not on what it shows. A broken frame, or one with a broken label, is listed and left out; whether too many are is
-    for `gather_frames` to say, which sees the whole source.
+    for check_source to say, which sees the whole source.
     """
-    nothing, counted = _nothing(), load_taxonomy(settings.taxonomy)
+    nothing, counted = no_intake(), load_taxonomy(settings.taxonomy)
     ledger: _Ledger = {each.name: [] for each in fields(Intake)}
     for done, arrival in enumerate(arrivals, start=1):
+        if isinstance(arrival, Skipped):
+            told = {"source": settings.source, "object": arrival.object, "reason": arrival.counts}
+            ledger["read"].append(dict.fromkeys(READ) | told)
+            continue
+        file = _file(arrival, settings)
         try:
-            _admit(arrival, store, ledger, settings, counted)
+            _admit(arrival, store, ledger, settings, counted, file["source_sha256"])
         except BadFrame as bad:
             named = {"source": settings.source, "path": str(bad.path), "frame_id": arrival.facts.frame_id}
             ledger["rejected"].append(named | {"rule": bad.rule, "remedy": bad.remedy})
+            file["reason"] = f"{bad.rule}; {bad.remedy}"
+        ledger["read"].append(file)
         if progress:
             progress(done, count)
     return Intake(**{name: pd.DataFrame(rows) if rows else getattr(nothing, name) for name, rows in ledger.items()})
 
 
-def write_frames_folder(intake: Intake, folder: Path) -> None:
-    """Write manifest, profile, rejected, oracle, objects and the gate's table into `folder`."""
-    write_manifest(intake.manifest, folder / "manifest.parquet")
-    for name in ("profile", "rejected", "oracle", "objects"):
+def _file(arrival: Arrival, settings: IntakeSettings) -> dict[str, Any]:
+    label = arrival.label if settings.labels != "none" else None
+    return {
+        "source": settings.source,
+        "object": arrival.object or arrival.facts.frame_id,
+        "source_sha256": _content(arrival),
+        "label_sha256": hashlib.sha256(label).hexdigest() if label else None,
+        "frame_id": arrival.facts.frame_id,
+        "reason": None,
+        "label_drop": arrival.label_drop,
+    }
+
+
+def _content(arrival: Arrival) -> str | None:
+    """Return the sha256 of what arrived: what is known of it where that is not what is stored; None where it cannot be read."""
+    known = getattr(arrival.facts, "source_sha256", None)
+    if isinstance(known, str):
+        return known
+    return hashlib.sha256(arrival.image).hexdigest() if arrival.image else None
+
+
+def write_frames_folder(intake: Intake, folder: Path, *, repeats: bool = False) -> None:
+    """Write manifest, profile, rejected, oracle and the list of files that were read into `folder`.
+
+    repeats: several files may be the same frame, as in what has just arrived.
+    """
+    write_manifest(intake.manifest, folder / "manifest.parquet", repeats=repeats)
+    for name in ("profile", "rejected", "oracle", "read"):
         table: pd.DataFrame = getattr(intake, name)
-        keys = [column for column in ("frame_id", "path", "object") if column in table]
+        keys = [column for column in ("frame_id", "path") if column in table]
         table = table.sort_values(keys, ignore_index=True) if len(table) else table
         table.to_parquet(folder / f"{name}.parquet", index=False)
 
 
 def join_intakes(intakes: Sequence[Intake]) -> Intake:
-    """Return several intakes as one; none give an empty one. A label drop's frame takes the place of the same frame as footage."""
-    nothing = _nothing()
+    """Return several intakes as one; none give an empty one."""
+    nothing = no_intake()
 
     def joined(name: str) -> pd.DataFrame:
         tables: list[pd.DataFrame] = [table for each in intakes if len(table := getattr(each, name))]
         return pd.concat(tables, ignore_index=True) if tables else getattr(nothing, name)
 
-    return _without_superseded(Intake(**{each.name: joined(each.name) for each in fields(Intake)}))
+    return Intake(**{each.name: joined(each.name) for each in fields(Intake)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,63 +184,19 @@ class SourceRules:
     max_rejected_fraction: float = 0.0  # more broken frames than this are an error
 
 
-def gather_frames(
-    arrived: Sequence[Path], folder: Path, rules: Mapping[str, SourceRules], store: Store, taxonomy: str, seed: int
-) -> pd.DataFrame:
-    """Write one frames folder out of those of all batches; return its manifest.
-
-    rules: by source. Raises InputError when a frame_id occurs twice, but for a frame and its label drop, when too many frames
-    of a source are broken, or one of a test or labelled set: a test set with a frame missing is another test set.
-    """
-    intake = join_intakes([_read_intake(path) for path in arrived])
-    for source, rule in rules.items():
-        _check_source(intake, source, rule)
-        if rule.labels == "oracle" and rule.initial_labelled_frames:
-            intake = _reveal_first(intake, source, rule.initial_labelled_frames, store, taxonomy, seed)
-    intake = replace(intake, manifest=validate_manifest(intake.manifest, str(folder)))
-    write_frames_folder(intake, folder)
-    gate_table(intake.manifest, intake.profile).to_parquet(folder / "gate.parquet", index=False)
-    return intake.manifest
-
-
-def _read_intake(path: Path) -> Intake:
+def read_intake(path: Path) -> Intake:
+    """Return what ingest wrote of a batch; raises InputError where its tables disagree."""
     intake = Intake(
-        manifest=read_manifest(path / "manifest.parquet"),
+        manifest=read_manifest(path / "manifest.parquet", repeats=True),
         profile=read_table(path / "profile.parquet", PROFILE),
         rejected=read_table(path / "rejected.parquet", REJECTED),
         oracle=read_table(path / "oracle.parquet", ORACLE),
-        objects=read_table(path / "objects.parquet", OBJECTS),
+        read=read_table(path / "read.parquet", READ),
     )
-    profiled, hidden = intake.profile.frame_id, intake.oracle.frame_id
+    profiled = intake.profile.frame_id
     if not intake.manifest.frame_id.isin(profiled).all() or len(profiled) != len(intake.manifest):
         raise InputError(f"{path}: profile.parquet must have one row a frame of the manifest; ingest again")
-    if hidden.duplicated().any():
-        twice = hidden[hidden.duplicated()].iloc[0]
-        raise InputError(f"{path}: oracle.parquet hides two labels for frame {twice!r}, must be one; ingest again")
     return intake
-
-
-def _without_superseded(intake: Intake) -> Intake:
-    """Leave out footage whose label a label drop brings; raises InputError when the drop is about another image."""
-    frames = intake.manifest
-    if "label_drop" not in frames:
-        return intake
-    dropped = frames[frames.label_drop.notna()][["frame_id", "image_sha256", "label_drop"]]
-    footage = frames[frames.label_drop.isna() & (frames.label_source == "none")]
-    both = footage[["frame_id", "source", "image_sha256"]].merge(dropped, on="frame_id", suffixes=("", "_dropped"))
-    for frame in both[both.image_sha256 != both.image_sha256_dropped].itertuples():
-        raise InputError(
-            f"frame {frame.frame_id!r}: label drop {frame.label_drop} is about another image than the footage's; "
-            "remove the label, or the frame that took its name"
-        )
-    gone = set(zip(both.frame_id, both.source, strict=True))
-
-    def kept(table: pd.DataFrame) -> pd.DataFrame:
-        stays = [pair not in gone for pair in zip(table.frame_id, table.source, strict=True)]
-        # as a series of truth values, since an empty list is one of columns
-        return table[pd.Series(stays, table.index, dtype=bool)].reset_index(drop=True)
-
-    return replace(intake, manifest=kept(frames), profile=kept(intake.profile), oracle=kept(intake.oracle))
 
 
 def gate_table(manifest: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
@@ -265,7 +259,14 @@ def reveal_selected(selected: pd.DataFrame, oracle: pd.DataFrame) -> tuple[pd.Da
 # ---------------------------------------------------------------- one frame
 
 
-def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSettings, counted: Taxonomy) -> None:
+def _admit(
+    arrival: Arrival,
+    store: Store,
+    ledger: _Ledger,
+    settings: IntakeSettings,
+    counted: Taxonomy,
+    source_sha256: str | None,
+) -> None:
     if arrival.problem:
         raise arrival.problem
     taxonomy = load_taxonomy(arrival.label_taxonomy)
@@ -276,9 +277,10 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSett
     shown = label if settings.labels in ("given", "drop") else None
     facts = profile_frame(image, shown, taxonomy if shown is not None else None, counted)
     image_blob = store.put(arrival.image, Path(arrival.image_path).suffix.lstrip(".").lower())
-    known: dict[str, Any] = {name: getattr(arrival.facts, name, None) for name in _KNOWN}
-    known |= {name: getattr(arrival.facts, name) for name in _FOOTAGE if hasattr(arrival.facts, name)}
+    known = {name: getattr(arrival.facts, name, None) for name in _KNOWN}
+    known = {name: None if pd.isna(value) else value for name, value in known.items()}  # a batch's manifest has NaN
     row: dict[str, Any] = known | {
+        "source_sha256": source_sha256,
         "domain": settings.domain,
         "split": settings.split,
         "width_px": image.shape[1],
@@ -318,24 +320,23 @@ def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
 # ---------------------------------------------------------------- all frames of a source
 
 
-def _check_source(intake: Intake, name: str, rule: SourceRules) -> None:
-    """Raise InputError where too many frames of a source are broken, or none is left; of a drop none may have come yet."""
+def check_source(intake: Intake, name: str, rule: SourceRules, known: int) -> None:
+    """Raise InputError where too many files of a source are broken; labels that came back broken are the ingest gate's matter.
+
+    known: files of the source that earlier nights read.
+    """
     broken = intake.rejected[intake.rejected.source == name]
-    count = int((intake.manifest.source == name).sum()) + len(broken)
-    tolerated = rule.max_rejected_fraction
-    if len(broken) > tolerated * count:
-        first = broken.iloc[0]
-        allowed = "none may be" if tolerated == 0 else f"at most {tolerated:.0%} may be"
-        raise InputError(
-            f"{first.path}: {first.rule}; {first.remedy} ({len(broken)} of {count} files of source {name!r} are broken, {allowed})"
-        )
-    if len(broken) == count and (rule.labels != "drop" or count):
-        raise InputError(
-            f"source {name!r}: not one of its {count} frames can be used; mend its files or leave the source out"
-        )
+    count = known + int((intake.manifest.source == name).sum()) + len(broken)
+    if rule.labels == "drop" or len(broken) <= rule.max_rejected_fraction * count:
+        return
+    first, tolerated = broken.iloc[0], rule.max_rejected_fraction
+    allowed = "none may be" if tolerated == 0 else f"at most {tolerated:.0%} may be"
+    raise InputError(
+        f"{first.path}: {first.rule}; {first.remedy} ({len(broken)} of {count} files of source {name!r} are broken, {allowed})"
+    )
 
 
-def _reveal_first(intake: Intake, name: str, count: int, store: Store, taxonomy: str, seed: int) -> Intake:
+def reveal_first(intake: Intake, name: str, count: int, store: Store, taxonomy: str, seed: int) -> Intake:
     """Label `count` frames of a source from the start, drawn at random without regard to what their labels show."""
     own = intake.manifest[intake.manifest.source == name]
     order = sorted(own.frame_id, key=lambda frame_id: hashlib.sha256(f"{seed}:{frame_id}".encode()).digest())

@@ -17,6 +17,7 @@ class Selection:
     budget_frames: int
     pool_frames: int
     model_sha256: str  # of the ensemble that scored
+    annotation_batch: str  # name of the batch that goes to the annotators
 
 
 @dataclass(frozen=True, kw_only=True)

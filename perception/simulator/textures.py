@@ -307,7 +307,7 @@ class Material:
 
 def read_table(name: str) -> dict[str, Any]:
     """Read a YAML file beside this one."""
-    table: dict[str, Any] = yaml.load(Path(__file__).with_name(name).read_text("utf-8"), yaml.CSafeLoader)
+    table: dict[str, Any] = yaml.load(Path(__file__).with_name(name).read_text("utf-8"), Loader=yaml.CSafeLoader)
     return table
 
 

@@ -4,11 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from perception.errors import InputError
@@ -18,6 +20,9 @@ RUN_RULE = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 TAG_RULE = "^data/[A-Za-z0-9][A-Za-z0-9_-]{0,99}-[0-9a-f]{8}$"
 MANIFEST, FILES, RUN, SHARDS = "manifest.parquet", "files.json", "run.json", "shards.json"
 RETIRED, PROFILE = "retired.json", "profile.parquet"
+FORMAT = 1  # of the records that carry a format number, as they are written today
+
+Record = TypeVar("Record")
 
 
 class ListedShard(TypedDict):
@@ -79,6 +84,30 @@ def run_folder(tag: str) -> str:
 def json_bytes(content: Any) -> bytes:
     """Write JSON the one way that equal content has equal bytes."""
     return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def parse_record(content: bytes, kind: type[Record], where: str) -> Record:
+    """Read a committed record that carries a format number, as a `kind`: a dataclass.
+
+    Raises InputError, with its place, for one that a newer Nightdrive wrote or that was edited by hand.
+    """
+    try:
+        number = json.loads(content)["format"]
+        if number > FORMAT:
+            raise InputError(
+                f"{where} has format {number}, written by a newer Nightdrive; this one reads up to {FORMAT}: update it"
+            )
+        return _reader(kind).validate_json(content)  # type: ignore[arg-type, no-any-return]
+    except (ValueError, TypeError, KeyError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise InputError(
+            f"{where} is no record of Nightdrive ({first}): restore it from the registry's history"
+        ) from None
+
+
+@cache
+def _reader(kind: Any) -> Any:
+    return TypeAdapter(kind)
 
 
 def version_of(clone: Clone, tag: str, commit: str) -> Version:

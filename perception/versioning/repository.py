@@ -102,9 +102,10 @@ def _create_bare(place: Path, remote_url: str) -> None:
         for name, value in (
             ("receive.denyNonFastForwards", "true"),
             ("receive.denyDeletes", "true"),
-            # Packing in the background would race with a night that publishes; git packs when people run it.
-            ("receive.autogc", "false"),
-            ("gc.auto", "0"),
+            # A clone reads every loose object, and a night leaves about thirty. Packed by the push that finds this many, before it
+            # ends: in the background it would race with whoever moves or removes the folder next.
+            ("gc.auto", "256"),
+            ("gc.autoDetach", "false"),
         ):
             run_git(replace(outside, path=bare), "config", name, value)
         hook = bare / "hooks" / "update"

@@ -10,6 +10,7 @@ from pathlib import Path
 from perception.errors import InputError
 from perception.parameters import Count, checked
 from perception.versioning.decisions import CURRENT, decisions_at
+from perception.versioning.growing import entry_objects
 from perception.versioning.models import CHAMPION
 from perception.versioning.processes import Clone, git_text, paths_in, read_committed, read_json, shallow_clone
 from perception.versioning.records import RETIRED, Version, json_bytes, run_folder, version_of
@@ -88,7 +89,7 @@ def scrub(registry: str | Path, *, sample: int | None, seed: int) -> ScrubReport
     with shallow_clone(registry, depth=None) as clone:
         listed = _versions_at(clone, tags)
         remote = open_remote(configured_remote(clone))
-        users = _objects_of(clone, remote, listed) | _model_objects(clone, remote)
+        users = _objects_of(clone, remote, listed) | _model_objects(clone, remote) | entry_objects(clone)
     there = remote.objects()
     ordered = sorted(name for name in users if name in there)
     chosen = _chosen(ordered, sample, seed)
@@ -164,7 +165,7 @@ def _plan(clone: Clone, tags: Mapping[str, str], policy: RetentionPolicy, now: d
     retired = [version for version in listed if version.tag not in kept]
     remote = open_remote(configured_remote(clone))
     needed = _objects_of(clone, remote, [version for version in listed if version.tag in kept], whole=True)
-    needed |= _model_objects(clone, remote)
+    needed |= _model_objects(clone, remote) | entry_objects(clone)
     held = _objects_of(clone, remote, retired, whole=True)
     there = remote.objects() if retired else {}
     youngest = (now - timedelta(hours=policy.grace_hours)).timestamp()

@@ -20,6 +20,9 @@ account_option = click.option(
     show_default=True,
     help="That the steps run as.",
 )
+run_option = click.option(
+    "--run", required=True, metavar="ID", help="Id or name of the run, as `nightdrive pipeline-status` prints it."
+)
 
 
 @click.command(epilog="Example: nightdrive images --registry HOST/TEAM --push")
@@ -104,9 +107,7 @@ def pipeline_status(run: str, follow: bool, host: str) -> int:
 
 
 @click.command(epilog="Example: nightdrive cancel --run ID")
-@click.option(
-    "--run", required=True, metavar="ID", help="Id or name of the run, as `nightdrive pipeline-status` prints it."
-)
+@run_option
 @host_option
 def cancel(run: str, host: str) -> None:
     """End a run on the cluster."""
@@ -118,9 +119,7 @@ def cancel(run: str, host: str) -> None:
 
 
 @click.command(epilog="Example: nightdrive pipeline-retry --run ID")
-@click.option(
-    "--run", required=True, metavar="ID", help="Id or name of the run, as `nightdrive pipeline-status` prints it."
-)
+@run_option
 @host_option
 def pipeline_retry(run: str, host: str) -> None:
     """Try the failed steps of a run on the cluster again; finished ones stay."""

@@ -1,6 +1,7 @@
 """The commands of a night on this machine, of its network and of its figures."""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,23 @@ runs_option = click.option(
 
 @click.command(epilog="Example: nightdrive run --profile smoke --set select.budget_frames=20")
 @night_options("demo")
-@click.option("--run", default="", metavar="NAME", help="The run's folder below --runs; default: the profile.")
+@click.option(
+    "--run", default="", metavar="NAME", help="The night; default: the latest that has not ended, or a new one."
+)
 @runs_option
 def run(profile: str, data: str, overrides: list[str], run: str, runs: Path) -> int:
     """Run one whole night on this machine; a night that was stopped goes on."""
-    from pipelines.local.run import run_folder, run_night
+    from pipelines.local.nights import open_night
+    from pipelines.local.run import run_night
     from pipelines.local.summary_table import night_table
     from pipelines.nightly import nightly
     from pipelines.settings import load_settings
 
-    started, night, folder = time.monotonic(), nightly(), run_folder(run or profile, runs)
+    started, night = time.monotonic(), nightly()
     data = str(Path(data).resolve()) if data else ""
-    code = run_night(night, folder, load_settings(night, profile, overrides, data, run=folder.name))
+    load_settings(night, profile, overrides, data)  # a mistake opens no night
+    folder, date = open_night(runs, profile, run, datetime.now(UTC))
+    code = run_night(night, folder, load_settings(night, profile, overrides, data, run=folder.name, date=date))
     if (folder / "summary.json").exists():  # a report that could not be written has said why
         print(night_table(folder, seconds=time.monotonic() - started))
     return code

@@ -24,7 +24,8 @@ SECTIONS = {
         "schedule watch test-cluster"
     },
     "Data versions": {
-        "pipelines.commands.registry": "review promote reject rollback versions history verify-history reproduce lineage scrub retire"
+        "pipelines.commands.registry": "review promote reject rollback versions nights history verify-history reproduce lineage "
+        "scrub retire"
     },
     "Measuring": {
         "benchmarks.tables.command": "table",

@@ -13,13 +13,23 @@ import click
 from perception.errors import InputError
 from pipelines.commands.options import PATH
 
-LOCAL = Path(__file__).parents[2] / "runs" / "registry" / "data.git"
+LATEST = Path(__file__).parents[2] / "runs" / "latest"
 
 
 def _absolute(_context: click.Context, _option: click.Parameter, registry: str) -> str:
     from components.stage.parameters import absolute
 
-    return absolute(registry)
+    return absolute(registry) if registry else _of_latest()
+
+
+def _of_latest() -> str:
+    """Return the registry of the latest night on this machine."""
+    from components.stage.parameters import absolute, read_section
+
+    if not (LATEST / "params.yaml").exists():
+        raise InputError("no night has run on this machine; name the registry with REGISTRY=")
+    registry = str(read_section(LATEST / "params.yaml", "resolve")["registry"])
+    return absolute(registry if "://" in registry else str(LATEST.resolve() / registry))
 
 
 def _names(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
@@ -33,10 +43,10 @@ def _listed(_context: click.Context, _option: click.Parameter, text: str) -> lis
 registry_option = click.option(
     "--registry",
     envvar=["NIGHTDRIVE_OPTION_REGISTRY", "NIGHTDRIVE_REGISTRY"],
-    default=str(LOCAL),
+    default="",
     callback=_absolute,
     metavar="FOLDER|URL",
-    help="The data registry; default: NIGHTDRIVE_REGISTRY, or runs/registry/data.git.",
+    help="The data registry; default: NIGHTDRIVE_REGISTRY, or that of runs/latest.",
 )
 version_option = click.option("--version", required=True, metavar="TAG", help="The data version.")
 manifest_option = click.option(
@@ -183,6 +193,25 @@ def versions(registry: str) -> None:
     for version in listed(registry):
         marks = " ".join(word for word, pointer in released.items() if pointer and version.tag == pointer.tag)
         print(f"{version.tag:<44} {version.frames:>9,} frames {version.new_bytes / 1e6:>9.1f} MB new  {marks}")
+
+
+@click.command(epilog="Example: nightdrive nights")
+@registry_option
+def nights(registry: str) -> None:
+    """List the nights, oldest first: what each took in, chose, measured, and how long it took."""
+    from perception.versioning.nights import read_nights
+
+    form = "{:<14} {:<10} {:<11} {:<28} {:>8} {:>7} {:>6}  {:<20} {:<20} {:>6}"
+    print(
+        form.format("night", "date", "status", "base", "new", "chosen", "mIoU", "worst condition", "verdict", "hours")
+    )
+    for night in read_nights(registry):
+        got = night.figures
+        hours = None if got.seconds is None else f"{got.seconds / 3600:.2f}"
+        miou = None if got.miou is None else f"{got.miou:.3f}"
+        began = (night.night, night.date, night.status, night.base, got.new_frames, got.chosen_frames)
+        row = (*began, miou, got.worst_condition, got.verdict, hours)
+        print(form.format(*("-" if value is None else str(value) for value in row)))
 
 
 @click.command(epilog="Example: nightdrive history")

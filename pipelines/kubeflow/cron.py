@@ -83,11 +83,11 @@ def translated(cron: Cron, home: ZoneInfo, server: ZoneInfo, now: datetime) -> C
     if len(clock) != len(new_hours) * len(new_minutes):
         raise ValueError("names hours and minutes that no single expression names in the server's zone; name one hour")
     days = {total // wheel for total in shifted}
-    if days != {0} and (day[0] not in "*?" or month != "*"):
+    if days != {0} and (day not in ("*", "?") or month != "*"):
         raise ValueError(
             "names days that are others in the server's zone; choose an hour that is on the same day there"
         )
-    if days != {0} and weekday[0] not in "*?":
+    if days != {0} and weekday not in ("*", "?"):
         if len(days) > 1:
             raise ValueError("names hours of different days in the server's zone; name one hour")
         weekday = _listed(sorted((each + min(days)) % 7 for each in cron.values[5]))

@@ -6,6 +6,7 @@ step costs its bytes six times over in the run that Kubeflow keeps, and a run ha
 """
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +18,14 @@ from components.stage.kfp_step import ABOUT, FINAL_STATUS, SETTINGS, write_setti
 from components.stage.night import NIGHT
 from components.stage.parameters import build_parameters
 from components.stage.records import FAREWELL
+from perception.errors import InputError
 from pipelines.cluster import Cluster
 from pipelines.graph import FOOTAGE, NEWS, NOTHING_NEW, Artifact, Graph, Task
 from pipelines.kubeflow.resources import image_of, with_resources
 from pipelines.kubeflow.sources import mount_sources
 from pipelines.settings import COUNTS, step_parameters
+
+_REWRITTEN = re.compile(r"\{\{|\$[$(]")  # {{...}} by Kubeflow and Argo, $(NAME) and $$ by Kubernetes
 
 
 def build_pipeline(night: Graph, settings: Mapping[str, Any], images: Mapping[str, str]) -> Any:
@@ -84,6 +88,10 @@ class Steps:
         component = container_component(name, task.stage, own_image, exit_handler=exit_handler)
         claims = self.cluster.source_claims if FOOTAGE in task.reads_outside else {}
         settings = write_settings(values)
+        if found := _REWRITTEN.search(settings):
+            raise InputError(
+                f"{name}: a parameter holds {found[0]}, for which Kubeflow, Argo or Kubernetes put in something else; leave it out"
+            )
         step = with_resources(component(**{SETTINGS: settings}), task.stage.name, image, self.cluster, shares, claims)
         if claims and not shares:
             mount_sources(step, self.cluster)

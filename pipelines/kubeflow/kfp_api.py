@@ -14,6 +14,7 @@ from perception.errors import InputError, Unreachable
 HOST_VARIABLE, UI_VARIABLE = "KFP_HOST", "KFP_UI"
 TOKEN_VARIABLE, TOKEN_FILE_VARIABLE = "KFP_TOKEN", "KF_PIPELINES_SA_TOKEN_PATH"
 NAMESPACE_VARIABLE = "KFP_NAMESPACE"
+CERTIFICATES_VARIABLE = "SSL_CERT_FILE"  # of the authorities that are trusted; the store's client reads it too
 TIMEOUT_SECONDS = (5.0, 60.0)  # to connect, to read
 PASSING_STATUS = (429, 500, 502, 503, 504)
 PAUSES_SECONDS = (1.0, 3.0, 9.0)  # between tries while the server fails
@@ -61,14 +62,25 @@ class Server:
 
         call = getattr(getattr(kfp_server_api, service)(self.client), operation)
         try:
-            return call(*arguments, _request_timeout=TIMEOUT_SECONDS, **options)
+            answered = call(*arguments, _request_timeout=TIMEOUT_SECONDS, **options)
         except ApiException as error:
             raise _in_words(error, self.host) from None
+        except AttributeError as error:  # the client stumbles over its own error for a connection that is not secure
+            if not isinstance(error.__context__, ApiException):
+                raise
+            reason = " ".join(str(error.__context__.reason).split())
+            raise InputError(
+                f"{HOST_VARIABLE}={self.host}: no secure connection ({reason}); set {CERTIFICATES_VARIABLE} to the file of the "
+                "authority that signed its certificate"
+            ) from None
         except HTTPError as error:
             reason = type(getattr(error, "reason", None) or error).__name__
             raise Unreachable(
                 f"{HOST_VARIABLE}={self.host}: cannot be reached ({reason}); check the address and that the port-forward runs"
             ) from None
+        if "html" in self.client.last_response.urllib3_response.headers.get("Content-Type", ""):
+            raise _no_api(self.host)  # the client would take the page for an answer without content
+        return answered
 
     def every(self, service: str, operation: str, field: str, *arguments: Any, **options: Any) -> Iterator[Any]:
         """Yield every item of a listing, page by page."""
@@ -120,14 +132,18 @@ def connect(host: str = "", namespace: str = "") -> Server:
         raise InputError(f"{HOST_VARIABLE}={address}: must be http://HOST or https://HOST; correct it")
     configuration = kfp_server_api.Configuration(host=address)
     configuration.retries = False
-    token = _token()
-    if token:
-        configuration.api_key["authorization"] = token
+    configuration.ssl_ca_cert = os.environ.get(CERTIFICATES_VARIABLE)
+    if _token():
+        _take_token(configuration)
         configuration.api_key_prefix["authorization"] = "Bearer"
+        configuration.refresh_api_key_hook = _take_token
     client = kfp_server_api.ApiClient(configuration)
     space = namespace or os.environ.get(NAMESPACE_VARIABLE, "")
     server = Server(address, os.environ.get(UI_VARIABLE, address).rstrip("/"), space, client)
-    server.ask("HealthzServiceApi", "healthz_service_get_healthz")
+    if server.ask("HealthzServiceApi", "healthz_service_get_healthz").multi_user and not space:
+        raise InputError(
+            f"{HOST_VARIABLE}={address}: is for many users and asks for a namespace; set {NAMESPACE_VARIABLE} to yours"
+        )
     return server
 
 
@@ -144,6 +160,11 @@ def _has_sound_port(parts: SplitResult) -> bool:
         return False
 
 
+def _take_token(configuration: Any) -> None:
+    """Have the next request bear the token as it is now: one in a file is replaced before it expires."""
+    configuration.api_key["authorization"] = _token()
+
+
 def _token() -> str:
     file = os.environ.get(TOKEN_FILE_VARIABLE)
     if not file:
@@ -154,8 +175,17 @@ def _token() -> str:
         raise InputError(f"{TOKEN_FILE_VARIABLE}={file}: cannot be read ({error.strerror}); correct it") from None
 
 
+def _no_api(host: str) -> InputError:
+    return InputError(
+        f"{HOST_VARIABLE}={host}: answers with a page, as for signing in, and not as Kubeflow Pipelines' API; set {TOKEN_VARIABLE} to a "
+        "valid token, or check the address"
+    )
+
+
 def _in_words(error: Any, host: str) -> InputError:
     """Return what an HTTP error means to a person."""
+    if 300 <= error.status < 400:
+        return _no_api(host)
     if error.status == 401:
         return InputError(f"{HOST_VARIABLE}={host}: does not know us (401); set {TOKEN_VARIABLE} to a valid token")
     if error.status == 403:
@@ -164,10 +194,6 @@ def _in_words(error: Any, host: str) -> InputError:
             f"{NAMESPACE_VARIABLE}"
         )
     said = _said(error.body)
-    if error.status == 400 and "empty namespace" in said:
-        return InputError(
-            f"{HOST_VARIABLE}={host}: is for many users and asks for a namespace; set {NAMESPACE_VARIABLE} to yours"
-        )
     if error.status in PASSING_STATUS:
         return Unreachable(
             f"{HOST_VARIABLE}={host}: the server failed ({error.status}: {said}); see its log, try again"

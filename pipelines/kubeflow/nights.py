@@ -8,7 +8,7 @@ from components.stage.kfp_step import ABOUT, SETTINGS, read_settings
 from components.stage.night import NIGHT, NightSettings, records_place
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_DONE, EXIT_FAILED, EXIT_OF_STATUS
-from components.stage.records import FAREWELL, RUNNING, read_records
+from components.stage.records import FAREWELL, RUNNING, TELLERS, all_records
 from perception.errors import InputError
 from perception.reporting.night_row import culprit
 from pipelines.kubeflow.kfp_api import Server
@@ -75,15 +75,18 @@ def ending(version: Version, run: Any) -> tuple[int, list[str]]:
     if run.state == SUCCEEDED:
         return EXIT_DONE, []
     try:
-        records = read_records(place_of(version, run.run_id))
+        records = all_records(place_of(version, run.run_id))
     except InputError as error:
         return EXIT_FAILED, [f"why is not known here: {error}; Kubeflow says {run.state}"]
     return ending_by(records)
 
 
 def ending_by(records: Sequence[Mapping[str, Any]]) -> tuple[int, list[str]]:
-    """Return the exit code of a run that did not end well, and what to say of it."""
-    guilty = culprit(records)
+    """Return the exit code of a run that did not end well, and what to say of it.
+
+    records: of all its tasks; those that tell the night are to blame where no other is.
+    """
+    guilty = culprit([record for record in records if record["name"] not in TELLERS]) or culprit(records)
     if guilty is None:
         return EXIT_FAILED, ["no step left a record of what went wrong: one was ended before it began, or cancelled"]
     said = "was killed before it was done" if guilty["status"] == RUNNING else guilty["message"]

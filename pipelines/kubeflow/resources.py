@@ -15,11 +15,12 @@ from pipelines.cluster import Cluster
 RETRIED_MINUTES = 60
 USER_ID = 10001  # of the images; a namespace that enforces `restricted` wants the pod to say that it is not root's
 CHECKPOINTS_FOLDER, SHARED_FOLDER, GIT_FOLDER = "/checkpoints", "/shared", "/secrets/git"
-# Git takes configuration from the environment: the mounted file has one line, https://USER:TOKEN@HOST.
+# Git takes configuration from the environment: the mounted file has one line, https://USER:TOKEN@HOST. The operation that git appends
+# stands behind a #: asked to store what worked, the helper would wait a second for a lock in a folder that it cannot write.
 GIT_CREDENTIALS = {
     "GIT_CONFIG_COUNT": "1",
     "GIT_CONFIG_KEY_0": "credential.helper",
-    "GIT_CONFIG_VALUE_0": f"store --file={GIT_FOLDER}/credentials",
+    "GIT_CONFIG_VALUE_0": f"!git credential-store --file={GIT_FOLDER}/credentials get #",
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from perception.data.footage.settings import split_at_night
 from perception.data.source_files import S3
 from perception.errors import InputError
 from pipelines.cluster import Cluster
@@ -18,11 +19,11 @@ def mount_sources(step: Any, cluster: Cluster) -> None:
 
 
 def places_of_sources(sources: Mapping[str, Mapping[str, Any]], cluster: Cluster) -> dict[str, str]:
-    """Return where each source with a path lies, by the source's name: a claim, or s3://bucket/prefix.
+    """Return where each source with a path lies, by the source's name: a claim, or s3://bucket/prefix, that of all nights.
 
     Raises InputError for a folder that no claim holds: no step of the cluster could read it.
     """
-    paths = {name: str(source["path"]) for name, source in sources.items() if source.get("path")}
+    paths = {name: split_at_night(str(source["path"]))[0] for name, source in sources.items() if source.get("path")}
     return {name: path if path.startswith(S3) else _claim(name, path, cluster) for name, path in paths.items()}
 
 

@@ -97,11 +97,13 @@ def _look_for_tonight(server: Server, recurring: Any, runs: Sequence[Any], now: 
 def last_due(recurring: Any, now: datetime) -> datetime | None:
     """Return when a recurring run should have started a night last; None where none was due in the last days.
 
-    Raises InputError for a cron expression or a zone that cannot be read.
+    Raises InputError for a cron expression or a zone that cannot be read, and where there is no expression.
     """
-    name = os.environ.get(ZONE_VARIABLE) or DEFAULT_ZONE
+    name, schedule = os.environ.get(ZONE_VARIABLE) or DEFAULT_ZONE, recurring.trigger.cron_schedule
+    if schedule is None:
+        raise InputError("starts every so many seconds and not by cron: nobody can say when; use `make schedule`")
     try:
-        zone, cron = ZoneInfo(name), parse_cron(recurring.trigger.cron_schedule.cron)
+        zone, cron = ZoneInfo(name), parse_cron(schedule.cron)
     except (ValueError, ZoneInfoNotFoundError) as error:
         raise InputError(f"its schedule cannot be read ({error}); correct it, or {ZONE_VARIABLE}={name}") from None
     first = max(now - LOOK_BACK, recurring.created_at).astimezone(zone)
@@ -141,7 +143,7 @@ def _look_at(server: Server, run: Any, now: float) -> None:
 
 def _lost_a_pod(run: Any, records: Sequence[Json], place: str, now: float) -> bool:
     """Tell whether a run failed though no step of it said so, and has the time to be tried again."""
-    guilty = culprit([record for record in records if record["name"] not in TELLERS])
+    guilty = culprit([record for record in records if record["name"] != FAREWELL])
     night = read_night(place)
     in_time = night is None or now < night.deadline - FAREWELL_SECONDS
     return run.state == FAILED and not was_cancelled(run) and in_time and (not guilty or guilty["status"] == RUNNING)
@@ -179,8 +181,11 @@ def _tell(run: Any, version: Version, place: str) -> None:
 
 
 def _done(place: str) -> list[Json]:
-    """Return what the watch did for a night so far."""
-    return list(json.loads(open_documents(place).read(WATCH_FILE) or "[]"))
+    """Return what the watch did for a night so far; raises InputError where that cannot be read."""
+    try:
+        return list(json.loads(open_documents(place).read(WATCH_FILE) or "[]"))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{place}/{WATCH_FILE}: is no list in JSON ({error}); remove it") from None
 
 
 def _write_down(place: str, did: str, said: str) -> None:

@@ -6,8 +6,12 @@ from typing import Any
 
 from components import gather, ingest, resolve
 from components.stage.declaration import Paths
+from components.stage.learning import write_json
 from components.stage.parameters import build_parameters
 from perception.data.manifest import empty_manifest, write_manifest
+from perception.versioning.growing import open_book
+from perception.versioning.repository import create_registry
+from perception.versioning.tonight import Tonight
 
 
 def run(stage: ModuleType, inputs: dict[str, list[Path]], output: str, folder: Path, **given: Any) -> Path:
@@ -22,6 +26,8 @@ def empty_base(folder: Path) -> Path:
     """Write the base of a first night."""
     folder.mkdir(parents=True)
     write_manifest(empty_manifest(), folder / "manifest.parquet")
+    tonight = Tonight(night="first", date="2026-11-30", entries=0)
+    write_json(folder / "night.json", vars(tonight))
     return folder
 
 
@@ -33,11 +39,15 @@ def take_in(root: Path, name: str, sources: dict[str, dict[str, object]], store:
     place = root / f"{name}-intake"
     listing = place / "arrivals"
     listing.mkdir(parents=True)
-    wanted = {"registry": "r", "remote": "m", "store": str(store), "sources": sources, "batch_count": 1}
-    resolve._write_listing(listing, build_parameters(resolve.ResolveParameters, wanted, "resolve"))
+    registry, base = str(place / "registry.git"), empty_base(place / "base")
+    create_registry(registry, str(place / "remote"))
+    wanted = {"registry": registry, "remote": "m", "store": str(store), "sources": sources, "batch_count": 1, "seed": 1}
+    wanted |= {"run": "first", "height_px": size["height_px"], "width_px": size["width_px"]}
+    parameters = build_parameters(resolve.ResolveParameters, wanted, "resolve")
+    resolve._write_listing(listing, base, parameters, "2026-11-30", open_book(registry), None)
     common: dict[str, Any] = {"sources": sources, "store": str(store), "seed": 1}
     arrived = run(
         ingest, {"arrivals": [listing / "0"]}, "arrived", place / "arrived", batch=0, batch_count=1, **common, **size
     )
-    inputs = {"arrived": [arrived], "base": [empty_base(place / "base")]}
-    return run(gather, inputs, "frames", root / name, taxonomy=size["taxonomy"], **common)
+    inputs = {"arrived": [arrived], "base": [base]}
+    return run(gather, inputs, "frames", root / name, taxonomy=size["taxonomy"], registry=registry, **common)

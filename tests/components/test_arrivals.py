@@ -2,7 +2,6 @@
 
 import io
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +28,15 @@ def picture() -> bytes:
     return png(np.full((8, 12, 3), 90, np.uint8))
 
 
-def nothing_read(_: object) -> None:
-    raise AssertionError("only footage tells of its objects")
+def listed(source: Source, seed: int = 0) -> pd.DataFrame:
+    return list_arrivals("fleet", source, seed, (8, 12), "2026-11-30")
 
 
 def ingested(root: Path, store: FolderStore, format: str, labels: str, split: str) -> Intake:
     source = Source(format=format, path=str(root), part="train", domain="real", split=split, labels=labels)
     settings = IntakeSettings(source="fleet", split=split, domain="real", labels=labels, taxonomy="cityscapes19")
-    listing = list_arrivals("fleet", source)
-    return admit_frames(arrivals(source, listing, store, 0, (8, 12), nothing_read), len(listing), store, settings)
+    listing = listed(source)
+    return admit_frames(arrivals(source, listing, store, 0, (8, 12)), len(listing), store, settings)
 
 
 def test_viper_with_instances(tmp_path: Path) -> None:
@@ -75,12 +74,12 @@ def test_the_listing_opens_no_image_and_tells_a_changed_file(tmp_path: Path) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"no image at all")
     source = Source(format="viper", path=str(tmp_path), part="train", domain="real", split="pool", labels="none")
-    first = list_arrivals("fleet", source)
+    first = listed(source)
     assert tuple(first.columns) == LISTING_COLUMNS
     assert first.object.tolist() == ["viper_001_00000", "viper_001_00001"]
-    assert list_arrivals("fleet", source).equals(first), "the same files give the same listing, to the byte"
+    assert listed(source).equals(first), "the same files give the same listing, to the byte"
     path.write_bytes(b"another image")
-    changed = list_arrivals("fleet", source)
+    changed = listed(source)
     assert (changed.signature != first.signature).tolist() == [False, True]
 
 
@@ -88,13 +87,15 @@ def test_only_the_listed_frames_arrive(tmp_path: Path) -> None:
     source = Source(
         format="scenes", split="pool", domain="real", labels="none", drives=3, frames_per_drive=2, rendering="street"
     )
-    listing = list_arrivals("fleet", source)
-    assert len(listing) == 6 and (listing.signature == "").all()
+    listing = listed(source)
+    assert len(listing) == 6 and listing.signature.nunique() == 1
+    other = listed(source, seed=1)
+    assert set(other.signature) != set(listing.signature), "another world is other footage"
     store = FolderStore(tmp_path / "store")
     second = listing[listing.drive_id == listing.drive_id.unique()[1]]
-    arrived = list(arrivals(source, second, store, 1, (32, 64), nothing_read))
+    arrived = list(arrivals(source, second, store, 1, (32, 64)))
     assert [each.facts.frame_id for each in arrived] == second.object.tolist()
-    whole = {each.facts.frame_id: each.image for each in arrivals(source, listing, store, 1, (32, 64), nothing_read)}
+    whole = {each.facts.frame_id: each.image for each in arrivals(source, listing, store, 1, (32, 64))}
     assert all(whole[each.facts.frame_id] == each.image for each in arrived), "a batch does not change what is rendered"
 
 
@@ -128,46 +129,23 @@ def test_a_drop_folder_of_every_kind_arrives_and_its_objects_are_told(tmp_path: 
     assert rules.keys() == {"d5.mp4", "d4/1.jpg", "d4/turned.jpg"}
     assert "has no readable index" in rules["d5.mp4"] and "truncated" in rules["d4/1.jpg"]
     assert "EXIF orientation" in rules["d4/turned.jpg"]
-    objects = pd.read_parquet(folder / "objects.parquet").set_index("object")
-    assert objects.taken.to_dict() == {
-        **{"d1/front.mp4": 8, "d1/left.mp4": 8, "d2.mcap": 12, "d3.bag": 4, "d5.mp4": 0},
-        **{"d4/0.jpg": 1, "d4/1.jpg": 1, "d4/turned.jpg": 1},
+    files = pd.read_parquet(folder / "taken" / "arrivals.parquet")
+    assert files.groupby("object").outcome.agg(lambda outcomes: dict(Counter(outcomes))).to_dict() == {
+        **{"d1/front.mp4": {"new": 8}, "d1/left.mp4": {"new": 8}, "d2.mcap": {"new": 12}, "d3.bag": {"new": 4}},
+        **{"d4/0.jpg": {"new": 1}, "d4/1.jpg": {"rejected": 1}, "d4/turned.jpg": {"rejected": 1}},
+        **{"d5.mp4": {"rejected": 1}},
     }
-    assert objects.damages.to_dict()["d5.mp4"] == 1 and (objects.source == "fleet").all()
     sources["fleet"]["footage"] = {"sampling": {"every_s": 0.2}}
-    sampled = read_manifest(take_in(tmp_path, "sampled", sources, store, **size) / "manifest.parquet")
+    folder = take_in(tmp_path, "sampled", sources, store, **size)
+    sampled, files = read_manifest(folder / "manifest.parquet"), pd.read_parquet(folder / "taken" / "arrivals.parquet")
     assert sampled.drive_id.value_counts().to_dict() == {"d1": 8, "d2": 6, "d3": 2}, (
         "pictures without a time cannot be sampled"
     )
+    skipped = files[files.outcome == "skipped"].set_index("object").reason
+    assert skipped["d1/front.mp4"] == "4 too_near" and skipped["d4/0.jpg"] == "1 no_time"
 
 
 def _turned() -> Image.Exif:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     return exif
-
-
-def test_tomorrow_only_what_is_new_is_read(tmp_path: Path) -> None:
-    drop = tmp_path / "drop"
-    (drop / "d1").mkdir(parents=True)
-
-    def record(day: int) -> None:
-        recordings.write_video(drop / "d1" / f"front_{day}.mp4", 3, first=day * 20)
-        recordings.write_mcap(drop / f"m{day}.mcap", recordings.drive(recordings.types(2), 2, kinds=("jpeg",)))
-        recordings.write_ros1(drop / f"b{day}.bag", recordings.drive(recordings.types(1), 2, kinds=("jpeg",)))
-        (drop / "d1" / f"{day}.jpg").write_bytes(recordings.jpeg(day))
-
-    source = Source(format="footage", path=str(drop), domain="real", split="pool", labels="none")
-    record(0)
-    today = list_arrivals("fleet", source)
-    record(1)
-    tomorrow = list_arrivals("fleet", source)
-    key = ["source", "object", "signature"]
-    new = tomorrow[~tomorrow[key].apply(tuple, axis=1).isin(today[key].apply(tuple, axis=1))]
-    assert new.object.tolist() == ["b1.bag", "m1.mcap", "d1/1.jpg", "d1/front_1.mp4"] and len(tomorrow) == 8
-    read: list[Mapping[str, object]] = []
-    arrived = list(arrivals(source, new, FolderStore(tmp_path / "store"), 0, (8, 12), read.append))
-    assert Counter(each.facts.object for each in arrived) == {
-        "b1.bag": 2, "m1.mcap": 2, "d1/1.jpg": 1, "d1/front_1.mp4": 3
-    }  # fmt: skip
-    assert {row["object"] for row in read} == set(new.object)

@@ -25,7 +25,7 @@ def test_one_seed_has_no_spread_and_a_missing_arm_no_comparison() -> None:
 
 def record(name: str, status: str = "done", **more: Any) -> dict[str, Any]:
     facts = {"name": name, "status": status, "started": 1.0, "seconds": 60.0, "peak_rss_mib": 100.0}
-    return facts | {"message": "", "values": {}, "failed": [], **more}
+    return facts | {"message": "", "values": {}, "failed": [], "parameters": {}, **more}
 
 
 @pytest.mark.parametrize("state", ["COMPLETE", "RUNNING", "SUCCEEDED", ""])

@@ -237,7 +237,7 @@ def registry_unreachable(folder: Path, undisturbed: Undisturbed) -> Count:
         for url in (closed_url(), failing, missing):
             for name in ("resolve", "publish", "propose"):
                 task = elsewhere(named(undisturbed.run, name), folder / "out")
-                ended = run_task(task, undisturbed.run, more=["--set", f"registry={url}/data.git"])
+                ended = run_task(task, undisturbed.run, more=["--set", f"registry={url}/smoke.git"])
                 outputs = [Path(path) for path in task.gives]
                 endings.append(judged_error(ended, (EXIT_BAD_INPUT,), ("registry", url), outputs, f"{name} at {url}"))
     for name in ("resolve", "publish"):
@@ -294,8 +294,8 @@ def decisions_with_a_skewed_clock(folder: Path, undisturbed: Undisturbed, tag: s
     from perception.versioning import decisions
     from perception.versioning.audit import audit
 
-    registry = folder / "registry" / "data.git"
-    shutil.copytree(undisturbed.run.parent / "registry" / "data.git", registry)
+    registry = folder / "registry" / "smoke.git"
+    shutil.copytree(undisturbed.run.parent / "registry" / "smoke.git", registry)
     manifest = tag.rpartition("-")[2]
     real = decisions.datetime
     skews = (TENTH_YEARS, timedelta(0), -TENTH_YEARS)
@@ -335,7 +335,7 @@ def two_nights(folder: Path, undisturbed: Undisturbed, only: Sequence[str]) -> C
         endings.append(
             "correct" if code == 0 and not changed else f"{run.name}: {code} tasks failed; differs in {changed[:4]}"
         )
-    endings.append(_both_published(runs / "registry" / "data.git"))
+    endings.append(_both_published(runs / "registry" / "smoke.git"))
     endings.append(second_on_one_folder(folder))
     return counted("two nights at once", endings)
 
@@ -511,8 +511,8 @@ def spoilt_shards(folder: Path, undisturbed: Undisturbed, tag: str) -> Count:
 
     run, endings = undisturbed.run, []
     registry = run.parent / "registry"
-    promote(registry / "data.git", tag, manifest_sha256=tag.rpartition("-")[2], names=["Ada"], reason="looked at it")
-    objects = sorted(path for path in (registry / "remote").rglob("*") if path.is_file())
+    promote(registry / "smoke.git", tag, manifest_sha256=tag.rpartition("-")[2], names=["Ada"], reason="looked at it")
+    objects = sorted(path for path in (registry / "smoke").rglob("*") if path.is_file())
     shard = next(path for path in objects if path.read_bytes()[257:262] == b"ustar")
     for number, how in enumerate(SPOILERS):
         shard.chmod(0o644)

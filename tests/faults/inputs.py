@@ -492,5 +492,5 @@ def input_rows(folder: Path, examples: int, undisturbed: Undisturbed | None = No
     yield odd_parameters(folder / "parameters", examples)
     from tests.faults.lines import odd_command_lines
 
-    yield odd_command_lines(folder / "lines", 2 * examples, night.run.parent / "registry" / "data.git")
+    yield odd_command_lines(folder / "lines", 2 * examples, night.run.parent / "registry" / "smoke.git")
     yield hand_made_artifacts(folder / "artifacts", examples, night)

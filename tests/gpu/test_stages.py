@@ -23,15 +23,15 @@ from tests.gpu.night import TASKS, Night
 TINY = (
     "common.height_px=32", "common.width_px=64", "common.batch_frames=4", "common.mixed_precision=false",
     "common.learning_rate=1.0e-4", "adapt.detector_learning_rate=1.0e-4",
-    "sources.fleet.drives=4", "sources.simulator.drives=12", "sources.frozen_test.drives=3",
-    "sources.fleet.initial_labelled_frames=4", "select.budget_frames=4", "ensemble.epoch_frames=20", "ensemble.epochs=1",
+    "sources.fleet.drives=4", "sources.fleet.frames_per_drive=3", "sources.simulator.drives=8",
+    "sources.frozen_test.drives=3", "sources.frozen_test.frames_per_drive=1",
+    "sources.fleet.initial_labelled_frames=4", "select.budget_frames=4", "ensemble.epoch_frames=16", "ensemble.epochs=1",
     "compare.epoch_frames=16", "compare.epochs=1", "adapt.epochs=1", "adapt.student_epochs=1", "adapt.epoch_frames=20",
     "adapt.average_decay=0.9", "adapt.rare_class_temperature=0.05", "score.maps=true", "score.reduction=class_weighted",
-    "score.class_weights={person: 5.0}", "adapt.pseudo_frames=6", "adapt.detector_epochs=2", "adapt.detector_width=0.25",
+    "score.class_weights={person: 5.0}", "adapt.pseudo_frames=4", "adapt.detector_epochs=2", "adapt.detector_width=0.25",
     "train_prune.epochs=2", "train_prune.epoch_frames=16", "train_prune.press_epochs=1", "compress.latency_repeats=3",
     "evaluate.shift_frames=1", "evaluate.latency_repeats=2", "evaluate.latency_batch_frames=[1]", "evaluate.resamples=100",
 )  # fmt: skip
-pytestmark = pytest.mark.xdist_group("gpu")
 RECORDED = {"ensemble": 1, "compare": 2, "adapt": 3, "train_prune": 3}  # graphs: the pruned network's is recorded anew
 
 
@@ -71,9 +71,22 @@ def test_every_training_is_recorded_and_replayed(nights: Nights) -> None:
     assert all(graph.replays for graphs in nights.graphs.values() for graph in graphs)
 
 
+def test_what_is_left_out_runs_without_torch(nights: Nights) -> None:
+    graph = Night(nights.cpu).graph
+    assert {task.stage.needs.image for name, task in graph.tasks.items() if name not in TASKS} == {
+        "gates",
+        "versioning",
+    }
+
+
 def test_what_looks_at_pixels_does_so_on_the_gpu(nights: Nights) -> None:
     """Hundreds of operations for every batch of four frames; evaluate's network is run by onnxruntime."""
-    assert {name for name, count in nights.operations.items() if count > 500} == {*RECORDED, "score", "compress"}
+    assert {name for name, count in nights.operations.items() if count > 500} == {
+        *RECORDED,
+        "score",
+        "compress",
+        "report",
+    }
 
 
 def outputs_differ(nights: Nights, ours: nn.Module, theirs: nn.Module) -> float:

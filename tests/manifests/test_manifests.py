@@ -248,6 +248,11 @@ def test_the_namespace_is_confined_closed_by_default_and_has_a_quota(
     assert not policies["nightdrive-runs"].get("ingress")
     (quota,) = of_kind(rendered[overlay], "ResourceQuota")
     assert (quota["spec"]["hard"]["requests.nvidia.com/gpu"] == "0") == (overlay in ("cpu", "trial"))
+    (limits,) = (limit for item in of_kind(rendered[overlay], "LimitRange") for limit in item["spec"]["limits"])
+    asked = {f"requests.{name}" for name in limits["defaultRequest"]} | {f"limits.{name}" for name in limits["default"]}
+    assert {name for name in quota["spec"]["hard"] if name.endswith((".cpu", ".memory"))} <= asked, (
+        "a quota turns away Argo's own containers, which carry no resources"
+    )
     inside = [item for item in rendered[overlay] if item["kind"] not in ("Namespace", "ClusterQueue", "ResourceFlavor")]
     assert {item["metadata"]["namespace"] for item in inside} == {namespace["metadata"]["name"]}
     assert namespace["metadata"]["name"] == ("nightdrive-trial" if overlay == "trial" else "nightdrive")

@@ -44,6 +44,10 @@ def test_every_service_and_port_is_kubeflows() -> None:
     forwarded = found(r"service/([\w-]+) \d+:(\d+)")
     addressed = found(r"http://([\w-]+)\.kubeflow:(\d+)")
     assert ("seaweedfs", "9000") in addressed
+    (watch,) = re.findall(
+        r"http://([\w-]+)\.kubeflow\.svc:(\d+)", (ROOT / "manifests" / "base" / "watch.yaml").read_text()
+    )
+    addressed.add(watch)
     for service, port in forwarded | addressed:
         assert int(port) in KUBEFLOW["services"].get(service, []), f"no service {service} with port {port}"
     told = found(r"service `([\w-]+)` \(S3 on port (\d+), and on (\d+)\)", "kind")
@@ -82,16 +86,33 @@ def test_settings_labels_and_variables_are_kubeflows() -> None:
     assert granted <= {*KUBEFLOW["config_maps"], *KUBEFLOW["secrets"]}, "a right to what Kubeflow does not have"
 
 
-def test_runs_reach_the_ports_of_kubeflows_pods() -> None:
-    (policy,) = (item for item in manifests() if item.get("metadata", {}).get("name") == "nightdrive-runs")
+API, STORE = (KUBEFLOW["reached_pods"][pod][0] for pod in ("ml-pipeline", "seaweedfs"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "needed"),
+    [
+        ("runs", {port for each in KUBEFLOW["reached_pods"].values() for port in each}),
+        ("watch", {API, STORE}),
+        ("bucket", {STORE}),  # as of all others: the night's store may be Kubeflow's own
+        ("shares", {STORE}),
+        ("training-jobs", {STORE}),
+    ],
+)
+def test_pods_reach_the_ports_of_kubeflows_that_they_talk_to(policy: str, needed: set[int]) -> None:
+    (found,) = (
+        item
+        for item in manifests()
+        if (item.get("kind"), item.get("metadata", {}).get("name")) == ("NetworkPolicy", f"nightdrive-{policy}")
+    )
     ports = {
         port["port"]
-        for rule in policy["spec"]["egress"]
+        for rule in found["spec"]["egress"]
         for to in rule["to"]
         if to.get("namespaceSelector", {}).get("matchLabels") == {"kubernetes.io/metadata.name": KUBEFLOW["namespace"]}
         for port in rule["ports"]
     }
-    assert {port for each in KUBEFLOW["reached_pods"].values() for port in each} <= ports
+    assert needed <= ports
 
 
 def test_what_the_page_of_kind_names_of_ours_is_there() -> None:

@@ -110,6 +110,7 @@ def test_a_data_set_may_lie_in_a_bucket() -> None:
         ),
         ("smoke", ["common.taxonomy=cityscapes"], "", "taxonomy 'cityscapes' is unknown"),
         ("smoke", ["sources.fleet.initial_labelled_frames=-1"], "", "initial_labelled_frames = -1: must be at least 0"),
+        ("smoke", ["score.shard_count=7"], "", "score.shard_count: is one number of the whole night; set shards"),
         ("smoke", ["shards.x=1"], "", "no section 'shards'"),
         ("camvid", [], "/nowhere", "DATA=/nowhere: no such folder"),
         ("camvid", [], "", "say where the data are, DATA=DIR"),
@@ -118,6 +119,23 @@ def test_a_data_set_may_lie_in_a_bucket() -> None:
 def test_mistakes_are_named(profile: str, overrides: list[str], data: str, message: str) -> None:
     with pytest.raises(InputError, match=message.replace("?", "\\?")):
         load_settings(NIGHT, profile, overrides, data)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "common.registry=https://ada:s3cret@git.example/x.git",
+        "common.registry=https://s3cret@git.example/x.git",
+        "common.remote=s3://key:s3cret@bucket/x",
+        "sources.fleet.path=s3://key:s3cret@bucket/x",
+    ],
+)
+def test_a_password_in_a_url_is_refused_and_not_shown(override: str) -> None:
+    """Every setting stands in the compiled pipeline, in the records of its tasks and in the report."""
+    with pytest.raises(InputError, match=rf"{override.partition('=')[0]}: holds user information") as caught:
+        load_settings(NIGHT, "nightly", [override])
+    assert "s3cret" not in str(caught.value)
+    load_settings(NIGHT, "nightly", ["common.registry=ssh://git@git.example:22/x.git", "common.remote=http://h:80/a@b"])
 
 
 def test_an_unknown_section_is_named(tmp_path: Path) -> None:

@@ -38,7 +38,11 @@ def _call(node: ast.Call) -> Iterator[str]:
         yield "calls np.load without allow_pickle=False"
     if given.get("allow_pickle") == "True":
         yield "allows pickles"
-    if called in ("yaml.load", "yaml.load_all") and given.get("Loader") not in ("_Loader", "yaml.SafeLoader"):
+    if called in ("yaml.load", "yaml.load_all") and given.get("Loader") not in (
+        "_Loader",
+        "yaml.SafeLoader",
+        "yaml.CSafeLoader",
+    ):
         yield "calls yaml.load without a safe loader"
     if called in (
         "yaml.unsafe_load",

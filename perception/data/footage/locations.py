@@ -35,7 +35,7 @@ class Location(Protocol):
         """Return the place as messages name it."""
 
     def folder(self, prefix: str) -> Folder:
-        """List one folder, "" or "a/b/"; links and what is no plain file are left out."""
+        """List one folder, "" or "a/b/", empty where there is none; links and what is no plain file are left out."""
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         """Return a small file's bytes; raises BadFrame for one that is larger, or cannot be read."""
@@ -79,6 +79,8 @@ class FolderLocation:
                     elif entry.is_file(follow_symlinks=False):
                         stat = entry.stat(follow_symlinks=False)
                         files[entry.name] = f"{stat.st_size}:{stat.st_mtime_ns}"
+        except FileNotFoundError:
+            pass  # a night's folder that nothing has arrived in, or one that was taken back
         except OSError as error:
             raise InputError(f"{self.root / prefix}: cannot be listed ({error.strerror}); correct this") from None
         return Folder(files, tuple(sorted(folders)))

@@ -24,7 +24,7 @@ from perception.data.footage.frames import Deadline, Picture, Shot, picture_of_f
 from perception.data.footage.locations import Folder, Location, open_location
 from perception.data.footage.privacy import PrivacyHook, load_privacy_hook
 from perception.data.footage.sampling import Sampler
-from perception.data.footage.settings import FootageSettings
+from perception.data.footage.settings import NIGHT, FootageSettings, split_at_night
 from perception.data.footage.sun import time_of_day
 from perception.data.readers.layout import frame_id_of
 
@@ -66,25 +66,34 @@ class FootageFrame:
 class Lost:
     """Name a damage of an object as the frames of it are named."""
 
-    object: str
-    drive_id: str
+    object: FootageObject
+
+    @property
+    def drive_id(self) -> str:
+        """Return the drive of the object."""
+        return self.object.drive_id
 
     @property
     def frame_id(self) -> str:
         """Return a name that a frame may have."""
-        return frame_id_of(self.object.replace("/", "_"))
+        return frame_id_of(self.object.name.replace("/", "_"))
 
 
-def open_footage(path: str, settings: FootageSettings) -> "Footage":
-    """Open the footage in a folder or at s3://bucket/prefix; raises InputError for a location that is not there."""
-    return Footage(open_location(path), settings)
+def open_footage(source: str, path: str, settings: FootageSettings) -> "Footage":
+    """Open the footage of a source in a folder or at s3://bucket/prefix, which may name the night: {night} in a folder's name.
+
+    source: its name, by which frames are told from those of the same place in another source.
+    Raises InputError for a location that is not there.
+    """
+    root, below = split_at_night(path)
+    return Footage(source, open_location(root), below, settings)
 
 
 class Footage:
     """Read footage object by object; the objects of a drive one after another, in the order of their names."""
 
-    def __init__(self, location: Location, settings: FootageSettings) -> None:
-        self._location, self._settings = location, settings
+    def __init__(self, source: str, location: Location, below: str, settings: FootageSettings) -> None:
+        self._source, self._location, self._below, self._settings = source, location, below, settings
         self._drive, self._sampler = "", Sampler(settings)
         self._folder = lru_cache(maxsize=1)(location.folder)
         self._table = lru_cache(maxsize=1)(self._read_table)
@@ -93,9 +102,18 @@ class Footage:
     def _hook(self) -> PrivacyHook | None:
         return load_privacy_hook(self._settings.privacy)  # where footage is listed its packages need not be
 
-    def objects(self, left_out: Counter[str]) -> Iterator[FootageObject]:
-        """Yield what there is, a folder at a time; names of files that are none of footage are counted by their suffix."""
-        pending = [""]
+    @property
+    def name(self) -> str:
+        """Return the place that names of objects begin at, as messages name it."""
+        return self._location.name
+
+    def objects(self, night: str, left_out: Counter[str]) -> Iterator[FootageObject]:
+        """Yield what there is, a folder at a time; names of files that are none of footage are counted by their suffix.
+
+        night: its UTC date, which the path may ask for.
+        """
+        start = self._below.replace(NIGHT, night)
+        pending = [start]
         while pending:
             prefix = pending.pop()
             folder = self._location.folder(prefix)
@@ -105,18 +123,18 @@ class Footage:
                 if not _is_listable(name) or suffix not in (*_PICTURES, *_RECORDINGS):
                     left_out[suffix] += name != TABLE_NAME and suffix != ".json"
                     continue
-                signature = " ".join(folder.files[each] for each in _files_of(name, folder))
-                yield FootageObject(prefix + name, self._drive_of(prefix, name), signature)
+                drive_id = self._drive_outside(prefix, name) if prefix == start else prefix.rstrip("/")
+                yield FootageObject(prefix + name, drive_id, self._signature(prefix, name, folder))
 
-    def frames(self, name: str, counts: Counter[str]) -> Iterator[FootageFrame | BadFrame]:
+    def frames(self, object: FootageObject, counts: Counter[str]) -> Iterator[FootageFrame | BadFrame]:
         """Yield the frames that are taken of one object, and a BadFrame for each damage.
 
         counts: what was taken, skipped and told of clocks, by reason (docs/footage.md). Memory does not grow with the file.
         """
-        where = f"{self._location.name}/{name}"
+        where = f"{self.name}/{object.name}"
         try:
-            told = self._told(name)
-            with self._location.local(name, self._limit_mib(name) << 20) as (path, sha256):
+            told = self._told(object.name)
+            with self._location.local(object.name, self._limit_mib(object.name) << 20) as (path, sha256):
                 for shot in _read(path, where, told, Deadline(where, self._settings.max_object_s)):
                     if isinstance(shot, BadFrame):
                         counts["damages"] += 1
@@ -124,8 +142,8 @@ class Footage:
                         continue
                     shot = _with_facts(shot, told)
                     try:
-                        if self._sampler_of(name).takes(shot, name, counts):
-                            yield self._frame(name, sha256, shot, told)
+                        if self._sampler_of(object.drive_id).takes(shot, object.name, counts):
+                            yield self._frame(object, sha256, shot, told)
                     except BadFrame as error:  # a picture that cannot be compared with the last one
                         counts["damages"] += 1
                         yield error
@@ -137,44 +155,53 @@ class Footage:
         is_picture = PurePosixPath(name).suffix.lower() in _PICTURES
         return min(_PICTURE_LIMIT_MIB, self._settings.max_object_mib) if is_picture else self._settings.max_object_mib
 
-    def _sampler_of(self, name: str) -> Sampler:
-        prefix, _, file = name.rpartition("/")
-        if (drive := self._drive_of(prefix and prefix + "/", file)) != self._drive:
-            self._drive, self._sampler = drive, Sampler(self._settings)
+    def _sampler_of(self, drive_id: str) -> Sampler:
+        if drive_id != self._drive:
+            self._drive, self._sampler = drive_id, Sampler(self._settings)
         return self._sampler
 
-    def _drive_of(self, prefix: str, name: str) -> str:
-        """Return the drive of a file: its folder; outside any folder a recording is a drive, and all pictures are one."""
-        if prefix:
-            return prefix.rstrip("/")
-        path = PurePosixPath(name)
-        return path.stem if path.suffix.lower() in _RECORDINGS else PurePosixPath(self._location.name).name
+    def _drive_outside(self, start: str, name: str) -> str:
+        """Return the drive of a file outside any folder: a recording is one, and all pictures together are one."""
+        path = PurePosixPath(start + name)
+        is_recording = path.suffix.lower() in _RECORDINGS
+        return str(path.with_suffix("")) if is_recording else start.rstrip("/") or PurePosixPath(self.name).name
+
+    def _signature(self, prefix: str, name: str, folder: Folder) -> str:
+        """Return what changes with an object or with what is told of it; in a folder's table with its own line."""
+        files = _files_of(name, folder)
+        if files[-1] != TABLE_NAME:
+            return " ".join(folder.files[each] for each in files)
+        try:
+            line = self._table(prefix).get(name)
+            told = hashlib.sha256(repr(sorted(line.items(), key=str)).encode()).hexdigest()[:16] if line else ""
+        except BadFrame:
+            told = folder.files[TABLE_NAME]
+        return f"{folder.files[name]} {told}".strip()
 
     def _told(self, name: str) -> Told:
         prefix, _, file = name.rpartition("/")
         prefix = prefix and prefix + "/"
         facts = _files_of(file, self._folder(prefix))[1:]
         if (beside := f"{PurePosixPath(file).stem}.json") in facts:
-            where = f"{self._location.name}/{prefix}{beside}"
+            where = f"{self.name}/{prefix}{beside}"
             return facts_of_json(self._location.read(prefix + beside, FACTS_LIMIT_BYTES), where)
         line = self._table(prefix).get(file) if TABLE_NAME in facts else None
-        return facts_of_line(line, f"{self._location.name}/{prefix}{TABLE_NAME}: {file}") if line else Told()
+        return facts_of_line(line, f"{self.name}/{prefix}{TABLE_NAME}: {file}") if line else Told()
 
     def _read_table(self, prefix: str) -> Mapping[str, Mapping[str, Any]]:
         data = self._location.read(prefix + TABLE_NAME, FACTS_LIMIT_BYTES)
-        return facts_of_table(data, f"{self._location.name}/{prefix}{TABLE_NAME}")
+        return facts_of_table(data, f"{self.name}/{prefix}{TABLE_NAME}")
 
-    def _frame(self, name: str, sha256: str, shot: Shot, told: Told) -> FootageFrame:
+    def _frame(self, object: FootageObject, sha256: str, shot: Shot, told: Told) -> FootageFrame:
         position, kept = shot.position, self._settings.place
         content = hashlib.sha256(f"{sha256}:{position}".encode()).hexdigest() if position else sha256
         place = None if kept == "drop" else shot.place
         if place and kept == "coarse":
             place = (round(place[0], _COARSE_DIGITS), round(place[1], _COARSE_DIGITS))
-        prefix, _, file = name.rpartition("/")
         return FootageFrame(
-            frame_id=_frame_id(name, position, content),
-            drive_id=told.drive_id or self._drive_of(prefix and prefix + "/", file),
-            object=name,
+            frame_id=_frame_id(self._source, object.name, position),
+            drive_id=told.drive_id or object.drive_id,
+            object=object.name,
             source_sha256=content,
             camera=shot.camera,
             timestamp_utc=shot.timestamp_utc,
@@ -246,7 +273,7 @@ def _anonymous(picture: Picture, hook: PrivacyHook) -> Picture:
     return Picture(pixels)
 
 
-def _frame_id(name: str, position: str, content: str) -> str:
-    """Return a name that a person can place and that no other frame has: other bytes, or another place, are another frame."""
+def _frame_id(source: str, name: str, position: str) -> str:
+    """Return a name that a person can place and that no other place in a file of any source has."""
     readable = re.sub("[^A-Za-z0-9-]+", "_", f"{PurePosixPath(name).with_suffix('')} {position}")[-150:].strip("_")
-    return f"{readable}-{hashlib.sha256(f'{name}:{content}'.encode()).hexdigest()[:16]}"
+    return f"{readable}-{hashlib.sha256(repr((source, name, position)).encode()).hexdigest()[:16]}"

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from perception.parameters import Count, NotNegative, Positive, checked, matching
 
+NIGHT = "{night}"  # in a path: the night's UTC date, such as 2026-11-30
 CALLABLE_RULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 
 
@@ -31,3 +32,10 @@ class FootageSettings:
     privacy: Annotated[str, matching(f"({CALLABLE_RULE})?", "must be package.module:function")] = ""
     max_object_mib: Count = 65536  # a larger object is left out and listed
     max_object_s: Positive = 3600.0  # what of an object has not been read by then is left out and listed
+
+
+def split_at_night(path: str) -> tuple[str, str]:
+    """Return the folder or bucket that lasts, and what is below it from {night} on: "" or a prefix that ends in /."""
+    before, found, _ = path.partition(NIGHT)
+    root = before.rpartition("/")[0] if found else path
+    return root, path.removeprefix(root).strip("/") + "/" if found else ""

@@ -19,6 +19,8 @@ class Api:
         self.calls: list[str] = []
         self.states: list[list[dict[str, str]]] = []
         self.failures: list[int] = []
+        self.garbage: list[tuple[int, bytes]] = []
+        self.token = "secret-token"
         self.on_create: Any = None
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
@@ -26,6 +28,8 @@ class Api:
         self.calls.append(f"{method} {name}".strip())
         if self.failures:
             return self.failures.pop(0), {"message": "away"}
+        if self.garbage:
+            return self.garbage.pop(0)
         if method == "POST":
             job = json.loads(body)
             assert path.startswith(f"/apis/{job['apiVersion']}/namespaces/nights/{job['kind'].lower()}s")
@@ -43,18 +47,22 @@ class Api:
 
 
 @pytest.fixture
-def api() -> Iterator[tuple[Api, Cluster]]:
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Cluster]]:
     state = Api()
+    token = tmp_path_factory.mktemp("account") / "token"
+    token.write_text(state.token)
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             pass
 
         def handle_any(self) -> None:
-            assert self.headers["Authorization"] == "Bearer secret-token"
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, content = state.answer(self.command, self.path, body)
-            data = json.dumps(content).encode()
+            known = self.headers["Authorization"] == f"Bearer {state.token}"
+            status, content = (
+                state.answer(self.command, self.path, body) if known else (401, {"message": "Unauthorized"})
+            )
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -66,7 +74,7 @@ def api() -> Iterator[tuple[Api, Cluster]]:
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     yield (
         state,
-        Cluster(url=f"http://127.0.0.1:{server.server_port}", namespace="nights", token="secret-token", authority=None),
+        Cluster(url=f"http://127.0.0.1:{server.server_port}", namespace="nights", token_file=token, authority=None),
     )
     server.shutdown()
     server.server_close()

@@ -63,7 +63,9 @@ def pod(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("NIGHTDRIVE_INDEXED_JOB", json.dumps(SETTINGS))
-    monkeypatch.setattr(Cluster, "of_this_pod", lambda: Cluster(url="", namespace="", token="", authority=None))
+    monkeypatch.setattr(
+        Cluster, "of_this_pod", lambda: Cluster(url="", namespace="", token_file=Path(), authority=None)
+    )
     night = {"store": f"s3://{s3_server.bucket}/{tmp_path.name}", "profile": "smoke", "hours": 20.0, "watch_retries": 0}
     disks = iter(range(99))
 
@@ -140,8 +142,30 @@ def test_a_broken_share_ends_the_step_as_its_record_says_and_what_is_done_stays(
         f"s3://{s3_server.bucket}/{tmp_path.name}", Path("/s3/bucket/run-7/score/uuid/output.json")
     )
     assert [exchange.holds(Given("score", "scores", str(number))) for number in range(SHARES)] == [True, False, False]
+    (told,) = [each for each in read_records() if each["name"] == "score@0"]
     first = next(iter(tmp_path.glob("disk*/given/run-7/score/scores/0/file"))).stat().st_mtime_ns
     assert run() == 0
     assert ran == [0, 1, 0, 1, 2]
     written = list(tmp_path.glob("disk*/given/run-7/score/scores/0/file"))
     assert [path.stat().st_mtime_ns for path in written] == [first], "a share that is done is not run again"
+    assert told in read_records(), "and what it counted and took stays in the night's report"
+
+
+def test_a_share_that_was_killed_before_its_last_act_is_run_again(
+    fan_out: tuple[Run, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = fan_out
+    with monkeypatch.context() as patch:
+        sent = kfp_step._send
+
+        def killed(step: kfp_step.Step) -> None:
+            sent(step)
+            raise SystemExit(143)
+
+        patch.setattr(kfp_step, "_send", killed)
+        with pytest.raises(SystemExit):
+            run()
+    assert {each["name"]: each["status"] for each in read_records()}["score@0"] == "running"
+    assert run() == 0
+    assert {each["name"]: each["status"] for each in read_records()}["score@0"] == "done"
+    assert len(list(tmp_path.glob("disk*/given/run-7/score/scores/0/file"))) == 2

@@ -145,7 +145,7 @@ def test_a_fan_out_ends_as_the_record_of_its_broken_share_says(
     """Of an index Kubernetes says no more than that it failed."""
     monkeypatch.setenv("NIGHTDRIVE_RECORDS", str(tmp_path))
     for number, (name, status) in enumerate(statuses.items()):
-        record = {"name": name, "status": status, "message": "why", "started": float(number)}
+        record = {"format": 1, "name": name, "status": status, "message": "why", "started": float(number)}
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
     state, cluster = api
     state.states = [

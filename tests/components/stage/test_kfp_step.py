@@ -1,6 +1,7 @@
 """The container step: what Kubeflow describes becomes a call; a server that does not answer is waited for, all else ends at once."""
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -196,6 +197,11 @@ def test_a_server_that_does_not_answer_is_tried_again_and_then_fails_the_step(
     tries.clear()
     assert run_copy(replace(COPY, run=run), tmp_path / "again") == 1
     assert len(tries) == 3
+    monkeypatch.delenv("NIGHTDRIVE_RETRY_PAUSES")
+    paused: list[float] = []
+    monkeypatch.setattr(time, "sleep", paused.append)
+    assert run_copy(replace(COPY, run=run), tmp_path / "unsaid") == 1
+    assert paused == [5.0, 20.0, 60.0], "nobody else tries a step again that exits by itself"
     monkeypatch.setenv("NIGHTDRIVE_RETRY_PAUSES", "soon")
     assert run_copy(COPY, tmp_path / "third") == 2
     assert "NIGHTDRIVE_RETRY_PAUSES=soon: must be seconds" in capsys.readouterr().err
@@ -273,6 +279,16 @@ def test_a_refusals_record_holds_the_rules_with_bound_and_observed(
     assert record_of(in_night)["failed"] == broke
 
 
+def test_a_message_is_one_line_that_no_terminal_obeys(run_copy: Any, tmp_path: Path, in_night: Path) -> None:
+    """Senders of footage name files and folders, and messages name these; status, watch and report show what a record says."""
+
+    def run(_inputs: Paths, _outputs: Paths, _parameters: object) -> None:
+        raise InputError("drive\x1b[2J\u202e\nä\udcff: has no image; remove it")
+
+    run_copy(replace(COPY, run=run), _night=night_settings(tmp_path))
+    assert record_of(in_night)["message"] == r"drive\x1b[2J\u202e ä\udcff: has no image; remove it"
+
+
 def test_a_killed_steps_record_says_that_it_ran_and_the_next_attempt_is_counted(
     run_copy: Any, tmp_path: Path, in_night: Path
 ) -> None:
@@ -287,6 +303,32 @@ def test_a_killed_steps_record_says_that_it_ran_and_the_next_attempt_is_counted(
     assert (record_of(in_night)["status"], record_of(in_night)["attempt"]) == ("running", 1)
     assert run_copy(_night=night_settings(tmp_path)) == 0
     assert (record_of(in_night)["status"], record_of(in_night)["attempt"]) == ("done", 2)
+
+
+def test_a_step_that_fails_round_its_stage_has_failed_and_was_not_killed(
+    run_copy: Any, tmp_path: Path, in_night: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk while outputs are packed, an object that is no archive: the watch would try the night again for nothing."""
+
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(kfp_step, "_send", full)
+    assert run_copy(_night=night_settings(tmp_path)) == 1
+    record = record_of(in_night)
+    assert record["status"] == "failed" and "the disk is full" in record["message"]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["copy.json", "night.json"])
+@pytest.mark.parametrize("content", [b'{"format": 1, "na', b"\xff", b"[]", b'{"format": 2}', b"[" * 100_000])
+def test_a_document_of_the_night_that_cannot_be_read_is_named(
+    run_copy: Any, tmp_path: Path, in_night: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_night.mkdir(parents=True)
+    (in_night / name).write_bytes(content)
+    assert run_copy(_night=night_settings(tmp_path)) == 2
+    assert f"{in_night / name}: is no JSON of format 1" in capsys.readouterr().err
 
 
 def test_a_server_that_never_answered_is_a_failure_and_no_bad_input(

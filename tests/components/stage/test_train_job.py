@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,60 @@ def test_a_refused_job_says_what_to_install_and_never_the_token(api: tuple[Api, 
     assert "secret-token" not in str(caught.value) + repr(cluster)
 
 
+def test_a_kind_that_the_cluster_lacks_says_what_to_install(api: tuple[Api, Cluster]) -> None:
+    """Of an unknown kind Kubernetes says 404 in plain words, whatever was asked."""
+    state, cluster = api
+    state.garbage = [(404, b"404 page not found\n")] * 3
+    with pytest.raises(InputError, match=r"refused \(404: 404 page not found\); install Kubeflow Trainer"):
+        run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
+
+
+def test_an_answer_that_is_no_json_is_waited_out(api: tuple[Api, Cluster]) -> None:
+    state, cluster = api
+    state.on_create = lambda _: state.garbage.append((200, b"<html>a proxy is starting</html>"))
+    state.states = [[condition("Complete")]]
+    run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
+    assert not state.jobs
+
+
+def test_the_token_may_change_while_a_job_runs(api: tuple[Api, Cluster]) -> None:
+    """Kubernetes gives a pod's token an hour or so, and writes the next one into the same file."""
+    state, cluster = api
+
+    def rotate(_: object) -> None:
+        state.token = "the next one"
+        cluster.token_file.write_text(state.token)
+
+    state.on_create, state.states = rotate, [[condition("Complete")]]
+    run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
+    assert not state.jobs
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_job_that_ended_well_has_done_so_though_it_cannot_be_deleted(
+    api: tuple[Api, Cluster], monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr("time.sleep", no_pause)
+    state, cluster = api
+    state.states = [[condition("Complete")]]
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "complete" in line:
+            state.failures = [status] * 4
+
+    run_job(cluster, TRAIN_JOB, JOB, say, no_pause)
+    assert said[-1].startswith("TrainJob job: stays: ")
+
+
 def test_an_api_that_does_not_answer_is_waited_for(api: tuple[Api, Cluster], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", no_pause)
     state, cluster = api
     state.on_create = lambda _: state.failures.extend([503] * 4)
     state.states = [[condition("Complete")]]
     run_job(cluster, TRAIN_JOB, JOB, lambda _: None, no_pause)
-    nowhere = Cluster(url="http://127.0.0.1:9", namespace="nights", token="t", authority=None)
+    nowhere = replace(cluster, url="http://127.0.0.1:9")
     with pytest.raises(Unreachable, match="cannot be reached"):
         run_job(nowhere, TRAIN_JOB, JOB, lambda _: None, no_pause)
 
@@ -103,9 +151,10 @@ def test_a_step_that_kubernetes_ends_leaves_no_job_behind(api: tuple[Api, Cluste
     program = textwrap.dedent(
         f"""
         import json
+        from pathlib import Path
         from components.stage.kubernetes_api import Cluster, run_job
         from components.stage.train_job import TRAIN_JOB
-        cluster = Cluster(url={cluster.url!r}, namespace="nights", token="secret-token", authority=None)
+        cluster = Cluster(url={cluster.url!r}, namespace="nights", token_file=Path({str(cluster.token_file)!r}), authority=None)
         run_job(cluster, TRAIN_JOB, json.loads({json.dumps(JOB)!r}), lambda line: print(line, flush=True))
         """
     )

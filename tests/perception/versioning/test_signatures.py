@@ -121,6 +121,7 @@ def test_a_night_that_requires_signatures_starts_from_a_signed_version_only(
 
     def resolve(where: str, *more: str) -> int:
         values = {"registry": registry, "remote": tmp_path / "remote", "store": tmp_path / "store"}
+        values |= {"run": "night", "height_px": 32, "width_px": 64, "seed": 0}
         sets = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
         required = ["--set", "sources={}", "--set", "batch_count=1", "--set", "require_signed=true", *more]
         outputs = ["--base", str(tmp_path / where), "--arrivals", str(tmp_path / f"{where}-arrivals")]

@@ -66,8 +66,13 @@ def test_a_push_that_a_rule_forbids_is_bad_input_and_one_whose_server_dies_is_no
 
 def resolve_step(tmp_path: Path, registry: str) -> int:
     described = {name: {"artifacts": [{"name": name, "uri": str(tmp_path / name)}]} for name in ("base", "arrivals")}
-    values = {"task": "resolve", "registry": registry, "remote": str(tmp_path / "remote"), "store": str(tmp_path / "s")}
-    settings = json.dumps(values | {"sources": {}, "batch_count": 1})
+    values = {
+        "step": {"task": "resolve"},
+        "registry": registry,
+        "remote": str(tmp_path / "remote"),
+        "store": str(tmp_path / "s"),
+    }
+    settings = kfp_step.write_settings(values | {"sources": {}, "batch_count": 1})
     outputs = {"artifacts": described, "outputFile": str(tmp_path / "output.json")}
     given = {"inputs": {"parameterValues": {"settings": settings}}, "outputs": outputs}
     return run(["resolve", "--executor-input", json.dumps(given)])

@@ -14,9 +14,10 @@ Json = dict[str, Any]
 
 @cache
 def report_parameters() -> Json:
-    """Return what a farewell is told of a smoke night with a budget of its own."""
+    """Return what a farewell is told of a smoke night; the parameters of the others' tasks stand in their records."""
     night = nightly()
-    return step_parameters(load_settings(night, "smoke", ["select.budget_frames=7"]), night.tasks["report"])
+    told = step_parameters(load_settings(night, "smoke"), night.tasks["report"])
+    return {name: value for name, value in told.items() if name != "settings"}
 
 
 def version_spec(store: Path | str, watch_retries: int = 2) -> Json:
@@ -53,7 +54,8 @@ def run_of(state: str, *tasks: tuple[str, str], **more: Any) -> Json:
 def leave_record(store: Path, night: str, task: str, status: str, started: float = 1000.0, **more: Any) -> None:
     """Write a task's record where a step of that night would have."""
     record = {"format": 1, "night": night, "name": task, "status": status, "attempt": 1, "started": started}
-    record |= {"seconds": 60.0, "peak_rss_mib": 100.0, "message": "", "values": {}, "failed": [], **more}
+    record |= {"seconds": 60.0, "peak_rss_mib": 100.0, "message": "", "values": {}, "failed": []}
+    record |= {"parameters": {}, **more}
     target = store / "nights" / night / f"{task}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(record))

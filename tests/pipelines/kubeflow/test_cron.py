@@ -46,6 +46,7 @@ def test_an_hour_that_a_change_of_clocks_skips_has_no_start() -> None:
         ("0 0 21 * * *", BERLIN, UNIVERSAL, "0 0 20 * * *"),
         ("0 0 21 * * *", UNIVERSAL, UNIVERSAL, "0 0 21 * * *"),
         ("0 0 0 * * MON", BERLIN, UNIVERSAL, "0 0 23 * * 0"),
+        ("0 0 0 ? * */3", BERLIN, UNIVERSAL, "0 0 23 ? * 2,5,6"),
         ("0 0 23 * * SAT", NEW_YORK, UNIVERSAL, "0 0 4 * * 0"),
         ("0 15 3 * * *", KOLKATA, UNIVERSAL, "0 45 21 * * *"),
         ("0 15 */6 * * *", KOLKATA, UNIVERSAL, "0 45 0,6,12,18 * * *"),
@@ -63,6 +64,7 @@ def test_a_translation_starts_at_the_same_instants(text: str, home: ZoneInfo, se
     ("text", "said"),
     [
         ("0 0 0 1 * *", "names days that are others in the server's zone"),
+        ("0 0 0 */2 * *", "names days that are others in the server's zone"),
         ("0 0 0,12 * * MON", "names hours of different days"),
         ("0 0,20,40 3 * * *", "no single expression names"),
     ],

@@ -11,6 +11,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from perception.errors import InputError
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.dsl import FAREWELL
 from pipelines.kubeflow.nights import read_version
@@ -143,6 +144,16 @@ def test_it_parses_strictly(compiled: Path) -> None:
     pipeline, platform = yaml.safe_load_all(compiled.read_text())
     json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
     json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["{{workflow.name}}", "{{channel:task=;name=x;type=String;}}", "{{$.inputs}}", "$(AWS_SECRET_ACCESS_KEY)", "5$$"],
+)
+def test_a_parameter_that_the_backend_would_rewrite_is_refused(tmp_path: Path, value: str) -> None:
+    """Argo and Kubeflow put values in for {{...}}, Kubernetes the environment for $(NAME) in a command, and $ for $$."""
+    with pytest.raises(InputError, match="a parameter holds"):
+        compile_pipeline("nightly", tmp_path / "night.yaml", [f"common.store='s3://bucket/{value}'"])
 
 
 def test_it_holds_no_secret(compiled: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from components.stage.train_job import TrainJobSettings
 from perception.errors import InputError
 from pipelines.cluster import Cluster
 from pipelines.kubeflow.compile import compile_pipeline
-from pipelines.kubeflow.resources import image_of
+from pipelines.kubeflow.resources import GIT_CREDENTIALS, GIT_FOLDER, image_of
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 from tests.pipelines.edges import steps
@@ -116,6 +118,26 @@ def test_secrets_come_by_reference_and_git_credentials_only_where_git_is(night: 
         assert mounted.pop("nightdrive-s3") == "/secrets/s3", label
         stage = all_stages()[spec["deploymentSpec"]["executors"][label]["container"]["command"][-1]]
         assert mounted == ({"nightdrive-git": "/secrets/git"} if stage.needs.image == "versioning" else {}), label
+
+
+def test_git_reads_the_mounted_credentials_and_never_writes_them(tmp_path: Path) -> None:
+    """The secret is read-only: a helper that stores what worked waits a second for its lock, at every call of git."""
+    file = tmp_path / "credentials"
+    file.write_text("https://ada:s3cret@git.example\n")
+    given = {name: value.replace(GIT_FOLDER, str(tmp_path)) for name, value in GIT_CREDENTIALS.items()}
+    environment = {**os.environ, **given, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
+
+    def git(operation: str, said: str) -> str:
+        command = ["git", "credential", operation]
+        done = subprocess.run(command, input=said, env=environment, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        return done.stdout
+
+    assert "password=s3cret" in git("fill", "protocol=https\nhost=git.example\n\n")
+    for operation in ("approve", "reject"):
+        git(operation, "protocol=https\nhost=git.example\nusername=ada\npassword=other\n\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["credentials"]
+    assert file.read_text() == "https://ada:s3cret@git.example\n", "the helper writes"
 
 
 def test_spot_nodes_queue_and_a_stages_own_override(tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
 """The compiled night, run step by step on this machine: what a person must mend ends it, and nothing behind it runs.
 
-kfp.local walks the DAG with its own retries; only where it would start a container, the step's command runs here instead.
+kfp.local walks the DAG with its own retries; only where it would start a container, the step's command runs in this process.
 """
 
+import io
 import json
 import os
-import subprocess
-import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import docker
 import pytest
@@ -18,15 +20,12 @@ from kfp import components, local
 from kfp.local import docker_task_handler
 from kfp.local.orchestrator import task_executor
 
+from components.stage import __main__ as stage
 from components.stage.records import all_records
 from pipelines.kubeflow.compile import compile_pipeline
 from tests.pipelines.kfp_local import conditions_on_values
 
-ROOT = Path(__file__).parents[3]
-pytestmark = [
-    pytest.mark.xdist_group("kfp-local"),  # its settings are global
-    pytest.mark.filterwarnings("ignore:Task .* have no effect in the current local runner"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Task .* have no effect in the current local runner")
 
 
 @pytest.fixture
@@ -35,9 +34,17 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, str]
     ran: list[tuple[str, int, str]] = []
 
     def run(client: Any, image: str, command: Sequence[str], volumes: Mapping[str, Any], **_: Any) -> int:  # noqa: ARG001
-        done = subprocess.run([sys.executable, *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
-        ran.append((command[3], done.returncode, done.stdout + done.stderr))
-        return done.returncode
+        assert list(command[:3]) == ["python", "-m", "components.stage"]
+        said = io.StringIO()
+        # Here, because a process of its own would load its libraries anew for each of some fifteen steps.
+        with patch.dict(os.environ), redirect_stdout(said), redirect_stderr(said):
+            try:
+                code = stage.run(command[3:])
+            except Exception:
+                traceback.print_exc()
+                code = 1
+        ran.append((command[3], code, said.getvalue()))
+        return code
 
     client = SimpleNamespace(info=lambda: {}, close=lambda: None)
     monkeypatch.setattr(docker, "from_env", lambda: client)

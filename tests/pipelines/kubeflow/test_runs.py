@@ -8,13 +8,12 @@ import pytest
 
 from perception.errors import InputError
 from pipelines.commands.program import main
-from pipelines.kubeflow import runs, submit
+from pipelines.kubeflow import runs
 from pipelines.kubeflow.kfp_api import connect
 from tests.pipelines.kubeflow.night_runs import leave_record, run_of, version_spec
 from tests.pipelines.kubeflow.stub_server import Stub
 
 GET_RUN = ("GET", "/apis/v2beta1/runs/{run_id}")
-CREATE_EXPERIMENT = ("POST", "/apis/v2beta1/experiments")
 BROKE = [{"id": "enough_frames", "rule": "frames at least 100", "bound": {"min_value": 100}, "observed": "12"}]
 
 
@@ -73,6 +72,19 @@ def test_the_exit_code_is_what_the_records_say(
         assert "gate_ingest: running: was killed before it was done" in said
     stub.objects["runs"]["run-1"] |= {"state": "FAILED"}
     assert main(["pipeline-status", "--run", "run-1"]) == code
+
+
+@pytest.mark.usefixtures("night")
+def test_a_report_that_failed_is_to_blame_where_no_other_task_is(
+    stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.objects["runs"]["run-1"] |= {"state": "FAILED"}
+    leave_record(tmp_path, "run-1", "report", "bad_input", message="no figures")
+    assert main(["pipeline-status", "--run", "run-1"]) == 2
+    assert "report: bad_input: no figures" in capsys.readouterr().out
+    leave_record(tmp_path, "run-1", "gather", "failed", message="its own words")
+    assert main(["pipeline-status", "--run", "run-1"]) == 1
+    assert "gather: failed: its own words" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("state", "code"), [("FAILED", 1), ("SUCCEEDED", 0)])
@@ -184,10 +196,3 @@ def test_a_run_that_has_outgrown_the_backend_is_said_so(stub: Stub) -> None:
     stub.failure_message = "Failed to retry: etcdserver: request is too large"
     with pytest.raises(InputError, match=r"large: has outgrown what Kubernetes keeps .* submit it again"):
         runs.retry(connect(), "run-1")
-
-
-def test_a_server_for_many_users_that_is_given_no_namespace_names_the_variable(stub: Stub) -> None:
-    stub.failures = {CREATE_EXPERIMENT: [400]}
-    stub.failure_message = "A run cannot have an empty namespace in multi-user mode"
-    with pytest.raises(InputError, match="set KFP_NAMESPACE to yours"):
-        submit.start(connect(), "pipeline-1", "version-1")

@@ -75,9 +75,10 @@ def test_above_a_mebibyte_no_task_is_told_and_above_one_and_a_half_nothing_is_tr
 
 
 def test_for_many_users_nothing_is_made_without_a_namespace(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    unnamed = connect()
     stub.multi_user = True
-    with pytest.raises(InputError, match="set KFP_NAMESPACE to yours"):
-        submit.experiment(connect())
+    with pytest.raises(InputError, match="cannot have an empty namespace in multi-user mode"):
+        submit.experiment(unnamed)
     monkeypatch.setenv("KFP_NAMESPACE", "team")
     assert submit.experiment(connect()) == "experiment-1"
 

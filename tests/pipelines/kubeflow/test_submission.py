@@ -1,9 +1,21 @@
 """Submitting, following, scheduling, cancelling and looking first, against a server that speaks the real API's operations."""
 
 import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import ip_address
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from perception.errors import InputError, Unreachable
 from pipelines.commands.program import main
@@ -125,6 +137,86 @@ def test_an_address_without_the_api_is_said_so(stub: Stub, monkeypatch: pytest.M
         connect()
 
 
+@contextmanager
+def serving(server: HTTPServer) -> Iterator[int]:
+    """Serve while the block lasts; give the port."""
+    thread = Thread(target=server.serve_forever, args=[0.01], daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(params=[200, 302])
+def sign_in(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A gateway that answers every call with a page to sign in, or leads to one."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(request.param)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Location", "/sign-in")
+            self.end_headers()
+            self.wfile.write(b"<html>sign in</html>")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with serving(HTTPServer(("127.0.0.1", 0), Handler)) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_a_page_to_sign_in_is_no_answer_of_the_server(
+    sign_in: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The client takes it for an answer without content: no run, no schedule, nothing for the watch to do."""
+    monkeypatch.setenv("KFP_HOST", sign_in)
+    for arguments in (["watch", "--once"], ["pipeline-status"], ["schedule", "--dry-run"]):
+        assert main(arguments) == 2
+        assert "answers with a page" in capsys.readouterr().err
+
+
+def certificate(folder: Path) -> Path:
+    """Write a certificate of 127.0.0.1 that nobody but itself vouches for, and its key, into one file."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kfp")])
+    alternative = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(alternative, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    target = folder / "certificate.pem"
+    target.write_bytes(key.private_bytes(*form) + made.public_bytes(Encoding.PEM))
+    return target
+
+
+def test_an_authority_of_ones_own_is_named_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate(tmp_path))
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with serving(server) as port:
+        with pytest.raises(InputError, match=r"CERTIFICATE_VERIFY_FAILED.* set SSL_CERT_FILE"):
+            connect(f"https://127.0.0.1:{port}")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+        assert connect(f"https://127.0.0.1:{port}").host
+
+
 def test_a_wrong_token_says_which_variable_to_set_and_never_shows_it(
     stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -135,7 +227,20 @@ def test_a_wrong_token_says_which_variable_to_set_and_never_shows_it(
     assert "wrong-secret" not in str(caught.value)
     (tmp_path / "token").write_text("right\n")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
-    connect()
+    server = connect()
+    stub.token = "the next one"
+    (tmp_path / "token").write_text(stub.token)
+    assert list(server.runs()) == [], "a token in a file is good for an hour, a night goes on"
+
+
+def test_a_server_for_many_users_that_is_given_no_namespace_names_the_variable_before_anything_is_made(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.multi_user = True
+    for arguments in (["pipeline-submit", "--no-preflight", "--profile", "smoke"], ["schedule"], ["pipeline-status"]):
+        assert main(arguments) == 2
+        assert "set KFP_NAMESPACE to yours" in capsys.readouterr().err
+    assert not any(stub.objects.values()), "a pipeline uploaded without a namespace is everybody's"
 
 
 # ---------------------------------------------------------------- following, status, cancelling

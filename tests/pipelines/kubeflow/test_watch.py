@@ -72,6 +72,13 @@ def test_a_night_that_lost_a_pod_is_tried_again_so_many_times_and_then_told(
     assert (summary["status"], did(tmp_path)) == ("failed", ["retry", "retry", "report"])
 
 
+def test_a_night_whose_report_failed_has_lost_no_pod(stub: Stub, tmp_path: Path) -> None:
+    ended(stub, tmp_path)
+    leave_record(tmp_path, "run-1", "report", "failed", message="why")
+    assert look(connect(), NOW) == 0
+    assert (stub.count(*RETRY), did(tmp_path)) == (0, ["report"])
+
+
 @pytest.mark.parametrize("status", ["refused", "bad_input", "failed"])
 def test_what_a_person_must_mend_is_never_tried_again(stub: Stub, tmp_path: Path, status: str) -> None:
     ended(stub, tmp_path)
@@ -106,9 +113,8 @@ def test_a_report_from_records_says_what_the_farewell_would_and_is_written_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ended(stub, tmp_path)
-    leave_record(
-        tmp_path, "run-1", "gate_ingest", "refused", started=1100.0, message="gate ingest refused", failed=BROKE
-    )
+    said = {"message": "gate ingest refused", "failed": BROKE, "parameters": {"bounds": {"min_frames": 100}}}
+    leave_record(tmp_path, "run-1", "gate_ingest", "refused", started=1100.0, **said)
     assert look(connect(), NOW) == 0
     summary = report_of(tmp_path)
     assert summary is not None
@@ -119,8 +125,8 @@ def test_a_report_from_records_says_what_the_farewell_would_and_is_written_once(
     ]
     assert summary["gates"] == [{"name": "ingest", "verdict": "refused", "failed_expectations": ["enough_frames"]}]
     page = (tmp_path / "nights/run-1/report/report.html").read_text()
-    for said in ("gate_ingest", "frames at least 100", "12", "select.budget_frames"):
-        assert said in page, f"the page of a refused night says {said}"
+    for told in ("gate_ingest", "frames at least 100", "12", "gate_ingest.bounds", "min_frames"):
+        assert told in page, f"the page of a refused night says {told}"
     row = json.loads((tmp_path / "nights/run-1/farewell.json").read_text())["values"]
     assert (row["status"], row["by"], row["new"], row["date"]) == ("refused", "gate_ingest", 5, "1970-01-01")
     assert "without a farewell" in capsys.readouterr().out
@@ -158,6 +164,21 @@ def test_a_store_that_cannot_be_read_fails_the_look_and_the_other_nights_are_loo
     assert look(connect(), NOW) == 1
     assert "away: store s3://no" in capsys.readouterr().out
     assert stub.count(*RETRY) == 1
+
+
+@pytest.mark.parametrize("name", ["gather.json", "night.json", "watch.json"])
+def test_a_night_whose_documents_cannot_be_read_fails_the_look_and_the_others_are_looked_at(
+    stub: Stub, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended(stub, tmp_path / "sound")
+    broken = tmp_path / "broken" / "nights" / "run-2" / name
+    broken.parent.mkdir(parents=True)
+    broken.write_text('{"format": 1, "na')
+    more = {"display_name": "torn", "state": "FAILED", "pipeline_spec": version_spec(tmp_path / "broken")}
+    stub.add("runs", "run_id", more)
+    assert look(connect(), NOW) == 1
+    assert f"torn: {broken}: is no" in capsys.readouterr().out
+    assert stub.count(*RETRY) == 1, "the sound one"
 
 
 def test_a_retry_that_the_backend_refuses_counts_as_a_try(stub: Stub, tmp_path: Path) -> None:
@@ -237,6 +258,14 @@ def test_a_schedule_that_cannot_be_read_is_named(
     scheduled(stub, tmp_path)
     assert look(connect(), NOW) == 1
     assert "CRON_SCHEDULE_TIMEZONE=Mars/Olympus" in capsys.readouterr().out
+
+
+def test_a_night_that_somebody_starts_by_the_interval_is_named(
+    stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scheduled(stub, tmp_path, trigger={"periodic_schedule": {"interval_second": "86400"}})
+    assert look(connect(), NOW) == 1
+    assert "nightly: starts every so many seconds" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("stub")

@@ -14,7 +14,7 @@ from pipelines.nightly import nightly
 
 def record(run: Path, name: str, status: str, **values: str) -> None:
     (run / "records").mkdir(parents=True, exist_ok=True)
-    told = {"name": name, "status": status, "started": 0.0, "values": values}
+    told = {"format": 1, "name": name, "status": status, "started": 0.0, "values": values}
     (run / "records" / f"{name}.json").write_text(json.dumps(told))
 
 

@@ -11,7 +11,7 @@ from mcap.reader import make_reader
 from rosbags.rosbag1 import Reader as Ros1Reader
 
 from perception.data.decoding import BadFrame
-from perception.data.footage.reading import open_footage
+from perception.data.footage.reading import FootageObject, open_footage
 from perception.data.footage.settings import FootageSettings
 from tests.perception.data.footage.recordings import Sent, write_mcap, write_ros1, write_video
 
@@ -31,7 +31,8 @@ def read_all(path: Path) -> Read:
     """Read a file that lies in a folder of its own."""
     found: dict[Key, str] = {}
     damages = []
-    for each in open_footage(str(path.parent), FootageSettings()).frames(path.name, Counter()):
+    object = FootageObject(path.name, "drive", "")
+    for each in open_footage("fleet", str(path.parent), FootageSettings()).frames(object, Counter()):
         if isinstance(each, BadFrame):
             damages.append(str(each))
             continue

@@ -15,7 +15,7 @@ import urllib3
 
 from perception.data.decoding import BadFrame
 from perception.data.footage.locations import BucketLocation, open_location
-from perception.data.footage.reading import FootageFrame, open_footage
+from perception.data.footage.reading import FootageFrame, FootageObject, open_footage
 from perception.data.footage.settings import FootageSettings
 from perception.data.s3 import Bucket
 from tests.components.intake import take_in
@@ -38,9 +38,9 @@ def upload(server: S3Server, root: Path, prefix: str) -> str:
 
 def everything(path: str) -> tuple[list[tuple[str, str]], dict[str, bytes]]:
     """Return what is listed and the bytes of every frame."""
-    footage = open_footage(path, FootageSettings())
-    listed = list(footage.objects(Counter()))
-    frames = [frame for each in listed for frame in footage.frames(each.name, Counter())]
+    footage = open_footage("fleet", path, FootageSettings())
+    listed = list(footage.objects("2026-11-01", Counter()))
+    frames = [frame for each in listed for frame in footage.frames(each, Counter())]
     assert all(isinstance(each, FootageFrame) for each in frames), frames
     named = [(each.name, each.drive_id) for each in listed if "/" in each.name]
     return named, {each.frame_id: each.picture.encoded()[0] for each in frames if isinstance(each, FootageFrame)}
@@ -63,7 +63,8 @@ def test_a_bucket_gives_what_a_folder_gives(
     path = upload(s3_server, tmp_path / "2026-11-01", "drops/2026-11-01")
     expected, found = everything(str(tmp_path / "2026-11-01")), everything(path)
     assert found == expected and len(found[1]) == 2 + 5 + 15
-    (damage,) = open_footage(path, FootageSettings()).frames("d1/none.mp4", Counter())
+    gone = FootageObject("d1/none.mp4", "d1", "")
+    (damage,) = open_footage("fleet", path, FootageSettings()).frames(gone, Counter())
     assert isinstance(damage, BadFrame) and "is not there any more" in str(damage)
 
 

@@ -38,7 +38,9 @@ def read(
 ) -> tuple[list[FootageFrame], list[BadFrame], Counter[str]]:
     """Read one object whole."""
     counts: Counter[str] = Counter()
-    found = list(open_footage(str(root), settings or FootageSettings()).frames(name, counts))
+    footage = open_footage("fleet", str(root), settings or FootageSettings())
+    (object,) = (each for each in footage.objects("", Counter()) if each.name == name)
+    found = list(footage.frames(object, counts))
     frames = [each for each in found if isinstance(each, FootageFrame)]
     return frames, [each for each in found if isinstance(each, BadFrame)], +counts
 
@@ -177,7 +179,7 @@ def test_the_listing_tells_drives_and_what_changed_and_opens_nothing(tmp_path: P
     (tmp_path / "link.jpg").symlink_to(tmp_path / "1.png")
     (tmp_path / "round").symlink_to(tmp_path)
     left_out: Counter[str] = Counter()
-    listed = list(open_footage(str(tmp_path), FootageSettings()).objects(left_out))
+    listed = list(open_footage("fleet", str(tmp_path), FootageSettings()).objects("", left_out))
     assert [(each.name, each.drive_id) for each in listed] == [
         ("1.png", tmp_path.name),
         ("a.bag", "a"),
@@ -186,7 +188,7 @@ def test_the_listing_tells_drives_and_what_changed_and_opens_nothing(tmp_path: P
     ]
     assert +left_out == {".txt": 1, ".png": 1}
     (tmp_path / "d1" / "front.json").write_text("{}")
-    again = list(open_footage(str(tmp_path), FootageSettings()).objects(Counter()))
+    again = list(open_footage("fleet", str(tmp_path), FootageSettings()).objects("", Counter()))
     assert [a != b for a, b in zip(listed, again, strict=True)] == [False, False, True, False]
 
 
@@ -258,7 +260,7 @@ def test_the_privacy_function_is_applied_and_recorded(tmp_path: Path, monkeypatc
 
 def test_a_location_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="folder is missing"):
-        open_footage(str(tmp_path / "none"), FootageSettings())
+        open_footage("fleet", str(tmp_path / "none"), FootageSettings())
 
 
 @pytest.mark.parametrize("plugin", ["MCAP", "SQLITE3"])

@@ -1,0 +1,178 @@
+"""The data part of nights in a row, without training: what arrives, repeats, waits, is labelled, comes back wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from components import curate, gather, ingest, publish, resolve, select
+from components.stage.declaration import Paths
+from components.stage.learning import open_pool
+from components.stage.parameters import build_parameters
+from perception.errors import InputError
+from perception.versioning.growing import open_book
+from perception.versioning.growing import read_table as read_book
+from perception.versioning.ledger import read_events, state
+from perception.versioning.pool import ARRIVALS
+from tests.footage import write_footage
+
+HEIGHT, WIDTH = 32, 64
+
+
+class Fleet:
+    """A fleet whose footage lies in a folder, and annotators who send drops; each night is run up to its publication."""
+
+    def __init__(self, root: Path, labels: str) -> None:
+        self.root, self.registry = root, str(root / "registry.git")
+        write_footage(root / "footage", 3, 4, 3, HEIGHT, WIDTH)
+        (root / "drops").mkdir()
+        fleet = {"format": "scenes_folder", "path": str(root / "footage"), "split": "pool", "labels": labels}
+        drops = {"format": "label_drop", "path": str(root / "drops"), "split": "train", "labels": "drop"}
+        self.sources = {"fleet": fleet | {"domain": "real"}, "drops": drops | {"domain": "real"}}
+
+    def night(self, name: str, *, budget_frames: int = 4, fresh_share: float = 0.25, publishes: bool = True) -> Path:
+        """Run a night's stages as far as publish; return its folder."""
+        given: dict[str, Any] = {"registry": self.registry, "remote": str(self.root / "remote"), "run": name, "seed": 1}
+        given |= {"store": str(self.root / "store"), "sources": self.sources, "taxonomy": "cityscapes19", "batch": 0}
+        given |= {"height_px": HEIGHT, "width_px": WIDTH, "batch_count": 1, "night_date": "2026-11-30"}
+        given |= {"budget_frames": budget_frames, "fresh_share": fresh_share}
+        place = self.root / name
+        self._run(resolve, given, place, {}, ("base", "arrivals"))
+        self._run(ingest, given, place, {"arrivals": "arrivals/0"}, ("arrived",))
+        self._run(gather, given, place, {"arrived": "arrived", "base": "base"}, ("frames",))
+        self._score(place)
+        self._run(select, given, place, {"frames": "frames", "base": "base", "scores": "scores"}, ("selection",))
+        taken = {"frames": "frames", "base": "base", "selection": "selection"}
+        self._run(curate, given, place, taken, ("curated",))
+        if publishes:
+            self._run(publish, given, place, {"frames": "frames", "base": "base", "curated": "curated"}, ("version",))
+        return place
+
+    def _run(
+        self, stage: Any, given: dict[str, Any], place: Path, takes: dict[str, str], gives: tuple[str, ...]
+    ) -> None:
+        for port in gives:
+            (place / port).mkdir(parents=True)
+        mine = {name: value for name, value in given.items() if name in stage.STAGE.parameters.__dataclass_fields__}
+        inputs = Paths({port: (place / folder,) for port, folder in takes.items()})
+        outputs = Paths({port: (place / port,) for port in gives})
+        stage.run(inputs, outputs, build_parameters(stage.STAGE.parameters, mine, stage.STAGE.name))
+
+    def _score(self, place: Path) -> None:
+        pool = open_pool(Paths({"frames": (place / "frames",), "base": (place / "base",)}))
+        generator = np.random.default_rng(0)
+        scores = pd.DataFrame({"frame_id": pool.frame_id, "score": generator.random(len(pool))})
+        scores["embedding"] = list(generator.normal(size=(len(pool), 4)).astype(np.float32))
+        scores["class_share"] = list(generator.dirichlet(np.ones(19), len(pool)).astype(np.float32))
+        scores = scores.assign(model_sha256="0" * 64, measure="ensemble_entropy", reduction="mean")
+        (place / "scores").mkdir()
+        scores.to_parquet(place / "scores" / "scores.parquet", index=False)
+
+    def state(self) -> pd.DataFrame:
+        return state(read_events(open_book(self.registry))).set_index("frame_id")
+
+    def outcomes(self) -> dict[str, int]:
+        found: dict[str, int] = read_book(open_book(self.registry), ARRIVALS).outcome.value_counts().to_dict()
+        return found
+
+    def add(self, name: str, like: str, drive: str, whiter: bool = False) -> None:
+        """Let another frame arrive: the bytes of a known one or, whiter, an image of its own; nothing else is known of it."""
+        from PIL import Image
+
+        place, table = self.root / "footage", self.root / "footage" / "frames.csv"
+        for part, suffix in (("images", "jpg"), ("labels", "png"), ("instances", "png")):
+            (place / part / f"{name}.{suffix}").write_bytes((place / part / f"{like}.{suffix}").read_bytes())
+        if whiter:
+            Image.fromarray(np.full((HEIGHT, WIDTH, 3), 200, np.uint8)).save(place / "images" / f"{name}.jpg")
+        rows = pd.read_csv(table)
+        new = dict.fromkeys(rows) | {"frame_id": name, "drive_id": drive}
+        pd.concat([rows, pd.DataFrame([new])], ignore_index=True).to_csv(table, index=False)
+
+
+def frames_of(place: Path) -> pd.DataFrame:
+    return pd.read_parquet(place / "frames" / "manifest.parquet")
+
+
+def listed(place: Path) -> list[str]:
+    names: list[str] = pd.read_parquet(place / "arrivals" / "0" / "listing.parquet").object.tolist()
+    return names
+
+
+def test_the_next_night_reads_what_is_new_and_the_same_bytes_are_one_frame(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "oracle")
+    first = fleet.night("first")
+    assert len(listed(first)) == 12
+    frame_id = frames_of(first).frame_id[0]
+    fleet.add("copy", frame_id, "other_drive")
+    fleet.add("bare", frame_id, "other_drive", whiter=True)
+    second = fleet.night("second")
+    assert sorted(listed(second)) == ["bare", "copy"]
+    assert fleet.outcomes() == {"new": 13, "repeated": 1}
+    bare = frames_of(second).set_index("frame_id").loc["bare"]
+    assert pd.isna(bare[["timestamp_utc", "camera", "weather", "time_of_day"]]).all()
+    chosen = pd.read_parquet(first / "selection" / "selected.parquet")
+    waits = set(frames_of(first).frame_id) - set(chosen.frame_id)
+    assert set(frames_of(second).query("split == 'pool'").frame_id) == waits | {"bare"}
+
+
+def test_a_frame_drawn_uniformly_teaches_the_next_night_and_not_this_one(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "oracle")
+    first = fleet.night("first")
+    chosen = pd.read_parquet(first / "selection" / "selected.parquet")
+    (fresh,) = chosen.frame_id[chosen.fresh]
+    version = pd.read_parquet(first / "curated" / "version" / "manifest.parquet")
+    assert set(version.frame_id) == set(chosen.frame_id) - {fresh}
+    assert fleet.state().status.to_dict() == {name: "open" if name == fresh else "accepted" for name in chosen.frame_id}
+    second = fleet.night("second")
+    version = pd.read_parquet(second / "curated" / "version" / "manifest.parquet")
+    assert fresh in set(version.frame_id) and set(chosen.frame_id) <= set(version.frame_id), "no label is lost"
+    assert fleet.state().status[fresh] == "accepted" and fleet.state().fresh[fresh]
+
+
+def test_frames_at_annotators_are_not_chosen_again_and_one_wrong_label_stops_nothing(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "none")
+    batch = fleet.night("first") / "selection" / "annotation"
+    ids = pd.read_csv(batch / "frames.csv").frame_id.tolist()
+    drop = batch.rename(tmp_path / "drops" / "one")
+    (drop / "labels").mkdir()
+    (drop / "labels" / f"{ids[0]}.png").write_bytes((tmp_path / "footage" / "labels" / f"{ids[0]}.png").read_bytes())
+    (drop / "labels" / f"{ids[1]}.png").write_bytes(b"no image")
+    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-12-01"}))
+    second = fleet.night("second")
+    again = pd.read_parquet(second / "selection" / "selected.parquet").frame_id
+    assert not set(again) & set(ids)
+    assert fleet.state().status[ids].tolist() == ["accepted", "rejected", "open", "open"]
+    corrections = pd.read_csv(second / "curated" / "corrections.csv")
+    assert corrections[["who", "frame_id"]].to_numpy().tolist() == [["Ada", ids[1]]]
+    (version,) = pd.read_parquet(second / "curated" / "version" / "manifest.parquet").to_dict("records")
+    assert version["frame_id"] == ids[0] and version["label_drop"].endswith("/Ada/2026-12-01")
+
+
+def test_what_a_night_that_never_published_read_is_new_for_the_next(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "oracle")
+    refused = fleet.night("refused", publishes=False)
+    after = fleet.night("after")
+    assert listed(after) == listed(refused) and len(listed(after)) == 12
+    assert fleet.outcomes() == {"new": 12}
+
+
+def test_a_test_set_whose_frames_changed_is_refused(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "given")
+    fleet.sources["fleet"]["split"] = "test"
+    pool = fleet.sources["fleet"] | {"split": "pool", "labels": "oracle", "path": str(tmp_path / "pool")}
+    write_footage(tmp_path / "pool", 9, 3, 3, HEIGHT, WIDTH)
+    for name in ("images", "labels", "instances"):
+        for path in (tmp_path / "pool" / name).iterdir():
+            path.rename(path.with_name(f"p_{path.name}"))
+    rows = pd.read_csv(tmp_path / "pool" / "frames.csv")
+    rows.assign(frame_id="p_" + rows.frame_id, drive_id="p_" + rows.drive_id).to_csv(
+        tmp_path / "pool" / "frames.csv", index=False
+    )
+    fleet.sources["pool"] = pool
+    fleet.night("first")
+    write_footage(tmp_path / "footage", 4, 4, 3, HEIGHT, WIDTH)
+    with pytest.raises(InputError, match="12 of its files have other bytes than the frames of their names"):
+        fleet.night("second")
