@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from components.ingest.sources import Source
 from components.stage.declaration import BASE, Needs, Paths, Port, Stage
 from components.stage.learning import write_json
-from components.stage.parameters import absolute
 from components.stage.night import read_night
+from components.stage.parameters import absolute
 from components.stage.records import NIGHT_VARIABLE, RECORDS_VARIABLE, log
 from perception.parameters import BrokenRule, Count, Pixels, Seed, checked
 

@@ -41,9 +41,7 @@ def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int], n
     return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
 
 
-def _listed(
-    name: str, source: Source, seed: int, size: tuple[int, int], night: str
-) -> Iterator[tuple[str, str, str]]:
+def _listed(name: str, source: Source, seed: int, size: tuple[int, int], night: str) -> Iterator[tuple[str, str, str]]:
     if source.format == "scenes":
         return _listed_scenes(source, seed, size)
     return _listed_footage(name, source, night) if source.format == "footage" else _listed_files(source)

@@ -27,7 +27,18 @@ PROFILE |= {"decode_ok": "flag", "dhash": "text", "*": "number?"}
 READ = dict.fromkeys(("source", "object", "signature"), "text")
 READ |= dict.fromkeys(("frame_id", "source_sha256", "label_sha256", "reason", "label_drop"), "text?")
 _Ledger = dict[str, list[dict[str, Any]]]  # rows of each table of an intake
-_KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "latitude", "longitude", "privacy", "time_of_day", "weather", "scene")
+_KNOWN = (
+    "frame_id",
+    "drive_id",
+    "timestamp_utc",
+    "camera",
+    "latitude",
+    "longitude",
+    "privacy",
+    "time_of_day",
+    "weather",
+    "scene",
+)
 
 
 class FrameFacts(Protocol):

@@ -39,7 +39,9 @@ ARRIVALS = Table(
             _text("signature"),  # size and time of change, or what else shows that it changed
             _text("source_sha256", needed=False),  # of the bytes as they arrived; empty where they could not be read
             _text("label_sha256", needed=False),  # of the label that came with it
-            _text("frame_id", needed=False),  # the frame that it is; of a clash the name that it wanted; of skipped none
+            _text(
+                "frame_id", needed=False
+            ),  # the frame that it is; of a clash the name that it wanted; of skipped none
             _text("outcome"),
             _text("reason", needed=False),
             _ARRIVED,
@@ -107,8 +109,9 @@ def unread(listing: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
 def sort_arrivals(read: pd.DataFrame, known: pd.DataFrame, denied: Collection[str] = ()) -> pd.DataFrame:
     """Say what becomes of each frame that was read; return the rows with outcome and reason, in the order of source, object, frame.
 
-    read: columns source, object, signature, source_sha256, label_sha256, frame_id and reason, which says why one was rejected,
-    or, without a frame_id, what was skipped.  known: rows of `arrivals` before them.  denied: hashes of bytes, and frames, that must never come back.
+    read: columns source, object, signature, source_sha256, label_sha256, frame_id and reason, which says why one was
+    rejected, or, without a frame_id, what was skipped.  known: rows of `arrivals` before them.  denied: hashes of bytes, and
+    frames, that must never come back.
     The same bytes are one frame, whatever their name: frame_id is then that of the first.
     """
     frames, owner = _admitted_before(known)

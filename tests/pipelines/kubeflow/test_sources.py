@@ -23,6 +23,7 @@ FOLDERS = {
     "boxes": {"path": "/data/fleet/boxes/new"},
     "streets": {"format": "scenes"},
     "drops": {"path": "s3://fleet/drops"},
+    "nights": {"path": "s3://fleet/by-night/{night}/cars"},
 }
 
 
@@ -66,7 +67,8 @@ def test_each_source_lies_in_its_bucket_or_on_the_claim_that_is_mounted_nearest_
     cluster = build_parameters(
         Cluster, {"source_claims": {"footage": "/data/fleet", "drawn": "/data/fleet/boxes"}}, where="cluster"
     )
-    assert places_of_sources(FOLDERS, cluster) == {"fleet": "footage", "boxes": "drawn", "drops": "s3://fleet/drops"}
+    places = {"fleet": "footage", "boxes": "drawn", "drops": "s3://fleet/drops", "nights": "s3://fleet/by-night"}
+    assert places_of_sources(FOLDERS, cluster) == places
 
 
 @pytest.mark.parametrize("path", ["/data/fleet2", "/data/fleet/../other", "footage", "/mnt/fleet"])

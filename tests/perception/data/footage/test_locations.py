@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-import pandas as pd
 import pytest
 import urllib3
 
@@ -18,8 +17,7 @@ from perception.data.footage.locations import BucketLocation, open_location
 from perception.data.footage.reading import FootageFrame, FootageObject, open_footage
 from perception.data.footage.settings import FootageSettings
 from perception.data.s3 import Bucket
-from tests.components.intake import take_in
-from tests.perception.data.footage.recordings import drive, jpeg, types, write_mcap, write_ros1, write_video
+from tests.perception.data.footage.recordings import drive, jpeg, types, write_mcap, write_video
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server
@@ -69,30 +67,6 @@ def test_a_bucket_gives_what_a_folder_gives(
 
 
 DATA = bytes(range(250)) * 4
-
-
-@pytest.mark.s3
-def test_a_night_takes_in_what_lies_in_a_bucket(
-    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "drops" / "d1"
-    folder.mkdir(parents=True)
-    write_video(folder / "front.mp4", 4)
-    (folder / "0.jpg").write_bytes(jpeg(0))
-    write_ros1(tmp_path / "drops" / "b.bag", drive(types(1), 3, kinds=("jpeg",)))
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
-    path = upload(s3_server, tmp_path / "drops", "night/drops")
-    sources: dict[str, dict[str, object]] = {
-        "fleet": {"format": "footage", "path": path, "domain": "real", "split": "pool", "labels": "none"}
-    }
-    size = {"taxonomy": "cityscapes19", "height_px": 8, "width_px": 12}
-    frames = take_in(tmp_path, "night", sources, tmp_path / "store", **size)
-    manifest = pd.read_parquet(frames / "manifest.parquet")
-    assert manifest.drive_id.value_counts().to_dict() == {"d1": 5, "b": 3}
-    objects = pd.read_parquet(frames / "objects.parquet")
-    assert objects.object.tolist() == ["b.bag", "d1/0.jpg", "d1/front.mp4"]
-    assert objects.signature.str.fullmatch("[0-9]+:[0-9a-f-]+").all()
 
 
 class BreakingClient:
