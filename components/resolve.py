@@ -106,7 +106,7 @@ def _write_listing(
         (folder / str(batch)).mkdir()
         share.to_parquet(folder / str(batch) / "listing.parquet", index=False)
     listed = known.merge(listing[["source", "object", "signature"]].drop_duplicates())
-    listed[["source", "frame_id", "outcome"]].to_parquet(base / "listed.parquet", index=False)
+    listed[["source", "object", "frame_id", "outcome"]].to_parquet(base / "listed.parquet", index=False)
     log(
         f"{len(listing)} files from {len(sources)} sources, {len(new)} of them not read before, in {parameters.batch_count} batches"
     )

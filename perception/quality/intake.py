@@ -334,13 +334,14 @@ def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
 def check_source(intake: Intake, name: str, rule: SourceRules, known: int) -> None:
     """Raise InputError where too many files of a source are broken; labels that came back broken are the ingest gate's matter.
 
-    known: files of the source that earlier nights read.
+    A file of footage of which a part can be read is not broken. known: files of the source that earlier nights read.
     """
-    broken = intake.rejected[intake.rejected.source == name]
-    count = known + int((intake.manifest.source == name).sum()) + len(broken)
-    if rule.labels == "drop" or len(broken) <= rule.max_rejected_fraction * count:
+    read = intake.read[intake.read.source == name]
+    broken = set(read.object) - set(read.object[read.reason.isna() | read.frame_id.isna()])
+    count, tolerated = known + read.object.nunique(), rule.max_rejected_fraction
+    if rule.labels == "drop" or len(broken) <= tolerated * count:
         return
-    first, tolerated = broken.iloc[0], rule.max_rejected_fraction
+    first = intake.rejected[intake.rejected.source == name].iloc[0]
     allowed = "none may be" if tolerated == 0 else f"at most {tolerated:.0%} may be"
     raise InputError(
         f"{first.path}: {first.rule}; {first.remedy} ({len(broken)} of {count} files of source {name!r} are broken, {allowed})"
