@@ -142,6 +142,23 @@ def test_a_night_on_a_cluster_keeps_the_day_on_which_its_first_step_began(
     assert resolve._day_of_beginning() == "2026-11-30"
 
 
+def test_another_privacy_function_makes_no_old_footage_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "night_blur.py").write_text("__version__ = '2'\ndef black(image):\n    return image * 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    drop = tmp_path / "footage" / "d"
+    drop.mkdir(parents=True)
+    recordings.write_video(drop / "a.mp4", 3)
+    fleet = Drops(tmp_path, str(tmp_path / "footage"))
+    fleet.night("first", budget_frames=1)
+    fleet.sources["fleet"]["footage"] = {"privacy": "night_blur:black"}
+    (drop / "copy.mp4").write_bytes((drop / "a.mp4").read_bytes())
+    (drop / "new.jpg").write_bytes(recordings.jpeg(7))
+    second = fleet.night("second", budget_frames=1)
+    assert sorted(listed(second)) == ["d/copy.mp4", "d/new.jpg"]
+    assert fleet.outcomes() == {"new": 4, "repeated": 3}
+    assert frames_of(second).privacy.dropna().tolist() == ["night_blur:black 2"]
+
+
 def test_the_same_recording_is_the_same_frames_and_one_name_with_other_bytes_is_told(tmp_path: Path) -> None:
     drop = tmp_path / "footage" / "d"
     drop.mkdir(parents=True)

@@ -4,13 +4,16 @@ import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 from mcap.reader import make_reader
 from mcap.writer import Writer as McapWriter
 from PIL import Image
+from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Ros2Writer
 
@@ -278,6 +281,27 @@ def test_ros_2_bags_of_another_writer_are_read(tmp_path: Path, plugin: str) -> N
     frames, damages, _ = read(tmp_path, f"bag/{name}")
     assert not damages and numbers(frames, "/front") == numbers(frames, "/rear") == list(range(6))
     assert {each.drive_id for each in frames} == {"bag"}
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx265")])
+def test_opencv_sees_the_same_frames_in_a_video(tmp_path: Path, name: str, codec: str) -> None:
+    write_video(tmp_path / name, 20, codec)
+    film, seen = cv2.VideoCapture(str(tmp_path / name)), []
+    while (shown := film.read())[0]:
+        seen.append(number_in(np.asarray(shown[1], np.uint8)[..., ::-1]))
+    assert seen == numbers(read(tmp_path, name)[0]) == list(range(20))
+
+
+@pytest.mark.parametrize(("name", "write", "ros"), [("a.mcap", write_mcap, 2), ("a.bag", write_ros1, 1)])
+def test_rosbags_finds_the_same_messages_in_a_bag(tmp_path: Path, name: str, write: Any, ros: int) -> None:
+    write(tmp_path / name, drive(types(ros), 5, kinds=("jpeg", "raw")))
+    with AnyReader([tmp_path / name]) as reader:
+        found = [
+            (connection.topic, time_ns) for connection, time_ns, _ in reader.messages() if connection.topic != "/fix"
+        ]
+    taken = [(each.camera, each.timestamp_utc) for each in read(tmp_path, name)[0]]
+    assert [topic for topic, _ in found] == [camera for camera, _ in taken]
+    assert [time_ns // 10**6 for _, time_ns in found] == [time and round(time.timestamp() * 1e3) for _, time in taken]
 
 
 def test_protobuf_messages_are_read(tmp_path: Path) -> None:
