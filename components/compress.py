@@ -1,6 +1,7 @@
 """compress: turn the pruned network into the one that ships: low rank where that is faster, exported to ONNX, measured."""
 
 import dataclasses
+import shutil
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -12,6 +13,8 @@ from perception.parameters import Count, ShareFromZero, ShareToOne, checked
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_ORIGIN = ("data_manifest_sha256", "code_commit", "image", "started_from_model")  # of the trained networks, told on
 
 
 @checked
@@ -30,7 +33,7 @@ class CompressParameters(FrameParameters):
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
-    """Factorise, export, measure; write model.onnx, dense.onnx, the weights, card.json and card.md."""
+    """Factorise, export, measure; write model.onnx, dense.onnx, the weights of both, card.json and card.md."""
     from perception.compression.cost import measure_latency_ms
     from perception.compression.export import export_onnx, fold_batchnorm, input_metadata
     from perception.compression.model_card import card_markdown, latency_by_batch, neurons_removed_percent
@@ -42,6 +45,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     set_threads(parameters.threads)
     folder, size = outputs.one("compressed"), (parameters.height_px, parameters.width_px)
     dense, pruned = (load_network(inputs.one("network") / f"{name}.safetensors") for name in ("dense", "pruned"))
+    shutil.copyfile(inputs.one("network") / "dense.safetensors", folder / "dense.safetensors")  # released with the rest
     network, choices = _factorise(pruned, parameters)
     sha256 = save_network(network, folder / "model.safetensors", {"shrunk_by": "pruning and low rank"})
     metadata = input_metadata(parameters.taxonomy)
@@ -55,7 +59,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     latency = [item for item in measured if item.batch_frames == 1]
     frames = read_frames(inputs)
     trained = read_record(inputs.one("network") / "network.json", TrainedNetworks)
-    origin = {name: getattr(trained, name) for name in ("data_manifest_sha256", "code_commit", "image")}
+    origin = {name: getattr(trained, name) for name in _ORIGIN}
     miou = network_miou(network, frames[frames.split == "test"].reset_index(drop=True), parameters)
     card = _model_card(network, dense, exports, parameters) | origin
     card |= {

@@ -30,7 +30,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> dict[str
     events.parquet what the ledger will say of tonight, in corrections.csv which labels go back to their annotators.
 
     Selected frames of a fleet without hidden labels wait for their annotation, those drawn uniformly wait for the next night. Tells
-    how many labels were accepted.
+    how many labels were accepted, and how many training frames of the version have a label by people.
     """
     import pandas as pd
 
@@ -65,7 +65,8 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> dict[str
     write_json(folder / "gate_parameters.json", bounds | ({"parent_train_frames": len(known)} if base else {}))
     accepted = int((events.event == "accepted").sum())
     log(f"data version of {len(version)} frames, {len(labelled)} of them newly labelled, {len(held_out)} held out")
-    return {"labelled": accepted}
+    by_people = (version.split == "train") & (version.label_source == "human")
+    return {"labelled": accepted, "human_labels": int(by_people.sum())}
 
 
 def _events(inputs: Paths, selected: "pd.DataFrame", labelled: "pd.DataFrame") -> "pd.DataFrame":

@@ -4,7 +4,6 @@ from typing import Literal
 
 from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
-    LearningParameters,
     by_all_processes,
     labelled_so_far,
     new_network,
@@ -14,11 +13,12 @@ from components.stage.learning import (
     training_needs,
 )
 from components.stage.records import log
-from perception.parameters import BrokenRule, Count, NotNegative, checked
+from components.stage.starting import Start, StartParameters, find_start, take_brought
+from perception.parameters import BrokenRule, Count, NotNegative, Share, checked
 
 
 @checked
-class EnsembleParameters(LearningParameters):
+class EnsembleParameters(StartParameters):
     """Choose the ensemble and how it is trained."""
 
     # dpe: trained jointly with the KL penalty; plain: with L2; snapshots of one run; mc_dropout
@@ -26,6 +26,8 @@ class EnsembleParameters(LearningParameters):
     members: Count = 4  # networks, snapshots or dropout passes; the KL penalty's expectation is finite from 4 on
     beta: NotNegative = 1e-7  # weight of the KL penalty over members beside the cross-entropy; 0 is kind plain
     direction: Literal["pq", "qp"] = "pq"  # pq: KL(prior || members), the paper's expression; qp: KL(members || prior)
+
+    perturbation: Share = 0.3  # share of what a member is drawn with that is left in its start, so that members differ
 
     def __post_init__(self) -> None:
         if self.kind == "dpe" and self.beta > 0 and self.members < 4:
@@ -43,7 +45,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
 
     from perception.training.losses import class_weights, pixel_counts
     from perception.uncertainty.dpe import EnsembleLoss, ensemble_loss
-    from perception.uncertainty.ensemble import Ensemble, make_ensemble, save_ensemble, snapshots
+    from perception.uncertainty.ensemble import Ensemble, make_ensemble, save_ensemble, snapshots, start_members
 
     labelled = open_frames(labelled_so_far(inputs), parameters)
     networks = parameters.members if parameters.kind in ("dpe", "plain") else 1
@@ -51,6 +53,8 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
         f"{networks} network{'s' if networks > 1 else ''} ({parameters.kind}) learn from {len(labelled)} labelled frames"
     )
     ensemble = make_ensemble(lambda _: new_network(parameters), networks, parameters.seed)
+    start = _find_start(inputs, parameters)
+    start_members(ensemble, start.state, parameters.perturbation)
     penalty: Literal["dpe", "l2"] = "dpe" if parameters.kind == "dpe" and parameters.beta else "l2"
     settings = EnsembleLoss(penalty=penalty, beta=parameters.beta, direction=parameters.direction)
     training = train_settings(parameters)
@@ -61,9 +65,18 @@ def run(inputs: Paths, outputs: Paths, parameters: EnsembleParameters) -> None:
     copies = kept if last else None
     train(ensemble, labelled, training, parameters, what="ensemble", loss=loss, after_epoch=keep, kept=copies)
     about = {"kind": parameters.kind, "beta": str(parameters.beta), "labelled_frames": str(len(labelled))}
+    about |= {"started_from": start.started_from, "start_reason": start.reason}
     if parameters.kind == "mc_dropout":
         about |= {"dropout_passes": str(parameters.members), "dropout_seed": str(parameters.seed)}
     save_ensemble(Ensemble(list(kept)) if last else ensemble, outputs.one("ensemble"), about)
+
+
+def _find_start(inputs: Paths, parameters: EnsembleParameters) -> Start:
+    network = new_network(parameters)
+    brought = take_brought(network, parameters)
+    start = find_start(parameters.start_from, inputs.one("base"), network, parameters.taxonomy, brought)
+    log(f"members start from {start.started_from}: {start.reason}")
+    return start
 
 
 STAGE = Stage(

@@ -27,10 +27,10 @@ class PublishParameters:
     due_days: Count = 14  # until when a label is expected
 
 
-def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> dict[str, int]:
+def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> dict[str, int | str]:
     """Record what the night took in, then the ledger's events, then the curated folder under a write-once tag; write version.json.
 
-    A version that is the base's to the byte is not published again. Tells how many frames are at annotators then.
+    A version that is the base's to the byte is not published again. Tells how many frames are at annotators then, and the version.
     Raises Overtaken when another night took the same frames.
     """
     from dataclasses import asdict
@@ -48,7 +48,7 @@ def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> dict[st
     book = _record_labels(book, tonight, inputs.one("curated"), parameters.due_days)
     version = _publish(registry, parameters.run, inputs)
     write_json(outputs.one("version") / "version.json", asdict(version))
-    return {"at_annotators": len(open_frames(state(read_events(book))))}
+    return {"at_annotators": len(open_frames(state(read_events(book)))), "version": version.tag}
 
 
 def _record_arrivals(book: "Book", tonight: "Tonight", taken: "Path") -> "Book":

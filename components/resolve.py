@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from components.ingest.sources import Source
 from components.stage.declaration import BASE, Needs, Paths, Port, Stage
-from components.stage.learning import write_json
+from components.stage.learning import COMMIT_VARIABLE, write_json
 from components.stage.night import read_night
 from components.stage.parameters import absolute
 from components.stage.records import NIGHT_VARIABLE, RECORDS_VARIABLE, log
+from perception.errors import InputError
 from perception.parameters import BrokenRule, Count, Pixels, Seed, checked
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ class ResolveParameters:
             raise BrokenRule("allowed_signers", self.allowed_signers, "must not be empty with require_signed")
 
 
-def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | None]:
+def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | int | None]:
     """Write the resolved version (its manifest, empty on the first night, run.json and the champion where there is one), what the
-    night knows of those before it and, for each batch, its share of the files that no night has read; tell the base.
+    night knows of those before it and, for each batch, its share of the files that no night has read; tell base, tonight, the
+    registry's commit and the code's.
     """
     from perception.data.store import open_store
     from perception.versioning.base import write_base
@@ -60,15 +62,16 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
         log(f"{base.tag} is signed by {require_signed(registry, base.tag, parameters.allowed_signers)}")
     released = base.champion[:8] if base.champion else "none yet"
     log(f"data version: {base.tag or 'none yet'}, {base.frames} frames; champion: {released}")
-    tonight = _begin(registry, kept_beside(store), parameters)
+    tonight, commit = _begin(registry, kept_beside(store), parameters)
     write_json(folder / "night.json", vars(tonight))
     book = book_of(registry, tonight, kept_beside(store))
     already = read_already(registry, tonight, kept_beside(store))
     _write_listing(outputs.one("arrivals"), folder, parameters, tonight.date, book, already)
-    return {"base": base.tag, "night": tonight.night}
+    code = os.environ.get(COMMIT_VARIABLE, "")
+    return {"base": base.tag, **vars(tonight), "registry_commit": commit, "code": code}
 
 
-def _begin(registry: str, kept: Path | None, parameters: ResolveParameters) -> "Tonight":
+def _begin(registry: str, kept: Path | None, parameters: ResolveParameters) -> "tuple[Tonight, str]":
     from perception.versioning.tonight import begin_night
 
     name = os.environ.get(NIGHT_VARIABLE) or parameters.run
@@ -100,7 +103,7 @@ def _write_listing(
     known = known_arrivals(book, listing[["object"]])
     new = unread(listing, known)
     if already is not None:
-        new = new.merge(already[["source", "object", "signature"]].drop_duplicates())
+        new = _recorded(new, already)
     for batch in range(parameters.batch_count):
         share = new[in_shard(new.drive_id, batch, parameters.batch_count)]
         (folder / str(batch)).mkdir()
@@ -110,6 +113,20 @@ def _write_listing(
     log(
         f"{len(listing)} files from {len(sources)} sources, {len(new)} of them not read before, in {parameters.batch_count} batches"
     )
+
+
+def _recorded(new: "pd.DataFrame", already: "pd.DataFrame") -> "pd.DataFrame":
+    """Return of the files that no other night has read those that this one recorded; raise InputError where one is gone."""
+    key = ["source", "object", "signature"]
+    wanted = already[key].drop_duplicates()
+    there = new.merge(wanted)
+    if len(there) < len(wanted):
+        gone = wanted.merge(there[key], how="left", indicator=True).query("_merge == 'left_only'").iloc[0]
+        raise InputError(
+            f"source {gone.source!r}: {gone.object!r} was read by this night, and {len(wanted) - len(there)} of its {len(wanted)} "
+            "files are gone or changed since; bring them back, or begin another night"
+        )
+    return there
 
 
 STAGE = Stage(

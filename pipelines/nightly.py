@@ -27,11 +27,19 @@ def nightly() -> Graph:
 
     # They become the next data version.
     curated = task("curate", frames=frames, base=base, selection=selection, gate="curate")
-    version = task("publish", frames=frames, base=base, curated=curated, reads_outside=(REGISTRY,), reusable=False)
+    version = task(
+        "publish",
+        frames=frames,
+        base=base,
+        curated=curated,
+        reads_outside=(REGISTRY,),
+        reusable=False,
+        writes_registry=True,
+    )
 
     # The simulator teaches first, labels afterwards; the network shrinks while it learns, and is judged as it ships.
     adaptation = task("adapt", frames=frames, curated=curated, gate="adapt")
-    network = task("train_prune", frames=frames, curated=curated, adaptation=adaptation, gate="train_prune")
+    network = task("train_prune", frames=frames, base=base, curated=curated, adaptation=adaptation, gate="train_prune")
     compressed = task("compress", frames=frames, network=network, gate="compress")
     evaluation = task("evaluate", frames=frames, base=base, compressed=compressed, gate="evaluate")
 
@@ -46,6 +54,7 @@ def nightly() -> Graph:
         evaluation=evaluation,
         verdicts=night.verdicts,
         reads_outside=(REGISTRY,),
+        writes_registry=True,
         at_failure=True,
     )
     task(

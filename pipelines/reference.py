@@ -19,13 +19,27 @@ from components.stage.learning import FrameParameters, LearningParameters
 from perception.data.footage.settings import FootageSettings, Sampling
 from perception.quality.suites import Parameter, load_suite
 from perception.simulator.world import World
+from perception.versioning.settings import ReleasePolicy
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph
 from pipelines.kubeflow.schedule import Schedule
+from pipelines.prices import Prices
 from pipelines.settings import COUNTS
 
 # What the engine gives a task, not params.yaml.
-GIVEN = {"sources", "run", "profile", "settings", "final_status", "suite", *COUNTS, *(f"{n}_count" for n in COUNTS)}
+GIVEN = {
+    "sources",
+    "release",
+    "run",
+    "profile",
+    "settings",
+    "price_per_hour",
+    "currency",
+    "final_status",
+    "suite",
+    *COUNTS,
+    *(f"{n}_count" for n in COUNTS),
+}
 _HEAD = """# Parameters
 
 Every parameter that params.yaml, a profile or `SET=SECTION.NAME=VALUE` may set, derived from the declarations: `nightdrive
@@ -56,7 +70,9 @@ def schema(night: Graph) -> dict[str, Any]:
     sections |= {
         "common": _object({name: each for name, each in shared.items() if name != "bounds"}),
         "sources": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Source"}},
+        "release": {"$ref": "#/$defs/ReleasePolicy"},
         "cluster": {"$ref": "#/$defs/Cluster"},
+        "prices": {"$ref": "#/$defs/Prices"},
         "images": {"type": "object", "additionalProperties": {"type": "string"}},
     }
     night_of = {name: {"$ref": f"#/$defs/Profile/properties/{name}"} for name in sections}
@@ -95,7 +111,13 @@ def page(night: Graph) -> str:
     named = {f"sources.NAME{below}": kind for below, kind in sources.items()} | {"select.quotas": NamedQuota}
     for title, kind in named.items():
         parts.append(_table(title, kind, defined))
-    for title, kind in {"cluster": Cluster, "cluster.stages.NAME": Needs, "schedule.yaml": Schedule}.items():
+    for title, kind in {
+        "release": ReleasePolicy,
+        "prices": Prices,
+        "cluster": Cluster,
+        "cluster.stages.NAME": Needs,
+        "schedule.yaml": Schedule,
+    }.items():
         parts.append(_table(title, kind, defined))
     return "\n".join(part for part in parts if part)
 
@@ -118,7 +140,7 @@ def meanings(kind: type) -> dict[str, str]:
 def _definitions(night: Graph) -> dict[str, dict[str, Any]]:
     """Return the JSON schema of every parameter class by its name, with what its comments say."""
     kinds = {task.stage.parameters for task in night.tasks.values()} | {FrameParameters, LearningParameters}
-    kinds |= {Source, FootageSettings, Sampling, World, NamedQuota, Cluster, Needs, Schedule}
+    kinds |= {Source, FootageSettings, Sampling, World, NamedQuota, Prices, ReleasePolicy, Cluster, Needs, Schedule}
     _, found = models_json_schema([(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)])
     defined: dict[str, dict[str, Any]] = found["$defs"]
     for kind in kinds:

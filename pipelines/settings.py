@@ -1,5 +1,6 @@
 """The parameters of a night: params.yaml, one of its profiles and overrides, checked against the stage declarations."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -13,14 +14,16 @@ from components.stage.parameters import build_parameters, overlay, parse_value, 
 from perception.data.footage.settings import split_at_night
 from perception.data.source_files import S3
 from perception.errors import InputError, did_you_mean
+from perception.versioning.settings import ReleasePolicy
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
+from pipelines.prices import Prices
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
 _USER_INFORMATION = re.compile(r"(https?://|://[^/@\s]*:)[^/@\s]*@")  # ssh://git@host names no secret
 COUNTS = {"batch": "batches", "shard": "shards"}  # what a fan-out counts, and the setting that says how many there are
 # Top-level sections that are no task's parameters.
-SHARED = ("common", "sources", *COUNTS.values(), "images", "cluster", "profiles", "profile")
+SHARED = ("common", "sources", "release", *COUNTS.values(), "images", "cluster", "prices", "profiles", "profile")
 
 
 def load_settings(
@@ -46,7 +49,7 @@ def load_settings(
             f"PROFILE={profile}: no such profile{did_you_mean(profile, list(profiles))}; {file.name} has {', '.join(profiles)}"
         )
     settings = _layered(written, profiles[profile] or {})
-    settings |= {name: settings.get(name) or {} for name in night.tasks}
+    settings |= {name: settings.get(name) or {} for name in ("release", "prices", *night.tasks)}
     for override in overrides:
         _override(settings, override)
     _check_sections(settings, night, file.name)
@@ -54,17 +57,50 @@ def load_settings(
     sources = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
     for name, source in sources.items():
         build_parameters(Source, source, where=f"sources.{name}")
-    build_parameters(Cluster, settings["cluster"], where="cluster")
+    build_parameters(ReleasePolicy, settings["release"], where="release")
+    cluster: Any = build_parameters(Cluster, settings["cluster"], where="cluster")
+    prices: Any = build_parameters(Prices, settings["prices"], where="prices")
     for name in ("registry", "remote"):
         settings["common"][name] = str(settings["common"].get(name, "")).replace("{profile}", profile)
-    shared = settings["common"] | {"sources": sources, "profile": profile}
+    shared = settings["common"] | {"sources": sources, "profile": profile, "release": settings["release"]}
     shared |= {"settings_sha256": _digest(settings), "run": run or profile, "night_date": date}
     shared |= {f"{over}_count": settings[name] for over, name in COUNTS.items()}
     sections = {task.name: _section(task, settings[task.name], shared) for task in night.tasks.values()}
     if "report" in sections:
         sections["report"]["settings"] = _flat(sections)
+        sections["report"] |= {"price_per_hour": prices.by_task(night, cluster), "currency": prices.currency}
     kept = (*COUNTS.values(), "images", "cluster")
     return {name: settings[name] for name in kept} | {"sources": sources, "profile": profile} | sections
+
+
+def changed_settings(settings: Mapping[str, Any], night: Graph, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a night with overrides, TASK.NAME=VALUE or common.NAME=VALUE for every task with such a parameter.
+
+    settings: as load_settings gave them. Raises InputError as it does, and for an override of anything else.
+    """
+    changed = copy.deepcopy(dict(settings))
+    for override in overrides:
+        section, _, rest = override.partition(".")
+        having = [task.name for task in night.tasks.values() if _has(task, rest.partition("=")[0])]
+        named = having if section == "common" else [section] if section in night.tasks else []
+        if not named:
+            raise InputError(
+                f"SET={override}: a night is repeated on its own frames; name a parameter of a task or one in common"
+            )
+        for name in named:
+            _override(changed, f"{name}.{rest}")
+    sections = {name: changed[name] for name in night.tasks}
+    for task in night.tasks.values():
+        own = sections[task.name] | ({task.over: 0} if task.over else {})
+        build_parameters(task.stage.parameters, own, where=task.name)
+    sections["report"]["settings"] = _flat(
+        {name: {key: each for key, each in section.items() if key != "settings"} for name, section in sections.items()}
+    )
+    return changed
+
+
+def _has(task: Task, parameter: str) -> bool:
+    return parameter in {item.name for item in dataclasses.fields(task.stage.parameters)}
 
 
 def step_parameters(settings: Mapping[str, Any], task: Task) -> dict[str, Any]:
@@ -87,7 +123,7 @@ def _check_sections(settings: Mapping[str, Any], night: Graph, file: str) -> Non
         if name not in SHARED and name not in night.tasks:
             hint = did_you_mean(name, list(night.tasks))
             raise InputError(f"{file}: section {name!r}: no task of the night has this name{hint}; mend it")
-    for name in ("common", "sources", "images", "cluster", *night.tasks):
+    for name in ("common", "sources", "release", "images", "cluster", "prices", *night.tasks):
         if not isinstance(settings.get(name), dict):
             raise InputError(f"{file}: section {name!r} must be a mapping, is {settings.get(name)!r}; mend it")
     for name in COUNTS.values():
@@ -108,7 +144,8 @@ def _check_sections(settings: Mapping[str, Any], night: Graph, file: str) -> Non
 
 def _digest(settings: Mapping[str, Any]) -> str:
     """Return the hash of everything that was asked for: nights with the same one do the same with the same frames."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    asked = {name: value for name, value in settings.items() if name != "prices"}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _refuse_passwords(values: Mapping[Any, Any], where: str = "") -> None:

@@ -1,5 +1,7 @@
 """evaluate: judge the network that ships on the frozen test set, whole and by condition, against the champion."""
 
+from typing import Any
+
 from components.evaluate.parameters import JudgeParameters
 from components.stage.declaration import FRAMES, Needs, Page, Paths, Port, Stage
 from components.stage.learning import open_frames, read_frames
@@ -14,7 +16,7 @@ class EvaluateParameters(JudgeParameters):
     least_miou: Fraction = 0.05  # below this, overall or in a condition, the gate refuses
 
 
-def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[str, float | str]:
+def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[str, Any]:
     """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow; tell the verdict."""
     from components.evaluate.judging import gate_rows, judge
     from perception.training.setup import set_threads
@@ -29,12 +31,17 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
         parameters,
         folder,
         champion=inputs.one("base") / "champion.onnx",
+        store=parameters.store,
     )
     rows = gate_rows(figures, parameters.least_miou, parameters.minimum_frames)
     rows.to_parquet(folder / "gate.parquet", index=False)
     promotion = figures["promotion"]
     log(f"mIoU {figures['miou']:.3f} on {figures['frames']} frames; {promotion['decision']}: {promotion['reason']}")
-    return {"miou": figures["miou"], "verdict": promotion["decision"]}
+    return {
+        "miou": figures["miou"],
+        "miou_by_condition": figures["miou_by_condition"],
+        "verdict": promotion["decision"],
+    }
 
 
 STAGE = Stage(

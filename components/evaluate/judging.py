@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from PIL import Image
 
 from components.evaluate.parameters import JudgeParameters
 from components.stage.learning import class_names, write_json
-from components.stage.parameters import shared_fields
+from components.stage.parameters import plain_values, shared_fields
 from components.stage.records import log, progress_line
+from components.stage.results import reuse
 from perception.compression.cost import measure_latency_ms
 from perception.compression.export import best_provider, open_session
 from perception.data.files import file_sha256
@@ -26,7 +28,13 @@ from perception.metrics.calibration import calibration_error
 from perception.metrics.comparison import RegressionRule, Verdict, compare
 from perception.metrics.evidence import Evidence, gather_evidence
 from perception.metrics.failures import cluster_regions, failure_queries, wrong_regions
-from perception.metrics.segmentation import LabelledFrames, SegmentationScore, evaluate_frames
+from perception.metrics.segmentation import (
+    LabelledFrames,
+    SegmentationScore,
+    evaluate_frames,
+    read_score,
+    write_score,
+)
 from perception.metrics.shift import CORRUPTIONS, STRENGTHS, corrupt
 from perception.metrics.slices import CONDITIONS, domain_grid
 from perception.quality.metrics_table import metric_rows
@@ -57,12 +65,14 @@ def judge(
     *,
     champion: Path | None = None,
     left_out: Sequence[Json] = (),
+    store: str = "",
 ) -> Json:
     """Judge an exported network on labelled frames and write into `folder` what was found; return its figures.
 
     about: the frames' manifest rows in their order. left_out: path and rule of each frame that was found beside them and
-    cannot be judged. Writes evaluation.json, frames.parquet, confusion.npy and .json, query.json,
-    regions.parquet and predictions/FRAME_ID.png. Raises InputError for another test set than the pinned one.
+    cannot be judged. store: where the champion's counts on these frames are kept for other nights; empty: nowhere.
+    Writes evaluation.json, frames.parquet, confusion.npy and .json, query.json, regions.parquet and
+    predictions/FRAME_ID.png. Raises InputError for another test set than the pinned one.
     """
     identity, device = identity_of(about, parameters), best_device()
     provider = best_provider(device)
@@ -74,7 +84,7 @@ def judge(
     figures |= _coverage(score, about, left_out)
     figures |= _failures(score, parameters)
     figures |= {"latency": latency(model, parameters), "shift": _shift(frames, about, model, parameters)}
-    figures |= _against(champion, score, frames, about, parameters)
+    figures |= _against(champion, score, frames, about, parameters, store)
     figures |= _find_failures(frames, score, parameters, folder)
     write_json(folder / "evaluation.json", figures)
     return figures
@@ -291,18 +301,43 @@ def _against(
     frames: LabelledFrames,
     about: pd.DataFrame,
     parameters: JudgeParameters,
+    store: str,
 ) -> Json:
     """Compare with the champion on the same frames; the first network of all has none."""
     if champion is None or not champion.exists():
         first = {"decision": "promote", "reason": "there is no champion yet", "reasons": ["there is no champion yet"]}
         return {"miou_champion": None, "comparison": None, "promotion": first}
-    theirs = _score(frames, about, champion, parameters, "champion")
+    theirs = _kept_score(frames, about, champion, parameters, store)
     verdict = compare(theirs, score, class_names(parameters.taxonomy), regression_rule(parameters))
     return {
         "miou_champion": theirs.miou(),
         "comparison": _comparison(verdict, theirs, champion, parameters),
         "promotion": {"decision": verdict.decision, "reason": verdict.reason, "reasons": list(verdict.reasons)},
     }
+
+
+def _kept_score(
+    frames: LabelledFrames, about: pd.DataFrame, champion: Path, parameters: JudgeParameters, store: str
+) -> SegmentationScore:
+    """Return what the champion did on these frames, from the store where a night judged it on the same ones already."""
+    if not store:
+        return _score(frames, about, champion, parameters, "champion")
+    columns = ["frame_id", "image_sha256", "label_sha256", "label_taxonomy", "drive_id", *parameters.slice_columns]
+    given = {name: value for name, value in plain_values(parameters).items() if name != "store"}
+    depends_on = {
+        "network": file_sha256(champion),
+        "frames": hashlib.sha256(about[columns].to_csv(index=False).encode()).hexdigest(),
+        "parameters": given,
+        "provider": best_provider(best_device()),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+
+        def make() -> None:
+            write_score(_score(frames, about, champion, parameters, "champion"), folder)
+
+        reuse(store, "evaluate", "champion on the test set", depends_on, folder, make)
+        return read_score(folder, parameters.slice_columns)
 
 
 def _comparison(verdict: Verdict, theirs: SegmentationScore, champion: Path, parameters: JudgeParameters) -> Json:

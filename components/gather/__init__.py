@@ -35,7 +35,7 @@ class GatherParameters:
 def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str, str | int]:
     """Write the night's frames folder, in taken/ what it adds to the pool of record, in labels.parquet what came back.
 
-    Gives news as "some" or "nothing", tells how many files were new, repeated, a clash or rejected.
+    Gives news as "some" or "nothing", tells how many frames wait in the pool, and how many files were new, repeated, a clash or rejected.
     """
     from components.gather.known import known_frames
     from components.gather.labels import returned_labels
@@ -66,7 +66,8 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     what = [name for name in ("new", "relabelled", "labels") if counts[name]] + list(unused)
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     log(f"{len(night.manifest)} frames tonight; files: {told or 'none unread'}; news: {', '.join(what) or 'none'}")
-    return {"news": "some" if what else "nothing", **counts}
+    waiting = int((night.manifest.split == "pool").sum())
+    return {"news": "some" if what else "nothing", "pool": waiting, **counts}
 
 
 def _together(known: "Intake", taken: "Intake") -> "Intake":

@@ -14,5 +14,8 @@ class ReportParameters(FrameParameters):
     profile: str  # of the night
     registry: str  # git repository of the data registry, where the night is recorded
     settings_sha256: str = ""  # of all parameters of the night
+    # by task: what an hour of it costs on what it was given; empty: nobody has said
+    price_per_hour: dict[str, float] = Field(default_factory=dict)
+    currency: str = ""  # of the prices
     settings: dict[str, str] = Field(default_factory=dict)  # every parameter of the night, for the page's last section
     final_status: dict[str, object] = Field(default_factory=dict)  # what a pipeline says of a run that ended early

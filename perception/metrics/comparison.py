@@ -17,6 +17,8 @@ promote: is it shown that the figure is not worse by more than the margin? Here 
 asked at the full level (Berger, "Multiparameter Hypothesis Testing and Acceptance Sampling", 1982: intersection-union).
 
 hold: neither. The test set cannot tell yet; `drives_needed` says how many drives would be enough at this difference.
+
+not_enough_evidence: no figure, or no condition that was asked about, has the drives and frames to be judged at all.
 """
 
 import math
@@ -83,9 +85,9 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Say whether the challenger may replace the champion: promote, hold or refuse, with reasons, weightiest first."""
+    """Say whether the challenger may replace the champion, with reasons, weightiest first."""
 
-    decision: str
+    decision: str  # promote, hold, refuse or not_enough_evidence
     reasons: tuple[str, ...]
     judgements: tuple[Judgement, ...] = ()  # most worrying first
     unknown: tuple[str, ...] = ()  # figures with too few drives or frames to be judged
@@ -144,9 +146,11 @@ def compare(
     figures = _figures(champion, challenger, classes, rule)
     if not figures.names:
         few = f"the test set has fewer than {rule.minimum_drives} {rule.unit} or {rule.minimum_frames} frames: nothing can be judged"
-        return Verdict(decision="hold", reasons=(few,), unknown=tuple(figures.unknown))
+        return Verdict(decision="not_enough_evidence", reasons=(few,), unknown=tuple(figures.unknown))
     judgements, critical = _judge(figures, rule)
-    return _verdict(judgements, figures.unknown, critical, rule)
+    blind = bool(champion.columns) and not figures.conditions.any()
+    missing = _missing_in_words(champion, figures.unknown, rule) if blind else ""
+    return _verdict(judgements, figures.unknown, critical, rule, missing)
 
 
 def seed_spread(scores: Sequence[SegmentationScore], classes: Sequence[str], rule: RegressionRule) -> dict[str, float]:
@@ -351,17 +355,33 @@ def _drives_needed(
     return max(2, math.ceil(needed)) if needed < 1e9 else None
 
 
-def _verdict(judgements: list[Judgement], unknown: list[str], critical: float, rule: RegressionRule) -> Verdict:
+def _missing_in_words(score: SegmentationScore, unknown: Sequence[str], rule: RegressionRule) -> str:
+    """Say what a test set lacks, none of whose conditions can be judged."""
+    groups = score.groups
+    slices = [each for each in column_slices(groups, score.columns) if each.name in unknown]
+    counts = [
+        f"{each.name} has {groups.drive_id[each.rows].nunique()} {rule.unit} and {int(groups.frames[each.rows].sum())} frames"
+        for each in slices
+    ]
+    found = ", ".join(counts) or f"no frame says its {', '.join(score.columns)}"
+    return f"no condition can be judged, each needs {rule.minimum_drives} {rule.unit} and {rule.minimum_frames} frames: {found}"
+
+
+def _verdict(
+    judgements: list[Judgement], unknown: list[str], critical: float, rule: RegressionRule, missing: str
+) -> Verdict:
     worse = [each for each in judgements if each.outcome == "worse"]
     still_open = [each for each in judgements if each.outcome == "open"]
     if worse:
         decision, reasons = "refuse", [_worse_in_words(each) for each in worse]
+    elif missing:
+        decision, reasons = "not_enough_evidence", [missing]
     elif still_open:
         decision, reasons = "hold", [_open_in_words(each, rule.unit) for each in still_open]
     else:
         shown = f"shown to be no worse than the champion in each of {len(judgements)} figures, {rule.confidence:.0%} confidence"
         decision, reasons = "promote", [shown]
-    if unknown:
+    if unknown and not missing:
         reasons.append(f"unknown, too few {rule.unit} or frames: {', '.join(unknown)}")
     return Verdict(
         decision=decision,

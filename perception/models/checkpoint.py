@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from perception.errors import InputError
 from perception.models.closed_branch import ClosedBranch
@@ -66,6 +66,11 @@ def load_network(path: Path, networks: Networks = NETWORKS) -> nn.Module:
     except RuntimeError as error:
         raise InputError(f"{where}: its weights do not fit its layers ({_one_line(error)}); write it again") from error
     return network.eval()
+
+
+def network_state(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a network's file by their names, without building the network; raises InputError as load_network does."""
+    return read_tensors(Path(path), _FORMAT)[1]
 
 
 def network_metadata(path: Path) -> dict[str, str]:

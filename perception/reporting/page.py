@@ -89,6 +89,7 @@ class ModelPanel:
     variants: tuple[ModelVariant, ...]
     loss_curves: tuple[charts.Series, ...] = ()  # points (epoch, loss)
     layers: tuple[LayerNeurons, ...] = ()
+    start_reason: str = ""  # why its weights came from where they came from
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import combinations
@@ -180,6 +180,21 @@ def _refuse_equal_members(networks: Sequence[nn.Module]) -> None:
                 f"members {first} and {index} start from equal weights; an ensemble of equal members cannot disagree: "
                 "let build() initialise from the seed it is given"
             )
+
+
+@torch.no_grad()
+def start_members(ensemble: Ensemble, state: Mapping[str, Tensor], perturbation: float) -> None:
+    """Move every member, in place, from where it was drawn to one start, and leave `perturbation` of what it was drawn with.
+
+    state: weights by name; what a member has beside them stays as drawn. Buffers, such as the statistics of normalisation, are
+    the start's. Shrink and perturb (Ash and Adams 2020, arXiv 1910.08475): networks that go on from one start and learn from new
+    frames then generalise as fresh ones do, and members differ. Raises InputError when they do not.
+    """
+    for member in ensemble.members:
+        own, drawn = member.state_dict(), dict(member.named_parameters())
+        for name, values in state.items():
+            own[name].copy_(values.lerp(own[name], perturbation) if name in drawn else values)
+    _refuse_equal_members(list(ensemble.members))
 
 
 def snapshots(network: nn.Module, epochs: Sequence[int]) -> tuple[nn.ModuleList, Callable[..., None]]:

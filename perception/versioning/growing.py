@@ -92,9 +92,9 @@ def open_book(registry: str | Path, kept: Path | None = None) -> Book:
         return book_at(clone, kept)
 
 
-def book_at(clone: Clone, kept: Path | None = None) -> Book:
-    """Read all entries at a clone's head, as open_book does."""
-    return Book(clone.url, configured_remote(clone), _entries_at(clone, "HEAD"), kept)
+def book_at(clone: Clone, kept: Path | None = None, revision: str = "HEAD") -> Book:
+    """Read all entries at a commit of the clone, as open_book does."""
+    return Book(clone.url, configured_remote(clone), _entries_at(clone, revision), kept)
 
 
 def _entries_at(clone: Clone, revision: str) -> tuple[Entry, ...]:
@@ -164,12 +164,15 @@ def append(
             if check and len(now) > len(book.entries):
                 check(replace(book, entries=now[len(book.entries) :]))
             rows = ", ".join(f"{part.rows} rows of {table}" for table, part in parts.items())
-            return {f"{FOLDER}/{moment:%Y-%m}/{name}.json": json_bytes(asdict(entry))}, trailers(
-                f"Add {kind} {name}", rows
-            )
+            return entry_file(entry), trailers(f"Add {kind} {name}", rows)
 
         push_commit(clone, changes)
     return written[0]
+
+
+def entry_file(entry: Entry) -> dict[str, bytes | None]:
+    """Return the path of an entry in the registry, and its content."""
+    return {f"{FOLDER}/{entry.when:%Y-%m}/{entry.name}.json": json_bytes(asdict(entry))}
 
 
 def _check_same(there: Entry, wanted: Entry) -> None:

@@ -41,15 +41,18 @@ class NightFigures:
     new_frames: int | None = None
     repeated_frames: int | None = None
     rejected_frames: int | None = None
-    labelled_frames: int | None = None
+    pool_frames: int | None = None  # that wait unlabelled
+    labelled_frames: int | None = None  # accepted tonight
+    human_labels: int | None = None  # training frames of its data version with a label by people
     frames_at_annotators: int | None = None
     chosen_frames: int | None = None
     miou: float | None = None
+    miou_by_condition: Mapping[str, float | None] | None = None  # "time_of_day=night": mIoU
     worst_condition: str | None = None
     verdict: str | None = None
-    decision: str | None = None
     seconds: float | None = None
-    cost: float | None = None  # in the currency of the price table
+    cost: float | None = None
+    currency: str | None = None  # of cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,10 @@ class Night:
     date: date  # UTC
     profile: str
     base: str | None  # tag of the data version that it started from; None: there was none
+    version: str | None = None  # tag of the one that it published; None: it made no other
     status: Literal["failed", "refused", "nothing_new", "done"]
     used: Used
+    registry_commit: str | None = None  # of the registry when the night began; None: not known
     figures: NightFigures = field(default_factory=NightFigures)
     format: int = FORMAT
 

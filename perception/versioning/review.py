@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from perception.quality.profile import near_duplicate_pairs
-from perception.versioning.decisions import Decision
+from perception.versioning.decisions import Decision, standing
 from perception.versioning.diff import CONDITIONS, UNKNOWN, VersionDiff, diff_manifests
 from perception.versioning.models import Champion, Proposal
 from perception.versioning.records import Version
@@ -291,16 +291,11 @@ def _decision_facts(decision: Decision) -> Facts:
 def _approval(base: Side, head: Side, history: History) -> Facts:
     """Say where the version stands and what a promotion needs."""
     assert head.version
-    about = [each for each in history.decisions if each.tag == head.version.tag]
+    about = [each for each in history.decisions if each.tag == head.version.tag and each.action != "release"]
     last = about[-1] if about else None
-    state = "proposed"
-    if head.version.tag == history.current:
-        state = "current"
-    elif last:
-        state = {"promote": "was current", "rollback": "was current", "reject": "rejected"}[last.action]
     changed = bool(base.version) and base.version.test_set_sha256 != head.version.test_set_sha256  # type: ignore[union-attr]
     return {
-        "state": state,
+        "state": standing(head.version.tag, history.current, history.decisions),
         "names": list(last.names) if last else [],
         "reason": last.reason if last else None,
         "decided_utc": last.decided_utc[:16].replace("T", " ") if last else None,

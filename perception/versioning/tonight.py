@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from perception.versioning.growing import Book, open_book, read_table
+from perception.versioning.growing import Book, book_at, open_book, read_table
 from perception.versioning.nights import news, read_nights, used_tonight
 from perception.versioning.pool import ARRIVALS
+from perception.versioning.processes import git_text, shallow_clone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +27,11 @@ class Tonight:
         return datetime.fromisoformat(self.date).replace(tzinfo=UTC)
 
 
-def begin_night(registry: str, night: str, date: str, kept: Path | None) -> Tonight:
-    """Return the night of this name as it begins, or as it began when it is run again."""
-    return Tonight(night=night, date=date, entries=len(open_book(registry, kept).before(night).entries))
+def begin_night(registry: str, night: str, date: str, kept: Path | None) -> tuple[Tonight, str]:
+    """Return the night of this name as it begins, or as it began when it is run again, and the commit that the registry is at."""
+    with shallow_clone(registry) as clone:
+        entries = book_at(clone, kept).before(night).entries
+        return Tonight(night=night, date=date, entries=len(entries)), git_text(clone, "rev-parse", "HEAD")
 
 
 def left_unused(book: Book, tonight: Tonight, *, parameters: str, code: str) -> tuple[str, ...]:

@@ -39,6 +39,21 @@ def run(profile: str, data: str, overrides: list[str], run: str, runs: Path) -> 
     return code
 
 
+@click.command(epilog="Example: nightdrive replay --night 2026-11-30 --set select.strategy=random")
+@click.option("--night", required=True, metavar="NAME", help="The night, as `nightdrive nights` lists it.")
+@set_option
+@runs_option
+def replay(night: str, overrides: list[str], runs: Path) -> int:
+    """Repeat a recorded night on its own frames and show both side by side; nothing is released or recorded."""
+    from pipelines.local.replay import replay as repeat
+    from pipelines.local.replay import replay_table
+    from pipelines.nightly import nightly
+
+    done = repeat(nightly(), runs, night, overrides)
+    print(replay_table(done))
+    return done.code
+
+
 @click.command(epilog="Example: nightdrive evaluate --model runs/latest/compressed/model.onnx --data /path/to/camvid")
 @click.option("--model", required=True, type=PATH, metavar="FILE", help="The exported network, an ONNX file.")
 @click.option("--data", required=True, type=PATH, metavar="FOLDER", help="The data set.")

@@ -1,5 +1,6 @@
 """Every kind of committee trains, is scored by the same stage, and class weights and maps reach the scores."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,18 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from components import ensemble, score
 from components.stage import learning as trainings
 from components.stage.execution import TRAINING_STATE_VARIABLE
+from components.stage.learning import class_names
 from components.stage.parameters import build_parameters
+from components.stage.starting import CHAMPION, CHAMPION_DENSE
 from perception.errors import InputError
+from perception.models.checkpoint import save_network
+from perception.models.erfnet import ERFNet
+from perception.uncertainty.ensemble import load_ensemble
 from tests.components.intake import empty_base, run, take_in
 from tests.footage import write_footage
 
@@ -114,3 +121,29 @@ def test_weights_of_unknown_classes_are_refused() -> None:
     common |= {"shard": 0, "shard_count": 1}
     with pytest.raises(InputError, match="did you mean 'person'"):
         build_parameters(score.ScoreParameters, common | {"class_weights": {"persn": 2}}, "score")
+
+
+def test_members_start_from_the_released_network_each_in_its_own_way(
+    arrived: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    base = empty_base(tmp_path / "base")
+    (base / CHAMPION).write_text('{"model_sha256": "ab"}')
+    champion = ERFNet(19, width=0.25, dropout_quarter=0.0, dropout_eighth=0.0)
+    with torch.no_grad():
+        for parameter in champion.parameters():
+            parameter.fill_(3.0)
+    save_network(champion, base / CHAMPION_DENSE, {"classes": json.dumps(class_names("cityscapes19"))})
+    settings = {"epochs": 1, "epoch_frames": 2, "batch_frames": 2, "learning_rate": 1e-9, "network_width": 0.25}
+    inputs = {"frames": arrived["frames"], "base": [base]}
+    trained = run(
+        ensemble, inputs, "ensemble", tmp_path / "ensemble", **learning(arrived), **settings, perturbation=0.1
+    )
+    told = json.loads((trained / "ensemble.json").read_text())["metadata"]
+    assert (told["started_from"], told["start_reason"]) == ("champion", "it is released")
+    weights = [member.encoder[0].conv.weight for member in load_ensemble(trained).members]
+    assert all(abs(each.mean() - 2.7) < 0.05 and each.std() > 0 for each in weights)
+    assert not any(torch.equal(weights[0], other) for other in weights[1:])
+    wider = settings | {"network_width": 0.5}
+    drawn = run(ensemble, inputs, "ensemble", tmp_path / "drawn", **learning(arrived), **wider)
+    told = json.loads((drawn / "ensemble.json").read_text())["metadata"]
+    assert told["started_from"] == "scratch" and "another structure" in told["start_reason"]

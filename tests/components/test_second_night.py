@@ -1,6 +1,8 @@
 """The data part of nights in a row, without training: what arrives, repeats, waits, is labelled, comes back wrong."""
 
 import json
+import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,15 @@ from components.stage.declaration import Paths
 from components.stage.learning import open_pool
 from components.stage.parameters import build_parameters
 from perception.errors import InputError
+from perception.versioning.decisions import promote
 from perception.versioning.growing import open_book
 from perception.versioning.growing import read_table as read_book
 from perception.versioning.ledger import read_events, state
+from perception.versioning.nights import Night, Used
 from perception.versioning.pool import ARRIVALS
+from perception.versioning.replay import registry_as_of
 from tests.footage import write_footage
+from tests.perception.versioning.heads import head_of
 
 HEIGHT, WIDTH = 32, 64
 
@@ -26,7 +32,8 @@ class Fleet:
     """A fleet whose footage lies in a folder, and annotators who send drops; each night is run up to its publication."""
 
     def __init__(self, root: Path, labels: str) -> None:
-        self.root, self.registry = root, str(root / "registry.git")
+        self.root, self.registry, self.prefix = root, str(root / "registry.git"), ""
+        self.told: dict[str, dict[str, Any]] = {}  # by night: what its stages told
         write_footage(root / "footage", 3, 4, 3, HEIGHT, WIDTH)
         (root / "drops").mkdir()
         fleet = {"format": "scenes_folder", "path": str(root / "footage"), "split": "pool", "labels": labels}
@@ -39,7 +46,7 @@ class Fleet:
         given |= {"store": str(self.root / "store"), "sources": self.sources, "taxonomy": "cityscapes19", "batch": 0}
         given |= {"height_px": HEIGHT, "width_px": WIDTH, "batch_count": 1, "night_date": "2026-11-30"}
         given |= {"budget_frames": budget_frames, "fresh_share": fresh_share}
-        place = self.root / name
+        place = self.root / f"{self.prefix}{name}"
         self._run(resolve, given, place, {}, ("base", "arrivals"))
         self._run(ingest, given, place, {"arrivals": "arrivals/0"}, ("arrived",))
         self._run(gather, given, place, {"arrived": "arrived", "base": "base"}, ("frames",))
@@ -51,6 +58,12 @@ class Fleet:
             self._run(publish, given, place, {"frames": "frames", "base": "base", "curated": "curated"}, ("version",))
         return place
 
+    def repeat(self, name: str, registry: Path) -> Path:
+        """Run a night again in a folder beside it, on another registry, up to what it curates."""
+        again = Fleet.__new__(Fleet)
+        again.__dict__ = {**self.__dict__, "registry": str(registry), "told": {}, "prefix": "again-"}
+        return again.night(name, publishes=False)
+
     def _run(
         self, stage: Any, given: dict[str, Any], place: Path, takes: dict[str, str], gives: tuple[str, ...]
     ) -> None:
@@ -59,7 +72,8 @@ class Fleet:
         mine = {name: value for name, value in given.items() if name in stage.STAGE.parameters.__dataclass_fields__}
         inputs = Paths({port: (place / folder,) for port, folder in takes.items()})
         outputs = Paths({port: (place / port,) for port in gives})
-        stage.run(inputs, outputs, build_parameters(stage.STAGE.parameters, mine, stage.STAGE.name))
+        told = stage.run(inputs, outputs, build_parameters(stage.STAGE.parameters, mine, stage.STAGE.name))
+        self.told[given["run"]] = {**self.told.get(given["run"], {}), **(told or {})}
 
     def _score(self, place: Path) -> None:
         pool = open_pool(Paths({"frames": (place / "frames",), "base": (place / "base",)}))
@@ -157,6 +171,44 @@ def test_what_a_night_that_never_published_read_is_new_for_the_next(tmp_path: Pa
     after = fleet.night("after")
     assert listed(after) == listed(refused) and len(listed(after)) == 12
     assert fleet.outcomes() == {"new": 12}
+
+
+def test_a_night_is_repeated_on_its_own_frames_whatever_has_happened_since(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "oracle")
+    first = fleet.night("first")
+    frame_id = frames_of(first).frame_id[0]
+    fleet.add("bare", frame_id, "other_drive", whiter=True)
+    second = fleet.night("second")
+    tag = json.loads((second / "version" / "version.json").read_text())["tag"]
+    promote(fleet.registry, tag, manifest_sha256=tag[-8:], names=["Ada"], reason="looked at it")
+    fleet.add("later", "bare", "a_third_drive")
+    fleet.night("third")
+    used = Used(arrivals=0, labels=0, erasures=0, parameters="p", code="c")
+    row = {"date": date(2026, 11, 30), "profile": "smoke", "base": None, "used": used, "status": "done"}
+    before = head_of(Path(fleet.registry))
+    for name, place in (("first", first), ("second", second)):
+        night = Night(**row, night=name, registry_commit=fleet.told[name]["registry_commit"])
+        registry_as_of(fleet.registry, night, tmp_path / f"{name}.git")
+        again = fleet.repeat(name, tmp_path / f"{name}.git")
+        for table in (
+            "base/manifest",
+            "frames/manifest",
+            "selection/selected",
+            "curated/version/manifest",
+            "curated/events",
+        ):
+            assert (again / f"{table}.parquet").read_bytes() == (place / f"{table}.parquet").read_bytes(), table
+    assert head_of(Path(fleet.registry)) == before
+    gone = tmp_path / "footage" / "frames.csv"
+    rows = pd.read_csv(gone)
+    rows[rows.frame_id != "bare"].to_csv(gone, index=False)
+    for path in (tmp_path / "footage").glob("*/bare.*"):
+        path.unlink()
+    shutil.rmtree(tmp_path / "again-second")
+    with pytest.raises(
+        InputError, match="source 'fleet': 'bare' was read by this night, and 1 of its 1 files are gone"
+    ):
+        fleet.repeat("second", tmp_path / "second.git")
 
 
 def test_a_test_set_whose_frames_changed_is_refused(tmp_path: Path) -> None:

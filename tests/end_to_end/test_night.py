@@ -5,9 +5,11 @@ from what was promoted, take in what has arrived since, and repeat nothing.
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -202,6 +204,27 @@ def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Night,
 # --- the nights after it
 
 
+def test_a_night_repeated_is_equal_to_the_digit_and_leaves_no_trace(night: Night) -> None:
+    registry = night.run.parent / "registry"
+    before = {path: path.stat().st_mtime_ns for path in registry.rglob("*")}
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.commands",
+        "replay",
+        "--night",
+        "smoke",
+        "--runs",
+        str(night.run.parent),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.search(r"(\d+) of \1 figures are equal to the digit", done.stdout), done.stdout[-3000:]
+    assert {path: path.stat().st_mtime_ns for path in registry.rglob("*")} == before
+    assert (night.run.parent / "latest").resolve() == night.run
+    assert "model.miou_dense" in (night.run.parent / "smoke-replay" / "replay.html").read_text()
+
+
 def moments(run: Path) -> dict[str, int]:
     return {path.stem: path.stat().st_mtime_ns for path in (run / "records").glob("*.json")}
 
@@ -255,6 +278,11 @@ def test_a_second_night_reads_what_is_new_and_keeps_what_waits_and_run_again_rep
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["data"]["parent"]) == ("done", promoted)
+    assert summary["model"]["started_from"] == "champion"
+    assert summary["model"]["miou_start"] == night.figures["model"]["miou_dense"]
+    for name in ("source_only", "detector"):
+        mine, before = (place / "adaptation" / f"{name}.safetensors" for place in (run, night.run))
+        assert mine.read_bytes() == before.read_bytes()
     read = pd.concat([pd.read_parquet(path) for path in (run / "arrivals").glob("*/listing.parquet")])
     assert read.object.tolist() == [frame_id]
     frames = pd.read_parquet(run / "frames" / "manifest.parquet")

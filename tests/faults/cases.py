@@ -360,6 +360,7 @@ def second_on_one_folder(folder: Path) -> str:
 
     run = folder / "locked" / "smoke"
     run.mkdir(parents=True)
+    (run / "night.json").write_text('{"date": "2026-11-30", "profile": "smoke"}')
     said = io.StringIO()
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -368,7 +369,7 @@ def second_on_one_folder(folder: Path) -> str:
     clear_enough = code == EXIT_BAD_INPUT and "another night is running" in said.getvalue()
     return (
         "error"
-        if clear_enough and sorted(run.iterdir()) == [run / ".lock"]
+        if clear_enough and sorted(run.iterdir()) == [run / ".lock", run / "night.json"]
         else f"second night: {code}, {said.getvalue()!r}"
     )
 

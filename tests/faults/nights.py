@@ -30,6 +30,7 @@ from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 TINY = (
+    "resolve.night_date=2026-11-30",
     "common.height_px=32",
     "common.width_px=64",
     "common.batch_frames=4",

@@ -27,7 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from benchmarks.scale.pool_nights import tables_of
 from perception.data.annotation import _batch_name
 from perception.versioning import parts, processes, repository
-from perception.versioning.decisions import decision_paths, promote, rollback
+from perception.versioning.decisions import Stale, decisions_at, promote, rollback
 from perception.versioning.growing import Book, Overtaken, open_book, read_table
 from perception.versioning.ledger import LEDGER, events_of, read_events, recall, record_events, state
 from perception.versioning.pool import (
@@ -288,11 +288,17 @@ class Nights(RuleBasedStateMachine):
 
     @rule(data=st.data(), kill=KILL)
     def release(self, data: st.DataObject, kill: int | None) -> None:
-        """Promote a version."""
+        """Promote a version; one that was not built on what is current is refused."""
         version = resolve(self.registry, data.draw(st.sampled_from(self.tags)))
         assert version is not None
         signed = {"names": ["Ada", "Bo"], "reason": "looked at it", "manifest_sha256": version.manifest_sha256}
-        self.attempt(kill, lambda: promote(self.registry, version.tag, **signed))
+        fits = self.current in (version.tag, version.parent)
+        try:
+            self.attempt(kill, lambda: promote(self.registry, version.tag, **signed))
+        except Stale:
+            assert not fits
+            return
+        assert fits, "a release was dropped without a word"
         if version.tag != self.current:
             self.before[version.tag], self.current = self.current, version.tag
         self.check()
@@ -314,7 +320,7 @@ class Nights(RuleBasedStateMachine):
     def decided(self) -> int:
         """Count the decisions."""
         with processes.shallow_clone(self.registry) as clone:
-            return len(decision_paths(clone, "HEAD"))
+            return len(decisions_at(clone, "HEAD"))
 
     # --- what must hold
 

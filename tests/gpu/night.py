@@ -6,6 +6,7 @@ What needs a registry, a gate or a page is left out. The processes that torchrun
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from components.stage.declaration import Paths
 from components.stage.execution import TRAINING_STATE_VARIABLE, die_with_parent
 from components.stage.parameters import build_parameters
 from components.stage.records import is_first_process, log
+from components.stage.results import RESULTS
 from perception.data.manifest import empty_manifest, write_manifest
 from pipelines.graph import Artifact, Task
 from pipelines.local.dvc_file import folder_of
@@ -66,6 +68,9 @@ class Night:
     def run(self, name: str, into: Path | None = None) -> None:
         """Run every call of a task; `into` is another folder for what it gives."""
         task, place = self.graph.tasks[name], into or self.folder
+        shutil.rmtree(
+            self.folder / "store" / RESULTS, ignore_errors=True
+        )  # nothing is taken from a run on another device
         for number in range(self.settings[COUNTS[task.over]]) if task.over else [None]:
             given = self.settings[name] | ({} if number is None else {task.over: number})
             parameters = build_parameters(task.stage.parameters, given, where=name)

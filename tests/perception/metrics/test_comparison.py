@@ -1,5 +1,6 @@
 """The no-regression rule on simulated nights whose truth is known, and on cases small enough to see through."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -175,12 +176,30 @@ def test_a_lost_class_is_refused_by_name(facts):
     assert "class=person" in [each.name for each in verdict.judgements if each.outcome == "worse"]
 
 
-def test_too_few_drives_are_unknown_and_hold(facts):
+def test_too_few_drives_are_not_enough_evidence(facts):
     champion, challenger = simulate(facts.head(5), 1, 2), simulate(facts.head(5), 1, 3)
     verdict = compare(champion, challenger, CLASSES, RULE)
-    assert verdict.decision == "hold"
+    assert verdict.decision == "not_enough_evidence"
     assert verdict.judgements == ()
     assert "overall" in verdict.unknown
+
+
+def test_without_one_condition_that_can_be_judged_nothing_is_promoted_and_what_is_missing_is_said(facts):
+    few = facts.head(60).copy()
+    columns = ["time_of_day", "weather", "scene"]
+    few[columns] = None
+    blind = simulate(few, 1, 2)
+    verdict = compare(blind, blind, CLASSES, RULE)
+    assert verdict.decision == "not_enough_evidence"
+    assert "no frame says its time_of_day, weather, scene" in verdict.reason
+    few.loc[few.index[:3], "weather"] = "snow"
+    rare = simulate(few, 1, 2)
+    verdict = compare(rare, rare, CLASSES, RULE)
+    assert verdict.decision == "not_enough_evidence"
+    assert re.search(r"each needs 8 drives and 10 frames: weather=snow has 3 drives and \d+ frames", verdict.reason)
+    worse = replace(rare, counts=np.roll(rare.counts, 1, axis=2))
+    assert compare(rare, worse, CLASSES, RULE).decision == "refuse", "a loss is seen all the same"
+    assert compare(replace(blind, columns=()), replace(blind, columns=()), CLASSES, RULE).decision == "promote"
 
 
 def test_a_small_test_set_holds_and_says_how_many_drives_would_tell(facts):

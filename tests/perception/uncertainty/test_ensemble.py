@@ -14,6 +14,7 @@ from perception.uncertainty.ensemble import (
     make_ensemble,
     save_ensemble,
     snapshots,
+    start_members,
 )
 
 
@@ -217,3 +218,23 @@ def test_snapshots_of_an_ensemble_are_those_of_its_members():
                 wanted.append(member.weight.clone())
         after_epoch(epoch, ensemble, None)
     assert [torch.equal(found.weight, weight) for found, weight in zip(kept, wanted, strict=True)] == [True] * 6
+
+
+def test_members_go_on_from_one_start_and_keep_a_share_of_what_they_were_drawn_with():
+    drawn, moved = (make_ensemble(build, 3, seed=5) for _ in range(2))
+    start = build(0).state_dict()
+    for name, value in start.items():
+        start[name] = torch.full_like(value, 2)
+    start_members(moved, start, 0.25)
+    for before, after in zip(drawn.members, moved.members, strict=True):
+        parameters = dict(after.named_parameters())
+        for name, value in after.state_dict().items():
+            expected = 0.75 * 2 + 0.25 * before.state_dict()[name] if name in parameters else start[name]
+            torch.testing.assert_close(value, expected)
+    some = {name: value for name, value in start.items() if name.startswith("encoder.")}
+    start_members(drawn, some, 0.25)
+    again = make_ensemble(build, 3, seed=5)
+    for name, value in drawn.members[1].state_dict().items():
+        assert name.startswith("encoder.") or torch.equal(value, again.members[1].state_dict()[name])
+    with pytest.raises(InputError, match="start from equal weights"):
+        start_members(moved, start, 0.0)

@@ -59,8 +59,8 @@ def test_a_later_record_counts_where_it_says_more(registry, tools):
         (night(status="failed", new_frames=7), failed),
         (done := night(new_frames=7), done),
         (failed, done),
-        (more := night(new_frames=7, miou=0.4, decision="promote"), more),
-        (night(status="nothing_new", new_frames=1, miou=0.4, decision="x", verdict="y"), more),
+        (more := night(new_frames=7, miou=0.4, verdict="promote"), more),
+        (night(status="nothing_new", new_frames=1, miou=0.4, worst_condition="x", verdict="y"), more),
     ):
         assert record_night(registry, record) == kept
         assert read_nights(registry) == [kept]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.stage.registry import all_stages
-from pipelines.local.source_hash import reachable_files, source_hashes
+from components.stage.source_hash import reachable_files, source_hashes
 
 ROOT = Path(__file__).parents[3]
 
