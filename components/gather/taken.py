@@ -31,6 +31,7 @@ def take_files(inputs: Paths, book: Book, parameters: "GatherParameters", store:
     for name, source in parameters.sources.items():
         rule = shared_fields(SourceRules, source, max_rejected_fraction=source.tolerated_fraction())
         check_source(arrived, name, rule, known=listed.object[listed.source == name].nunique())
+    arrived = _one_content_an_image(arrived, book)
     files = sort_arrivals(arrived.read.assign(name=arrived.read.frame_id), known_arrivals(book, arrived.read))
     clashes = files[files.outcome == "clash"]
     _check_unchanged(clashes, parameters.sources)
@@ -44,6 +45,24 @@ def take_files(inputs: Paths, book: Book, parameters: "GatherParameters", store:
     told = clashes.assign(path=clashes.object, rule=clashes.reason, remedy="give it another name")
     rejected = [arrived.rejected, told[["source", "path", "frame_id", "rule", "remedy"]]]
     return replace(taken, rejected=pd.concat([each for each in rejected if len(each)] or rejected[:1])), files
+
+
+def _one_content_an_image(arrived: Intake, book: Book) -> Intake:
+    """Give frames with one stored image one source_sha256: that of the known frame, which a label comes back to, else of the first."""
+    of_images = ["image_sha256", "source_sha256"]
+    known = read_book(book, FRAMES, columns=of_images, where={"image_sha256": arrived.manifest.image_sha256.tolist()})
+    key = ["source", "frame_id", "source_sha256"]
+    images = arrived.manifest[[*key, "image_sha256"]].drop_duplicates(key)
+    read = arrived.read.sort_values(["source", "object", "frame_id"]).merge(images, how="left", on=key)
+    first = pd.concat([known, read[of_images].dropna()]).drop_duplicates("image_sha256")
+    content = first.set_index("image_sha256").source_sha256
+    return replace(
+        arrived,
+        manifest=arrived.manifest.assign(source_sha256=arrived.manifest.image_sha256.map(content)),
+        read=read.assign(source_sha256=read.image_sha256.map(content).fillna(read.source_sha256)).drop(
+            columns="image_sha256"
+        ),
+    )
 
 
 def _check_unchanged(clashes: pd.DataFrame, sources: Mapping[str, Source]) -> None:

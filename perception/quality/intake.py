@@ -155,10 +155,9 @@ def _file(arrival: Arrival, settings: IntakeSettings) -> dict[str, Any]:
 
 
 def _content(arrival: Arrival) -> str | None:
-    """Return the sha256 of what arrived: what is known of it where that is not what is stored; None where it cannot be read."""
-    known = getattr(arrival.facts, "source_sha256", None)
-    if isinstance(known, str):
-        return known
+    """Return the sha256 of what arrived, which of footage is not what is stored; None where it cannot be read."""
+    if arrival.object:
+        return getattr(arrival.facts, "source_sha256", None)
     return hashlib.sha256(arrival.image).hexdigest() if arrival.image else None
 
 

@@ -28,23 +28,24 @@ from tests.perception.data.footage.test_locations import upload
 
 
 def record(drop: Path, day: int) -> None:
-    """Let videos of two cameras, an MCAP file, a ROS 1 bag and a folder of two JPEGs arrive; pictures show other numbers each day."""
-    first = day * 8
+    """Let videos of two cameras, an MCAP file, a ROS 1 bag and a folder of two JPEGs arrive; every picture shows another number."""
+    first = day * 20
     for folder in ("cameras", f"pictures_{day}"):
         (drop / folder).mkdir(parents=True, exist_ok=True)
     for camera in ("front", "left"):
         recordings.write_video(drop / "cameras" / f"{camera}_{day}.mp4", 3, first=first + 4 * (camera == "left"))
     recordings.write_mcap(
-        drop / f"m{day}.mcap", recordings.drive(recordings.types(2), 2, first=first, kinds=("jpeg", "raw"))
+        drop / f"m{day}.mcap", recordings.drive(recordings.types(2), 2, first=first + 8, kinds=("jpeg", "raw"))
     )
-    recordings.write_ros1(drop / f"b{day}.bag", recordings.drive(recordings.types(1), 2, first=first, kinds=("raw",)))
-    for number in range(first, first + 2):
-        (drop / f"pictures_{day}" / f"{number}.jpg").write_bytes(recordings.jpeg(number, comment=b"alone"))
+    bag = recordings.drive(recordings.types(1), 2, first=first + 10, kinds=("raw",))
+    recordings.write_ros1(drop / f"b{day}.bag", bag)
+    for number in range(2):
+        (drop / f"pictures_{day}" / f"{number}.jpg").write_bytes(recordings.jpeg(first + 12 + number))
 
 
 def names(day: int) -> list[str]:
     """Return the objects of a day."""
-    pictures = [f"pictures_{day}/{number}.jpg" for number in (day * 8, day * 8 + 1)]
+    pictures = [f"pictures_{day}/{number}.jpg" for number in range(2)]
     return sorted([f"b{day}.bag", f"cameras/front_{day}.mp4", f"cameras/left_{day}.mp4", f"m{day}.mcap", *pictures])
 
 
@@ -55,7 +56,8 @@ class Drops(Fleet):
     """A fleet whose recordings lie in a folder or a bucket, and annotators who send drops."""
 
     def __init__(self, root: Path, path: str, **footage: object) -> None:
-        self.root, self.registry = root, str(root / "registry.git")
+        self.root, self.registry, self.prefix = root, str(root / "registry.git"), ""
+        self.told = {}
         (root / "drops").mkdir()
         fleet = {"format": "footage", "path": path, "split": "pool", "labels": "none", "domain": "real"}
         drops = {"format": "label_drop", "path": str(root / "drops"), "split": "train", "labels": "drop"}
@@ -143,20 +145,33 @@ def test_a_night_on_a_cluster_keeps_the_day_on_which_its_first_step_began(
 
 
 def test_another_privacy_function_makes_no_old_footage_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "night_blur.py").write_text("__version__ = '2'\ndef black(image):\n    return image * 0\n")
+    (tmp_path / "night_blur.py").write_text("__version__ = '2'\ndef blur(image):\n    return 255 - image\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     drop = tmp_path / "footage" / "d"
     drop.mkdir(parents=True)
     recordings.write_video(drop / "a.mp4", 3)
     fleet = Drops(tmp_path, str(tmp_path / "footage"))
     fleet.night("first", budget_frames=1)
-    fleet.sources["fleet"]["footage"] = {"privacy": "night_blur:black"}
+    fleet.sources["fleet"]["footage"] = {"privacy": "night_blur:blur"}
     (drop / "copy.mp4").write_bytes((drop / "a.mp4").read_bytes())
     (drop / "new.jpg").write_bytes(recordings.jpeg(7))
     second = fleet.night("second", budget_frames=1)
     assert sorted(listed(second)) == ["d/copy.mp4", "d/new.jpg"]
     assert fleet.outcomes() == {"new": 4, "repeated": 3}
-    assert frames_of(second).privacy.dropna().tolist() == ["night_blur:black 2"]
+    assert frames_of(second).privacy.dropna().tolist() == ["night_blur:blur 2"]
+
+
+def test_a_camera_that_stands_still_gives_one_frame(tmp_path: Path) -> None:
+    drop = tmp_path / "footage" / "d"
+    drop.mkdir(parents=True)
+    still = [*recordings.drive(recordings.types(1), 1, kinds=("raw",))]
+    recordings.write_ros1(drop / "b.bag", [(topic, message, time_ns + 1) for topic, message, time_ns in still * 3])
+    fleet = Drops(tmp_path, str(tmp_path / "footage"))
+    assert len(frames_of(fleet.night("first", budget_frames=1))) == 1
+    recordings.write_mcap(drop / "m.mcap", recordings.drive(recordings.types(2), 2, kinds=("raw",)))
+    fleet.night("second", budget_frames=1)
+    assert fleet.of_object("d/b.bag") == {"new": 1, "repeated": 2, "skipped": 1}
+    assert fleet.of_object("d/m.mcap") == {"new": 1, "repeated": 1}
 
 
 def test_the_same_recording_is_the_same_frames_and_one_name_with_other_bytes_is_told(tmp_path: Path) -> None:
@@ -179,7 +194,8 @@ def test_what_was_damaged_or_skipped_is_not_read_again(tmp_path: Path) -> None:
     drop = tmp_path / "footage" / "d"
     drop.mkdir(parents=True)
     recordings.write_video(drop / "a.mp4", 8)
-    (drop / "b.mp4").write_bytes((drop / "a.mp4").read_bytes()[:-300])
+    recordings.write_video(drop / "b.mp4", 8, first=40)
+    (drop / "b.mp4").write_bytes((drop / "b.mp4").read_bytes()[:-300])
     (drop / "broken.mp4").write_bytes(b"no video")
     (drop / "0.jpg").write_bytes(recordings.jpeg(0))
     fleet = Drops(tmp_path, str(tmp_path / "footage"), sampling={"every_s": 0.2})
