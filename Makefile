@@ -8,14 +8,13 @@ EXTRAS := gates,versioning,cluster,outside,development
 NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
-COMMANDS := run replay evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel schedule test-cluster \
-	watch dag parameters review promote rebase reject rollback versions nights history verify-history reproduce lineage scrub retire \
-	migrate backup restore \
-	table bench simulate scenes faults audit licences
+COMMANDS := run season replay evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel \
+	schedule test-cluster watch dag parameters review promote rebase reject rollback versions nights history verify-history reproduce lineage scrub \
+	retire batches recall migrate backup restore table bench simulate scenes faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
-OPTIONS := ANYWAY BASE BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
-	MODEL NIGHT ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY REMOTE RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
+OPTIONS := AGAINST ANYWAY BASE BATCH BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
+	MODEL NIGHT NIGHTS ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY REMOTE RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
 	TAXONOMY VERSION
 simulate: export NIGHTDRIVE_OPTION_OUT := docs/results
 define hand_over
@@ -47,6 +46,7 @@ $(COMMANDS): setup
 
 run:  ## one whole night on this machine: PROFILE=demo|smoke|camvid|footage DATA=DIR RUN=NAME SET="section.name=value ..."
 replay:  ## repeat a recorded night on its own frames, both side by side: NIGHT=NAME SET="section.name=value ..."
+season:  ## so many nights with new footage each and an annotator who returns tomorrow: NIGHTS=5 PROFILE=season|camvid DATA=DIR [AGAINST=random]
 evaluate:  ## judge an exported network on a data set: MODEL=FILE.onnx DATA=DIR [PART=val FORMAT= TAXONOMY= CHAMPION=FILE.onnx OUT=DIR]
 profile:  ## where the seconds and bytes of a night on this machine went: RUN=NAME
 engine:  ## a TensorRT engine from a network, where trtexec is installed: ONNX=FILE
@@ -74,6 +74,8 @@ verify-history:  ## check that every data tag and decision is signed by an allow
 reproduce:  ## fetch exactly the data of a version and prove it by its hash: VERSION=TAG OUT=DIR
 lineage:  ## which versions and networks used a frame or drive, what its deletion touches: FRAME=ID DRIVE=ID
 scrub:  ## check the registry's remote and re-hash a sample of it: SAMPLE=200 SEED=0
+batches:  ## list the batches at annotators, what is overdue and which labels went back
+recall:  ## take frames back from annotators: BATCH=NAME or FRAME=ID BY=NAME REASON=WHY
 retire:  ## dry run of retention; with PLAN=HASH BY=NAME REASON=WHY it is done: DAYS=30
 migrate:  ## bring a registry that an older version wrote forward, in one commit: REGISTRY=DIR
 backup:  ## the registry and all that its remote holds for it, as a folder: OUT=DIR REGISTRY=DIR

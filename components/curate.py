@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _WHY = {"frame_id": "text", "score": "number", "rank": "whole number", "reason": "text"}
-_SELECTED = _WHY | {"fresh": "flag"}
+_SELECTED = _WHY | {"fresh": "flag", "prelabel_uri": "text?"}
 _EVENTS = {"frame_id": "text", "event": "text", "batch": "text", "who": "text?", "why": "text?", "label_drop": "text?"}
 
 
@@ -27,7 +27,7 @@ class CurateParameters:
 
 def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> dict[str, int]:
     """Reveal the labels of the selected frames and write the version, held-out frames included, and the table of its gate; in
-    events.parquet what the ledger will say of tonight, in corrections.csv which labels go back to their annotators.
+    events.parquet what the ledger will say of tonight.
 
     Selected frames of a fleet without hidden labels wait for their annotation, those drawn uniformly wait for the next night. Tells
     how many labels were accepted, and how many training frames of the version have a label by people.
@@ -59,9 +59,6 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> dict[str
     bounds = {"expected_train_frames": len(known) + len(labelled)}
     events = _events(inputs, selected, labelled)
     events.to_parquet(folder / "events.parquet", index=False)
-    events[events.event == "rejected"][["who", "batch", "frame_id", "why"]].to_csv(
-        folder / "corrections.csv", index=False
-    )
     write_json(folder / "gate_parameters.json", bounds | ({"parent_train_frames": len(known)} if base else {}))
     accepted = int((events.event == "accepted").sum())
     log(f"data version of {len(version)} frames, {len(labelled)} of them newly labelled, {len(held_out)} held out")
@@ -78,11 +75,11 @@ def _events(inputs: Paths, selected: "pd.DataFrame", labelled: "pd.DataFrame") -
 
     batch = read_record(inputs.one("selection") / "selection.json", Selection).annotation_batch
     came = read_table(inputs.one("frames") / "labels.parquet", _EVENTS)
-    opened = selected[["frame_id", "fresh"]].assign(event="opened", batch=batch, why=selected.reason)
+    opened = selected[["frame_id", "fresh", "prelabel_uri"]].assign(event="opened", batch=batch, why=selected.reason)
     shown = labelled[["frame_id"]].assign(batch=batch, who=ORACLE_NAME)
     parts = [came, opened, shown.assign(event="returned"), shown.assign(event="accepted")]
     events = pd.concat([each for each in parts if len(each)] or parts[:1], ignore_index=True)
-    events = events.reindex(columns=[*_EVENTS, "fresh"])
+    events = events.reindex(columns=[*_EVENTS, "fresh", "prelabel_uri"])
     return events.assign(fresh=events.fresh.eq(True))
 
 

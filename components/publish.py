@@ -30,13 +30,14 @@ class PublishParameters:
 def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> dict[str, int | str]:
     """Record what the night took in, then the ledger's events, then the curated folder under a write-once tag; write version.json.
 
-    A version that is the base's to the byte is not published again. Tells how many frames are at annotators then, and the version.
+    A version that is the base's to the byte is not published again. Tells the version, how many frames are at annotators then, and
+    how many of these are overdue.
     Raises Overtaken when another night took the same frames.
     """
     from dataclasses import asdict
 
     from perception.data.tables import read_record
-    from perception.versioning.ledger import open_frames, read_events, state
+    from perception.versioning.ledger import open_frames, overdue, read_events, state
     from perception.versioning.registry import create_registry
     from perception.versioning.tonight import Tonight, book_of, kept_beside
 
@@ -48,7 +49,11 @@ def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> dict[st
     book = _record_labels(book, tonight, inputs.one("curated"), parameters.due_days)
     version = _publish(registry, parameters.run, inputs)
     write_json(outputs.one("version") / "version.json", asdict(version))
-    return {"at_annotators": len(open_frames(state(read_events(book)))), "version": version.tag}
+    now = state(read_events(book))
+    late = overdue(now, tonight.moment)
+    if len(late):
+        log(f"{len(late)} labels are overdue, of {', '.join(sorted(set(late.batch)))}: ask for them, or recall them")
+    return {"at_annotators": len(open_frames(now)), "overdue": len(late), "version": version.tag}
 
 
 def _record_arrivals(book: "Book", tonight: "Tonight", taken: "Path") -> "Book":

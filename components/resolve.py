@@ -2,6 +2,7 @@
 
 import os
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,20 +95,29 @@ def _write_listing(
     import pandas as pd
 
     from components.ingest.arrivals import list_arrivals
+    from components.ingest.returned import list_returned
     from perception.selection.shards import in_shard
-    from perception.versioning.pool import known_arrivals, unread
+    from perception.versioning.pool import handed_out, known_arrivals, unread
 
     sources, size = parameters.sources, (parameters.height_px, parameters.width_px)
-    every = [list_arrivals(name, source, parameters.seed, size, night) for name, source in sources.items()]
+    look_up = partial(handed_out, book)
+    every = [
+        list_returned(name, source, look_up)
+        if source.labels == "drop"
+        else list_arrivals(name, source, parameters.seed, size, night)
+        for name, source in sources.items()
+    ]
     listing = pd.concat(every, ignore_index=True)
     known = known_arrivals(book, listing[["object"]])
     new = unread(listing, known)
     if already is not None:
         new = _recorded(new, already)
+    returned = look_up(new.object[new.source.isin([name for name, each in sources.items() if each.labels == "drop"])])
     for batch in range(parameters.batch_count):
         share = new[in_shard(new.drive_id, batch, parameters.batch_count)]
         (folder / str(batch)).mkdir()
         share.to_parquet(folder / str(batch) / "listing.parquet", index=False)
+        returned.to_parquet(folder / str(batch) / "handed_out.parquet", index=False)
     listed = known.merge(listing[["source", "object", "signature"]].drop_duplicates())
     listed[["source", "object", "frame_id", "outcome"]].to_parquet(base / "listed.parquet", index=False)
     log(

@@ -22,7 +22,7 @@ def nightly() -> Graph:
     # An ensemble's disagreement chooses the frames to label.
     ensemble = task("ensemble", frames=frames, base=base)
     scores = each("shard", "score", frames=frames, base=base, ensemble=ensemble)
-    selection = task("select", frames=frames, base=base, scores=scores, gate="select")
+    selection = task("select", frames=frames, base=base, ensemble=ensemble, scores=scores, gate="select")
     comparison = task("compare", frames=frames, base=base, ensemble=ensemble, selection=selection)
 
     # They become the next data version.

@@ -24,6 +24,7 @@ from pipelines.cluster import Cluster
 from pipelines.graph import Graph
 from pipelines.kubeflow.schedule import Schedule
 from pipelines.prices import Prices
+from pipelines.season import SeasonParameters
 from pipelines.settings import COUNTS
 
 # What the engine gives a task, not params.yaml.
@@ -74,6 +75,7 @@ def schema(night: Graph) -> dict[str, Any]:
         "cluster": {"$ref": "#/$defs/Cluster"},
         "prices": {"$ref": "#/$defs/Prices"},
         "images": {"type": "object", "additionalProperties": {"type": "string"}},
+        "season": {"$ref": "#/$defs/SeasonParameters"},
     }
     night_of = {name: {"$ref": f"#/$defs/Profile/properties/{name}"} for name in sections}
     profiles = {"type": "object", "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Profile"}, {"type": "null"}]}}
@@ -111,13 +113,9 @@ def page(night: Graph) -> str:
     named = {f"sources.NAME{below}": kind for below, kind in sources.items()} | {"select.quotas": NamedQuota}
     for title, kind in named.items():
         parts.append(_table(title, kind, defined))
-    for title, kind in {
-        "release": ReleasePolicy,
-        "prices": Prices,
-        "cluster": Cluster,
-        "cluster.stages.NAME": Needs,
-        "schedule.yaml": Schedule,
-    }.items():
+    others = {"release": ReleasePolicy, "prices": Prices, "cluster": Cluster, "cluster.stages.NAME": Needs}
+    others |= {"schedule.yaml": Schedule, "season": SeasonParameters}
+    for title, kind in others.items():
         parts.append(_table(title, kind, defined))
     return "\n".join(part for part in parts if part)
 
@@ -141,6 +139,7 @@ def _definitions(night: Graph) -> dict[str, dict[str, Any]]:
     """Return the JSON schema of every parameter class by its name, with what its comments say."""
     kinds = {task.stage.parameters for task in night.tasks.values()} | {FrameParameters, LearningParameters}
     kinds |= {Source, FootageSettings, Sampling, World, NamedQuota, Prices, ReleasePolicy, Cluster, Needs, Schedule}
+    kinds |= {SeasonParameters}
     _, found = models_json_schema([(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)])
     defined: dict[str, dict[str, Any]] = found["$defs"]
     for kind in kinds:

@@ -18,12 +18,24 @@ from perception.versioning.settings import ReleasePolicy
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
 from pipelines.prices import Prices
+from pipelines.season import SeasonParameters
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
 _USER_INFORMATION = re.compile(r"(https?://|://[^/@\s]*:)[^/@\s]*@")  # ssh://git@host names no secret
 COUNTS = {"batch": "batches", "shard": "shards"}  # what a fan-out counts, and the setting that says how many there are
 # Top-level sections that are no task's parameters.
-SHARED = ("common", "sources", "release", *COUNTS.values(), "images", "cluster", "prices", "profiles", "profile")
+SHARED = (
+    "common",
+    "sources",
+    "release",
+    *COUNTS.values(),
+    "images",
+    "cluster",
+    "prices",
+    "season",
+    "profiles",
+    "profile",
+)
 
 
 def load_settings(
@@ -49,7 +61,7 @@ def load_settings(
             f"PROFILE={profile}: no such profile{did_you_mean(profile, list(profiles))}; {file.name} has {', '.join(profiles)}"
         )
     settings = _layered(written, profiles[profile] or {})
-    settings |= {name: settings.get(name) or {} for name in ("release", "prices", *night.tasks)}
+    settings |= {name: settings.get(name) or {} for name in ("release", "prices", "season", *night.tasks)}
     for override in overrides:
         _override(settings, override)
     _check_sections(settings, night, file.name)
@@ -58,6 +70,7 @@ def load_settings(
     for name, source in sources.items():
         build_parameters(Source, source, where=f"sources.{name}")
     build_parameters(ReleasePolicy, settings["release"], where="release")
+    build_parameters(SeasonParameters, settings["season"], where="season")
     cluster: Any = build_parameters(Cluster, settings["cluster"], where="cluster")
     prices: Any = build_parameters(Prices, settings["prices"], where="prices")
     for name in ("registry", "remote"):
@@ -69,7 +82,7 @@ def load_settings(
     if "report" in sections:
         sections["report"]["settings"] = _flat(sections)
         sections["report"] |= {"price_per_hour": prices.by_task(night, cluster), "currency": prices.currency}
-    kept = (*COUNTS.values(), "images", "cluster")
+    kept = (*COUNTS.values(), "images", "cluster", "season")
     return {name: settings[name] for name in kept} | {"sources": sources, "profile": profile} | sections
 
 
@@ -123,7 +136,7 @@ def _check_sections(settings: Mapping[str, Any], night: Graph, file: str) -> Non
         if name not in SHARED and name not in night.tasks:
             hint = did_you_mean(name, list(night.tasks))
             raise InputError(f"{file}: section {name!r}: no task of the night has this name{hint}; mend it")
-    for name in ("common", "sources", "release", "images", "cluster", "prices", *night.tasks):
+    for name in ("common", "sources", "release", "images", "cluster", "prices", "season", *night.tasks):
         if not isinstance(settings.get(name), dict):
             raise InputError(f"{file}: section {name!r} must be a mapping, is {settings.get(name)!r}; mend it")
     for name in COUNTS.values():

@@ -80,8 +80,8 @@ def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tupl
 
 
 def _groups(chosen: "pd.DataFrame") -> "list[pd.DataFrame]":
-    """Return the frames of every draw of the control group; the strategy's are one group."""
-    return [group for _, group in chosen.groupby("draw")] if "draw" in chosen else [chosen]
+    """Return the frames of every draw of the control group; the strategy's, and no frames at all, are one group."""
+    return [group for _, group in chosen.groupby("draw")] if "draw" in chosen and len(chosen) else [chosen]
 
 
 def _train_and_score(

@@ -19,11 +19,12 @@ class EvaluateParameters(JudgeParameters):
 def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[str, Any]:
     """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow; tell the verdict."""
     from components.evaluate.judging import gate_rows, judge
+    from perception.data.conditions import as_judged
     from perception.training.setup import set_threads
 
     set_threads(parameters.threads)
     folder, frames = outputs.one("evaluation"), read_frames(inputs)
-    test = frames[frames.split == "test"].reset_index(drop=True)
+    test = as_judged(frames[frames.split == "test"]).reset_index(drop=True)
     figures = judge(
         open_frames(test, parameters),
         test,

@@ -33,12 +33,15 @@ class GatherParameters:
 
 
 def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str, str | int]:
-    """Write the night's frames folder, in taken/ what it adds to the pool of record, in labels.parquet what came back.
+    """Write the night's frames folder, in taken/ what it adds to the pool of record, in labels.parquet what came back, and in
+    corrections.csv which labels go back to their annotators.
 
     Gives news as "some" or "nothing", tells how many frames wait in the pool, and how many files were new, repeated, a clash or rejected.
     """
+    from dataclasses import replace
+
     from components.gather.known import known_frames
-    from components.gather.labels import returned_labels
+    from components.gather.labels import corrections, returned_labels, with_reasons
     from components.gather.taken import take_files
     from perception.data.store import open_store
     from perception.data.tables import read_record
@@ -50,10 +53,12 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     book = book_of(absolute(parameters.registry), tonight, kept_beside(absolute(parameters.store)))
     taken, files = take_files(inputs, book, parameters, store)
     night = _together(known_frames(base, book, tonight, parameters, store), taken)
+    night = replace(night, manifest=with_reasons(night.manifest, book))
     write_frames_folder(night, folder)
     _write_taken(taken, files, folder / "taken")
     labels = returned_labels(files, night.manifest[night.manifest.label_source == "human"], book)
     labels.to_parquet(folder / "labels.parquet", index=False)
+    corrections(files).to_csv(folder / "corrections.csv", index=False, lineterminator="\n")
     table = gate_table(night.manifest, night.profile)
     table.assign(returned=_returned(night.manifest, files)).to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"min_returned_labels": _least_sound(files, parameters)})
@@ -110,7 +115,7 @@ STAGE = Stage(
     outputs=(
         Port(
             name="frames",
-            about="the night's frames: manifest, profile, rejected files, hidden labels; taken/: what is new for the registry",
+            about="tonight's frames: manifest, profile, rejected and hidden; taken/: what is new; corrections.csv: labels that go back",
             gate_table=True,
         ),
     ),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from perception.data.manifest import read_manifest
+from perception.data.manifest import OPTIONAL_COLUMNS, read_manifest
 from perception.data.store import Store
 from perception.data.tables import read_table
 from perception.quality.intake import Intake, join_intakes, no_intake, profile_labels, reveal_selected
@@ -36,7 +36,8 @@ def known_frames(base: Path, book: Book, tonight: Tonight, parameters: "GatherPa
     if not len(rows):
         return no_intake()
     rows = _without_held(rows.drop_duplicates("frame_id", keep="last"), base)
-    frames = rows.drop(columns="arrived")
+    unsaid = [name for name in OPTIONAL_COLUMNS.names if name in rows and rows[name].isna().all()]
+    frames = rows.drop(columns=["arrived", *unsaid])  # a version has only columns that say something
     measured = _newest(book, PROFILE, frame_id=frames.frame_id)
     profile = profile_labels(frames[frames.label_source != "none"], measured, store, parameters.taxonomy)
     oracle = _newest(book, ORACLE, frame_id=frames.frame_id[frames.label_source == "none"])

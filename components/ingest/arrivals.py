@@ -1,4 +1,4 @@
-"""Where frames come from: files of a data set through its reader, footage, label drops, or scenes rendered here."""
+"""Where frames come from: the files of a data set through its reader, footage, or scenes rendered here. Label drops: returned.py."""
 
 import hashlib
 from collections import Counter
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from perception.data.footage.reading import FootageFrame, FootageObject
     from perception.data.readers import RawFrame, Reader
     from perception.data.source_files import SourceFiles
-    from perception.data.store import Store
     from perception.quality.intake import Arrival, Skipped
 
 # object: a file of footage, which may hold many frames; of other formats a frame_id, with the one to three files of that frame.
 LISTING_COLUMNS = ("source", "object", "drive_id", "signature")
 
 
-def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int], night: str) -> "pd.DataFrame":
+def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int], night: str = "") -> "pd.DataFrame":
     """Return what a source holds, opening no image: columns LISTING_COLUMNS, one row an object.
 
     signature: size in bytes and time of change (of footage in a bucket the ETag) of the object's files, of a scene what it is
-    rendered from, so that an object that changed is another row. seed, size: as in arrivals. night: its UTC date.
-    Raises InputError for a folder that breaks its layout, or that holds nothing and is none of label drops or of a night.
+    rendered from, so that an object that changed is another row. seed, size: as in arrivals. night: its UTC date, for which a
+    path of footage may ask.
+    Raises InputError for a folder that breaks its layout, or that holds nothing and is none of a night.
     """
     import pandas as pd
 
     rows = [(name, *row) for row in _listed(name, source, seed, size, night)]
-    if not rows and source.labels != "drop" and not source.is_of_the_night:
+    if not rows and not source.is_of_the_night:
         raise InputError(
             f"source {name!r}: not one of its 0 frames can be used; mend its files or leave the source out"
         )
@@ -70,41 +70,27 @@ def _listed_footage(name: str, source: Source, night: str) -> Iterator[tuple[str
 
 
 def _listed_files(source: Source) -> Iterator[tuple[str, str, str]]:
-    from perception.data.annotation import label_files
     from perception.data.source_files import open_source_files
 
     with open_source_files(source.path) as files:
-        if source.format == "label_drop":
-            for drop, frame in _labelled(files):
-                yield str(frame.frame_id), str(frame.drive_id), _signature(label_files(drop, frame.frame_id))
-            return
         for each in _files(source, files):
-            yield each.frame_id, each.drive_id, _signature((each.image_path, each.label_path, each.instances_path))
+            yield each.frame_id, each.drive_id, signature_of((each.image_path, each.label_path, each.instances_path))
 
 
-def arrivals(
-    source: Source, listed: "pd.DataFrame", store: "Store", seed: int, size: tuple[int, int]
-) -> "Iterator[Arrival | Skipped]":
-    """Yield the frames of the listed objects of a source one by one, bytes not yet decoded, and what footage was skipped.
+def arrivals(source: Source, listed: "pd.DataFrame", seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
+    """Yield the listed frames of a source that is no footage one by one, bytes not yet decoded.
 
-    size: (height, width) of rendered scenes in pixels; seed: of their world. store: where the images of label drops lie.
+    size: (height, width) of rendered scenes in pixels; seed: of their world.
     """
-    if source.format == "label_drop":
-        return _from_annotation(source, set(listed.object), store)
-    if source.format == "scenes":
-        return _rendered(source, listed, seed, size)
-    return _from_footage(source, listed) if source.format == "footage" else _from_files(source, set(listed.object))
+    return (
+        _rendered(source, listed, seed, size) if source.format == "scenes" else _from_files(source, set(listed.object))
+    )
 
 
-def _signature(files: "Iterable[Path | None]") -> str:
+def signature_of(files: "Iterable[Path | None]") -> str:
+    """Return what changes when one of some files does: sizes in bytes and times of change."""
     stats = [path.stat() for path in files if path is not None and path.exists()]
     return " ".join(f"{each.st_size}:{each.st_mtime_ns}" for each in stats)
-
-
-def _labelled(files: "SourceFiles") -> "Iterator[tuple[Any, Any]]":
-    from perception.data.annotation import newest_labels, open_drops
-
-    return newest_labels(open_drops(files.root))
 
 
 def _files(source: Source, files: "SourceFiles") -> "Iterator[Any]":
@@ -113,36 +99,8 @@ def _files(source: Source, files: "SourceFiles") -> "Iterator[Any]":
     return open_reader(source.format).frames(files.root, source.part or None, source.labels == "given")
 
 
-def _from_annotation(source: Source, wanted: set[str], store: "Store") -> "Iterator[Arrival]":
-    """Yield the labelled frames of the label drops below `path`; their images come from the store, not from the drop."""
-    from perception.data.annotation import drop_label, label_files
-    from perception.data.decoding import BadFrame
-    from perception.data.source_files import open_source_files
-    from perception.quality.intake import Arrival
-
-    with open_source_files(source.path) as files:
-        for drop, frame in _labelled(files):
-            if frame.frame_id not in wanted:
-                continue
-            with files.whole(label_files(drop, frame.frame_id)):
-                try:
-                    label = drop_label(drop, frame.frame_id, (int(frame.height_px), int(frame.width_px)))
-                    problem = None
-                except BadFrame as bad:
-                    label, problem = None, BadFrame(files.name(str(bad.path)), bad.rule, bad.remedy)
-            yield Arrival(
-                facts=frame,
-                image=store.get(frame.image_uri),
-                image_path=frame.image_uri,
-                label=label,
-                label_path=files.name(f"{drop.folder}: {frame.frame_id}"),
-                label_taxonomy=drop.taxonomy.name,
-                problem=problem,
-                label_drop=drop.name,
-            )
-
-
-def _from_footage(source: Source, listed: "pd.DataFrame") -> "Iterator[Arrival | Skipped]":
+def footage_arrivals(source: Source, listed: "pd.DataFrame") -> "Iterator[Arrival | Skipped]":
+    """Yield the frames and damages of the listed objects of footage one by one, bytes not yet decoded, and what was skipped."""
     from perception.data.footage.reading import FootageObject, open_footage
     from perception.quality.intake import Skipped
 

@@ -54,6 +54,7 @@ def gather_night(inputs: Paths, parameters: ReportParameters, tasks: list[Json])
     pictures = Pictures(inputs, parameters)
     verdicts = _verdicts(inputs)
     status, culprit, said = _outcome(tasks, parameters.final_status)
+    told = told_by(tasks)
     version, card = _read(inputs, "version", records.PublishedVersion), _read(inputs, "compressed", records.Card)
     return page.NightReport(
         summary=_summary(inputs, parameters, tasks, verdicts, status),
@@ -70,6 +71,8 @@ def gather_night(inputs: Paths, parameters: ReportParameters, tasks: list[Json])
         rejected=_rejected(inputs),
         parameters=parameters.settings or _settings(tasks),
         lineage=_lineage(version, card),
+        at_annotators=told.get("at_annotators"),
+        overdue=told.get("overdue"),
     )
 
 

@@ -22,6 +22,7 @@ SPLITS = ("pool", "train", "val", "test")
 TIMES_OF_DAY = ("day", "twilight", "night", "artificial_light", "backlit")
 WEATHERS = ("clear", "cloudy", "rain", "fog", "snow")
 SCENES = ("urban", "freeway", "unmarked")
+TAGGED = "tagged_"  # before the name of a condition: what annotators say of it; what the sender said stays as it is
 LABEL_SOURCES = ("human", "simulator", "pseudo", "none")
 
 FRAME_ID_RULE = "^[A-Za-z0-9_-]{1,200}$"
@@ -61,7 +62,10 @@ OPTIONAL_COLUMNS = pa.schema(
         pa.field("rank", pa.int32()),
         pa.field("reason", pa.string()),
         pa.field("confidence", pa.float32()),
-        pa.field("label_drop", pa.string()),
+        pa.field("label_drop", pa.string()),  # batch/annotator/date of a label that came back from annotation
+        *(pa.field(TAGGED + name, pa.string()) for name in ("time_of_day", "weather", "scene")),  # by annotators
+        pa.field("tag_drop", pa.string()),  # batch/annotator/date of these tags
+        pa.field("prelabel_uri", pa.string()),  # of a frame in an annotation batch: what its annotator starts from
         pa.field("latitude", pa.float64()),
         pa.field("longitude", pa.float64()),
         pa.field("source_sha256", pa.string()),
@@ -76,12 +80,16 @@ _VOCABULARIES = {
     "weather": WEATHERS,
     "scene": SCENES,
     "label_source": LABEL_SOURCES,
+    TAGGED + "time_of_day": TIMES_OF_DAY,
+    TAGGED + "weather": WEATHERS,
+    TAGGED + "scene": SCENES,
 }
 _PATTERNS = {
     "frame_id": FRAME_ID_RULE,
     "image_uri": URI_RULE,
     "label_uri": URI_RULE,
     "instances_uri": URI_RULE,
+    "prelabel_uri": URI_RULE,
     "image_sha256": _SHA256_RULE,
     "label_sha256": _SHA256_RULE,
     "source_sha256": _SHA256_RULE,

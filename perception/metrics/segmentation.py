@@ -188,7 +188,7 @@ def read_score(folder: Path, columns: Sequence[str]) -> SegmentationScore:
     """Return what write_score wrote of a network that was judged by these slice columns."""
     return SegmentationScore(
         groups=_with_none(pd.read_parquet(folder / "groups.parquet"), ["drive_id", *columns]),
-        counts=np.load(folder / "counts.npy"),
+        counts=np.load(folder / "counts.npy", allow_pickle=False),
         frames=_with_none(pd.read_parquet(folder / "frames.parquet"), columns),
         columns=tuple(columns),
     )

@@ -1,15 +1,15 @@
 """Intake: from the bytes of arriving frames to a frames folder, with every broken file listed and left out."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 
 from perception.data.decoding import BadFrame, decode_image, decode_label
-from perception.data.manifest import empty_manifest, read_manifest, write_manifest
+from perception.data.manifest import TAGGED, empty_manifest, read_manifest, write_manifest
 from perception.data.store import Store
 from perception.data.tables import read_table
 from perception.data.taxonomies import Taxonomy, load_taxonomy
@@ -27,18 +27,8 @@ PROFILE |= {"decode_ok": "flag", "dhash": "text", "*": "number?"}
 READ = dict.fromkeys(("source", "object", "signature"), "text")
 READ |= dict.fromkeys(("frame_id", "source_sha256", "label_sha256", "reason", "label_drop"), "text?")
 _Ledger = dict[str, list[dict[str, Any]]]  # rows of each table of an intake
-_KNOWN = (
-    "frame_id",
-    "drive_id",
-    "timestamp_utc",
-    "camera",
-    "latitude",
-    "longitude",
-    "privacy",
-    "time_of_day",
-    "weather",
-    "scene",
-)
+_KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
+_FOOTAGE = ("latitude", "longitude", "privacy")  # columns of manifests that know them
 
 
 class FrameFacts(Protocol):
@@ -64,6 +54,8 @@ class Arrival:
     instances: bytes | None = None
     problem: BadFrame | None = None  # why its files could not be read
     label_drop: str | None = None  # the label drop that the label came with: batch/annotator/date
+    tags: Mapping[str, str] = field(default_factory=dict)  # what annotators say of conditions
+    tag_drop: str | None = None  # the label drop that these tags came with
 
 
 @dataclass(frozen=True)
@@ -88,7 +80,7 @@ class Intake:
 def no_intake() -> Intake:
     """Return the intake of no frame: tables with their columns and no row."""
     return Intake(
-        manifest=empty_manifest("latitude", "longitude", "source_sha256", "privacy"),
+        manifest=empty_manifest("source_sha256"),
         profile=pd.DataFrame(columns=list(PROFILE)[:-1]),
         rejected=pd.DataFrame(columns=list(REJECTED)),
         oracle=pd.DataFrame(columns=list(ORACLE)),
@@ -147,7 +139,7 @@ def _file(arrival: Arrival, settings: IntakeSettings) -> dict[str, Any]:
         "source": settings.source,
         "object": arrival.object or arrival.facts.frame_id,
         "source_sha256": _content(arrival),
-        "label_sha256": hashlib.sha256(label).hexdigest() if label else None,
+        "label_sha256": hashlib.sha256(label + _tag_bytes(arrival)).hexdigest() if label else None,
         "frame_id": arrival.facts.frame_id,
         "reason": None,
         "label_drop": arrival.label_drop,
@@ -159,6 +151,11 @@ def _content(arrival: Arrival) -> str | None:
     if arrival.object:
         return getattr(arrival.facts, "source_sha256", None)
     return hashlib.sha256(arrival.image).hexdigest() if arrival.image else None
+
+
+def _tag_bytes(arrival: Arrival) -> bytes:
+    """Return what makes a label with other image tags another label."""
+    return repr(sorted(arrival.tags.items())).encode() if arrival.tags else b""
 
 
 def write_frames_folder(intake: Intake, folder: Path, *, repeats: bool = False) -> None:
@@ -287,8 +284,9 @@ def _admit(
     shown = label if settings.labels in ("given", "drop") else None
     facts = profile_frame(image, shown, taxonomy if shown is not None else None, counted)
     image_blob = store.put(arrival.image, Path(arrival.image_path).suffix.lstrip(".").lower())
-    known = {name: getattr(arrival.facts, name, None) for name in _KNOWN}
-    known = {name: None if pd.isna(value) else value for name, value in known.items()}  # a batch's manifest has NaN
+    said = {name: getattr(arrival.facts, name, None) for name in (*_KNOWN, *_FOOTAGE)}
+    said = {name: None if pd.isna(value) else value for name, value in said.items()}  # a batch's manifest has NaN
+    known = {name: value for name, value in said.items() if name in _KNOWN or value is not None}
     row: dict[str, Any] = known | {
         "source_sha256": source_sha256,
         "domain": settings.domain,
@@ -305,6 +303,8 @@ def _admit(
         assert reference is not None, "a reader that was asked for labels gave a frame without one"
         row |= reference | {"label_source": "simulator" if settings.domain == "synthetic" else "human"}
         row |= {"label_drop": arrival.label_drop} if settings.labels == "drop" else {}
+        row |= {TAGGED + name: value for name, value in arrival.tags.items()}
+        row |= {"tag_drop": arrival.tag_drop} if arrival.tags else {}
     else:
         row |= dict.fromkeys(("label_uri", "label_sha256", "label_taxonomy", "instances_uri")) | {
             "label_source": "none"

@@ -160,6 +160,9 @@ class NightReport:
     parameters: Mapping[str, object] = field(default_factory=dict)  # dotted name: value
     lineage: Mapping[str, str | None] = field(default_factory=dict)  # code commit, parameters sha256, package versions
 
+    at_annotators: int | None = None  # frames, once the night had published
+    overdue: int | None = None  # of these, frames whose label should have come
+
     def __post_init__(self) -> None:
         if self.summary.status == "refused" and not self.refused_gate:
             raise InputError("a refused night needs refused_gate; name the gate that refused it")

@@ -58,12 +58,9 @@ def standing(tag: str, current: str | None, decisions: Sequence[Decision]) -> st
     """
     if tag == current:
         return "current"
-    actions = [each.action for each in decisions if each.tag == tag]
-    return (
-        {"promote": "was current", "rollback": "was current", "reject": "rejected"}[actions[-1]]
-        if actions
-        else PROPOSED
-    )
+    actions = [each.action for each in decisions if each.tag == tag and each.action != "release"]
+    stands = {"promote": "was current", "rollback": "was current", "reject": "rejected"}
+    return stands[actions[-1]] if actions else PROPOSED
 
 
 def promote(

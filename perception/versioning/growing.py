@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def book_at(clone: Clone, kept: Path | None = None, revision: str = "HEAD") -> B
 def _entries_at(clone: Clone, revision: str) -> tuple[Entry, ...]:
     committed = read_all_committed(clone, FOLDER, revision)
     found = sorted(
-        (parse_record(content, Entry, f"{path} of registry {clone.url}") for path, content in committed.items()),
+        (_entry(content, f"{path} of registry {clone.url}") for path, content in committed.items()),
         key=lambda entry: entry.number,
     )
     for place, entry in enumerate(found, start=1):
@@ -110,6 +110,12 @@ def _entries_at(clone: Clone, revision: str) -> tuple[Entry, ...]:
                 "entries were removed or edited; restore them from its history"
             )
     return tuple(found)
+
+
+@lru_cache(maxsize=10_000)
+def _entry(content: bytes, where: str) -> Entry:
+    """Read an entry; one that was read before is not parsed again, since entries never change."""
+    return parse_record(content, Entry, where)
 
 
 def entry_objects(clone: Clone) -> dict[str, str]:

@@ -6,7 +6,8 @@ A table of events that grows (growing.py); a frame's state is what its events co
                     │                  └─rejected→ rejected: with its annotator, who sends another label
                     └─recalled→ recalled: may be chosen again
 
-A label that comes after its recall counts, and so does another label of an accepted frame: no label is lost.  A batch is named by
+A label that comes after its recall counts, and so does another label of an accepted frame, and one of a batch whose night was refused: no
+label is lost.  A batch is named by
 its frames (perception.data.annotation), and never changes.
 """
 
@@ -38,34 +39,35 @@ LEDGER = Table(
             pa.field("who", pa.string()),  # annotator, or who recalled
             pa.field("why", pa.string()),  # why it was chosen, its label rejected, or it recalled
             pa.field("label_drop", pa.string()),  # of a label: batch/annotator/date
+            pa.field("prelabel_uri", pa.string()),  # of opened: what its annotator starts from
         ]
     ),
 )
 AT_ANNOTATORS = ("open", "returned", "rejected")  # statuses in which a frame is somebody's work and is not chosen again
 _AWAITED = ("open", "rejected")  # of these, those whose annotator has yet to send a label
+_COUNTED = ("open", "rejected", "accepted")
 _FROM: Mapping[str, Sequence[str]] = {  # statuses in which an event may come
     "opened": ("never", "recalled"),
-    "returned": ("open", "returned", "rejected", "recalled", "accepted"),
+    "returned": ("never", "open", "returned", "rejected", "recalled", "accepted"),
     "rejected": ("returned",),
     "accepted": ("returned",),
     "recalled": _AWAITED,
 }
 _REMEDY = {
     "opened": "choose another frame, or recall it first",
-    "returned": "take in labels of frames that a batch holds",
     "rejected": "record that its label was returned first",
     "accepted": "record that its label was returned first",
     "recalled": "recall frames that are at an annotator",
 }
 
 
-def read_events(book: Book) -> pd.DataFrame:
-    """Return all events, oldest first."""
-    return read_table(book, LEDGER)
+def read_events(book: Book, frame_ids: Collection[str] | None = None) -> pd.DataFrame:
+    """Return all events, or those of some frames, oldest first."""
+    return read_table(book, LEDGER, where=None if frame_ids is None else {"frame_id": frame_ids})
 
 
 def events_of(event: str, frame_ids: Collection[str], *, batch: Any, when: datetime, **columns: Any) -> pd.DataFrame:
-    """Return one event for each frame; batch and columns night, due, fresh, who, why and label_drop, a value or one a frame."""
+    """Return one event for each frame; batch, and columns of LEDGER, are a value or one a frame."""
     rows = pd.DataFrame({"frame_id": list(frame_ids)}).assign(event=event, batch=batch, when=when, fresh=False)
     return rows.assign(**columns)
 
@@ -73,14 +75,14 @@ def events_of(event: str, frame_ids: Collection[str], *, batch: Any, when: datet
 def state(events: pd.DataFrame) -> pd.DataFrame:
     """Fold events, oldest first, into one row a frame, in the order of their first events.
 
-    Returns frame_id, status; batch, since, due, fresh, chosen_why, opened_night of its last opening; rejected_why of its last
+    Returns frame_id, status; batch, since, due, fresh, chosen_why, opened_night, prelabel_uri of its last opening; rejected_why of its last
     rejection; accepted_who, accepted_when, accepted_drop, accepted_night of its last accepted label.  A recalled frame that has an
     accepted label is accepted.
     """
     places, frame_ids = pd.factorize(events.frame_id)
     events = events.assign(frame=places)  # numbers are told apart several times faster than names
     of_opening = {"batch": "batch", "when": "since", "due": "due", "fresh": "fresh"}
-    of_opening |= {"why": "chosen_why", "night": "opened_night"}
+    of_opening |= {"why": "chosen_why", "night": "opened_night", "prelabel_uri": "prelabel_uri"}
     of_label = {name: f"accepted_{name}" for name in ("who", "when", "night")} | {"label_drop": "accepted_drop"}
     folded = [
         _last(events, {"event": "status"}),
@@ -109,6 +111,18 @@ def overdue(state: pd.DataFrame, now: datetime) -> pd.DataFrame:
     """Return the rows of the state whose label should have come before today (UTC): to be asked for, or recalled."""
     today = pd.Timestamp(now.astimezone(UTC).date())
     return state[state.status.isin(_AWAITED) & (state.due < today)]
+
+
+def open_batches(state: pd.DataFrame, now: datetime) -> pd.DataFrame:
+    """Return the batches that still have frames at annotators, oldest first: batch, since, due, frames, and how many of these are open,
+    rejected, accepted and overdue.
+    """
+    late = state.index.isin(overdue(state, now).index)
+    counted = state.assign(frames=1, overdue=late, **{name: state.status == name for name in _COUNTED})
+    totals = counted.groupby("batch")[["frames", *_COUNTED, "overdue"]].sum().astype(int)
+    told = counted.groupby("batch")[["since", "due"]].first().join(totals).reset_index()
+    waiting = told[told.batch.isin(open_frames(state).batch)]
+    return waiting.sort_values(["since", "batch"], ignore_index=True)
 
 
 def fresh_frames(state: pd.DataFrame) -> pd.DataFrame:

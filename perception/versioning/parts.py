@@ -19,11 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from perception.data.files import replacement
+from perception.data.files import replace_file, replacement
 from perception.errors import InputError
 from perception.versioning.processes import scratch_folder
 from perception.versioning.remote import Proof, each_file, file_facts, get_files, has_proof, open_remote, put_files
 
+_DIGEST_BYTES = 32
+_Index = tuple[
+    NDArray[np.uint64], NDArray[np.int32]
+]  # hashes of a column, sorted, and of each the part, within the block
 _LARGE_PAGES = {"data_page_size": 1 << 26, "max_rows_per_page": 1 << 24}  # whole columns are read, twice as fast
 
 
@@ -120,33 +124,49 @@ def holding(remote: str, parts: Sequence[Part], column: str, values: Collection[
     """Return the numbers of the parts that may hold one of these values in a column: all that do, and hardly another."""
     wanted, found = np.unique(_hashes(list(values))), set()
     for start, end in _ranges(len(parts)):
-        index = _index(remote, parts[start:end], column, kept)
-        hashes = read_kept(index, ["hash"])["hash"].to_numpy()
+        hashes, places = _index(remote, parts[start:end], column, kept)
         first, last = np.searchsorted(hashes, wanted), np.searchsorted(hashes, wanted, "right")
-        hit = last > first
-        if hit.any():
-            places = read_kept(index, ["part"])["part"].to_numpy()
-            for one, end_of_one in zip(first[hit], last[hit], strict=True):
-                found.update((start + places[one:end_of_one]).tolist())
+        for one, end_of_one in zip(first[last > first], last[last > first], strict=True):
+            found.update((start + places[one:end_of_one]).tolist())
     return sorted(found)
 
 
-def _index(remote: str, parts: Sequence[Part], column: str, kept: Path) -> Path:
-    """Return the file of a block's index: columns hash, sorted, and part, counted within the block."""
-    path = kept / f"index-{_digest(parts, column, pd.__version__)}"  # hashes are those of this pandas
+def _index(remote: str, parts: Sequence[Part], column: str, kept: Path) -> _Index:
+    """Return a block's index, from the file that keeps it where there is one."""
+    path = kept / f"hashes-{_digest(parts, column, pd.__version__)}"  # hashes are those of this pandas
     if path.exists():
-        return path
+        return _read_index(path)
     if len(parts) == 1:
         with fetched(remote, parts, kept) as paths:
             values = read_kept(paths[0], [column])[column].drop_null().to_pylist()
         hashes, places = _hashes(values), np.zeros(len(values), np.int32)
     else:
-        low, high = (read_kept(_index(remote, half, column, kept)) for half in _halves(parts))
-        hashes = np.concatenate([low["hash"].to_numpy(), high["hash"].to_numpy()])
-        places = np.concatenate([low["part"].to_numpy(), high["part"].to_numpy() + np.int32(len(parts) // 2)])
+        (low, of_low), (high, of_high) = (_index(remote, half, column, kept) for half in _halves(parts))
+        hashes = np.concatenate([low, high])
+        places = np.concatenate([of_low, of_high + np.int32(len(parts) // 2)])
     order = np.argsort(hashes, kind="stable")
-    _keep(pa.table({"hash": hashes[order], "part": places[order]}), path)
-    return path
+    index = hashes[order], places[order]
+    _keep_index(index, path)
+    return index
+
+
+def _keep_index(index: _Index, path: Path) -> None:
+    """Write the digest of what follows, the hashes, and the parts: a night reads all of an index, which Parquet makes dear."""
+    from blake3 import blake3
+
+    content = b"".join(column.tobytes() for column in index)
+    replace_file(path, blake3(content).digest() + content)
+
+
+def _read_index(path: Path) -> _Index:
+    from blake3 import blake3
+
+    data = memoryview(path.read_bytes())
+    proof, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    if blake3(content).digest() != proof:
+        raise InputError(f"{path}: is damaged; remove the folder, it is filled again")
+    rows = len(content) // 12
+    return np.frombuffer(content, np.uint64, rows), np.frombuffer(content, np.int32, rows, 8 * rows)
 
 
 def _hashes(values: list[Any]) -> NDArray[np.uint64]:

@@ -14,10 +14,11 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from perception.data.manifest import COLUMNS, OPTIONAL_COLUMNS
+from perception.data.conditions import CONDITIONS
+from perception.data.manifest import COLUMNS, OPTIONAL_COLUMNS, TAGGED
 from perception.errors import InputError
 from perception.versioning.growing import Book, Overtaken, Table, append, read_table
-from perception.versioning.ledger import AT_ANNOTATORS
+from perception.versioning.ledger import AT_ANNOTATORS, read_events, state
 
 OUTCOMES = ("new", "relabelled", "repeated", "clash", "rejected", "denied", "skipped")
 ADMITTED = ("new", "relabelled")  # outcomes that add a row to `frames`
@@ -48,7 +49,8 @@ ARRIVALS = Table(
         ]
     ),
 )
-_MORE = [OPTIONAL_COLUMNS.field(name) for name in ("label_drop", "latitude", "longitude", "privacy")]
+_OF_LABELS = ("label_drop", *(TAGGED + name for name in CONDITIONS), "tag_drop")
+_MORE = [OPTIONAL_COLUMNS.field(name) for name in (*_OF_LABELS, "latitude", "longitude", "privacy")]
 FRAMES = Table("frames", pa.schema([*COLUMNS, *_MORE, _CONTENT, _ARRIVED]))
 _SHOWN = [_text("frame_id"), _text("source")]
 PROFILE = Table(
@@ -253,3 +255,14 @@ def waiting_frames(
     frames = pd.concat(found, ignore_index=True) if len(found) > 1 else found[0]
     too_many = max(0, len(frames) - limits.max_frames)
     return Waiting(frames[too_many:].reset_index(drop=True), {**left, "too_many": left["too_many"] + too_many})
+
+
+# --- what is at annotators
+
+
+def handed_out(book: Book, frame_ids: Collection[str]) -> pd.DataFrame:
+    """Return which of some names are frames that a batch has held: rows of `frames`, with batch and prelabel_uri of the last."""
+    opened = state(read_events(book, frame_ids))
+    frames = read_table(book, FRAMES, where={"frame_id": opened.frame_id.tolist()})
+    frames = frames.drop_duplicates("frame_id", keep="last")
+    return frames.merge(opened[["frame_id", "batch", "prelabel_uri"]], on="frame_id")

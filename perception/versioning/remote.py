@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from blake3 import blake3
-
 from perception.data.files import replacement
 from perception.errors import InputError
 from perception.versioning.processes import RegistryError
@@ -59,6 +57,8 @@ class Proof:
 
     def digest(self) -> Any:
         """Start a hash of this kind: an object of hashlib's interface."""
+        from blake3 import blake3  # a night without a registry's data goes without it
+
         return blake3() if self.algorithm == "blake3" else hashlib.sha256()
 
 
@@ -250,6 +250,8 @@ def _blocks(stream: Any) -> Iterator[memoryview]:
 
 def file_facts(path: Path) -> FileFacts:
     """Hash a file's bytes in every way that a registry records, reading them once."""
+    from blake3 import blake3
+
     md5, sha256, fast, size = _md5(), hashlib.sha256(), blake3(), 0
     with path.open("rb", buffering=0) as stream:
         for block in _blocks(stream):

@@ -127,9 +127,9 @@ def _create_bare(place: Path, fill: Callable[[Path], Any]) -> None:
         for name, value in (
             ("receive.denyNonFastForwards", "true"),
             ("receive.denyDeletes", "true"),
-            # A clone reads every loose object, and a night leaves about thirty. Packed by the push that finds this many, before it
-            # ends: in the background it would race with whoever moves or removes the folder next.
-            ("gc.auto", "256"),
+            # A clone opens every loose object, and a night brings about thirty: what is pushed stays a pack. The push that finds fifty
+            # makes one of them before it ends: in the background that would race with whoever moves or removes the folder next.
+            ("receive.unpackLimit", "1"),
             ("gc.autoDetach", "false"),
         ):
             run_git(replace(outside, path=bare), "config", name, value)

@@ -50,7 +50,8 @@ def review_facts(base: Side, head: Side, history: History, settings: ReviewSetti
         "head": _version_facts(head),
         "base": _version_facts(base) if base.version else None,
         "changes": _changes(diff, base, head),
-        "balance": _balance(diff_manifests(_training(base), _training(head)), settings),
+        "balance": _balance(diff_manifests(_training(base), _training(head)), settings)
+        | {"tagged_frames": _tagged(head)},
         "leakage": _leakage(head, settings),
         "sources": _counts(head.frames, "label_source"),
         "evidence": _evidence(head),
@@ -116,6 +117,12 @@ def _changes(diff: VersionDiff, base: Side, head: Side) -> Facts:
 def _training(side: Side) -> pd.DataFrame:
     """Give the frames that networks learn from: a class that only the test set shows is not taught."""
     return side.frames[side.frames["split"] == "train"]
+
+
+def _tagged(side: Side) -> int:
+    """Count the training frames of which an annotator said in what conditions they were taken."""
+    frames = _training(side)
+    return int(frames["tag_drop"].notna().sum()) if "tag_drop" in frames else 0
 
 
 def _balance(diff: VersionDiff, settings: ReviewSettings) -> Facts:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from components.stage.program import EXIT_DONE
 from pipelines.commands.options import PATH, night_options, set_option
 
 runs_option = click.option(
@@ -52,6 +53,24 @@ def replay(night: str, overrides: list[str], runs: Path) -> int:
     done = repeat(nightly(), runs, night, overrides)
     print(replay_table(done))
     return done.code
+
+
+@click.command(epilog="Example: nightdrive season --nights 5 --against random")
+@night_options("season")
+@click.option("--nights", type=click.IntRange(1), default=5, show_default=True, help="How many.")
+@click.option("--against", type=click.Choice(("random",)), help="The same season with another choice beside it.")
+@runs_option
+def season(profile: str, data: str, overrides: list[str], nights: int, against: str | None, runs: Path) -> int:
+    """Run nights one after the other, each with new footage and yesterday's labels; a season that was stopped goes on."""
+    from pipelines.local.season import CHOSEN, EVERYTHING, RANDOM, open_season, run_season, tell_season
+    from pipelines.nightly import nightly
+
+    data = str(Path(data).resolve()) if data else ""
+    asked, arms = open_season(runs, nightly(), profile, data, overrides, nights), (CHOSEN, RANDOM, EVERYTHING)
+    code = run_season(asked, arms if against else arms[:1])
+    if code == EXIT_DONE:
+        print(tell_season(asked, arms if against else arms[:1]))
+    return code
 
 
 @click.command(epilog="Example: nightdrive evaluate --model runs/latest/compressed/model.onnx --data /path/to/camvid")

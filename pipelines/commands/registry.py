@@ -59,8 +59,8 @@ manifest_option = click.option(
 base_option = click.option("--base", metavar="TAG", help="The version to compare with; default: what is current.")
 
 
-def _signed(required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the decorator of a command that writes a decision: --by and --reason."""
+def signed(required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the decorator of a command that writes what people decided: --by and --reason."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         reason = click.option("--reason", required=required, default="", metavar="TEXT", help="Why.")
@@ -111,7 +111,7 @@ def _latest(registry: str) -> str:
 @registry_option
 @version_option
 @manifest_option
-@_signed()
+@signed()
 @click.option(
     "--model",
     type=click.Choice(("auto", "release", "keep", "only")),
@@ -182,7 +182,7 @@ def _reviewed(version: str, manifest: str) -> str:
 @registry_option
 @version_option
 @manifest_option
-@_signed()
+@signed()
 def reject(registry: str, version: str, manifest: str, by: list[str], reason: str) -> None:
     """Record that a data version must never be released."""
     from perception.versioning.decisions import reject as decide
@@ -194,7 +194,7 @@ def reject(registry: str, version: str, manifest: str, by: list[str], reason: st
 @click.command(epilog="Example: nightdrive rollback --by 'Ada Lovelace' --reason 'complaints from the test track'")
 @registry_option
 @click.option("--version", metavar="TAG", help="What becomes current again; default: the one before.")
-@_signed()
+@signed()
 def rollback(registry: str, version: str | None, by: list[str], reason: str) -> None:
     """Move the released pointers back; nothing is computed."""
     from perception.versioning.decisions import rollback as decide
@@ -397,7 +397,7 @@ def restore(folder: Path, registry: str, remote: str) -> None:
 @registry_option
 @click.option("--days", default=30, show_default=True, help="Younger versions are kept.")
 @click.option("--plan", metavar="HASH", help="Of the dry run that you looked at; without it, this is one.")
-@_signed(required=False)
+@signed(required=False)
 def retire(registry: str, days: int, plan: str | None, by: list[str], reason: str) -> None:
     """Show which versions retention would retire; do it where --plan names what was shown."""
     from perception.versioning.upkeep import RetentionPolicy, apply_retention, plan_retention

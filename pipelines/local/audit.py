@@ -69,12 +69,10 @@ def pins(file: Path = PINS) -> dict[str, str]:
 
 def licence_of(package: Distribution) -> str:
     """Return what a package says about its licence, in one line."""
-    about = package.metadata
-    said = about.get("License-Expression") or ""
-    listed = [
-        text.rpartition("::")[2].strip() for text in about.get_all("Classifier") or [] if text.startswith("License ::")
-    ]
-    short = (about.get("License") or "").strip()
+    about = package.metadata.json
+    said = str(about.get("license_expression") or "")
+    listed = [text.rpartition("::")[2].strip() for text in about.get("classifier", ()) if text.startswith("License ::")]
+    short = str(about.get("license") or "").strip()
     if not said and "\n" not in short and len(short) <= 60 and short.upper() not in ("UNKNOWN", "DUAL LICENSE"):
         said = short
     if not said or said.startswith("http"):

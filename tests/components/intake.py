@@ -9,6 +9,8 @@ from components.stage.declaration import Paths
 from components.stage.learning import write_json
 from components.stage.parameters import build_parameters
 from perception.data.manifest import empty_manifest, write_manifest
+from perception.models.erfnet import ERFNet
+from perception.uncertainty.ensemble import make_ensemble, save_ensemble
 from perception.versioning.growing import open_book
 from perception.versioning.repository import create_registry
 from perception.versioning.tonight import Tonight
@@ -19,6 +21,13 @@ def run(stage: ModuleType, inputs: dict[str, list[Path]], output: str, folder: P
     folder.mkdir(parents=True)
     taken = Paths({name: tuple(folders) for name, folders in inputs.items()})
     stage.run(taken, Paths({output: (folder,)}), build_parameters(stage.STAGE.parameters, given, stage.STAGE.name))
+    return folder
+
+
+def untrained_ensemble(folder: Path) -> Path:
+    """Write two small networks that have learned nothing yet."""
+    ensemble = make_ensemble(lambda _seed: ERFNet(19, width=0.25), 2, seed=0)
+    save_ensemble(ensemble, folder, {"kind": "dpe"})
     return folder
 
 

@@ -20,8 +20,9 @@ from perception.data.store import FolderStore
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.selection.shards import in_shard
-from tests.components.intake import empty_base, run, take_in
+from tests.components.intake import empty_base, run, take_in, untrained_ensemble
 from tests.footage import write_footage
+from tests.perception.data.annotation.batches import box
 
 HEIGHT, WIDTH = 64, 128
 ROAD, BUDGET = 0, 4
@@ -50,6 +51,7 @@ class Night:
         self.sources = {"fleet": fleet, "drops": drops | {"max_rejected_fraction": 0.5}}
         (root / "drops").mkdir()
         empty_base(root / "base")
+        untrained_ensemble(root / "ensemble")
 
     def frames(self, name: str) -> Path:
         size = {"taxonomy": "cityscapes19", "height_px": HEIGHT, "width_px": WIDTH}
@@ -67,13 +69,16 @@ class Night:
             mine.to_parquet(self.root / f"{name}-scores{part}" / "scores.parquet", index=False)
         tables = [self.root / f"{name}-scores{part}" for part in range(2)]
         inputs = {"frames": [frames], "base": [self.root / "base"], "scores": tables}
+        inputs |= {"ensemble": [self.root / "ensemble"]}
         common: dict[str, Any] = {
             "store": str(self.store),
             "seed": 1,
             "taxonomy": "cityscapes19",
             "budget_frames": BUDGET,
+            "height_px": HEIGHT,
+            "width_px": WIDTH,
+            "fresh_share": 0.0,
         }
-        common["fresh_share"] = 0.0
         return run(select, inputs, "selection", self.root / f"{name}-selection", **(common | given))
 
 
@@ -90,8 +95,9 @@ def annotate(batch: Path, drop: Path, truth: Path) -> dict[str, list[str]]:
     (drop / "labels" / f"{ids[0]}.png").write_bytes((truth / f"{ids[0]}.png").read_bytes())
     for frame_id, name in ((ids[1], "road"), (ids[2], "raod")):
         path = drop / "polygons" / f"{frame_id}_polygons.json"
-        square = {"label": name, "polygon": [[0, 32], [127, 32], [127, 63], [0, 63]]}
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"objects": [square]}))
+        path.parent.mkdir(exist_ok=True)
+        square = {"label": name, "polygon": box(0, 32, 127, 63)}
+        path.write_text(json.dumps({"imgHeight": HEIGHT, "imgWidth": WIDTH, "objects": [square]}))
     (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-02-01"}))
     return {"labelled": ids[:2], "broken": ids[2:3], "open": ids[3:]}
 
@@ -207,5 +213,6 @@ def test_the_control_group_is_drawn_several_times(night: Night) -> None:
 )
 def test_selections_that_make_no_sense_are_refused(given: dict[str, Any], message: str) -> None:
     common = {"store": "store", "seed": 1, "taxonomy": "cityscapes19", "budget_frames": BUDGET}
+    common |= {"height_px": HEIGHT, "width_px": WIDTH}
     with pytest.raises(InputError, match=message):
         build_parameters(select.SelectParameters, common | given, "select")

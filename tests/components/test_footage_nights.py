@@ -21,6 +21,7 @@ from perception.errors import InputError
 from perception.versioning.growing import open_book
 from perception.versioning.growing import read_table as read_book
 from perception.versioning.pool import ARRIVALS, FRAMES
+from tests.components.intake import untrained_ensemble
 from tests.components.test_second_night import Fleet, frames_of, listed
 from tests.conftest import S3Server
 from tests.perception.data.footage import recordings
@@ -59,6 +60,7 @@ class Drops(Fleet):
         self.root, self.registry, self.prefix = root, str(root / "registry.git"), ""
         self.told = {}
         (root / "drops").mkdir()
+        untrained_ensemble(root / "ensemble")
         fleet = {"format": "footage", "path": path, "split": "pool", "labels": "none", "domain": "real"}
         drops = {"format": "label_drop", "path": str(root / "drops"), "split": "train", "labels": "drop"}
         self.sources = {"fleet": fleet | {"footage": footage}, "drops": drops | {"domain": "real"}}

@@ -12,9 +12,10 @@ import pytest
 
 from components import curate, gather, ingest, publish, resolve, select
 from components.stage.declaration import Paths
-from components.stage.learning import open_pool
+from components.stage.learning import shard_frames
 from components.stage.parameters import build_parameters
 from perception.errors import InputError
+from perception.quality.gate import judge_folders
 from perception.versioning.decisions import promote
 from perception.versioning.growing import open_book
 from perception.versioning.growing import read_table as read_book
@@ -22,6 +23,7 @@ from perception.versioning.ledger import read_events, state
 from perception.versioning.nights import Night, Used
 from perception.versioning.pool import ARRIVALS
 from perception.versioning.replay import registry_as_of
+from tests.components.intake import untrained_ensemble
 from tests.footage import write_footage
 from tests.perception.versioning.heads import head_of
 
@@ -36,6 +38,7 @@ class Fleet:
         self.told: dict[str, dict[str, Any]] = {}  # by night: what its stages told
         write_footage(root / "footage", 3, 4, 3, HEIGHT, WIDTH)
         (root / "drops").mkdir()
+        untrained_ensemble(root / "ensemble")
         fleet = {"format": "scenes_folder", "path": str(root / "footage"), "split": "pool", "labels": labels}
         drops = {"format": "label_drop", "path": str(root / "drops"), "split": "train", "labels": "drop"}
         self.sources = {"fleet": fleet | {"domain": "real"}, "drops": drops | {"domain": "real"}}
@@ -51,7 +54,8 @@ class Fleet:
         self._run(ingest, given, place, {"arrivals": "arrivals/0"}, ("arrived",))
         self._run(gather, given, place, {"arrived": "arrived", "base": "base"}, ("frames",))
         self._score(place)
-        self._run(select, given, place, {"frames": "frames", "base": "base", "scores": "scores"}, ("selection",))
+        taken = {"frames": "frames", "base": "base", "scores": "scores", "ensemble": "../ensemble"}
+        self._run(select, given, place, taken, ("selection",))
         taken = {"frames": "frames", "base": "base", "selection": "selection"}
         self._run(curate, given, place, taken, ("curated",))
         if publishes:
@@ -76,7 +80,7 @@ class Fleet:
         self.told[given["run"]] = {**self.told.get(given["run"], {}), **(told or {})}
 
     def _score(self, place: Path) -> None:
-        pool = open_pool(Paths({"frames": (place / "frames",), "base": (place / "base",)}))
+        pool = shard_frames(Paths({"frames": (place / "frames",), "base": (place / "base",)}), 0, 1)
         generator = np.random.default_rng(0)
         scores = pd.DataFrame({"frame_id": pool.frame_id, "score": generator.random(len(pool))})
         scores["embedding"] = list(generator.normal(size=(len(pool), 4)).astype(np.float32))
@@ -159,10 +163,49 @@ def test_frames_at_annotators_are_not_chosen_again_and_one_wrong_label_stops_not
     again = pd.read_parquet(second / "selection" / "selected.parquet").frame_id
     assert not set(again) & set(ids)
     assert fleet.state().status[ids].tolist() == ["accepted", "rejected", "open", "open"]
-    corrections = pd.read_csv(second / "curated" / "corrections.csv")
+    corrections = pd.read_csv(second / "frames" / "corrections.csv")
     assert corrections[["who", "frame_id"]].to_numpy().tolist() == [["Ada", ids[1]]]
     (version,) = pd.read_parquet(second / "curated" / "version" / "manifest.parquet").to_dict("records")
     assert version["frame_id"] == ids[0] and version["label_drop"].endswith("/Ada/2026-12-01")
+
+
+def returned(fleet: Fleet, batch: Path, ids: list[str], date: str) -> None:
+    """Let an annotator send the labels of some frames of a batch."""
+    drop = fleet.root / "drops" / date
+    shutil.copytree(batch, drop)
+    (drop / "labels").mkdir()
+    for frame_id in ids:
+        (drop / "labels" / f"{frame_id}.png").write_bytes(
+            (fleet.root / "footage" / "labels" / f"{frame_id}.png").read_bytes()
+        )
+    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": date}))
+
+
+def test_labels_of_a_batch_whose_night_was_refused_are_events_as_well(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "none")
+    batch = fleet.night("refused", publishes=False) / "selection" / "annotation"
+    ids = pd.read_csv(batch / "frames.csv").frame_id.tolist()
+    returned(fleet, batch, ids[:2], "2026-12-01")
+    fleet.night("second")
+    rows = fleet.state().loc[ids[:2]]
+    assert rows.status.tolist() == ["accepted"] * 2 and set(rows.accepted_who) == {"Ada"}
+    returned(fleet, batch, ids[2:], "2026-12-02")
+    fleet.night("third")
+    assert fleet.state().status[ids].tolist() == ["accepted"] * 4
+
+
+def test_a_night_whose_pool_is_empty_but_for_returned_labels_is_a_good_night(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "none")
+    batch = fleet.night("first", budget_frames=12) / "selection" / "annotation"
+    ids = pd.read_csv(batch / "frames.csv").frame_id.tolist()
+    returned(fleet, batch, ids[:5], "2026-12-01")
+    second = fleet.night("second")
+    version = pd.read_parquet(second / "curated" / "version" / "manifest.parquet")
+    assert set(version.frame_id) == set(ids[:5])
+    assert not len(pd.read_parquet(second / "selection" / "selected.parquet"))
+    verdict = judge_folders([second / "selection"], "select", {}, applies_to=("smoke",))
+    assert verdict.decision != "refuse", verdict.failed
+    assert fleet.state().status[ids].tolist() == ["accepted"] * 5 + ["open"] * 7
 
 
 def test_what_a_night_that_never_published_read_is_new_for_the_next(tmp_path: Path) -> None:

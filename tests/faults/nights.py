@@ -202,7 +202,7 @@ def clear(task: Task, run: Path) -> None:
 # ---------------------------------------------------------------- what a night gave, without what time changes
 
 VOLATILE = re.compile(
-    r"seconds|latency|_utc$|^commit$|cost|peak_rss|^run$|^started$|^launched$|^forked$|(read|written)_bytes$|"
+    r"seconds|latency|_utc$|^commit$|cost|peak_rss|^run$|^night$|^started$|^launched$|^forked$|(read|written)_bytes$|"
     r"^model_sha256$|^commands$"
 )
 NOT_COMPARED = (

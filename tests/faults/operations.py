@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from benchmarks.scale.pool_nights import tables_of
-from perception.data.annotation import _batch_name
+from perception.data.annotation import batch_name
 from perception.versioning import parts, processes, repository
 from perception.versioning.decisions import Stale, decisions_at, promote, rollback
 from perception.versioning.growing import Book, Overtaken, open_book, read_table
@@ -50,7 +50,7 @@ WHEN = datetime(2026, 11, 30, 3, tzinfo=UTC)
 NO_LIMITS = PoolLimits(max_age_days=9, max_frames=10**6)
 KILL = st.none() | st.integers(0, 25)  # calls of git and of the remote that are still answered
 CONTENT, NAME = st.integers(0, 12), st.integers(0, 9)
-EXAMPLES, STEPS = 8, 50  # of a seed: about 350 operations
+EXAMPLES, STEPS = 12, 50  # of a seed: about 380 operations
 
 
 class Killed(BaseException):
@@ -144,15 +144,24 @@ class Nights(RuleBasedStateMachine):
         """Give the book as it is now."""
         return open_book(self.registry, self.kept)
 
-    def beside(self, behind: bool, work: Callable[[Book], Any], taken: Callable[[], bool]) -> Any:
-        """Make a call from what was read some time ago, and again where others came first; taken: whether they did."""
-        if behind:
-            try:
-                return work(self.stale)
-            except Overtaken:
-                self.tally["overtaken"] += 1
-                assert taken()
-        return work(self.fresh())
+    def beside(self, behind: bool, work: Callable[[Book], Any], taken: Callable[[], bool]) -> Callable[[], Any]:
+        """Give the call that works from what was read some time ago; once others came first, it works from what there is.
+
+        taken: whether they did.
+        """
+        seen = [self.stale] if behind else []
+
+        def call() -> Any:
+            if seen:
+                try:
+                    return work(seen[0])
+                except Overtaken:
+                    seen.clear()
+                    self.tally["overtaken"] += 1
+                    assert taken()
+            return work(self.fresh())
+
+        return call
 
     def name(self, what: str) -> str:
         """Name the next entry."""
@@ -208,7 +217,7 @@ class Nights(RuleBasedStateMachine):
             mine = tried[-1]
             return bool((mine.source_sha256.isin(self.frames) | mine.frame_id.isin(self.frames.values())).any())
 
-        self.attempt(kill, lambda: self.beside(behind, work, taken))
+        self.attempt(kill, self.beside(behind, work, taken))
         self.model_night()
         self.check()
 
@@ -238,7 +247,7 @@ class Nights(RuleBasedStateMachine):
         if not len(waiting):
             return
         ids = data.draw(st.lists(st.sampled_from(waiting.frame_id.tolist()), unique=True, min_size=1, max_size=3))
-        batch, name = _batch_name(waiting[waiting.frame_id.isin(ids)]), self.name("batch")
+        batch, name = batch_name(waiting[waiting.frame_id.isin(ids)]), self.name("batch")
         due = date(2026, 12, 1)
 
         def work() -> None:

@@ -13,7 +13,6 @@ from perception.data import s3
 from perception.data.decoding import BadFrame
 from perception.data.readers.layout import read_file
 from perception.data.source_files import open_source_files
-from perception.data.store import FolderStore
 from perception.errors import InputError
 from tests.conftest import S3Server
 from tests.perception.data.readers.layouts import LAYOUTS
@@ -74,7 +73,7 @@ def test_every_format_reads_from_a_bucket_as_from_a_folder(
         source = Source(format=format, path=place, domain="real", split="train", labels="given")
         listing = list_arrivals("fleet", source, 0, (4, 6), "2026-11-30")
         sizes = [[each.partition(":")[0] for each in files.split()] for files in listing.signature]
-        taken = list(arrivals(source, listing, FolderStore(tmp_path / "store"), 0, (4, 6)))
+        taken = list(arrivals(source, listing, 0, (4, 6)))
         read[place] = (
             listing[["object", "drive_id"]].to_numpy().tolist(),
             sizes,

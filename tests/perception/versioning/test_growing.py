@@ -55,6 +55,13 @@ def test_rows_come_back_in_order_and_entries_are_numbered(registry):
     assert open_book(registry).before("2026-12-01") == open_book(registry)
 
 
+def test_what_is_pushed_stays_a_pack_so_that_a_clone_opens_few_files(registry):
+    for number in range(3):
+        add(registry, f"night-{number}", f"frame-{number}")
+    stored = [path.parent.name for path in (registry / "objects").rglob("*") if path.is_file()]
+    assert set(stored) <= {"pack", "info"}
+
+
 def test_columns_keep_their_types_without_a_row_and_full_of_nulls(registry):
     empty = read_table(open_book(registry), FACTS)
     add(registry, "nulls", "a", sharpness=None)
@@ -178,7 +185,7 @@ def test_records_of_a_newer_program_and_edited_ones_are_refused_by_name(registry
     for changed, words in (
         (record | {"format": 2}, "one.json of registry .* has format 2, written by a newer Nightdrive; .*update it"),
         (record | {"number": "x"}, "no record of Nightdrive"),
-        ({}, "no record of Nightdrive"),
+        ({}, "has no format number"),
         (record | {"number": 3}, "has entry 3 .one. in place 1"),
     ):
         commit(registry, {path: json.dumps(changed).encode()})

@@ -14,6 +14,7 @@ from perception.versioning.ledger import (
     LEDGER,
     events_of,
     fresh_frames,
+    open_batches,
     open_frames,
     overdue,
     read_events,
@@ -25,7 +26,7 @@ from perception.versioning.ledger import (
 WHEN = datetime(2026, 11, 30, 3, tzinfo=UTC)
 DUE = (WHEN + timedelta(days=2)).date()
 LEGAL = {  # every pair that is legal, in words of its own
-    ("never", "opened"), ("recalled", "opened"),
+    ("never", "opened"), ("recalled", "opened"), ("never", "returned"),
     ("open", "returned"), ("returned", "returned"), ("rejected", "returned"), ("recalled", "returned"), ("accepted", "returned"),
     ("returned", "rejected"), ("returned", "accepted"), ("open", "recalled"), ("rejected", "recalled"),
 }  # fmt: skip
@@ -118,7 +119,7 @@ def test_illegal_events_are_named_and_write_nothing(registry):
     for events, words in (
         ([event("opened", "a")], "frame 'a' is open, cannot be opened; choose another frame, or recall it first"),
         ([event("accepted", "a")], "frame 'a' is open, cannot be accepted; record that its label was returned"),
-        ([event("returned", "x")], "frame 'x' was never opened, cannot be returned"),
+        ([event("recalled", "x")], "frame 'x' was never opened, cannot be recalled"),
         ([event("recalled", "a"), event("recalled", "a")], "frame 'a' is recalled, cannot be recalled"),
         ([event("lost", "a")], "event 'lost' of frame 'a' is unknown"),
         ([event("recalled", "a"), event("opened", "a")], "batch batch-1 never changes, but frame 'b' would"),
@@ -164,3 +165,20 @@ def test_two_nights_at_once_never_open_one_frame_twice(registry):
     assert states(registry) == {"a": "open", "c": "open"}
     first = write(registry, "mine", event("opened", "b", batch="batch-7"))
     assert write(registry, "mine", event("opened", "b", batch="batch-7")) == first, "run again, it is the same entry"
+
+
+def test_batches_are_counted_while_a_frame_of_them_is_at_an_annotator():
+    later = WHEN + timedelta(days=5)
+    events = [
+        event("opened", "a", "b", "c", due=DUE, prelabel_uri="x"),
+        event("opened", "d", batch="batch-2", due=(later + timedelta(days=9)).date(), when=later),
+        event("opened", "e", batch="batch-3", due=DUE),
+        event("returned", "a", "b", "e", batch=["batch-1", "batch-1", "batch-3"]),
+        event("accepted", "a", "e", batch=["batch-1", "batch-3"]),
+        event("rejected", "b", why="no class"),
+    ]
+    table = pd.concat([nothing(), *events], ignore_index=True)
+    rows = open_batches(state(table.assign(due=pd.to_datetime(table.due))), later)
+    told = rows[["batch", "frames", "open", "rejected", "accepted", "overdue"]].to_numpy().tolist()
+    assert told == [["batch-1", 3, 1, 1, 1, 2], ["batch-2", 1, 1, 0, 0, 0]]
+    assert rows.since.tolist() == [pd.Timestamp(WHEN), pd.Timestamp(later)]

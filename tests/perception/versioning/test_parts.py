@@ -79,6 +79,17 @@ def test_a_damaged_part_is_fetched_again_and_a_damaged_block_is_named(tmp_path):
         names(in_blocks(remote, found, kept))
 
 
+@pytest.mark.parametrize("spoil", [lambda data: data[:-3], lambda data: data[:40] + b"?" + data[41:], lambda _: b""])
+def test_a_damaged_index_is_named(tmp_path, spoil):
+    remote, kept = str(tmp_path / "remote"), tmp_path / "kept"
+    found = put(remote, ["a"], ["b"])
+    assert holding(remote, found, "name", ["b"], kept) == [1]
+    for index in kept.glob("hashes-*"):
+        index.write_bytes(spoil(index.read_bytes()))
+    with pytest.raises(InputError, match=r"hashes-\w+: is damaged; remove the folder, it is filled again"):
+        holding(remote, found, "name", ["b"], kept)
+
+
 def test_equal_rows_are_one_part(tmp_path):
     rows = pa.Table.from_pandas(pd.DataFrame({"name": ["a", "b"]}))
     assert put_parts(str(tmp_path), {"x": rows})["x"] == put_parts(str(tmp_path), {"y": rows})["y"]

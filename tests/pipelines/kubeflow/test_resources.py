@@ -170,7 +170,7 @@ def test_spot_nodes_queue_and_a_stages_own_override(tmp_path: Path) -> None:
 def test_steps_with_a_gpu_run_from_the_cuda_image(night: Night) -> None:
     images = load_settings(nightly(), "nightly")["images"]
     assert image_of(all_stages()["score"].needs, images) == "nightdrive-torch-cuda"
-    assert image_of(all_stages()["select"].needs, images) == "nightdrive-torch-cpu"
+    assert image_of(all_stages()["curate"].needs, images) == "nightdrive-torch-cpu"
     assert image_of(all_stages()["score"].needs, {"torch": "cpu-only"}) == "cpu-only"
     for name, container in containers(night[0]).items():
         stage = all_stages()[container["command"][-1]]
