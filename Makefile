@@ -44,7 +44,7 @@ $(VENV)/.ready: pyproject.toml requirements.in constraints.txt
 $(COMMANDS): setup
 	@$(NIGHTDRIVE) $@
 
-run:  ## one whole night on this machine: PROFILE=demo|smoke|camvid DATA=DIR RUN=NAME SET="section.name=value ..."
+run:  ## one whole night on this machine: PROFILE=demo|smoke|camvid|footage DATA=DIR RUN=NAME SET="section.name=value ..."
 replay:  ## repeat a recorded night on its own frames, both side by side: NIGHT=NAME SET="section.name=value ..."
 season:  ## so many nights with new footage each and an annotator who returns tomorrow: NIGHTS=5 PROFILE=season|camvid DATA=DIR [AGAINST=random]
 evaluate:  ## judge an exported network on a data set: MODEL=FILE.onnx DATA=DIR [PART=val FORMAT= TAXONOMY= CHAMPION=FILE.onnx OUT=DIR]
@@ -84,7 +84,7 @@ table:  ## a published table at this machine's size, into docs/results: TABLE=NA
 bench:  ## the duels with the peers, into docs/results/duels.md: ONLY="NAME ..." ANYWAY=yes (prints on a busy machine)
 simulate:  ## predict a night at a fleet's scale, into docs/results/fleet.md: SET="cluster.gpus=256 fleet.pool_every=10"
 scenes:  ## a contact sheet of procedural scenes: OUT=FILE.jpg
-faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|inputs|settings|nights EXAMPLES=60
+faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|footage|inputs|settings|nights EXAMPLES=60
 audit:  ## pins exact, installed files as their packages recorded them, licences listed; no network
 licences:  ## write docs/licences.md from what is installed
 

@@ -16,6 +16,7 @@ from components.ingest.sources import Source
 from components.select import NamedQuota
 from components.stage.declaration import Needs
 from components.stage.learning import FrameParameters, LearningParameters
+from perception.data.footage.settings import FootageSettings, Sampling
 from perception.models.settings import NetworkChoice
 from perception.quality.suites import Parameter, load_suite
 from perception.simulator.world import World
@@ -110,7 +111,9 @@ def page(night: Graph) -> str:
     gate = next(iter(night.gates.values())).stage.parameters
     parts.append(_table("gate_NAME", gate, defined, but=GIVEN | {"bounds"}))
     parts.append(_table("NAME.network", NetworkChoice, defined))
-    for title, kind in {"sources.NAME": Source, "sources.NAME.world": World, "select.quotas": NamedQuota}.items():
+    sources = {"": Source, ".footage": FootageSettings, ".footage.sampling": Sampling, ".world": World}
+    named = {f"sources.NAME{below}": kind for below, kind in sources.items()} | {"select.quotas": NamedQuota}
+    for title, kind in named.items():
         parts.append(_table(title, kind, defined))
     others = {"release": ReleasePolicy, "prices": Prices, "cluster": Cluster, "cluster.stages.NAME": Needs}
     others |= {"schedule.yaml": Schedule, "season": SeasonParameters}
@@ -140,15 +143,16 @@ def _definitions(night: Graph) -> dict[str, dict[str, Any]]:
     kinds |= {
         NetworkChoice,
         Source,
+        FootageSettings,
+        Sampling,
         World,
         NamedQuota,
         Prices,
         ReleasePolicy,
         Cluster,
         Needs,
-        Schedule,
-        SeasonParameters,
     }
+    kinds |= {Schedule, SeasonParameters}
     _, found = models_json_schema([(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)])
     defined: dict[str, dict[str, Any]] = found["$defs"]
     for kind in kinds:

@@ -112,7 +112,7 @@ def _frames(name: str, rendering: str, first: int, drives: int, frames: int, opt
             "format": "scenes", "rendering": rendering, "domain": "real", "split": "test", "labels": "given",
             "drives": drives, "frames_per_drive": frames, "first_drive": first,
         }, where=name)  # fmt: skip
-        listed = list_arrivals(name, source, 20, (height, 2 * height))
+        listed = list_arrivals(name, source, 20, (height, 2 * height), night="2026-11-30")
         arriving = arrivals(source, listed, 20, (height, 2 * height))
         settings = IntakeSettings(source=name, split="test", domain="real", labels="given", taxonomy="cityscapes19")
         admit_frames(arriving, len(listed), store, settings).manifest.to_parquet(path)
