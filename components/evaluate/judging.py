@@ -21,7 +21,6 @@ from perception.data.files import file_sha256
 from perception.data.taxonomies import categories
 from perception.errors import InputError
 from perception.metrics import figures as measured
-from perception.metrics.bounds import effective_counts, failure_rate_upper
 from perception.metrics.calibration import calibration_error
 from perception.metrics.comparison import RegressionRule, Verdict, compare
 from perception.metrics.evidence import Evidence, gather_evidence
@@ -207,11 +206,10 @@ def _failures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
     )
     unit = "clips" if parameters.clip_frames else "drives"
     words = {"supports": what_it_supports(evidence, unit), "does_not_support": what_it_does_not_support(evidence, unit)}
-    effective = effective_counts(evidence.failures, evidence.frames, evidence.design_effect)
     return {
         "failures": evidence.failures,
         "failure_rule": f"fewer than {parameters.failure_pixel_accuracy:.0%} of the labelled pixels are right",
-        "failure_rate_upper_95": failure_rate_upper(*effective, 0.95),
+        "failure_rate_upper_95": evidence.upper_95,
         "evidence": dataclasses.asdict(evidence) | words,
     }
 
@@ -280,7 +278,7 @@ def _shift(frames: LabelledFrames, about: pd.DataFrame, model: Path, parameters:
             change=change,
         )
         assert score.reliability is not None
-        error = float(calibration_error(score.reliability.sum(axis=0)))
+        error = measured.plain(float(np.maximum(calibration_error(score.reliability), 0.0)))
         found.append({"kind": kind, "strength": strength, "miou": score.miou(), "calibration_error": error})
     return found
 

@@ -13,7 +13,6 @@ class IntervalSettings:
 
     # of every interval and bound, and of the comparison with the champion
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    resamples: Annotated[int, Field(ge=100)] = 1000  # of drives, for every interval
     seed: Seed = 0  # of everything that is drawn
     minimum_frames: Count = 10  # slices with fewer test frames are unknown, and judged neither way
     minimum_drives: Annotated[int, Field(ge=2)] = 8  # likewise for drives
