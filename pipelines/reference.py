@@ -16,6 +16,7 @@ from components.ingest.sources import Source
 from components.select import NamedQuota
 from components.stage.declaration import Needs
 from components.stage.learning import FrameParameters, LearningParameters
+from perception.metrics.contract import Clause, Contract, Exemption
 from perception.quality.suites import Parameter, load_suite
 from perception.simulator.world import World
 from pipelines.cluster import Cluster
@@ -31,6 +32,14 @@ Every parameter that params.yaml, a profile or `SET=SECTION.NAME=VALUE` may set,
 parameters` writes this page, and params.schema.json, by which editors complete params.yaml. What stands in `common` is given to
 every section that has a parameter of that name. The end of a name is its unit: `_px`, `_s`, `_share` (0 to 1), `_frames`.
 """
+_NESTED = {
+    "sources.NAME": Source,
+    "sources.NAME.world": World,
+    "select.quotas": NamedQuota,
+    "evaluate.contract": Contract,
+    "evaluate.contract.clauses": Clause,
+    "evaluate.contract.exemptions": Exemption,
+}
 _BOUNDS = {
     "minimum": "at least",
     "exclusiveMinimum": "above",
@@ -90,7 +99,7 @@ def page(night: Graph) -> str:
         parts.append(_table(name, kind, defined, but=GIVEN | (shared if issubclass(kind, FrameParameters) else set())))
     gate = next(iter(night.gates.values())).stage.parameters
     parts.append(_table("gate_NAME", gate, defined, but=GIVEN | {"bounds"}))
-    for title, kind in {"sources.NAME": Source, "sources.NAME.world": World, "select.quotas": NamedQuota}.items():
+    for title, kind in _NESTED.items():
         parts.append(_table(title, kind, defined))
     for title, kind in {"cluster": Cluster, "cluster.stages.NAME": Needs, "schedule.yaml": Schedule}.items():
         parts.append(_table(title, kind, defined))
@@ -115,7 +124,7 @@ def meanings(kind: type) -> dict[str, str]:
 def _definitions(night: Graph) -> dict[str, dict[str, Any]]:
     """Return the JSON schema of every parameter class by its name, with what its comments say."""
     kinds = {task.stage.parameters for task in night.tasks.values()} | {FrameParameters, LearningParameters}
-    kinds |= {Source, World, NamedQuota, Cluster, Needs, Schedule}
+    kinds |= {*_NESTED.values(), Cluster, Needs, Schedule}
     _, found = models_json_schema([(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)])
     defined: dict[str, dict[str, Any]] = found["$defs"]
     for kind in kinds:

@@ -18,7 +18,19 @@ from perception.metrics.slices import CONDITIONS
 from perception.parameters import Count, NotNegative, Positive, ShareToOne, checked
 
 Floats = NDArray[np.float64]
-CLASSES = ("road", "building", "sky", "vegetation", "sidewalk", "car", "terrain", "pole", "person", "traffic sign", "bicycle")
+CLASSES = (
+    "road",
+    "building",
+    "sky",
+    "vegetation",
+    "sidewalk",
+    "car",
+    "terrain",
+    "pole",
+    "person",
+    "traffic sign",
+    "bicycle",
+)
 _COMMON, _OWN = 0.6, 0.8  # how much of a drive's effect all classes share, and each has for itself; squares sum to 1
 
 
@@ -27,14 +39,44 @@ class World:
     """Say how drives, frames and networks differ; effects are on the logit of a pixel's being right."""
 
     time_of_day: dict[str, NotNegative] = Field(
-        default_factory=lambda: {"day": 0.64, "twilight": 0.11, "night": 0.09, "artificial_light": 0.06, "backlit": 0.10}
+        default_factory=lambda: {
+            "day": 0.64,
+            "twilight": 0.11,
+            "night": 0.09,
+            "artificial_light": 0.06,
+            "backlit": 0.10,
+        }
     )  # share of drives
     weather: dict[str, NotNegative] = Field(
         default_factory=lambda: {"clear": 0.50, "cloudy": 0.27, "rain": 0.12, "fog": 0.05, "snow": 0.06}
     )
     scene: dict[str, NotNegative] = Field(default_factory=lambda: {"urban": 0.60, "freeway": 0.22, "unmarked": 0.18})
-    class_shares: tuple[Positive, ...] = (0.33, 0.22, 0.15, 0.08, 0.07, 0.05, 0.04, 0.03, 0.015, 0.01, 0.005)  # of pixels
-    class_presence: tuple[ShareToOne, ...] = (1.0, 0.97, 1.0, 0.8, 0.9, 0.9, 0.7, 0.85, 0.6, 0.45, 0.35)  # in a drive at all
+    class_shares: tuple[Positive, ...] = (
+        0.33,
+        0.22,
+        0.15,
+        0.08,
+        0.07,
+        0.05,
+        0.04,
+        0.03,
+        0.015,
+        0.01,
+        0.005,
+    )  # of pixels
+    class_presence: tuple[ShareToOne, ...] = (
+        1.0,
+        0.97,
+        1.0,
+        0.8,
+        0.9,
+        0.9,
+        0.7,
+        0.85,
+        0.6,
+        0.45,
+        0.35,
+    )  # in a drive at all
     class_logits: tuple[float, ...] = (2.6, 1.9, 2.3, 1.2, 1.4, 0.8, 0.6, 0.2, 0.0, -0.4, -0.6)
     condition_logits: dict[str, float] = Field(
         default_factory=lambda: {
@@ -72,7 +114,7 @@ class Fleet:
 
     def score(self, generator: np.random.Generator, loss: Floats | float = 0.0) -> SegmentationScore:
         """Judge a network of its own on these drives; loss: what is taken from its logits, to be broadcast (drive, frame, class)."""
-        drives, frames, classes = self.pixels.shape
+        drives, _, classes = self.pixels.shape
         own = _effect(generator, drives, classes, self.world.paired_sd / np.sqrt(2))
         each = generator.normal(0.0, self.world.paired_frame_sd / np.sqrt(2), self.pixels.shape)
         recall = 1.0 / (1.0 + np.exp(-(self.logits + own[:, None] + each - loss)))
@@ -90,9 +132,7 @@ class Fleet:
         return mean_iou(np.diag(right) + wrong[:, None] * _confusions(self.world))
 
 
-def draw_fleet(
-    world: World, drives: int, generator: np.random.Generator, *, always: str = "", least: int = 0
-) -> Fleet:
+def draw_fleet(world: World, drives: int, generator: np.random.Generator, *, always: str = "", least: int = 0) -> Fleet:
     """Draw drives with their conditions, pixels and hardness.
 
     always: a condition, column=value, that every drive has; least: drives that every time of day and weather has, taken from
@@ -115,7 +155,7 @@ def draw_fleet(
     return Fleet(world, groups, pixels, logits[:, None] + each)
 
 
-def logit_loss(world: World, condition: str, points: float, classes: Sequence[int] = (), seed: int = 0) -> float:
+def logit_loss(world: World, condition: str, points: float, seed: int = 0) -> float:
     """Return what to take from the logits of a condition's drives so that the true mIoU there falls by `points` (of 100)."""
     fleet = draw_fleet(world, 4000, np.random.default_rng(seed), always=condition if "=" in condition else "")
     rows = fleet.rows(condition)

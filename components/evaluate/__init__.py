@@ -29,6 +29,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
         parameters,
         folder,
         champion=inputs.one("base") / "champion.onnx",
+        reference=inputs.one("base") / "reference.onnx",
     )
     rows = gate_rows(figures, parameters.least_miou, parameters.minimum_frames)
     rows.to_parquet(folder / "gate.parquet", index=False)

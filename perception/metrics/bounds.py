@@ -16,7 +16,9 @@ from perception.errors import InputError
 
 Counts = Sequence[int] | NDArray[np.generic]
 _FAR = 12.0  # standard deviations from 0: a sum of gamma variables gets there once in a hundred thousand draws at most
-_LOG_STEPS = np.linspace(-20.0, 14.0, 1701)  # of the inversion; finer and wider changes a bound by less than a millionth
+_LOG_STEPS = np.linspace(
+    -20.0, 14.0, 1701
+)  # of the inversion; finer and wider changes a bound by less than a millionth
 
 
 def _check_confidence(confidence: float) -> None:
@@ -119,7 +121,7 @@ def drives_failure_upper(failures: Counts, trials: Counts, confidence: float) ->
     if not np.any(failures):
         return clean
     rows, repeats = np.unique(np.stack([failures, trials], axis=1).astype(np.float64), axis=0, return_counts=True)
-    worst, size = float((rows[:, 0] / rows[:, 1]).max()), float(np.mean(trials))
+    worst, size = float((rows[:, 0] / rows[:, 1]).max()), float(rows[:, 1] @ repeats / repeats.sum())
     rows, shape = np.vstack([rows, [worst * size, size]]), np.append(repeats, 1).astype(np.float64)
     if (rows[:, 0] / rows[:, 1] >= worst - 1e-12).all():  # all drives are alike, as bad as the worst
         return max(clean, worst)

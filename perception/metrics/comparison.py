@@ -49,7 +49,6 @@ _LEAST_SHOWN = 2  # drives that must label a class for a condition's mean to cou
 class RegressionRule(IntervalSettings):
     """Say how sure a comparison has to be: of a loss over all figures together, of "no worse" for each figure."""
 
-    unit: str = "drives"  # what is independent, in words: drives, or clips of them
     # Standard deviation of a figure between trainings that differ only by their seed, by the figure's name, and of a
     # condition's difference from all other frames, by its name and " apart": as seed_spread() gives them.
     seed_spread: dict[str, ShareFromZero] = Field(default_factory=dict)
@@ -73,7 +72,9 @@ class Judgement:
     drives: int
     frames: int
     outcome: str  # better, no worse, open or worse
-    drives_needed: int | None  # to show "no worse" in most cases if the difference is what was seen; None: no number would
+    drives_needed: (
+        int | None
+    )  # to show "no worse" in most cases if the difference is what was seen; None: no number would
     apart: float | None = None  # a condition's difference less that on all other frames; None: not judged
     apart_margin: float | None = None  # what two seeds differ by at most in that, at least half the rule's own margin
 
@@ -117,7 +118,7 @@ class _Figure:
     @property
     def rows(self) -> NDArray[np.bool_]:
         """Return which drives it rests on: (drive,)."""
-        return self.inside.any(axis=(1, 2, 3))
+        return np.asarray(self.inside.any(axis=(1, 2, 3)))
 
     def both(self, counts: Floats) -> Floats:
         """Return the champion's figure and the challenger's from summed tallies (..., 2, 3, class): (..., 2)."""
@@ -156,6 +157,21 @@ def compare(
         return Comparison(judgements=(), gaps=gaps)
     judgements, critical = _judge(figures, rule)
     return Comparison(judgements=judgements, gaps=gaps, critical_value=critical)
+
+
+def since(reference: SegmentationScore, challenger: SegmentationScore, confidence: float) -> tuple[float, float]:
+    """Return how far mIoU has come since a reference release on the same frames, and its one-sided lower bound over drives."""
+    _check_same_frames(reference, challenger)
+    drives, drive_of = np.unique(reference.groups.drive_id.to_numpy(str), return_inverse=True)
+    counts = np.stack([tallies(score.counts) for score in (reference, challenger)], axis=1)
+    by_drive = _by_drive(counts, drive_of, len(drives))
+
+    def come(summed: Floats) -> Floats:
+        values = mean_known(iou_of_tallies(summed))
+        return np.asarray(values[..., 1] - values[..., 0])
+
+    difference = float(come(by_drive.sum(axis=0)))
+    return difference, difference - float(spread_of(leave_one_out(come, by_drive)).half_width(confidence))
 
 
 def seed_spread(
@@ -243,7 +259,9 @@ def _figures(
 def _by_drive(counts: NDArray[np.int64], drive_of: NDArray[np.int64], drives: int) -> Floats:
     """Sum counts (group, ...) by drive: (drive, ...)."""
     member = sparse.csr_array((np.ones(len(drive_of)), (drive_of, np.arange(len(drive_of)))), (drives, len(drive_of)))
-    summed: Floats = (member @ counts.reshape(len(counts), math.prod(counts.shape[1:]))).reshape(drives, *counts.shape[1:])
+    summed: Floats = (member @ counts.reshape(len(counts), math.prod(counts.shape[1:]))).reshape(
+        drives, *counts.shape[1:]
+    )
     return summed
 
 
@@ -321,7 +339,13 @@ def _between_seeds(rule: RegressionRule, figures: int) -> float:
 
 
 def _judgement(
-    figure: _Figure, loss: _Loss, room: _Loss, apart: _Loss | None, critical: float, between: float, rule: RegressionRule
+    figure: _Figure,
+    loss: _Loss,
+    room: _Loss,
+    apart: _Loss | None,
+    critical: float,
+    between: float,
+    rule: RegressionRule,
 ) -> Judgement:
     champion, challenger = map(float, figure.both(figure.inside.sum(axis=0)))
     margin = room.seen - loss.seen

@@ -11,10 +11,12 @@ from pydantic import Field
 
 from perception.errors import InputError, did_you_mean
 from perception.metrics.slices import DOMAIN
-from perception.parameters import BrokenRule, Count, Fraction, ShareFromZero, checked
+from perception.parameters import BrokenRule, Fraction, ShareFromZero, checked
 
 OVERALL, CLASS, FOREGROUND, EVERY = "overall", "class=", "foreground", "*"
-_ALL_HANDS = "two trainings of one recipe with different seeds differ by 0.7 points of mIoU in a condition (docs/evaluation.md)"
+_ALL_HANDS = (
+    "two trainings of one recipe with different seeds differ by 0.7 points of mIoU in a condition (docs/evaluation.md)"
+)
 
 
 @checked
@@ -43,11 +45,11 @@ class Clause:
 class Exemption:
     """Let a release go out although one figure was not judged, for so many nights; signed by a name."""
 
-    figure: str
-    by: Annotated[str, Field(min_length=1)]
-    reason: Annotated[str, Field(min_length=1)]
-    first_night: date
-    nights: Annotated[int, Field(ge=1, le=366)]
+    figure: str  # such as weather=fog
+    by: Annotated[str, Field(min_length=1)]  # who signs for it
+    reason: Annotated[str, Field(min_length=1)]  # why, which the verdict repeats
+    first_night: date  # the first on which it is in force, UTC
+    nights: Annotated[int, Field(ge=1, le=366)]  # for how many it is
 
     @property
     def last_night(self) -> date:
@@ -56,8 +58,17 @@ class Exemption:
 
 
 _DEFAULT = (
-    Clause(figures=(OVERALL, "time_of_day=*", "weather=*"), share=0.1, least=0.01, most=0.02, minimum_drives=20, origin=_ALL_HANDS),
-    Clause(figures=(FOREGROUND,), share=0.25, least=0.01, most=0.05, origin="the same trainings, by class: 1 to 2.5 points"),
+    Clause(
+        figures=(OVERALL, "time_of_day=*", "weather=*"),
+        share=0.1,
+        least=0.01,
+        most=0.02,
+        minimum_drives=20,
+        origin=_ALL_HANDS,
+    ),
+    Clause(
+        figures=(FOREGROUND,), share=0.25, least=0.01, most=0.05, origin="the same trainings, by class: 1 to 2.5 points"
+    ),
     Clause(figures=("scene=*",), share=0.1, least=0.01, most=0.02, required=False, origin=_ALL_HANDS),
     Clause(figures=("class=*",), share=0.25, least=0.01, most=0.05, required=False, origin="as for objects"),
 )
@@ -67,8 +78,8 @@ _DEFAULT = (
 class Contract:
     """Hold what is judged: clauses, of which the first that names a figure counts, and signed exemptions."""
 
-    clauses: Annotated[tuple[Clause, ...], Field(min_length=1)] = _DEFAULT
-    exemptions: tuple[Exemption, ...] = ()
+    clauses: Annotated[tuple[Clause, ...], Field(min_length=1)] = _DEFAULT  # what is judged, and by which margins
+    exemptions: tuple[Exemption, ...] = ()  # what may be left unjudged, and who signed for it
 
     def named(self, values: Mapping[str, Sequence[str]], classes: Mapping[str, bool]) -> dict[str, Clause]:
         """Return the clause of every figure that the contract names, in its order.
@@ -93,7 +104,9 @@ def _expanded(figure: str, values: Mapping[str, Sequence[str]], classes: Mapping
     if figure == FOREGROUND:
         return [CLASS + name for name, is_object in classes.items() if is_object]
     if column + "=" == CLASS and value != EVERY and value not in classes:
-        raise InputError(f"contract: {figure}: no such class{did_you_mean(value, list(classes))}; name one of the taxonomy")
+        raise InputError(
+            f"contract: {figure}: no such class{did_you_mean(value, list(classes))}; name one of the taxonomy"
+        )
     if value != EVERY:
         return [figure]
     every = list(classes) if column + "=" == CLASS else DOMAIN.get(column, values.get(column, ()))

@@ -42,7 +42,10 @@ def decide(comparisons: Mapping[str, Comparison], contract: Contract, night: dat
     judged = tuple(dict.fromkeys(each.name for _, each in required if each.name not in gaps))
     worse = [_worse_in_words(other, each) for other, each in found if each.outcome == "worse"]
     still_open = [_open_in_words(other, each, unit) for other, each in required if each.outcome == "open"]
-    signed = [f"{name} was not judged: exempt until {each.last_night}, {each.by}: {each.reason}" for name, each in exempt.items()]
+    signed = [
+        f"{name} was not judged: exempt until {each.last_night}, {each.by}: {each.reason}"
+        for name, each in exempt.items()
+    ]
     lacking = _missing_in_words(missing, unit)
     if worse:
         decision, reasons = "refuse", worse
@@ -87,7 +90,9 @@ def _worse_in_words(other: str, each: Judgement) -> str:
 
 
 def _open_in_words(other: str, each: Judgement, unit: str) -> str:
-    needed = f"about {each.drives_needed} {unit} would tell" if each.drives_needed else f"more {unit} alone will not show it"
+    needed = (
+        f"about {each.drives_needed} {unit} would tell" if each.drives_needed else f"more {unit} alone will not show it"
+    )
     return (
         f"{each.name}: {100 * each.difference:+.1f} points to {other}, but up to {-100 * each.lower:.1f} worse cannot be ruled out "
         f"on {each.drives} {unit} (allowed {100 * each.margin:.1f}; {needed})"

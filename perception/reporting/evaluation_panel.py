@@ -9,7 +9,7 @@ from perception.reporting import charts
 
 Json = Mapping[str, Any]
 MAX_SLICES = 16
-LIMITS = {"judgements": 14, "cells": 12, "left_out": 12}  # rows of tables
+LIMITS = {"judgements": 40, "cells": 12, "left_out": 12}  # rows of tables
 
 
 def in_words(name: str) -> str:

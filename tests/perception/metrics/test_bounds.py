@@ -92,7 +92,9 @@ def test_with_one_frame_a_drive_the_bound_is_that_of_clopper_and_pearson():
         for confidence in (0.8, 0.95, 0.9993):
             failed = np.arange(drives) < failures
             expected = bounds.failure_rate_upper(failures, drives, confidence)
-            assert bounds.drives_failure_upper(failed, np.ones(drives, int), confidence) == pytest.approx(expected, abs=5e-6)
+            assert bounds.drives_failure_upper(failed, np.ones(drives, int), confidence) == pytest.approx(
+                expected, abs=5e-6
+            )
 
 
 def test_the_weights_of_drives_are_those_of_a_slow_draw():

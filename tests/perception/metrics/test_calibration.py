@@ -65,7 +65,9 @@ def test_the_interval_of_an_error_covers_it():
     for _ in range(300):
         confidence = random.uniform(0.5, 1.0, (12, 400)).astype(np.float32)
         hard = random.normal(0.1, 0.05, (12, 1))  # right less often than sure, by drive
-        counts = np.stack([reliability_counts(c, random.random(400) < c - h) for c, h in zip(confidence, hard, strict=True)])
+        counts = np.stack(
+            [reliability_counts(c, random.random(400) < c - h) for c, h in zip(confidence, hard, strict=True)]
+        )
         low, high = calibration_interval(counts, 0.95)
         covered += low <= 0.1 <= high
     assert 0.92 * 300 <= covered <= 0.99 * 300

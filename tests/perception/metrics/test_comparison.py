@@ -80,7 +80,14 @@ def resampled(score, drawn):
 TONIGHT = date(2026, 11, 30)
 CONTRACT = Contract(
     clauses=(
-        Clause(figures=("overall", "time_of_day=*", "weather=*"), share=1, least=0.02, most=0.02, minimum_drives=8, origin="a test"),
+        Clause(
+            figures=("overall", "time_of_day=*", "weather=*"),
+            share=1,
+            least=0.02,
+            most=0.02,
+            minimum_drives=8,
+            origin="a test",
+        ),
         Clause(figures=("class=*",), share=1, least=0.05, most=0.05, minimum_drives=8, origin="a test"),
         Clause(figures=("scene=*",), share=1, least=0.02, most=0.02, required=False, origin="a test"),
     )
@@ -265,7 +272,13 @@ def test_an_exemption_lets_a_gap_pass_on_its_nights_and_is_told(facts):
     near = facts.head(200)
     near = near.assign(weather=near.weather.replace("snow", "clear"))
     champion = simulate(near, 1, 2)
-    signed = {"figure": "weather=snow", "by": "Ada Lovelace", "reason": "it is July", "first_night": TONIGHT, "nights": 2}
+    signed = {
+        "figure": "weather=snow",
+        "by": "Ada Lovelace",
+        "reason": "it is July",
+        "first_night": TONIGHT,
+        "nights": 2,
+    }
     for first, decision in ((TONIGHT, "promote"), (date(2026, 11, 29), "promote"), (date(2026, 11, 28), "not_enough_evidence"),
                             (date(2026, 12, 1), "not_enough_evidence")):  # fmt: skip
         contract = replace(CONTRACT, exemptions=(Exemption(**signed | {"first_night": first}),))
@@ -338,7 +351,9 @@ def test_how_far_a_condition_lies_apart_is_its_difference_less_that_of_all_other
     near = facts.head(200)
     champion, challenger = simulate(near, 1, 2), simulate(near, 1, 3)
     rule = replace(RULE, seed_spread={"time_of_day=night apart": 0.01})
-    (night,) = (each for each in compare(champion, challenger, CLASSES, CLAUSES, rule).judgements if each.apart is not None)
+    (night,) = (
+        each for each in compare(champion, challenger, CLASSES, CLAUSES, rule).judgements if each.apart is not None
+    )
     rows = (near.time_of_day == "night").to_numpy(bool)
     slow = [
         mean_iou(challenger.counts[part].sum(axis=0)) - mean_iou(champion.counts[part].sum(axis=0))

@@ -19,7 +19,9 @@ def test_the_default_names_every_light_and_weather_and_every_class_of_objects():
 
 
 def test_the_first_clause_that_names_a_figure_counts():
-    contract = Contract(clauses=(Clause(figures=("class=car",), **MARGIN | {"most": 0.01}), Clause(figures=("class=*",), **MARGIN)))
+    contract = Contract(
+        clauses=(Clause(figures=("class=car",), **MARGIN | {"most": 0.01}), Clause(figures=("class=*",), **MARGIN))
+    )
     named = contract.named({}, CLASSES)
     assert (named["class=car"].most, named["class=person"].most) == (0.01, 0.02)
 

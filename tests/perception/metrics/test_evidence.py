@@ -79,7 +79,7 @@ def test_a_cell_of_the_mix_without_frames_has_bound_one():
     worst = found.cells[0]
     assert (worst.name, worst.upper, worst.known, worst.frames) == (absent, 1.0, False, 0)
     assert found.mix_upper > 0.1
-    with pytest.raises(InputError, match="sums to 0.5"):
+    with pytest.raises(InputError, match=r"sums to 0\.5"):
         gather_evidence(frames(40, 1), np.zeros(40, bool), COLUMNS, mix={seen: 0.5})
 
 

@@ -48,7 +48,11 @@ def drawn_tallies(random, drives):
     shares = np.array([0.5, 0.3, 0.15, 0.04, 0.01]) * np.exp(random.normal(0, 0.7, (drives, 5)))
     shares[:, 4] *= random.random(drives) < 0.35
     labelled = random.multinomial(10_000, shares / shares.sum(axis=1, keepdims=True))
-    logits = np.array([2.6, 1.5, 0.8, 0.0, -0.6]) + random.normal(0, 0.6, (drives, 5)) * 0.8 + random.normal(0, 0.36, (drives, 1))
+    logits = (
+        np.array([2.6, 1.5, 0.8, 0.0, -0.6])
+        + random.normal(0, 0.6, (drives, 5)) * 0.8
+        + random.normal(0, 0.36, (drives, 1))
+    )
     right = random.binomial(labelled, special.expit(logits))
     wrong = (labelled - right).sum(axis=1, keepdims=True)
     return np.stack([right, labelled, right + random.multinomial(wrong[:, 0], [0.3, 0.3, 0.2, 0.15, 0.05])], axis=1)
