@@ -4,15 +4,17 @@ Every quantity is a parameter (`SET="world.paired_sd=0.2"`); networks are judged
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy import optimize
 
-from perception.metrics.confusion import mean_iou
+from perception.metrics.confusion import iou_of_tallies, mean_known, tallies
+from perception.metrics.contract import CLASS
 from perception.metrics.segmentation import SegmentationScore
 from perception.metrics.slices import CONDITIONS
 from perception.parameters import Count, NotNegative, Positive, ShareToOne, checked
@@ -107,10 +109,20 @@ class Fleet:
     pixels: NDArray[np.int64]
     logits: Floats
 
-    def rows(self, condition: str) -> NDArray[np.bool_]:
-        """Return which drives have a condition, column=value, or all of them for "overall": (drive,) bool."""
-        column, _, value = condition.partition("=")
-        return np.asarray(self.groups[column] == value, bool) if value else np.ones(len(self.groups), bool)
+    def rows(self, figure: str) -> NDArray[np.bool_]:
+        """Return which drives a figure rests on: those in its condition, or all: (drive,) bool."""
+        column, _, value = figure.partition("=")
+        return (
+            np.asarray(self.groups[column] == value, bool) if column in CONDITIONS else np.ones(len(self.groups), bool)
+        )
+
+    def loss(self, figure: str, amount: float) -> Floats:
+        """Return what is taken from the logits where a figure alone gets worse: to be broadcast (drive, frame, class)."""
+        only = class_of(figure)
+        classes = (
+            np.ones(len(self.world.class_shares)) if only is None else np.arange(len(self.world.class_shares)) == only
+        )
+        return amount * self.rows(figure)[:, None, None] * classes
 
     def score(self, generator: np.random.Generator, loss: Floats | float = 0.0) -> SegmentationScore:
         """Judge a network of its own on these drives; loss: what is taken from its logits, to be broadcast (drive, frame, class)."""
@@ -124,12 +136,15 @@ class Fleet:
         counts[:, np.arange(classes), np.arange(classes)] += right
         return SegmentationScore(groups=self.groups, counts=counts, frames=_frame_names(self.groups))
 
-    def expected_miou(self, rows: NDArray[np.bool_], loss: Floats | float = 0.0) -> float:
-        """Return the mIoU on some drives of a network without effects of its own: the truth, on a large fleet."""
+    def expected(self, figure: str, loss: Floats | float = 0.0) -> float:
+        """Return a figure of a network without effects of its own: the truth, on a large fleet."""
+        rows = self.rows(figure)
         recall = 1.0 / (1.0 + np.exp(-(self.logits[rows] - loss)))
         right = (self.pixels[rows] * recall).sum(axis=(0, 1))
         wrong = self.pixels[rows].sum(axis=(0, 1)) - right
-        return mean_iou(np.diag(right) + wrong[:, None] * _confusions(self.world))
+        values = iou_of_tallies(tallies(np.diag(right) + wrong[:, None] * _confusions(self.world)))
+        only = class_of(figure)
+        return float(mean_known(values) if only is None else values[only])
 
 
 def draw_fleet(world: World, drives: int, generator: np.random.Generator, *, always: str = "", least: int = 0) -> Fleet:
@@ -155,15 +170,30 @@ def draw_fleet(world: World, drives: int, generator: np.random.Generator, *, alw
     return Fleet(world, groups, pixels, logits[:, None] + each)
 
 
-def logit_loss(world: World, condition: str, points: float, seed: int = 0) -> float:
-    """Return what to take from the logits of a condition's drives so that the true mIoU there falls by `points` (of 100)."""
-    fleet = draw_fleet(world, 4000, np.random.default_rng(seed), always=condition if "=" in condition else "")
-    rows = fleet.rows(condition)
-    wanted, low, high = fleet.expected_miou(rows) - points / 100, -3.0, 6.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fleet.expected_miou(rows, middle) > wanted else (low, middle)
-    return (low + high) / 2
+def class_of(figure: str) -> int | None:
+    """Return the number of the class that a figure is of; None for mIoU."""
+    return CLASSES.index(figure.removeprefix(CLASS)) if figure.startswith(CLASS) else None
+
+
+def logit_losses(world: World, figure: str, falls: Sequence[float], seed: int = 0) -> list[float]:
+    """Return what to take from the logits so that the true figure falls by as much, for each of several falls of it (0 to 1)."""
+    fleet = draw_fleet(
+        world, 4000, np.random.default_rng(seed), always=figure if figure.partition("=")[0] in CONDITIONS else ""
+    )
+    whole = fleet.expected(figure)
+
+    def excess(amount: float, fall: float) -> float:
+        return whole - fleet.expected(figure, fleet.loss(figure, amount)) - fall
+
+    return [float(optimize.brentq(excess, -8.0, 12.0, args=(fall,), xtol=1e-4)) for fall in falls]
+
+
+def with_share(world: World, condition: str, share: float) -> World:
+    """Return a world where a condition, column=value, is of that share of the drives and all others of the column share the rest."""
+    column, _, value = condition.partition("=")
+    others = {name: each for name, each in world.shares(column).items() if name != value}
+    scaled = {name: each * (1.0 - share) / sum(others.values()) for name, each in others.items()}
+    return replace(world, **{column: scaled | {value: share}})
 
 
 def _drawn(world: World, column: str, drives: int, generator: np.random.Generator, always: str) -> NDArray[np.object_]:
@@ -175,11 +205,11 @@ def _drawn(world: World, column: str, drives: int, generator: np.random.Generato
 
 
 def _fill_up(drawn: NDArray[np.object_], values: Sequence[str], least: int) -> None:
+    """Turn drives of the value that is most frequent into ones of each that too few have."""
     for value in values:
-        names, counts = np.unique(drawn.astype(str), return_counts=True)
-        common = np.flatnonzero(drawn == names[counts.argmax()])
-        short = max(0, least - int((drawn == value).sum()))
-        drawn[common[:short]] = value
+        while (drawn == value).sum() < least:
+            common = max(values, key=lambda each: int((drawn == each).sum()))
+            drawn[np.flatnonzero(drawn == common)[0]] = value
 
 
 def _effect(generator: np.random.Generator, drives: int, classes: int, deviation: float) -> Floats:
