@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from benchmarks.operating.world import CLASSES, World, draw_fleet, logit_losses, with_share
+from benchmarks.operating.world import CLASSES, LARGE, World, draw_fleet, logit_losses, with_share
 from perception.metrics.bounds import drives_failure_upper
 from perception.metrics.comparison import Comparison, RegressionRule, compare
 from perception.metrics.confusion import iou_of_tallies, mean_known, tallies
@@ -163,7 +163,7 @@ def at_the_margin(
 def _margin(study: Study, world: World, figure: str) -> float:
     clause = study.clauses[figure]
     always = figure if "=" in figure and not figure.startswith(CLASS) else ""
-    truth = draw_fleet(world, 4000, np.random.default_rng(0), always=always).expected(figure)
+    truth = draw_fleet(world, LARGE, np.random.default_rng(0), always=always).expected(figure)
     return float(np.clip(clause.share * truth, clause.least, clause.most))
 
 

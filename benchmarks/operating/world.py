@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import optimize
+from scipy import interpolate, special
 
+from perception.errors import InputError
 from perception.metrics.confusion import iou_of_tallies, mean_known, tallies
 from perception.metrics.contract import CLASS
 from perception.metrics.segmentation import SegmentationScore
@@ -33,6 +34,8 @@ CLASSES = (
     "traffic sign",
     "bicycle",
 )
+LARGE = 10_000  # drives, to know the truth by
+_AMOUNTS = np.linspace(-3.0, 5.0, 25)  # taken from logits, between which the truth is interpolated
 _COMMON, _OWN = 0.6, 0.8  # how much of a drive's effect all classes share, and each has for itself; squares sum to 1
 
 
@@ -126,20 +129,24 @@ class Fleet:
 
     def score(self, generator: np.random.Generator, loss: Floats | float = 0.0) -> SegmentationScore:
         """Judge a network of its own on these drives; loss: what is taken from its logits, to be broadcast (drive, frame, class)."""
-        drives, _, classes = self.pixels.shape
-        own = _effect(generator, drives, classes, self.world.paired_sd / np.sqrt(2))
-        each = generator.normal(0.0, self.world.paired_frame_sd / np.sqrt(2), self.pixels.shape)
-        recall = 1.0 / (1.0 + np.exp(-(self.logits + own[:, None] + each - loss)))
+        classes = self.pixels.shape[-1]
+        recall = special.expit(self.logits + self._own(generator) - loss)
         right = generator.binomial(self.pixels, recall).sum(axis=1)
         wrong = self.pixels.sum(axis=1) - right
         counts = generator.multinomial(wrong, _confusions(self.world))
         counts[:, np.arange(classes), np.arange(classes)] += right
         return SegmentationScore(groups=self.groups, counts=counts, frames=_frame_names(self.groups))
 
+    def _own(self, generator: np.random.Generator) -> Floats:
+        """Draw the effects that a network has for itself, so that two differ by what the world says: (drive, frame, class)."""
+        drives, _, classes = self.pixels.shape
+        by_drive = _effect(generator, drives, classes, self.world.paired_sd / np.sqrt(2))
+        return by_drive[:, None] + generator.normal(0.0, self.world.paired_frame_sd / np.sqrt(2), self.pixels.shape)
+
     def expected(self, figure: str, loss: Floats | float = 0.0) -> float:
-        """Return a figure of a network without effects of its own: the truth, on a large fleet."""
+        """Return the figure that networks have in the mean: the truth, on a large fleet."""
         rows = self.rows(figure)
-        recall = 1.0 / (1.0 + np.exp(-(self.logits[rows] - loss)))
+        recall = special.expit(self.logits + self._own(np.random.default_rng(0)) - loss)[rows]
         right = (self.pixels[rows] * recall).sum(axis=(0, 1))
         wrong = self.pixels[rows].sum(axis=(0, 1)) - right
         values = iou_of_tallies(tallies(np.diag(right) + wrong[:, None] * _confusions(self.world)))
@@ -175,17 +182,21 @@ def class_of(figure: str) -> int | None:
     return CLASSES.index(figure.removeprefix(CLASS)) if figure.startswith(CLASS) else None
 
 
-def logit_losses(world: World, figure: str, falls: Sequence[float], seed: int = 0) -> list[float]:
-    """Return what to take from the logits so that the true figure falls by as much, for each of several falls of it (0 to 1)."""
+def logit_losses(world: World, figure: str, falls: Sequence[float]) -> list[float]:
+    """Return what to take from the logits so that the true figure falls by as much, for each of several falls of it (0 to 1).
+
+    The truth is worked out on a large fleet at some amounts, and interpolated between them. Raises InputError for a fall out of reach.
+    """
     fleet = draw_fleet(
-        world, 4000, np.random.default_rng(seed), always=figure if figure.partition("=")[0] in CONDITIONS else ""
+        world, LARGE, np.random.default_rng(0), always=figure if figure.partition("=")[0] in CONDITIONS else ""
     )
-    whole = fleet.expected(figure)
-
-    def excess(amount: float, fall: float) -> float:
-        return whole - fleet.expected(figure, fleet.loss(figure, amount)) - fall
-
-    return [float(optimize.brentq(excess, -8.0, 12.0, args=(fall,), xtol=1e-4)) for fall in falls]
+    values = np.array([fleet.expected(figure, fleet.loss(figure, amount)) for amount in _AMOUNTS])
+    fallen = fleet.expected(figure) - values
+    if not fallen[0] < min(falls) <= max(falls) < fallen[-1]:
+        raise InputError(
+            f"a fall of {figure} by {max(falls):g}: must lie between {fallen[0]:.3f} and {fallen[-1]:.3f} in this world"
+        )
+    return [float(each) for each in interpolate.PchipInterpolator(fallen, _AMOUNTS)(falls)]
 
 
 def with_share(world: World, condition: str, share: float) -> World:
