@@ -294,7 +294,7 @@ def _ask(networks, scores, test, parameters: LearningParameters, rule: Regressio
         worse = _worsened(networks[spoiled], scores[spoiled], below, test, parameters, options, name)
         others = [score for index, score in enumerate(scores) if index not in (champion, challenger)]
         wide = (
-            replace(rule, seed_spread=seed_spread(others, classes, clauses, rule))
+            replace(rule, seed_spread=seed_spread(others, classes, clauses))
             if len(scores) >= LEAST_FOR_SPREAD
             else rule
         )
@@ -304,7 +304,7 @@ def _ask(networks, scores, test, parameters: LearningParameters, rule: Regressio
             found = _verdicts(scores[champion], against, each, options.drives, clauses, classes, asked, number)
             _print_refusals(kind, found)
             nights[kind] += found
-    return _report(nights, scores, seed_spread(scores, classes, clauses, rule), rule, options)
+    return _report(nights, scores, seed_spread(scores, classes, clauses), rule, options)
 
 
 def _print_pair(champion: int, challenger: int, scores: Sequence[SegmentationScore]) -> None:

@@ -61,7 +61,6 @@ def judge(
     identity, device = identity_of(about, parameters), best_device()
     provider = best_provider(device)
     log(f"networks run by onnxruntime's {provider} on a machine whose best device is {device}")
-    about = _in_units(about, parameters.clip_frames)
     score = _score(frames, about, model, parameters, "evaluate", folder)
     figures = _figures(score, parameters) | {"test_set_sha256": identity, "model_sha256": file_sha256(model)}
     figures["onnxruntime_provider"] = provider
@@ -104,14 +103,6 @@ def identity_of(about: pd.DataFrame, parameters: JudgeParameters) -> str:
             "a frozen test set must not change: restore it, or pin the new one after people have agreed to it"
         )
     return found
-
-
-def _in_units(about: pd.DataFrame, clip_frames: int) -> pd.DataFrame:
-    """Cut drives into clips of `clip_frames` frames in a row, which then stand for drives."""
-    if not clip_frames:
-        return about
-    ordered = about.sort_values("frame_id").groupby("drive_id").cumcount() // clip_frames
-    return about.assign(drive_id=about.drive_id.astype(str) + "/clip" + ordered.reindex(about.index).astype(str))
 
 
 def _score(
@@ -164,7 +155,6 @@ def _figures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
         "miou_by_condition": {name: measured.plain(value) for name, value in score.miou_by_slice().items()},
         "frames_by_condition": score.frames_by_slice(),
         "domain": grid.to_dict("records") if grid is not None else [],
-        "unit": f"clips of {parameters.clip_frames} frames" if parameters.clip_frames else "drives",
         "confidence": parameters.confidence,
     }
 
@@ -177,10 +167,6 @@ def _coverage(score: SegmentationScore, about: pd.DataFrame, left_out: Sequence[
         *({"path": path, "rule": "no pixel of its label is of a class that counts"} for path in blank),
     ]
     return {"found": len(about) + len(left_out), "judged": len(about) - len(blank), "left_out": unjudged}
-
-
-def _unit(parameters: JudgeParameters) -> str:
-    return "clips" if parameters.clip_frames else "drives"
 
 
 def failed_frames(score: SegmentationScore, parameters: JudgeParameters) -> np.ndarray[Any, Any]:
@@ -204,8 +190,7 @@ def _failures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
         miles=parameters.miles,
         miles_failures=parameters.miles_failures,
     )
-    unit = _unit(parameters)
-    words = {"supports": what_it_supports(evidence, unit), "does_not_support": what_it_does_not_support(evidence, unit)}
+    words = {"supports": what_it_supports(evidence), "does_not_support": what_it_does_not_support(evidence)}
     return {
         "failures": evidence.failures,
         "failure_rule": f"fewer than {parameters.failure_pixel_accuracy:.0%} of the labelled pixels are right",
@@ -301,7 +286,7 @@ def _against(
     classes, clauses = class_names(parameters.taxonomy), contract_clauses(about, parameters)
     rule = shared_fields(RegressionRule, parameters)
     found = {name: compare(scores[hashes[name]], score, classes, clauses, rule) for name in others}
-    verdict = decide(found, parameters.contract, night, _unit(parameters))
+    verdict = decide(found, parameters.contract, night)
     theirs = scores[hashes[CHAMPION]]
     return {
         "miou_champion": theirs.miou(),

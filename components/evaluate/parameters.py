@@ -19,8 +19,6 @@ class JudgeParameters(FrameParameters, IntervalSettings):
     width_px: Annotated[int, Field(ge=1, le=16384)]  # likewise
     batch_frames: Count = 8  # frames in memory at once
     slice_columns: tuple[str, ...] = ("time_of_day", "weather", "scene")  # manifest columns that slices are cut by
-    # this many frames of a drive in a row count as one independent unit; 0: the whole drive does
-    clip_frames: CountOrZero = 0
     failure_pixel_accuracy: Share = 0.5  # a frame with a smaller share of right pixels counts as failed
     claim_failure_rate: Share = 0.01  # the report says what it would take to show that no more frames than this fail
     # share of operation by cell, such as "time_of_day=night,weather=rain,scene=urban": 0.1; empty: the test set's own

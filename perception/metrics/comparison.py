@@ -34,8 +34,8 @@ from perception.metrics.confusion import iou_of_tallies, mean_known, tallies
 from perception.metrics.contract import CLASS, OVERALL, Clause
 from perception.metrics.jackknife import leave_one_out, spread_of
 from perception.metrics.segmentation import SegmentationScore
-from perception.metrics.settings import IntervalSettings
-from perception.parameters import ShareFromZero, checked
+from perception.metrics.settings import Confidence
+from perception.parameters import Seed, ShareFromZero, checked
 
 Floats = NDArray[np.float64]
 APART = " apart"  # after a condition's name: its figure less that of all other frames
@@ -46,9 +46,11 @@ _LEAST_SHOWN = 2  # drives that must label a class for a condition's mean to cou
 
 
 @checked
-class RegressionRule(IntervalSettings):
+class RegressionRule:
     """Say how sure a comparison has to be: of a loss over all figures together, of "no worse" for each figure."""
 
+    confidence: Confidence = 0.95
+    seed: Seed = 0  # of what is drawn to judge all figures together
     # Standard deviation of a figure between trainings that differ only by their seed, by the figure's name, and of a
     # condition's difference from all other frames, by its name and " apart": as seed_spread() gives them.
     seed_spread: dict[str, ShareFromZero] = Field(default_factory=dict)
@@ -72,11 +74,10 @@ class Judgement:
     drives: int
     frames: int
     outcome: str  # better, no worse, open or worse
-    drives_needed: (
-        int | None
-    )  # to show "no worse" in most cases if the difference is what was seen; None: no number would
+    # to show "no worse" in most cases if the difference is what was seen; None: no number would
+    drives_needed: int | None
     apart: float | None = None  # a condition's difference less that on all other frames; None: not judged
-    apart_margin: float | None = None  # what two seeds differ by at most in that, at least half the rule's own margin
+    apart_margin: float | None = None  # what two seeds differ by at most in that, at least half the margin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ def compare(
     Raises InputError when the two scores are not of the same frames.
     """
     _check_same_frames(champion, challenger)
-    figures, gaps = _figures(champion, challenger, classes, clauses, rule)
+    figures, gaps = _figures(champion, challenger, classes, clauses)
     if not figures:
         return Comparison(judgements=(), gaps=gaps)
     judgements, critical = _judge(figures, rule)
@@ -175,11 +176,11 @@ def since(reference: SegmentationScore, challenger: SegmentationScore, confidenc
 
 
 def seed_spread(
-    scores: Sequence[SegmentationScore], classes: Sequence[str], clauses: Mapping[str, Clause], rule: RegressionRule
+    scores: Sequence[SegmentationScore], classes: Sequence[str], clauses: Mapping[str, Clause]
 ) -> dict[str, float]:
     """Measure how networks that differ only by the seed of their training scatter: figure → standard deviation of it.
 
-    scores: of two networks or more, on the same frames; figures are those that `compare` would judge by this rule.
+    scores: of two networks or more, on the same frames; figures are those that `compare` would judge.
     A variance of a handful of networks may be far too small by chance, so each is averaged with the mean variance of
     its kind, of conditions or of classes (moderated variances, Smyth 2004, with a prior as heavy as the data). So is
     that of how far a condition lies apart from all other frames, with those of the same column.
@@ -190,7 +191,7 @@ def seed_spread(
     values, apart = [], []
     for score in scores:
         _check_same_frames(scores[0], score)
-        figures, _ = _figures(scores[0], score, classes, clauses, rule)
+        figures, _ = _figures(scores[0], score, classes, clauses)
         own, rest = (
             np.array([each.both(part.sum(axis=0))[1] for each, part in zip(figures, parts, strict=True)])
             for parts in ([each.inside for each in figures], [each.outside for each in figures])
@@ -229,7 +230,6 @@ def _figures(
     challenger: SegmentationScore,
     classes: Sequence[str],
     clauses: Mapping[str, Clause],
-    rule: RegressionRule,
 ) -> tuple[list[_Figure], tuple[Gap, ...]]:
     """Return the figures that enough drives show, and those of the contract that too few do."""
     groups = champion.groups
@@ -248,7 +248,7 @@ def _figures(
             inside, frames = _by_drive(counts[rows], drive_of[rows], len(whole)), int(frames_of[rows].sum())
         shown = inside[:, 0, 1] > 0
         showing = int(shown.any(axis=1).sum())
-        if showing < clause.minimum_drives or frames < rule.minimum_frames:
+        if showing < clause.minimum_drives:
             gaps.append(Gap(name=name, required=clause.required, drives=showing, drives_needed=clause.minimum_drives))
         else:
             averaged = shown.sum(axis=0) >= _LEAST_SHOWN

@@ -14,7 +14,7 @@ from perception.metrics.slices import DOMAIN
 from perception.parameters import BrokenRule, Fraction, ShareFromZero, checked
 
 OVERALL, CLASS, FOREGROUND, EVERY = "overall", "class=", "foreground", "*"
-_ALL_HANDS = (
+_SEEDS = (
     "two trainings of one recipe with different seeds differ by 0.7 points of mIoU in a condition (docs/evaluation.md)"
 )
 
@@ -64,12 +64,12 @@ _DEFAULT = (
         least=0.01,
         most=0.02,
         minimum_drives=20,
-        origin=_ALL_HANDS,
+        origin=_SEEDS,
     ),
     Clause(
         figures=(FOREGROUND,), share=0.25, least=0.01, most=0.05, origin="the same trainings, by class: 1 to 2.5 points"
     ),
-    Clause(figures=("scene=*",), share=0.1, least=0.01, most=0.02, required=False, origin=_ALL_HANDS),
+    Clause(figures=("scene=*",), share=0.1, least=0.01, most=0.02, required=False, origin=_SEEDS),
     Clause(figures=("class=*",), share=0.25, least=0.01, most=0.05, required=False, origin="as for objects"),
 )
 

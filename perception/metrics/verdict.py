@@ -28,7 +28,7 @@ class Verdict:
         return "; ".join(self.reasons)
 
 
-def decide(comparisons: Mapping[str, Comparison], contract: Contract, night: date, unit: str = "drives") -> Verdict:
+def decide(comparisons: Mapping[str, Comparison], contract: Contract, night: date) -> Verdict:
     """Decide by what was found against other networks, by what they are called: the champion, the reference release.
 
     Every figure that the contract requires must be no worse than each of them; one that could not be judged holds the release,
@@ -41,12 +41,12 @@ def decide(comparisons: Mapping[str, Comparison], contract: Contract, night: dat
     missing = [gap for name, gap in gaps.items() if name not in exempt]
     judged = tuple(dict.fromkeys(each.name for _, each in required if each.name not in gaps))
     worse = [_worse_in_words(other, each) for other, each in found if each.outcome == "worse"]
-    still_open = [_open_in_words(other, each, unit) for other, each in required if each.outcome == "open"]
+    still_open = [_open_in_words(other, each) for other, each in required if each.outcome == "open"]
     signed = [
         f"{name} was not judged: exempt until {each.last_night}, {each.by}: {each.reason}"
         for name, each in exempt.items()
     ]
-    lacking = _missing_in_words(missing, unit)
+    lacking = _missing_in_words(missing)
     if worse:
         decision, reasons = "refuse", worse
     elif missing or not judged:
@@ -70,12 +70,12 @@ def _promoted_in_words(others: tuple[str, ...], required: list[tuple[str, Judgem
     return said + (f"; better in {', '.join(better[:_LISTED])}" if better else "")
 
 
-def _missing_in_words(missing: list[Gap], unit: str) -> list[str]:
+def _missing_in_words(missing: list[Gap]) -> list[str]:
     if not missing:
         return []
     each = [f"{gap.name} ({gap.drives} of {gap.drives_needed})" for gap in missing]
     more = f" and {len(each) - _LISTED} more" if len(each) > _LISTED else ""
-    return [f"not judged, too few {unit} that show it: {', '.join(each[:_LISTED])}{more}; the contract asks for them"]
+    return [f"not judged, too few drives that show it: {', '.join(each[:_LISTED])}{more}; the contract asks for them"]
 
 
 def _worse_in_words(other: str, each: Judgement) -> str:
@@ -89,11 +89,11 @@ def _worse_in_words(other: str, each: Judgement) -> str:
     )
 
 
-def _open_in_words(other: str, each: Judgement, unit: str) -> str:
+def _open_in_words(other: str, each: Judgement) -> str:
     needed = (
-        f"about {each.drives_needed} {unit} would tell" if each.drives_needed else f"more {unit} alone will not show it"
+        f"about {each.drives_needed} drives would tell" if each.drives_needed else "more drives alone will not show it"
     )
     return (
         f"{each.name}: {100 * each.difference:+.1f} points to {other}, but up to {-100 * each.lower:.1f} worse cannot be ruled out "
-        f"on {each.drives} {unit} (allowed {100 * each.margin:.1f}; {needed})"
+        f"on {each.drives} drives (allowed {100 * each.margin:.1f}; {needed})"
     )

@@ -170,7 +170,6 @@ class Evaluation(TypedDict):
     frames_by_condition: dict[str, int]
     frames: int
     drives: int
-    unit: str
     confidence: float
     frequency_weighted_iou: float | None
     pixel_accuracy: float | None

@@ -140,9 +140,16 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
     run("report", told, tmp_path, "--frames", "frames", "--evaluation", "evaluation", "--report", "report")
     html = (tmp_path / "report" / "report.html").read_text()
     assert "What it does not support" in html and ours["promotion"]["decision"] in html
+    assert "Not judged" in html and "of 20)" in html
+    shutil.copy(place / "net.onnx", tmp_path / "base" / "reference.onnx")
     pinned = shared | QUICK | {"test_set_sha256": ours["test_set_sha256"]}
     ports = ("--frames", "frames", "--base", "base", "--compressed", "compressed")
     run("evaluate", pinned, tmp_path, *ports, "--evaluation", "again")
+    against = json.loads((tmp_path / "again" / "evaluation.json").read_text())
+    assert against["promotion"]["reference"] == against["model_sha256"], "the reference release is this very network"
+    assert against["promotion"]["miou_since_reference"] == against["promotion"]["miou_since_reference_lower_95"] == 0.0
+    assert {each["difference"] for each in against["comparison"]["reference_judgements"]} == {0.0}
+    assert against["comparison"]["judgements"] == ours["comparison"]["judgements"]
     assert (
         run("evaluate", pinned | {"test_set_sha256": "0" * 64}, tmp_path, *ports, "--evaluation", "third", code=2) == 2
     )

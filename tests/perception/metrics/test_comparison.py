@@ -153,7 +153,7 @@ def shaken(score, network_seed, spread):
 def test_margins_follow_the_measured_spread_between_seeds(facts):
     base = simulate(facts, 1, 2)
     networks = [shaken(base, seed, 0.08) for seed in range(14)]
-    rule = replace(RULE, seed_spread=seed_spread(networks[2:], CLASSES, CLAUSES, RULE))
+    rule = replace(RULE, seed_spread=seed_spread(networks[2:], CLASSES, CLAUSES))
     assert sum(v.decision == "refuse" for v in refusals(networks[0], networks[1], 10, 250, RULE)) > 5, (
         "a case that matters"
     )
@@ -168,7 +168,7 @@ def test_margins_follow_the_measured_spread_between_seeds(facts):
 
 def test_the_spread_between_seeds_is_the_standard_deviation_drawn_to_that_of_its_kind(facts):
     networks = [simulate(facts.head(80), 1, seed) for seed in range(3)]
-    spread = seed_spread(networks, CLASSES, CLAUSES, RULE)
+    spread = seed_spread(networks, CLASSES, CLAUSES)
     found = [compare(networks[0], network, CLASSES, CLAUSES, RULE) for network in networks]
     figures = [{each.name: each.challenger for each in one.judgements} for one in found]
     conditions = {name for name in figures[0] if name != "overall" and not name.startswith("class=")}
@@ -180,10 +180,10 @@ def test_the_spread_between_seeds_is_the_standard_deviation_drawn_to_that_of_its
         for name in names:
             expected = np.sqrt((own[name] + np.mean(list(own.values()))) / 2)
             assert spread[name] == pytest.approx(expected), name
-    same = seed_spread([networks[0], networks[0]], CLASSES, CLAUSES, RULE)
+    same = seed_spread([networks[0], networks[0]], CLASSES, CLAUSES)
     assert set(same.values()) == {0.0}
     with pytest.raises(InputError, match="needs two networks"):
-        seed_spread(networks[:1], CLASSES, CLAUSES, RULE)
+        seed_spread(networks[:1], CLASSES, CLAUSES)
     with pytest.raises(InputError, match=r"seed_spread.overall = -1"):
         RegressionRule(seed_spread={"overall": -1.0})
 
@@ -332,7 +332,7 @@ def test_a_condition_that_is_set_apart_is_refused_although_seeds_lift_all_condit
     """Seeds move everything together by several points, so that margins grow far beyond a loss in one condition."""
     generator, near = np.random.default_rng(5), facts.head(400)
     networks = [lifted(simulate(near, 1, 10 + seed), generator) for seed in range(6)]
-    spread = seed_spread(networks, CLASSES, CLAUSES, RULE)
+    spread = seed_spread(networks, CLASSES, CLAUSES)
     assert spread["time_of_day=night"] > 3 * spread["time_of_day=night apart"]
     champion = networks[0]
     worse = worsened(champion, (near.time_of_day == "night").to_numpy(bool), 0.04)

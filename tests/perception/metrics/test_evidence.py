@@ -104,4 +104,3 @@ def test_nothing_judged_bounds_nothing():
 def test_one_drive_is_said_in_the_singular():
     found = gather_evidence(frames(1, 3), np.zeros(3, bool), COLUMNS)
     assert "0 of 3 failed, on 1 drive." in what_it_supports(found)[0]
-    assert "on 1 clip." in what_it_supports(found, "clips")[0]
