@@ -32,7 +32,7 @@ def page_text(study: Study, cells: Sequence[Cell], command: str, took_minutes: f
         "[studies.py](../../benchmarks/operating/studies.py)): put in those of your own test set before you rely on this. "
         f"{study.repeats} repetitions a cell; ± is one standard error; {took_minutes:.0f} minutes, {study.workers} at a time.",
         "## A loss that is exactly at its margin\n\nHow often a challenger is promoted whose true loss in one figure is what the contract "
-        "allows there and no more. The contract asks for at most 5 %.",
+        "allows there and no more. It should be 5 % at most.",
         _margin_table(study, cells),
         "Fog is told twice: on drives as they come, where most small test sets lack the least number of drives of some contracted "
         "condition, so that nothing is promoted at all; and on test sets that people filled up.",
@@ -91,13 +91,13 @@ def _months_table(study: Study, cells: Sequence[Cell]) -> str:
     for trend in study.trends:
         years = _of(cells, "months", trend=trend)
         ends = np.array([each.about["levels"][-1] for each in years])
-        error = ends.std(ddof=1) / np.sqrt(len(ends)) if len(ends) > 1 else float("nan")
+        error = f" ± {ends.std(ddof=1) / np.sqrt(len(ends)):.2f}" if len(ends) > 1 else ""
         within = int(sum(each.share for each in years))
         rows.append(
-            (f"{trend:+g}", f"{ends.mean():+.2f} ± {error:.2f}", f"{ends.min():+.2f}", f"{within} of {len(years)}")
+            (f"{trend:+g}", f"{ends.mean():+.2f}{error}", f"{ends.min():+.2f}", f"{within} of {len(years)}")
         )
     return markdown_table(
-        ("points a night", "after a year, in the mean", "worst year", "years within one margin"), rows
+        ("points a night", "at the end, in the mean", "worst year", "years within one margin"), rows
     )
 
 
