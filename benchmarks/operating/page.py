@@ -93,12 +93,8 @@ def _months_table(study: Study, cells: Sequence[Cell]) -> str:
         ends = np.array([each.about["levels"][-1] for each in years])
         error = f" ± {ends.std(ddof=1) / np.sqrt(len(ends)):.2f}" if len(ends) > 1 else ""
         within = int(sum(each.share for each in years))
-        rows.append(
-            (f"{trend:+g}", f"{ends.mean():+.2f}{error}", f"{ends.min():+.2f}", f"{within} of {len(years)}")
-        )
-    return markdown_table(
-        ("points a night", "at the end, in the mean", "worst year", "years within one margin"), rows
-    )
+        rows.append((f"{trend:+g}", f"{ends.mean():+.2f}{error}", f"{ends.min():+.2f}", f"{within} of {len(years)}"))
+    return markdown_table(("points a night", "at the end, in the mean", "worst year", "years within one margin"), rows)
 
 
 def _coverage_table(cells: Sequence[Cell]) -> str:
