@@ -4,17 +4,17 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
 RUN_PYTHON := $(VENV)/bin/python
-EXTRAS := gates,versioning,cluster,development
+EXTRAS := gates,versioning,pretrained,cluster,outside,development
 NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
-COMMANDS := run evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel schedule test-cluster \
-	watch dag parameters review promote reject rollback versions history verify-history reproduce lineage scrub retire \
-	table bench simulate scenes operating-characteristics faults audit licences
+COMMANDS := run season replay evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel \
+	schedule test-cluster watch dag parameters review promote rebase reject rollback versions nights history verify-history reproduce lineage scrub \
+	retire batches recall migrate backup restore table bench simulate scenes operating-characteristics faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
-OPTIONS := ANYWAY BASE BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME HEAD IMAGES MANIFEST MINUTES \
-	MODEL ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
+OPTIONS := AGAINST ANYWAY BASE BATCH BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
+	MODEL NIGHT NIGHTS ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY REMOTE RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
 	TAXONOMY VERSION
 simulate operating-characteristics: export NIGHTDRIVE_OPTION_OUT := docs/results
 define hand_over
@@ -45,6 +45,8 @@ $(COMMANDS): setup
 	@$(NIGHTDRIVE) $@
 
 run:  ## one whole night on this machine: PROFILE=demo|smoke|camvid DATA=DIR RUN=NAME SET="section.name=value ..."
+replay:  ## repeat a recorded night on its own frames, both side by side: NIGHT=NAME SET="section.name=value ..."
+season:  ## so many nights with new footage each and an annotator who returns tomorrow: NIGHTS=5 PROFILE=season|camvid DATA=DIR [AGAINST=random]
 evaluate:  ## judge an exported network on a data set: MODEL=FILE.onnx DATA=DIR [PART=val FORMAT= TAXONOMY= CHAMPION=FILE.onnx OUT=DIR]
 profile:  ## where the seconds and bytes of a night on this machine went: RUN=NAME
 engine:  ## a TensorRT engine from a network, where trtexec is installed: ONNX=FILE
@@ -61,22 +63,29 @@ test-cluster:  ## eight cases against a real installation, in names of their own
 dag:  ## write what is derived from the graph: dvc.yaml and its drawing, docs/dag.md
 parameters:  ## write docs/parameters.md and the schema of params.yaml from the declarations of parameters
 review:  ## the page that compares two data versions: BASE=VERSION HEAD=VERSION OUT=DIR REGISTRY=DIR (all optional)
-promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY MODEL=auto|release|keep
+promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY MODEL=auto|release|keep|only
+rebase:  ## put the new frames of a stale version onto what is current, as a new version: VERSION=TAG
 reject:  ## record that a data version must not be released: VERSION=TAG BY=NAME REASON=WHY
 rollback:  ## move the released pointers back, running nothing: BY=NAME REASON=WHY VERSION=TAG (default: the one before)
 versions:  ## list the data versions of the registry
+nights:  ## list the nights of the registry, with what each took in, chose, measured and cost, and draw the trend: OUT=runs/nights.html
 history:  ## list every decision with its signature, checked against the registry's git history
 verify-history:  ## check that every data tag and decision is signed by an allowed key: SIGNERS=FILE REGISTRY=DIR
 reproduce:  ## fetch exactly the data of a version and prove it by its hash: VERSION=TAG OUT=DIR
 lineage:  ## which versions and networks used a frame or drive, what its deletion touches: FRAME=ID DRIVE=ID
 scrub:  ## check the registry's remote and re-hash a sample of it: SAMPLE=200 SEED=0
+batches:  ## list the batches at annotators, what is overdue and which labels went back
+recall:  ## take frames back from annotators: BATCH=NAME or FRAME=ID BY=NAME REASON=WHY
 retire:  ## dry run of retention; with PLAN=HASH BY=NAME REASON=WHY it is done: DAYS=30
+migrate:  ## bring a registry that an older version wrote forward, in one commit: REGISTRY=DIR
+backup:  ## the registry and all that its remote holds for it, as a folder: OUT=DIR REGISTRY=DIR
+restore:  ## a registry and its remote again, from a backup: FROM=DIR REGISTRY=DIR [REMOTE=DIR]
 table:  ## a published table at this machine's size, into docs/results: TABLE=NAME DATA=PATH SIZE=small|medium|long|full SEEDS=3 MINUTES=9 DEVICE=cuda
 bench:  ## the duels with the peers, into docs/results/duels.md: ONLY="NAME ..." ANYWAY=yes (prints on a busy machine)
 simulate:  ## predict a night at a fleet's scale, into docs/results/fleet.md: SET="cluster.gpus=256 fleet.pool_every=10"
 operating-characteristics:  ## simulate what the release verdict lets through, into docs/results: SET="study.repeats=100 world.paired_sd=0.35"
 scenes:  ## a contact sheet of procedural scenes: OUT=FILE.jpg
-faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|inputs|settings EXAMPLES=60
+faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|inputs|settings|nights EXAMPLES=60
 audit:  ## pins exact, installed files as their packages recorded them, licences listed; no network
 licences:  ## write docs/licences.md from what is installed
 

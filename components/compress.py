@@ -1,21 +1,31 @@
 """compress: turn the pruned network into the one that ships: low rank where that is faster, exported to ONNX, measured."""
 
 import dataclasses
+import shutil
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from components.stage.declaration import Needs, Paths, Port, Stage
-from components.stage.learning import FrameParameters, gate_rows, network_miou, read_frames, write_json
+from components.stage.learning import (
+    NetworkParameters,
+    gate_rows,
+    network_miou,
+    networks_of,
+    read_frames,
+    write_json,
+)
 from components.stage.records import log
 from perception.parameters import Count, ShareFromZero, ShareToOne, checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_ORIGIN = ("data_manifest_sha256", "code_commit", "image", "started_from_model")  # of the trained networks, told on
+
 
 @checked
-class CompressParameters(FrameParameters):
+class CompressParameters(NetworkParameters):
     """Say how far the network may be compressed and how its latency is measured."""
 
     energy: ShareToOne = 0.98  # share of the sum of singular values that a factorised layer keeps
@@ -30,7 +40,7 @@ class CompressParameters(FrameParameters):
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
-    """Factorise, export, measure; write model.onnx, dense.onnx, the weights, card.json and card.md."""
+    """Factorise, export, measure; write model.onnx, dense.onnx, the weights of both, card.json and card.md."""
     from perception.compression.cost import measure_latency_ms
     from perception.compression.export import export_onnx, fold_batchnorm, input_metadata
     from perception.compression.model_card import card_markdown, latency_by_batch, neurons_removed_percent
@@ -41,9 +51,11 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
 
     set_threads(parameters.threads)
     folder, size = outputs.one("compressed"), (parameters.height_px, parameters.width_px)
-    dense, pruned = (load_network(inputs.one("network") / f"{name}.safetensors") for name in ("dense", "pruned"))
+    networks, given = networks_of(parameters), inputs.one("network")
+    dense, pruned = (load_network(given / f"{name}.safetensors", networks) for name in ("dense", "pruned"))
+    shutil.copyfile(given / "dense.safetensors", folder / "dense.safetensors")  # released with the rest
     network, choices = _factorise(pruned, parameters)
-    sha256 = save_network(network, folder / "model.safetensors", {"shrunk_by": "pruning and low rank"})
+    sha256 = save_network(network, folder / "model.safetensors", {"shrunk_by": "pruning and low rank"}, networks)
     metadata = input_metadata(parameters.taxonomy)
     exports = {
         "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size, metadata=metadata),
@@ -55,7 +67,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     latency = [item for item in measured if item.batch_frames == 1]
     frames = read_frames(inputs)
     trained = read_record(inputs.one("network") / "network.json", TrainedNetworks)
-    origin = {name: getattr(trained, name) for name in ("data_manifest_sha256", "code_commit", "image")}
+    origin = {name: getattr(trained, name) for name in _ORIGIN}
     miou = network_miou(network, frames[frames.split == "test"].reset_index(drop=True), parameters)
     card = _model_card(network, dense, exports, parameters) | origin
     card |= {

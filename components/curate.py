@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from components.stage.declaration import BASE, FRAMES, Needs, Paths, Port, Stage
-from components.stage.learning import Taxonomy, labelled_so_far, read_frames, write_json
+from components.stage.learning import ORACLE_NAME, Taxonomy, labelled_so_far, read_frames, write_json
 from components.stage.records import log, progress_line
 from perception.errors import InputError
 from perception.parameters import Count, checked
@@ -11,7 +11,9 @@ from perception.parameters import Count, checked
 if TYPE_CHECKING:
     import pandas as pd
 
-_SELECTED = {"frame_id": "text", "score": "number", "rank": "whole number", "reason": "text"}
+_WHY = {"frame_id": "text", "score": "number", "rank": "whole number", "reason": "text"}
+_SELECTED = _WHY | {"fresh": "flag", "prelabel_uri": "text?"}
+_EVENTS = {"frame_id": "text", "event": "text", "batch": "text", "who": "text?", "why": "text?", "label_drop": "text?"}
 
 
 @checked
@@ -23,20 +25,24 @@ class CurateParameters:
     frames_per_shard: Count = 200  # frames in one tar; a version adds shards and never rewrites one
 
 
-def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
-    """Reveal the labels of the selected frames and write the version, held-out frames included, and the table of its gate.
+def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> dict[str, int]:
+    """Reveal the labels of the selected frames and write the version, held-out frames included, and the table of its gate; in
+    events.parquet what the ledger will say of tonight.
 
-    Selected frames of a fleet without hidden labels wait for their annotation; a later night takes them in.
+    Selected frames of a fleet without hidden labels wait for their annotation, those drawn uniformly wait for the next night. Tells
+    how many labels were accepted, and how many training frames of the version have a label by people.
     """
     import pandas as pd
 
     from perception.data.store import open_store
+    from perception.data.tables import read_table
     from perception.quality.intake import gate_table, profile_labels, with_class_pixels
     from perception.versioning.curated import build_version
 
     store, folder = open_store(parameters.store), outputs.one("curated")
     frames, known = read_frames(inputs), labelled_so_far(inputs)
-    labelled = _newly_labelled(inputs, frames)
+    selected = read_table(inputs.one("selection") / "selected.parquet", _SELECTED, key="frame_id")
+    labelled = _newly_labelled(inputs, frames, selected[~selected.fresh])
     held_out = frames[frames.split.isin(["val", "test"])]
     version = pd.concat([known, labelled, held_out], ignore_index=True)
     twice = version.frame_id[version.frame_id.duplicated()]
@@ -51,22 +57,43 @@ def run(inputs: Paths, outputs: Paths, parameters: CurateParameters) -> None:
     facts.to_parquet(folder / "version" / "profile.parquet", index=False)
     gate_table(version, facts).to_parquet(folder / "gate.parquet", index=False)
     bounds = {"expected_train_frames": len(known) + len(labelled)}
+    events = _events(inputs, selected, labelled)
+    events.to_parquet(folder / "events.parquet", index=False)
     write_json(folder / "gate_parameters.json", bounds | ({"parent_train_frames": len(known)} if base else {}))
+    accepted = int((events.event == "accepted").sum())
     log(f"data version of {len(version)} frames, {len(labelled)} of them newly labelled, {len(held_out)} held out")
+    by_people = (version.split == "train") & (version.label_source == "human")
+    return {"labelled": accepted, "human_labels": int(by_people.sum())}
 
 
-def _newly_labelled(inputs: Paths, frames: "pd.DataFrame") -> "pd.DataFrame":
+def _events(inputs: Paths, selected: "pd.DataFrame", labelled: "pd.DataFrame") -> "pd.DataFrame":
+    """Return tonight's events of the ledger in their order: what came back, what goes out, what is revealed at once."""
+    import pandas as pd
+
+    from perception.data.tables import read_record, read_table
+    from perception.reporting.records import Selection
+
+    batch = read_record(inputs.one("selection") / "selection.json", Selection).annotation_batch
+    came = read_table(inputs.one("frames") / "labels.parquet", _EVENTS)
+    opened = selected[["frame_id", "fresh", "prelabel_uri"]].assign(event="opened", batch=batch, why=selected.reason)
+    shown = labelled[["frame_id"]].assign(batch=batch, who=ORACLE_NAME)
+    parts = [came, opened, shown.assign(event="returned"), shown.assign(event="accepted")]
+    events = pd.concat([each for each in parts if len(each)] or parts[:1], ignore_index=True)
+    events = events.reindex(columns=[*_EVENTS, "fresh", "prelabel_uri"])
+    return events.assign(fresh=events.fresh.eq(True))
+
+
+def _newly_labelled(inputs: Paths, frames: "pd.DataFrame", selected: "pd.DataFrame") -> "pd.DataFrame":
     """Return the selected frames with their labels revealed and with why they were chosen."""
     from perception.data.tables import read_table
     from perception.quality.intake import ORACLE, reveal_selected
 
-    selected = read_table(inputs.one("selection") / "selected.parquet", _SELECTED, key="frame_id")
     oracle = read_table(inputs.one("frames") / "oracle.parquet", ORACLE, key="frame_id")
     labelled, awaited = reveal_selected(frames[frames.frame_id.isin(selected.frame_id)], oracle)
     if awaited:
         log(f"{awaited} selected frames await their labels")
-    why = labelled.drop(columns=list(_SELECTED)[1:], errors="ignore")
-    return why.merge(selected[list(_SELECTED)], on="frame_id")
+    why = labelled.drop(columns=list(_WHY)[1:], errors="ignore")
+    return why.merge(selected[list(_WHY)], on="frame_id")
 
 
 def _profile(inputs: Paths) -> "pd.DataFrame":

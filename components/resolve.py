@@ -1,12 +1,24 @@
 """resolve: find the exact data version that this night starts from, and list the footage that has arrived."""
 
+import os
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.ingest.sources import Source
 from components.stage.declaration import BASE, Needs, Paths, Port, Stage
+from components.stage.learning import COMMIT_VARIABLE, write_json
 from components.stage.parameters import absolute
-from components.stage.records import log
-from perception.parameters import BrokenRule, Count, checked
+from components.stage.records import NIGHT_VARIABLE, log
+from perception.errors import InputError
+from perception.parameters import BrokenRule, Count, Pixels, Seed, checked
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from perception.versioning.growing import Book
+    from perception.versioning.tonight import Tonight
 
 
 @checked
@@ -18,6 +30,11 @@ class ResolveParameters:
     store: str  # blob store: a folder or s3://bucket/prefix
     sources: dict[str, Source]  # every source of the night by name
     batch_count: Count  # batches that the listing is divided into
+    run: str  # name of the night, where the engine gives it no other
+    height_px: Pixels  # scenes are rendered at this size
+    width_px: Pixels  # likewise
+    seed: Seed  # of the rendered world
+    night_date: str = ""  # UTC day of the night, such as 2026-11-30; empty: today
     revision: str = "current"  # what people promoted last, or the tag of a version
     require_signed: bool = False  # refuse a version whose tag or release is not signed by an allowed key
     allowed_signers: str = ""  # with require_signed: lines `name ssh-ed25519 KEY`, or the path of a file with them
@@ -27,38 +44,94 @@ class ResolveParameters:
             raise BrokenRule("allowed_signers", self.allowed_signers, "must not be empty with require_signed")
 
 
-def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | None]:
-    """Write the resolved version (its manifest, empty on the first night, run.json and the champion where there is one) and,
-    for each batch, its share of the listing of all that has arrived; tell the base.
+def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | int | None]:
+    """Write the resolved version (its manifest, empty on the first night, run.json and the champion where there is one), what the
+    night knows of those before it and, for each batch, its share of the files that no night has read; tell base, tonight, the
+    registry's commit and the code's.
     """
     from perception.data.store import open_store
     from perception.versioning.base import write_base
+    from perception.versioning.tonight import book_of, kept_beside, read_already
 
-    registry, remote = absolute(parameters.registry), absolute(parameters.remote)
-    base = write_base(outputs.one("base"), registry, remote, open_store(parameters.store), parameters.revision)
+    registry, remote, store = (absolute(each) for each in (parameters.registry, parameters.remote, parameters.store))
+    folder = outputs.one("base")
+    base = write_base(folder, registry, remote, open_store(store), parameters.revision)
     if parameters.require_signed and base.tag:
         from perception.versioning.signatures import require_signed
 
         log(f"{base.tag} is signed by {require_signed(registry, base.tag, parameters.allowed_signers)}")
     released = base.champion[:8] if base.champion else "none yet"
     log(f"data version: {base.tag or 'none yet'}, {base.frames} frames; champion: {released}")
-    _write_listing(outputs.one("arrivals"), parameters)
-    return {"base": base.tag}
+    tonight, commit = _begin(registry, kept_beside(store), parameters)
+    write_json(folder / "night.json", vars(tonight))
+    book = book_of(registry, tonight, kept_beside(store))
+    _write_listing(
+        outputs.one("arrivals"), folder, parameters, book, read_already(registry, tonight, kept_beside(store))
+    )
+    code = os.environ.get(COMMIT_VARIABLE, "")
+    return {"base": base.tag, **vars(tonight), "registry_commit": commit, "code": code}
 
 
-def _write_listing(folder: Path, parameters: ResolveParameters) -> None:
+def _begin(registry: str, kept: Path | None, parameters: ResolveParameters) -> "tuple[Tonight, str]":
+    from perception.versioning.tonight import begin_night
+
+    name = os.environ.get(NIGHT_VARIABLE) or parameters.run
+    date = parameters.night_date or datetime.now(UTC).date().isoformat()
+    return begin_night(registry, name, date, kept)
+
+
+def _write_listing(
+    folder: Path, base: Path, parameters: ResolveParameters, book: "Book", already: "pd.DataFrame | None"
+) -> None:
+    """Write what no night has read, batch by batch, and beside the base listed.parquet: the frames that the others became.
+
+    already: what a night that is tried again has recorded; what has arrived since is for the next one.
+    """
     import pandas as pd
 
     from components.ingest.arrivals import list_arrivals
+    from components.ingest.returned import list_returned
     from perception.selection.shards import in_shard
+    from perception.versioning.pool import handed_out, known_arrivals, unread
 
-    sources = parameters.sources
-    listing = pd.concat([list_arrivals(name, source) for name, source in sources.items()], ignore_index=True)
+    sources, size = parameters.sources, (parameters.height_px, parameters.width_px)
+    look_up = partial(handed_out, book)
+    every = [
+        list_returned(name, source, look_up)
+        if source.labels == "drop"
+        else list_arrivals(name, source, parameters.seed, size)
+        for name, source in sources.items()
+    ]
+    listing = pd.concat(every, ignore_index=True)
+    known = known_arrivals(book, listing[["object"]])
+    new = unread(listing, known)
+    if already is not None:
+        new = _recorded(new, already)
+    returned = look_up(new.object[new.source.isin([name for name, each in sources.items() if each.labels == "drop"])])
     for batch in range(parameters.batch_count):
-        share = listing[in_shard(listing.drive_id, batch, parameters.batch_count)]
+        share = new[in_shard(new.drive_id, batch, parameters.batch_count)]
         (folder / str(batch)).mkdir()
         share.to_parquet(folder / str(batch) / "listing.parquet", index=False)
-    log(f"{len(listing)} frames have arrived from {len(sources)} sources, in {parameters.batch_count} batches")
+        returned.to_parquet(folder / str(batch) / "handed_out.parquet", index=False)
+    listed = known.merge(listing[["source", "object", "signature"]].drop_duplicates())
+    listed[["source", "frame_id", "outcome"]].to_parquet(base / "listed.parquet", index=False)
+    log(
+        f"{len(listing)} files from {len(sources)} sources, {len(new)} of them not read before, in {parameters.batch_count} batches"
+    )
+
+
+def _recorded(new: "pd.DataFrame", already: "pd.DataFrame") -> "pd.DataFrame":
+    """Return of the files that no other night has read those that this one recorded; raise InputError where one is gone."""
+    key = ["source", "object", "signature"]
+    wanted = already[key].drop_duplicates()
+    there = new.merge(wanted)
+    if len(there) < len(wanted):
+        gone = wanted.merge(there[key], how="left", indicator=True).query("_merge == 'left_only'").iloc[0]
+        raise InputError(
+            f"source {gone.source!r}: {gone.object!r} was read by this night, and {len(wanted) - len(there)} of its {len(wanted)} "
+            "files are gone or changed since; bring them back, or begin another night"
+        )
+    return there
 
 
 STAGE = Stage(

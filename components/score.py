@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from components.stage.declaration import BASE, FRAMES, Needs, Paths, Port, Stage
-from components.stage.learning import FrameParameters, check_classes, class_names, open_frames, shard_frames
+from components.stage.learning import (
+    NetworkParameters,
+    check_classes,
+    class_names,
+    networks_of,
+    open_frames,
+    shard_frames,
+)
 from components.stage.parameters import shared_fields
 from components.stage.records import log, progress_line
 from perception.parameters import BrokenRule, Count, CountOrZero, NotNegative, checked
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @checked
-class ScoreParameters(FrameParameters, ScoreRule):
+class ScoreParameters(NetworkParameters, ScoreRule):
     """Choose the shard and the measure of uncertainty."""
 
     shard: CountOrZero  # which shard of the pool to score
@@ -50,7 +57,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ScoreParameters) -> None:
     shard = shard_frames(inputs, parameters.shard, parameters.shard_count)
     settings = _settings(parameters)
     rows = score_frames(
-        load_committee(inputs.one("ensemble")),
+        load_committee(inputs.one("ensemble"), networks_of(parameters)),
         image_batches(open_frames(shard, parameters, labels_required=False), parameters.batch_frames),
         settings,
         device=best_device(),

@@ -1,15 +1,19 @@
 """train_prune: train the night's network, and let it lose neurons while it learns."""
 
+import copy
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.stage.declaration import FRAMES, Paths, Port, Stage
+from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     by_all_processes,
+    class_names,
     curated_training_frames,
     gate_rows,
     network_miou,
+    networks_of,
     open_frames,
     provenance,
     read_frames,
@@ -20,10 +24,12 @@ from components.stage.learning import (
 )
 from components.stage.parameters import shared_fields
 from components.stage.records import log
+from components.stage.starting import Start, find_start
 from perception.parameters import BrokenRule, Count, CountOrZero, Fraction, Share, ShareFromZero, ShareToOne, checked
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from perception.compression.aware_training import ShrinkSettings
     from perception.data.loading import FrameSet
@@ -67,30 +73,56 @@ class TrainPruneParameters(LearningParameters):
 
 @by_all_processes
 def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None:
-    """Train a dense network and, from the same start on the same frames, one that is pruned meanwhile; write both."""
-    from perception.models.checkpoint import load_network, save_network
+    """Train a dense network and, from the same start on the same frames, one that is pruned meanwhile; write both.
+
+    Where nothing is pruned the dense network is written twice.
+    """
+    from perception.models.checkpoint import save_network
 
     folder = outputs.one("network")
     frames = open_frames(training_frames(inputs, parameters), parameters)
     settings = train_settings(parameters)
-    start = inputs.one("adaptation") / "student.safetensors"
-
-    dense = load_network(start)
-    history = {"dense": train(dense, frames, settings, parameters, what="train the dense network")}
-    save_network(dense, folder / "dense.safetensors", {"trained_on": "curated, simulator and pseudo-labelled frames"})
-
-    pruned = load_network(start)
-    history["pruned"], structure = _train_pruned(pruned, frames, settings, parameters)
-    save_network(pruned, folder / "pruned.safetensors", {"trained_on": "curated, simulator and pseudo-labelled frames"})
-
     everything = read_frames(inputs)
     test = everything[everything.split == "test"].reset_index(drop=True)
-    figures = _figures_of(dense, "dense", test, parameters) | _figures_of(pruned, "pruned", test, parameters)
+    about = {"trained_on": "curated, simulator and pseudo-labelled frames"}
+    about["classes"] = json.dumps(class_names(parameters.taxonomy))
+
+    dense, start = _starting_network(inputs, parameters)
+    pruned, networks = copy.deepcopy(dense), networks_of(parameters)
+    figures: dict[str, Any] = {"started_from": start.started_from, "start_reason": start.reason}
+    figures["started_from_model"] = start.model_sha256
+    figures["miou_start"] = network_miou(dense, test, parameters)
+    log(f"starts from {start.started_from}: {start.reason}; mIoU {figures['miou_start']:.3f}")
+    history = {"dense": train(dense, frames, settings, parameters, what="train the dense network")}
+    save_network(dense, folder / "dense.safetensors", about, networks)
+
+    structure: dict[str, Any] = {"layers": [], "closed_branches": []}
+    if parameters.prune == "neurons":
+        history["pruned"], structure = _train_pruned(pruned, frames, settings, parameters)
+    else:
+        pruned, history["pruned"] = dense, history["dense"]
+    save_network(pruned, folder / "pruned.safetensors", about, networks)
+
+    figures |= _figures_of(dense, "dense", test, parameters) | _figures_of(pruned, "pruned", test, parameters)
     losses = {name: [record.loss for record in records] for name, records in history.items()}
     origin = provenance(inputs.one("curated") / "version" / "manifest.parquet")
     write_json(folder / "network.json", figures | origin | structure | {"loss": losses})
     _gate_rows(figures, losses, parameters).to_parquet(folder / "gate.parquet", index=False)
     log(f"parameters {figures['parameters_dense']:,} dense, {figures['parameters_pruned']:,} pruned")
+
+
+def _starting_network(inputs: Paths, parameters: TrainPruneParameters) -> "tuple[nn.Module, Start]":
+    """Return the student of adapt, which started from brought weights or from scratch, with the released weights where they fit."""
+    from perception.data.tables import read_record
+    from perception.models.checkpoint import load_network
+    from perception.reporting.records import Adaptation
+
+    network = load_network(inputs.one("adaptation") / "student.safetensors", networks_of(parameters))
+    adaptation = read_record(inputs.one("adaptation") / "adaptation.json", Adaptation)
+    student = Start(started_from=adaptation.started_from, state=network.state_dict())
+    start = find_start(parameters.start_from, inputs.one("base"), network, parameters.taxonomy, student)
+    network.load_state_dict(start.state)
+    return network, start
 
 
 def training_frames(inputs: Paths, parameters: TrainPruneParameters) -> "pd.DataFrame":
@@ -184,8 +216,11 @@ STAGE = Stage(
     summary="Train the night's network while it loses the neurons that it does not need.",
     inputs=(
         FRAMES,
+        BASE,
         Port(name="curated", about="the curated frames with human labels"),
-        Port(name="adaptation", about="the network to start from, and the pseudo-labelled frames"),
+        Port(
+            name="adaptation", about="the network to start from where none is released, and the pseudo-labelled frames"
+        ),
     ),
     outputs=(Port(name="network", about="dense and pruned weights, and how they were trained", gate_table=True),),
     parameters=TrainPruneParameters,

@@ -1,4 +1,4 @@
-# Everything that learns or looks at pixels, with the CPU build of torch; and the watch, which may have to write a report.
+# Everything that learns or looks at pixels, with the CPU build of torch.
 # Built by `make images`; the build context is laid out by pipelines/kubeflow/images.py.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
@@ -10,7 +10,6 @@ RUN --mount=type=bind,source=wheels,target=/wheels \
 RUN /opt/nightdrive/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda and "this is torch with CUDA: give pip the index or the folder of the CPU builds, PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS")'
 COPY components /app/components
 COPY perception /app/perception
-COPY pipelines /app/pipelines
 RUN /opt/nightdrive/bin/python -m compileall -q --invalidation-mode unchecked-hash /app
 
 FROM ${BASE}

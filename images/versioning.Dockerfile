@@ -1,4 +1,4 @@
-# The data registry: DVC and git.
+# The data registry: DVC and git; the farewell and the watch, which record a night there, are run from it too.
 # Built by `make images`; the build context is laid out by pipelines/kubeflow/images.py.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
@@ -9,6 +9,7 @@ RUN --mount=type=bind,source=wheels,target=/wheels \
     sh install.sh versioning.txt
 COPY components /app/components
 COPY perception /app/perception
+COPY pipelines /app/pipelines
 RUN /opt/nightdrive/bin/python -m compileall -q --invalidation-mode unchecked-hash /app
 
 FROM ${BASE}

@@ -43,6 +43,8 @@ class Cluster:
     s3_secret: KubernetesName = "nightdrive-s3"  # keys endpoint, access_key, secret_key
     # key credentials, a git-credential-store file; empty: no secret is mounted
     git_secret: NameOrNone = "nightdrive-git"
+    # of the farewell: keys named like the variables of perception/reporting/outside.py; empty: nobody else is told
+    outside_secret: NameOrNone = ""
     # resource name; a slice of a GPU is one too, nvidia.com/mig-1g.10gb
     accelerator: Annotated[
         str, matching("[a-z0-9.-]+/[A-Za-z0-9._-]+", "must be a resource name such as nvidia.com/gpu")

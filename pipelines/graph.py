@@ -50,6 +50,7 @@ class Task:
     after: tuple[str, ...] = ()  # the gates that it waits for
     reads_outside: tuple[str, ...] = ()  # what it reads that is no artifact: registry, footage, clock
     reusable: bool = True  # an engine may reuse its result while inputs, parameters and code are the same
+    writes_registry: bool = False  # what others see of the registry changes by it
     at_failure: bool = False  # runs with what there is also when the night fails before it
     only_if_news: bool = False  # left out of a night with nothing new
 
@@ -72,6 +73,7 @@ class Graph:
         gate: str = "",
         reads_outside: tuple[str, ...] = (),
         reusable: bool = True,
+        writes_registry: bool = False,
         at_failure: bool = False,
         **takes: Artifact | tuple[Artifact, ...],
     ) -> Any:
@@ -81,7 +83,8 @@ class Graph:
         unknown thing outside, and a gate on what has no gate table.
         """
         stage = find_stage(name)
-        self._add(name, stage, takes, reads_outside=reads_outside, reusable=reusable, at_failure=at_failure)
+        more = {"reusable": reusable, "writes_registry": writes_registry, "at_failure": at_failure}
+        self._add(name, stage, takes, reads_outside=reads_outside, **more)
         given = tuple(Artifact(name, port.name) for port in stage.outputs)
         if gate:
             self._gate(gate, stage, name)

@@ -17,15 +17,31 @@ from components.select import NamedQuota
 from components.stage.declaration import Needs
 from components.stage.learning import FrameParameters, LearningParameters
 from perception.metrics.contract import Clause, Contract, Exemption
+from perception.models.settings import NetworkChoice
 from perception.quality.suites import Parameter, load_suite
 from perception.simulator.world import World
+from perception.versioning.settings import ReleasePolicy
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph
 from pipelines.kubeflow.schedule import Schedule
+from pipelines.prices import Prices
+from pipelines.season import SeasonParameters
 from pipelines.settings import COUNTS
 
 # What the engine gives a task, not params.yaml.
-GIVEN = {"sources", "run", "profile", "settings", "final_status", "suite", *COUNTS, *(f"{n}_count" for n in COUNTS)}
+GIVEN = {
+    "sources",
+    "release",
+    "run",
+    "profile",
+    "settings",
+    "price_per_hour",
+    "currency",
+    "final_status",
+    "suite",
+    *COUNTS,
+    *(f"{n}_count" for n in COUNTS),
+}
 _HEAD = """# Parameters
 
 Every parameter that params.yaml, a profile or `SET=SECTION.NAME=VALUE` may set, derived from the declarations: `nightdrive
@@ -64,8 +80,11 @@ def schema(night: Graph) -> dict[str, Any]:
     sections |= {
         "common": _object({name: each for name, each in shared.items() if name != "bounds"}),
         "sources": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Source"}},
+        "release": {"$ref": "#/$defs/ReleasePolicy"},
         "cluster": {"$ref": "#/$defs/Cluster"},
+        "prices": {"$ref": "#/$defs/Prices"},
         "images": {"type": "object", "additionalProperties": {"type": "string"}},
+        "season": {"$ref": "#/$defs/SeasonParameters"},
     }
     night_of = {name: {"$ref": f"#/$defs/Profile/properties/{name}"} for name in sections}
     profiles = {"type": "object", "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Profile"}, {"type": "null"}]}}
@@ -99,9 +118,12 @@ def page(night: Graph) -> str:
         parts.append(_table(name, kind, defined, but=GIVEN | (shared if issubclass(kind, FrameParameters) else set())))
     gate = next(iter(night.gates.values())).stage.parameters
     parts.append(_table("gate_NAME", gate, defined, but=GIVEN | {"bounds"}))
+    parts.append(_table("NAME.network", NetworkChoice, defined))
     for title, kind in _NESTED.items():
         parts.append(_table(title, kind, defined))
-    for title, kind in {"cluster": Cluster, "cluster.stages.NAME": Needs, "schedule.yaml": Schedule}.items():
+    others = {"release": ReleasePolicy, "prices": Prices, "cluster": Cluster, "cluster.stages.NAME": Needs}
+    others |= {"schedule.yaml": Schedule, "season": SeasonParameters}
+    for title, kind in others.items():
         parts.append(_table(title, kind, defined))
     return "\n".join(part for part in parts if part)
 
@@ -124,7 +146,7 @@ def meanings(kind: type) -> dict[str, str]:
 def _definitions(night: Graph) -> dict[str, dict[str, Any]]:
     """Return the JSON schema of every parameter class by its name, with what its comments say."""
     kinds = {task.stage.parameters for task in night.tasks.values()} | {FrameParameters, LearningParameters}
-    kinds |= {*_NESTED.values(), Cluster, Needs, Schedule}
+    kinds |= {NetworkChoice, *_NESTED.values(), Prices, ReleasePolicy, Cluster, Needs, Schedule, SeasonParameters}
     _, found = models_json_schema([(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)])
     defined: dict[str, dict[str, Any]] = found["$defs"]
     for kind in kinds:

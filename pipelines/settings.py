@@ -1,6 +1,9 @@
 """The parameters of a night: params.yaml, one of its profiles and overrides, checked against the stage declarations."""
 
+import copy
 import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,23 +13,44 @@ from components.ingest.sources import Source
 from components.stage.parameters import build_parameters, overlay, parse_value, plain_values, read_yaml
 from perception.data.footage import S3
 from perception.errors import InputError, did_you_mean
+from perception.versioning.settings import ReleasePolicy
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
+from pipelines.prices import Prices
+from pipelines.season import SeasonParameters
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
 _USER_INFORMATION = re.compile(r"(https?://|://[^/@\s]*:)[^/@\s]*@")  # ssh://git@host names no secret
 COUNTS = {"batch": "batches", "shard": "shards"}  # what a fan-out counts, and the setting that says how many there are
 # Top-level sections that are no task's parameters.
-SHARED = ("common", "sources", *COUNTS.values(), "images", "cluster", "profiles", "profile")
+SHARED = (
+    "common",
+    "sources",
+    "release",
+    *COUNTS.values(),
+    "images",
+    "cluster",
+    "prices",
+    "season",
+    "profiles",
+    "profile",
+)
 
 
 def load_settings(
-    night: Graph, profile: str, overrides: Sequence[str] = (), data: str = "", run: str = "", file: Path = PARAMS_FILE
+    night: Graph,
+    profile: str,
+    overrides: Sequence[str] = (),
+    data: str = "",
+    run: str = "",
+    date: str = "",
+    file: Path = PARAMS_FILE,
 ) -> dict[str, Any]:
     """Return the settings of one night: a checked section for every task, with `profile`, `sources`, `batches`, `shards`,
     `images` and `cluster`.
 
-    `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile).
+    `overrides` are SECTION.NAME=VALUE; `data` replaces {data} in the paths of sources; `run` names the run (default: the profile),
+    `date` is its UTC day (default: the day on which it begins).
     Raises InputError for an unknown profile, section or parameter, a value out of range, and DATA missing where it is needed.
     """
     written = read_yaml(file)
@@ -36,7 +60,7 @@ def load_settings(
             f"PROFILE={profile}: no such profile{did_you_mean(profile, list(profiles))}; {file.name} has {', '.join(profiles)}"
         )
     settings = _layered(written, profiles[profile] or {})
-    settings |= {name: settings.get(name) or {} for name in night.tasks}
+    settings |= {name: settings.get(name) or {} for name in ("release", "prices", "season", *night.tasks)}
     for override in overrides:
         _override(settings, override)
     _check_sections(settings, night, file.name)
@@ -44,14 +68,49 @@ def load_settings(
     sources = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
     for name, source in sources.items():
         build_parameters(Source, source, where=f"sources.{name}")
-    build_parameters(Cluster, settings["cluster"], where="cluster")
-    shared = settings["common"] | {"sources": sources, "run": run or profile, "profile": profile}
+    build_parameters(ReleasePolicy, settings["release"], where="release")
+    build_parameters(SeasonParameters, settings["season"], where="season")
+    cluster: Any = build_parameters(Cluster, settings["cluster"], where="cluster")
+    prices: Any = build_parameters(Prices, settings["prices"], where="prices")
+    for name in ("registry", "remote"):
+        settings["common"][name] = str(settings["common"].get(name, "")).replace("{profile}", profile)
+    shared = settings["common"] | {"sources": sources, "profile": profile, "release": settings["release"]}
+    shared |= {"settings_sha256": _digest(settings), "run": run or profile, "night_date": date}
     shared |= {f"{over}_count": settings[name] for over, name in COUNTS.items()}
     sections = {task.name: _section(task, settings[task.name], shared) for task in night.tasks.values()}
     if "report" in sections:
-        sections["report"]["settings"] = _flat(sections)
-    kept = (*COUNTS.values(), "images", "cluster")
+        sections["report"]["settings"] = _shown(sections)
+        sections["report"] |= {"price_per_hour": prices.by_task(night, cluster), "currency": prices.currency}
+    kept = (*COUNTS.values(), "images", "cluster", "season")
     return {name: settings[name] for name in kept} | {"sources": sources, "profile": profile} | sections
+
+
+def changed_settings(settings: Mapping[str, Any], night: Graph, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a night with overrides, TASK.NAME=VALUE or common.NAME=VALUE for every task with such a parameter.
+
+    settings: as load_settings gave them. Raises InputError as it does, and for an override of anything else.
+    """
+    changed = copy.deepcopy(dict(settings))
+    for override in overrides:
+        section, _, rest = override.partition(".")
+        parameter = rest.partition("=")[0].partition(".")[0]
+        having = [task.name for task in night.tasks.values() if _has(task, parameter)]
+        named = having if section == "common" else [section] if section in night.tasks else []
+        if not named:
+            raise InputError(
+                f"SET={override}: a night is repeated on its own frames; name a parameter of a task or one in common"
+            )
+        for name in named:
+            _override(changed, f"{name}.{rest}")
+            changed["report"]["settings"][f"{name}.{parameter}"] = str(changed[name].get(parameter))
+    for task in night.tasks.values():
+        own = changed[task.name] | ({task.over: 0} if task.over else {})
+        build_parameters(task.stage.parameters, own, where=task.name)
+    return changed
+
+
+def _has(task: Task, parameter: str) -> bool:
+    return parameter in {item.name for item in dataclasses.fields(task.stage.parameters)}
 
 
 def step_parameters(settings: Mapping[str, Any], task: Task) -> dict[str, Any]:
@@ -74,7 +133,7 @@ def _check_sections(settings: Mapping[str, Any], night: Graph, file: str) -> Non
         if name not in SHARED and name not in night.tasks:
             hint = did_you_mean(name, list(night.tasks))
             raise InputError(f"{file}: section {name!r}: no task of the night has this name{hint}; mend it")
-    for name in ("common", "sources", "images", "cluster", *night.tasks):
+    for name in ("common", "sources", "release", "images", "cluster", "prices", "season", *night.tasks):
         if not isinstance(settings.get(name), dict):
             raise InputError(f"{file}: section {name!r} must be a mapping, is {settings.get(name)!r}; mend it")
     for name in COUNTS.values():
@@ -93,6 +152,12 @@ def _check_sections(settings: Mapping[str, Any], night: Graph, file: str) -> Non
             )
 
 
+def _digest(settings: Mapping[str, Any]) -> str:
+    """Return the hash of everything that was asked for: nights with the same one do the same with the same frames."""
+    asked = {name: value for name, value in settings.items() if name != "prices"}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def _refuse_passwords(values: Mapping[Any, Any], where: str = "") -> None:
     """Raise InputError, without the value, for a URL with user information: settings stand in pipelines, records and reports."""
     for name, value in values.items():
@@ -105,16 +170,20 @@ def _refuse_passwords(values: Mapping[Any, Any], where: str = "") -> None:
             )
 
 
-def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return every parameter of the night as text, by its dotted name."""
+def _shown(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the parameters of the night that its report lists, as text, by their dotted names."""
     named = {f"{task}.{name}": value for task, section in sections.items() for name, value in section.items()}
-    return {name: str(value) for name, value in sorted(named.items()) if not name.endswith(".sources")}
+    hidden = {"report.settings", "report.price_per_hour", "report.currency", *(f"{task}.sources" for task in sections)}
+    return {name: str(value) for name, value in sorted(named.items()) if name not in hidden}
 
 
 def _layered(written: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, Any]:
     merged = overlay({name: value for name, value in written.items() if name != "profiles"}, profile)
     if "sources" in profile:  # a profile's sources replace the others: a night never mixes two fleets by accident
         merged["sources"] = dict(profile["sources"])
+    for name, section in profile.items():  # as does a section's network: no other takes the arguments of one
+        if isinstance(section, Mapping) and "network" in section:
+            merged[name]["network"] = section["network"]
     return merged
 
 

@@ -11,7 +11,7 @@ from perception.errors import InputError
 
 _INSTALL = (
     "install the extra 'benchmarks' beside those of `make setup`: .venv/bin/python -m pip install -c constraints.txt "
-    "-e '.[gates,versioning,cluster,development,benchmarks]'"
+    "-e '.[gates,versioning,cluster,outside,development,benchmarks]'"
 )
 
 

@@ -98,7 +98,8 @@ def run(**given: Any) -> int:
 def _parameters(options: SimpleNamespace) -> LearningParameters:
     given = {
         "store": str(options.work / "store"), "taxonomy": options.taxonomy, "height_px": options.height_px,
-        "width_px": 2 * options.height_px, "seed": 0, "network_width": options.network_width, "dropout": 0.0,
+        "width_px": 2 * options.height_px, "seed": 0,
+        "network": {"arguments": {"width": options.network_width, "dropout_quarter": 0.0, "dropout_eighth": 0.0}},
         "epochs": options.epochs, "epoch_frames": options.epoch_frames, "batch_frames": options.batch_frames,
         "learning_rate": 0.004,
     }  # fmt: skip
@@ -115,8 +116,8 @@ def _frames(name: str, rendering: str, first: int, drives: int, frames: int, opt
             "format": "scenes", "rendering": rendering, "domain": "real", "split": "test", "labels": "given",
             "drives": drives, "frames_per_drive": frames, "first_drive": first,
         }, where=name)  # fmt: skip
-        listed = list_arrivals(name, source)
-        arriving = arrivals(source, listed, store, 20, (height, 2 * height))
+        listed = list_arrivals(name, source, 20, (height, 2 * height))
+        arriving = arrivals(source, listed, 20, (height, 2 * height))
         settings = IntakeSettings(source=name, split="test", domain="real", labels="given", taxonomy="cityscapes19")
         admit_frames(arriving, len(listed), store, settings).manifest.to_parquet(path)
     return pd.read_parquet(path)

@@ -98,7 +98,7 @@ def measure(root: Path, rows: int, part: int, processes: int) -> dict[str, Any]:
     ]
     run_stages(root, shards, processes)
     scores = [word for k in range(parts) for word in ("--scores", f"scores/{k}")]
-    run_stages(root, [("select", "select", [*known, *scores, "--selection", "selection"])], 1)
+    run_stages(root, [("select", "select", [*known, "--ensemble", "ensemble", *scores, "--selection", "selection"])], 1)
     stages = {stage: figures(root, stage) for stage in ("ingest", "gather", "gate", "score", "select")}
     found = {"rows": rows, "parts": parts, "stages": stages | {"diff": diff(root)}}
     print(f"{rows:,} frames in {parts} parts: {_in_words(found)}", flush=True)
@@ -168,7 +168,7 @@ def night(sources: Mapping[str, Any], parts: int, rows: int, root: Path) -> dict
         "gather": {name: common[name] for name in ("store", "taxonomy", "seed")} | {"sources": dict(sources)},
         "gate_ingest": {"suite": "ingest", "profile": "pool_scale", "bounds": bounds},
         "score": common | {"shard_count": parts, "batch_frames": 256},
-        "select": {"store": common["store"], "seed": 0, "taxonomy": "cityscapes19", "budget_frames": BUDGET},
+        "select": common | {"budget_frames": BUDGET},
     }  # fmt: skip
 
 

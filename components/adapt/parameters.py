@@ -18,7 +18,23 @@ from perception.parameters import (
 
 
 @checked
-class AdaptParameters(LearningParameters):
+class SourceParameters(LearningParameters):
+    """Say how the networks are trained that the simulator alone teaches."""
+
+    # above 0 the moving average of the weights is what labels and what is kept; 0: none
+    average_decay: ShareFromZero = 0.0
+    # passes over the simulator's frames with instances; 0: no detector, and nothing is fused
+    detector_epochs: CountOrZero
+    # the detector's channels times this, where it has no backbone of the segmenter's; 1 is for one CPU core
+    detector_width: Annotated[float, Field(ge=0.25, le=8)] = 1.0
+    # frames in one step of the detector's training; normalisation needs more than one
+    detector_batch_frames: Annotated[int, Field(ge=2)] = 8
+    detector_learning_rate: Positive = 0.003  # of AdamW, falling to zero
+    texture_share: Fraction = 0.5  # of the instances get a random texture, so that only their shape tells them
+
+
+@checked
+class AdaptParameters(SourceParameters):
     """Say how segmenter and detector are trained, how they are fused, and what becomes a pseudo-label."""
 
     pseudo_frames: Count  # unlabelled real frames that get pseudo-labels
@@ -29,18 +45,7 @@ class AdaptParameters(LearningParameters):
     target_statistics: bool = True  # the student's normalisation layers end with the averages of the pool's frames
     # below 1 the student meets frames with rare classes more often; 0: all alike
     rare_class_temperature: NotNegative = 0.0
-    # above 0 the moving average of the weights is what labels and what is kept; 0: none
-    average_decay: ShareFromZero = 0.0
-    encoder_weights: str = ""  # file with a state dict that the segmenter's encoder starts from; empty: from scratch
 
-    # passes over the simulator's frames with instances; 0: no detector, and nothing is fused
-    detector_epochs: CountOrZero
-    # the detector's channels times this; 1 is for one CPU core
-    detector_width: Annotated[float, Field(ge=0.25, le=8)] = 1.0
-    # frames in one step of the detector's training; normalisation needs more than one
-    detector_batch_frames: Annotated[int, Field(ge=2)] = 8
-    detector_learning_rate: Positive = 0.003  # of AdamW, falling to zero
-    texture_share: Fraction = 0.5  # of the instances get a random texture, so that only their shape tells them
     score_threshold: Fraction = 0.0  # instances with a lower score are left out; the paper leaves none out
     class_score_thresholds: dict[str, Fraction] = Field(default_factory=dict)  # likewise by class name
     # foreground classes that pseudo-labels take from masks

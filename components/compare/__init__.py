@@ -50,6 +50,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     results: dict[str, Any] = {"seeds": parameters.seeds, "missing_labels": {}}
     for arm, file in (("selected", "selected.parquet"), ("random", "control.parquet")):
         chosen = read_table(inputs.one("selection") / file, {"frame_id": "text"})
+        chosen = chosen[~chosen.fresh] if "fresh" in chosen else chosen
         labelled, missing = _with_labels(inputs, frames[frames.frame_id.isin(chosen.frame_id)], parameters.store)
         results["missing_labels"][arm] = missing
         groups = [labelled[labelled.frame_id.isin(group.frame_id)] for group in _groups(chosen)]
@@ -79,8 +80,8 @@ def _with_labels(inputs: Paths, frames: "pd.DataFrame", store_url: str) -> "tupl
 
 
 def _groups(chosen: "pd.DataFrame") -> "list[pd.DataFrame]":
-    """Return the frames of every draw of the control group; the strategy's are one group."""
-    return [group for _, group in chosen.groupby("draw")] if "draw" in chosen else [chosen]
+    """Return the frames of every draw of the control group; the strategy's, and no frames at all, are one group."""
+    return [group for _, group in chosen.groupby("draw")] if "draw" in chosen and len(chosen) else [chosen]
 
 
 def _train_and_score(

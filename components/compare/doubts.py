@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from components.stage.learning import FrameParameters, class_names, open_frames
+from components.stage.learning import NetworkParameters, class_names, networks_of, open_frames
 from perception.data.loading import image_batches
 from perception.quality.label_quality import label_doubt, worst_confusions
 from perception.training.distributed import gather, own_frames, sum_over_processes
@@ -17,7 +17,7 @@ from perception.uncertainty.ensemble import load_committee
 LISTED, CONFUSIONS, BATCH_FRAMES = 50, 8, 8
 
 
-def doubted_labels(ensemble: Path, labelled: pd.DataFrame, parameters: FrameParameters) -> dict[str, Any]:
+def doubted_labels(ensemble: Path, labelled: pd.DataFrame, parameters: NetworkParameters) -> dict[str, Any]:
     """Rank newly labelled frames by the probability that the ensemble gives to other classes than the label's.
 
     labelled: manifest rows. The ensemble has not learned from them, so it cannot know their mistakes by heart.
@@ -32,9 +32,11 @@ def doubted_labels(ensemble: Path, labelled: pd.DataFrame, parameters: FramePara
     }
 
 
-def _doubts(folder: Path, frames: pd.DataFrame, parameters: FrameParameters) -> tuple[list[dict[str, Any]], np.ndarray]:
+def _doubts(
+    folder: Path, frames: pd.DataFrame, parameters: NetworkParameters
+) -> tuple[list[dict[str, Any]], np.ndarray]:
     device = best_device()
-    committee, opened = load_committee(folder).to(device), open_frames(frames, parameters)
+    committee, opened = load_committee(folder, networks_of(parameters)).to(device), open_frames(frames, parameters)
     rows: list[dict[str, Any]] = []
     confusion = np.zeros((len(class_names(parameters.taxonomy)),) * 2, np.int64)
     own = own_frames(len(frames), BATCH_FRAMES)

@@ -1,5 +1,7 @@
 """evaluate: judge the network that ships on the frozen test set, whole and by condition, against the champion."""
 
+from typing import Any
+
 from components.evaluate.parameters import JudgeParameters
 from components.stage.declaration import FRAMES, Needs, Page, Paths, Port, Stage
 from components.stage.learning import open_frames, read_frames
@@ -14,14 +16,15 @@ class EvaluateParameters(JudgeParameters):
     least_miou: Fraction = 0.05  # below this, overall or in a condition, the gate refuses
 
 
-def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[str, float | str]:
+def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[str, Any]:
     """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow; tell the verdict."""
     from components.evaluate.judging import gate_rows, judge
+    from perception.data.conditions import as_judged
     from perception.training.setup import set_threads
 
     set_threads(parameters.threads)
     folder, frames = outputs.one("evaluation"), read_frames(inputs)
-    test = frames[frames.split == "test"].reset_index(drop=True)
+    test = as_judged(frames[frames.split == "test"]).reset_index(drop=True)
     figures = judge(
         open_frames(test, parameters),
         test,
@@ -30,12 +33,17 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
         folder,
         champion=inputs.one("base") / "champion.onnx",
         reference=inputs.one("base") / "reference.onnx",
+        store=parameters.store,
     )
     rows = gate_rows(figures, parameters.least_miou, parameters.minimum_frames)
     rows.to_parquet(folder / "gate.parquet", index=False)
     promotion = figures["promotion"]
     log(f"mIoU {figures['miou']:.3f} on {figures['frames']} frames; {promotion['decision']}: {promotion['reason']}")
-    return {"miou": figures["miou"], "verdict": promotion["decision"]}
+    return {
+        "miou": figures["miou"],
+        "miou_by_condition": figures["miou_by_condition"],
+        "verdict": promotion["decision"],
+    }
 
 
 STAGE = Stage(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -14,8 +15,9 @@ from PIL import Image
 
 from components.evaluate.parameters import JudgeParameters
 from components.stage.learning import class_names, write_json
-from components.stage.parameters import shared_fields
+from components.stage.parameters import plain_values, shared_fields
 from components.stage.records import log, progress_line
+from components.stage.results import reuse
 from perception.compression.cost import measure_latency_ms
 from perception.compression.export import best_provider, open_session
 from perception.data.files import file_sha256
@@ -27,7 +29,13 @@ from perception.metrics.comparison import Comparison, RegressionRule, compare, s
 from perception.metrics.contract import Clause
 from perception.metrics.evidence import Evidence, gather_evidence
 from perception.metrics.failures import cluster_regions, failure_queries, wrong_regions
-from perception.metrics.segmentation import LabelledFrames, SegmentationScore, evaluate_frames
+from perception.metrics.segmentation import (
+    LabelledFrames,
+    SegmentationScore,
+    evaluate_frames,
+    read_score,
+    write_score,
+)
 from perception.metrics.shift import CORRUPTIONS, STRENGTHS, corrupt
 from perception.metrics.slices import CONDITIONS, domain_grid
 from perception.metrics.verdict import Verdict, decide
@@ -50,13 +58,15 @@ def judge(
     reference: Path | None = None,
     night: date | None = None,
     left_out: Sequence[Json] = (),
+    store: str = "",
 ) -> Json:
     """Judge an exported network on labelled frames and write into `folder` what was found; return its figures.
 
     about: the frames' manifest rows in their order. champion, reference: networks that it must be no worse than, where the files
     are there. night: whose exemptions are in force, by default today's. left_out: path and rule of each frame that was found beside
-    them and cannot be judged. Writes evaluation.json, frames.parquet, confusion.npy and .json, query.json,
-    regions.parquet and predictions/FRAME_ID.png. Raises InputError for another test set than the pinned one.
+    them and cannot be judged. store: where the others' counts on these frames are kept for other nights; empty: nowhere.
+    Writes evaluation.json, frames.parquet, confusion.npy and .json, query.json, regions.parquet and
+    predictions/FRAME_ID.png. Raises InputError for another test set than the pinned one.
     """
     identity, device = identity_of(about, parameters), best_device()
     provider = best_provider(device)
@@ -68,7 +78,7 @@ def judge(
     figures |= _failures(score, parameters)
     figures |= {"latency": latency(model, parameters), "shift": _shift(frames, about, model, parameters)}
     there = {name: path for name, path in ((CHAMPION, champion), (REFERENCE, reference)) if path and path.exists()}
-    figures |= _against(there, score, frames, about, parameters, night or datetime.now(UTC).date())
+    figures |= _against(there, score, frames, about, parameters, night or datetime.now(UTC).date(), store)
     figures |= _find_failures(frames, score, parameters, folder)
     write_json(folder / "evaluation.json", figures)
     return figures
@@ -275,6 +285,7 @@ def _against(
     about: pd.DataFrame,
     parameters: JudgeParameters,
     night: date,
+    store: str,
 ) -> Json:
     """Compare with the champion and the reference release on the same frames; the first network of all has neither."""
     if CHAMPION not in others:
@@ -282,7 +293,7 @@ def _against(
         return {"miou_champion": None, "comparison": None, "promotion": first}
     hashes = {name: file_sha256(path) for name, path in others.items()}
     by_hash = {hashes[name]: path for name, path in others.items()}
-    scores = {each: _score(frames, about, path, parameters, path.stem) for each, path in by_hash.items()}
+    scores = {each: _kept_score(frames, about, path, parameters, store) for each, path in by_hash.items()}
     classes, clauses = class_names(parameters.taxonomy), contract_clauses(about, parameters)
     rule = shared_fields(RegressionRule, parameters)
     found = {name: compare(scores[hashes[name]], score, classes, clauses, rule) for name in others}
@@ -293,6 +304,30 @@ def _against(
         "comparison": _comparison(found, theirs, hashes, parameters),
         "promotion": _promotion(verdict) | _since(scores.get(hashes.get(REFERENCE, "")), score, hashes),
     }
+
+
+def _kept_score(
+    frames: LabelledFrames, about: pd.DataFrame, champion: Path, parameters: JudgeParameters, store: str
+) -> SegmentationScore:
+    """Return what the champion did on these frames, from the store where a night judged it on the same ones already."""
+    if not store:
+        return _score(frames, about, champion, parameters, "champion")
+    columns = ["frame_id", "image_sha256", "label_sha256", "label_taxonomy", "drive_id", *parameters.slice_columns]
+    given = {name: value for name, value in plain_values(parameters).items() if name not in ("store", "contract")}
+    depends_on = {
+        "network": file_sha256(champion),
+        "frames": hashlib.sha256(about[columns].to_csv(index=False).encode()).hexdigest(),
+        "parameters": given,
+        "provider": best_provider(best_device()),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+
+        def make() -> None:
+            write_score(_score(frames, about, champion, parameters, "champion"), folder)
+
+        reuse(store, "evaluate", "champion on the test set", depends_on, folder, make)
+        return read_score(folder, parameters.slice_columns)
 
 
 def contract_clauses(about: pd.DataFrame, parameters: JudgeParameters) -> dict[str, Clause]:

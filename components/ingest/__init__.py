@@ -28,21 +28,31 @@ class IngestParameters:
 
 def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
     """Write the batch's frames folder: manifest, profile, rejected and the hidden labels; of an empty batch an empty one."""
+    from dataclasses import replace
+
     import pandas as pd
 
     from components.ingest.arrivals import arrivals
+    from components.ingest.returned import returned
     from perception.data.store import open_store
     from perception.quality.intake import IntakeSettings, admit_frames, join_intakes, write_frames_folder
 
     listing = pd.read_parquet(inputs.one("arrivals") / "listing.parquet")
+    handed_out = pd.read_parquet(inputs.one("arrivals") / "handed_out.parquet")
     store, size, intakes = open_store(parameters.store), (parameters.height_px, parameters.width_px), []
     for name, listed in listing.groupby("source"):
         source = parameters.sources[str(name)]
         settings = shared_fields(IntakeSettings, source, source=str(name), taxonomy=parameters.taxonomy)
-        arriving = arrivals(source, listed, store, parameters.seed, size)
-        intakes.append(admit_frames(arriving, len(listed), store, settings, progress=progress_line(f"ingest {name}")))
+        if source.labels == "drop":
+            arriving = returned(source, listed, store, handed_out, parameters.taxonomy)
+        else:
+            arriving = arrivals(source, listed, parameters.seed, size)
+        progress = progress_line(f"ingest {name}")
+        intake = admit_frames(arriving, len(listed), store, settings, progress=progress)
+        signatures = listed.set_index("object").signature
+        intakes.append(replace(intake, read=intake.read.assign(signature=intake.read.object.map(signatures))))
     intake = join_intakes(intakes)
-    write_frames_folder(intake, outputs.one("arrived"))
+    write_frames_folder(intake, outputs.one("arrived"), repeats=True)
     log(f"batch {parameters.batch}: {len(intake.manifest)} frames, {len(intake.rejected)} rejected")
 
 

@@ -1,27 +1,29 @@
-"""Where frames come from: the files of a data set through its reader, label drops, or scenes rendered here."""
+"""Where frames come from: the files of a data set through its reader, or scenes rendered here. Label drops: returned.py."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.ingest.sources import Source
+from perception.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from perception.data.footage import Footage
     from perception.data.readers import RawFrame, Reader
-    from perception.data.store import Store
     from perception.quality.intake import Arrival
 
-LISTING_COLUMNS = ("source", "frame_id", "drive_id", "files")
+LISTING_COLUMNS = ("source", "object", "drive_id", "signature")
 
 
-def list_arrivals(name: str, source: Source) -> "pd.DataFrame":
+def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int]) -> "pd.DataFrame":
     """Return what a source holds, opening no image: columns LISTING_COLUMNS, one row a frame.
 
-    files: size in bytes and time of change of the frame's files, so that a frame whose file changed is another row.
-    Raises InputError for a folder that breaks its layout.
+    object: the frame's name. signature: size in bytes and time of change of its files, of a scene what it is rendered from, so that a
+    frame whose file changed is another row. seed, size: as in arrivals.
+    Raises InputError for a folder that breaks its layout, or that holds nothing.
     """
     import pandas as pd
 
@@ -29,84 +31,46 @@ def list_arrivals(name: str, source: Source) -> "pd.DataFrame":
         from perception.simulator.folder import scene_names
 
         named = scene_names(source.rendering, source.first_drive, source.drives, source.frames_per_drive)
-        rows = [(name, frame_id, drive_id, "") for _, drive_id, frame_ids in named for frame_id in frame_ids]
+        drawn_from = repr((source.rendering, source.world, source.frames_per_drive, seed, size))
+        signature = hashlib.sha256(drawn_from.encode()).hexdigest()[:16]
+        rows = [(name, frame_id, drive_id, signature) for _, drive_id, frame_ids in named for frame_id in frame_ids]
     else:
         from perception.data.footage import open_footage
 
         with open_footage(source.path) as footage:
             rows = [(name, *row) for row in _listed(source, footage)]
+    if not rows:
+        raise InputError(
+            f"source {name!r}: not one of its 0 frames can be used; mend its files or leave the source out"
+        )
     return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
 
 
 def _listed(source: Source, footage: "Footage") -> Iterator[tuple[str, str, str]]:
-    if source.format == "label_drop":
-        from perception.data.annotation import label_files
-
-        for drop, frame in _labelled(footage):
-            yield str(frame.frame_id), str(frame.drive_id), _signature(label_files(drop, frame.frame_id))
-        return
     for each in _files(source, footage):
-        yield each.frame_id, each.drive_id, _signature((each.image_path, each.label_path, each.instances_path))
+        yield each.frame_id, each.drive_id, signature_of((each.image_path, each.label_path, each.instances_path))
 
 
-def arrivals(
-    source: Source, listed: "pd.DataFrame", store: "Store", seed: int, size: tuple[int, int]
-) -> "Iterator[Arrival]":
+def arrivals(source: Source, listed: "pd.DataFrame", seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
     """Yield the listed frames of a source one by one, bytes not yet decoded.
 
-    size: (height, width) of rendered scenes in pixels; seed: of their world. store: where the images of label drops lie.
+    size: (height, width) of rendered scenes in pixels; seed: of their world.
     """
-    if source.format == "label_drop":
-        return _from_annotation(source, set(listed.frame_id), store)
     if source.format == "scenes":
-        return _rendered(source, set(listed.drive_id), seed, size)
-    return _from_files(source, set(listed.frame_id))
+        return _rendered(source, listed, seed, size)
+    return _from_files(source, set(listed.object))
 
 
-def _signature(files: "Iterable[Path | None]") -> str:
+def signature_of(files: "Iterable[Path | None]") -> str:
+    """Return what changes when one of some files does: sizes in bytes and times of change."""
     stats = [path.stat() for path in files if path is not None and path.exists()]
     return " ".join(f"{each.st_size}:{each.st_mtime_ns}" for each in stats)
-
-
-def _labelled(footage: "Footage") -> "Iterator[tuple[Any, Any]]":
-    from perception.data.annotation import newest_labels, open_drops
-
-    return newest_labels(open_drops(footage.root))
 
 
 def _files(source: Source, footage: "Footage") -> "Iterator[Any]":
     from perception.data.readers import open_reader
 
     return open_reader(source.format).frames(footage.root, source.part or None, source.labels == "given")
-
-
-def _from_annotation(source: Source, wanted: set[str], store: "Store") -> "Iterator[Arrival]":
-    """Yield the labelled frames of the label drops below `path`; their images come from the store, not from the drop."""
-    from perception.data.annotation import drop_label, label_files
-    from perception.data.decoding import BadFrame
-    from perception.data.footage import open_footage
-    from perception.quality.intake import Arrival
-
-    with open_footage(source.path) as footage:
-        for drop, frame in _labelled(footage):
-            if frame.frame_id not in wanted:
-                continue
-            with footage.whole(label_files(drop, frame.frame_id)):
-                try:
-                    label = drop_label(drop, frame.frame_id, (int(frame.height_px), int(frame.width_px)))
-                    problem = None
-                except BadFrame as bad:
-                    label, problem = None, BadFrame(footage.name(str(bad.path)), bad.rule, bad.remedy)
-            yield Arrival(
-                facts=frame,
-                image=store.get(frame.image_uri),
-                image_path=frame.image_uri,
-                label=label,
-                label_path=footage.name(f"{drop.folder}: {frame.frame_id}"),
-                label_taxonomy=drop.taxonomy.name,
-                problem=problem,
-                label_drop=drop.name,
-            )
 
 
 def _from_files(source: Source, wanted: set[str]) -> "Iterator[Arrival]":
@@ -146,11 +110,11 @@ def _read(source: Source, reader: "Reader", frame: "RawFrame", footage: "Footage
     )
 
 
-def _rendered(source: Source, wanted: set[str], seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
+def _rendered(source: Source, listed: "pd.DataFrame", seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
     from perception.quality.intake import Arrival
     from perception.simulator.folder import encode_scene, scene_frames, scene_names
 
-    world, rendering = source.world, source.rendering
+    world, rendering, wanted = source.world, source.rendering, set(listed.drive_id)
     for drive, drive_id, _ in scene_names(rendering, source.first_drive, source.drives, source.frames_per_drive):
         if drive_id not in wanted:
             continue

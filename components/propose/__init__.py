@@ -8,14 +8,16 @@ from components.stage.parameters import absolute
 from components.stage.records import log
 
 
-def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> None:
-    """Record evidence and network beside the version; write review.html, review.md and review.json."""
+def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> dict[str, str | None]:
+    """Record evidence and network beside the version, release what the policy allows; write review.html, review.md and review.json.
+
+    Tells the decision, where there is one.
+    """
     from components.propose.evidence import gather_evidence, network_files
     from perception.data.tables import read_record
     from perception.data.taxonomies import load_taxonomy
     from perception.reporting.records import PublishedVersion
     from perception.reporting.review_page import write_review
-    from perception.versioning.approval import approve_automatically, objections
     from perception.versioning.models import propose
     from perception.versioning.records import Published
     from perception.versioning.review_sides import NOTHING
@@ -24,20 +26,38 @@ def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> None:
     tag = read_record(inputs.one("version") / "version.json", PublishedVersion).tag
     base = inputs.one("base") / "run.json"
     before = read_record(base, Published)["tag"] if base.exists() else NOTHING
+    compared = None if before == tag else before  # a night that changed no data has the base's version: with its parent
     evidence = gather_evidence(inputs, parameters.run, parameters.profile)
     with network_files(inputs) as model:
         propose(registry, tag, evidence, model=model, facts={"run": parameters.run, **evidence["lineage"]})
-    facts, commands, pictures, taxonomy = _review(registry, tag, before, parameters)
-    if parameters.automatic:
-        reasons = objections(facts, parameters)
-        log(f"a person must look: {'; '.join(reasons)}" if reasons else "released by the automatic rules")
-        if approve_automatically(registry, facts, parameters):
-            facts, commands, pictures, taxonomy = _review(registry, tag, before, parameters)
+    facts, commands, pictures, taxonomy = _review(registry, tag, compared, parameters)
+    decided = _release(registry, facts, parameters)
+    if decided:
+        facts, commands, pictures, taxonomy = _review(registry, tag, compared, parameters)
     write_review(outputs.one("review"), facts, commands, pictures, load_taxonomy(taxonomy))
     log(f"review of {tag}: {facts['answers']['changed']} Leaking? {facts['answers']['leaking']}")
+    return {"decision": decided}
 
 
-def _review(registry: str, tag: str, base: str, parameters: ProposeParameters) -> Any:
+def _release(registry: str, facts: dict[str, Any], parameters: ProposeParameters) -> str | None:
+    """Release what the policy allows; return the decision's action, None where people decide."""
+    from perception.versioning.decisions import Stale
+    from perception.versioning.policy import release_by_policy, told
+
+    for line in told(facts, parameters.release):
+        log(line)
+    try:
+        decision = release_by_policy(registry, facts, parameters.release)
+    except Stale as stale:
+        log(f"a person must look: {stale}")
+        return None
+    if decision is None:
+        return None
+    log(f"released by the policy: {decision.action} {decision.tag}")
+    return decision.action
+
+
+def _review(registry: str, tag: str, base: str | None, parameters: ProposeParameters) -> Any:
     from perception.data.store import open_store
     from perception.versioning.review_sides import review
 

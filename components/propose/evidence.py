@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.stage.declaration import Paths
-from components.stage.records import own_work, read_records
+from components.stage.records import own_work, read_records, work_seconds
 from perception.data.tables import read_record, read_table
 from perception.quality.gate import Verdict
 from perception.reporting import records
@@ -17,18 +17,19 @@ from perception.reporting import records
 Json = dict[str, Any]
 Record = TypeVar("Record")
 SHOWN_ROWS = 8  # offending rows of a broken rule that are kept
-_NETWORK_FILES = ("model.onnx", "model.safetensors", "card.json", "latency.json")
+_NETWORK_FILES = ("model.onnx", "model.safetensors", "dense.safetensors", "card.json", "latency.json")
 _EVALUATION = (
     *("miou", "iou_by_class", "miou_by_condition", "frames", "frames_by_condition", "miou_champion", "comparison"),
     *("promotion", "failures", "failure_rule", "failure_rate_upper_95"),
 )
+_ORIGIN = ("code_commit", "image", "onnx_sha256", "started_from_model")
 _VERDICT = ("suite", "suite_sha256", "decision", "rows", "checked")
 
 
 def gather_evidence(inputs: Paths, run: str, profile: str) -> Json:
     """Return gates, evaluation, network, selection story, doubted labels, cost and lineage of the night so far."""
     card = _read(inputs, "compressed", "card.json", records.Card)
-    origin = {"code_commit": card.code_commit, "image": card.image, "onnx_sha256": card.onnx_sha256} if card else {}
+    origin = {name: getattr(card, name) for name in _ORIGIN} if card else {}
     return {
         "run": run,
         "profile": profile,
@@ -118,6 +119,6 @@ def _cost() -> Json:
         return {}
     stages = sorted(tasks, key=lambda record: -record["seconds"])
     return {
-        "seconds": round(sum(record["seconds"] for record in tasks), 1),
+        "seconds": work_seconds(tasks),
         "stages": [{"name": record["name"], "seconds": record["seconds"]} for record in stages],
     }

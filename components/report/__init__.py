@@ -1,31 +1,50 @@
 """report: put the whole night on one page, and its figures into summary.json."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.report.parameters import ReportParameters
 from components.stage.declaration import Needs, Page, Paths, Port, Stage
 from components.stage.records import NIGHT_VARIABLE, RUNNING, log, read_records
 
+if TYPE_CHECKING:
+    from perception.reporting.page import NightReport
+
 
 def run(inputs: Paths, outputs: Paths, parameters: ReportParameters) -> dict[str, Any]:
     """Write report.html and summary.json from whatever the night got done; tell its row among all nights."""
     from components.report.night import gather_night
-    from perception.reporting.night_row import fold
+    from perception.reporting.night_row import told_by
     from perception.reporting.page import render_report
     from perception.reporting.summary import write_summary
-    from perception.training.setup import set_threads
 
-    set_threads(parameters.threads)
     tasks, folder = read_records(), outputs.one("report")
-    if os.environ.get(NIGHT_VARIABLE) and not parameters.final_status:
-        # On a cluster tasks run beside this one; those that it takes from have ended.
+    last = bool(parameters.final_status) or not os.environ.get(NIGHT_VARIABLE)
+    if not last:
+        # On a cluster tasks run beside this one, those that it takes from have ended, and the farewell follows.
         tasks = [task for task in tasks if task["status"] != RUNNING]
     night = gather_night(inputs, parameters, tasks)
     write_summary(night.summary, folder / "summary.json")
     (folder / "report.html").write_text(render_report(night), encoding="utf-8")
+    untold = _record_and_tell(parameters, night, tasks) if tasks and last else []
+    told = told_by(tasks)
     log(f"night {night.summary.status}: report of {(folder / 'report.html').stat().st_size / 1e6:.1f} MB")
-    return {**vars(fold(tasks)), "status": night.summary.status}
+    return {name: told.get(name) for name in ("base", "new", "chosen", "miou", "verdict")} | {
+        "status": night.summary.status,
+        "untold": "; ".join(untold) or None,
+    }
+
+
+def _record_and_tell(parameters: ReportParameters, night: "NightReport", tasks: list[dict[str, Any]]) -> list[str]:
+    """Record the night in the registry, tell whoever else wants to know, and return why somebody could not be told."""
+    from components.report.recorded import notice, record_row  # here, since only the last teller has git
+    from perception.reporting.outside import WEBHOOK, tell_outside
+
+    row = record_row(parameters, night.summary, tasks)
+    untold = tell_outside(row, notice(parameters, night, row) if os.environ.get(WEBHOOK) else "")
+    for each in untold:
+        log(f"not told: {each}")
+    return untold
 
 
 _ABOUT = {

@@ -12,7 +12,7 @@ from components.report.parameters import ReportParameters
 from components.report.pictures import Pictures
 from components.stage.declaration import Paths
 from components.stage.parameters import absolute
-from components.stage.records import RUNNING, own_work
+from components.stage.records import RUNNING, own_work, work_seconds
 from perception.data.manifest import read_manifest
 from perception.data.tables import read_record, read_table
 from perception.data.taxonomies import load_taxonomy
@@ -20,7 +20,7 @@ from perception.metrics.differences import paired_difference
 from perception.quality.gate import Verdict
 from perception.reporting import charts, page, records
 from perception.reporting.evaluation_page import REGION_COLUMNS, TESTED_COLUMNS, failure_clusters
-from perception.reporting.night_row import culprit, status_of
+from perception.reporting.night_row import culprit, status_of, told_by
 from perception.reporting.summary import (
     AdaptationFigures,
     DataFigures,
@@ -28,6 +28,7 @@ from perception.reporting.summary import (
     GateFigures,
     ModelFigures,
     NightSummary,
+    PoolFigures,
     PromotionFigures,
     SelectionFigures,
     StageFigures,
@@ -53,6 +54,7 @@ def gather_night(inputs: Paths, parameters: ReportParameters, tasks: list[Json])
     pictures = Pictures(inputs, parameters)
     verdicts = _verdicts(inputs)
     status, culprit, said = _outcome(tasks, parameters.final_status)
+    told = told_by(tasks)
     version, card = _read(inputs, "version", records.PublishedVersion), _read(inputs, "compressed", records.Card)
     return page.NightReport(
         summary=_summary(inputs, parameters, tasks, verdicts, status),
@@ -69,6 +71,8 @@ def gather_night(inputs: Paths, parameters: ReportParameters, tasks: list[Json])
         rejected=_rejected(inputs),
         parameters=parameters.settings or _settings(tasks),
         lineage=_lineage(version, card),
+        at_annotators=told.get("at_annotators"),
+        overdue=told.get("overdue"),
     )
 
 
@@ -78,23 +82,47 @@ def gather_night(inputs: Paths, parameters: ReportParameters, tasks: list[Json])
 def _summary(
     inputs: Paths, parameters: ReportParameters, tasks: list[Json], verdicts: Mapping[str, Verdict], status: str
 ) -> NightSummary:
-    evaluation = _read(inputs, "evaluation", records.Evaluation)
+    evaluation, told = _read(inputs, "evaluation", records.Evaluation), told_by(tasks)
+    cost = _cost(tasks, parameters.price_per_hour)
     adaptation = vars(_read(inputs, "adaptation", records.Adaptation)) if inputs.maybe("adaptation") else {}
-    worked = own_work(tasks)
     return NightSummary(
         run=parameters.run,
+        night=told.get("night"),
         status=status,
         profile=parameters.profile,
-        seconds=round(sum(record["seconds"] for record in worked), 1) if worked else None,
-        stages=tuple(_pick(StageFigures, record) for record in worked),
+        seconds=work_seconds(tasks),
+        cost=cost,
+        currency=None if cost is None else parameters.currency,
+        stages=tuple(_pick(StageFigures, record) for record in own_work(tasks)),
+        pool=_pool_figures(told),
         selection=_selection_figures(inputs),
         data=_data_figures(inputs),
         adaptation=_pick(AdaptationFigures, adaptation),
         model=_model_figures(inputs),
         evaluation=_pick(EvaluationFigures, evaluation or {}),
         gates=_gate_figures(tasks, verdicts),
-        promotion=_pick(PromotionFigures, evaluation["promotion"] if evaluation else {}),
+        promotion=_promotion_figures(evaluation),
     )
+
+
+def _cost(tasks: list[Json], price_per_hour: Mapping[str, float]) -> float | None:
+    """Return what the work of a night cost; None where no price is known."""
+    if not price_per_hour or not tasks:
+        return None
+    hours = ((task["name"].partition("@")[0], task["seconds"] / 3600) for task in own_work(tasks))
+    return round(sum(price_per_hour.get(name, 0.0) * spent for name, spent in hours), 4)
+
+
+def _pool_figures(told: Mapping[str, Any]) -> PoolFigures:
+    same = {name: told.get(name) for name in ("new", "repeated", "rejected")}
+    stock = {"frames": "pool", "labelled": "human_labels", "open_at_annotators": "at_annotators"}
+    return PoolFigures(**same, **{figure: told.get(name) for figure, name in stock.items()})
+
+
+def _promotion_figures(evaluation: records.Evaluation | None) -> PromotionFigures:
+    if evaluation is None:
+        return PromotionFigures()
+    return PromotionFigures(**_pick_dict(PromotionFigures, evaluation["promotion"]))
 
 
 def _outcome(tasks: list[Json], final_status: Mapping[str, Any]) -> tuple[str, str | None, tuple[str, ...]]:
@@ -247,6 +275,7 @@ def _model_panel(inputs: Paths) -> page.ModelPanel | None:
             charts.Series(name=name, points=tuple(enumerate(values, start=1))) for name, values in trained.loss.items()
         ),
         layers=trained.layers,
+        start_reason=trained.start_reason,
     )
 
 
@@ -285,6 +314,7 @@ def _lineage(version: records.PublishedVersion | None, card: records.Card | None
         "data version": version.tag if version else None,
         "manifest sha256": version.manifest_sha256 if version else None,
         "shipped network sha256": card.onnx_sha256 if card else None,
+        "training went on from network": card.started_from_model if card else None,
         "trained on manifest sha256": card.data_manifest_sha256 if card else None,
         "code commit": card.code_commit if card else None,
         "image": card.image if card else None,

@@ -1,4 +1,4 @@
-"""The pictures of a night's report: images from the store, and what networks make of them."""
+"""The pictures of a night's report: images from the store, and what networks make of them, which are loaded only then."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,24 +8,15 @@ import numpy as np
 import pandas as pd
 
 from components.stage.declaration import Paths
-from components.stage.learning import FrameParameters, class_names, open_frames
-from perception.adaptation.foreground import at_size, load_foreground, score_thresholds
-from perception.adaptation.fusion import FusionSettings, fuse
-from perception.adaptation.label_pool import Labeller, class_probabilities, predictions
+from components.stage.learning import NetworkParameters, open_frames
 from perception.data.decoding import decode_image
-from perception.data.loading import image_batches
 from perception.data.manifest import read_manifest
 from perception.data.store import open_store
 from perception.errors import InputError
-from perception.metrics.segmentation import predicted_classes
 from perception.metrics.slices import CONDITIONS
-from perception.models.checkpoint import load_network
 from perception.reporting import page
 from perception.reporting.evaluation_page import tested_frames
 from perception.reporting.records import Adaptation
-from perception.uncertainty.ensemble import load_committee
-from perception.uncertainty.scores import score_frames
-from perception.uncertainty.settings import ScoreSettings
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -33,7 +24,7 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 class Pictures:
     """Find images by frame_id and paint what the night's networks see in them."""
 
-    def __init__(self, inputs: Paths, parameters: FrameParameters) -> None:
+    def __init__(self, inputs: Paths, parameters: NetworkParameters) -> None:
         self._inputs, self._parameters = inputs, parameters
         folder = inputs.maybe("frames")
         frames = read_manifest(folder / "manifest.parquet") if folder else pd.DataFrame(columns=["frame_id"])
@@ -61,68 +52,21 @@ class Pictures:
 
     def uncertainty(self, frames: pd.DataFrame) -> dict[str, np.ndarray]:
         """Return the ensemble's uncertainty of each frame as (height, width) float32, by frame_id."""
+        from components.report.networks import uncertainty_maps
+
         folder = self._inputs.maybe("ensemble")
-        if folder is None:
-            return {}
-        measure = str(frames.measure.iloc[0]) if "measure" in frames else ScoreSettings().measure
-        maps: dict[str, np.ndarray] = {}
-        rows = open_frames(self._rows(list(frames.frame_id)), self._parameters, labels_required=False)
-        scored = score_frames(
-            load_committee(folder),
-            image_batches(rows, 8),
-            ScoreSettings(measure=measure),  # type: ignore[arg-type]  # checked there
-            embeddings=False,
-            on_maps=lambda frame_id, found, _bounds: maps.update({frame_id: found[measure]}),
-        )
-        for _ in scored:
-            pass
-        return maps
+        return uncertainty_maps(folder, self._rows(list(frames.frame_id)), frames, self._parameters) if folder else {}
 
     def adapted(self, count: int, record: Adaptation) -> tuple[page.AdaptedFrame, ...]:
         """Return test frames as segmenter, fusion, pseudo-label and the taught network see them.
 
         record: says how pseudo-labels are made.
         """
-        folder = self._inputs.one("adaptation")
+        from components.report.networks import adapted_frames
+
         test = self._frames[self._frames.split == "test"]
         rows = test.iloc[np.linspace(0, len(test) - 1, min(count, len(test))).round().astype(int)]  # spread evenly
-        frames = open_frames(rows, self._parameters)
-        labeller = self._labeller(folder, record)
-        student = class_probabilities(load_network(folder / "student.safetensors"), frames, len(frames))
-        seen = zip(predictions(labeller, frames, len(frames)), student, strict=True)
-        found = []
-        for index, (frame_id, ((probabilities, instances), taught)) in enumerate(zip(rows.frame_id, seen, strict=True)):
-            label = frames.full_label(index)
-            alone = predicted_classes(probabilities, label.shape)
-            fused = fuse(alone, at_size(instances, label.shape)) if labeller.foreground is not None else None
-            found.append(
-                page.AdaptedFrame(
-                    frame_id=frame_id,
-                    image=self.image(frame_id),
-                    source_only=alone,
-                    fused=fused,
-                    pseudo=labeller.label(probabilities, instances)[0],
-                    student=predicted_classes(taught, label.shape),
-                    label=label,
-                )
-            )
-        return tuple(found)
-
-    def _labeller(self, folder: Path, record: Adaptation) -> Labeller:
-        """Return the night's way to pseudo-label; without a detector there is nothing to fuse."""
-        names, path = class_names(self._parameters.taxonomy), folder / "detector.safetensors"
-        thresholds = np.array([record.threshold_by_class[name] for name in names])
-        trusted = {row["class"] for row in record.trust if row["trusted"]}
-        fusion = FusionSettings(
-            score_threshold=record.fusion.score_threshold,
-            class_score_thresholds=score_thresholds(record.fusion.class_score_thresholds, names),
-        )
-        return Labeller(
-            network=load_network(folder / "source_only.safetensors"),
-            thresholds=thresholds,
-            trusted=tuple(name in trusted for name in names),
-            foreground=load_foreground(path, fusion) if path.exists() else None,
-        )
+        return adapted_frames(self._inputs.one("adaptation"), rows, record, self._parameters, self.image)
 
     def tested(self, scores: pd.DataFrame, predictions: Path) -> tuple[page.TestedFrame, ...]:
         """Return worst, median and best test frames with the shipped network's predictions."""

@@ -46,6 +46,7 @@ INDEXED_JOB_VARIABLE = "NIGHTDRIVE_INDEXED_JOB"  # JSON of indexed_job.IndexedJo
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"  # Kubernetes sets it in the pods of an Indexed Job
 # Where the S3 secret is mounted: as environment its three keys would take 2 kB more of every step in what Kubeflow keeps of a run.
 S3_FOLDER = Path("/secrets/s3")
+OUTSIDE_FOLDER = Path("/secrets/outside")  # of the farewell: a file a variable, for perception/reporting/outside.py
 # The parameter that all of a step's settings travel in, and what they say of the step itself.
 SETTINGS, ABOUT = "settings", "step"
 FINAL_STATUS = "final_status"  # the parameter that an exit handler's run status arrives in
@@ -87,6 +88,8 @@ def run_step(arguments: Sequence[str]) -> int:
     for key, name in S3_KEYS.items():
         if (S3_FOLDER / key).is_file():
             os.environ[name] = (S3_FOLDER / key).read_text().strip()
+    for file in (*OUTSIDE_FOLDER.glob("NIGHTDRIVE_*"), *OUTSIDE_FOLDER.glob("MLFLOW_*")):
+        os.environ[file.name] = file.read_text().strip()
     try:
         step = read_step(arguments)
     except InputError as error:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -15,15 +15,19 @@ from components.stage.declaration import Needs, Paths, Run
 from components.stage.execution import TRAINING_STATE_VARIABLE
 from components.stage.records import log, progress_line
 from perception.errors import did_you_mean
-from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, checked
+from perception.models.settings import NetworkChoice
+from perception.parameters import BrokenRule, Count, NotNegative, Positive, Seed, ShareFromZero, ShareToOne, checked
 
+ORACLE_NAME = "oracle"  # who labels the frames of a source that plays its own annotators
 COMMIT_VARIABLE, IMAGE_VARIABLE = "NIGHTDRIVE_COMMIT", "NIGHTDRIVE_IMAGE"  # set by the local engine, or by the image
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from perception.data.loading import Augment, FrameSet, LoadSettings
-    from perception.models.erfnet import ERFNet
+    from perception.models.partial_weights import Taken
+    from perception.models.registry import Networks
     from perception.training.loop import EpochRecord, Loss, Resume, TrainSettings
 
 
@@ -32,6 +36,7 @@ def _known_taxonomy(name: str) -> str:
     return name
 
 
+StartFrom = Literal["champion", "pretrained", "scratch"]  # what a network's weights come from before it is trained
 Taxonomy = Annotated[str, AfterValidator(_known_taxonomy)]
 
 
@@ -64,17 +69,29 @@ class FrameParameters:
 
 
 @checked
-class LearningParameters(FrameParameters):
+class NetworkParameters(FrameParameters):
+    """Say which network is built, or lies in the files that are read."""
+
+    network: NetworkChoice = Field(default_factory=NetworkChoice)  # name, arguments and weights; below
+
+
+@checked
+class LearningParameters(NetworkParameters):
     """Say how a network is trained."""
 
-    network_width: Positive  # ERFNet's channels times this; 1.0 is the published network
-    # ERFNet's in its deep blocks, a tenth of it in its shallow ones; a short training wants none
-    dropout: ShareFromZero = 0.3
+    # champion: the released network where its structure fits (in adapt and compare never: these see no champion), else as
+    # pretrained; pretrained: network.weights where they are given, else as scratch; scratch: weights drawn by the seed
+    start_from: StartFrom = "champion"
+    # neurons: what loses neurons is found before anything trains, or refused there; none: the network ships unpruned
+    prune: Literal["neurons", "none"] = "neurons"
     epochs: Count  # passes of epoch_frames frames
     epoch_frames: Count  # frames drawn in an epoch, in turn from a shuffled list
     batch_frames: Annotated[int, Field(ge=2)]  # frames in one step; normalisation needs more than one
-    learning_rate: Positive  # of Adam, falling to zero
-    weight_decay: NotNegative = 1e-4  # of Adam
+    learning_rate: Positive  # at the first step, falling to zero
+    encoder_rate_share: ShareToOne = 1.0  # of the learning rate, for an encoder that starts from weights
+    weight_decay: NotNegative = 1e-4  # added to the gradient by adam, taken from the weights themselves by adamw
+    optimiser: Literal["adam", "adamw"] = "adam"  # adamw for a network that starts from weights
+    channels_last: bool = False  # hold a pixel's channels side by side: on a CPU depthwise convolutions learn faster
     # training frames are zoomed by a factor from this; a short training wants little
     least_zoom: Annotated[float, Field(ge=0.1, le=1)] = 0.75
     # to this: above 1 a part of the frame is seen, below 1 it is padded
@@ -141,12 +158,61 @@ def network_miou(network: Any, frames: "pd.DataFrame", parameters: FrameParamete
     return mean_iou(counts)
 
 
-def new_network(parameters: LearningParameters) -> "ERFNet":
-    """Return an untrained network for the stage's classes."""
-    from perception.models.erfnet import ERFNet
+def new_network(parameters: LearningParameters) -> "nn.Module":
+    """Return the chosen network for the stage's classes, untrained but for the weights that it starts from."""
+    return started_network(parameters)[0]
 
-    classes, dropout = len(class_names(parameters.taxonomy)), parameters.dropout
-    return ERFNet(classes, width=parameters.network_width, dropout_quarter=dropout / 10, dropout_eighth=dropout)
+
+def started_network(parameters: LearningParameters) -> "tuple[nn.Module, Taken | None]":
+    """Return a new network, and what became of the weights that it starts from; None where it starts from none."""
+    from perception.models.registry import choose_network, start_from
+
+    network = choose_network(parameters.network, len(class_names(parameters.taxonomy)))
+    weights = _weights(parameters)
+    return network, start_from(network, weights) if weights else None
+
+
+def starting_weights(parameters: LearningParameters) -> Path | None:
+    """Return the file of the weights that a new network starts from; None where it starts from none."""
+    from perception.models.registry import choose_network, weights_file
+
+    weights = _weights(parameters)
+    network = choose_network(parameters.network, len(class_names(parameters.taxonomy)))
+    return weights_file(network, weights) if weights else None
+
+
+def _weights(parameters: LearningParameters) -> str:
+    return parameters.network.weights if parameters.start_from != "scratch" else ""
+
+
+def networks_of(parameters: NetworkParameters) -> "Networks":
+    """Return the networks that the files of this night may name."""
+    from perception.models.registry import known_networks
+
+    return known_networks(parameters.network)
+
+
+def check_network(parameters: LearningParameters) -> None:
+    """Raise InputError, before anything trains, for a network that gives no logits or that cannot be pruned as asked.
+
+    The log tells which tensors start from weights, and which layers keep all their channels and why.
+    """
+    import torch
+
+    from perception.models.registry import check_logits
+    from perception.sparsity.groups import find_groups
+
+    network, taken = started_network(parameters)
+    check_logits(network, len(class_names(parameters.taxonomy)), parameters.height_px, parameters.width_px)
+    if taken is not None:
+        log(f"network: {len(taken.taken)} tensors from weights {parameters.network.weights}")
+        for what, names in (("does not fit", taken.left_out), ("from scratch", taken.untouched)):
+            if names:
+                log(f"network, {what}: {', '.join(names)}")
+    if parameters.prune == "none":
+        return
+    for entry in find_groups(network, torch.zeros(1, 3, parameters.height_px, parameters.width_px)).unprunable:
+        log(f"network: {entry.layer} keeps {entry.channels} channels: {entry.reason}")
 
 
 def augment_settings(parameters: LearningParameters) -> "Augment":
@@ -171,6 +237,9 @@ def train_settings(parameters: LearningParameters, *, device: str = "", seed_off
         batch_frames=parameters.batch_frames,
         learning_rate=parameters.learning_rate,
         weight_decay=parameters.weight_decay,
+        optimiser=parameters.optimiser,
+        encoder_rate_share=parameters.encoder_rate_share,
+        channels_last=parameters.channels_last,
         schedule="poly",
         seed=parameters.seed + seed_offset,
         device=device,

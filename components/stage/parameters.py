@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,11 +70,12 @@ def parse_value(text: str, where: str) -> Any:
     import yaml  # here, so that --help need not wait for it
 
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(
             f"override {where!r}: is not a YAML value ({' '.join(str(error).split())}); quote it"
         ) from None
+    return value.isoformat() if isinstance(value, date) else value  # no parameter is a date, and an engine takes none
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -121,6 +121,12 @@ def own_work(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [record for record in records if record["name"] not in waited]
 
 
+def work_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return how long the tasks of these records worked, all together; None where there are none."""
+    worked = own_work(records)
+    return round(sum(record["seconds"] for record in worked), 1) if worked else None
+
+
 def all_records(place: str | Path = "") -> list[dict[str, Any]]:
     """Return the record of every task that ran, in the order in which they started.
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from perception.adaptation.fusion import Instances
 from perception.errors import InputError
+from perception.models.efficientnet_lite import PYRAMID_CHANNELS, EfficientNetLiteEncoder, PyramidDecoder
 from perception.models.erfnet import Downsampler, NonBottleneck1D
 from perception.models.modes import evaluation_mode
 from perception.parameters import Count, Fraction, checked
@@ -57,8 +58,7 @@ class ForegroundDetector(nn.Module):
 
     def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()
-        if not 1 <= classes <= 100:
-            raise InputError(f"classes {classes}: the detector needs 1 to 100 foreground classes")
+        _check_classes(classes)
         if not 0.25 <= width <= 8:
             raise InputError(f"width {width}: the detector's width factor lies in [0.25, 8]; 1 is for one CPU core")
         self.arguments = {"classes": classes, "width": width}
@@ -79,17 +79,51 @@ class ForegroundDetector(nn.Module):
         half = self.at_half(images)
         quarter = self.at_quarter(half)
         merged = self.merge(quarter + _doubled(self.down_eighth(self.at_eighth(quarter))))
-        log_sides, controllers = torch.split(self.shape(merged), [4, CONTROLLER_CHANNELS], dim=1)
-        return DetectorOutput(
-            heat=self.heat(merged),
-            sides=_BOX_UNIT_PX * log_sides.clamp(max=_MAX_BOX_LOG).exp(),
-            controllers=controllers,
-            mask_features=self.mask(half + _doubled(self.down_quarter(merged))),
-        )
+        mask_features = self.mask(half + _doubled(self.down_quarter(merged)))
+        return _output(self.heat(merged), self.shape(merged), mask_features)
+
+
+class PyramidDetector(nn.Module):
+    """Find foreground instances with EfficientNet-Lite's encoder and pyramid, which may start from ImageNet's weights.
+
+    Raises InputError when a parameter is out of range.
+    """
+
+    def __init__(self, classes: int, version: int = 0) -> None:
+        super().__init__()
+        _check_classes(classes)
+        self.arguments = {"classes": classes, "version": version}
+        self.encoder = EfficientNetLiteEncoder(version)
+        half, *larger = self.encoder.channels
+        self.decoder = PyramidDecoder(tuple(larger))
+        self.heat = _head(PYRAMID_CHANNELS, classes, bias=_PRIOR_LOGIT)
+        self.shape = _head(PYRAMID_CHANNELS, 4 + CONTROLLER_CHANNELS)
+        self.down_quarter = nn.Conv2d(PYRAMID_CHANNELS, half, 1)
+        self.mask = _head(half, MASK_CHANNELS)
+
+    def forward(self, images: Tensor) -> DetectorOutput:
+        """Map images (frame, 3, h, w) float in [0, 1] to a DetectorOutput; h and w are multiples of 4."""
+        half, *smaller = self.encoder(images)
+        merged = self.decoder(smaller)
+        mask_features = self.mask(half + _doubled(self.down_quarter(merged)))
+        return _output(self.heat(merged), self.shape(merged), mask_features)
 
 
 # What perception.models.checkpoint needs to save and load detectors.
-DETECTOR_NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"ForegroundDetector": ForegroundDetector})
+DETECTOR_NETWORKS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
+    {kind.__name__: kind for kind in (ForegroundDetector, PyramidDetector)}
+)
+
+
+def _check_classes(classes: int) -> None:
+    if not 1 <= classes <= 100:
+        raise InputError(f"classes {classes}: the detector needs 1 to 100 foreground classes")
+
+
+def _output(heat: Tensor, shape: Tensor, mask_features: Tensor) -> DetectorOutput:
+    log_sides, controllers = torch.split(shape, [4, CONTROLLER_CHANNELS], dim=1)
+    sides = _BOX_UNIT_PX * log_sides.clamp(max=_MAX_BOX_LOG).exp()
+    return DetectorOutput(heat=heat, sides=sides, controllers=controllers, mask_features=mask_features)
 
 
 def _blocks(channels: int, dilations: Sequence[int]) -> list[nn.Module]:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
-from perception.adaptation.detector import ForegroundDetector
 from perception.adaptation.detector_training import DetectionAugment, DetectionBatch, detection_batches, detection_loss
 from perception.adaptation.foreground import Foreground
 from perception.adaptation.instance_frames import InstanceFrames
@@ -17,7 +17,7 @@ from perception.training.loop import EpochRecord, Resume, TrainSettings, fit
 
 
 def train_foreground(
-    detector: ForegroundDetector,
+    detector: nn.Module,
     class_ids: tuple[int, ...],
     frames: InstanceFrames,
     settings: TrainSettings,

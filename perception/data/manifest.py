@@ -22,6 +22,7 @@ SPLITS = ("pool", "train", "val", "test")
 TIMES_OF_DAY = ("day", "twilight", "night", "artificial_light", "backlit")
 WEATHERS = ("clear", "cloudy", "rain", "fog", "snow")
 SCENES = ("urban", "freeway", "unmarked")
+TAGGED = "tagged_"  # before the name of a condition: what annotators say of it; what the sender said stays as it is
 LABEL_SOURCES = ("human", "simulator", "pseudo", "none")
 
 FRAME_ID_RULE = "^[A-Za-z0-9_-]{1,200}$"
@@ -61,7 +62,10 @@ OPTIONAL_COLUMNS = pa.schema(
         pa.field("rank", pa.int32()),
         pa.field("reason", pa.string()),
         pa.field("confidence", pa.float32()),
-        pa.field("label_drop", pa.string()),
+        pa.field("label_drop", pa.string()),  # batch/annotator/date of a label that came back from annotation
+        *(pa.field(TAGGED + name, pa.string()) for name in ("time_of_day", "weather", "scene")),  # by annotators
+        pa.field("tag_drop", pa.string()),  # batch/annotator/date of these tags
+        pa.field("prelabel_uri", pa.string()),  # of a frame in an annotation batch: what its annotator starts from
     ]
 )
 
@@ -72,12 +76,16 @@ _VOCABULARIES = {
     "weather": WEATHERS,
     "scene": SCENES,
     "label_source": LABEL_SOURCES,
+    TAGGED + "time_of_day": TIMES_OF_DAY,
+    TAGGED + "weather": WEATHERS,
+    TAGGED + "scene": SCENES,
 }
 _PATTERNS = {
     "frame_id": FRAME_ID_RULE,
     "image_uri": URI_RULE,
     "label_uri": URI_RULE,
     "instances_uri": URI_RULE,
+    "prelabel_uri": URI_RULE,
     "image_sha256": _SHA256_RULE,
     "label_sha256": _SHA256_RULE,
 }
@@ -108,14 +116,17 @@ def read_manifest(
     split: str | None = None,
     domain: str | None = None,
     drives: Collection[str] | None = None,
+    *,
+    repeats: bool = False,
 ) -> pd.DataFrame:
     """Read and validate a manifest file, optionally only some columns and only the frames of a split, domain or drives.
 
     Row groups and columns that are not asked for are not read, and of frames that are not asked for none is kept: a
     process that works on a part of a large pool needs memory for that part. Types are checked for every column, values
-    for those that are read. Raises InputError for a file that is missing, unreadable or invalid.
+    for those that are read. repeats: a frame_id may occur more than once, as in what has just arrived.
+    Raises InputError for a file that is missing, unreadable or invalid.
     """
-    return _frames(_read_table(path, columns, split, domain, drives))
+    return _frames(_read_table(path, columns, split, domain, drives, repeats=repeats))
 
 
 def read_drives(path: Path, split: str | None = None) -> list[str]:
@@ -130,13 +141,14 @@ def _first_of_each(column: pa.Table) -> pa.Table:
     return pa.table([column[0].unique()], schema=column.schema)
 
 
-def write_manifest(frames: pd.DataFrame, path: Path) -> str:
+def write_manifest(frames: pd.DataFrame, path: Path, *, repeats: bool = False) -> str:
     """Validate a manifest and write it, sorted by frame_id; return the sha256 of the file.
 
     Equal content gives equal bytes whatever the order of rows and columns. The file appears whole or not at all.
+    repeats: as in read_manifest.
     Raises InputError for an invalid manifest or a path that cannot be written.
     """
-    table = _validated_table(frames, str(path)).sort_by("frame_id").combine_chunks()
+    table = _validated_table(frames, str(path), repeats).sort_by("frame_id").combine_chunks()
     data = pa.BufferOutputStream()
     pq.write_table(table, data, compression="zstd", row_group_size=_ROW_GROUP_ROWS, write_page_checksum=True)
     contents = data.getvalue().to_pybytes()
@@ -168,6 +180,8 @@ def _read_table(
     domain: str | None,
     drives: Collection[str] | None = None,
     keep: Callable[[pa.Table], pa.Table] | None = None,
+    *,
+    repeats: bool = False,
 ) -> pa.Table:
     _check_filter("split", split, SPLITS)
     _check_filter("domain", domain, DOMAINS)
@@ -185,7 +199,7 @@ def _read_table(
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable Parquet file ({reason}); write it again or restore it") from None
     table = pa.table([_plain(column) for column in table.columns], names=table.column_names).select(names)
-    _check_values(table, str(path))
+    _check_values(table, str(path), repeats)
     return table
 
 
@@ -273,12 +287,12 @@ def _check_names(names: Sequence[Any], where: str) -> None:
             raise InputError(f"{where}: column {name} occurs twice; keep one of them")
 
 
-def _validated_table(frames: pd.DataFrame, where: str) -> pa.Table:
+def _validated_table(frames: pd.DataFrame, where: str, repeats: bool = False) -> pa.Table:
     _check_names(list(frames.columns), where)
     fields = [_field(name) for name in _ordered(frames.columns)]
     columns = [_column(frames, field, where) for field in fields]
     table = pa.table(columns, schema=pa.schema(fields))
-    _check_values(table, where)
+    _check_values(table, where, repeats)
     return table
 
 
@@ -319,14 +333,15 @@ def _may_become(found: pa.DataType, wanted: pa.DataType) -> bool:
 # --- values
 
 
-def _check_values(table: pa.Table, where: str) -> None:
-    """Check every rule whose columns are present."""
+def _check_values(table: pa.Table, where: str, repeats: bool) -> None:
+    """Check every rule whose columns are present; repeats: but the one that a frame_id occurs once."""
     _check_nulls(table, where)
     _check_texts(table, where)
     _check_numbers(table, where)
     _check_labels(table, where)
     _check_uris(table, where)
-    _check_unique(table, where)
+    if not repeats:
+        _check_unique(table, where)
 
 
 def _check_nulls(table: pa.Table, where: str) -> None:

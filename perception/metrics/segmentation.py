@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -164,7 +165,7 @@ def _logits(
 
 def _score(sums: GroupSums, rows: list[dict[str, Any]], columns: Sequence[str], classes: int) -> SegmentationScore:
     names = ["drive_id", *columns]
-    groups = pd.DataFrame(list(sums.keys), columns=names).astype(object).where(lambda table: table.notna(), None)
+    groups = _with_none(pd.DataFrame(list(sums.keys), columns=names), names)
     stacked = {name: np.stack(values) for name, values in sums.arrays.items()}
     return SegmentationScore(
         groups=groups.assign(frames=sums.frames),
@@ -174,6 +175,28 @@ def _score(sums: GroupSums, rows: list[dict[str, Any]], columns: Sequence[str], 
         boundary=stacked.get("boundary"),
         reliability=stacked.get("reliability"),
     )
+
+
+def write_score(score: SegmentationScore, folder: Path) -> None:
+    """Write what a network did, but for outlines and reliability, into a folder: counts.npy, groups.parquet, frames.parquet."""
+    np.save(folder / "counts.npy", score.counts)
+    score.groups.to_parquet(folder / "groups.parquet", index=False)
+    score.frames.to_parquet(folder / "frames.parquet", index=False)
+
+
+def read_score(folder: Path, columns: Sequence[str]) -> SegmentationScore:
+    """Return what write_score wrote of a network that was judged by these slice columns."""
+    return SegmentationScore(
+        groups=_with_none(pd.read_parquet(folder / "groups.parquet"), ["drive_id", *columns]),
+        counts=np.load(folder / "counts.npy", allow_pickle=False),
+        frames=_with_none(pd.read_parquet(folder / "frames.parquet"), columns),
+        columns=tuple(columns),
+    )
+
+
+def _with_none(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    known = {name: table[name].astype(object).where(table[name].notna(), None) for name in names}
+    return table.assign(**known)
 
 
 def check_logits(logits: NDArray[Any], classes: int, what: str) -> None:

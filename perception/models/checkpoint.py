@@ -1,8 +1,8 @@
 """Network files: safetensors whose header holds a blueprint, so that a file alone rebuilds its network.
 
 The blueprint names the network and its constructor's arguments, and lists every leaf module at its dotted path with its
-type and arguments. Loading builds the network, puts the listed leaves in place of its own, and loads the weights
-strictly. So a network that lost channels or whole branches (ClosedBranch), whose convolutions became chains of
+type and, for torch's common layers, its arguments. Loading builds the network, puts the listed leaves in place of its
+own, and loads the weights strictly. So a network that lost channels or whole branches (ClosedBranch), whose convolutions became chains of
 convolutions (nn.Sequential) or whose normalisation was folded away (nn.Identity) needs no history.
 """
 
@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from perception.errors import InputError
 from perception.models.closed_branch import ClosedBranch
-from perception.models.registry import NETWORKS
+from perception.models.registry import NETWORKS, Networks
 from perception.models.tensor_file import read_header, read_tensors, write_tensors
 
-Networks = Mapping[str, Callable[..., nn.Module]]
 Blueprint = dict[str, Any]  # network, arguments, leaves: [[path, type, arguments], ...]
 
 _FORMAT = "nightdrive-network-1"
@@ -41,11 +40,12 @@ def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str], ne
     """Write a network to one file, whole or not at all, and give the file's sha256; equal networks give equal bytes.
 
     `metadata` is kept as it is (data version, commit, ...). Devices and the training mode are not kept.
-    Raises InputError when the blueprint cannot rebuild the network (an unregistered network, a leaf of unknown type,
-    tied weights) or the folder does not exist.
+    networks: those that may be named; known_networks of a choice. Raises InputError when the blueprint cannot rebuild the
+    network (one that is not among them, tied weights) or the folder does not exist.
     """
-    name = type(network).__name__
-    if networks.get(name) is not type(network):
+    origin = getattr(network, "origin", None)  # of a network that a user's factory built
+    name = origin or type(network).__name__
+    if name not in networks or (origin is None and networks[name] is not type(network)):
         raise InputError(f"network {name!r}: not registered; save one of {', '.join(sorted(networks))}")
     blueprint = {"network": name, "arguments": network.arguments, "leaves": describe_leaves(network)}
     _check_rebuilds(network, blueprint, networks)
@@ -68,15 +68,20 @@ def load_network(path: Path, networks: Networks = NETWORKS) -> nn.Module:
     return network.eval()
 
 
+def network_state(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a network's file by their names, without building the network; raises InputError as load_network does."""
+    return read_tensors(Path(path), _FORMAT)[1]
+
+
 def network_metadata(path: Path) -> dict[str, str]:
     """Read the metadata that a network was saved with; raises InputError when the file is missing or no network."""
     return read_header(Path(path), _FORMAT)["metadata"]
 
 
 def describe_leaves(network: nn.Module) -> list[list[Any]]:
-    """List [path, type, arguments] of every module without children; raises InputError for a type that is not known."""
+    """List [path, type, arguments] of every module without children; no arguments for a type that only its network builds."""
     leaves = [(path, module) for path, module in network.named_modules() if not any(module.children())]
-    return [[path, *_describe_leaf(path, leaf)] for path, leaf in leaves]
+    return [[path, *_describe_leaf(leaf)] for path, leaf in leaves]
 
 
 def apply_leaves(network: nn.Module, leaves: list[list[Any]], where: str) -> None:
@@ -95,11 +100,11 @@ def apply_leaves(network: nn.Module, leaves: list[list[Any]], where: str) -> Non
         raise InputError(f"{where}: its layers do not fit {type(network).__name__}; save it again with this version")
 
 
-def _describe_leaf(path: str, leaf: nn.Module) -> tuple[str, dict[str, Any]]:
+def _describe_leaf(leaf: nn.Module) -> tuple[str, dict[str, Any] | None]:
     """Name a leaf's type and its constructor's arguments, which torch's leaves keep as attributes of the same name."""
     kind = type(leaf).__name__
     if _LEAF_TYPES.get(kind) is not type(leaf):
-        raise InputError(f"layer {path!r}: type {kind} cannot be saved; use one of {', '.join(sorted(_LEAF_TYPES))}")
+        return kind, None
     names = inspect.signature(type(leaf).__init__).parameters.keys() - _NOT_AN_ARGUMENT
     arguments = {name: getattr(leaf, name) for name in sorted(names)}
     if "bias" in arguments:
@@ -107,18 +112,20 @@ def _describe_leaf(path: str, leaf: nn.Module) -> tuple[str, dict[str, Any]]:
     return kind, json.loads(json.dumps(arguments))
 
 
-def _completed(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _completed(kind: str, arguments: dict[str, Any] | None) -> dict[str, Any] | None:
     """Add the defaults of arguments that are not listed: torch gives its layers new ones from time to time."""
-    if kind not in _LEAF_TYPES:
+    if kind not in _LEAF_TYPES or arguments is None:
         return arguments
     known = inspect.signature(_LEAF_TYPES[kind].__init__).parameters.values()
     optional = [each for each in known if each.name not in _NOT_AN_ARGUMENT and each.default is not each.empty]
     return {each.name: each.default for each in optional} | arguments
 
 
-def _build_leaf(path: str, kind: str, arguments: dict[str, Any], where: str) -> nn.Module:
-    if kind not in _LEAF_TYPES:
-        raise InputError(f"{where}: layer {path!r} has the unknown type {kind!r}; use a file of this version")
+def _build_leaf(path: str, kind: str, arguments: dict[str, Any] | None, where: str) -> nn.Module:
+    if kind not in _LEAF_TYPES or arguments is None:
+        raise InputError(
+            f"{where}: layer {path!r} is a {kind}, which no file can build; use {', '.join(sorted(_LEAF_TYPES))}"
+        )
     as_tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
     try:
         return _LEAF_TYPES[kind](**as_tuples)
@@ -159,11 +166,14 @@ def _drop_unlisted(network: nn.Module, listed: set[str]) -> None:
 
 
 def _rebuild(blueprint: Blueprint, networks: Networks, where: str) -> nn.Module:
-    """Build a network without weights: its parameters are on the meta device until a state is assigned."""
+    """Build a network as its blueprint says, with weights that mean nothing."""
     name, arguments = blueprint["network"], blueprint["arguments"]
     if name not in networks:
-        raise InputError(f"{where}: network {name!r} is unknown; known are {', '.join(sorted(networks))}")
-    with torch.device("meta"):
+        raise InputError(
+            f"{where}: network {name!r} is unknown; known are {', '.join(sorted(networks))}; a network of yours is "
+            "known to a stage whose parameter `network` names it"
+        )
+    with torch.random.fork_rng(devices=[]):
         try:
             network = networks[name](**arguments)
         except TypeError as error:
@@ -171,6 +181,7 @@ def _rebuild(blueprint: Blueprint, networks: Networks, where: str) -> nn.Module:
                 f"{where}: network {name!r} cannot be built ({error}); use a file of this version"
             ) from error
         apply_leaves(network, blueprint["leaves"], where)
+    vars(network).update({"arguments": arguments} | ({"origin": name} if ":" in name else {}))
     return network
 
 

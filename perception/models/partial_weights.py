@@ -1,5 +1,6 @@
 """Start a network, or a part of it, from the weights of a file that was made for another one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ def take_weights(part: nn.Module, state: dict[str, Tensor], prefix: str, source:
             "give weights of the same architecture and width"
         )
     return Taken(taken=tuple(taken), left_out=tuple(left_out), untouched=tuple(sorted(set(own) - set(taken))))
+
+
+def misfit(network: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Say where a state dict is first not one of this network's structure, by name and shape; empty where it is one throughout."""
+    own = network.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        shapes = [_shape(tensors[name]) if name in tensors else "missing" for tensors in (state, own)]
+        if shapes[0] != shapes[1]:
+            return f"{name} is {shapes[0]}, here {shapes[1]}"
+    return ""
 
 
 def _shape(tensor: Tensor) -> str:

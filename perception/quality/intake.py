@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 
 from perception.data.decoding import BadFrame, decode_image, decode_label
-from perception.data.manifest import empty_manifest, read_manifest, validate_manifest, write_manifest
+from perception.data.manifest import TAGGED, empty_manifest, read_manifest, write_manifest
 from perception.data.store import Store
 from perception.data.tables import read_table
 from perception.data.taxonomies import Taxonomy, load_taxonomy
@@ -22,6 +22,9 @@ ORACLE = dict.fromkeys(("frame_id", "source", "label_uri", "label_sha256", "labe
 ORACLE |= {"instances_uri": "text?"}
 PROFILE = dict.fromkeys(("frame_id", "source", "image_sha256_actual"), "text")
 PROFILE |= {"decode_ok": "flag", "dhash": "text", "*": "number?"}
+# One row a file that was read; label_drop of a label that came back.
+READ = dict.fromkeys(("source", "object", "signature", "frame_id"), "text")
+READ |= dict.fromkeys(("source_sha256", "label_sha256", "reason", "label_drop"), "text?")
 _Ledger = dict[str, list[dict[str, Any]]]  # rows of each table of an intake
 _KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
 
@@ -48,6 +51,8 @@ class Arrival:
     instances: bytes | None = None
     problem: BadFrame | None = None  # why its files could not be read
     label_drop: str | None = None  # the label drop that the label came with: batch/annotator/date
+    tags: Mapping[str, str] = field(default_factory=dict)  # what annotators say of conditions
+    tag_drop: str | None = None  # the label drop that these tags came with
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,17 @@ class Intake:
     profile: pd.DataFrame  # one row a frame: facts measured on pixels; nothing about hidden labels
     rejected: pd.DataFrame  # columns of REJECTED
     oracle: pd.DataFrame  # columns of ORACLE: labels that stay hidden until their frame is selected
+    read: pd.DataFrame  # columns of READ: every file, and why it was rejected; the signature is the listing's to add
 
 
-def _nothing() -> Intake:
+def no_intake() -> Intake:
     """Return the intake of no frame: tables with their columns and no row."""
     return Intake(
         manifest=empty_manifest(),
         profile=pd.DataFrame(columns=list(PROFILE)[:-1]),
         rejected=pd.DataFrame(columns=list(REJECTED)),
         oracle=pd.DataFrame(columns=list(ORACLE)),
+        read=pd.DataFrame(columns=list(READ)),
     )
 
 
@@ -93,25 +100,49 @@ def admit_frames(
 
     count: how many frames arrive. Whether a hidden label file is sound is checked, since that depends on the file and
     not on what it shows. A broken frame, or one with a broken label, is listed and left out; whether too many are is
-    for `gather_frames` to say, which sees the whole source.
+    for check_source to say, which sees the whole source.
     """
-    nothing, counted = _nothing(), load_taxonomy(settings.taxonomy)
+    nothing, counted = no_intake(), load_taxonomy(settings.taxonomy)
     ledger: _Ledger = {each.name: [] for each in fields(Intake)}
     for done, arrival in enumerate(arrivals, start=1):
+        file = _file(arrival, settings)
         try:
             _admit(arrival, store, ledger, settings, counted)
         except BadFrame as bad:
             named = {"source": settings.source, "path": str(bad.path), "frame_id": arrival.facts.frame_id}
             ledger["rejected"].append(named | {"rule": bad.rule, "remedy": bad.remedy})
+            file["reason"] = f"{bad.rule}; {bad.remedy}"
+        ledger["read"].append(file)
         if progress:
             progress(done, count)
     return Intake(**{name: pd.DataFrame(rows) if rows else getattr(nothing, name) for name, rows in ledger.items()})
 
 
-def write_frames_folder(intake: Intake, folder: Path) -> None:
-    """Write manifest, profile, rejected, oracle and the gate's table into `folder`."""
-    write_manifest(intake.manifest, folder / "manifest.parquet")
-    for name in ("profile", "rejected", "oracle"):
+def _file(arrival: Arrival, settings: IntakeSettings) -> dict[str, Any]:
+    label = arrival.label if settings.labels != "none" else None
+    return {
+        "source": settings.source,
+        "object": arrival.facts.frame_id,
+        "source_sha256": hashlib.sha256(arrival.image).hexdigest() if arrival.image else None,
+        "label_sha256": hashlib.sha256(label + _tag_bytes(arrival)).hexdigest() if label else None,
+        "frame_id": arrival.facts.frame_id,
+        "reason": None,
+        "label_drop": arrival.label_drop,
+    }
+
+
+def _tag_bytes(arrival: Arrival) -> bytes:
+    """Return what makes a label with other image tags another label."""
+    return repr(sorted(arrival.tags.items())).encode() if arrival.tags else b""
+
+
+def write_frames_folder(intake: Intake, folder: Path, *, repeats: bool = False) -> None:
+    """Write manifest, profile, rejected, oracle and the list of files that were read into `folder`.
+
+    repeats: several files may be the same frame, as in what has just arrived.
+    """
+    write_manifest(intake.manifest, folder / "manifest.parquet", repeats=repeats)
+    for name in ("profile", "rejected", "oracle", "read"):
         table: pd.DataFrame = getattr(intake, name)
         keys = [column for column in ("frame_id", "path") if column in table]
         table = table.sort_values(keys, ignore_index=True) if len(table) else table
@@ -119,14 +150,14 @@ def write_frames_folder(intake: Intake, folder: Path) -> None:
 
 
 def join_intakes(intakes: Sequence[Intake]) -> Intake:
-    """Return several intakes as one; none give an empty one. A label drop's frame takes the place of the same frame as footage."""
-    nothing = _nothing()
+    """Return several intakes as one; none give an empty one."""
+    nothing = no_intake()
 
     def joined(name: str) -> pd.DataFrame:
         tables: list[pd.DataFrame] = [table for each in intakes if len(table := getattr(each, name))]
         return pd.concat(tables, ignore_index=True) if tables else getattr(nothing, name)
 
-    return _without_superseded(Intake(**{each.name: joined(each.name) for each in fields(Intake)}))
+    return Intake(**{each.name: joined(each.name) for each in fields(Intake)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,62 +169,19 @@ class SourceRules:
     max_rejected_fraction: float = 0.0  # more broken frames than this are an error
 
 
-def gather_frames(
-    arrived: Sequence[Path], folder: Path, rules: Mapping[str, SourceRules], store: Store, taxonomy: str, seed: int
-) -> pd.DataFrame:
-    """Write one frames folder out of those of all batches; return its manifest.
-
-    rules: by source. Raises InputError when a frame_id occurs twice, but for a frame and its label drop, when too many frames
-    of a source are broken, or one of a test or labelled set: a test set with a frame missing is another test set.
-    """
-    intake = join_intakes([_read_intake(path) for path in arrived])
-    for source, rule in rules.items():
-        _check_source(intake, source, rule)
-        if rule.labels == "oracle" and rule.initial_labelled_frames:
-            intake = _reveal_first(intake, source, rule.initial_labelled_frames, store, taxonomy, seed)
-    intake = replace(intake, manifest=validate_manifest(intake.manifest, str(folder)))
-    write_frames_folder(intake, folder)
-    gate_table(intake.manifest, intake.profile).to_parquet(folder / "gate.parquet", index=False)
-    return intake.manifest
-
-
-def _read_intake(path: Path) -> Intake:
+def read_intake(path: Path) -> Intake:
+    """Return what ingest wrote of a batch; raises InputError where its tables disagree."""
     intake = Intake(
-        manifest=read_manifest(path / "manifest.parquet"),
+        manifest=read_manifest(path / "manifest.parquet", repeats=True),
         profile=read_table(path / "profile.parquet", PROFILE),
         rejected=read_table(path / "rejected.parquet", REJECTED),
         oracle=read_table(path / "oracle.parquet", ORACLE),
+        read=read_table(path / "read.parquet", READ),
     )
-    profiled, hidden = intake.profile.frame_id, intake.oracle.frame_id
+    profiled = intake.profile.frame_id
     if not intake.manifest.frame_id.isin(profiled).all() or len(profiled) != len(intake.manifest):
         raise InputError(f"{path}: profile.parquet must have one row a frame of the manifest; ingest again")
-    if hidden.duplicated().any():
-        twice = hidden[hidden.duplicated()].iloc[0]
-        raise InputError(f"{path}: oracle.parquet hides two labels for frame {twice!r}, must be one; ingest again")
     return intake
-
-
-def _without_superseded(intake: Intake) -> Intake:
-    """Leave out footage whose label a label drop brings; raises InputError when the drop is about another image."""
-    frames = intake.manifest
-    if "label_drop" not in frames:
-        return intake
-    dropped = frames[frames.label_drop.notna()][["frame_id", "image_sha256", "label_drop"]]
-    footage = frames[frames.label_drop.isna() & (frames.label_source == "none")]
-    both = footage[["frame_id", "source", "image_sha256"]].merge(dropped, on="frame_id", suffixes=("", "_dropped"))
-    for frame in both[both.image_sha256 != both.image_sha256_dropped].itertuples():
-        raise InputError(
-            f"frame {frame.frame_id!r}: label drop {frame.label_drop} is about another image than the footage's; "
-            "remove the label, or the frame that took its name"
-        )
-    gone = set(zip(both.frame_id, both.source, strict=True))
-
-    def kept(table: pd.DataFrame) -> pd.DataFrame:
-        stays = [pair not in gone for pair in zip(table.frame_id, table.source, strict=True)]
-        # as a series of truth values, since an empty list is one of columns
-        return table[pd.Series(stays, table.index, dtype=bool)].reset_index(drop=True)
-
-    return replace(intake, manifest=kept(frames), profile=kept(intake.profile), oracle=kept(intake.oracle))
 
 
 def gate_table(manifest: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
@@ -283,6 +271,8 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSett
         assert reference is not None, "a reader that was asked for labels gave a frame without one"
         row |= reference | {"label_source": "simulator" if settings.domain == "synthetic" else "human"}
         row |= {"label_drop": arrival.label_drop} if settings.labels == "drop" else {}
+        row |= {TAGGED + name: value for name, value in arrival.tags.items()}
+        row |= {"tag_drop": arrival.tag_drop} if arrival.tags else {}
     else:
         row |= dict.fromkeys(("label_uri", "label_sha256", "label_taxonomy", "instances_uri")) | {
             "label_source": "none"
@@ -308,24 +298,23 @@ def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
 # ---------------------------------------------------------------- all frames of a source
 
 
-def _check_source(intake: Intake, name: str, rule: SourceRules) -> None:
-    """Raise InputError where too many frames of a source are broken, or none is left; of a drop none may have come yet."""
+def check_source(intake: Intake, name: str, rule: SourceRules, known: int) -> None:
+    """Raise InputError where too many files of a source are broken; labels that came back broken are the ingest gate's matter.
+
+    known: files of the source that earlier nights read.
+    """
     broken = intake.rejected[intake.rejected.source == name]
-    count = int((intake.manifest.source == name).sum()) + len(broken)
-    tolerated = rule.max_rejected_fraction
-    if len(broken) > tolerated * count:
-        first = broken.iloc[0]
-        allowed = "none may be" if tolerated == 0 else f"at most {tolerated:.0%} may be"
-        raise InputError(
-            f"{first.path}: {first.rule}; {first.remedy} ({len(broken)} of {count} files of source {name!r} are broken, {allowed})"
-        )
-    if len(broken) == count and (rule.labels != "drop" or count):
-        raise InputError(
-            f"source {name!r}: not one of its {count} frames can be used; mend its files or leave the source out"
-        )
+    count = known + int((intake.manifest.source == name).sum()) + len(broken)
+    if rule.labels == "drop" or len(broken) <= rule.max_rejected_fraction * count:
+        return
+    first, tolerated = broken.iloc[0], rule.max_rejected_fraction
+    allowed = "none may be" if tolerated == 0 else f"at most {tolerated:.0%} may be"
+    raise InputError(
+        f"{first.path}: {first.rule}; {first.remedy} ({len(broken)} of {count} files of source {name!r} are broken, {allowed})"
+    )
 
 
-def _reveal_first(intake: Intake, name: str, count: int, store: Store, taxonomy: str, seed: int) -> Intake:
+def reveal_first(intake: Intake, name: str, count: int, store: Store, taxonomy: str, seed: int) -> Intake:
     """Label `count` frames of a source from the start, drawn at random without regard to what their labels show."""
     own = intake.manifest[intake.manifest.source == name]
     order = sorted(own.frame_id, key=lambda frame_id: hashlib.sha256(f"{seed}:{frame_id}".encode()).digest())

@@ -121,8 +121,18 @@ def grouped_bars(groups: Sequence[Group], series: Sequence[str], *, title: str, 
     return _draw("grouped_bars", groups, series, title, maximum)
 
 
-def line_chart(series: Sequence[Series], *, title: str, x_label: str) -> Markup:
-    """Draw lines over a common x axis with round ticks; says "not measured" when there is no finite point."""
+def line_chart(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str = "",
+    ends: tuple[str, str] | None = None,
+    number: Callable[[float], str] = "{:g}".format,
+) -> Markup:
+    """Draw lines over a common x axis with round ticks; says "not measured" when there is no finite point.
+
+    ends: what stands below the ends of the x axis, in place of x_label and its values. number: writes the ticks.
+    """
     lines = [(each.name, [p for p in each.points if math.isfinite(p[0]) and math.isfinite(p[1])]) for each in series]
     points = [point for _, line in lines for point in line]
     if not points:
@@ -139,8 +149,9 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str) -> Markup:
         drawn = [*line, *line] if len(line) == 1 else line
         at = ((along(x, x_low, x_high), 100.0 - along(y, ticks[0], ticks[-1])) for x, y in drawn)
         paths.append(" ".join(f"{x:.2f},{y:.2f}" for x, y in at))
-    marks = [(f"{tick:g}", f"{100.0 - along(tick, ticks[0], ticks[-1]):.2f}%") for tick in ticks]
-    return _draw("line_chart", title, [name for name, _ in lines], marks, paths, f"{x_label} {x_low:g}", f"{x_high:g}")
+    marks = [(number(tick), f"{100.0 - along(tick, ticks[0], ticks[-1]):.2f}%") for tick in ticks]
+    first, last = ends or (f"{x_label} {x_low:g}", f"{x_high:g}")
+    return _draw("line_chart", title, [name for name, _ in lines], marks, paths, first, last)
 
 
 def round_ticks(low: float, high: float, about: int = 4) -> list[float]:

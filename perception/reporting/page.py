@@ -89,6 +89,7 @@ class ModelPanel:
     variants: tuple[ModelVariant, ...]
     loss_curves: tuple[charts.Series, ...] = ()  # points (epoch, loss)
     layers: tuple[LayerNeurons, ...] = ()
+    start_reason: str = ""  # why its weights came from where they came from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,9 @@ class NightReport:
     rejected: tuple[RejectedFrame, ...] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)  # dotted name: value
     lineage: Mapping[str, str | None] = field(default_factory=dict)  # code commit, parameters sha256, package versions
+
+    at_annotators: int | None = None  # frames, once the night had published
+    overdue: int | None = None  # of these, frames whose label should have come
 
     def __post_init__(self) -> None:
         if self.summary.status == "refused" and not self.refused_gate:

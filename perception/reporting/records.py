@@ -1,7 +1,7 @@
 """The JSON records in which stages say what they found, as far as another stage reads them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
@@ -17,6 +17,7 @@ class Selection:
     budget_frames: int
     pool_frames: int
     model_sha256: str  # of the ensemble that scored
+    annotation_batch: str  # name of the batch that goes to the annotators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ class Adaptation:
     threshold_by_class: dict[str, float]
     collapsed_classes: tuple[str, ...]
     fusion_verdict: str  # whether fusion was worth it, in words
+    started_from: Literal["pretrained", "scratch"]  # the segmenter, before the simulator taught it
     fusion: Fusion
     detector: Detector | None
     trust: tuple[Trust, ...]
@@ -106,6 +108,10 @@ class TrainedNetworks:
     parameters_pruned: int
     macs_dense: int
     macs_pruned: int
+    started_from: Literal["champion", "pretrained", "scratch"]  # the weights before training
+    start_reason: str
+    started_from_model: str | None  # model_sha256 of the champion
+    miou_start: float  # with them
     miou_dense: float
     miou_pruned: float
     loss: dict[str, tuple[float, ...]]  # dense, pruned: of every epoch
@@ -128,6 +134,7 @@ class Card:
     bytes_dense: int
     miou: float
     onnx_sha256: str
+    started_from_model: str | None  # model_sha256 of the champion that its training went on from
     data_manifest_sha256: str
     code_commit: str | None
     image: str | None
@@ -149,7 +156,9 @@ class Latencies:
 
 
 class Promotion(TypedDict):
-    """Whether the network replaces the champion."""
+    """Whether the network replaces the champion, and by what it was judged."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]  # noqa: RUF012 - how pydantic is told
 
     decision: str
     reason: str

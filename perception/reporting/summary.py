@@ -27,6 +27,18 @@ class StageFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoolFigures:
+    """What has arrived and waits, and what is labelled of it."""
+
+    frames: int | None = None  # that wait unlabelled
+    new: int | None = None  # files that arrived since the last night
+    repeated: int | None = None  # of bytes that are a frame already
+    rejected: int | None = None
+    labelled: int | None = None  # training frames with a label by people
+    open_at_annotators: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectionFigures:
     """What was chosen out of the pool, and whether it taught more than a random choice of the same size."""
 
@@ -79,6 +91,8 @@ class AdaptationFigures:
 class ModelFigures:
     """The network as it shrank: dense, pruned, compressed."""
 
+    started_from: str | None = None  # champion, pretrained or scratch: the weights before training
+    miou_start: float | None = None  # with them
     parameters_dense: int | None = None
     parameters_pruned: int | None = None
     parameters_compressed: int | None = None
@@ -118,6 +132,11 @@ class PromotionFigures:
 
     decision: str | None = None
     reason: str | None = None
+    judged: tuple[str, ...] | None = None  # overall, conditions and classes that were compared with the champion
+    not_judged: tuple[str, ...] | None = None  # of which too little was seen
+    reference: str | None = None  # release that only people move
+    miou_since_reference: float | None = None
+    miou_since_reference_lower_95: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +144,14 @@ class NightSummary:
     """Every figure of a night; None means that it was not measured."""
 
     run: str
+    night: str | None = None  # its name among all nights of the registry
     status: str  # one of STATUSES
     profile: str
-    seconds: float | None = None
+    seconds: float | None = None  # of all tasks' work
+    cost: float | None = None  # of the same, by the price table
+    currency: str | None = None  # of cost
     stages: tuple[StageFigures, ...] = ()
+    pool: PoolFigures = field(default_factory=PoolFigures)
     selection: SelectionFigures = field(default_factory=SelectionFigures)
     data: DataFigures = field(default_factory=DataFigures)
     adaptation: AdaptationFigures = field(default_factory=AdaptationFigures)

@@ -45,10 +45,21 @@ def _asks(user: fx.Node) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Torch's tracer, for which a closed branch is a layer like torch's own."""
+    """Torch's tracer, for which a closed branch is a layer like torch's own; it remembers the layer that it failed in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed_in = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, ClosedBranch) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed_in = self.failed_in or self.path_of_module(m)
+            raise
 
 
 def trace_network(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> fx.GraphModule:
@@ -59,16 +70,18 @@ def trace_network(network: nn.Module, example_input: Tensor | tuple[Tensor, ...]
     given = example_input if isinstance(example_input, tuple) else (example_input,)
     device = next((parameter.device for parameter in network.parameters()), None)
     inputs = tuple(value.to(device) for value in given)
+    tracer = _Tracer()
     try:
         # ShapeProp prints the traceback of what it raises.
         with evaluation_mode(network), contextlib.redirect_stderr(io.StringIO()):
-            tracer = _Tracer()
             graph_module = fx.GraphModule(network, tracer.trace(network))
             ShapeProp(graph_module).propagate(*inputs)
     except Exception as error:
+        place = f"layer {tracer.failed_in} of " if tracer.failed_in else ""
         raise InputError(
-            f"network {type(network).__name__} cannot be followed channel by channel ({str(error).splitlines()[0]}): "
-            "its forward must trace with torch.fx and accept the example input; move data-dependent branches out of it"
+            f"{place}network {type(network).__name__} cannot be followed channel by channel "
+            f"({(str(error).splitlines() or [type(error).__name__])[0]}): its forward must trace with torch.fx and accept the "
+            "example input; move data-dependent branches out of it, or ship the network unpruned, prune: none"
         ) from error
     return graph_module
 

@@ -108,9 +108,11 @@ def _cuts(groups: Groups, alive: Tensor, network: nn.Module) -> Cuts:
 
 
 def _cut(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
+    """Take the positions that stay out of a tensor, in its order in memory, which index_select does not keep."""
+    channels_last = tensor.dim() == 4 and not tensor.is_contiguous()
     for dim, kept in dims.items():
         tensor = tensor.index_select(dim, kept.to(tensor.device))
-    return tensor
+    return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor
 
 
 def _cut_network(network: nn.Module, cuts: Cuts, optimizer: Optimizer | None) -> None:

@@ -92,7 +92,9 @@ def broadcast_state(network: nn.Module) -> None:
     """Give every process the parameters and buffers of process 0."""
     if is_distributed():
         for tensor in network.state_dict().values():
-            dist.broadcast(tensor.detach(), src=0)
+            whole = tensor.contiguous()  # as messages are; weights may lie channels last
+            dist.broadcast(whole, src=0)
+            tensor.copy_(whole)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

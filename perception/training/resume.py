@@ -17,6 +17,7 @@ from perception.models.checkpoint import apply_leaves, describe_leaves
 from perception.models.tensor_file import read_tensors, write_tensors
 from perception.parameters import Count, Positive, checked
 from perception.training import distributed
+from perception.training.rates import regroup, set_learning_rate
 
 _FORMAT = "nightdrive-training-2"
 
@@ -66,7 +67,7 @@ def save_state(
     """Write weights, optimiser state, random states and position; process 0 writes for all.
 
     networks: by name; "network" is the one that the optimiser trains. facts: JSON values that must be the same when training goes on.
-    Raises InputError when the optimiser has several parameter groups or does not hold the network's parameters.
+    Raises InputError when the optimiser does not hold the network's parameters.
     """
     random_states = distributed.gather(_random_state(optimiser))
     position.saved_at = time.monotonic()
@@ -136,21 +137,12 @@ def _load_network(network: nn.Module, leaves: list[list[Any]], state: dict[str, 
         raise InputError(f"{where}: its weights do not fit ({reason}); delete it to train anew") from error
 
 
-def set_learning_rate(optimiser: Optimizer, rate: float) -> None:
-    """Set the rate of all parameters: in its place on the device where it is a tensor, from which a recorded step reads it."""
-    for group in optimiser.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
 def _optimiser_state(network: nn.Module, optimiser: Optimizer) -> dict[str, Tensor]:
     """Name the optimiser's tensors after the parameters that they belong to."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     held = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    if len(optimiser.param_groups) != 1 or {id(p) for p in held} != {id(p) for p in names}:
-        raise InputError("optimiser: must hold the network's parameters in one group to be resumed; give it those")
+    if {id(p) for p in held} != {id(p) for p in names}:
+        raise InputError("optimiser: must hold the network's parameters to be resumed; give it those")
     return {
         f"optimiser/{names[parameter]}/{key}": value
         for parameter, state in optimiser.state.items()
@@ -160,16 +152,19 @@ def _optimiser_state(network: nn.Module, optimiser: Optimizer) -> dict[str, Tens
 
 
 def _load_optimiser(network: nn.Module, optimiser: Optimizer, rate: float, tensors: dict[str, Tensor]) -> None:
-    group = optimiser.param_groups[0]
-    group["params"] = list(network.parameters())
+    regroup(network, optimiser)
     set_learning_rate(optimiser, rate)  # all else in the group comes from the settings, and from this machine
-    parameters = dict(network.named_parameters())
+    parameters, fused = dict(network.named_parameters()), optimiser.param_groups[0]["fused"]
     optimiser.state.clear()
     for name, value in _under(tensors, "optimiser/").items():
         parameter_name, key = name.rsplit("/", 1)
         parameter = parameters[parameter_name]
-        # Not through load_state_dict, which would number the parameters instead of naming them.
-        optimiser.state[parameter][key] = value.to(parameter.device if key != "step" or group["fused"] else "cpu")
+        # Not through load_state_dict, which would number the parameters instead of naming them. Moments are laid out as
+        # their parameter is, since a fused optimiser walks both side by side through memory.
+        if key == "step":
+            optimiser.state[parameter][key] = value.to(parameter.device if fused else "cpu")
+        else:
+            optimiser.state[parameter][key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _random_state(optimiser: Optimizer) -> dict[str, Tensor]:

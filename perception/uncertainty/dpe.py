@@ -35,10 +35,13 @@ class EnsembleLoss:
     weight_decay: NotNegative = 5e-4  # weight of half the squared norm, for penalty l2
 
 
-def ensemble_loss(settings: EnsembleLoss, class_weights: Tensor | None = None) -> Callable[[nn.Module, Batch], Tensor]:
+def ensemble_loss(
+    settings: EnsembleLoss, class_weights: Tensor | None = None, priors: Mapping[str, Prior] | None = None
+) -> Callable[[nn.Module, Batch], Tensor]:
     """Return the loss that `fit` minimises: cross entropy summed over members, plus the penalty that settings name.
 
-    class_weights: (class,) float32, weights of the cross entropy, or None.
+    class_weights: (class,) float32, weights of the cross entropy, or None. priors: by parameter name, in place of those of
+    parameter_priors.
     """
 
     def loss(ensemble: nn.Module, batch: Batch) -> Tensor:
@@ -52,6 +55,7 @@ def ensemble_loss(settings: EnsembleLoss, class_weights: Tensor | None = None) -
                 direction=settings.direction,
                 variance_floor=settings.variance_floor,
                 class_weights=class_weights,
+                priors=priors,
             )
         decay = settings.weight_decay if settings.penalty == "l2" else 0.0
         return l2_loss(ensemble, batch, decay, class_weights=class_weights)
@@ -67,6 +71,7 @@ def dpe_loss(
     direction: str = "pq",
     variance_floor: float = 1e-8,
     class_weights: Tensor | None = None,
+    priors: Mapping[str, Prior] | None = None,
 ) -> Tensor:
     """Return the mean over the batch of the sum over members of cross entropy, plus 2 * beta * the KL penalty.
 
@@ -84,7 +89,10 @@ def dpe_loss(
     fit_term = member_cross_entropy(ensemble, batch, class_weights)
     if beta == 0:
         return fit_term
-    return fit_term + 2 * beta * kl_penalty(list(ensemble.members), direction=direction, variance_floor=variance_floor)
+    penalty = kl_penalty(
+        list(ensemble.members), direction=direction, variance_floor=variance_floor, priors=priors or {}
+    )
+    return fit_term + 2 * beta * penalty
 
 
 def l2_loss(ensemble: Ensemble, batch: Batch, weight_decay: float, *, class_weights: Tensor | None = None) -> Tensor:
@@ -147,7 +155,7 @@ def kl_penalty(
 
     members: networks of one structure. The variance over members is held at or above variance_floor times the
     prior's, so that equal members give a large but finite value. Parameters that are not trained are left out.
-    priors: by parameter name, in place of `parameter_priors`.
+    priors: by parameter name, in place of those of `parameter_priors`.
     Source: arXiv 1811.03575, with the priors of methods section 1.2. Raises InputError when structures differ.
     """
     groups = _names_by_prior(members, priors)
@@ -160,7 +168,7 @@ def kl_penalty(
     sizes = [sum(members[0].get_parameter(name).numel() for name in group) for group in groups.values()]
     facts = zip(*((prior.mean, prior.variance, variance_floor * prior.variance) for prior in groups), strict=True)
     prior_mean, prior_variance, least = (
-        torch.cat([weights.new_full((1,), value).expand(size) for value, size in zip(values, sizes, strict=True)])
+        torch.cat([_each_weight(value, size, weights) for value, size in zip(values, sizes, strict=True)])
         for values in facts
     )
     mean = weights.mean(0)
@@ -169,11 +177,16 @@ def kl_penalty(
     return gaussian_kl(mean, torch.maximum(variance, least), Prior(prior_mean, prior_variance), direction).sum()
 
 
+def _each_weight(value: float | Tensor, size: int, like: Tensor) -> Tensor:
+    """Return one number for each of `size` weights, (size,), of which a float has the same for all."""
+    return value.to(like).flatten() if isinstance(value, Tensor) else like.new_full((1,), value).expand(size)
+
+
 def _names_by_prior(members: Sequence[nn.Module], priors: Mapping[str, Prior] | None = None) -> dict[Prior, list[str]]:
     """Group the trained parameters by prior, so that the penalty takes a few large operations, not one per tensor."""
     _refuse_different_structures(members)
     groups: dict[Prior, list[str]] = defaultdict(list)
-    for name, prior in (priors or parameter_priors(members[0])).items():
+    for name, prior in {**parameter_priors(members[0]), **(priors or {})}.items():
         if members[0].get_parameter(name).requires_grad:
             groups[prior].append(name)
     return groups

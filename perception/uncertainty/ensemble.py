@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import combinations
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from perception.data.files import file_sha256, replace_file
 from perception.errors import InputError
 from perception.models.checkpoint import load_network, save_network
+from perception.models.registry import NETWORKS, Networks
 from perception.training.setup import seeded
-from perception.uncertainty.priors import parameter_priors
+from perception.uncertainty.priors import Prior, parameter_priors
 
 ENSEMBLE_FILE = "ensemble.json"
 
@@ -39,7 +40,7 @@ class Committee(nn.Module):
         raise NotImplementedError
 
     def encoder(self) -> nn.Module:
-        """Return the network whose `encode` gives the embeddings."""
+        """Return the network whose features are the embeddings."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -55,18 +56,36 @@ class Committee(nn.Module):
         The first member alone: channel k means something else in every member, so an average over members would mix
         unrelated channels and shrink the distances that selection lives on, at the cost of all encoders.
 
-        images: (frame, 3, height, width) float32. Returns (frame, dimension) float32.
-        Raises InputError when the network has no `encode`.
+        images: (frame, 3, height, width) float32. Returns (frame, dimension) float32: the pool of what `encode` gives or,
+        in a network that has none, of what its last layer reads.
         """
         network = self.encoder()
         encode = getattr(network, "encode", None)
-        if not callable(encode):
-            raise InputError(
-                f"network {type(network).__name__} has no method encode(images); embeddings are its pooled features: "
-                "add the method, or score without embeddings"
-            )
-        features: Tensor = encode(images)
+        features: Tensor = encode(images) if callable(encode) else last_features(network, images)
         return features.flatten(2).mean(2).float() if features.dim() > 2 else features.float()
+
+
+def last_features(network: nn.Module, images: Tensor) -> Tensor:
+    """Return what the last convolution or linear layer of a network reads, channels second, for images as in forward.
+
+    Raises InputError for a network without such a layer.
+    """
+    read: dict[str, Tensor] = {}
+
+    def keep(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        read["last"] = given[0].movedim(-1, 1) if isinstance(layer, nn.Linear) else given[0]
+
+    layers = [module for module in network.modules() if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))]
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(keep))
+        network(images)
+    if not read:
+        raise InputError(
+            f"network {type(network).__name__} has no method encode(images) and no convolution or linear layer that it "
+            "calls, so it has no embeddings; add the method, or score without embeddings"
+        )
+    return read["last"]
 
 
 class Ensemble(Committee):
@@ -141,13 +160,16 @@ def _fixed_mask_hook(layer: nn.modules.dropout._DropoutNd, seed: tuple[int, int,
     return multiply
 
 
-def make_ensemble(build: Callable[[int], nn.Module], members: int, seed: int) -> Ensemble:
+def make_ensemble(
+    build: Callable[[int], nn.Module], members: int, seed: int, priors: Mapping[str, Prior] | None = None
+) -> Ensemble:
     """Build an ensemble whose members start from different weights.
 
     build: makes one network from the integer seed it is given; torch's global generator is seeded with the same
     number around the call and given back untouched. Parameters that every network starts with the same value in
     (normalisation scales and shifts, often biases) are drawn from their priors: members that are equal there have no
-    spread, and the first steps on the DPE penalty would be as good as infinite. The same seed always gives the same
+    spread, and the first steps on the DPE penalty would be as good as infinite. priors: by parameter name, in place of
+    those of parameter_priors; what has one there may be equal in all that build gives. The same seed always gives the same
     ensemble; a single member is left as it was built.
     Raises InputError when members < 1 or when two members come out with equal weights.
     """
@@ -155,27 +177,28 @@ def make_ensemble(build: Callable[[int], nn.Module], members: int, seed: int) ->
         raise InputError(f"members = {members}; an ensemble needs at least 1: set members to 8, as published")
     seeds = np.random.SeedSequence(seed).generate_state(members).tolist()
     networks = [seeded(partial(build, member_seed), member_seed) for member_seed in seeds]
-    _refuse_equal_members(networks)
+    _refuse_equal_members(networks, priors or {})
     if members > 1:
-        _draw_equal_parameters(networks, seeds)
+        _draw_equal_parameters(networks, seeds, priors or {})
     return Ensemble(networks)
 
 
 @torch.no_grad()
-def _draw_equal_parameters(networks: Sequence[nn.Module], seeds: Sequence[int]) -> None:
+def _draw_equal_parameters(networks: Sequence[nn.Module], seeds: Sequence[int], priors: Mapping[str, Prior]) -> None:
     generators = [torch.Generator().manual_seed(member_seed) for member_seed in seeds]
-    for name, prior in parameter_priors(networks[0]).items():
+    for name, prior in {**parameter_priors(networks[0]), **priors}.items():
         tensors = [network.get_parameter(name) for network in networks]
         if all(values.requires_grad and torch.equal(values, tensors[0]) for values in tensors):
             for values, generator in zip(tensors, generators, strict=True):
                 noise = torch.randn(values.shape, generator=generator)
-                values.copy_(prior.mean + math.sqrt(prior.variance) * noise)
+                values.copy_(torch.as_tensor(prior.mean, device="cpu") + math.sqrt(prior.variance) * noise)
 
 
-def _refuse_equal_members(networks: Sequence[nn.Module]) -> None:
-    states = [network.state_dict() for network in networks]
-    for (first, ours), (index, theirs) in combinations(enumerate(states), 2):
-        if ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours):
+def _refuse_equal_members(networks: Sequence[nn.Module], known: Collection[str]) -> None:
+    """Raise InputError for two networks that are equal in all that is not known; what is known is drawn for each."""
+    own = [{name: values for name, values in each.named_parameters() if name not in known} for each in networks]
+    for (first, ours), (index, theirs) in combinations(enumerate(own), 2):
+        if ours and ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours):
             raise InputError(
                 f"members {first} and {index} start from equal weights; an ensemble of equal members cannot disagree: "
                 "let build() initialise from the seed it is given"
@@ -200,7 +223,7 @@ def snapshots(network: nn.Module, epochs: Sequence[int]) -> tuple[nn.ModuleList,
     return copies, after_epoch
 
 
-def save_ensemble(ensemble: Ensemble, folder: Path, metadata: dict[str, str]) -> str:
+def save_ensemble(ensemble: Ensemble, folder: Path, metadata: dict[str, str], networks: Networks = NETWORKS) -> str:
     """Write the members and ensemble.json, which names them, into a folder; return the ensemble's model_sha256.
 
     ensemble.json is written last and moved into place whole, so a folder that has it is complete.
@@ -209,14 +232,14 @@ def save_ensemble(ensemble: Ensemble, folder: Path, metadata: dict[str, str]) ->
     members = []
     for index, member in enumerate(ensemble.members):
         name = f"member_{index:02d}.safetensors"
-        members.append({"file": name, "sha256": save_network(member, folder / name, metadata)})
+        members.append({"file": name, "sha256": save_network(member, folder / name, metadata, networks)})
     model_sha256 = _combine([member["sha256"] for member in members])
     text = json.dumps({"model_sha256": model_sha256, "members": members, "metadata": metadata}, indent=2) + "\n"
     replace_file(folder / ENSEMBLE_FILE, text.encode())
     return model_sha256
 
 
-def load_ensemble(folder: Path) -> Ensemble:
+def load_ensemble(folder: Path, networks: Networks = NETWORKS) -> Ensemble:
     """Load an ensemble in eval mode from a folder that `save_ensemble` wrote, checking every member's sha256.
 
     Raises InputError when ensemble.json is missing or damaged or a member's file is not the one it names.
@@ -229,15 +252,15 @@ def load_ensemble(folder: Path) -> Ensemble:
         if (found := file_sha256(path)) != member["sha256"]:
             said = f"{ENSEMBLE_FILE} says {member['sha256']}"
             raise InputError(f"{path} has sha256 {found}, {said}; fetch the ensemble again")
-    return Ensemble([load_network(folder / member["file"]) for member in members]).eval()
+    return Ensemble([load_network(folder / member["file"], networks) for member in members]).eval()
 
 
-def load_committee(folder: Path) -> Committee:
+def load_committee(folder: Path, networks: Networks = NETWORKS) -> Committee:
     """Load what `save_ensemble` wrote as what it was: an ensemble, or the passes of Monte Carlo dropout.
 
     The latter is an ensemble of one whose metadata have dropout_passes and dropout_seed.
     """
-    ensemble, metadata = load_ensemble(folder), _read_ensemble_file(folder).get("metadata") or {}
+    ensemble, metadata = load_ensemble(folder, networks), _read_ensemble_file(folder).get("metadata") or {}
     if "dropout_passes" not in metadata:
         return ensemble
     try:

@@ -1,5 +1,6 @@
 """What each weight of a network is taken to be before training: the priors of Deep Probabilistic Ensembles."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -7,11 +8,13 @@ from torch import Tensor, nn
 _NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _SMALL_VARIANCE = 0.01
+_SPREAD_SHARE = 0.03  # standard deviation around a weight that is known, as a share of its tensor's root mean square
+_LEAST_SPREAD = 1e-3  # where that tensor is zero, as shifts may be
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Hold the normal prior of every weight in one tensor; tensors hold one of each weight."""
+    """Hold the normal prior of every weight in one tensor; a mean that is a tensor has its shape."""
 
     mean: float | Tensor
     variance: float | Tensor
@@ -28,6 +31,20 @@ def parameter_priors(network: nn.Module) -> dict[str, Prior]:
     for name, values in network.named_parameters():
         path, _, own_name = name.rpartition(".")
         priors[name] = _prior(network.get_submodule(path), own_name, values)
+    return priors
+
+
+def started_priors(network: nn.Module, names: Iterable[str]) -> dict[str, Prior]:
+    """Return a narrow prior around the present value of each of these parameters, which come from another training.
+
+    What was learned there is what a weight is taken to be before this training; around 0 it would be unlearned.
+    """
+    parameters = dict(network.named_parameters())
+    priors: dict[str, Prior] = {}
+    for name in sorted(parameters.keys() & set(names)):
+        values = parameters[name].detach().clone()
+        spread = max(_SPREAD_SHARE * float(values.square().mean().sqrt()), _LEAST_SPREAD)
+        priors[name] = Prior(values, spread**2)
     return priors
 
 

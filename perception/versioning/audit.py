@@ -1,12 +1,13 @@
 """Check that the history of decisions is what was signed off: nothing changed afterwards, pointers as decided."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from perception.versioning.decisions import CURRENT, Decision, decision_paths, decisions_at
-from perception.versioning.models import CHAMPION
+from perception.versioning.decisions import DECISIONS, MOVES, Decision, recorded_decisions
+from perception.versioning.models import champion_at
 from perception.versioning.processes import Clone, git_text, read_json, shallow_clone
+from perception.versioning.records import current_at
 
 SIGNATURES = {
     "G": "signed", "U": "signed, key not in the list of trusted ones", "B": "BAD SIGNATURE", "E": "signed, not checkable here",
@@ -39,20 +40,30 @@ def audit(registry: str) -> Audit:
     """
     with shallow_clone(registry, depth=None) as clone:
         found, problems = [], []
-        for decision, path in zip(decisions_at(clone, "HEAD"), decision_paths(clone, "HEAD"), strict=True):
+        for path, decision in recorded_decisions(clone, "HEAD").items():
             commits = git_text(clone, "log", "--format=%H", "HEAD", "--", path).splitlines()
             commit = commits[-1]
-            if len(commits) > 1:
-                problems.append(f"{path} was changed by commit {commits[0][:12]} after it was written")
+            written = _said(clone, path, commit)
+            problems += [
+                f"{path} was changed by commit {later[:12]} after it was written"
+                for later in commits[:-1]
+                if _said(clone, path, later) != written
+            ]
             problems += _contradictions(clone, decision, commit, path)
             found.append(AuditedDecision(decision=decision, commit=commit, signature=_signature(clone, commit)))
-        removed = git_text(clone, "log", "--format=%h", "--diff-filter=D", "HEAD", "--", "decisions/").split()
+        removed = git_text(clone, "log", "--format=%h", "--diff-filter=D", "HEAD", "--", f"{DECISIONS}/").split()
         problems += [f"commit {commit} removed a decision" for commit in removed]
         if git_text(clone, "rev-list", "--min-parents=2", "HEAD"):
             problems.append("the history is not linear")
         problems += _pointers(clone, [entry.decision for entry in found])
         problems += [f"commit {e.commit[:12]}: {e.signature}" for e in found if e.signature.startswith("BAD")]
     return Audit(decisions=tuple(found), problems=tuple(problems))
+
+
+def _said(clone: Clone, path: str, commit: str) -> dict[str, Any] | None:
+    """Read what a decision says at a commit, but for the number of its format, which a migration adds."""
+    record = read_json(clone, path, commit)
+    return None if record is None else {name: value for name, value in record.items() if name != "format"}
 
 
 def _contradictions(clone: Clone, decision: Decision, commit: str, path: str) -> list[str]:
@@ -77,17 +88,16 @@ def _signature(clone: Clone, commit: str) -> str:
 
 def _pointers(clone: Clone, history: Sequence[Decision]) -> list[str]:
     problems = []
-    moves = [each for each in history if each.action in ("promote", "rollback")]
-    current = read_json(clone, CURRENT) or {}
+    moves = [each for each in history if each.action in MOVES]
+    current = current_at(clone)
+    found = (current.tag, current.manifest_sha256, current.decided_utc) if current else (None,) * 3
     expected = (moves[-1].tag, moves[-1].manifest_sha256, moves[-1].decided_utc) if moves else (None,) * 3
-    if (current.get("tag"), current.get("manifest_sha256"), current.get("decided_utc")) != expected:
-        problems.append(
-            f"current.json names {current.get('tag')}, the last decision {expected[0]}: it was moved by hand"
-        )
+    if found != expected:
+        problems.append(f"current.json names {found[0]}, the last decision {expected[0]}: it was moved by hand")
     released = [each.model_sha256 for each in history if each.model_sha256]
-    champion = read_json(clone, CHAMPION) or {}
-    if champion.get("model_sha256") != (released[-1] if released else None):
+    champion = champion_at(clone)
+    if (champion.model_sha256 if champion else None) != (released[-1] if released else None):
         problems.append(
-            f"champion.json names {json.dumps(champion.get('model_sha256'))}, which no decision released last"
+            f"champion.json names {champion.model_sha256 if champion else None}, which no decision released last"
         )
     return problems

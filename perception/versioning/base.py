@@ -14,7 +14,12 @@ from perception.versioning.records import MANIFEST, PROFILE, SHARDS, Version
 from perception.versioning.registry import create_registry, fetch, resolve
 
 # What a night puts into a proposed network's folder, and what the next night finds in its base when it was released.
-MODEL_FILES = {"model.onnx": "champion.onnx", "card.json": "champion_card.json", "query.json": "query.json"}
+MODEL_FILES = {
+    "model.onnx": "champion.onnx",
+    "dense.safetensors": "champion_dense.safetensors",  # what tonight's network starts from; releases of older nights have none
+    "card.json": "champion_card.json",
+    "query.json": "query.json",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ def write_base(folder: Path, registry: str, remote: str, store: Store, revision:
 
     The registry is created where there is none yet. While nothing has been promoted, `current` is an empty manifest, and
     there is no run.json. Shards are fetched only when the store lacks something. The released network lies beside them
-    as champion.onnx, who released it and why in champion.json.
+    as champion.onnx, its dense network as champion_dense.safetensors, who released it and why in champion.json.
     """
     create_registry(registry, remote)
     champion = _write_champion(registry, folder)

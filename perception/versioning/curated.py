@@ -10,7 +10,7 @@ so a version costs what changed: shards of frames that stay as they were are ref
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -223,14 +223,15 @@ def _write_tables(
     return built
 
 
-def restore_blobs(folder: Path, store: Store) -> int:
+def restore_blobs(folder: Path, store: Store, only: Collection[str] | None = None) -> int:
     """Put every blob of a fetched version into a store, checked against its address; gives the number of frames.
 
-    With this a version alone, without the store it was made from, is enough to train again.
+    With this a version alone, without the store it was made from, is enough to train again.  only: these frames.
     Raises InputError when a shard is missing or holds other bytes than the manifest says.
     """
     frames = read_manifest(folder / MANIFEST, columns=["frame_id", *_URIS])
     members = read_table(folder / MEMBERS, MEMBER_COLUMNS)
+    members = members if only is None else members[members["frame_id"].isin(only)]
     addresses = frames.set_index("frame_id")[list(_URIS)].astype(object)
     done = 0
     for name, rows in members.groupby("shard"):

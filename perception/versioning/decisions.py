@@ -1,31 +1,44 @@
-"""Decisions of people on data versions and their networks: promote, roll back, reject; each is a commit with a name.
+"""Decisions on data versions and their networks: promote, release, roll back, reject; each is a commit with a name.
 
-A decision is bound to the hash of the manifest that the person looked at.  It moves a small pointer (current.json,
-champion.json) and adds one file under decisions/, in one commit; the versions themselves never change, so rolling back
-runs nothing again.
+People decide, or a policy that they wrote.  A decision is bound to the hash of the manifest that was looked at.  It moves a
+small pointer (current.json, champion.json) and adds one file under decisions/, in one commit; the versions themselves never
+change, so rolling back runs nothing again.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from perception.errors import InputError
-from perception.versioning.models import CHAMPION, proposal_at, resolved, stored_model_at
-from perception.versioning.processes import Clone, paths_in, read_json, shallow_clone
-from perception.versioning.records import Version, json_bytes
+from perception.versioning.models import (
+    CHAMPION,
+    champion_at,
+    judged_against_another,
+    proposal_at,
+    resolved,
+    stored_model_at,
+)
+from perception.versioning.processes import Clone, read_all_committed, shallow_clone
+from perception.versioning.records import CURRENT, FORMAT, Current, Version, current_at, json_bytes, parse_record
 from perception.versioning.repository import push_commit, trailers
 
-CURRENT = "current.json"
+DECISIONS = "decisions"  # the folder with a file for each
+MOVES = ("promote", "rollback")  # actions that make a version current
+PROPOSED = "proposed"  # where a version stands that waits for a decision
+
+
+class Stale(InputError):
+    """Report that another version or network was released since this one was built or judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """What somebody decided about a version."""
 
-    action: str  # promote, rollback or reject
+    action: str  # promote, release (of the network alone), rollback or reject
     tag: str  # data version it is about
     manifest_sha256: str  # identity of that version, as the person saw it
     names: tuple[str, ...]  # who decided
@@ -33,6 +46,21 @@ class Decision:
     previous: str | None  # tag that was current before
     decided_utc: str  # when, ISO 8601
     model_sha256: str | None = None  # network that is the champion since; None: the decision left it alone
+    policy: str | None = None  # text of the policy that decided; None: people did
+    policy_sha256: str | None = None  # of that text
+    format: int = FORMAT
+
+
+def standing(tag: str, current: str | None, decisions: Sequence[Decision]) -> str:
+    """Return where a version stands: current, was current, rejected, or proposed where nobody has decided about it.
+
+    current: tag of the current one. decisions: all, oldest first.
+    """
+    if tag == current:
+        return "current"
+    actions = [each.action for each in decisions if each.tag == tag and each.action != "release"]
+    stands = {"promote": "was current", "rollback": "was current", "reject": "rejected"}
+    return stands[actions[-1]] if actions else PROPOSED
 
 
 def promote(
@@ -42,16 +70,18 @@ def promote(
     manifest_sha256: str,
     names: Sequence[str],
     reason: str,
-    base: str | None = None,
+    data: bool = True,
     release: bool = False,
+    policy: str | None = None,
 ) -> Decision | None:
-    """Make a version the current one; None when it is already.
+    """Make a version the current one, its network the champion, or both in one commit; None when that is so already.
 
-    manifest_sha256: hash, or its first 8 or more digits, of the manifest that was reviewed.  base: tag that the review
-    compared with; when given it must still be current.  A version whose test set differs from the current one's needs
-    two different names, because every figure measured on the test set changes its meaning.  release: the network that
-    was proposed with the version becomes the champion in the same commit.
-    Raises InputError when a rule is broken; nothing changes then.
+    manifest_sha256: hash, or its first 8 or more digits, of the manifest that was reviewed.  A version whose test set differs
+    from the current one's needs two different names, because every figure measured on the test set changes its meaning.
+    data: the version becomes current.  release: the network that was proposed with it becomes the champion.  policy: text of
+    the policy that decides.
+    Raises Stale for a version that was not built on what is current, and a network that was judged against another champion;
+    InputError when another rule is broken; nothing changes then.
     """
     version, people, why = _reviewed(registry, revision, manifest_sha256), _people(names), _reason(reason)
     if version.published_by.casefold() in {person.casefold() for person in people}:
@@ -60,60 +90,94 @@ def promote(
         )
 
     def decide(clone: Clone, head: str) -> Decision | None:
-        current = read_json(clone, CURRENT, head)
-        previous = current["tag"] if current else None
-        if previous == version.tag:
+        current = current_at(clone, head)
+        moves = data and (current is None or current.tag != version.tag)
+        _check_not_rejected(clone, head, version)
+        if moves:
+            _check_base(version, current, people)
+        network = _proposed_network(clone, head, version) if release else None
+        champion = champion_at(clone, head)
+        if not moves and (network is None or (champion and champion.model_sha256 == network)):
             return None
-        if base is not None and base != previous:
-            raise InputError(f"the review compared with {base}, but {previous} is current now; review again")
-        for old in decisions_at(clone, head):
-            if (old.action, old.tag) == ("reject", version.tag):
-                raise InputError(
-                    f"{version.tag} was rejected by {old.names[0]} ({old.reason}); publish another version"
-                )
-        if current and current["test_set_sha256"] != version.test_set_sha256 and len(people) < 2:
-            raise InputError(f"{version.tag} changes the test set of {previous}; name two people who agree")
-        decision = _decision("promote", version, people, why, previous)
-        if not release:
-            return decision
-        proposal = proposal_at(clone, version.tag, head)
-        if proposal is None or proposal.model_sha256 is None:
-            raise InputError(f"no network was proposed with {version.tag}; promote it without one (MODEL=keep)")
-        return replace(decision, model_sha256=proposal.model_sha256)
+        decision = _decision("promote" if moves else "release", version, people, why, current.tag if current else None)
+        digest = hashlib.sha256(policy.encode()).hexdigest() if policy else None
+        return replace(decision, model_sha256=network, policy=policy, policy_sha256=digest)
 
-    return _decide(registry, version, decide)
+    return _decide(registry, version, people[0], decide)
+
+
+def _check_not_rejected(clone: Clone, head: str, version: Version) -> None:
+    for old in decisions_at(clone, head):
+        if (old.action, old.tag) == ("reject", version.tag):
+            raise InputError(f"{version.tag} was rejected by {old.names[0]} ({old.reason}); publish another version")
+
+
+def _check_base(version: Version, current: Current | None, people: Sequence[str]) -> None:
+    """Raise Stale for a version that would drop what was released since its night began; InputError for a lonely change of tests."""
+    if version.parent != (current.tag if current else None):
+        remedy = (
+            f"put its new frames onto it: make rebase VERSION={version.tag}" if current else "promote that one first"
+        )
+        raise Stale(
+            f"{version.tag} was built on {version.parent or 'no version'}, but {current.tag if current else 'none'} is current: "
+            f"what was released meanwhile would be lost; {remedy}"
+        )
+    if current and current.test_set_sha256 != version.test_set_sha256 and len(people) < 2:
+        raise InputError(f"{version.tag} changes the test set of {current.tag}; name two people who agree")
+
+
+def _proposed_network(clone: Clone, head: str, version: Version) -> str:
+    proposal, champion = proposal_at(clone, version.tag, head), champion_at(clone, head)
+    if proposal is None or proposal.model_sha256 is None:
+        raise InputError(f"no network was proposed with {version.tag}; promote it without one (MODEL=keep)")
+    if judged_against_another(proposal, champion):
+        raise Stale(
+            f"the network of {version.tag} was judged against another champion than the one of today "
+            f"({champion.model_sha256[:16] if champion else 'none'}); promote the data alone (MODEL=keep), the next night "
+            "judges anew"
+        )
+    return proposal.model_sha256
 
 
 def rollback(registry: str | Path, *, name: str, reason: str, revision: str | None = None) -> Decision:
-    """Make a version current again that was current before: the one before the current one, or the one that is named.
+    """Take the last release back, or make the named version current again that was current before.
 
-    The network that was the champion beside it is so again; where there was none, the champion stays.  Nothing is
-    computed again and nothing is removed.  Raises InputError when there is none, or the named version never was
-    current.
+    The network that was the champion beside it is so again; where there was none, the champion stays.  A network that was
+    released alone is taken back alone.  Nothing is computed again and nothing is removed.  Raises InputError when there is
+    nothing to go back to, or the named version never was current.
     """
     people, why = _people([name]), _reason(reason)
     with shallow_clone(registry) as clone:
-        history, current = decisions_at(clone, "HEAD"), read_json(clone, CURRENT)
+        history, current = decisions_at(clone, "HEAD"), current_at(clone)
     if current is None:
         raise InputError(f"registry {registry} has no current version; promote one instead")
-    wanted = revision or _before(history, current["tag"])
+    alone = not revision and [old.action for old in history if old.action != "reject"][-1] == "release"
+    wanted = current.tag if alone else revision or _before(history, current.tag)
     if wanted is None:
-        raise InputError(f"{current['tag']} is the first version that was current; there is nothing to roll back to")
+        raise InputError(f"{current.tag} is the first version that was current; there is nothing to roll back to")
     version = resolved(registry, wanted)
-    if version.tag == current["tag"]:
+    if version.tag == current.tag and not alone:
         raise InputError(f"{version.tag} is current already")
-    if version.tag not in {old.tag for old in history if old.action in ("promote", "rollback")}:
+    if version.tag not in {old.tag for old in history if old.action in MOVES}:
         raise InputError(f"{version.tag} never was current; review and promote it instead")
 
     def decide(clone: Clone, head: str) -> Decision:
-        if (found := read_json(clone, CURRENT, head)) != current:
-            raise InputError(f"{found['tag'] if found else None} became current meanwhile; look again")
-        before = champions_beside(decisions_at(clone, head)).get(version.tag)
-        return replace(_decision("rollback", version, people, why, current["tag"]), model_sha256=before)
+        if (found := current_at(clone, head)) != current:
+            raise InputError(f"{found.tag if found else None} became current meanwhile; look again")
+        since = decisions_at(clone, head)
+        before = _network_before(since) if alone else champions_beside(since).get(version.tag)
+        return replace(_decision("rollback", version, people, why, current.tag), model_sha256=before)
 
-    done = _decide(registry, version, decide)
+    done = _decide(registry, version, people[0], decide)
     assert done is not None
     return done
+
+
+def _network_before(history: Sequence[Decision]) -> str:
+    released = [old.model_sha256 for old in history if old.model_sha256]
+    if len(released) < 2:
+        raise InputError("the released network is the first one; there is none to roll back to")
+    return released[-2]
 
 
 def reject(registry: str | Path, revision: str, *, manifest_sha256: str, name: str, reason: str) -> Decision:
@@ -121,12 +185,12 @@ def reject(registry: str | Path, revision: str, *, manifest_sha256: str, name: s
     version, people, why = _reviewed(registry, revision, manifest_sha256), _people([name]), _reason(reason)
 
     def decide(clone: Clone, head: str) -> Decision:
-        current = read_json(clone, CURRENT, head)
-        if current and current["tag"] == version.tag:
+        current = current_at(clone, head)
+        if current and current.tag == version.tag:
             raise InputError(f"{version.tag} is current; roll back first, then reject it")
-        return _decision("reject", version, people, why, current["tag"] if current else None)
+        return _decision("reject", version, people, why, current.tag if current else None)
 
-    done = _decide(registry, version, decide)
+    done = _decide(registry, version, people[0], decide)
     assert done is not None
     return done
 
@@ -149,7 +213,7 @@ def _reviewed(registry: str | Path, revision: str, manifest_sha256: str) -> Vers
 
 def _people(names: Sequence[str]) -> tuple[str, ...]:
     people = tuple(dict.fromkeys(" ".join(name.split()) for name in names))
-    if not people or not all(people) or any(not name.isprintable() for name in people):
+    if not people or any(not name.isprintable() or not re.search(r"\w", name) for name in people):
         raise InputError(f"names {list(names)} must say who decides; give at least one full name")
     if len({name.casefold() for name in people}) < len(people):
         raise InputError(f"names {list(names)} hold one person twice; name different people")
@@ -177,7 +241,7 @@ def _decision(action: str, version: Version, names: tuple[str, ...], reason: str
 
 def _decision_file(decision: Decision) -> dict[str, bytes]:
     moment = re.sub(r"[^0-9T]", "", decision.decided_utc.removesuffix("+00:00"))
-    return {f"decisions/{moment}-{decision.action}-{decision.manifest_sha256[:8]}.json": json_bytes(asdict(decision))}
+    return {f"{DECISIONS}/{moment}-{decision.action}-{decision.manifest_sha256[:8]}.json": json_bytes(asdict(decision))}
 
 
 def _message(decision: Decision) -> str:
@@ -189,11 +253,14 @@ def _message(decision: Decision) -> str:
         manifest_sha256=decision.manifest_sha256,
         previous=decision.previous,
         model_sha256=decision.model_sha256,
+        policy_sha256=decision.policy_sha256,
     )
 
 
-def _decide(registry: str | Path, version: Version, decide: Callable[[Clone, str], Decision | None]) -> Decision | None:
-    """Commit a decision; its rules are judged again whenever another writer came first."""
+def _decide(
+    registry: str | Path, version: Version, author: str, decide: Callable[[Clone, str], Decision | None]
+) -> Decision | None:
+    """Commit a decision under its author's name; its rules are judged again whenever another writer came first."""
     decided: list[Decision] = []
     with shallow_clone(registry) as clone:
 
@@ -204,14 +271,14 @@ def _decide(registry: str | Path, version: Version, decide: Callable[[Clone, str
             decision = _dated_last(clone, head, decision)
             decided[:] = [decision]
             files: dict[str, bytes | None] = dict(_decision_file(decision))
-            if decision.action in ("promote", "rollback"):
-                files[CURRENT] = json_bytes(_pointer(version, decision))
-                if decision.model_sha256:
-                    model = stored_model_at(clone, decision.model_sha256, head)
-                    files[CHAMPION] = json_bytes(asdict(model) | {"names": decision.names, "reason": decision.reason})
+            if decision.action in MOVES:
+                files[CURRENT] = json_bytes(asdict(_pointer(version, decision)))
+            if decision.model_sha256:
+                model = stored_model_at(clone, decision.model_sha256, head)
+                files[CHAMPION] = json_bytes(asdict(model) | {"names": decision.names, "reason": decision.reason})
             return files, _message(decision)
 
-        return decided[0] if push_commit(clone, changes) else None
+        return decided[0] if push_commit(clone, changes, author=author) else None
 
 
 def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:
@@ -219,17 +286,25 @@ def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:
 
     Decisions are kept in the order of their times; one that was dated before its predecessor would count as undone.
     """
-    if not decision_paths(clone, head):
+    earlier = decisions_at(clone, head)
+    if not earlier:
         return decision
-    last = datetime.fromisoformat(decisions_at(clone, head)[-1].decided_utc)
+    last = datetime.fromisoformat(earlier[-1].decided_utc)
     if datetime.fromisoformat(decision.decided_utc) > last:
         return decision
     return replace(decision, decided_utc=(last + timedelta(microseconds=1)).isoformat(timespec="microseconds"))
 
 
-def _pointer(version: Version, decision: Decision) -> dict[str, Any]:
-    named = {name: getattr(version, name) for name in ("tag", "commit", "manifest_sha256", "test_set_sha256")}
-    return named | {"decided_by": decision.names, "decided_utc": decision.decided_utc, "reason": decision.reason}
+def _pointer(version: Version, decision: Decision) -> Current:
+    return Current(
+        tag=version.tag,
+        commit=version.commit,
+        manifest_sha256=version.manifest_sha256,
+        test_set_sha256=version.test_set_sha256,
+        decided_by=decision.names,
+        decided_utc=decision.decided_utc,
+        reason=decision.reason,
+    )
 
 
 def champions_beside(history: Sequence[Decision]) -> dict[str, str]:
@@ -238,7 +313,7 @@ def champions_beside(history: Sequence[Decision]) -> dict[str, str]:
     current: str | None = None
     released: str | None = None
     for decision in history:
-        if decision.action in ("promote", "rollback"):
+        if decision.action in MOVES:
             current = decision.tag
         released = decision.model_sha256 or released
         if current and released:
@@ -246,15 +321,15 @@ def champions_beside(history: Sequence[Decision]) -> dict[str, str]:
     return found
 
 
-def decision_paths(clone: Clone, commit: str) -> list[str]:
-    """List the files of all decisions at a commit of the clone, oldest first."""
-    return paths_in(clone, "decisions", commit)
+def recorded_decisions(clone: Clone, commit: str) -> dict[str, Decision]:
+    """Give all decisions at a commit of the clone by their files, oldest first."""
+    found = sorted(read_all_committed(clone, DECISIONS, commit).items())
+    return {path: parse_record(content, Decision, f"{path} of registry {clone.url}") for path, content in found}
 
 
 def decisions_at(clone: Clone, commit: str) -> list[Decision]:
     """List all decisions at a commit of the clone, oldest first."""
-    found = [read_json(clone, path, commit) for path in decision_paths(clone, commit)]
-    return [Decision(**record | {"names": tuple(record["names"])}) for record in found if record]
+    return list(recorded_decisions(clone, commit).values())
 
 
 def _before(history: Sequence[Decision], tag: str) -> str | None:

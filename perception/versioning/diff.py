@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from perception.data.manifest import read_manifest
+from perception.data.conditions import as_judged
+from perception.data.manifest import TAGGED, read_manifest
 from perception.errors import InputError
 
 CONDITIONS = ("time_of_day", "weather", "scene")
@@ -57,12 +58,12 @@ class VersionDiff:
 
 
 def diff_manifests(base: pd.DataFrame, head: pd.DataFrame) -> VersionDiff:
-    """Compare two manifests by one hash join on frame_id.
+    """Compare two manifests by one hash join on frame_id; conditions are those that frames are judged by.
 
     base, head: one row a frame, ids unique; px_<class> columns (pixel counts) are compared where a manifest has them.
     Raises InputError when a manifest lacks a column or repeats a frame_id.
     """
-    tables = [_table(frames, which) for frames, which in zip((base, head), _SIDES, strict=True)]
+    tables = [_table(as_judged(frames), which) for frames, which in zip((base, head), _SIDES, strict=True)]
     only_base, rows_base, rows_head, only_head = _match(tables[0]["frame_id"], tables[1]["frame_id"])
     names = ("split", "label_sha256", "image_sha256", *CONDITIONS)
     differ = {name: _differs(tables[0][name].take(rows_base), tables[1][name].take(rows_head)) for name in names}
@@ -96,7 +97,7 @@ def diff_files(base: Path, head: Path) -> VersionDiff:
 
     def read(path: Path) -> pd.DataFrame:
         stored = pq.read_schema(path).names if path.is_file() else []
-        return read_manifest(path, columns=[*_COMPARED, *(name for name in stored if name.startswith("px_"))])
+        return read_manifest(path, columns=[*_COMPARED, *(name for name in stored if name.startswith(("px_", TAGGED)))])
 
     return diff_manifests(read(base), read(head))
 

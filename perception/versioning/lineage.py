@@ -16,10 +16,9 @@ import pyarrow.parquet as pq
 
 from perception.data.files import file_sha256
 from perception.errors import InputError
-from perception.versioning.decisions import CURRENT
-from perception.versioning.models import champion
-from perception.versioning.processes import check_empty, git_url, paths_in, read_committed, read_json, shallow_clone
-from perception.versioning.records import FILES, MANIFEST, Version
+from perception.versioning.models import StoredModel, champion
+from perception.versioning.processes import check_empty, git_url, paths_in, read_committed, shallow_clone
+from perception.versioning.records import FILES, MANIFEST, Version, current_at, record_at
 from perception.versioning.registry import fetch
 from perception.versioning.remote import ask_each, open_remote, pointed_at, read_folder
 from perception.versioning.repository import configured_remote
@@ -78,7 +77,7 @@ def frame_history(
     wanted = pc.field("frame_id").isin(looked_for[0]) | pc.field("drive_id").isin(looked_for[1])
     parts = []
     with shallow_clone(registry) as clone:
-        current = (read_json(clone, CURRENT) or {}).get("tag")
+        current = current_at(clone)
         remote = open_remote(configured_remote(clone))
 
         def manifest(version: Version) -> bytes:
@@ -91,7 +90,10 @@ def frame_history(
 
         for version, content in zip(listed, ask_each(manifest, listed), strict=True):
             rows = pq.read_table(io.BytesIO(content), columns=columns, filters=wanted).to_pandas()
-            marks = {"current": version.tag == current, "champion": bool(released and released.tag == version.tag)}
+            marks = {
+                "current": bool(current and version.tag == current.tag),
+                "champion": bool(released and released.tag == version.tag),
+            }
             parts.append(rows.assign(tag=version.tag, run=version.run, **marks))
     found = pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else None
     return pd.DataFrame(found, columns=["tag", "run", *columns, "current", "champion"])
@@ -107,7 +109,15 @@ def deletion_impact(registry: str | Path, history: pd.DataFrame) -> dict[str, An
 
 
 def _models_trained_on(registry: str | Path, tags: Collection[str]) -> list[str]:
-    """Give the networks that the registry keeps and that learned from some versions, by their hash's first digits."""
+    """Give the networks that the registry keeps and that learned from some versions, or went on from one that did, by their
+    hash's first digits.
+    """
     with shallow_clone(registry) as clone:
-        records = [read_json(clone, path) for path in paths_in(clone, "models") if path.endswith(".json")]
-    return sorted(record["model_sha256"][:16] for record in records if record and record["tag"] in tags)
+        paths = [path for path in paths_in(clone, "models") if path.endswith(".json")]
+        records = [record for path in paths if (record := record_at(clone, path, StoredModel))]
+    found = {record.model_sha256 for record in records if record.tag in tags}
+    heirs = found
+    while heirs:
+        heirs = {each.model_sha256 for each in records if each.facts.get("started_from_model") in heirs} - found
+        found |= heirs
+    return sorted(sha256[:16] for sha256 in found)

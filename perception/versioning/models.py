@@ -15,8 +15,8 @@ from typing import Any
 
 from perception.data.files import paths_below
 from perception.errors import InputError
-from perception.versioning.processes import Clone, check_empty, read_committed, read_json, shallow_clone
-from perception.versioning.records import Version, json_bytes, run_folder
+from perception.versioning.processes import Clone, check_empty, read_committed, shallow_clone
+from perception.versioning.records import FORMAT, Version, json_bytes, record_at, run_folder
 from perception.versioning.registry import resolve
 from perception.versioning.remote import (
     Proof,
@@ -43,6 +43,7 @@ class StoredModel:
     tag: str  # data version that the network was trained on
     manifest_sha256: str  # identity of that version
     facts: Mapping[str, str] = field(default_factory=dict)  # run, code commit, parameters, figures
+    format: int = FORMAT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,7 @@ class Proposal:
     manifest_sha256: str  # and its identity
     model_sha256: str | None  # network trained on it; None when the night made none
     evidence: Mapping[str, Any]  # gates, metrics, selection story, label quality, cost
+    format: int = FORMAT
 
 
 def propose(
@@ -111,8 +113,19 @@ def read_proposal(registry: str | Path, tag: str) -> Proposal | None:
 
 def proposal_at(clone: Clone, tag: str, revision: str = "HEAD") -> Proposal | None:
     """Read a version's proposal at a commit of the clone."""
-    record = read_json(clone, f"{run_folder(tag)}/{PROPOSAL}", revision)
-    return Proposal(**record) if record else None
+    return record_at(clone, f"{run_folder(tag)}/{PROPOSAL}", Proposal, revision)
+
+
+def judged_against_another(proposal: Proposal, champion: Champion | None) -> bool:
+    """Say whether the verdict on a proposed network compares it with another champion than this one.
+
+    No where no verdict was recorded, and where the network is the champion.
+    """
+    evaluation = proposal.evidence.get("evaluation")
+    if not evaluation or (champion and champion.model_sha256 == proposal.model_sha256):
+        return False
+    compared = (evaluation.get("comparison") or {}).get("champion_sha256")
+    return bool(compared != (champion.files.get("model.onnx") if champion else None))
 
 
 def resolved(registry: str | Path, revision: str) -> Version:
@@ -156,10 +169,10 @@ def model_place(model_sha256: str) -> str:
 
 def stored_model_at(clone: Clone, model_sha256: str, revision: str = "HEAD") -> StoredModel:
     """Read the record of a network; raises InputError when the registry has none of that hash."""
-    record = read_json(clone, f"{model_place(model_sha256)}.json", revision)
+    record = record_at(clone, f"{model_place(model_sha256)}.json", StoredModel, revision)
     if record is None:
         raise InputError(f"registry {clone.url} has no model {model_sha256[:16]}; propose it first")
-    return StoredModel(**record)
+    return record
 
 
 def champion(registry: str | Path) -> Champion | None:
@@ -170,8 +183,7 @@ def champion(registry: str | Path) -> Champion | None:
 
 def champion_at(clone: Clone, revision: str = "HEAD") -> Champion | None:
     """Read the released network's pointer at a commit of the clone."""
-    pointer = read_json(clone, CHAMPION, revision)
-    return Champion(**pointer | {"names": tuple(pointer["names"])}) if pointer else None
+    return record_at(clone, CHAMPION, Champion, revision)
 
 
 def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:

@@ -4,20 +4,26 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from perception.errors import InputError
-from perception.versioning.processes import Clone, read_json
+from perception.versioning.processes import Clone, read_committed, read_json
 
 RUN_RULE = "^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 TAG_RULE = "^data/[A-Za-z0-9][A-Za-z0-9_-]{0,99}-[0-9a-f]{8}$"
 MANIFEST, FILES, RUN, SHARDS = "manifest.parquet", "files.json", "run.json", "shards.json"
 RETIRED, PROFILE = "retired.json", "profile.parquet"
+CURRENT = "current.json"
+FORMAT = 1  # of every record, as it is written today
+
+Record = TypeVar("Record")
 
 
 class ListedShard(TypedDict):
@@ -71,6 +77,20 @@ class Version:
         return run_folder(self.tag)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Current:
+    """Hold current.json: the released version, and who released it."""
+
+    tag: str
+    commit: str
+    manifest_sha256: str
+    test_set_sha256: str
+    decided_by: tuple[str, ...]
+    decided_utc: str
+    reason: str
+    format: int = FORMAT
+
+
 def run_folder(tag: str) -> str:
     """Give the folder of a version in the registry."""
     return f"datasets/runs/{tag.removeprefix('data/')}"
@@ -79,6 +99,50 @@ def run_folder(tag: str) -> str:
 def json_bytes(content: Any) -> bytes:
     """Write JSON the one way that equal content has equal bytes."""
     return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def parse_record(content: bytes, kind: type[Record], where: str) -> Record:
+    """Read a committed record as a `kind`: a dataclass.
+
+    Raises InputError, with its place, for one that a newer or a much older Nightdrive wrote or that was edited by hand.
+    """
+    try:
+        record = json.loads(content)
+        if "format" not in record:
+            raise InputError(
+                f"{where} has no format number: an older Nightdrive wrote it; bring the registry forward with make migrate"
+            )
+        check_format(record["format"], where)
+        return _reader(kind).validate_json(content)  # type: ignore[arg-type, no-any-return]
+    except (ValueError, TypeError, KeyError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise InputError(
+            f"{where} is no record of Nightdrive ({first}): restore it from the registry's history"
+        ) from None
+
+
+def check_format(number: int, where: str) -> None:
+    """Raise InputError for the format of a record that a newer Nightdrive wrote."""
+    if number > FORMAT:
+        raise InputError(
+            f"{where} has format {number}, written by a newer Nightdrive; this one reads up to {FORMAT}: update it"
+        )
+
+
+def record_at(clone: Clone, path: str, kind: type[Record], revision: str = "HEAD") -> Record | None:
+    """Read a record at a commit of the clone, as parse_record does; None where there is none."""
+    content = read_committed(clone, path, revision)
+    return None if content is None else parse_record(content, kind, f"{path} of registry {clone.url}")
+
+
+def current_at(clone: Clone, revision: str = "HEAD") -> Current | None:
+    """Read which version is released at a commit of the clone; None while none is."""
+    return record_at(clone, CURRENT, Current, revision)
+
+
+@cache
+def _reader(kind: Any) -> Any:
+    return TypeAdapter(kind)
 
 
 def version_of(clone: Clone, tag: str, commit: str) -> Version:
@@ -90,6 +154,7 @@ def version_of(clone: Clone, tag: str, commit: str) -> Version:
         )
     if record["tag"] != tag or not tag.endswith(record["manifest_sha256"][:8]):
         raise InputError(f"tag {tag} leads to the record of {record['tag']}: the tag was moved; restore it")
+    check_format(record.pop("format", FORMAT), f"record of {tag}")  # tags are write-once: old ones have no number
     return Version(commit=commit, **record)
 
 

@@ -36,6 +36,7 @@ from perception.versioning.processes import (
 )
 from perception.versioning.records import (
     FILES,
+    FORMAT,
     MANIFEST,
     RETIRED,
     RUN,
@@ -45,6 +46,7 @@ from perception.versioning.records import (
     Identity,
     ShardList,
     Version,
+    current_at,
     json_bytes,
     run_folder,
     split_sha256,
@@ -106,14 +108,14 @@ def resolve(registry: str | Path, revision: str = "current") -> Version | None:
     if revision != "current":
         return _version_at(registry, find_tag(registry, revision))
     with shallow_clone(registry) as clone:
-        pointer = read_json(clone, "current.json")
+        pointer = current_at(clone)
     if pointer is None:
         return None
-    version = _version_at(registry, pointer["tag"])
-    if (version.manifest_sha256, version.commit) != (pointer["manifest_sha256"], pointer["commit"]):
+    version = _version_at(registry, pointer.tag)
+    if (version.manifest_sha256, version.commit) != (pointer.manifest_sha256, pointer.commit):
         raise InputError(
-            f"current.json names {pointer['tag']} with manifest {pointer['manifest_sha256'][:8]} at commit "
-            f"{pointer['commit'][:8]}, but the tag now has {version.manifest_sha256[:8]} at {version.commit[:8]}: "
+            f"current.json names {pointer.tag} with manifest {pointer.manifest_sha256[:8]} at commit "
+            f"{pointer.commit[:8]}, but the tag now has {version.manifest_sha256[:8]} at {version.commit[:8]}: "
             "the tag was moved; restore it before the next night"
         )
     return version
@@ -168,6 +170,7 @@ def publish(
         inherited = _inherited_files(clone, remote, frames_folder, set(names), parent)
         pointer, files_sha256 = _push_files(remote, frames_folder, local, inherited)
         record = {
+            "format": FORMAT,
             "tag": tag,
             "run": run,
             "published_by": PROGRAM,

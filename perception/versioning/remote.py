@@ -15,14 +15,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-from blake3 import blake3
 
 from perception.data.files import replacement
 from perception.errors import InputError
@@ -58,6 +57,8 @@ class Proof:
 
     def digest(self) -> Any:
         """Start a hash of this kind: an object of hashlib's interface."""
+        from blake3 import blake3  # a night without a registry's data goes without it
+
         return blake3() if self.algorithm == "blake3" else hashlib.sha256()
 
 
@@ -249,6 +250,8 @@ def _blocks(stream: Any) -> Iterator[memoryview]:
 
 def file_facts(path: Path) -> FileFacts:
     """Hash a file's bytes in every way that a registry records, reading them once."""
+    from blake3 import blake3
+
     md5, sha256, fast, size = _md5(), hashlib.sha256(), blake3(), 0
     with path.open("rb", buffering=0) as stream:
         for block in _blocks(stream):
@@ -337,6 +340,29 @@ def is_whole(remote: Remote, name: str, size_bytes: int) -> bool:
     if stored is None or stored.size_bytes != size_bytes:
         return False
     return stored.md5 == digest or remote.hash(name) == digest
+
+
+def copy_objects(source: Remote, target: Remote, names: Collection[str]) -> list[str]:
+    """Copy objects from remote to remote, each checked by its name; return those that are missing or damaged at their source.
+
+    Objects that lie there whole are left alone. Raises RegistryError when the target did not keep one whole.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def copy(name: str) -> bool:
+            path, digest = Path(scratch) / name, _md5()
+            if not source.download(name, path, digest) or digest.hexdigest() != name.removesuffix(".dir"):
+                return False
+            size_bytes = path.stat().st_size
+            if not is_whole(target, name, size_bytes):
+                target.upload(name, path)
+                if not is_whole(target, name, size_bytes):
+                    raise RegistryError(f"remote {target.url} did not keep {name} whole; check the server and its disk")
+            path.unlink()
+            return True
+
+        wanted = sorted(names)
+        return [name for name, good in zip(wanted, each_file(copy, wanted), strict=True) if not good]
 
 
 def put_folder(remote: Remote, objects: Mapping[str, str]) -> str:

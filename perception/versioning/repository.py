@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from perception.errors import InputError
 from perception.versioning.processes import (
+    PROGRAM,
     REMOTE_NAME,
     Clone,
     RegistryError,
@@ -78,7 +80,7 @@ def create_registry(git_path: str | Path, remote_url: str) -> None:
     if "://" in str(git_path):
         _commit_first(str(git_path), url)
     elif not _occupied(Path(git_path)):
-        _create_bare(Path(git_path), url)
+        _create_bare(Path(git_path), lambda bare: _commit_first(bare, url))
     with shallow_clone(git_path) as clone:
         found = configured_remote(clone)
     if found != url:
@@ -93,8 +95,31 @@ def _occupied(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _create_bare(place: Path, remote_url: str) -> None:
-    """Build the repository beside its place and move it there whole, so that no half-made registry is ever seen."""
+def restore_registry(git_path: str | Path, bundle: Path, remote_url: str) -> None:
+    """Create a registry from a bundle of all its history, its data at a remote of that address from now on.
+
+    git_path: folder for a new bare repository, or the URL of an empty one. Raises InputError where something is there.
+    """
+    url, by_url = _check_remote_url(remote_url), "://" in str(git_path)
+    if not by_url and _occupied(Path(git_path)):
+        raise InputError(f"registry {git_path} holds something; restore into a new folder")
+    with scratch_folder() as scratch:
+        start = git_at(scratch, git_path)
+        run_git(start, "clone", "--quiet", "--mirror", "--template=", "--", str(bundle.absolute()), "mirror")
+        mirror = replace(start, path=scratch / "mirror")
+        history = ("refs/heads/main", "refs/tags/*:refs/tags/*")
+        if by_url:
+            run_git(mirror, "push", "--quiet", "--atomic", mirror.url, *history)
+        else:
+            _create_bare(Path(git_path), lambda bare: run_git(mirror, "push", "--quiet", bare.as_uri(), *history))
+    with shallow_clone(git_path) as clone:
+        if configured_remote(clone) != url:
+            files = {".dvc/config": _remote_config(url).encode()}
+            push_commit(clone, lambda _: (files, trailers("Keep the data at another place", "")))
+
+
+def _create_bare(place: Path, fill: Callable[[Path], Any]) -> None:
+    """Build the repository beside its place, filled, and move it there whole, so that no half-made registry is ever seen."""
     with scratch_folder(place.absolute().parent, prefix=f".{place.name}-") as scratch:
         bare = scratch / "registry.git"
         outside = git_at(scratch, place)
@@ -102,16 +127,17 @@ def _create_bare(place: Path, remote_url: str) -> None:
         for name, value in (
             ("receive.denyNonFastForwards", "true"),
             ("receive.denyDeletes", "true"),
-            # Packing in the background would race with a night that publishes; git packs when people run it.
-            ("receive.autogc", "false"),
-            ("gc.auto", "0"),
+            # A clone opens every loose object, and a night brings about thirty: what is pushed stays a pack. The push that finds fifty
+            # makes one of them before it ends: in the background that would race with whoever moves or removes the folder next.
+            ("receive.unpackLimit", "1"),
+            ("gc.autoDetach", "false"),
         ):
             run_git(replace(outside, path=bare), "config", name, value)
         hook = bare / "hooks" / "update"
         hook.parent.mkdir(exist_ok=True)
         hook.write_text(_UPDATE_HOOK)
         hook.chmod(0o755)
-        _commit_first(bare, remote_url)
+        fill(bare)
         try:
             bare.replace(place)
         except OSError:
@@ -184,13 +210,16 @@ def push_commit(
     clone: Clone,
     changes: Callable[[str], tuple[Mapping[str, bytes | None], str] | None],
     tag: tuple[str, str] | None = None,
+    author: str = PROGRAM,
 ) -> str | None:
     """Commit on top of main and push, again and again until no other writer came first; history stays linear.
 
     changes: gives the files and the message for the head of main that it is told (a commit of the clone), or None when
-    nothing is left to do.  tag: (name, message) of an annotated tag that appears with the commit or not at all.
+    nothing is left to do.  tag: (name, message) of an annotated tag that appears with the commit or not at all.  author: of
+    the commit.
     Returns the commit, or None when `changes` gave None.  Raises InputError when a rule of the registry refuses.
     """
+    clone = replace(clone, environment={**clone.environment, "GIT_AUTHOR_NAME": author})
     jitter = random.Random(f"{os.getpid()} {time.monotonic_ns()}")
     base = git_text(clone, "rev-parse", "HEAD")
     for attempt in range(_PUSH_ATTEMPTS):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from perception.quality.profile import near_duplicate_pairs
-from perception.versioning.decisions import Decision
+from perception.versioning.decisions import Decision, standing
 from perception.versioning.diff import CONDITIONS, UNKNOWN, VersionDiff, diff_manifests
 from perception.versioning.models import Champion, Proposal
 from perception.versioning.records import Version
@@ -50,7 +50,8 @@ def review_facts(base: Side, head: Side, history: History, settings: ReviewSetti
         "head": _version_facts(head),
         "base": _version_facts(base) if base.version else None,
         "changes": _changes(diff, base, head),
-        "balance": _balance(diff_manifests(_training(base), _training(head)), settings),
+        "balance": _balance(diff_manifests(_training(base), _training(head)), settings)
+        | {"tagged_frames": _tagged(head)},
         "leakage": _leakage(head, settings),
         "sources": _counts(head.frames, "label_source"),
         "evidence": _evidence(head),
@@ -116,6 +117,12 @@ def _changes(diff: VersionDiff, base: Side, head: Side) -> Facts:
 def _training(side: Side) -> pd.DataFrame:
     """Give the frames that networks learn from: a class that only the test set shows is not taught."""
     return side.frames[side.frames["split"] == "train"]
+
+
+def _tagged(side: Side) -> int:
+    """Count the training frames of which an annotator said in what conditions they were taken."""
+    frames = _training(side)
+    return int(frames["tag_drop"].notna().sum()) if "tag_drop" in frames else 0
 
 
 def _balance(diff: VersionDiff, settings: ReviewSettings) -> Facts:
@@ -290,16 +297,11 @@ def _decision_facts(decision: Decision) -> Facts:
 def _approval(base: Side, head: Side, history: History) -> Facts:
     """Say where the version stands and what a promotion needs."""
     assert head.version
-    about = [each for each in history.decisions if each.tag == head.version.tag]
+    about = [each for each in history.decisions if each.tag == head.version.tag and each.action != "release"]
     last = about[-1] if about else None
-    state = "proposed"
-    if head.version.tag == history.current:
-        state = "current"
-    elif last:
-        state = {"promote": "was current", "rollback": "was current", "reject": "rejected"}[last.action]
     changed = bool(base.version) and base.version.test_set_sha256 != head.version.test_set_sha256  # type: ignore[union-attr]
     return {
-        "state": state,
+        "state": standing(head.version.tag, history.current, history.decisions),
         "names": list(last.names) if last else [],
         "reason": last.reason if last else None,
         "decided_utc": last.decided_utc[:16].replace("T", " ") if last else None,

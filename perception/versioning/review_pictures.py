@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from perception.data.conditions import CONDITIONS
 from perception.data.decoding import BadFrame, decode_image, decode_label
+from perception.data.manifest import TAGGED
 from perception.data.shards import read_shard
 from perception.data.store import Store
 from perception.data.taxonomies import apply_lookup, label_lookup, load_taxonomy
@@ -129,11 +131,20 @@ class _Gallery:
 
 
 def _caption(row: Any) -> str:
-    conditions = ", ".join(str(row[name]) for name in ("time_of_day", "weather", "scene") if isinstance(row[name], str))
-    reason = row.get("reason")
+    conditions = ", ".join(filter(None, (_condition(row, name) for name in CONDITIONS)))
+    reason, who = row.get("reason"), row.get("label_drop")
     if not isinstance(reason, str):
         reason = "came with its label, was not chosen" if row["split"] == "train" else f"{row['split']} part"
-    return f"{conditions}; {reason}"
+    labelled = f"; labelled by {' on '.join(who.split('/')[1:])}" if isinstance(who, str) else ""
+    return f"{conditions}; {reason}{labelled}"
+
+
+def _condition(row: Any, name: str) -> str:
+    """Say what a frame is judged by, and that an annotator said so where the sender did not."""
+    said, tagged = row[name], row.get(TAGGED + name)
+    if not isinstance(tagged, str):
+        return said if isinstance(said, str) else ""
+    return tagged if tagged == said else f"{tagged} (as tagged{f', sender: {said}' if isinstance(said, str) else ''})"
 
 
 def blobs_in_store(store: Store) -> Blobs:

@@ -12,11 +12,11 @@ from perception.data.manifest import empty_manifest, read_manifest
 from perception.data.store import Store
 from perception.errors import InputError
 from perception.versioning.curated import MEMBERS
-from perception.versioning.decisions import CURRENT, decisions_at
+from perception.versioning.decisions import decisions_at
 from perception.versioning.lineage import reproduce_commands
 from perception.versioning.models import champion_at, proposal_at, resolved
-from perception.versioning.processes import Clone, read_json, shallow_clone
-from perception.versioning.records import MANIFEST, PROFILE, Version
+from perception.versioning.processes import Clone, shallow_clone
+from perception.versioning.records import MANIFEST, PROFILE, Version, current_at
 from perception.versioning.registry import fetch, resolve
 from perception.versioning.review import History, Side, review_facts
 from perception.versioning.review_pictures import (
@@ -57,9 +57,12 @@ def review(
         listed = versions(registry)
         with shallow_clone(registry) as clone:
             sides = [_side(clone, each, folders) for each in (other, version)]
-            current = (read_json(clone, CURRENT) or {}).get("tag")
+            current = current_at(clone)
             history = History(
-                decisions=decisions_at(clone, "HEAD"), champion=champion_at(clone), current=current, versions=listed
+                decisions=decisions_at(clone, "HEAD"),
+                champion=champion_at(clone),
+                current=current.tag if current else None,
+                versions=listed,
             )
         facts = review_facts(sides[0], sides[1], history, settings or ReviewSettings())
         blobs = blobs_in_store(store) if store else blobs_in_shards(registry, folders)

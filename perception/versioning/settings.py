@@ -1,10 +1,10 @@
-"""What a review points out, and when a version needs no person: read by whoever declares these as parameters."""
+"""What a review points out, and what is released without a person: read by whoever declares these as parameters."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from perception.parameters import Count, CountOrZero, NotNegative, checked
+from perception.parameters import Count, NotNegative, checked
 
 
 @checked
@@ -18,10 +18,8 @@ class ReviewSettings:
 
 
 @checked
-class ApprovalRules:
-    """Bounds within which a version needs no person."""
+class ReleasePolicy:
+    """Say what a night releases by itself; what it does not waits for people."""
 
-    max_removed_frames: CountOrZero = 0  # more than these ask for a person
-    max_changed_frames: CountOrZero = 0  # relabelled, moved to another split, or with other image bytes
-    max_added_share: NotNegative = 0.5  # of the frames of the version that is current
-    max_gate_warnings: CountOrZero = 0  # broken rules of any severity but info, waived ones included
+    data: Literal["by_hand", "when_gates_pass"] = "by_hand"  # whether its data version becomes the current one
+    network: Literal["by_hand", "when_verdict_promotes"] = "by_hand"  # whether its network becomes the champion

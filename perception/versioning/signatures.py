@@ -12,7 +12,10 @@ from pathlib import Path
 
 from perception.data.files import read_text
 from perception.errors import InputError
+from perception.versioning.decisions import DECISIONS
+from perception.versioning.models import CHAMPION
 from perception.versioning.processes import Clone, git_text, last_words, run_git, shallow_clone
+from perception.versioning.records import CURRENT
 
 _KEY_LINE = re.compile(r"^\S.*\s(ssh-[a-z0-9-]+|ecdsa-[a-z0-9-]+|sk-[a-z0-9@.-]+) [A-Za-z0-9+/=]+(\s.*)?$")
 _SIGNED_BY = re.compile(r'Good "git" signature for (.+?) with ')
@@ -34,17 +37,18 @@ def check_history(registry: str | Path, allowed_signers: str) -> list[CheckedSig
     """
     with _trusting_clone(registry, allowed_signers) as clone:
         tags = git_text(clone, "tag", "--list", "data/*", "--sort=creatordate").splitlines()
-        decisions = git_text(clone, "log", "--reverse", "--format=%H", "HEAD", "--", "decisions/", "current.json")
+        decisions = git_text(clone, "log", "--reverse", "--format=%H", "HEAD", "--", f"{DECISIONS}/", CURRENT, CHAMPION)
         return [_tag(clone, tag) for tag in tags] + [_commit(clone, commit) for commit in decisions.splitlines()]
 
 
 def require_signed(registry: str | Path, tag: str, allowed_signers: str) -> str:
-    """Return who signed a version; raises InputError unless its tag, and where it is current who made it so, are signed by allowed keys."""
+    """Return who signed a version; raises InputError unless its tag, and the last release of data and of a network, are signed by
+    allowed keys.
+    """
     with _trusting_clone(registry, allowed_signers) as clone:
         found = [_tag(clone, tag)]
-        moved = git_text(clone, "log", "-1", "--format=%H", "HEAD", "--", "current.json")
-        if moved:
-            found.append(_commit(clone, moved))
+        released = [git_text(clone, "log", "-1", "--format=%H", "HEAD", "--", name) for name in (CURRENT, CHAMPION)]
+        found += [_commit(clone, commit) for commit in dict.fromkeys(released) if commit]
     for each in found:
         if each.signer is None:
             raise InputError(

@@ -9,10 +9,20 @@ from pathlib import Path
 
 from perception.errors import InputError
 from perception.parameters import Count, checked
-from perception.versioning.decisions import CURRENT, decisions_at
-from perception.versioning.models import CHAMPION
-from perception.versioning.processes import Clone, git_text, paths_in, read_committed, read_json, shallow_clone
-from perception.versioning.records import RETIRED, Version, json_bytes, run_folder, version_of
+from perception.versioning.decisions import decisions_at
+from perception.versioning.growing import entry_objects
+from perception.versioning.models import CHAMPION, champion_at
+from perception.versioning.processes import Clone, git_text, paths_in, read_committed, shallow_clone
+from perception.versioning.records import (
+    CURRENT,
+    FORMAT,
+    RETIRED,
+    Version,
+    current_at,
+    json_bytes,
+    run_folder,
+    version_of,
+)
 from perception.versioning.remote import Remote, ask_each, each_file, open_remote, pointed_at, read_folder
 from perception.versioning.repository import configured_remote, push_commit, remote_tags, trailers
 
@@ -64,10 +74,11 @@ def versions(registry: str | Path) -> list[Version]:
     """List the versions that a registry holds, oldest first; retired ones are left out."""
     tags = remote_tags(registry)
     with shallow_clone(registry, depth=None) as clone:
-        return _versions_at(clone, tags)
+        return versions_at(clone, tags)
 
 
-def _versions_at(clone: Clone, tags: Mapping[str, str]) -> list[Version]:
+def versions_at(clone: Clone, tags: Mapping[str, str]) -> list[Version]:
+    """List the versions that a clone of the whole history holds, as versions does; tags: of the registry."""
     folders = git_text(clone, "ls-tree", "-r", "--name-only", "HEAD", "datasets/runs/").splitlines()
     present = {f"data/{Path(path).parent.name}" for path in folders if path.endswith("/frames.dvc")}
     found = [version_of(clone, tag, commit) for tag, commit in tags.items() if tag in present]
@@ -86,9 +97,9 @@ def scrub(registry: str | Path, *, sample: int | None, seed: int) -> ScrubReport
         raise InputError(f"sample={sample} must not be negative")
     tags = remote_tags(registry)
     with shallow_clone(registry, depth=None) as clone:
-        listed = _versions_at(clone, tags)
+        listed = versions_at(clone, tags)
         remote = open_remote(configured_remote(clone))
-        users = _objects_of(clone, remote, listed) | _model_objects(clone, remote)
+        users = needed_objects(clone, remote, listed)
     there = remote.objects()
     ordered = sorted(name for name in users if name in there)
     chosen = _chosen(ordered, sample, seed)
@@ -112,6 +123,14 @@ def _chosen(ordered: list[str], sample: int | None, seed: int) -> list[str]:
     files = [name for name in ordered if not name.endswith(".dir")]
     drawn = files if sample is None else random.Random(seed).sample(files, min(sample, len(files)))
     return sorted([*lists, *drawn])
+
+
+def needed_objects(clone: Clone, remote: Remote, listed: Collection[Version], *, whole: bool = False) -> dict[str, str]:
+    """Give every object that some versions and all networks and entries of a registry need, with what each is.
+
+    whole: raises InputError for a version whose list of files is lost, which otherwise counts by that list alone.
+    """
+    return _objects_of(clone, remote, listed, whole=whole) | _model_objects(clone, remote) | entry_objects(clone)
 
 
 def _objects_of(clone: Clone, remote: Remote, listed: Collection[Version], *, whole: bool = False) -> dict[str, str]:
@@ -159,12 +178,11 @@ def plan_retention(registry: str | Path, policy: RetentionPolicy, *, now: dateti
 def _plan(clone: Clone, tags: Mapping[str, str], policy: RetentionPolicy, now: datetime) -> RetentionPlan:
     if git_text(clone, "rev-parse", "--is-shallow-repository") == "true":
         raise InputError(f"{clone.url} is a shallow clone, which does not know every version; use the registry itself")
-    listed = _versions_at(clone, tags)
+    listed = versions_at(clone, tags)
     kept = _kept(clone, listed, policy, now)
     retired = [version for version in listed if version.tag not in kept]
     remote = open_remote(configured_remote(clone))
-    needed = _objects_of(clone, remote, [version for version in listed if version.tag in kept], whole=True)
-    needed |= _model_objects(clone, remote)
+    needed = needed_objects(clone, remote, [version for version in listed if version.tag in kept], whole=True)
     held = _objects_of(clone, remote, retired, whole=True)
     there = remote.objects() if retired else {}
     youngest = (now - timedelta(hours=policy.grace_hours)).timestamp()
@@ -188,9 +206,9 @@ def _kept(clone: Clone, listed: list[Version], policy: RetentionPolicy, now: dat
     for decision in decisions_at(clone, "HEAD"):
         if decision.action in ("promote", "rollback"):
             kept[decision.tag] = f"approved by {', '.join(decision.names)}"
-    for name in (CURRENT, CHAMPION):
-        if pointer := read_json(clone, name):
-            kept[pointer["tag"]] = f"named by {name}"
+    for name, pointer in ((CURRENT, current_at(clone)), (CHAMPION, champion_at(clone))):
+        if pointer:
+            kept[pointer.tag] = f"named by {name}"
     return {version.tag: kept[version.tag] for version in listed if version.tag in kept}
 
 
@@ -225,7 +243,8 @@ def apply_retention(
 
 
 def _mark_retired(clone: Clone, plan: RetentionPlan, name: str, reason: str) -> None:
-    record = {"retired_by": " ".join(name.split()), "reason": " ".join(reason.split()), "plan_sha256": plan.sha256}
+    named = {"retired_by": " ".join(name.split()), "reason": " ".join(reason.split())}
+    record = {**named, "plan_sha256": plan.sha256, "format": FORMAT}
     message = trailers(f"Retire {len(plan.retired)} versions", reason, retired_by=name, plan_sha256=plan.sha256)
     head = git_text(clone, "rev-parse", "HEAD")
 

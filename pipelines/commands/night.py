@@ -1,11 +1,13 @@
 """The commands of a night on this machine, of its network and of its figures."""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from components.stage.program import EXIT_DONE
 from pipelines.commands.options import PATH, night_options, set_option
 
 runs_option = click.option(
@@ -15,20 +17,58 @@ runs_option = click.option(
 
 @click.command(epilog="Example: nightdrive run --profile smoke --set select.budget_frames=20")
 @night_options("demo")
-@click.option("--run", default="", metavar="NAME", help="The run's folder below --runs; default: the profile.")
+@click.option(
+    "--run", default="", metavar="NAME", help="The night; default: the latest that has not ended, or a new one."
+)
 @runs_option
 def run(profile: str, data: str, overrides: list[str], run: str, runs: Path) -> int:
     """Run one whole night on this machine; a night that was stopped goes on."""
-    from pipelines.local.run import run_folder, run_night
+    from pipelines.local.nights import open_night
+    from pipelines.local.run import run_night
     from pipelines.local.summary_table import night_table
     from pipelines.nightly import nightly
     from pipelines.settings import load_settings
 
-    started, night, folder = time.monotonic(), nightly(), run_folder(run or profile, runs)
+    started, night = time.monotonic(), nightly()
     data = str(Path(data).resolve()) if data else ""
-    code = run_night(night, folder, load_settings(night, profile, overrides, data, run=folder.name))
+    load_settings(night, profile, overrides, data)  # a mistake opens no night
+    folder, date = open_night(runs, profile, run, datetime.now(UTC))
+    code = run_night(night, folder, load_settings(night, profile, overrides, data, run=folder.name, date=date))
     if (folder / "summary.json").exists():  # a report that could not be written has said why
         print(night_table(folder, seconds=time.monotonic() - started))
+    return code
+
+
+@click.command(epilog="Example: nightdrive replay --night 2026-11-30 --set select.strategy=random")
+@click.option("--night", required=True, metavar="NAME", help="The night, as `nightdrive nights` lists it.")
+@set_option
+@runs_option
+def replay(night: str, overrides: list[str], runs: Path) -> int:
+    """Repeat a recorded night on its own frames and show both side by side; nothing is released or recorded."""
+    from pipelines.local.replay import replay as repeat
+    from pipelines.local.replay import replay_table
+    from pipelines.nightly import nightly
+
+    done = repeat(nightly(), runs, night, overrides)
+    print(replay_table(done))
+    return done.code
+
+
+@click.command(epilog="Example: nightdrive season --nights 5 --against random")
+@night_options("season")
+@click.option("--nights", type=click.IntRange(1), default=5, show_default=True, help="How many.")
+@click.option("--against", type=click.Choice(("random",)), help="The same season with another choice beside it.")
+@runs_option
+def season(profile: str, data: str, overrides: list[str], nights: int, against: str | None, runs: Path) -> int:
+    """Run nights one after the other, each with new footage and yesterday's labels; a season that was stopped goes on."""
+    from pipelines.local.season import CHOSEN, EVERYTHING, RANDOM, open_season, run_season, tell_season
+    from pipelines.nightly import nightly
+
+    data = str(Path(data).resolve()) if data else ""
+    asked, arms = open_season(runs, nightly(), profile, data, overrides, nights), (CHOSEN, RANDOM, EVERYTHING)
+    code = run_season(asked, arms if against else arms[:1])
+    if code == EXIT_DONE:
+        print(tell_season(asked, arms if against else arms[:1]))
     return code
 
 

@@ -18,14 +18,16 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = {"auto_envvar_prefix": "NIGHTDRIVE_OPTION", "max_content_width": 110}
 # Section: module: its commands, each a function of that name.
 SECTIONS = {
-    "A night on this machine": {"pipelines.commands.night": "run evaluate profile engine"},
+    "A night on this machine": {"pipelines.commands.night": "run season replay evaluate profile engine"},
     "A cluster": {
         "pipelines.commands.cluster": "images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel "
         "schedule watch test-cluster"
     },
     "Data versions": {
-        "pipelines.commands.registry": "review promote reject rollback versions history verify-history reproduce lineage scrub retire"
+        "pipelines.commands.registry": "review promote rebase reject rollback versions nights history verify-history reproduce lineage "
+        "scrub retire migrate backup restore"
     },
+    "Annotation": {"pipelines.commands.annotation": "batches recall"},
     "Measuring": {
         "benchmarks.tables.command": "table",
         "benchmarks.duels.command": "bench",

@@ -6,20 +6,34 @@ Decisions are commits in the data registry, with a name and a reason.
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from perception.errors import InputError
 from pipelines.commands.options import PATH
 
-LOCAL = Path(__file__).parents[2] / "runs" / "registry" / "data.git"
+if TYPE_CHECKING:
+    from perception.versioning.models import Champion, Proposal
+    from perception.versioning.trend import ListedNight
+
+LATEST = Path(__file__).parents[2] / "runs" / "latest"
 
 
 def _absolute(_context: click.Context, _option: click.Parameter, registry: str) -> str:
     from components.stage.parameters import absolute
 
-    return absolute(registry)
+    return absolute(registry) if registry else _of_latest()
+
+
+def _of_latest() -> str:
+    """Return the registry of the latest night on this machine."""
+    from components.stage.parameters import absolute, read_section
+
+    if not (LATEST / "params.yaml").exists():
+        raise InputError("no night has run on this machine; name the registry with REGISTRY=")
+    registry = str(read_section(LATEST / "params.yaml", "resolve")["registry"])
+    return absolute(registry if "://" in registry else str(LATEST.resolve() / registry))
 
 
 def _names(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
@@ -33,10 +47,10 @@ def _listed(_context: click.Context, _option: click.Parameter, text: str) -> lis
 registry_option = click.option(
     "--registry",
     envvar=["NIGHTDRIVE_OPTION_REGISTRY", "NIGHTDRIVE_REGISTRY"],
-    default=str(LOCAL),
+    default="",
     callback=_absolute,
     metavar="FOLDER|URL",
-    help="The data registry; default: NIGHTDRIVE_REGISTRY, or runs/registry/data.git.",
+    help="The data registry; default: NIGHTDRIVE_REGISTRY, or that of runs/latest.",
 )
 version_option = click.option("--version", required=True, metavar="TAG", help="The data version.")
 manifest_option = click.option(
@@ -45,8 +59,8 @@ manifest_option = click.option(
 base_option = click.option("--base", metavar="TAG", help="The version to compare with; default: what is current.")
 
 
-def _signed(required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the decorator of a command that writes a decision: --by and --reason."""
+def signed(required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the decorator of a command that writes what people decided: --by and --reason."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         reason = click.option("--reason", required=required, default="", metavar="TEXT", help="Why.")
@@ -97,40 +111,59 @@ def _latest(registry: str) -> str:
 @registry_option
 @version_option
 @manifest_option
-@_signed()
-@base_option
+@signed()
 @click.option(
     "--model",
-    type=click.Choice(("auto", "release", "keep")),
+    type=click.Choice(("auto", "release", "keep", "only")),
     default="auto",
     show_default=True,
-    help="Whether its network becomes the champion; auto: where the night's verdict says so.",
+    help="Whether its network becomes the champion; auto: where the night's verdict says so; only: the network alone.",
 )
-def promote(
-    registry: str, version: str, manifest: str, by: list[str], reason: str, base: str | None, model: str
-) -> None:
+def promote(registry: str, version: str, manifest: str, by: list[str], reason: str, model: str) -> None:
     """Release a data version: the next night starts from it and from its network."""
     from perception.versioning.decisions import promote as decide
-    from perception.versioning.models import read_proposal, resolved
+    from perception.versioning.models import champion, read_proposal, resolved
 
-    tag = resolved(registry, version).tag
-    release = model == "release" or (model == "auto" and _may_ship(read_proposal(registry, tag)))
-    reviewed = _reviewed(version, manifest)
-    done = decide(registry, tag, manifest_sha256=reviewed, names=by, reason=reason, base=base, release=release)
+    tag, reviewed = resolved(registry, version).tag, _reviewed(version, manifest)
+    objection = _objection(read_proposal(registry, tag), champion(registry)) if model == "auto" else ""
+    data, release = model != "only", model != "keep" and not objection
+    done = decide(registry, tag, manifest_sha256=reviewed, names=by, reason=reason, data=data, release=release)
     if done is None:
-        print(f"{tag} is current already; nothing was done")
+        print(f"{tag} is released already; nothing was done")
         return
-    print(
-        f"{done.tag} is current since now, instead of {done.previous or 'nothing'}; approved by {', '.join(done.names)}"
-    )
-    network = f"its network {done.model_sha256[:16]} is the champion" if done.model_sha256 else "the champion stays"
-    print(f"{network}; undo both with: make rollback BY=... REASON=...")
+    if done.action == "promote":
+        print(f"{tag} is current since now, instead of {done.previous or 'nothing'}; approved by {', '.join(by)}")
+    stays = f"the champion stays{f': {objection}' if objection else ''}"
+    print(f"its network {done.model_sha256[:16]} is the champion" if done.model_sha256 else stays)
+    print("undo with: make rollback BY=... REASON=...")
 
 
-def _may_ship(proposal: Any) -> bool:
-    evidence = getattr(proposal, "evidence", None) or {}
-    verdict = ((evidence.get("evaluation") or {}).get("promotion") or {}).get("decision")
-    return bool(getattr(proposal, "model_sha256", None)) and verdict == "promote"
+def _objection(proposal: "Proposal | None", released: "Champion | None") -> str:
+    """Say why a night's network does not become the champion by itself; empty where it may."""
+    from perception.versioning.models import judged_against_another
+
+    if proposal is None or proposal.model_sha256 is None:
+        return "no network was proposed with it"
+    verdict = ((proposal.evidence.get("evaluation") or {}).get("promotion") or {}).get("decision")
+    if verdict != "promote":
+        return f"the night's verdict on its network is {verdict or 'missing'}"
+    return "its network was judged against another champion" if judged_against_another(proposal, released) else ""
+
+
+@click.command(epilog="Example: nightdrive rebase --version data/2026-11-30-64245038")
+@registry_option
+@version_option
+def rebase(registry: str, version: str) -> None:
+    """Put the newly labelled frames of a stale version onto what is current, as a new version to review."""
+    from perception.versioning.rebase import rebase as put
+
+    done = put(registry, version)
+    print(f"{done.version.tag}: {done.taken} frames of {version} on {done.version.parent}")
+    if done.kept:
+        print(
+            f"{len(done.kept)} frames were labelled in both and stay as they are in {done.version.parent}: {', '.join(done.kept[:5])}"
+        )
+    print(f"look at it with: make review HEAD={done.version.tag}")
 
 
 def _reviewed(version: str, manifest: str) -> str:
@@ -149,7 +182,7 @@ def _reviewed(version: str, manifest: str) -> str:
 @registry_option
 @version_option
 @manifest_option
-@_signed()
+@signed()
 def reject(registry: str, version: str, manifest: str, by: list[str], reason: str) -> None:
     """Record that a data version must never be released."""
     from perception.versioning.decisions import reject as decide
@@ -161,7 +194,7 @@ def reject(registry: str, version: str, manifest: str, by: list[str], reason: st
 @click.command(epilog="Example: nightdrive rollback --by 'Ada Lovelace' --reason 'complaints from the test track'")
 @registry_option
 @click.option("--version", metavar="TAG", help="What becomes current again; default: the one before.")
-@_signed()
+@signed()
 def rollback(registry: str, version: str | None, by: list[str], reason: str) -> None:
     """Move the released pointers back; nothing is computed."""
     from perception.versioning.decisions import rollback as decide
@@ -183,6 +216,44 @@ def versions(registry: str) -> None:
     for version in listed(registry):
         marks = " ".join(word for word, pointer in released.items() if pointer and version.tag == pointer.tag)
         print(f"{version.tag:<44} {version.frames:>9,} frames {version.new_bytes / 1e6:>9.1f} MB new  {marks}")
+
+
+_NIGHTS = "{:<10} {:<14} {:<11} {:<28} {:>8} {:>7} {:>6}  {:<22} {:<19} {:<11} {:>6} {:>10}"
+_NIGHT_COLUMNS = (
+    *("date", "night", "status", "base", "new", "chosen", "mIoU", "worst condition", "verdict", "decision", "hours"),
+    "cost",
+)
+
+
+@click.command(epilog="Example: nightdrive nights")
+@registry_option
+@click.option(
+    "--out", type=PATH, default=LATEST.with_name("nights.html"), metavar="FILE", help="The page of the trend."
+)
+def nights(registry: str, out: Path) -> None:
+    """List the nights, oldest first: what each took in, chose, measured and cost, and what was decided; draw the trend."""
+    from perception.data.files import replace_file
+    from perception.reporting.nights_page import render_nights
+    from perception.versioning.trend import read_trend
+
+    listed = read_trend(registry)
+    print(_NIGHTS.format(*_NIGHT_COLUMNS))
+    for each in listed:
+        print(_NIGHTS.format(*("-" if value is None else str(value) for value in _night_row(each))))
+    try:
+        replace_file(out, render_nights(listed, registry).encode())
+    except OSError as error:
+        raise InputError(f"OUT={out}: cannot be written ({error.strerror}); choose another file") from None
+    print(f"the trend: {out}")
+
+
+def _night_row(listed: "ListedNight") -> tuple[Any, ...]:
+    night, got = listed.night, listed.night.figures
+    hours = None if got.seconds is None else f"{got.seconds / 3600:.2f}"
+    miou = None if got.miou is None else f"{got.miou:.3f}"
+    cost = None if got.cost is None else f"{got.cost:.2f} {got.currency}"
+    began = (night.date, night.night, night.status, night.base, got.new_frames, got.chosen_frames)
+    return (*began, miou, got.worst_condition, got.verdict, listed.decision, hours, cost)
 
 
 @click.command(epilog="Example: nightdrive history")
@@ -283,11 +354,50 @@ def scrub(registry: str, sample: int, seed: int) -> None:
         )
 
 
+@click.command(epilog="Example: nightdrive migrate --registry /data/fleet.git")
+@registry_option
+def migrate(registry: str) -> None:
+    """Bring a registry that an older Nightdrive wrote forward, in one commit."""
+    from perception.versioning.migrate import migrate as bring_forward
+
+    print(f"{bring_forward(registry)} records brought forward")
+
+
+@click.command(epilog="Example: nightdrive backup --out /backup/2026-11-30")
+@registry_option
+@click.option("--out", type=PATH, required=True, metavar="FOLDER", help="A new folder.")
+def backup(registry: str, out: Path) -> None:
+    """Write the registry and all that its remote holds for it into a folder."""
+    from perception.versioning.backup import BLOBS
+    from perception.versioning.backup import backup as write
+
+    done = write(registry, out)
+    print(f"commit {done.commit[:12]}, {done.objects} objects, {done.bytes / 1e6:.1f} MB")
+    print(f"the store's own {done.blobs} blobs of the pool are listed in {out / BLOBS}, not copied")
+
+
+@click.command(epilog="Example: nightdrive restore --from /backup/2026-11-30 --registry /data/fleet.git")
+@click.option(
+    "--from", "folder", envvar="NIGHTDRIVE_OPTION_FROM", type=PATH, required=True, metavar="FOLDER", help="The backup."
+)
+@click.option("--registry", required=True, metavar="FOLDER|URL", help="A new folder, or an empty repository.")
+@click.option("--remote", default="", metavar="FOLDER|URL", help="Where its data go; default: where they were.")
+def restore(folder: Path, registry: str, remote: str) -> None:
+    """Make a registry and its remote again from a backup."""
+    from components.stage.parameters import absolute
+    from perception.versioning.backup import restore as make
+
+    done = make(folder, absolute(registry), absolute(remote) if remote else "")
+    print(
+        f"registry {registry} is at commit {done.commit[:12]}, with {done.objects} objects on {remote or done.remote}"
+    )
+
+
 @click.command(epilog="Example: nightdrive retire --days 90")
 @registry_option
 @click.option("--days", default=30, show_default=True, help="Younger versions are kept.")
 @click.option("--plan", metavar="HASH", help="Of the dry run that you looked at; without it, this is one.")
-@_signed(required=False)
+@signed(required=False)
 def retire(registry: str, days: int, plan: str | None, by: list[str], reason: str) -> None:
     """Show which versions retention would retire; do it where --plan names what was shown."""
     from perception.versioning.upkeep import RetentionPolicy, apply_retention, plan_retention

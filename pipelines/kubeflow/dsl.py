@@ -6,6 +6,7 @@ step costs its bytes six times over in the run that Kubeflow keeps, and a run ha
 """
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,11 +21,12 @@ from components.stage.parameters import build_parameters
 from components.stage.records import FAREWELL
 from perception.errors import InputError
 from pipelines.cluster import Cluster
-from pipelines.graph import FOOTAGE, NEWS, NOTHING_NEW, Artifact, Graph, Task
+from pipelines.graph import FOOTAGE, NEWS, NOTHING_NEW, REGISTRY, Artifact, Graph, Task
 from pipelines.kubeflow.resources import image_of, with_resources
 from pipelines.kubeflow.sources import mount_sources
 from pipelines.settings import COUNTS, step_parameters
 
+WITH_GIT = "versioning"  # the dependency set of whatever reads or writes the registry
 _REWRITTEN = re.compile(r"\{\{|\$[$(]")  # {{...}} by Kubeflow and Argo, $(NAME) and $$ by Kubernetes
 
 
@@ -69,16 +71,20 @@ class Steps:
         self.made[task.name] = step
 
     def farewell(self) -> Any:
-        """Return the step that tells the night at its end whatever happened: the report, without what tasks gave."""
+        """Return the step that tells and records the night at its end whatever happened: the report, without what tasks gave.
+
+        It loads no network, so it runs from the image that has git, and holds the registry's key in place of the report.
+        """
         (task,) = (each for each in self.night.tasks.values() if each.at_failure and each.stage.name == "report")
         return self._step(task, FAREWELL, exit_handler=True)
 
     def _step(self, task: Task, name: str, *, exit_handler: bool = False) -> Any:
         shares = self.settings[COUNTS[task.over]] if task.over else 0
-        image = image_of(self.cluster.needs(task.stage.name), self.images)
-        own_image = image_of(
-            self.cluster.step_needs(task.stage.name, shares), self.images
-        )  # another where a job does the work
+        needs, own_needs = self.cluster.needs(task.stage.name), self.cluster.step_needs(task.stage.name, shares)
+        if exit_handler:
+            needs = own_needs = dataclasses.replace(needs, image=WITH_GIT)
+        image = image_of(needs, self.images)
+        own_image = image_of(own_needs, self.images)  # another where a job does the work
         about: dict[str, Any] = {"task": name} | ({"over": task.over} if task.over else {})
         if not exit_handler:
             about |= {"takes": {port: [self._taken(each) for each in given] for port, given in task.takes.items()}}
@@ -92,7 +98,16 @@ class Steps:
             raise InputError(
                 f"{name}: a parameter holds {found[0]}, for which Kubeflow, Argo or Kubernetes put in something else; leave it out"
             )
-        step = with_resources(component(**{SETTINGS: settings}), task.stage.name, image, self.cluster, shares, claims)
+        step = with_resources(
+            component(**{SETTINGS: settings}),
+            task.stage.name,
+            image,
+            self.cluster,
+            shares,
+            claims,
+            registry=REGISTRY in task.reads_outside and needs.image == WITH_GIT,
+            outside=exit_handler,
+        )
         if claims and not shares:
             mount_sources(step, self.cluster)
         step.set_display_name(name)

@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.stage.kfp_step import INDEXED_JOB_VARIABLE, S3_FOLDER
+from components.stage.kfp_step import INDEXED_JOB_VARIABLE, OUTSIDE_FOLDER, S3_FOLDER
 from components.stage.kubernetes_api import S3_KEYS
 from components.stage.parameters import build_parameters
 from components.stage.program import EXIT_DONE, EXIT_FAILED
-from perception.data.footage import S3
 from perception.errors import InputError, Unreachable
 from pipelines.cluster import Cluster
+from pipelines.kubeflow.claims import MOST_OBJECTS, Looker, look_into
 from pipelines.kubeflow.kubernetes_api import KUBEFLOW, TIMEOUT_SECONDS, answer, connect_kubernetes, namespace
-from pipelines.kubeflow.sources import places_of_sources
+from pipelines.kubeflow.resources import GIT_FOLDER, USER_ID
+from pipelines.kubeflow.sources import Place, places_of_sources
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 
@@ -46,6 +47,11 @@ _MANIFESTS = ", ".join(
         "docker.distribution.manifest.list.v2",
     )
 )
+_KEYS: Mapping[str, Sequence[str]] = {
+    str(S3_FOLDER): tuple(S3_KEYS),
+    GIT_FOLDER: ("credentials",),
+    str(OUTSIDE_FOLDER): (),
+}
 _DOCKER_HUB = "registry-1.docker.io"
 
 
@@ -68,12 +74,14 @@ class Wanted:
     """Gather what a compiled night refers to."""
 
     secrets: Mapping[str, tuple[str, ...]]  # name: keys that must be in it
-    claims: tuple[str, ...]
+    claims: Mapping[str, str]  # name: image of a step that mounts it
     # resource, how many at once, labels of the node
     accelerators: tuple[tuple[str, int, tuple[tuple[str, str], ...]], ...]
     images: tuple[str, ...]
     unconfined: tuple[str, ...] = ()  # steps that do not say that they run as another than root
-    sources: Mapping[str, str] = field(default_factory=dict)  # name: the claim that its folder lies on, or its bucket
+    sources: Mapping[str, Place] = field(default_factory=dict)  # by name
+    node_selector: Mapping[str, str] = field(default_factory=dict)  # of the steps that read them
+    tolerations: Sequence[Mapping[str, Any]] = ()  # likewise
 
 
 def look_first(
@@ -87,7 +95,7 @@ def look_first(
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "nightdrive.yaml"
         compile_pipeline(profile, package, overrides, data, pushed_images(images))
-        missing = run(package, service_account, sources_of(profile, overrides, data))
+        missing = run(package, service_account, profile, overrides, data)
     try:
         server = Finding(what=f"Kubeflow Pipelines at {connect(host).host}", there=True)
     except Unreachable as error:
@@ -96,15 +104,16 @@ def look_first(
     return EXIT_DONE if server.there and not missing else EXIT_FAILED
 
 
-def sources_of(profile: str, overrides: Sequence[str], data: str) -> dict[str, str]:
-    """Return where each source of a night with a path lies, by the source's name: a claim, or s3://bucket/prefix."""
+def run(package: Path, service_account: str, profile: str, overrides: Sequence[str], data: str) -> int:
+    """Print what the night that was compiled into `package` needs and whether it is there; return how many things are missing."""
     settings = load_settings(nightly(), profile, overrides, data)
-    return places_of_sources(settings["sources"], build_parameters(Cluster, settings["cluster"], where="cluster"))
-
-
-def run(package: Path, service_account: str, sources: Mapping[str, str]) -> int:
-    """Print what the night of `package` needs and whether it is there; return how many things are missing."""
-    wanted = replace(wanted_by(package), sources=sources)
+    cluster: Any = build_parameters(Cluster, settings["cluster"], where="cluster")
+    wanted = replace(
+        wanted_by(package),
+        sources=places_of_sources(settings["sources"], cluster),
+        node_selector=cluster.cpu_node_selector,
+        tolerations=cluster.cpu_tolerations,
+    )
     findings = list(check(wanted, service_account))
     print("preflight:", flush=True)
     for finding in findings:
@@ -119,16 +128,16 @@ def wanted_by(package: Path) -> Wanted:
     spec, *platforms = yaml.safe_load_all(package.read_text())
     executors = spec["deploymentSpec"]["executors"]
     secrets: dict[str, set[str]] = {}
-    claims: set[str] = set()
+    claims: dict[str, str] = {}
     images = {item["container"]["image"] for item in executors.values()}
     accelerators: set[tuple[str, int, tuple[tuple[str, str], ...]]] = set()
     kubernetes = platforms[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if platforms else {}
     for name, settings in kubernetes.items():
         for secret in settings.get("secretAsVolume", []):
-            keys = S3_KEYS if secret["mountPath"] == str(S3_FOLDER) else ("credentials",)
+            keys = _KEYS[secret["mountPath"]]
             secrets.setdefault(secret["secretName"], set()).update(keys)
-        claims |= {claim["constant"] for claim in settings.get("pvcMount", [])}
         container = executors[name]["container"]
+        claims |= {claim["constant"]: container["image"] for claim in settings.get("pvcMount", [])}
         asked = container.get("resources", {}).get("accelerator")
         if asked:
             labels = settings.get("nodeSelector", {}).get("labels", {})
@@ -136,12 +145,12 @@ def wanted_by(package: Path) -> Wanted:
         for given in (item["value"] for item in container.get("env", []) if item["name"] == INDEXED_JOB_VARIABLE):
             indices = json.loads(given)
             images.add(indices["image"])
-            claims |= set(indices.get("claims", {}))
+            claims |= dict.fromkeys(indices.get("claims", {}), indices["image"])
             labels = tuple(sorted(indices.get("node_selector", {}).items()))
             accelerators |= {(kind, count, labels) for kind, count in indices.get("accelerator", {}).items()}
     return Wanted(
         secrets={name: tuple(sorted(keys)) for name, keys in sorted(secrets.items())},
-        claims=tuple(sorted(claims)),
+        claims=dict(sorted(claims.items())),
         accelerators=tuple(sorted(accelerators)),
         images=tuple(sorted(images)),
         unconfined=tuple(sorted(name for name in executors if not _runs_as_non_root(kubernetes.get(name, {})))),
@@ -162,8 +171,8 @@ def check(wanted: Wanted, service_account: str) -> Iterator[Finding]:
         yield from _rights(client.AuthorizationV1Api(api), service_account)
         yield from _accelerators(core, wanted)
     for name, place in wanted.sources.items():
-        if place.startswith(S3):
-            yield _bucket(name, place)
+        if not place.claim:
+            yield _bucket(name, place.path)
     for image in wanted.images:
         yield image_finding(image)
 
@@ -241,9 +250,16 @@ def _in_namespace(api: Any, wanted: Wanted, service_account: str) -> Iterator[Fi
     options, space = {"_request_timeout": TIMEOUT_SECONDS}, namespace()
     account = partial(api.read_namespaced_service_account, service_account, space, **options)
     yield _asked(f"service account {service_account}", "apply an overlay of manifests/", account)
-    for claim in wanted.claims:
-        held = [name for name, each in wanted.sources.items() if each == claim]
-        yield from _claim(api, claim, held)
+    for claim, image in wanted.claims.items():
+        held = {name: each.path for name, each in wanted.sources.items() if each.claim == claim}
+        looker = Looker(
+            image=image,
+            service_account=service_account,
+            user_id=USER_ID,
+            node_selector=wanted.node_selector,
+            tolerations=wanted.tolerations,
+        )
+        yield from _claim(api, claim, held, looker)
     made_by_us = f"kubectl --namespace {space} create secret generic"
     for secret, keys in wanted.secrets.items():
         literals = " ".join(f"--from-literal={key}=..." for key in keys)
@@ -255,17 +271,37 @@ def _in_namespace(api: Any, wanted: Wanted, service_account: str) -> Iterator[Fi
     yield _asked(f"secret {LAUNCHER_SECRET}", remedy, question, partial(_missing_keys, keys=LAUNCHER_KEYS))
 
 
-def _claim(api: Any, claim: str, sources: Sequence[str]) -> Iterator[Finding]:
-    """Look at a volume claim: that it is there, bound where footage lies on it, and open to several nodes."""
+def _claim(api: Any, claim: str, sources: Mapping[str, str], looker: Looker) -> Iterator[Finding]:
+    """Look at a volume claim: that it is there, bound where footage lies on it, open to several nodes, and what the sources hold.
+
+    sources: name: folder, of those that lie on it.
+    """
     what = f"volume claim {claim}" + (f" (sources {', '.join(sources)})" if sources else "")
     question = partial(api.read_namespaced_persistent_volume_claim, claim, namespace())
     answered = answer(partial(question, _request_timeout=TIMEOUT_SECONDS))
     judge = _unbound if sources else lambda _: ""  # an empty claim may be bound by its first pod
-    yield _told(what, "apply an overlay of manifests/ or make the claim", answered, judge)
+    found = _told(what, "apply an overlay of manifests/ or make the claim", answered, judge)
+    yield found
     modes = (answered[0].spec.access_modes or []) if answered[0] else _SHARED_MODES
     if not set(modes) & set(_SHARED_MODES):
         remedy = f"its access mode is {', '.join(modes)}: steps that mount it can run on one node only"
         yield Finding(what=f"volume claim {claim} on several nodes", there=None, remedy=remedy)
+    if found.there and sources:
+        yield from _folders(api, claim, sources, looker)
+
+
+def _folders(api: Any, claim: str, sources: Mapping[str, str], looker: Looker) -> Iterator[Finding]:
+    """Look, from within the cluster, at how many files each source on a claim holds, and whether one can be read."""
+    told, reason = look_into(api, claim, list(dict.fromkeys(sources.values())), looker)
+    for name, folder in sources.items():
+        what = f"source {name} at {claim}:{folder}"
+        if reason:
+            yield Finding(what=what, there=None, remedy=reason)
+            continue
+        objects, wrong = told[folder]
+        many = "at least " if objects >= MOST_OBJECTS else ""
+        remedy = wrong or "holds no file; correct its path, or put the footage there"
+        yield Finding(what=f"{what}: {many}{objects} objects", there=bool(objects) and not wrong, remedy=remedy)
 
 
 def _unbound(claim: Any) -> str:

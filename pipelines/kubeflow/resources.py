@@ -5,7 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.stage.declaration import Needs
-from components.stage.kfp_step import CHECKPOINTS_VARIABLE, INDEXED_JOB_VARIABLE, S3_FOLDER, TRAIN_JOB_VARIABLE
+from components.stage.kfp_step import (
+    CHECKPOINTS_VARIABLE,
+    INDEXED_JOB_VARIABLE,
+    OUTSIDE_FOLDER,
+    S3_FOLDER,
+    TRAIN_JOB_VARIABLE,
+)
 from components.stage.kubernetes_api import QUEUE_LABEL
 from components.stage.learning import IMAGE_VARIABLE
 from pipelines.cluster import Cluster
@@ -31,12 +37,21 @@ def image_of(needs: Needs, images: Mapping[str, str]) -> str:
 
 
 def with_resources(
-    step: Any, stage: str, image: str, cluster: Cluster, shares: int = 0, claims: Mapping[str, str] | None = None
+    step: Any,
+    stage: str,
+    image: str,
+    cluster: Cluster,
+    shares: int = 0,
+    claims: Mapping[str, str] | None = None,
+    *,
+    registry: bool = False,
+    outside: bool = False,
 ) -> Any:
     """Return the step with its resources, nodes, secrets, retries and time-out.
 
     image: of the stage. shares: how many the step has, each run by an index of a job; 0: it is a single task. claims: the
-    folders, by volume claim, that these indices read.
+    folders, by volume claim, that these indices read. registry: whether it is given the key of the data registry;
+    outside: the addresses of whoever else is told of a night.
     """
     from kfp import kubernetes
 
@@ -51,7 +66,9 @@ def with_resources(
     if needs.distributed:
         step.set_env_variable(IMAGE_VARIABLE, image)  # a network says which image it came from
     _place(step, stage, needs, cluster)
-    _mount(step, needs, cluster)
+    _mount(step, needs, cluster, registry=registry)
+    if outside and cluster.outside_secret:
+        kubernetes.use_secret_as_volume(step, cluster.outside_secret, str(OUTSIDE_FOLDER))
     if stage in cluster.nodes:
         _give_nodes(step, stage, image, cluster)
     if shares:
@@ -120,7 +137,7 @@ def _nodes(stage: str, needs: Needs, cluster: Cluster) -> str:
     return "spot" if stage in cluster.spot else "gpu" if needs.gpu_count else "cpu"
 
 
-def _mount(step: Any, needs: Needs, cluster: Cluster) -> None:
+def _mount(step: Any, needs: Needs, cluster: Cluster, *, registry: bool) -> None:
     """Give the pod its secrets by reference, its shared memory, a writable /tmp, and the claim that outlives it."""
     from kfp import kubernetes
 
@@ -129,7 +146,7 @@ def _mount(step: Any, needs: Needs, cluster: Cluster) -> None:
     if needs.shared_memory_gib:
         size = f"{needs.shared_memory_gib:g}Gi"
         kubernetes.empty_dir_mount(step, "shared-memory", "/dev/shm", medium="Memory", size_limit=size)
-    if needs.image == "versioning" and cluster.git_secret:
+    if registry and cluster.git_secret:
         kubernetes.use_secret_as_volume(step, cluster.git_secret, GIT_FOLDER)
         for name, value in GIT_CREDENTIALS.items():
             step.set_env_variable(name, value)

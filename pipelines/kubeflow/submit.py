@@ -160,7 +160,7 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "nightdrive.yaml"
         compile_pipeline(profile, package, overrides, data, pushed_images(images))
-        if preflight and looking.run(package, service_account, looking.sources_of(profile, overrides, data)):
+        if preflight and looking.run(package, service_account, profile, overrides, data):
             raise InputError("the cluster lacks what is listed above; mend it, or skip this check with PREFLIGHT=no")
         pipeline = PIPELINE if (profile, data, *overrides) == (NIGHTLY, "") else ONE_OFFS
         pipeline_id, version_id = upload(server, package, pipeline)

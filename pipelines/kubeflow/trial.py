@@ -68,7 +68,7 @@ def test_cluster(overrides: Sequence[str], images: Path | None, host: str, servi
             service_account=service_account,
             folder=Path(folder),
         )
-        if preflight.run(compiled(trial), service_account, preflight.sources_of(PROFILE, trial.overrides, "")):
+        if preflight.run(compiled(trial), service_account, PROFILE, trial.overrides, ""):
             raise InputError("the cluster lacks what is listed above; mend it, then try again")
         if reason:
             print(f"no pod can be killed: {reason}", flush=True)

@@ -34,6 +34,7 @@ from components.stage.registry import find_stage
 from perception.data.documents import open_documents
 from perception.errors import InputError
 from perception.reporting.night_row import culprit
+from perception.reporting.outside import post_notice
 from pipelines.kubeflow.cron import ZONE_VARIABLE, parse_cron
 from pipelines.kubeflow.kfp_api import Server
 from pipelines.kubeflow.nights import FAILED, Version, ending, place_of, version_of
@@ -42,9 +43,7 @@ from pipelines.kubeflow.runs import ENDED, retry, was_cancelled
 EVERY_SECONDS = 600.0
 LOOK_BACK = timedelta(days=3)
 PATIENCE = timedelta(minutes=30)  # with a night that is due: the scheduler starts one within seconds
-WEBHOOK_VARIABLE = "NIGHTDRIVE_WEBHOOK"  # address that takes {"text": ...}; a secret, as it lets anyone post
 DEFAULT_ZONE = "UTC"  # Kubeflow's own
-_TIMEOUT_SECONDS = 10.0
 Json = dict[str, Any]
 
 
@@ -135,29 +134,30 @@ def _look_at(server: Server, run: Any, now: float) -> None:
     elif not _is_told(records):
         _tell(run, version, place)
         _, words = ending(version, run)
-        _write_down(place, "report", f"{place}/report")
-        notify(
+        said = (
             f"{run.display_name}: {run.state}, without a farewell; its report is in {place}/report. {' '.join(words)}"
         )
+        _write_down(place, "report", f"{place}/report")
+        print(said, flush=True)  # its report has told people already
 
 
 def _lost_a_pod(run: Any, records: Sequence[Json], place: str, now: float) -> bool:
     """Tell whether a run failed though no step of it said so, and has the time to be tried again."""
-    guilty = culprit([record for record in records if record["name"] != FAREWELL])
+    guilty = culprit([record for record in records if record["name"] != FAREWELL]) or culprit(records)
     night = read_night(place)
     in_time = night is None or now < night.deadline - FAREWELL_SECONDS
     return run.state == FAILED and not was_cancelled(run) and in_time and (not guilty or guilty["status"] == RUNNING)
 
 
 def _is_told(records: Sequence[Json]) -> bool:
-    """Tell whether a report was written after the last other step began: the backend's retry runs no farewell again."""
+    """Tell whether a night was told and recorded after the last other step began: the backend's retry runs no farewell again."""
     last = max((record["started"] for record in records if record["name"] not in TELLERS), default=0.0)
-    tellers = (record for record in records if record["name"] in TELLERS)
-    return any(record["status"] == "done" and record["started"] > last for record in tellers)
+    farewells = (record for record in records if record["name"] == FAREWELL)
+    return any(record["status"] == "done" and record["started"] > last for record in farewells)
 
 
 def _tell(run: Any, version: Version, place: str) -> None:
-    """Write the report of a night from its records, as its farewell would have."""
+    """Write the report of a night from its records and record it in the registry, as its farewell would have."""
     stage = find_stage("report")
     os.environ |= {NIGHT_VARIABLE: str(run.run_id), RECORDS_VARIABLE: place}
     with tempfile.TemporaryDirectory() as scratch:
@@ -194,17 +194,6 @@ def _write_down(place: str, did: str, said: str) -> None:
 
 
 def notify(text: str) -> None:
-    """Print a line and, where an address is given, post it as JSON; raises InputError, without the address, where that fails."""
-    import urllib3
-
+    """Print a line and, where an address is given, post it; raises InputError, without the address, where that fails."""
     print(text, flush=True)
-    address = os.environ.get(WEBHOOK_VARIABLE, "")
-    if not address:
-        return
-    try:
-        pool = urllib3.PoolManager(timeout=_TIMEOUT_SECONDS, retries=False)  # a retry would log the address
-        status = pool.request("POST", address, json={"text": f"nightdrive: {text}"}).status
-    except (urllib3.exceptions.HTTPError, ValueError) as error:
-        raise InputError(f"{WEBHOOK_VARIABLE}: cannot be posted to ({type(error).__name__}); correct it") from None
-    if status >= 300:
-        raise InputError(f"{WEBHOOK_VARIABLE}: answered {status}; correct it")
+    post_notice(text)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ from components.stage.learning import COMMIT_VARIABLE
 from components.stage.program import EXIT_DONE, EXIT_FAILED, EXIT_OF_STATUS, STATUS_OF_EXIT
 from components.stage.records import RECORDS_VARIABLE, read_records
 from components.stage.registry import all_stages
+from components.stage.source_hash import source_hashes
 from components.stage.surroundings import own_environment
 from components.stage.usage import Usage
 from components.stage.warm import warm_processes
 from perception.data.files import replace_file
 from perception.errors import InputError
+from perception.reporting.outside import METRICS, MLFLOW, WEBHOOK
 from perception.versioning.processes import git_at, scratch_folder
 from pipelines.graph import NEWS, NOTHING_NEW, Graph, Task
 from pipelines.local.dvc_file import dvc_file, folder_of, outputs_of
-from pipelines.local.source_hash import source_hashes
 from pipelines.settings import COUNTS
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,22 @@ def run_night(night: Graph, run: Path, settings: Mapping[str, Any]) -> int:
     return code
 
 
+def repeat_night(night: Graph, run: Path, settings: Mapping[str, Any]) -> int:
+    """Run a night as run_night does, but none of the tasks that write the registry, and tell nobody; `latest` stays where it is."""
+    writers = {task.name for task in night.tasks.values() if task.writes_registry}
+    rest = [task for task in night.tasks.values() if task.name not in writers | night.downstream(writers)]
+    leaves = [task.name for task in rest if not any(task.name in other.sources() for other in rest)]
+    with _only_one(run):
+        prepare(night, run, settings)
+        with _warm(run) as environment:
+            code = _reproduce(run, environment, *leaves)
+            behind = set() if code == EXIT_DONE else _left_behind(night, run)
+            unheard = {name: value for name, value in environment.items() if name not in (WEBHOOK, MLFLOW, METRICS)}
+            _tell_without_engine(night, run, writers | behind, unheard)
+        _show_report(run)
+    return code
+
+
 def prepare(night: Graph, run: Path, settings: Mapping[str, Any]) -> None:
     """Write what the engine reads (params.yaml, code.yaml, dvc.yaml); drop what no task of this night has written."""
     import yaml
@@ -85,21 +103,29 @@ def prepare(night: Graph, run: Path, settings: Mapping[str, Any]) -> None:
 
 def publish_report(run: Path) -> None:
     """Put the report, the summary and the review at the top of the run and point runs/latest at it."""
-    for name in PUBLISHED:
-        written, shown = run / name, run / Path(name).name
-        shown.unlink(missing_ok=True)
-        if written.exists():
-            replace_file(shown, written.read_bytes())
+    _show_report(run)
     link = run.parent / ".latest"
     link.unlink(missing_ok=True)
     link.symlink_to(run.name)
     link.replace(run.parent / "latest")
 
 
+def _show_report(run: Path) -> None:
+    for name in PUBLISHED:
+        written, shown = run / name, run / Path(name).name
+        shown.unlink(missing_ok=True)
+        if written.exists():
+            replace_file(shown, written.read_bytes())
+
+
+def _warm(run: Path) -> AbstractContextManager[dict[str, str]]:
+    libraries = sorted({stage.needs.loads for stage in all_stages().values()} - {""})
+    return warm_processes(libraries, _environment(run))
+
+
 def _engine(night: Graph, run: Path) -> int:
     """Run what is not done; stop with 0 where a task says that nothing is new. A night that does not end well is told too."""
-    libraries = sorted({stage.needs.loads for stage in all_stages().values()} - {""})
-    with warm_processes(libraries, _environment(run)) as environment:
+    with _warm(run) as environment:
         code = _reproduce(run, environment, night.news_from)
         if code == EXIT_DONE and _says_nothing_new(night, run):
             return _tell_without_engine(night, run, night.downstream({night.news_from}), environment)

@@ -1,5 +1,6 @@
 """Class numbers, scores and outputs that are out of range or no numbers, and shares of broken frames that are asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from perception.data.store import FolderStore
 from perception.errors import InputError
 from perception.metrics.detection import Objects, average_precision
 from perception.metrics.kitti import KittiDetections, KittiLabels, kitti_ap
-from perception.quality.intake import SourceRules, admit_frames, gather_frames, write_frames_folder
+from perception.quality.intake import (
+    SourceRules,
+    admit_frames,
+    check_source,
+    join_intakes,
+    read_intake,
+    write_frames_folder,
+)
 from perception.training.loop import batch_logits
 from tests.cases.test_decoders import INTAKE, PLAIN, SIZE, arrival, grey_bits, stored
 from tests.cases.test_decoders import VALUES as LABEL
@@ -86,13 +94,13 @@ def test_the_share_of_broken_frames_that_is_asked_for_holds(tmp_path: Path) -> N
         type(each.facts).frame_id = f"f{number}"
     taken = admit_frames(arrivals, 10, store, INTAKE)
     assert len(taken.rejected) == 1
-    write_frames_folder(taken, tmp_path / "arrived")
 
-    def gathered(given: Source) -> int:
-        rules = {"s": SourceRules(labels=given.labels, max_rejected_fraction=given.tolerated_fraction())}
-        return len(gather_frames([tmp_path / "arrived"], tmp_path / "frames", rules, store, "cityscapes19", 0))
+    def gathered(given: Source, known: int = 0) -> None:
+        rule = SourceRules(labels=given.labels, max_rejected_fraction=given.tolerated_fraction())
+        check_source(taken, "s", rule, known)
 
-    assert gathered(source(max_rejected_fraction=0.2)) == 9
+    gathered(source(max_rejected_fraction=0.2))
+    gathered(source(max_rejected_fraction=0.05), known=10)
     for given in (source(), source(max_rejected_fraction=0.05)):
         with pytest.raises(InputError, match=r"1 of 10 files of source 's' are broken, (none|at most 5%) may be"):
             gathered(given)
@@ -114,15 +122,19 @@ def test_a_column_that_is_missing_in_one_batch_keeps_its_type_and_values(
         each = arrival(PLAIN)
         facts = type(each.facts)
         facts.frame_id, facts.weather, facts.camera = f"f{number}", ["rain", None][number], None
-        write_frames_folder(admit_frames([each], 1, store, INTAKE), tmp_path / str(number))
-        folders.append(tmp_path / str(number))
-    rules = {"s": SourceRules(labels="given")}
-    frames = gather_frames([folders[number] for number in order], tmp_path / "frames", rules, store, "cityscapes19", 0)
+        intake = admit_frames([each], 1, store, INTAKE)
+        write_frames_folder(replace(intake, read=intake.read.assign(signature="1:1")), folder := tmp_path / str(number))
+        folders.append(read_intake(folder))
+    frames = join_intakes([folders[number] for number in order]).manifest
+    (tmp_path / "frames").mkdir()
+    write_frames_folder(join_intakes([folders[number] for number in order]), tmp_path / "frames")
     again = read_manifest(tmp_path / "frames" / "manifest.parquet")
     for table in (frames.sort_values("frame_id"), again):
         assert table.weather.isna().tolist() == [False, True] and table.weather.iloc[0] == "rain"
         assert table.camera.isna().all() and table.instances_uri.isna().all() and table.timestamp_utc.isna().all()
     kinds = {field.name: field.type for field in pq.read_schema(tmp_path / "frames" / "manifest.parquet")}
     assert {name: kinds[name] for name in COLUMNS.names} == {field.name: field.type for field in COLUMNS}
-    alone = gather_frames([folders[1]], tmp_path / "alone", rules, store, "cityscapes19", 0)
-    assert alone.weather.isna().all() and len(read_manifest(tmp_path / "alone" / "manifest.parquet")) == 1
+    (tmp_path / "alone").mkdir()
+    write_frames_folder(folders[1], tmp_path / "alone")
+    alone = read_manifest(tmp_path / "alone" / "manifest.parquet")
+    assert alone.weather.isna().all() and len(alone) == 1

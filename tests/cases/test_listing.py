@@ -12,18 +12,21 @@ import numpy as np
 import pytest
 
 from components.stage.parameters import read_section
-from perception.data.annotation import drop_label, labelled_ids, open_drops
+from perception.data.annotation import read_label
 from perception.data.classification.files import list_class_folders
-from perception.data.decoding import BadFrame, decode_label
+from perception.data.decoding import BadFrame
 from perception.data.detection import read_bdd100k_boxes, read_coco, read_kitti
 from perception.data.files import names_in, paths_below, read_text, relative_parts
 from perception.data.manifest import FRAME_ID_RULE
 from perception.data.readers import READERS
 from perception.data.readers.layout import frame_id_of
 from perception.data.shards import read_shard
+from perception.data.store import FolderStore
 from perception.errors import InputError
 from perception.quality.suites import read_yaml
 from perception.versioning.signatures import allowed_lines
+from tests.perception.data.annotation.batches import HEIGHT, WIDTH, annotate, box, labels_in, outline, png, returned
+from tests.perception.data.annotation.test_drops import drop, store
 from tests.perception.data.readers.layouts import (
     LAYOUTS,
     SIZE,
@@ -36,9 +39,8 @@ from tests.perception.data.readers.layouts import (
     scenes,
     touch,
 )
-from tests.perception.data.test_annotation import HEIGHT, WIDTH, annotate, box, drop, outline, png
 
-__all__ = ["drop"]
+__all__ = ["drop", "store"]
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X"
 
 
@@ -148,7 +150,7 @@ def put_at(path: Path, data: bytes) -> Path:
     return path
 
 
-def test_a_drop_that_went_through_windows_and_a_mac(drop: Path) -> None:
+def test_a_drop_that_went_through_windows_and_a_mac(drop: Path, store: FolderStore) -> None:
     outline(drop, "frame0", [{"label": "road", "polygon": box(0, 0, 31, 23)}])
     put(drop / "labels" / "frame1.PNG", png(np.zeros((HEIGHT, WIDTH), np.uint8)))
     annotate(drop, [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}])
@@ -161,20 +163,18 @@ def test_a_drop_that_went_through_windows_and_a_mac(drop: Path) -> None:
             put(path, codecs.BOM_UTF8 + path.read_bytes())
         put(path.with_name(f"._{path.name}"), APPLE_DOUBLE)
     put(drop.parent / "__MACOSX" / "drop.json", APPLE_DOUBLE)
-    (opened,) = open_drops(drop.parent)
-    assert labelled_ids(opened) == ["frame0", "frame1", "frame2"]
-    for frame_id in labelled_ids(opened):
-        label = decode_label(drop_label(opened, frame_id, (HEIGHT, WIDTH)), "x", opened.taxonomy, (HEIGHT, WIDTH))
-        assert (label == 0).any()
+    labels = labels_in(drop.parent, store)
+    assert sorted(labels) == ["frame0", "frame1", "frame2"]
+    assert all((label == 0).any() for label in labels.values())
 
 
-def test_a_label_file_that_is_not_whole_costs_its_own_frame_only(drop: Path) -> None:
+def test_a_label_file_that_is_not_whole_costs_its_own_frame_only(drop: Path, store: FolderStore) -> None:
     put(drop / "polygons" / "frame0_polygons.json", b"{")
     outline(drop, "frame1", [{"label": "road", "polygon": box(0, 0, 31, 23)}])
-    (opened,) = open_drops(drop)
-    assert labelled_ids(opened) == ["frame0", "frame1"]
+    broken, sound = returned(drop)
     with pytest.raises(BadFrame, match=r"frame0_polygons\.json: not a JSON file"):
-        drop_label(opened, "frame0", (HEIGHT, WIDTH))
+        read_label(broken, "cityscapes19", store)
+    assert sound.frame_id == "frame1" and read_label(sound, "cityscapes19", store)
 
 
 # ---------------------------------------------------------------- names

@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perception.data.annotation import drop_label, open_drops
-from perception.data.decoding import BadFrame, decode_label
+from perception.data.decoding import BadFrame
 from perception.data.detection import read_coco, read_kitti, read_kitti_detections, write_coco
 from perception.data.detection.boxes import load_image
 from perception.data.detection.coco import decode_mask
+from perception.data.store import FolderStore
 from perception.errors import InputError
+from tests.perception.data.annotation.batches import HEIGHT, WIDTH, annotate, labels_in
+from tests.perception.data.annotation.test_drops import drop, store
 from tests.perception.data.readers.layouts import picture, put
-from tests.perception.data.test_annotation import HEIGHT, WIDTH, annotate, drop
 
-__all__ = ["drop"]
+__all__ = ["drop", "store"]
 IMAGE = {"id": 1, "file_name": "a.jpg", "width": 96, "height": 64}
 SQUARE = [[10, 10, 30, 10, 30, 40, 10, 40]]
 OBJECT = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 20, 30], "iscrowd": 0, "segmentation": SQUARE}
@@ -82,7 +83,7 @@ def test_masks_as_pycocotools_gives_them(tmp_path: Path) -> None:
     assert len(read_coco(tmp_path / "again.json", tmp_path).frames) == 1
 
 
-def test_a_drop_takes_run_lengths_of_any_coding_and_compares_the_size(drop: Path) -> None:
+def test_a_drop_takes_run_lengths_of_any_coding_and_compares_the_size(drop: Path, store: FolderStore) -> None:
     api = pytest.importorskip("pycocotools.mask")
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[3:9, 4:20] = 1
@@ -90,15 +91,13 @@ def test_a_drop_takes_run_lengths_of_any_coding_and_compares_the_size(drop: Path
     annotate(
         drop, [{"id": 1, "image_id": 3, "category_id": 1, "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}]
     )
-    (opened,) = open_drops(drop)
-    label = decode_label(drop_label(opened, "frame0", (HEIGHT, WIDTH)), "x", opened.taxonomy, (HEIGHT, WIDTH))
-    assert np.array_equal(label == 0, mask == 1)
+    assert np.array_equal(labels_in(drop, store)["frame0"] == 0, mask == 1)
     content = json.loads((drop / "coco.json").read_text())
     for image in content["images"]:
         image |= {"width": 2 * WIDTH, "height": 2 * HEIGHT}
     (drop / "coco.json").write_text(json.dumps(content))
     with pytest.raises(BadFrame, match="size 48x64 is not its image's 24x32"):
-        drop_label(open_drops(drop)[0], "frame0", (HEIGHT, WIDTH))
+        labels_in(drop, store)
 
 
 def test_a_score_behind_a_kitti_label_is_left_out(tmp_path: Path) -> None:

@@ -6,8 +6,14 @@ from typing import Any
 
 from components import gather, ingest, resolve
 from components.stage.declaration import Paths
+from components.stage.learning import write_json
 from components.stage.parameters import build_parameters
 from perception.data.manifest import empty_manifest, write_manifest
+from perception.models.erfnet import ERFNet
+from perception.uncertainty.ensemble import make_ensemble, save_ensemble
+from perception.versioning.growing import open_book
+from perception.versioning.repository import create_registry
+from perception.versioning.tonight import Tonight
 
 
 def run(stage: ModuleType, inputs: dict[str, list[Path]], output: str, folder: Path, **given: Any) -> Path:
@@ -18,10 +24,19 @@ def run(stage: ModuleType, inputs: dict[str, list[Path]], output: str, folder: P
     return folder
 
 
+def untrained_ensemble(folder: Path) -> Path:
+    """Write two small networks that have learned nothing yet."""
+    ensemble = make_ensemble(lambda _seed: ERFNet(19, width=0.25), 2, seed=0)
+    save_ensemble(ensemble, folder, {"kind": "dpe"})
+    return folder
+
+
 def empty_base(folder: Path) -> Path:
     """Write the base of a first night."""
     folder.mkdir(parents=True)
     write_manifest(empty_manifest(), folder / "manifest.parquet")
+    tonight = Tonight(night="first", date="2026-11-30", entries=0)
+    write_json(folder / "night.json", vars(tonight))
     return folder
 
 
@@ -33,11 +48,15 @@ def take_in(root: Path, name: str, sources: dict[str, dict[str, object]], store:
     place = root / f"{name}-intake"
     listing = place / "arrivals"
     listing.mkdir(parents=True)
-    wanted = {"registry": "r", "remote": "m", "store": str(store), "sources": sources, "batch_count": 1}
-    resolve._write_listing(listing, build_parameters(resolve.ResolveParameters, wanted, "resolve"))
+    registry, base = str(place / "registry.git"), empty_base(place / "base")
+    create_registry(registry, str(place / "remote"))
+    wanted = {"registry": registry, "remote": "m", "store": str(store), "sources": sources, "batch_count": 1, "seed": 1}
+    wanted |= {"run": "first", "height_px": size["height_px"], "width_px": size["width_px"]}
+    parameters = build_parameters(resolve.ResolveParameters, wanted, "resolve")
+    resolve._write_listing(listing, base, parameters, open_book(registry), None)
     common: dict[str, Any] = {"sources": sources, "store": str(store), "seed": 1}
     arrived = run(
         ingest, {"arrivals": [listing / "0"]}, "arrived", place / "arrived", batch=0, batch_count=1, **common, **size
     )
-    inputs = {"arrived": [arrived], "base": [empty_base(place / "base")]}
-    return run(gather, inputs, "frames", root / name, taxonomy=size["taxonomy"], **common)
+    inputs = {"arrived": [arrived], "base": [base]}
+    return run(gather, inputs, "frames", root / name, taxonomy=size["taxonomy"], registry=registry, **common)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pandas as pd
 import pytest
 import torch
 
-from components import adapt, gate
+from components import adapt, gate, train_prune
 from components.adapt import networks
 from components.stage.declaration import Refused
+from components.stage.learning import train
 from components.stage.parameters import build_parameters
 from perception.adaptation.foreground import load_foreground
+from perception.data.manifest import read_manifest, write_manifest
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.models.checkpoint import load_network
@@ -90,8 +93,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 GIVEN = {
-    "taxonomy": "cityscapes19", "height_px": SIZE_PX, "width_px": SIZE_PX, "seed": 3, "network_width": 0.25,
-    "dropout": 0.0, "epochs": 6, "epoch_frames": 48, "batch_frames": 8, "learning_rate": 0.005, "pseudo_frames": 16,
+    "taxonomy": "cityscapes19", "height_px": SIZE_PX, "width_px": SIZE_PX, "seed": 3,
+    "network": {"arguments": {"width": 0.25, "dropout_quarter": 0.0, "dropout_eighth": 0.0}},
+    "epochs": 6, "epoch_frames": 48, "batch_frames": 8, "learning_rate": 0.005, "pseudo_frames": 16,
     "student_epochs": 1, "detector_epochs": 8, "detector_width": 0.5, "detector_learning_rate": 0.005,
     "texture_share": 0.0, "score_threshold": 0.2,
 }  # fmt: skip
@@ -129,7 +133,7 @@ def test_fusion_and_the_trusted_classes_are_told(honest: Path) -> None:
         assert figures[f"foreground_miou_{name}"] == pytest.approx(np.mean(known[True]))
         assert figures[f"background_miou_{name}"] == pytest.approx(np.mean(known[False]))
     assert figures["foreground_miou_fused"] > figures["foreground_miou_source_only"]
-    assert figures["fusion_verdict"].startswith("Fusion is better")
+    assert figures["fusion_verdict"].startswith("Fusion is better") and figures["started_from"] == "scratch"
     assert figures["detector"]["instances"].keys() == {"person", "car", "truck"}
     assert figures["detector"]["judged_frames"] == 12
     assert figures["detector"]["ap50_masks_by_class"]["car"] > 0.3
@@ -203,15 +207,70 @@ def test_the_options_of_the_student_take_effect(
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-def test_the_encoder_starts_from_a_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_night_with_new_footage_takes_the_simulators_networks_as_they_are(
+    world: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings: list[str] = []
+
+    def counted(*given: Any, what: str, **more: Any) -> Any:
+        trainings.append(what)
+        return train(*given, what=what, **more)
+
+    monkeypatch.setattr(networks, "train", counted)
+    frames = read_manifest(world / "frames" / "manifest.parquet")
+    new = frames[frames.split == "pool"].assign(frame_id=lambda pool: "new_" + pool.frame_id)
+    (tmp_path / "frames").mkdir()
+    write_manifest(pd.concat([new, frames]), tmp_path / "frames" / "manifest.parquet")
+    second = adapted(world, tmp_path / "second", frames=str(tmp_path / "frames"), **QUICK, student_epochs=2)
+    assert trainings == ["adapt: with pseudo-labels"]
+    for name in ("source_only.safetensors", "source.json"):
+        assert (second / name).read_bytes() == (plain / name).read_bytes()
+    for changes in ({"epochs": 2}, {"seed": 4}):
+        adapted(world, tmp_path / str(changes), **(QUICK | changes))
+    one_less = frames[frames.frame_id != frames.frame_id[frames.domain == "synthetic"].iloc[0]]
+    write_manifest(one_less, tmp_path / "frames" / "manifest.parquet")
+    adapted(world, tmp_path / "one_less", frames=str(tmp_path / "frames"), **QUICK)
+    assert trainings.count("adapt: simulator alone") == 3
+
+
+def trained(world: Path, adaptation: Path, base: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    inputs = {"frames": [world / "frames"], "curated": [world / "curated"], "adaptation": [adaptation], "base": [base]}
+    names = ("taxonomy", "height_px", "width_px", "seed", "network", "batch_frames", "learning_rate")
+    given = {name: GIVEN[name] for name in names} | {"store": str(world / "store"), "epochs": 2, "epoch_frames": 8}
+    run(train_prune, inputs, "network", folder, **given, press_epochs=1, **changes)
+    figures: dict[str, Any] = json.loads((folder / "network.json").read_text())
+    return figures
+
+
+def test_the_nights_network_goes_on_from_the_released_one(world: Path, plain: Path, tmp_path: Path) -> None:
+    for name in ("nothing", "base"):
+        (tmp_path / name).mkdir()
+    first = trained(world, plain, tmp_path / "nothing", tmp_path / "first")
+    assert (first["started_from"], first["start_reason"]) == ("scratch", "no network is released yet")
+    (tmp_path / "base" / "champion.json").write_text('{"model_sha256": "ab"}')
+    shutil.copy(tmp_path / "first" / "dense.safetensors", tmp_path / "base" / "champion_dense.safetensors")
+    second = trained(world, plain, tmp_path / "base", tmp_path / "second")
+    assert second["started_from"] == "champion" and second["miou_start"] == first["miou_dense"]
+    assert (first["started_from_model"], second["started_from_model"]) == (None, "ab")
+    third = trained(world, plain, tmp_path / "base", tmp_path / "third", start_from="scratch")
+    assert {name: third[name] for name in ("miou_start", "miou_dense", "miou_pruned")} == {
+        name: first[name] for name in ("miou_start", "miou_dense", "miou_pruned")
+    }
+
+
+def test_the_network_starts_from_a_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(5)
     given = {f"module.{name}": value for name, value in ERFNet(11, width=0.25).state_dict().items()}
     torch.save({"state_dict": given}, tmp_path / "weights.pt")
-    adapted(world, tmp_path / "adaptation", **QUICK, encoder_weights=str(tmp_path / "weights.pt"))
+    network = GIVEN["network"] | {"weights": str(tmp_path / "weights.pt")}
+    adapted(world, tmp_path / "adaptation", **QUICK | {"network": network})
+    assert json.loads((tmp_path / "adaptation" / "adaptation.json").read_text())["started_from"] == "pretrained"
     said = capsys.readouterr().out
-    assert "encoder: " in said and "does not fit: decoder.upsample_17.conv.weight (no such name)" in said
+    assert (
+        "does not fit: classifier.weight (shape 4x11x2x2, here 4x19x2x2)" in said and "from scratch: classifier" in said
+    )
     with pytest.raises(InputError, match="no such file"):
-        adapted(world, tmp_path / "other", **QUICK, encoder_weights=str(tmp_path / "absent.pt"))
+        adapted(world, tmp_path / "other", **QUICK | {"network": network | {"weights": str(tmp_path / "absent.pt")}})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """From the selection to the annotators and back: labels return as a drop that the next ingest merges."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from perception.data.store import FolderStore
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.selection.shards import in_shard
-from tests.components.intake import empty_base, run, take_in
+from tests.components.intake import empty_base, run, take_in, untrained_ensemble
 from tests.footage import write_footage
+from tests.perception.data.annotation.batches import box
 
 HEIGHT, WIDTH = 64, 128
 ROAD, BUDGET = 0, 4
@@ -49,6 +51,7 @@ class Night:
         self.sources = {"fleet": fleet, "drops": drops | {"max_rejected_fraction": 0.5}}
         (root / "drops").mkdir()
         empty_base(root / "base")
+        untrained_ensemble(root / "ensemble")
 
     def frames(self, name: str) -> Path:
         size = {"taxonomy": "cityscapes19", "height_px": HEIGHT, "width_px": WIDTH}
@@ -66,8 +69,17 @@ class Night:
             mine.to_parquet(self.root / f"{name}-scores{part}" / "scores.parquet", index=False)
         tables = [self.root / f"{name}-scores{part}" for part in range(2)]
         inputs = {"frames": [frames], "base": [self.root / "base"], "scores": tables}
-        common = {"store": str(self.store), "seed": 1, "taxonomy": "cityscapes19", "budget_frames": BUDGET}
-        return run(select, inputs, "selection", self.root / f"{name}-selection", **common, **given)
+        inputs |= {"ensemble": [self.root / "ensemble"]}
+        common: dict[str, Any] = {
+            "store": str(self.store),
+            "seed": 1,
+            "taxonomy": "cityscapes19",
+            "budget_frames": BUDGET,
+            "height_px": HEIGHT,
+            "width_px": WIDTH,
+            "fresh_share": 0.0,
+        }
+        return run(select, inputs, "selection", self.root / f"{name}-selection", **(common | given))
 
 
 @pytest.fixture
@@ -83,8 +95,9 @@ def annotate(batch: Path, drop: Path, truth: Path) -> dict[str, list[str]]:
     (drop / "labels" / f"{ids[0]}.png").write_bytes((truth / f"{ids[0]}.png").read_bytes())
     for frame_id, name in ((ids[1], "road"), (ids[2], "raod")):
         path = drop / "polygons" / f"{frame_id}_polygons.json"
-        square = {"label": name, "polygon": [[0, 32], [127, 32], [127, 63], [0, 63]]}
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"objects": [square]}))
+        path.parent.mkdir(exist_ok=True)
+        square = {"label": name, "polygon": box(0, 32, 127, 63)}
+        path.write_text(json.dumps({"imgHeight": HEIGHT, "imgWidth": WIDTH, "objects": [square]}))
     (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-02-01"}))
     return {"labelled": ids[:2], "broken": ids[2:3], "open": ids[3:]}
 
@@ -134,14 +147,19 @@ def test_labels_come_back_checked_attributed_and_merged(night: Night, tmp_path: 
     assert json.loads((curated / "gate_parameters.json").read_text()) == {"expected_train_frames": 2}
 
 
-def test_a_drop_about_another_image_is_refused(night: Night, tmp_path: Path) -> None:
+def test_a_label_stays_with_the_image_that_it_was_made_for(night: Night, tmp_path: Path) -> None:
     selection = night.selection("first", night.frames("first"))
     done = annotate(selection / "annotation", tmp_path / "drops" / "one", tmp_path / "footage" / "labels")
     image = tmp_path / "footage" / "images" / f"{done['labelled'][0]}.jpg"
     other = next(path for path in image.parent.iterdir() if path != image)
     image.write_bytes(other.read_bytes())
-    with pytest.raises(InputError, match="another image"):
-        night.frames("second")
+    second = night.frames("second")
+    (frame,) = [
+        each for each in read_manifest(second / "manifest.parquet").itertuples() if each.frame_id == done["labelled"][0]
+    ]
+    assert frame.label_drop and frame.image_sha256 != hashlib.sha256(image.read_bytes()).hexdigest()
+    outcomes = pd.read_parquet(second / "taken" / "arrivals.parquet")
+    assert "repeated" in set(outcomes[outcomes.source == "fleet"].outcome), "the other bytes are those of a frame"
 
 
 def test_quotas_and_near_duplicates_reach_the_selection(night: Night) -> None:
@@ -155,6 +173,22 @@ def test_quotas_and_near_duplicates_reach_the_selection(night: Night) -> None:
     assert spread.drive_id.is_unique and len(spread) == 3
     apart = pd.read_parquet(night.selection("apart", frames, duplicate_gap_frames=10**6) / "selected.parquet")
     assert apart.drive_id.is_unique and len(apart) == 3
+
+
+def test_a_share_of_the_budget_is_drawn_uniformly_and_kept_out_of_the_comparison(night: Night) -> None:
+    frames, fresh = night.frames("first"), set()
+    for seed in range(8):
+        chosen = pd.read_parquet(
+            night.selection(f"draw{seed}", frames, fresh_share=0.3, seed=seed) / "selected.parquet"
+        )
+        assert chosen.fresh.tolist() == [False, False, False, True] and chosen["rank"].tolist() == [1, 2, 3, 4]
+        fresh.update(chosen.frame_id[chosen.fresh])
+        assert (chosen.reason[chosen.fresh] == select.FRESH).all() and chosen.frame_id.is_unique
+    assert len(fresh) > 4, "which frame it is does not hang on its score"
+    folder = night.selection("apart", frames, fresh_share=0.5)
+    chosen, control = (pd.read_parquet(folder / f"{name}.parquet") for name in ("selected", "control"))
+    assert chosen.fresh.sum() == 2 == len(control)
+    assert not set(control.frame_id) & set(chosen.frame_id[chosen.fresh])
 
 
 def test_the_control_group_is_drawn_several_times(night: Night) -> None:
@@ -179,5 +213,6 @@ def test_the_control_group_is_drawn_several_times(night: Night) -> None:
 )
 def test_selections_that_make_no_sense_are_refused(given: dict[str, Any], message: str) -> None:
     common = {"store": "store", "seed": 1, "taxonomy": "cityscapes19", "budget_frames": BUDGET}
+    common |= {"height_px": HEIGHT, "width_px": WIDTH}
     with pytest.raises(InputError, match=message):
         build_parameters(select.SelectParameters, common | given, "select")

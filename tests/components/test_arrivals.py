@@ -26,8 +26,8 @@ def picture() -> bytes:
 def ingested(root: Path, store: FolderStore, format: str, labels: str, split: str) -> Intake:
     source = Source(format=format, path=str(root), part="train", domain="real", split=split, labels=labels)
     settings = IntakeSettings(source="fleet", split=split, domain="real", labels=labels, taxonomy="cityscapes19")
-    listing = list_arrivals("fleet", source)
-    return admit_frames(arrivals(source, listing, store, 0, (8, 12)), len(listing), store, settings)
+    listing = list_arrivals("fleet", source, 0, (8, 12))
+    return admit_frames(arrivals(source, listing, 0, (8, 12)), len(listing), store, settings)
 
 
 def test_viper_with_instances(tmp_path: Path) -> None:
@@ -65,24 +65,25 @@ def test_the_listing_opens_no_image_and_tells_a_changed_file(tmp_path: Path) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"no image at all")
     source = Source(format="viper", path=str(tmp_path), part="train", domain="real", split="pool", labels="none")
-    first = list_arrivals("fleet", source)
+    first = list_arrivals("fleet", source, 0, (8, 12))
     assert tuple(first.columns) == LISTING_COLUMNS
-    assert first.frame_id.tolist() == ["viper_001_00000", "viper_001_00001"]
-    assert list_arrivals("fleet", source).equals(first), "the same files give the same listing, to the byte"
+    assert first.object.tolist() == ["viper_001_00000", "viper_001_00001"]
+    assert list_arrivals("fleet", source, 0, (8, 12)).equals(first), "the same files give the same listing, to the byte"
     path.write_bytes(b"another image")
-    changed = list_arrivals("fleet", source)
-    assert (changed.files != first.files).tolist() == [False, True]
+    changed = list_arrivals("fleet", source, 0, (8, 12))
+    assert (changed.signature != first.signature).tolist() == [False, True]
 
 
-def test_only_the_listed_frames_arrive(tmp_path: Path) -> None:
+def test_only_the_listed_frames_arrive() -> None:
     source = Source(
         format="scenes", split="pool", domain="real", labels="none", drives=3, frames_per_drive=2, rendering="street"
     )
-    listing = list_arrivals("fleet", source)
-    assert len(listing) == 6 and (listing.files == "").all()
-    store = FolderStore(tmp_path / "store")
+    listing = list_arrivals("fleet", source, 0, (8, 12))
+    assert len(listing) == 6 and listing.signature.nunique() == 1
+    other = list_arrivals("fleet", source, 1, (8, 12))
+    assert set(other.signature) != set(listing.signature), "another world is other footage"
     second = listing[listing.drive_id == listing.drive_id.unique()[1]]
-    arrived = list(arrivals(source, second, store, 1, (32, 64)))
-    assert [each.facts.frame_id for each in arrived] == second.frame_id.tolist()
-    whole = {each.facts.frame_id: each.image for each in arrivals(source, listing, store, 1, (32, 64))}
+    arrived = list(arrivals(source, second, 1, (32, 64)))
+    assert [each.facts.frame_id for each in arrived] == second.object.tolist()
+    whole = {each.facts.frame_id: each.image for each in arrivals(source, listing, 1, (32, 64))}
     assert all(whole[each.facts.frame_id] == each.image for each in arrived), "a batch does not change what is rendered"

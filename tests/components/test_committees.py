@@ -1,5 +1,6 @@
 """Every kind of committee trains, is scored by the same stage, and class weights and maps reach the scores."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +10,23 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from components import ensemble, score
 from components.stage import learning as trainings
 from components.stage.execution import TRAINING_STATE_VARIABLE
+from components.stage.learning import class_names
 from components.stage.parameters import build_parameters
+from components.stage.starting import CHAMPION, CHAMPION_DENSE
 from perception.errors import InputError
+from perception.models.checkpoint import save_network
+from perception.models.erfnet import ERFNet
+from perception.uncertainty.ensemble import load_ensemble
 from tests.components.intake import empty_base, run, take_in
 from tests.footage import write_footage
 
 HEIGHT, WIDTH = 32, 64
+SMALL = {"name": "erfnet", "arguments": {"width": 0.25}}
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +49,8 @@ def learning(arrived: dict[str, list[Path]]) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ("dpe", "plain", "snapshots", "mc_dropout"))
 def test_every_kind_is_scored_by_the_same_stage(arrived: dict[str, list[Path]], tmp_path: Path, kind: str) -> None:
     common = learning(arrived)
-    settings = {"epochs": 4, "epoch_frames": 4, "batch_frames": 2, "learning_rate": 1e-3, "network_width": 0.25}
-    settings |= {"dropout": 0.3, "kind": kind, "members": 4}
+    settings = {"epochs": 4, "epoch_frames": 4, "batch_frames": 2, "learning_rate": 1e-3, "network": SMALL}
+    settings |= {"kind": kind, "members": 4}
     trained = run(ensemble, arrived, "ensemble", tmp_path / "ensemble", **common, **settings)
     networks = 1 if kind == "mc_dropout" else 4
     assert len(list(trained.glob("member_*.safetensors"))) == networks
@@ -76,7 +84,7 @@ def test_a_killed_ensemble_goes_on_to_the_same_members(
     arrived: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     given = learning(arrived) | {"epochs": 4, "epoch_frames": 4, "batch_frames": 2, "learning_rate": 1e-3}
-    given |= {"network_width": 0.25, "dropout": 0.3, "kind": kind, "members": 4}
+    given |= {"network": SMALL, "kind": kind, "members": 4}
     expected = run(ensemble, arrived, "ensemble", tmp_path / "undisturbed", **given)
     kept = trainings.training_state
     at_once = lambda *what: replace(kept(*what), every_minutes=1e-9)  # noqa: E731
@@ -98,15 +106,21 @@ def test_a_killed_ensemble_goes_on_to_the_same_members(
     [
         ({"kind": "bagging"}, "must be dpe, plain, snapshots or mc_dropout"),
         ({"kind": "snapshots", "members": 9}, "as many as the snapshots"),
-        ({"kind": "mc_dropout", "dropout": 0.0}, "above 0 for mc_dropout"),
         ({"kind": "dpe", "members": 3}, "at least 4"),
     ],
 )
 def test_committees_that_make_no_sense_are_refused(given: dict[str, Any], message: str) -> None:
     common = {"store": "s", "taxonomy": "cityscapes19", "height_px": 32, "width_px": 64, "seed": 1, "epochs": 8}
-    common |= {"epoch_frames": 4, "batch_frames": 2, "learning_rate": 1e-3, "network_width": 0.25, "dropout": 0.3}
+    common |= {"epoch_frames": 4, "batch_frames": 2, "learning_rate": 1e-3}
     with pytest.raises(InputError, match=message):
         build_parameters(ensemble.EnsembleParameters, common | given, "ensemble")
+
+
+def test_a_network_without_dropout_is_refused_before_it_trains(arrived: dict[str, list[Path]], tmp_path: Path) -> None:
+    without = {"arguments": {"width": 0.25, "dropout_quarter": 0.0, "dropout_eighth": 0.0}}
+    given = learning(arrived) | {"epochs": 4, "epoch_frames": 4, "batch_frames": 2, "learning_rate": 1e-3}
+    with pytest.raises(InputError, match="no dropout layer"):
+        run(ensemble, arrived, "ensemble", tmp_path / "ensemble", **given, network=without, kind="mc_dropout")
 
 
 def test_weights_of_unknown_classes_are_refused() -> None:
@@ -114,3 +128,27 @@ def test_weights_of_unknown_classes_are_refused() -> None:
     common |= {"shard": 0, "shard_count": 1}
     with pytest.raises(InputError, match="did you mean 'person'"):
         build_parameters(score.ScoreParameters, common | {"class_weights": {"persn": 2}}, "score")
+
+
+def test_members_start_from_the_released_network_each_in_its_own_way(
+    arrived: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    base = empty_base(tmp_path / "base")
+    (base / CHAMPION).write_text('{"model_sha256": "ab"}')
+    champion = ERFNet(19, width=0.25, dropout_quarter=0.0, dropout_eighth=0.0)
+    with torch.no_grad():
+        for parameter in champion.parameters():
+            parameter.fill_(3.0)
+    save_network(champion, base / CHAMPION_DENSE, {"classes": json.dumps(class_names("cityscapes19"))})
+    settings = {"epochs": 1, "epoch_frames": 2, "batch_frames": 2, "learning_rate": 1e-9, "network": SMALL}
+    inputs = {"frames": arrived["frames"], "base": [base]}
+    trained = run(ensemble, inputs, "ensemble", tmp_path / "ensemble", **learning(arrived), **settings)
+    told = json.loads((trained / "ensemble.json").read_text())["metadata"]
+    assert (told["started_from"], told["start_reason"]) == ("champion", "it is released")
+    weights = [member.encoder[0].conv.weight for member in load_ensemble(trained).members]
+    assert all(abs(each.mean() - 3.0) < 0.1 and 0.05 < each.std() < 0.15 for each in weights)
+    assert not any(torch.equal(weights[0], other) for other in weights[1:])
+    wider = settings | {"network": {"name": "erfnet", "arguments": {"width": 0.5}}}
+    drawn = run(ensemble, inputs, "ensemble", tmp_path / "drawn", **learning(arrived), **wider)
+    told = json.loads((drawn / "ensemble.json").read_text())["metadata"]
+    assert told["started_from"] == "scratch" and "another structure" in told["start_reason"]

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from components.evaluate import judging
 from components.stage.command import main
 from perception.compression.export import export_onnx, fold_batchnorm
 from perception.data.taxonomies import load_taxonomy
+from perception.metrics.segmentation import evaluate_frames
 from perception.models.erfnet import ERFNet
 from perception.reporting.page import MAX_PAGE_BYTES
 from pipelines.commands.program import main as nightdrive
@@ -153,6 +155,47 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
     assert (
         run("evaluate", pinned | {"test_set_sha256": "0" * 64}, tmp_path, *ports, "--evaluation", "third", code=2) == 2
     )
+
+
+def test_the_next_night_does_not_judge_the_champion_on_the_same_test_set_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[str] = []
+
+    def counted(*given: Any, network: str, **more: Any) -> Any:
+        judged.append(Path(network.partition(" ")[0]).name)
+        return evaluate_frames(*given, network=network, **more)
+
+    monkeypatch.setattr(judging, "evaluate_frames", counted)
+    sources = {"test": {"format": "scenes_folder", "path": str(place / "scenes"), "domain": "real", "split": "test",
+                        "labels": "given"}}  # fmt: skip
+    shared: dict[str, Any] = {"store": str(tmp_path / "store"), "seed": 0, "shift_frames": 0}
+    size = {"taxonomy": "cityscapes19", "height_px": HEIGHT, "width_px": WIDTH}
+    frames = take_in(tmp_path, "frames", sources, tmp_path / "store", **size)
+    for name, file in (("base", "champion.onnx"), ("compressed", "model.onnx")):
+        (tmp_path / name).mkdir()
+        shutil.copy(place / file.replace("model", "net"), tmp_path / name / file)
+
+    def night(name: str) -> dict[str, Any]:
+        ports = ("--frames", "frames", "--base", "base", "--compressed", "compressed", "--evaluation", name)
+        judged.clear()
+        run("evaluate", QUICK | size | shared, tmp_path, *ports)
+        figures: dict[str, Any] = json.loads((tmp_path / name / "evaluation.json").read_text())
+        return figures
+
+    first = night("first")
+    assert judged == ["model.onnx", "champion.onnx"]
+    second = night("second")
+    assert judged == ["model.onnx"]
+    for name in ("miou_champion", "comparison", "promotion"):
+        assert second[name] == first[name], name
+    (frames / "seal.json").unlink(missing_ok=True)
+    rows = pd.read_parquet(frames / "manifest.parquet")
+    rows[1:].to_parquet(frames / "manifest.parquet")
+    assert night("less")["miou_champion"] is not None and judged == ["model.onnx", "champion.onnx"]
+    shutil.copy(place / "net.onnx", tmp_path / "base" / "champion.onnx")
+    night("promoted")
+    assert judged == ["model.onnx", "champion.onnx"]
 
 
 def run(stage: str, values: dict[str, object], place: Path, *ports: str, code: int = 0) -> int:

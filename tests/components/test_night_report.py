@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from components.report import run
-from components.report.night import _comparison_in_words, _outcome, gather_night
+from components.report import recorded, run
+from components.report.night import _comparison_in_words, _outcome, _promotion_figures, gather_night
 from components.report.parameters import ReportParameters
 from components.stage.declaration import Paths
 from components.stage.parameters import build_parameters
+from tests.perception.reporting.made_up_nights import made_up
 from tests.pipelines.kubeflow.night_runs import leave_record, report_parameters
 
 
@@ -64,6 +65,57 @@ def test_what_runs_beside_the_report_was_not_killed_and_what_still_says_so_at_th
     )
     (tmp_path / "report").mkdir()
     assert run(Paths({}), Paths({"report": (tmp_path / "report",)}), parameters)["status"] == status
+
+
+def test_a_night_costs_what_its_own_work_costs_by_the_hour() -> None:
+    waited = [
+        record("ingest", seconds=7200.0),
+        record("ingest@0", seconds=1800.0),
+        record("gate_ingest", seconds=3600.0),
+    ]
+    told = report_parameters() | {"price_per_hour": {"ingest": 0.5, "gate_ingest": 0.2}, "currency": "EUR"}
+    summary = gather_night(Paths({}), build_parameters(ReportParameters, told, where="report"), waited).summary
+    assert (summary.cost, summary.currency) == (0.45, "EUR")
+    unpriced = build_parameters(ReportParameters, report_parameters(), where="report")
+    assert gather_night(Paths({}), unpriced, waited).summary.cost is None, "nobody has said what an hour costs"
+
+
+def test_pool_and_night_of_a_summary_are_what_the_tasks_told() -> None:
+    parameters = build_parameters(ReportParameters, report_parameters(), where="report")
+    tasks = [
+        record("resolve", values={"night": "2026-11-30", "base": None}),
+        record("gather", values={"pool": 40, "new": 7, "repeated": 1, "rejected": 2, "labels": 0}),
+        record("curate", values={"labelled": 3, "human_labels": 11}),
+        record("publish", values={"at_annotators": 5}),
+    ]
+    summary = gather_night(Paths({}), parameters, tasks).summary
+    assert summary.night == "2026-11-30"
+    assert vars(summary.pool) == {
+        "frames": 40, "new": 7, "repeated": 1, "rejected": 2, "labelled": 11, "open_at_annotators": 5,
+    }  # fmt: skip
+
+
+def test_what_was_compared_with_the_champion_is_judged_and_what_too_little_was_seen_of_is_not() -> None:
+    promotion = {"decision": "hold", "reason": "why", "reasons": ["why"]}
+    compared = {"judgements": [{"name": "overall"}, {"name": "class=car"}], "unknown": ["weather=fog"]}
+    figures = _promotion_figures({"promotion": promotion, "comparison": compared})
+    assert (figures.decision, figures.judged, figures.not_judged) == (
+        "hold",
+        ("overall", "class=car"),
+        ("weather=fog",),
+    )
+    first = _promotion_figures({"promotion": promotion, "comparison": None})
+    assert (first.judged, first.not_judged, first.reference) == (None, None, None)
+
+
+def test_a_version_that_was_released_at_once_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The automatic rules of propose may have released it before the report is written."""
+    parameters = build_parameters(ReportParameters, report_parameters(), where="report")
+    report, listed = gather_night(Paths({}), parameters, [record("gather")]), made_up()
+    monkeypatch.setattr(recorded, "read_trend", lambda _: listed)
+    said = {each.decision: recorded.notice(parameters, report, each.night) for each in listed}
+    assert {decision for decision, words in said.items() if words} == {"proposed"}
+    assert "data/2026-11-30-0000001d waits for a decision" in said["proposed"]
 
 
 def test_seconds_and_stages_of_a_summary_are_those_of_the_records() -> None:

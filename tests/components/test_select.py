@@ -11,7 +11,7 @@ from components import gate, select
 from components.select import _candidates
 from components.stage.declaration import Refused
 from perception.data.manifest import read_manifest
-from tests.components.intake import empty_base, run, take_in
+from tests.components.intake import empty_base, run, take_in, untrained_ensemble
 from tests.footage import write_footage
 
 
@@ -43,7 +43,8 @@ def test_where_all_is_a_near_duplicate_of_a_labelled_frame_nothing_is_selected_a
     (tmp_path / "scores").mkdir()
     pd.DataFrame({"frame_id": ids, **vectors}).assign(**facts).to_parquet(tmp_path / "scores" / "scores.parquet")
     inputs = {"frames": [frames], "base": [empty_base(tmp_path / "base")], "scores": [tmp_path / "scores"]}
-    given = {"store": str(store), "taxonomy": "cityscapes19", "seed": 1, "budget_frames": 2, "duplicate_distance": 0.1}
+    inputs |= {"ensemble": [untrained_ensemble(tmp_path / "ensemble")]}
+    given = size | {"store": str(store), "seed": 1, "budget_frames": 2, "duplicate_distance": 0.1, "fresh_share": 0.0}
     selection = run(select, inputs, "selection", tmp_path / "selection", **given)
     assert len(pd.read_parquet(selection / "selected.parquet")) == 0
     assert len(pd.read_parquet(selection / "control.parquet")) == 2

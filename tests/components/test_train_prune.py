@@ -14,7 +14,7 @@ from perception.errors import InputError
 
 def parameters(**changes: Any) -> TrainPruneParameters:
     given = {
-        "store": "store", "taxonomy": "camvid11", "height_px": 64, "width_px": 64, "seed": 1, "network_width": 0.5,
+        "store": "store", "taxonomy": "camvid11", "height_px": 64, "width_px": 64, "seed": 1,
         "epochs": 12, "epoch_frames": 16, "batch_frames": 4, "learning_rate": 0.004, "press_epochs": 9,
     }  # fmt: skip
     return TrainPruneParameters(**{**given, **changes})

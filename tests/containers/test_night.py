@@ -33,7 +33,7 @@ def run_in_containers(root: Path, images: Path, server: S3Server, engine: Engine
     artifacts.mkdir(mode=0o777)  # here, since the engine would make it for root alone
     places = {
         "store": f"s3://{server.bucket}/store",
-        "registry": artifacts / "registry" / "data.git",
+        "registry": artifacts / "registry" / "smoke.git",
         "remote": f"s3://{server.bucket}/registry",
     }
     overrides = [f"common.{name}={place}" for name, place in places.items()]

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
-from perception.data.annotation import drop_label, labelled_ids, open_drops, write_batch
+from perception.data.annotation import read_label, returned_labels, write_batch
 from perception.data.decoding import decode_label
 from perception.data.manifest import empty_manifest
 from perception.data.store import FolderStore
+from perception.data.taxonomies import load_taxonomy
 from tests.corpus.boxes import COCO_TOOLS, HEIGHT, NAMES, TRUTH, WIDTH
 from tests.corpus.layouts import Tree, plain_files
 from tests.corpus.naming import cases
@@ -43,7 +43,7 @@ def batch(tmp_path: Path) -> Path:
         row |= {"width_px": WIDTH, "height_px": HEIGHT, "image_uri": blob.uri, "image_sha256": blob.sha256}
         rows.append(row | {"source": "fleet", "rank": rank, "reason": "asked"})
     missing = dict.fromkeys(name for name in empty_manifest().columns if name not in rows[0])
-    write_batch(pd.DataFrame([row | missing for row in rows]), store, tmp_path / "drop", "cityscapes19")
+    write_batch(pd.DataFrame([row | missing for row in rows]), {}, store, tmp_path / "drop", "cityscapes19")
     return tmp_path / "drop"
 
 
@@ -70,7 +70,8 @@ def polygons(folder: Path) -> dict[str, Label]:
             {"label": kind, "polygon": [[left, top], [right, top], [right, bottom], [left, bottom]]}
             for kind, (left, top, right, bottom) in objects
         ]
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"objects": corners}, indent=1))
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"imgHeight": HEIGHT, "imgWidth": WIDTH, "objects": corners}, indent=1))
         theirs = Annotation()
         theirs.fromJsonFile(str(path))
         expected[frame] = np.asarray(createLabelImage(theirs, "trainIds"))
@@ -143,10 +144,13 @@ def test_drop(name: str, variant: str, batch: Path) -> None:
     (batch / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-02-01"}))
     tree = {str(path.relative_to(batch)): path.read_bytes() for path in batch.rglob("*") if path.is_file()}
     plain_files(CHANGES[variant](tree), batch)
-    (drop,) = open_drops(batch.parent)
-    assert (drop.annotator, drop.made_on) == ("Ada", date(2026, 2, 1))
-    assert labelled_ids(drop) == list(TRUTH)
-    for frame, label in expected.items():
-        ours = decode_label(drop_label(drop, frame, (HEIGHT, WIDTH)), frame, drop.taxonomy, (HEIGHT, WIDTH))
+    returned = returned_labels(batch, lambda _names: pd.DataFrame({"frame_id": []}))
+    assert [each.frame_id for each in returned] == list(TRUTH)
+    store, taxonomy = FolderStore(batch.parent / "store"), load_taxonomy("cityscapes19")
+    for each, (frame, label) in zip(returned, expected.items(), strict=True):
+        assert each.drop.endswith("/Ada/2026-02-01")
+        read = read_label(each, "cityscapes19", store)
+        assert read is not None
+        ours = decode_label(read[0], frame, taxonomy, (HEIGHT, WIDTH))
         assert np.array_equal(inner(ours), inner(label)), frame
         assert (inner(ours) != IGNORE).any()

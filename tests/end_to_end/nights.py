@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 def night_command(runs: Path, *arguments: str, profile: str = "smoke", overrides: Sequence[str] = ()) -> list[str]:
     """Return the command of a night in a folder of runs of its own."""
     sets = [word for override in overrides for word in ("--set", override)]
+    named = [] if "--run" in arguments else ["--run", profile]
     return [
         sys.executable,
         "-m",
@@ -27,6 +28,7 @@ def night_command(runs: Path, *arguments: str, profile: str = "smoke", overrides
         "--profile",
         profile,
         *sets,
+        *named,
         *arguments,
     ]
 
@@ -47,6 +49,7 @@ def small(footage: Path, labels: str = "oracle", labelled: int = 6) -> list[str]
         *kept,
         "batches=2",
         "train_prune.latency_share=0.85",
+        "select.fresh_share=0",  # a label that comes tomorrow would be news
         f"sources.fleet={json.dumps(fleet | {'initial_labelled_frames': labelled})}",
     ]
 
@@ -69,6 +72,6 @@ class Night:
     footage: Path
     figures: dict[str, Any]  # of the first run
 
-    def again(self) -> "subprocess.CompletedProcess[str]":
-        """Run it again."""
-        return run_night(self.run.parent, overrides=small(self.footage))
+    def next(self, name: str) -> "subprocess.CompletedProcess[str]":
+        """Run another night on the same footage and registry, or the same again."""
+        return run_night(self.run.parent, "--run", name, overrides=small(self.footage))

@@ -51,11 +51,16 @@ def take_in(data: Path, tmp_path: Path, **changes: object) -> int:
     common = {"sources": sources, "store": places["store"]}
     counted = common | {"taxonomy": "camvid11", "seed": 0}
     size = {"height_px": 48, "width_px": 64, "batch": 0, "batch_count": 1}
-    given = {"registry": places["registry"], "remote": places["remote"], "batch_count": 1}
+    given = {"registry": places["registry"], "remote": places["remote"], "batch_count": 1, "run": "night", "seed": 0}
+    given |= {"height_px": 48, "width_px": 64}
     calls: list[tuple[str, dict[str, Any], list[str]]] = [
         ("resolve", common | given, ["--base", places["base"], "--arrivals", places["arrivals"]]),
         ("ingest", counted | size, ["--arrivals", f"{places['arrivals']}/0", "--arrived", places["arrived"]]),
-        ("gather", counted, ["--arrived", places["arrived"], "--base", places["base"], "--frames", places["frames"]]),
+        (
+            "gather",
+            counted | {"registry": places["registry"]},
+            ["--arrived", places["arrived"], "--base", places["base"], "--frames", places["frames"]],
+        ),
     ]
     codes = (main([stage, *settings(values), *words]) for stage, values, words in calls)
     return next((code for code in codes if code), 0)
@@ -127,16 +132,19 @@ def test_a_pool_with_a_few_broken_files_goes_on_and_lists_them(tmp_path: Path) -
     assert (manifest.source == "fleet").sum() == 38
 
 
-def test_a_manifest_with_a_duplicate_or_a_missing_column_is_named(
+def test_a_frame_that_comes_twice_is_one_and_a_manifest_with_a_missing_column_is_named(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert take_in(data, tmp_path) == 0
     arrived, twice, empty = tmp_path / "arrived", tmp_path / "twice", {"taxonomy": "camvid11", "seed": 0, "sources": {}}
-    gather = ["gather", *settings(empty | {"store": str(tmp_path / "store")}), "--base", str(tmp_path / "base")]
+    places = {name: str(tmp_path / name) for name in ("store", "registry")}
+    gather = ["gather", *settings(empty | places), "--base", str(tmp_path / "base")]
     gather += ["--frames", str(tmp_path / "again"), "--arrived", str(arrived)]
     shutil.copytree(arrived, twice)
-    assert main([*gather, "--arrived", str(twice)]) == 2
-    assert "camvid_0001TP_000000" in capsys.readouterr().err
+    assert main([*gather, "--arrived", str(twice)]) == 0
+    once, again = (pd.read_parquet(tmp_path / name / "manifest.parquet").frame_id for name in ("frames", "again"))
+    assert set(once) == set(again) and again.is_unique
+    shutil.rmtree(tmp_path / "again")
     manifest = pd.read_parquet(arrived / "manifest.parquet")
     (
         arrived / "seal.json"

@@ -5,9 +5,11 @@ from what was promoted, take in what has arrived since, and repeat nothing.
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,9 +21,7 @@ import pytest
 from PIL import Image
 
 from components.stage.command import main as stage_main
-from components.stage.registry import all_stages
 from perception.reporting.summary import SUMMARY_KEYS
-from perception.versioning.registry import fetch, resolve
 from pipelines.commands.program import main
 from pipelines.local import run as engine
 from pipelines.nightly import nightly
@@ -204,6 +204,27 @@ def test_a_night_killed_again_and_again_ends_with_the_same_figures(night: Night,
 # --- the nights after it
 
 
+def test_a_night_repeated_is_equal_to_the_digit_and_leaves_no_trace(night: Night) -> None:
+    registry = night.run.parent / "registry"
+    before = {path: path.stat().st_mtime_ns for path in registry.rglob("*")}
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.commands",
+        "replay",
+        "--night",
+        "smoke",
+        "--runs",
+        str(night.run.parent),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.search(r"(\d+) of \1 figures are equal to the digit", done.stdout), done.stdout[-3000:]
+    assert {path: path.stat().st_mtime_ns for path in registry.rglob("*")} == before
+    assert (night.run.parent / "latest").resolve() == night.run
+    assert "model.miou_dense" in (night.run.parent / "smoke-replay" / "replay.html").read_text()
+
+
 def moments(run: Path) -> dict[str, int]:
     return {path.stem: path.stat().st_mtime_ns for path in (run / "records").glob("*.json")}
 
@@ -232,7 +253,7 @@ def add_frame(footage: Path) -> str:
 def promoted(night: Night) -> str:
     """The tag of the night's version, which people promoted."""
     version = json.loads((night.run / "summary.json").read_text())["data"]["version"]
-    registry = str(night.run.parent / "registry" / "data.git")
+    registry = str(night.run.parent / "registry" / "smoke.git")
     words = ["--version", version, "--manifest", version.rpartition("-")[2], "--by", "Ada", "--reason", "looked at it"]
     assert main(["promote", "--registry", registry, *words]) == 0
     return str(version)
@@ -249,53 +270,48 @@ def test_after_a_promotion_the_night_starts_from_it_and_ingests_nothing_again(ni
     assert ran_since(run, before) == {"resolve", "gather"}
 
 
-def test_a_new_file_is_taken_in_by_its_batch_alone_and_a_third_run_repeats_nothing(night: Night, promoted: str) -> None:
-    run, before = night.run, moments(night.run)
-    frame_id = add_frame(night.footage)
-    done = night.again()
+def test_a_second_night_reads_what_is_new_and_keeps_what_waits_and_run_again_repeats_nothing(
+    night: Night, promoted: str
+) -> None:
+    frame_id, run = add_frame(night.footage), night.run.parent / "second"
+    done = night.next("second")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["data"]["parent"]) == ("done", promoted)
-    (row,) = [
-        each for each in pd.read_parquet(run / "frames" / "manifest.parquet").itertuples() if each.frame_id == frame_id
-    ]
-    (batch,) = [
-        folder.name
-        for folder in (run / "arrivals").iterdir()
-        if row.drive_id in set(pd.read_parquet(folder / "listing.parquet").drive_id)
-    ]
-    assert {name for name in ran_since(run, before) if name.startswith("ingest")} == {f"ingest@{batch}"}
-
+    assert summary["model"]["started_from"] == "champion"
+    assert summary["model"]["miou_start"] == night.figures["model"]["miou_dense"]
+    for name in ("source_only", "detector"):
+        mine, before = (place / "adaptation" / f"{name}.safetensors" for place in (run, night.run))
+        assert mine.read_bytes() == before.read_bytes()
+    read = pd.concat([pd.read_parquet(path) for path in (run / "arrivals").glob("*/listing.parquet")])
+    assert read.object.tolist() == [frame_id]
+    frames = pd.read_parquet(run / "frames" / "manifest.parquet")
+    first = pd.read_parquet(night.run / "frames" / "manifest.parquet")
+    chosen = pd.read_parquet(night.run / "selection" / "selected.parquet").frame_id
+    waited = set(first.frame_id[first.split == "pool"]) - set(chosen)
+    assert set(frames.frame_id[frames.split == "pool"]) == waited | {frame_id}
+    assert set(frames.frame_id[frames.split == "test"]) == set(first.frame_id[first.split == "test"])
     before = moments(run)
-    assert night.again().returncode == 0
+    assert night.next("second").returncode == 0
     assert ran_since(run, before) == ASKED_AGAIN
 
 
-def test_a_pool_in_which_nothing_is_new_is_a_good_night(night: Night, promoted: str, tmp_path: Path) -> None:
-    """Its footage is what the promoted version holds already."""
-    runs, known = night.run.parent, tmp_path / "known"
-    registry = str(runs / "registry" / "data.git")
-    version = resolve(registry, promoted)
-    assert version is not None
-    fetch(registry, version, tmp_path / "held", files=["manifest.parquet"])
-    held = set(pd.read_parquet(tmp_path / "held" / "manifest.parquet", columns=["frame_id"]).frame_id)
-    known.mkdir()
-    rows = (night.footage / "frames.csv").read_text().splitlines()
-    (known / "frames.csv").write_text("\n".join([rows[0], *(row for row in rows[1:] if row.split(",")[0] in held), ""]))
-    for part in ("images", "labels", "instances"):
-        (known / part).mkdir()
-        for path in (night.footage / part).iterdir():
-            if path.stem in held:
-                os.link(path, known / part / path.name)
-    overrides = small(known, labels="none", labelled=0)
-    done = run_night(runs, "--run", "quiet", overrides=overrides)
+def test_a_night_in_which_nothing_is_new_is_a_good_night(
+    night: Night, promoted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = night.next("quiet")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    run = runs / "quiet"
+    run = night.run.parent / "quiet"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "nothing_new"
     assert (summary["data"]["version"], summary["gates"]) == (None, [])
-    batches = load_settings(nightly(), "smoke", overrides)[COUNTS["batch"]]
+    batches = load_settings(nightly(), "smoke", small(night.footage))[COUNTS["batch"]]
     assert set(moments(run)) == {"resolve", "gather", "report", *(f"ingest@{number}" for number in range(batches))}
     assert not (run / "ensemble").exists() and not (run / "version").exists()
     assert promoted in done.stdout + (run / "report.html").read_text()
-    assert "gather" in all_stages()
+    registry, page = night.run.parent / "registry" / "smoke.git", night.run.parent / "nights.html"
+    assert main(["nights", "--registry", str(registry), "--out", str(page)]) == 0
+    listed = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[1:-1]]
+    assert [(name, status) for _, name, status in listed] == [
+        ("quiet", "nothing_new"), ("second", "done"), ("smoke", "done"),
+    ]  # fmt: skip

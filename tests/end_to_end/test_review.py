@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from perception.data.files import file_sha256
 from perception.data.manifest import read_manifest
 from perception.data.store import Store, open_store
 from perception.data.taxonomies import load_taxonomy
@@ -66,18 +67,20 @@ def folder(root: Path, name: str, rows: list[dict[str, object]], store: Store, b
     return root / name
 
 
-def evidence(night_miou: float, chosen: bool) -> dict[str, object]:
+def evidence(night_miou: float, chosen: bool, champion: str | None) -> dict[str, object]:
     waived = {
         "id": "drive_in_one_split", "rule": "no drive lies in two splits", "bound": {}, "observed": "1 of 4 on two sides",
         "severity": "critical", "frames": [{"frame_id": "a_1", "drive_id": "a"}], "count": 1, "why": "it leaks",
         "remedy": "move the drive", "waived_by": "Grace Hopper until 2027-01-01: published split", "waiver_note": None,
     }  # fmt: skip
+    before = {"time_of_day=day": 0.6, "time_of_day=night": 0.5}
     conditions = {"time_of_day=day": 0.6, "time_of_day=night": night_miou}
     return {
         "gates": [{"suite": "curate", "decision": "warn", "rows": 8, "checked": 31, "failed": [waived] if chosen else []}],
         "evaluation": {
             "miou": 0.5, "miou_by_condition": conditions, "frames": 40, "frames_by_condition": dict.fromkeys(conditions, 20),
             "iou_by_class": {"road": 0.9, "building": 0.3}, "promotion": {"decision": "promote", "reason": "as good"},
+            "comparison": {"champion_sha256": champion, "champion_miou_by_condition": before} if champion else None,
         },
         "selection": {"strategy": "k_centre", "budget_frames": 3, "pool_frames": 90, "selected_frames": 3,
                       "measure": "ensemble_entropy", "miou_selected": [0.4], "miou_random": [0.3]},
@@ -105,9 +108,11 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     fetch(place, first, root / "base")
     second = publish(place, "night-2", folder(root, "two", [*kept, *added], store, root / "base"))
     (root / "model").mkdir()
+    before = None
     for version, night_miou in ((first, 0.5), (second, 0.42)):
         (root / "model" / "model.onnx").write_bytes(version.tag.encode() * 50)
-        propose(place, version.tag, evidence(night_miou, version is second), model=root / "model")
+        propose(place, version.tag, evidence(night_miou, version is second, before), model=root / "model")
+        before = file_sha256(root / "model" / "model.onnx")
     return Registry(place, first, second)
 
 

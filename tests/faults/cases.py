@@ -237,7 +237,7 @@ def registry_unreachable(folder: Path, undisturbed: Undisturbed) -> Count:
         for url in (closed_url(), failing, missing):
             for name in ("resolve", "publish", "propose"):
                 task = elsewhere(named(undisturbed.run, name), folder / "out")
-                ended = run_task(task, undisturbed.run, more=["--set", f"registry={url}/data.git"])
+                ended = run_task(task, undisturbed.run, more=["--set", f"registry={url}/smoke.git"])
                 outputs = [Path(path) for path in task.gives]
                 endings.append(judged_error(ended, (EXIT_BAD_INPUT,), ("registry", url), outputs, f"{name} at {url}"))
     for name in ("resolve", "publish"):
@@ -294,8 +294,8 @@ def decisions_with_a_skewed_clock(folder: Path, undisturbed: Undisturbed, tag: s
     from perception.versioning import decisions
     from perception.versioning.audit import audit
 
-    registry = folder / "registry" / "data.git"
-    shutil.copytree(undisturbed.run.parent / "registry" / "data.git", registry)
+    registry = folder / "registry" / "smoke.git"
+    shutil.copytree(undisturbed.run.parent / "registry" / "smoke.git", registry)
     manifest = tag.rpartition("-")[2]
     real = decisions.datetime
     skews = (TENTH_YEARS, timedelta(0), -TENTH_YEARS)
@@ -318,7 +318,10 @@ def decisions_with_a_skewed_clock(folder: Path, undisturbed: Undisturbed, tag: s
 
 
 def two_nights(folder: Path, undisturbed: Undisturbed, only: Sequence[str]) -> Count:
-    """Run two nights side by side on one store and one registry, and a second night on the folder of a first."""
+    """Run two nights side by side on one store, one registry and the same footage, and a second night on the folder of a first.
+
+    A frame is one night's: where both publish at once, the one that comes second says so by name and is to be run again.
+    """
     runs = folder / "runs"
     nights = [write_night(runs, "night"), write_night(runs, "other")]
     chains = []
@@ -332,10 +335,11 @@ def two_nights(folder: Path, undisturbed: Undisturbed, only: Sequence[str]) -> C
     endings = []
     for run, code in zip(nights, codes, strict=True):
         changed = different(content(run), undisturbed.content)
-        endings.append(
-            "correct" if code == 0 and not changed else f"{run.name}: {code} tasks failed; differs in {changed[:4]}"
-        )
-    endings.append(_both_published(runs / "registry" / "data.git"))
+        good = code == 0 and not changed
+        ending = "correct" if good else "error" if _overtaken(run) else f"{code} tasks failed; differs in {changed[:4]}"
+        endings.append(ending if ending in ("correct", "error") else f"{run.name}: {ending}")
+    published = {run.name for run, ending in zip(nights, endings, strict=True) if ending == "correct"}
+    endings.append(_published(runs / "registry" / "smoke.git", published))
     endings.append(second_on_one_folder(folder))
     return counted("two nights at once", endings)
 
@@ -345,13 +349,21 @@ def chosen(run: Path, only: Sequence[str]) -> list[Task]:
     return [task for task in tasks_of(run) if not only or task.name.partition("@")[0] in only]
 
 
-def _both_published(registry: Path) -> str:
+def _overtaken(run: Path) -> bool:
+    """Say whether a night's publication named the night that took the same frames, and what to do."""
+    log = run / "publish.log"
+    said = log.read_text() if log.exists() else ""
+    other = {"night": "other", "other": "night"}[run.name]
+    return f"night {other} took in" in said and f"run {run.name} again" in said
+
+
+def _published(registry: Path, nights: set[str]) -> str:
     from perception.versioning.audit import audit
     from perception.versioning.upkeep import scrub, versions
 
     listed = {version.run for version in versions(str(registry))}
     whole = scrub(str(registry), sample=None, seed=0).is_clean and not audit(registry.as_uri()).problems
-    return "correct" if listed == {"night", "other"} and whole else f"registry holds {listed}, whole: {whole}"
+    return "correct" if listed == nights and nights and whole else f"registry holds {listed}, whole: {whole}"
 
 
 def second_on_one_folder(folder: Path) -> str:
@@ -360,6 +372,7 @@ def second_on_one_folder(folder: Path) -> str:
 
     run = folder / "locked" / "smoke"
     run.mkdir(parents=True)
+    (run / "night.json").write_text('{"date": "2026-11-30", "profile": "smoke"}')
     said = io.StringIO()
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -368,7 +381,7 @@ def second_on_one_folder(folder: Path) -> str:
     clear_enough = code == EXIT_BAD_INPUT and "another night is running" in said.getvalue()
     return (
         "error"
-        if clear_enough and sorted(run.iterdir()) == [run / ".lock"]
+        if clear_enough and sorted(run.iterdir()) == [run / ".lock", run / "night.json"]
         else f"second night: {code}, {said.getvalue()!r}"
     )
 
@@ -489,7 +502,7 @@ def spoilt_blobs(folder: Path, undisturbed: Undisturbed) -> Count:
     frames = pd.read_parquet(run / "frames" / "manifest.parquet")
     labelled = frames[(frames.split == "train") & (frames.source == "fleet")].iloc[0]
     listings = {path.parent.name: pd.read_parquet(path) for path in (run / "arrivals").glob("*/listing.parquet")}
-    (batch,) = [name for name, listing in listings.items() if labelled.frame_id in set(listing.frame_id)]
+    (batch,) = [name for name, listing in listings.items() if labelled.frame_id in set(listing.object)]
     blob = store / labelled.image_uri
     good = blob.read_bytes()
     for how in SPOILERS:
@@ -511,8 +524,8 @@ def spoilt_shards(folder: Path, undisturbed: Undisturbed, tag: str) -> Count:
 
     run, endings = undisturbed.run, []
     registry = run.parent / "registry"
-    promote(registry / "data.git", tag, manifest_sha256=tag.rpartition("-")[2], names=["Ada"], reason="looked at it")
-    objects = sorted(path for path in (registry / "remote").rglob("*") if path.is_file())
+    promote(registry / "smoke.git", tag, manifest_sha256=tag.rpartition("-")[2], names=["Ada"], reason="looked at it")
+    objects = sorted(path for path in (registry / "smoke").rglob("*") if path.is_file())
     shard = next(path for path in objects if path.read_bytes()[257:262] == b"ustar")
     for number, how in enumerate(SPOILERS):
         shard.chmod(0o644)

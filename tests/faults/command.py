@@ -1,4 +1,4 @@
-"""`nightdrive faults`: the campaigns of faults, bad input and hostile settings with their counts; exit code 1 for a loss."""
+"""`nightdrive faults`: faults, bad input, hostile settings and random operations, with their counts; exit code 1 for a loss."""
 
 import json
 import os
@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: nightdrive faults --campaign faults --only clock,gpu")
 @click.option(
     "--campaign",
-    type=click.Choice(("all", "faults", "inputs", "settings")),
+    type=click.Choice(("all", "faults", "inputs", "settings", "nights")),
     default="all",
     show_default=True,
     help="What to run.",
 )
 @click.option(
-    "--seeds", type=int, multiple=True, default=(1, 2, 3), show_default=True, help="Of the kills, one night each."
+    "--seeds",
+    type=int,
+    multiple=True,
+    default=(1, 2, 3),
+    show_default=True,
+    help="Of the kills, one night each, and of the operations, a row each.",
 )
 @click.option("--examples", default=60, show_default=True, help="Generated cases of each bad-input property.")
 @click.option("--only", default="", metavar="NAME,...", help="The faults of these names; default: all.")
 def faults(campaign: str, seeds: tuple[int, ...], examples: int, only: str) -> int:
-    """Run the campaigns of faults, bad input and hostile settings, and count what was lost."""
+    """Run the campaigns of faults, bad input, hostile settings and random operations, and count what was lost."""
     os.environ["OMP_NUM_THREADS"] = "1"
     from tests.faults.counting import table
     from tests.faults.nights import load_libraries
@@ -58,6 +63,10 @@ def _rows(folder: Path, campaign: str, seeds: Sequence[int], examples: int, only
         from tests.faults.settings import settings_rows
 
         yield from settings_rows(folder / "settings")
+    if campaign in ("all", "nights"):
+        from tests.faults.operations import operation_rows
+
+        yield from operation_rows(seeds)
 
 
 def fault_rows(folder: Path, seeds: Sequence[int], only: str = "") -> "Iterator[Count]":

@@ -86,12 +86,14 @@ def few_answers(folder: Path, run: Callable[[list[str]], str]) -> Answers:
 
 
 def published(folder: Path, versions: Mapping[str, range]) -> dict[str, str]:
-    """Make a registry and publish versions of some of the frames; return their tags."""
+    """Make a registry and publish versions of some of the frames, `second` built on `first`; return their tags."""
     create_registry(folder / "registry.git", str(folder / "remote"))
-    return {
-        name: publish(folder / "registry.git", name, frames_folder(folder / name, numbers)).tag
-        for name, numbers in versions.items()
-    }
+    tags: dict[str, str] = {}
+    for name, numbers in versions.items():
+        parent = tags["first"] if name == "second" else None
+        version = publish(folder / "registry.git", name, frames_folder(folder / name, numbers), parent=parent)
+        tags[name] = version.tag
+    return tags
 
 
 def answers_of(folder: Path, run: Callable[[list[str]], str], lines: Mapping[str, list[str]]) -> Answers:

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_REFUSED
-from perception.data.annotation import drop_label, labelled_ids, open_drops, write_batch
+from perception.data.annotation import read_label
 from perception.data.classification import read_class_folders, read_classification, read_icdar_characters
 from perception.data.decoding import decode_image, decode_label
 from perception.data.detection import read_bdd100k_boxes, read_coco, read_kitti, read_kitti_detections
@@ -37,7 +37,7 @@ from tests.faults.cases import elsewhere, named
 from tests.faults.counting import Count, counted
 from tests.faults.kills import Undisturbed, undisturbed_night
 from tests.faults.nights import Task, content_of, run_task
-from tests.perception.data import test_annotation
+from tests.perception.data.annotation import batches, test_exports
 from tests.perception.data.classification import test_cifar, test_files, test_idx
 from tests.perception.data.detection import test_detection
 from tests.perception.data.readers.layouts import LAYOUTS
@@ -218,6 +218,7 @@ def other_readers() -> dict[str, tuple[Callable[[Path], Any], Callable[[Path], A
         "bdd100k boxes": (_written(test_detection.bdd), lambda root: read_bdd100k_boxes(root, "val")),
         "coco": (_written(_coco), lambda root: read_coco(root / "annotations.json", root / "images")),
         "label drop": (_written(_label_drop), _read_drop),
+        "exports of annotation tools": (_written(_exports), _read_drop),
     }
 
 
@@ -228,24 +229,30 @@ def _kitti_results(root: Path) -> None:
 
 
 def _label_drop(root: Path) -> None:
-    """Write a batch of two frames and its labels: one frame as polygons, one as a label file."""
-    store = FolderStore(root / "store")
-    batch = root / "batch"
-    write_batch(test_annotation.chosen_frames(store, 2), store, batch, "cityscapes19")
-    first, second = sorted(path.stem for path in (batch / "images").iterdir())
-    test_annotation.outline(batch, first, [{"label": "road", "polygon": test_annotation.box(0, 0, 5, 5)}])
-    (batch / "labels").mkdir(exist_ok=True)
-    (batch / "labels" / f"{second}.png").write_bytes(
-        test_annotation.png(np.zeros((test_annotation.HEIGHT, test_annotation.WIDTH), np.uint8))
-    )
-    said = {"annotator": "Ada", "date": "2026-11-01"}
-    (batch / "drop.json").write_text(json.dumps(said))
+    """Write a batch of three frames and its labels: one frame as polygons, one as a label file."""
+    store, batch = FolderStore(root / "store"), root / "drops" / "batch"
+    batches.hand_out(store, batch)
+    batches.outline(batch, "frame0", [{"label": "road", "polygon": batches.box(0, 0, 5, 5)}])
+    (batch / "labels").mkdir()
+    label = np.zeros((batches.HEIGHT, batches.WIDTH), np.uint8)
+    (batch / "labels" / "frame1.png").write_bytes(batches.png(label))
+    batches.say(batch)
+
+
+def _exports(root: Path) -> None:
+    """Write a batch, and what CVAT and Label Studio export of it."""
+    _label_drop(root)
+    shapes = test_exports.CAR_MASK + test_exports.ROAD_POLYGON.format(0)
+    (root / "drops" / "task.xml").write_text(test_exports.CVAT.format(shapes=shapes))
+    regions = [test_exports.ALL_ROAD, test_exports.CAR_BRUSH, test_exports.RAIN]
+    (root / "drops" / "project.json").write_text(json.dumps([test_exports.task(regions)]))
 
 
 def _read_drop(root: Path) -> None:
-    for opened in open_drops(root / "batch"):
-        for frame_id in labelled_ids(opened):
-            drop_label(opened, frame_id, (test_annotation.HEIGHT, test_annotation.WIDTH))
+    store = FolderStore(root / "store")
+    known = batches.chosen_frames(FolderStore(root / "elsewhere")).assign(batch="batch-0123456789ab")
+    for each in batches.returned(root / "drops", known):
+        read_label(each, "cityscapes19", store)
 
 
 def segmentation_readers(folder: Path, examples: int) -> Count:
@@ -492,5 +499,5 @@ def input_rows(folder: Path, examples: int, undisturbed: Undisturbed | None = No
     yield odd_parameters(folder / "parameters", examples)
     from tests.faults.lines import odd_command_lines
 
-    yield odd_command_lines(folder / "lines", 2 * examples, night.run.parent / "registry" / "data.git")
+    yield odd_command_lines(folder / "lines", 2 * examples, night.run.parent / "registry" / "smoke.git")
     yield hand_made_artifacts(folder / "artifacts", examples, night)

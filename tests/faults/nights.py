@@ -30,6 +30,7 @@ from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 TINY = (
+    "resolve.night_date=2026-11-30",
     "common.height_px=32",
     "common.width_px=64",
     "common.batch_frames=4",
@@ -200,7 +201,7 @@ def clear(task: Task, run: Path) -> None:
 # ---------------------------------------------------------------- what a night gave, without what time changes
 
 VOLATILE = re.compile(
-    r"seconds|latency|_utc$|^commit$|cost|peak_rss|^run$|^started$|^launched$|^forked$|(read|written)_bytes$|"
+    r"seconds|latency|_utc$|^commit$|cost|peak_rss|^run$|^night$|^started$|^launched$|^forked$|(read|written)_bytes$|"
     r"^model_sha256$|^commands$"
 )
 NOT_COMPARED = (

@@ -39,13 +39,12 @@ def main() -> int:
     if problem:
         print(f"test-gpu: {problem}", file=sys.stderr)
         return 2
-    from tests.gpu.night import LEFT_OUT, TASKS, Night
+    from tests.gpu.night import LEFT_OUT, TASKS
 
     print(_machine(device), flush=True)
     with tempfile.TemporaryDirectory(prefix="nightdrive-gpu-") as scratch:
         folder, started = Path(scratch) / "night", time.monotonic()
         try:
-            Night(folder).begin()
             _run("a night of smoke size", device, started, [str(folder), str(folder), *TASKS])
             for task, steps in KILLED.items():
                 _killed_and_resumed(folder, task, steps, device, started)

@@ -6,6 +6,7 @@ What needs a registry, a gate or a page is left out. The processes that torchrun
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -14,18 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components import resolve
 from components.stage.declaration import Paths
 from components.stage.execution import TRAINING_STATE_VARIABLE, die_with_parent
 from components.stage.parameters import build_parameters
 from components.stage.records import is_first_process, log
-from perception.data.manifest import empty_manifest, write_manifest
+from components.stage.results import RESULTS
 from pipelines.graph import Artifact, Task
 from pipelines.local.dvc_file import folder_of
 from pipelines.nightly import nightly
 from pipelines.settings import COUNTS, load_settings
 
 TASKS = (
+    "resolve",
     "ingest",
     "gather",
     "ensemble",
@@ -40,7 +41,7 @@ TASKS = (
     "report",
 )
 LEFT_OUT = {
-    "resolve, publish, propose": "need a registry and DVC; a first night's empty version stands for it",
+    "publish, propose": "write to a registry's remote, for which DVC's format and blake3 are needed",
     "the gates": "need Great Expectations; like these three they run from images without torch",
 }
 KILL_VARIABLE = "NIGHTDRIVE_TEST_KILL_AFTER"  # steps of training, after which the process kills itself
@@ -52,20 +53,16 @@ class Night:
 
     def __init__(self, folder: Path, overrides: Sequence[str] = ()) -> None:
         self.graph, self.folder = nightly(), folder
-        common = ("batches=1", f"common.store={folder.resolve() / 'store'}")
+        kept = {name: folder.resolve() / name for name in ("store", "registry", "remote")}
+        common = ("batches=1", *(f"common.{name}={path}" for name, path in kept.items()))
         self.settings = load_settings(self.graph, "smoke", [*common, *overrides])
-
-    def begin(self) -> None:
-        """Write what resolve would: a first night's empty version, and the listing of all that has arrived."""
-        for name in ("base", "arrivals"):
-            (self.folder / name).mkdir(parents=True)
-        write_manifest(empty_manifest(), self.folder / "base" / "manifest.parquet")
-        given = self.settings["resolve"]
-        resolve._write_listing(self.folder / "arrivals", build_parameters(resolve.ResolveParameters, given, "resolve"))
 
     def run(self, name: str, into: Path | None = None) -> None:
         """Run every call of a task; `into` is another folder for what it gives."""
         task, place = self.graph.tasks[name], into or self.folder
+        shutil.rmtree(
+            self.folder / "store" / RESULTS, ignore_errors=True
+        )  # nothing is taken from a run on another device
         for number in range(self.settings[COUNTS[task.over]]) if task.over else [None]:
             given = self.settings[name] | ({} if number is None else {task.over: number})
             parameters = build_parameters(task.stage.parameters, given, where=name)

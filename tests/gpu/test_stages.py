@@ -54,7 +54,6 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     torch.set_num_threads(1)
     root, graphs, done = tmp_path_factory.mktemp("night"), {}, {}
     night = Night(root / "cpu", TINY)
-    night.begin()
     for name in TASKS:
         night.run(name)
     with pretended_gpu(pytest.MonkeyPatch()) as made:
@@ -84,6 +83,7 @@ def test_what_looks_at_pixels_does_so_on_the_gpu(nights: Nights) -> None:
     assert {name for name, count in nights.operations.items() if count > 500} == {
         *RECORDED,
         "score",
+        "select",
         "compress",
         "report",
     }

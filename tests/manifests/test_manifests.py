@@ -158,6 +158,7 @@ BY_PREFLIGHT = (
     ("get", "", "serviceaccounts", ""),
     ("get", "", "persistentvolumeclaims", ""),
     ("create", "authorization.k8s.io", "localsubjectaccessreviews", ""),
+    *((verb, "", "pods", "") for verb in ("create", "get", "delete")),
 )
 
 

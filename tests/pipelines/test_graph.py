@@ -212,7 +212,8 @@ def test_what_reads_the_world_outside_says_so() -> None:
     tasks = nightly().tasks
     outside = {name: set(task.reads_outside) for name, task in tasks.items() if task.reads_outside and not task.suite}
     assert outside == {
-        "resolve": {REGISTRY, FOOTAGE}, "ingest": {FOOTAGE}, "publish": {REGISTRY}, "propose": {REGISTRY},
+        "resolve": {REGISTRY, FOOTAGE}, "ingest": {FOOTAGE}, "gather": {REGISTRY}, "publish": {REGISTRY},
+        "propose": {REGISTRY}, "report": {REGISTRY},
     }  # fmt: skip
     asked_again = {name for name, task in tasks.items() if not task.reusable}
     assert asked_again == {"resolve", "publish"} | {name for name, task in tasks.items() if task.suite}, (

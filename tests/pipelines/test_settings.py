@@ -162,6 +162,20 @@ def test_a_profiles_sources_replace_the_demos(data: str) -> None:
     assert settings["sources"]["fleet"]["path"] == data
 
 
+def test_a_profiles_network_replaces_the_one_below_whole(tmp_path: Path) -> None:
+    written = yaml.safe_load(PARAMS_FILE.read_text())
+    other = {"name": "efficientnet_lite", "weights": "pretrained"}
+    written["profiles"]["other"] = {"common": {"network": other}, "compare": {"network": other}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(written))
+    settings = load_settings(NIGHT, "other", file=tmp_path / "params.yaml")
+    assert settings["train_prune"]["network"] == settings["compare"]["network"] == other
+    assert settings["ensemble"]["network"] == written["ensemble"]["network"]
+    changed = load_settings(NIGHT, "demo", ["common.network.arguments.width=0.75"])
+    assert (
+        changed["adapt"]["network"]["arguments"]["width"] == 0.75 != changed["compare"]["network"]["arguments"]["width"]
+    )
+
+
 def test_values_inside_mappings_are_converted_like_plain_ones() -> None:
     """YAML takes 9e-1 and 1e6 for text, and a day for a date."""
     overrides = [

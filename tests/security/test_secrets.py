@@ -16,6 +16,8 @@ PLANTED = {
     "KFP_TOKEN": "planted-kfp-token-4711",
     "GIT_TOKEN": "planted-git-token-4711",
     "NIGHTDRIVE_API_PASSWORD": "planted-password-4711",
+    "NIGHTDRIVE_WEBHOOK": "http://127.0.0.1:9/planted-hook-4711",
+    "NIGHTDRIVE_METRICS": "http://127.0.0.1:9/planted-gateway-4711",
 }
 STAGES = ("resolve", "ingest", "gather", "ensemble", "score", "select", "curate", "publish", "report")
 

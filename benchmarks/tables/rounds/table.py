@@ -41,7 +41,7 @@ from perception.training.loop import fit
 from perception.training.setup import seeded
 from perception.uncertainty.dpe import kl_penalty
 from perception.uncertainty.ensemble import Ensemble
-from perception.uncertainty.priors import Prior, parameter_priors
+from perception.uncertainty.priors import Prior
 from perception.uncertainty.scores import ScoreSettings, score_frames
 
 TABLE_SIZES = ("small", "full")
@@ -146,7 +146,7 @@ def _trained(request: Request, plan: Plan, frames: Instances, classes: int, seed
         seeded(lambda: ForegroundDetector(classes, plan.width), 10 * seed + number) for number in range(plan.members)
     ]
     # Centres are rare, which the heat map's bias says from the start: its prior does not pull it to 0.
-    priors = parameter_priors(members[0]) | {"heat.out.bias": Prior(-4.0, 0.01)}
+    priors = {"heat.out.bias": Prior(-4.0, 0.01)}
     ensemble = HeatMaps(members).to(request.device)
     on_device = Instances(fields={name: value.to(request.device) for name, value in frames.fields.items()})
     stream = DetectionStream(on_device, plan.batch_frames, plan.steps, VARIATION, seed)

@@ -246,6 +246,20 @@ def record_of(place: Path, task: str = "copy") -> dict[str, Any]:
     return dict(json.loads((place / f"{task}.json").read_text()))
 
 
+def test_a_secret_of_addresses_becomes_the_environment_and_nothing_else_of_it_does(
+    run_copy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NIGHTDRIVE_WEBHOOK", "MLFLOW_TRACKING_TOKEN", "LD_PRELOAD"):
+        monkeypatch.setenv(name, "")  # and put back
+        (tmp_path / "secret").mkdir(exist_ok=True)
+        (tmp_path / "secret" / name).write_text(f"of {name}\n")
+    monkeypatch.setattr(kfp_step, "OUTSIDE_FOLDER", tmp_path / "secret")
+    run_copy()
+    assert os.environ["NIGHTDRIVE_WEBHOOK"] == "of NIGHTDRIVE_WEBHOOK"
+    assert os.environ["MLFLOW_TRACKING_TOKEN"] == "of MLFLOW_TRACKING_TOKEN"
+    assert os.environ["LD_PRELOAD"] == ""
+
+
 @pytest.mark.parametrize(
     ("fail", "status"), [("", "done"), ("bug", "failed"), ("input", "bad_input"), ("refused", "refused")]
 )

@@ -22,7 +22,7 @@ from perception.errors import InputError
 from perception.training.setup import best_device
 
 PARAMETERS = LearningParameters(
-    store="store", taxonomy="cityscapes19", height_px=64, width_px=128, seed=1, network_width=0.25, epochs=2,
+    store="store", taxonomy="cityscapes19", height_px=64, width_px=128, seed=1, epochs=2,
     epoch_frames=8, batch_frames=4, learning_rate=1e-3,
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from components.compare import doubts
 from components.compare.doubts import _doubts
-from components.stage.learning import FrameParameters
+from components.stage.learning import NetworkParameters
 from perception.adaptation.detector_quality import judge_detector
 from perception.adaptation.foreground_training import rare_class_draw
 from perception.adaptation.instance_frames import InstanceFrames, learnable_classes
@@ -60,7 +60,7 @@ def found(folder: Path) -> dict[str, Any]:
     save_ensemble(committee, folder / "ensemble", {})
     given = {"store": str(folder), "taxonomy": "camvid11", "height_px": HEIGHT, "width_px": WIDTH, "seed": 1}
     with mock.patch.object(doubts, "BATCH_FRAMES", 2):
-        rows_of_doubt, doubt_counts = _doubts(folder / "ensemble", rows, FrameParameters(**given))
+        rows_of_doubt, doubt_counts = _doubts(folder / "ensemble", rows, NetworkParameters(**given))
     exact = {
         "doubts": (sorted(rows_of_doubt, key=lambda row: row["frame_id"]), doubt_counts),
         "thresholds": ours.thresholds,

@@ -21,6 +21,7 @@ from perception.compression.expansion import (
 )
 from perception.compression.low_rank import factorise_layer
 from perception.errors import InputError
+from perception.models.efficientnet_lite import EfficientNetLite
 from perception.models.erfnet import ERFNet
 
 
@@ -149,7 +150,9 @@ def test_published_parameter_counts() -> None:
     assert counts == {("CL",): 547_102, ("CK",): 186_982, ("CL", "FC"): 2_105_886, ("CK", "FC"): 1_745_766}
 
 
-@pytest.mark.parametrize("network", [SmallNet(7), ERFNet(4, 0.25)], ids=["smallnet", "erfnet"])
+@pytest.mark.parametrize(
+    "network", [SmallNet(7), ERFNet(4, 0.25), EfficientNetLite(4)], ids=["smallnet", "erfnet", "efficientnet_lite"]
+)
 def test_whole_networks_contract_with_normalisation(network: nn.Module) -> None:
     torch.manual_seed(4)
     expanded = expand_network(network, 2)
@@ -168,6 +171,17 @@ def test_whole_networks_contract_with_normalisation(network: nn.Module) -> None:
     }
     assert result.max_abs_error == max(row.max_abs_error for row in result.layers) < 1e-5
     assert count_parameters(result.network) == count_parameters(network)
+
+
+def test_depthwise_and_strided_layers_contract_to_the_last_digits_of_float64() -> None:
+    torch.manual_seed(4)
+    expanded = expand_network(EfficientNetLite(4), 2).double().eval()
+    result = contract_network(expanded)
+    assert {type(layer).__name__ for layer in expanded.modules()} >= {"LinearExpansion"}
+    assert sum(row.layer.endswith("depthwise.conv") for row in result.layers) == 16 and result.max_abs_error < 1e-12
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(result.network(x), expanded(x), rtol=0, atol=1e-12)
 
 
 def test_nonlinear_first_then_linear() -> None:

@@ -1,5 +1,6 @@
 """Folding is exact, exported files compute the same, training mode is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from perception.compression.export import (
     read_metadata,
 )
 from perception.errors import InputError
+from perception.models.efficientnet_lite import EfficientNetLite
 from perception.models.erfnet import ERFNet
 
 
@@ -66,9 +68,12 @@ def test_folding_is_exact() -> None:
     assert isinstance(network.n1, nn.BatchNorm2d)
 
 
+@pytest.mark.parametrize("build", [lambda: ERFNet(5, 0.25), lambda: EfficientNetLite(5)])
 @pytest.mark.parametrize("fold", [False, True])
-def test_export_computes_the_same_for_any_number_of_frames(tmp_path: Path, fold: bool) -> None:
-    network = settled(ERFNet(5, 0.25))
+def test_export_computes_the_same_for_any_number_of_frames(
+    tmp_path: Path, fold: bool, build: Callable[[], nn.Module]
+) -> None:
+    network = settled(build())
     network = fold_batchnorm(network) if fold else network
     report = export_onnx(network, tmp_path / "net.onnx", 32, 64)
     assert report.opset == OPSET == onnx.load(report.path).opset_import[0].version

@@ -19,6 +19,7 @@ from perception.compression.latency_budget import (
     zero_to_cost,
 )
 from perception.errors import InputError
+from perception.models.efficientnet_lite import EfficientNetLite
 from perception.models.erfnet import ERFNet
 from perception.sparsity.branches import find_branches
 from perception.sparsity.closing import close_zero_branches
@@ -38,7 +39,7 @@ def depthwise_network() -> nn.Sequential:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("build", [lambda: ERFNet(7, 0.25), depthwise_network])
+@pytest.mark.parametrize("build", [lambda: ERFNet(7, 0.25), depthwise_network, lambda: EfficientNetLite(7)])
 def test_blocks_of_one_channel_count_every_multiplication(build) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     network = build()

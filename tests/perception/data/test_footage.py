@@ -13,7 +13,6 @@ from perception.data import s3
 from perception.data.decoding import BadFrame
 from perception.data.footage import open_footage
 from perception.data.readers.layout import read_file
-from perception.data.store import FolderStore
 from perception.errors import InputError
 from tests.conftest import S3Server
 from tests.perception.data.readers.layouts import LAYOUTS
@@ -72,11 +71,11 @@ def test_every_format_reads_from_a_bucket_as_from_a_folder(
     read = {}
     for place in (str(folder), url):
         source = Source(format=format, path=place, domain="real", split="train", labels="given")
-        listing = list_arrivals("fleet", source)
-        sizes = [[each.partition(":")[0] for each in files.split()] for files in listing.files]
-        taken = list(arrivals(source, listing, FolderStore(tmp_path / "store"), 0, (4, 6)))
+        listing = list_arrivals("fleet", source, 0, (4, 6))
+        sizes = [[each.partition(":")[0] for each in files.split()] for files in listing.signature]
+        taken = list(arrivals(source, listing, 0, (4, 6)))
         read[place] = (
-            listing[["frame_id", "drive_id"]].to_numpy().tolist(),
+            listing[["object", "drive_id"]].to_numpy().tolist(),
             sizes,
             [told(each, place) for each in taken],
         )

@@ -114,7 +114,7 @@ def test_loading_leaves_the_global_random_state_alone(tmp_path):
 @pytest.mark.parametrize(
     ("break_network", "message"),
     [
-        (lambda n: setattr(n.chain, "1", nn.Softplus()), "type Softplus cannot be saved"),
+        (lambda n: setattr(n.chain, "1", nn.Softplus()), "is a Softplus, which no file can build"),
         (lambda n: setattr(n.chain[0], "weight", nn.Parameter(torch.zeros(7, 4, 1, 1))), "another shape"),
         (lambda n: setattr(n, "extra", nn.Conv2d(1, 1, 1)), "no place in the network"),
         (lambda n: setattr(n.chain, "3", n.chain[2]) or setattr(n.chain, "4", tied(n.chain[2])), "share a weight"),

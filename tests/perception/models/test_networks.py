@@ -26,6 +26,7 @@ CASES = [
 ]
 NARROW = [
     ("ERFNet", {"classes": 3, "width": 0.25}, (3, 16, 16)),
+    ("EfficientNetLite", {"classes": 3}, (3, 32, 64)),
     ("ResNet18", {"classes": 3, "channels": 4}, (3, 16, 16)),
     ("SmallNet", {"classes": 3, "kernel": 7}, (3, 32, 32)),
     ("MLP", {"inputs": 12, "classes": 3, "hidden": [8]}, (3, 2, 2)),

@@ -5,7 +5,7 @@ from torch import nn
 
 from perception.errors import InputError
 from perception.models.erfnet import ERFNet
-from perception.models.partial_weights import read_state, take_weights
+from perception.models.partial_weights import misfit, read_state, take_weights
 
 
 def erfnet(seed: int, width: float = 0.25) -> ERFNet:
@@ -73,3 +73,12 @@ def test_a_file_cannot_run_code_and_must_hold_tensors(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     with pytest.raises(InputError, match="holds no state dict"):
         read_state(tmp_path / "empty.pt")
+
+
+def test_a_state_fits_when_every_name_and_shape_is_the_networks():
+    network, state = erfnet(1), erfnet(2).state_dict()
+    assert misfit(network, state) == ""
+    without = {name: value for name, value in state.items() if name != "encoder.downsample_1.conv.bias"}
+    assert misfit(network, without) == "encoder.downsample_1.conv.bias is missing, here 1"
+    assert misfit(network, state | {"head": torch.zeros(2, 3)}) == "head is 2x3, here missing"
+    assert misfit(network, erfnet(1, width=0.5).state_dict()) == "classifier.weight is 8x5x2x2, here 4x5x2x2"

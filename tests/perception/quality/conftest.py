@@ -80,8 +80,10 @@ def _ingest() -> tuple[pd.DataFrame, dict[str, Any]]:
             ("carE", "test", "real", "camvid"),
         ]
     )
+    table["returned"] = table.drive_id == "carC"
     parameters = {
         "min_frames": 105,
+        "min_returned_labels": 10,
         "min_pool_frames": 30,
         "min_test_frames": 15,
         "min_synthetic_frames": 15,

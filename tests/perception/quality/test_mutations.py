@@ -153,6 +153,7 @@ INGEST = FRAMES | {
     "real_width_as_agreed": Fault(put("width_px", 48, split="pool")),
     "real_height_as_agreed": Fault(put("height_px", 48, split="pool")),
     "footage_is_fresh": Fault(older),
+    "returned_labels_sound": Fault(put("returned", False, 11, drive_id="carC")),
     "test_covers_times_of_day": Fault(put("time_of_day", "day", None, split="test")),
     "test_covers_weathers": Fault(put("weather", "rain", None, split="test")),
 }
@@ -169,7 +170,8 @@ CURATE = FRAMES | {
 SELECT = {
     # each column of this small table is also looked at by other rules
     "columns_present": Fault(
-        lambda table: table.drop(columns="rank"), frozenset({"numbers_finite", "rank_unique", "rank_within_budget"})
+        lambda table: table.drop(columns="rank"),
+        frozenset({"values_present", "numbers_finite", "rank_unique", "rank_within_budget"}),
     ),
     "values_present": Fault(put("in_pool", None)),
     "budget_exact": Fault(drop(1)),
@@ -177,7 +179,7 @@ SELECT = {
     "chosen_from_pool": Fault(put("in_pool", False)),
     "not_labelled_before": Fault(put("in_labelled", True)),
     "split_is_pool": Fault(put("split", "test")),
-    "numbers_finite": Fault(put("score", np.nan)),
+    "numbers_finite": Fault(put("score", np.nan), frozenset({"values_present"})),
     "rank_unique": Fault(same("rank")),
     "rank_within_budget": Fault(put("rank", 0)),
     "scores_differ": Fault(put("score", 1.0, None)),

@@ -89,7 +89,7 @@ def example_summary() -> figures.NightSummary:
             },
         ),
         model=figures.ModelFigures(
-            parameters_dense=532_211, parameters_pruned=201_440, parameters_compressed=118_302,
+            started_from="champion", miou_start=0.487, parameters_dense=532_211, parameters_pruned=201_440, parameters_compressed=118_302,
             macs_dense=1_210_000_000, macs_compressed=298_000_000, latency_ms_dense=24.2, latency_ms_compressed=9.71,
             miou_dense=0.561, miou_pruned=0.558, miou_compressed=0.552,
         ),
@@ -121,6 +121,7 @@ def example_adaptation() -> Adaptation:
         threshold_by_class=dict.fromkeys(CLASSES, 0.9),
         collapsed_classes=("train", "traffic_light"),
         fusion_verdict="Fusion is better than the simulator's segmentation in the foreground: mean IoU 31.2% against 19.2%.",
+        started_from="scratch",
         fusion=Fusion(score_threshold=0.1, class_score_thresholds={}),
         detector=Detector(instances={"car": 920, "person": 159}, judged_frames=96, ap50_boxes=0.081, ap50_masks=0.064),
         trust=(
@@ -197,6 +198,8 @@ def example_night() -> page.NightReport:
     return page.NightReport(
         summary=example_summary(),
         taxonomy=TAXONOMY,
+        at_annotators=29,
+        overdue=2,
         selection=page.SelectionPanel(
             frames=tuple(chosen), seeds=3,
             comparison="mIoU 47.1 ± 0.7 % against 43.8 ± 0.7 %; difference +3.3 (+2.0 to +4.6) points", model_sha256="9ab0" * 16
@@ -211,6 +214,7 @@ def example_night() -> page.NightReport:
             record=example_adaptation(),
         ),
         model=page.ModelPanel(
+            start_reason="it is released",
             variants=(
                 page.ModelVariant(
                     name="dense", parameters=532_211, macs=1_210_000_000, size_bytes=2_190_000,

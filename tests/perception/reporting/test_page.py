@@ -77,6 +77,7 @@ def test_headline_and_panels_show_the_figures(night):
     assert "3 of 120 test frames failed" in text and "at most 6.3 %" in text
     assert "Waived: split_by_drive" in text and "to 2026-12-31" in text
     assert "3 of 305 offending frames" in text
+    assert "29 frames, 2 overdue" in text
     assert "copy the file again from the source" in text
     assert "dvc get file:///registry" in text
 

@@ -12,10 +12,14 @@ from perception.reporting.summary import SUMMARY_KEYS, NightSummary, summary_dic
 # Written out once more on purpose: these keys are a promise to whoever reads summary.json.
 PROMISED = {
     "run": "",
+    "night": "",
     "status": "",
     "profile": "",
     "seconds": "",
+    "cost": "",
+    "currency": "",
     "stages": "name status seconds peak_rss_mib",
+    "pool": "frames new repeated rejected labelled open_at_annotators",
     "selection": "strategy budget_frames selected_frames pool_frames miou_selected miou_random "
     "miou_selected_by_seed miou_random_by_seed",
     "data": "version manifest_sha256 parent frames added removed",
@@ -23,11 +27,11 @@ PROMISED = {
     "foreground_miou_source_only foreground_miou_fused foreground_miou_pseudo "
     "background_miou_source_only background_miou_fused background_miou_pseudo iou_by_class "
     "pseudo_coverage pseudo_precision",
-    "model": "parameters_dense parameters_pruned parameters_compressed macs_dense macs_compressed latency_ms_dense "
+    "model": "started_from miou_start parameters_dense parameters_pruned parameters_compressed macs_dense macs_compressed latency_ms_dense "
     "latency_ms_compressed miou_dense miou_pruned miou_compressed",
     "evaluation": "miou iou_by_class miou_by_condition frames failures failure_rate_upper_95",
     "gates": "name verdict failed_expectations",
-    "promotion": "decision reason",
+    "promotion": "decision reason judged not_judged reference miou_since_reference miou_since_reference_lower_95",
 }
 
 

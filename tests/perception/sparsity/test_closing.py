@@ -16,6 +16,7 @@ from perception.compression.export import export_onnx, fold_batchnorm, open_sess
 from perception.errors import InputError
 from perception.models.checkpoint import load_network, save_network
 from perception.models.closed_branch import ClosedBranch
+from perception.models.efficientnet_lite import EfficientNetLite
 from perception.models.erfnet import ERFNet
 from perception.models.registry import NETWORKS
 from perception.models.resnet import ResNet18
@@ -79,6 +80,7 @@ class Mixed(nn.Module):
 
 NETWORKS_HERE: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "erfnet": (lambda: ERFNet(7, 0.25), 17),
+    "efficientnet_lite": (lambda: EfficientNetLite(5), 9),
     "resnet": (lambda: ResNet18(5, channels=8), 5),
     "detector": (lambda: ForegroundDetector(3), 7),
     "in_place": (InPlace, 2),

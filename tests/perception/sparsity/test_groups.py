@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.errors import InputError
+from perception.models.efficientnet_lite import EfficientNetLite
 from perception.models.erfnet import ERFNet
 from perception.sparsity.groups import find_groups
 from perception.sparsity.proximal import proximal_step
@@ -39,6 +40,35 @@ def test_erfnet_ties_streams_and_keeps_the_image() -> None:
     for layer, numbers in groups.layer_neurons.items():
         named = sum(entry.channels for entry in groups.unprunable if entry.layer == layer)
         assert int((numbers == groups.neurons).sum()) == named, layer
+
+
+def test_efficientnet_lite_is_followed_whole() -> None:
+    """Depthwise layers go with the layer before, residual sums and the pyramid tie what they add; only the output stays."""
+    groups = find_groups(EfficientNetLite(19, version=1), torch.zeros(1, 3, 64, 64))
+    assert [(entry.layer, entry.channels) for entry in groups.unprunable] == [("classifier", 19)]
+    layers = {name: module for name, module in groups.network.named_modules() if isinstance(module, nn.Conv2d)}
+    assert set(groups.layer_neurons) == set(layers)
+    makers = {layer: group for group in groups.sets for layer in group.layers}
+    for name, layer in layers.items():
+        if layer.groups > 1:
+            before = name.replace("depthwise.conv", "expand.0.conv")
+            first = before if before in layers else "encoder.stem.0.conv"
+            assert makers[name] is makers[first]
+    pyramid = {f"decoder.laterals.{level}.conv" for level in range(4)}
+    assert pyramid == set(makers["decoder.laterals.0.conv"].layers)
+
+
+class Deciding(nn.Module):
+    """Do with an image what depends on it, which no graph can say."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_the_layer_that_cannot_be_followed_is_named() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 4, 1), Deciding()), nn.Conv2d(4, 2, 1))
+    with pytest.raises(InputError, match=r"layer 1\.1 of network Sequential cannot be followed"):
+        find_groups(network, torch.zeros(1, 3, 8, 8))
 
 
 def test_own_slices_never_overlap() -> None:

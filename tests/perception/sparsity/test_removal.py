@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception.adaptation.detector import ForegroundDetector
+from perception.adaptation.detector import ForegroundDetector, PyramidDetector
 from perception.errors import InputError
+from perception.models.efficientnet_lite import EfficientNetLite
 from perception.models.erfnet import ERFNet
 from perception.models.resnet import ResNet18
 from perception.sparsity.groups import Groups, find_groups
@@ -129,7 +130,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "image_concat": (ImageConcat, IMAGE),
     "norms": (Norms, (2, 3, 20)),
     "erfnet": (lambda: ERFNet(19, 0.25), (1, 3, 32, 32)),
+    "efficientnet_lite": (lambda: EfficientNetLite(5), (1, 3, 32, 64)),
     "foreground_detector": (lambda: ForegroundDetector(3, 0.5), (1, 3, 32, 32)),
+    "pyramid_detector": (lambda: PyramidDetector(3), (1, 3, 32, 32)),
     "preactivation_residual": (lambda: ResNet18(5, channels=4), IMAGE),
 }
 
@@ -167,7 +170,11 @@ def prepared(name: str, seed: int = 0) -> tuple[nn.Module, Tensor, torch.Generat
     network = build().eval()
     randomise(network, generator)
     example = torch.randn(shape, generator=generator)
-    if name == "foreground_detector":  # its sides are exponentials, which magnify the rounding of float32
+    if name in (
+        "foreground_detector",
+        "pyramid_detector",
+        "efficientnet_lite",
+    ):  # exponentials, or 50 layers, magnify float32's rounding
         return network.double(), example.double(), generator
     return network, example, generator
 
@@ -190,6 +197,19 @@ def test_outputs_equal_the_zeroed_networks(name: str, share: float) -> None:
     # Only neurons brought back so that no layer is left without channels may still be zero: at most one a set.
     still_zero = removal.groups.set_of_neuron[zero_neurons(removal.groups)].tolist()
     assert len(still_zero) == len(set(still_zero))
+
+
+def test_weights_keep_their_order_in_memory() -> None:
+    network, example, generator = prepared("erfnet")
+    network.to(memory_format=torch.channels_last)
+    groups = find_groups(network, example)
+    zero_some(groups, 0.5, generator)
+    before = {name: values.shape for name, values in network.named_parameters() if values.dim() == 4}
+    remove_zero_channels(network, groups)
+    smaller = [
+        network.get_parameter(name) for name, shape in before.items() if network.get_parameter(name).shape != shape
+    ]
+    assert smaller and all(values.is_contiguous(memory_format=torch.channels_last) for values in smaller)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

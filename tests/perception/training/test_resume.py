@@ -15,7 +15,8 @@ from perception.errors import InputError
 from perception.models.checkpoint import load_network, save_network
 from perception.models.registry import build_network
 from perception.training.loop import Resume, TrainSettings, fit
-from perception.training.resume import Position, load_state, save_state, set_learning_rate
+from perception.training.rates import set_learning_rate
+from perception.training.resume import Position, load_state, save_state
 
 SETTINGS = TrainSettings(epochs=4, batch_frames=4, learning_rate=1e-3, weight_decay=1e-4, schedule="cosine", seed=2)
 DETERMINISTIC = dataclasses.replace(SETTINGS, deterministic=True)
@@ -75,6 +76,18 @@ def test_training_goes_on_to_the_same_weights(tmp_path, optimiser, iterations):
     assert [(r.epoch, r.loss, r.learning_rate) for r in resumed] == [
         (r.epoch, r.loss, r.learning_rate) for r in records
     ]
+
+
+def test_weights_in_another_order_in_memory_go_on_to_the_same(tmp_path):
+    """The fused optimiser walks weights and moments side by side through memory: both must have one order."""
+    settings = dataclasses.replace(SETTINGS, channels_last=True)
+    expected, resume = network(), Resume(path=tmp_path / "state", every_minutes=1e-9)
+    fit(expected, batches, settings)
+    with pytest.raises(StoppedError):
+        fit(network(), batches, settings, resume=resume, progress=stop_after(5))
+    second = network(seed=9)
+    fit(second, batches, settings, resume=resume)
+    assert not second.features[0].weight.is_contiguous() and torch.equal(state(second), state(expected))
 
 
 def test_a_finished_training_is_not_done_again(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from perception.uncertainty.ensemble import (
     save_ensemble,
     snapshots,
 )
+from perception.uncertainty.priors import started_priors
 
 
 class Dropped(nn.Module):
@@ -98,9 +100,34 @@ def test_embedding_is_the_average_of_the_first_members_features():
     assert ensemble.embed(images()).dtype == torch.float32
 
 
-def test_a_network_without_encode_is_refused():
-    with pytest.raises(InputError, match="Conv2d has no method encode"):
-        Ensemble([nn.Conv2d(3, 2, 1)]).embed(images())
+def test_a_network_without_encode_is_embedded_by_what_its_last_layer_reads():
+    first, last = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 2, 1)
+    expected = first(images()).relu().mean(dim=(2, 3))
+    torch.testing.assert_close(Ensemble([nn.Sequential(first, nn.ReLU(), last)]).embed(images()), expected)
+    tokens = nn.Sequential(nn.Flatten(2), nn.Linear(images()[0, 0].numel(), 7), nn.ReLU(), nn.Linear(7, 2))
+    expected = tokens[:3](images()).mean(1)  # (frame, token, channel)
+    torch.testing.assert_close(Ensemble([tokens]).embed(images()), expected)
+    with pytest.raises(InputError, match="ReLU has no method encode"):
+        Ensemble([nn.ReLU()]).embed(images())
+
+
+def test_members_that_start_from_weights_stay_close_to_them():
+    known = build(0)
+    start = {name: values.clone() for name, values in known.named_parameters() if name.startswith("encoder.")}
+    priors = started_priors(known, start)
+
+    def from_weights(seed):
+        network = build(seed)
+        network.load_state_dict(start, strict=False)
+        return network
+
+    ensemble = make_ensemble(from_weights, 4, seed=3, priors=priors)
+    for name, values in start.items():
+        drawn = torch.stack([member.get_parameter(name) for member in ensemble.members])
+        assert float((drawn - values).abs().max()) < 6 * math.sqrt(priors[name].variance)
+        assert float(drawn.std(0).min()) > 0
+    fresh = [member.get_parameter("classifier.weight") for member in ensemble.members]
+    assert float(torch.stack(fresh).std(0).mean()) > 0.5 * float(fresh[0].std())
 
 
 def test_saved_ensemble_comes_back_with_its_identity(tmp_path):
@@ -217,3 +244,23 @@ def test_snapshots_of_an_ensemble_are_those_of_its_members():
                 wanted.append(member.weight.clone())
         after_epoch(epoch, ensemble, None)
     assert [torch.equal(found.weight, weight) for found, weight in zip(kept, wanted, strict=True)] == [True] * 6
+
+
+def test_members_of_which_every_weight_is_known_are_drawn_around_it():
+    known = build(0)
+    priors = started_priors(known, known.state_dict())
+
+    def member(_seed):
+        network = build(0)
+        network.load_state_dict(known.state_dict())
+        return network
+
+    first, second = (make_ensemble(member, 3, 5, priors).members for _ in range(2))
+    for name, values in known.named_parameters():
+        drawn = torch.stack([each.get_parameter(name).detach() for each in first])
+        assert float((drawn - values.detach()).abs().max()) < 6 * math.sqrt(priors[name].variance)
+        assert not torch.equal(drawn[0], drawn[1])
+        assert torch.equal(drawn, torch.stack([each.get_parameter(name).detach() for each in second]))
+    some = {name: prior for name, prior in priors.items() if name.startswith("encoder.")}
+    with pytest.raises(InputError, match="start from equal weights"):
+        make_ensemble(member, 3, 5, some)

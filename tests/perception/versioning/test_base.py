@@ -30,7 +30,7 @@ def started(tools, tmp_path):
     create_registry(registry, str(tmp_path / "remote"))
     version = publish(registry, "night-1", tmp_path / "version")
     (tmp_path / "model").mkdir()
-    for name in ("model.onnx", "card.json", "query.json"):
+    for name in ("model.onnx", "dense.safetensors", "card.json", "query.json"):
         (tmp_path / "model" / name).write_bytes(name.encode() * 20)
     propose(registry, version.tag, {}, model=tmp_path / "model")
     return registry, version, frames
@@ -63,6 +63,7 @@ def test_a_night_finds_the_released_data_and_the_released_network(started, tmp_p
     assert (base.tag, base.frames) == (started[1].tag, 2)
     assert {
         "champion.onnx",
+        "champion_dense.safetensors",
         "champion.json",
         "champion_card.json",
         "query.json",
@@ -70,6 +71,14 @@ def test_a_night_finds_the_released_data_and_the_released_network(started, tmp_p
         "members.parquet",
     } <= files
     assert (tmp_path / "base" / "champion.onnx").read_bytes() == b"model.onnx" * 20
+
+
+def test_a_network_that_was_released_without_its_dense_one_is_found_without(started, tmp_path):
+    (tmp_path / "model" / "dense.safetensors").unlink()
+    propose(started[0], started[1].tag, {}, model=tmp_path / "model")
+    approve(started)
+    _, files = begin(started, tmp_path, "base")
+    assert "champion.onnx" in files and "champion_dense.safetensors" not in files
 
 
 def test_frames_that_the_store_lacks_come_out_of_the_shards(started, tmp_path):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import subprocess
@@ -7,21 +8,23 @@ import pytest
 
 from perception.errors import InputError
 from perception.versioning.audit import audit
-from perception.versioning.decisions import promote, reject, rollback
+from perception.versioning.decisions import Stale, promote, reject, rollback
 from perception.versioning.models import champion, fetch_champion, propose, read_proposal
 from perception.versioning.registry import create_registry, publish, resolve
 
 
 @pytest.fixture(scope="module")
 def versions(tools, tmp_path_factory):
-    """Three versions: the second keeps the first's test set, the third changes it."""
+    """Three versions, each built on the one before: the second keeps the first's test set, the third changes it."""
     root = tmp_path_factory.mktemp("decisions")
     create_registry(root / "registry.git", str(root / "remote"))
     train, test = [f"d0_{k}" for k in range(4)], ["d9_0", "d9_1"]
     published = []
     for run, count, test_ids in (("one", 2, test), ("two", 4, test), ("three", 4, test[:1])):
         frames = pd.concat([tools.make_frames(train[:count]), tools.make_frames(test_ids, split="test")])
-        published.append(publish(root / "registry.git", run, tools.make_folder(root / run, frames, {})))
+        parent = published[-1].tag if published else None
+        folder = tools.make_folder(root / run, frames, {})
+        published.append(publish(root / "registry.git", run, folder, parent=parent))
     return root / "registry.git", *published
 
 
@@ -75,8 +78,9 @@ def test_approval_is_bound_to_the_manifest_that_was_reviewed(fresh):
 
 
 def test_a_changed_test_set_needs_two_people(fresh):
-    registry, _, two, three = fresh
+    registry, one, two, three = fresh
     assert two.test_set_sha256 != three.test_set_sha256
+    approve(registry, one)
     approve(registry, two)
     with pytest.raises(InputError, match="changes the test set"):
         approve(registry, three)
@@ -101,13 +105,17 @@ def test_whoever_published_cannot_approve(fresh):
         approve(registry, one, names=("nightdrive",))
 
 
-def test_a_review_against_what_is_no_longer_current_does_not_count(fresh):
-    registry, one, two, _ = fresh
+def test_a_version_that_was_not_built_on_what_is_current_is_refused_with_the_way_on(fresh, tools, tmp_path):
+    registry, one, two, three = fresh
+    with pytest.raises(Stale, match=f"built on {one.tag}, but none is current: .*; promote that one first"):
+        approve(registry, two)
     approve(registry, one)
-    with pytest.raises(InputError, match="review again"):
-        approve(registry, two, base="data/other-00000000")
-    approve(registry, two, base=one.tag)
-    assert resolve(registry) == two
+    with pytest.raises(Stale, match=f"make rebase VERSION={three.tag}"):
+        approve(registry, three, names=("Ada Lovelace", "Charles Babbage"))
+    orphan = publish(registry, "orphan", tools.make_folder(tmp_path / "orphan", tools.make_frames(["d0_0"]), {}))
+    with pytest.raises(Stale, match=f"built on no version, but {one.tag} is current"):
+        approve(registry, orphan)
+    assert resolve(registry) == one
 
 
 def test_rollback_moves_the_pointer_back_and_runs_nothing(fresh, tools):
@@ -216,7 +224,7 @@ def test_a_proposal_releases_nothing_and_the_same_call_changes_nothing(proposed,
 def test_promotion_releases_the_proposed_network_and_rollback_takes_both_back(proposed, tools, tmp_path):
     registry, one, two, three = proposed
     with pytest.raises(InputError, match="no network was proposed"):
-        approve(registry, three, release=True)
+        approve(registry, three, release=True, data=False)
     approve(registry, one, release=True)
     first = champion(registry)
     assert (first.tag, first.names, first.facts) == (one.tag, ("Ada Lovelace",), {"run": "one"})
@@ -238,6 +246,43 @@ def test_data_can_be_promoted_without_the_network(proposed):
     before = champion(registry)
     approve(registry, two)
     assert champion(registry) == before
+
+
+def judged_against(tmp_path, registry, version, champion_bytes):
+    """Propose another network for a version, with a verdict that compared it with a champion."""
+    champion = hashlib.sha256(champion_bytes).hexdigest() if champion_bytes else None
+    evaluation = {
+        "comparison": {"champion_sha256": champion} if champion else None,
+        "promotion": {"decision": "promote"},
+    }
+    (tmp_path / "other").mkdir(exist_ok=True)
+    (tmp_path / "other" / "model.onnx").write_bytes(b"other")
+    return propose(registry, version.tag, {"evaluation": evaluation}, model=tmp_path / "other").model_sha256
+
+
+def test_a_network_is_released_alone_and_taken_back_alone(proposed, tmp_path):
+    registry, one, _, _ = proposed
+    approve(registry, one, release=True)
+    first = champion(registry).model_sha256
+    other = judged_against(tmp_path, registry, one, b"one" * 100)
+    done = approve(registry, one, release=True, data=False)
+    assert (done.action, done.tag, done.previous, done.model_sha256) == ("release", one.tag, one.tag, other)
+    assert (resolve(registry), champion(registry).model_sha256) == (one, other)
+    assert approve(registry, one, release=True, data=False) is None, "it is the champion already"
+    taken_back = rollback(registry, name="Ada Lovelace", reason="night mIoU fell")
+    assert (taken_back.tag, taken_back.model_sha256) == (one.tag, first)
+    assert (resolve(registry), champion(registry).model_sha256) == (one, first)
+    assert audit(str(registry)).problems == ()
+
+
+def test_a_verdict_against_another_champion_does_not_count(proposed, tmp_path):
+    registry, one, two, _ = proposed
+    approve(registry, one, release=True)
+    for seen in (b"", b"the one before"):
+        judged_against(tmp_path, registry, two, seen)
+        with pytest.raises(Stale, match="judged against another champion"):
+            approve(registry, two, release=True)
+    assert approve(registry, two).model_sha256 is None, "its data can be promoted all the same"
 
 
 # --- history that can be checked

@@ -110,6 +110,18 @@ def test_a_class_column_that_only_one_side_has_is_unknown_on_the_other(tools):
     assert found.classes.loc["road", "delta_share"] == -0.5
 
 
+def test_conditions_are_those_that_frames_are_judged_by(tools, tmp_path):
+    base = random_manifest(tools, np.random.default_rng(0), [f"d0_{n}" for n in range(6)]).assign(weather="clear")
+    tags = [None, "fog", "clear", None, "rain", None]
+    tagged = base.assign(tagged_weather=pd.Series(tags, base.index, dtype=object), tag_drop="batch-1/ada/2026-12-01")
+    for side, name in ((base, "base"), (tagged, "head")):
+        write_manifest(side, tmp_path / f"{name}.parquet")
+    for diff in (diff_manifests(base, tagged), diff_files(tmp_path / "base.parquet", tmp_path / "head.parquet")):
+        assert sorted(diff.changed_conditions) == sorted(base.frame_id.iloc[[1, 4]])
+        counts = diff.conditions.groupby(level="weather").sum()["head"].to_dict()
+        assert {name: counts[name] for name in ("clear", "fog", "rain")} == {"clear": 4, "fog": 1, "rain": 1}
+
+
 def test_files_give_the_same_difference(tools, tmp_path):
     random = np.random.default_rng(1)
     base = random_manifest(tools, random, ["d0_0", "d0_1", "d1_0"])

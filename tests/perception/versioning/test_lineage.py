@@ -13,6 +13,8 @@ from perception.versioning.lineage import (
     reproduce,
     reproduce_commands,
 )
+from perception.versioning.models import propose
+from perception.versioning.registry import publish
 
 
 def test_a_run_is_reproduced_and_proved(published, tmp_path):
@@ -57,3 +59,17 @@ def test_a_frame_tells_every_version_that_used_it(published):
     assert deletion_impact(published.registry, nobody)["versions"] == []
     with pytest.raises(InputError, match="needs frame ids"):
         frame_history(published.registry)
+
+
+def test_a_network_that_went_on_from_one_inherits_what_that_learned_from(registry, tools, tmp_path):
+    shas = []
+    for night, drive in enumerate(("drive0", "drive1", "drive2", "drive3")):
+        frames = tools.make_frames([f"{drive}_{number}" for number in range(4)])
+        folder = tools.make_folder(tmp_path / drive, frames, {"a.tar": drive.encode() * 900})
+        version = publish(registry, f"night-{night}", folder)
+        (tmp_path / "model.onnx").write_bytes(drive.encode())
+        facts = {"started_from_model": shas[-1]} if night in (1, 2) else {}
+        shas.append(propose(registry, version.tag, {}, model=tmp_path / "model.onnx", facts=facts).model_sha256)
+    for drive, heirs in (("drive0", shas[:3]), ("drive1", shas[1:3]), ("drive3", shas[3:])):
+        impact = deletion_impact(registry, frame_history(registry, drive_ids=[drive]))
+        assert impact["models"] == sorted(sha256[:16] for sha256 in heirs)

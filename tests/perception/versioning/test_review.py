@@ -6,12 +6,12 @@ import pytest
 
 from perception.selection.reasons import RULES
 from perception.versioning import review as review_module
-from perception.versioning.approval import objections
 from perception.versioning.decisions import Decision
 from perception.versioning.models import Proposal
+from perception.versioning.policy import data_objections, network_objections
 from perception.versioning.records import Version
 from perception.versioning.review import History, Side, review_facts
-from perception.versioning.settings import ApprovalRules, ReviewSettings
+from perception.versioning.settings import ReviewSettings
 
 NOTHING_KNOWN = History(decisions=(), champion=None, current=None, versions=())
 
@@ -170,19 +170,23 @@ def test_who_approved(frames):
 
 @pytest.fixture
 def harmless(frames, tools):
-    """A version that every rule lets pass: one frame more, all gates passed, nothing worse."""
+    """A version that the policy may release: one frame more, all gates passed, the verdict promotes the network."""
     more = pd.concat([frames, tools.make_frames(["d9_0"])], ignore_index=True)
-    hashes = ["%016x" % (0x1111111111111111 * (k % 16) ^ (0xFF if k == 16 else 0)) for k in range(17)]
     figures = evaluation(0.5, **{"time_of_day=day": 0.6})
-    return side(frames, figures=figures), side(more, "data/y-aaaaaaaa", hashes, figures)
+    return side(frames, figures=figures), side(more, "data/y-aaaaaaaa", figures=figures)
 
 
-def why(base, head, rules=None, history=NOTHING_KNOWN):
-    return objections(review_facts(base, head, history, ReviewSettings(near_bits=2)), rules or ApprovalRules())
+def why(base, head, history=NOTHING_KNOWN):
+    facts = review_facts(base, head, history, ReviewSettings(near_bits=2))
+    return data_objections(facts), network_objections(facts)
 
 
 def test_a_harmless_version_raises_no_objection(harmless):
-    assert why(*harmless) == []
+    base, head = harmless
+    assert why(base, head) == ([], [])
+    assert why(replace(base, version=None, proposal=None, frames=base.frames.head(0)), head) == ([], []), (
+        "the first one"
+    )
 
 
 def test_every_rule_can_object_alone(harmless):
@@ -192,29 +196,29 @@ def test_every_rule_can_object_alone(harmless):
     def with_evidence(**more):
         return replace(head, proposal=replace(head.proposal, evidence=evidence | more))
 
-    warned = [{"suite": "curate", "decision": "warn", "failed": [{"severity": "warning"}]}]
-    held = evidence["evaluation"] | {"promotion": {"decision": "hold", "reason": ""}}
-    judged = {"judgements": [{"name": "time_of_day=day", "lower": -0.09, "upper": -0.03, "outcome": "worse"}]}
-    worse = evidence["evaluation"] | {"miou_champion": 0.5, "comparison": judged}
-    relabelled = head.frames.assign(
-        label_sha256=head.frames["label_sha256"].where(head.frames["frame_id"] != "d0_0", "9" * 64)
-    )
-    leaking = head.frames.assign(drive_id=head.frames["drive_id"].where(head.frames["frame_id"] != "t0_0", "d0"))
-    cases = [
-        (base, with_evidence(gates=warned), "1 rules of gates broken"),
-        (base, with_evidence(gates=[]), "no gate judged it"),
-        (base, with_evidence(evaluation=held), "verdict on its network is hold"),
-        (base, with_evidence(evaluation=worse), "worse in time_of_day=day"),
-        (base, replace(head, frames=head.frames.drop(index=3)), "1 frames removed"),
-        (base, replace(head, frames=relabelled), "1 frames changed"),
-        (base, replace(head, frames=leaking), "training and test overlap"),
-        (base, replace(head, version=replace(head.version, test_set_sha256="d" * 64)), "the test set changed"),
-        (base, replace(head, proposal=None), "recorded nothing"),
-        (replace(base, version=None, proposal=None), head, "first version"),
+    refused = [{"suite": "evaluate", "decision": "refuse", "failed": []}]
+    unknown = {"decision": "not_enough_evidence", "reason": "no frame says its weather"}
+    of_data = [
+        (replace(head, frames=head.frames.drop(index=3)), "1 frames removed"),
+        (replace(head, version=replace(head.version, test_set_sha256="d" * 64)), "the test set changed"),
     ]
-    for ours, theirs, words in cases:
-        assert any(words in reason for reason in why(ours, theirs)), words
-    assert any("frames added" in reason for reason in why(base, head, ApprovalRules(max_added_share=0.01)))
-    assert why(base, with_evidence(gates=warned), ApprovalRules(max_gate_warnings=1)) == []
+    of_network = [
+        (with_evidence(evaluation=None), "the verdict is missing: nothing was judged"),
+        (
+            with_evidence(evaluation=evidence["evaluation"] | {"promotion": unknown}),
+            "the verdict is not_enough_evidence: no frame says its weather",
+        ),
+    ]
+    of_both = [
+        (with_evidence(gates=refused), "gate evaluate refused"),
+        (with_evidence(gates=[]), "no gate judged it"),
+        (replace(head, proposal=None), "no gate judged it"),
+    ]
+    for theirs, words in of_data + of_both:
+        assert any(words in reason for reason in why(base, theirs)[0]), words
+    for theirs, words in of_network + of_both:
+        assert any(words in reason for reason in why(base, theirs)[1]), words
+    assert not any(why(base, theirs)[1] for theirs, _ in of_data)
+    assert not any(why(base, theirs)[0] for theirs, _ in of_network)
     rejected = replace(NOTHING_KNOWN, decisions=[decision("reject", head.version.tag)])
-    assert "somebody rejected it" in why(base, head, history=rejected)
+    assert "somebody rejected it" in why(base, head, rejected)[0]

@@ -34,6 +34,7 @@ def test_versions_and_models_live_on_a_real_server(over_s3, tools, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "out" / "shards").iterdir()} == shards
     (tmp_path / "network.onnx").write_bytes(b"network" * 1000)
     propose(over_s3, second.tag, {}, model=tmp_path / "network.onnx")
+    promote(over_s3, first.tag, manifest_sha256=first.manifest_sha256, names=["Ada"], reason="good")
     promote(over_s3, second.tag, manifest_sha256=second.manifest_sha256, names=["Ada"], reason="good", release=True)
     assert resolve(over_s3) == second
     assert fetch_champion(over_s3, tmp_path / "model") == champion(over_s3)

@@ -83,9 +83,9 @@ def test_a_version_without_a_signature_or_with_a_strangers_is_refused(
 
 
 def test_a_release_that_nobody_allowed_signed_is_refused(signed, keys, tools, tmp_path, monkeypatch):
-    registry, _ = signed
+    registry, first = signed
     frames = tools.make_folder(tmp_path / "second", tools.make_frames(["d0_0", "d0_1", "d1_0"]), {"b.tar": b"b"})
-    other = publish(registry, "night-2", frames)
+    other = publish(registry, "night-2", frames, parent=first.tag)
     keys.sign_as(monkeypatch, "eve")
     promote(registry, other.tag, manifest_sha256=other.manifest_sha256, names=["Eve"], reason="believe me")
     refused(registry, other.tag, keys, r"commit [0-9a-f]{12} is signed by a key that is not in the list")
@@ -121,6 +121,7 @@ def test_a_night_that_requires_signatures_starts_from_a_signed_version_only(
 
     def resolve(where: str, *more: str) -> int:
         values = {"registry": registry, "remote": tmp_path / "remote", "store": tmp_path / "store"}
+        values |= {"run": "night", "height_px": 32, "width_px": 64, "seed": 0}
         sets = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
         required = ["--set", "sources={}", "--set", "batch_count=1", "--set", "require_signed=true", *more]
         outputs = ["--base", str(tmp_path / where), "--arrivals", str(tmp_path / f"{where}-arrivals")]

@@ -72,7 +72,8 @@ def resolve_step(tmp_path: Path, registry: str) -> int:
         "remote": str(tmp_path / "remote"),
         "store": str(tmp_path / "s"),
     }
-    settings = kfp_step.write_settings(values | {"sources": {}, "batch_count": 1})
+    drawn = {"run": "night", "height_px": 32, "width_px": 64, "seed": 0}
+    settings = kfp_step.write_settings(values | {"sources": {}, "batch_count": 1} | drawn)
     outputs = {"artifacts": described, "outputFile": str(tmp_path / "output.json")}
     given = {"inputs": {"parameterValues": {"settings": settings}}, "outputs": outputs}
     return run(["resolve", "--executor-input", json.dumps(given)])

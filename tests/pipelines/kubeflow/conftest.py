@@ -1,5 +1,6 @@
 """A stand-in of Kubeflow Pipelines and Kubernetes, and the compiled night, for every test of the cluster's commands."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,15 @@ def cluster(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub
         },
         "/api/v1/nodes": {"items": [node]},
     }
+    stub.pod_status = ended_pod({".": (1200, "")})
     return stub
+
+
+def ended_pod(said: dict[str, tuple[int, str]]) -> dict[str, Any]:
+    """Return the status of a pod that looked into folders of a claim."""
+    last = {"exitCode": 0, "message": json.dumps(said)}
+    container = {"name": "look", "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+    return {"phase": "Succeeded", "containerStatuses": [container | {"state": {"terminated": last}}]}
 
 
 def claim(name: str, mode: str, phase: str = "Bound") -> dict[str, Any]:

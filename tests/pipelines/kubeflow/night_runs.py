@@ -20,18 +20,19 @@ def report_parameters() -> Json:
     return {name: value for name, value in told.items() if name != "settings"}
 
 
-def version_spec(store: Path | str, watch_retries: int = 2) -> Json:
-    """Return the compiled pipeline of a small night, as much of it as is read."""
+def version_spec(store: Path | str, watch_retries: int = 2, **more: Any) -> Json:
+    """Return the compiled pipeline of a small night, as much of it as is read; more: what its farewell is told."""
     night = {"store": str(store), "profile": "smoke", "hours": 20.0, "watch_retries": watch_retries}
-    told = write_settings({"step": {"task": "farewell"}, "_night": night, **report_parameters(), "store": str(store)})
+    parameters = report_parameters() | {"store": str(store)} | more
+    told = write_settings({"step": {"task": "farewell"}, "_night": night, **parameters})
 
     def task(name: str, component: str, **more: Any) -> Json:
         return {"componentRef": {"name": component}, "taskInfo": {"name": name}, **more}
 
-    parameters = {"settings": {"runtimeValue": {"constant": told}}}
+    given = {"settings": {"runtimeValue": {"constant": told}}}
     inside = {"gather": task("gather", "comp-gather"), "gate-ingest": task("gate_ingest", "comp-gate")}
     root = {"night": task("night", "comp-night"), "farewell": task("farewell", "comp-report")}
-    root["farewell"]["inputs"] = {"parameters": parameters}
+    root["farewell"]["inputs"] = {"parameters": given}
     leaves = {f"comp-{name}": {"executorLabel": f"exec-{name}"} for name in ("gather", "gate", "report")}
     return {"root": {"dag": {"tasks": root}}, "components": {"comp-night": {"dag": {"tasks": inside}}, **leaves}}
 

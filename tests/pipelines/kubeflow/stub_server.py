@@ -67,6 +67,10 @@ class Stub:
     next_states: list[dict[str, Any]] = field(default_factory=list)  # what a run becomes, one at every look at it
     kubernetes: dict[str, Any] = field(default_factory=dict)  # path: object, or the status to answer with
     denied: set[tuple[str, str, str]] = field(default_factory=set)  # verb, resource, name that an access review denies
+    pods: list[dict[str, Any]] = field(default_factory=list)  # that were made
+    deleted: list[str] = field(default_factory=list)  # pods
+    # of the pods that are made, or the status with which they are refused; by default its program's last words
+    pod_status: dict[str, Any] | int = field(default_factory=dict)
     manifests: dict[str, int] = field(default_factory=dict)  # registry path: status
     multi_user: bool = False  # every object belongs to a namespace then
     playing: bool = False  # runs go on by themselves, a step at every look
@@ -171,11 +175,13 @@ class _Handler(BaseHTTPRequestHandler):
             denied = (asked["verb"], asked["resource"], asked["name"]) in self.stub.denied
             return 201, review | {"status": {"allowed": not denied}}
         if re.fullmatch(r"/api/v1/namespaces/[^/]+/pods(/.*)?", path):
-            return self._pods(path)
+            return self._pods(path, raw)
         return (200, found) if found else (404, {"message": "no"})
 
-    def _pods(self, path: str) -> Answer:
-        """List the pods of the runs that go on, or delete the one of a running step, with notice."""
+    def _pods(self, path: str, raw: bytes) -> Answer:
+        """List the pods of the runs that go on, or delete the one of a running step, with notice; make and look at others."""
+        if self.command == "POST" or "/nightdrive-preflight-" in path:
+            return self._own_pod(path, raw)
         pods = {f"{key}-system-container-impl-1": play for key, play in self.stub.plays.items() if play.running}
         if self.command == "DELETE":
             pods[path.rsplit("/", 1)[1]].lose_pod()
@@ -184,6 +190,22 @@ class _Handler(BaseHTTPRequestHandler):
         run_id = query["labelSelector"][0].removeprefix("pipeline/runid=")
         names = [f"{run_id}-system-container-driver-1", *(name for name, play in pods.items() if play.run_id == run_id)]
         return 200, {"items": [{"metadata": {"name": name}, "status": {"phase": "Running"}} for name in names]}
+
+    def _own_pod(self, path: str, raw: bytes) -> Answer:
+        stub = self.stub
+        if isinstance(stub.pod_status, int):
+            return stub.pod_status, {"message": "pods is forbidden"}
+        if self.command == "POST":
+            pod = json.loads(raw)
+            pod["metadata"]["name"] = f"{pod['metadata']['generateName']}{len(stub.pods)}"
+            stub.pods.append(pod)
+            return 201, pod
+        name = path.rsplit("/", 1)[1]
+        (pod,) = (each for each in stub.pods if each["metadata"]["name"] == name)
+        if self.command == "DELETE":
+            stub.deleted.append(name)
+            return 200, {}
+        return 200, pod | {"status": stub.pod_status}
 
     def _kfp(self, path: str, query: dict[str, str], raw: bytes) -> Answer:
         stub = self.stub

@@ -93,21 +93,21 @@ def test_the_torch_image_has_all_that_the_library_needs_but_plots() -> None:
 
 
 def test_the_watch_loads_nothing_that_its_image_lacks() -> None:
-    """It runs from the CPU build of torch's image, since it may have to write a report."""
+    """It runs from the image that has git, as the farewell does: a report without pictures, and the night's row."""
     program = (
-        "import sys, pipelines.commands.cluster, pipelines.kubeflow.watch\n"
+        "import sys, pipelines.commands.cluster, pipelines.kubeflow.watch, components.report.night, components.report.recorded\n"
         "from components.stage.registry import find_stage; find_stage('report')\n"
         "print('LOADED', *{name.split('.')[0] for name in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.rpartition("LOADED")[2].split())
-    assert not loaded & {"kfp", "kubernetes", "dvc", "great_expectations"}
-    inside = (ROOT / "images" / "requirements" / "torch.txt").read_text()
+    assert not loaded & {"kfp", "kubernetes", "torch", "great_expectations", "onnx", "onnxruntime"}
+    inside = (ROOT / "images" / "requirements" / "versioning.txt").read_text()
     assert "kfp-server-api\n" in inside and "minio\n" in inside
     assert "minio\n" in (ROOT / "images" / "requirements" / "gates.txt").read_text(), (
         "a gate's record lies in the store"
     )
-    assert "COPY pipelines /app/pipelines" in (ROOT / "images" / "torch-cpu.Dockerfile").read_text()
+    assert "COPY pipelines /app/pipelines" in (ROOT / "images" / "versioning.Dockerfile").read_text()
 
 
 def test_a_build_sees_our_code_alone_and_pips_settings_as_secrets(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,8 @@ from perception.errors import InputError, Unreachable
 from pipelines.commands.program import main
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.preflight import Wanted, check, run, wanted_by
-from tests.pipelines.kubeflow.conftest import claim
+from pipelines.kubeflow.sources import Place
+from tests.pipelines.kubeflow.conftest import claim, ended_pod
 from tests.pipelines.kubeflow.stub_server import Stub
 
 PINNED = "127.0.0.1:{port}/team/nightdrive-{name}@sha256:" + "0" * 64
@@ -43,7 +45,7 @@ def with_digests(text: str, stub: Stub) -> str:
 
 def look(night: Path) -> int:
     """Return how many things the night lacks."""
-    return run(night, "nightdrive-runner", {"fleet": "nightdrive-footage", "frozen_test": "nightdrive-footage"})
+    return run(night, "nightdrive-runner", "nightly", (), "")
 
 
 def images_file(stub: Stub, folder: Path) -> Path:
@@ -67,6 +69,10 @@ def test_a_cluster_that_has_everything_passes(
     assert "unknown" not in said
     assert "ok       1 x nvidia.com/gpu" in said
     assert "ok       volume claim nightdrive-footage (sources fleet, frozen_test)" in said
+    assert "ok       source fleet at nightdrive-footage:.: 1200 objects" in said
+    (made,) = cluster.pods
+    assert "nightdrive-versioning@sha256:" in made["spec"]["containers"][0]["image"]
+    assert cluster.deleted, "nothing stays behind"
 
 
 @pytest.mark.parametrize(
@@ -216,6 +222,31 @@ def test_a_claim_must_be_bound_where_footage_lies_on_it(
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (
+            ended_pod({".": (0, "")}),
+            2,
+            "MISSING  source fleet at nightdrive-footage:.: 0 objects: holds no file; correct",
+        ),
+        (
+            ended_pod({".": (3, "cannot be read by user 10001 (Permission denied)")}),
+            2,
+            "MISSING  source frozen_test at nightdrive-footage:.: 3 objects: cannot be read by user 10001 (Permission",
+        ),
+        (ended_pod({".": (100_000, "")}), 0, "ok       source fleet at nightdrive-footage:.: at least 100000 objects"),
+        (403, 0, "unknown  source fleet at nightdrive-footage:.: this user may not create, get and delete pods"),
+    ],
+)
+def test_what_a_source_on_a_claim_holds_is_looked_at_from_within_the_cluster(
+    cluster: Stub, pinned: Path, status: Any, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.pod_status = status
+    assert look(pinned) == code
+    assert said in capsys.readouterr().out
+
+
 class Objects:
     """A bucket that holds so many objects."""
 
@@ -260,7 +291,9 @@ def test_a_source_in_a_bucket_is_counted_and_read_from(
     monkeypatch.setenv("NIGHTDRIVE_S3_ENDPOINT", "http://s3")
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
     monkeypatch.setattr(s3, "open_bucket", lambda *_: Objects(held, error))
-    wanted = Wanted(secrets={}, claims=(), accelerators=(), images=(), sources={"drops": "s3://fleet/drops"})
+    wanted = Wanted(
+        secrets={}, claims={}, accelerators=(), images=(), sources={"drops": Place(path="s3://fleet/drops")}
+    )
     (found,) = (finding for finding in check(wanted, "nightdrive-runner") if finding.what.startswith("source"))
     assert found.there is there
     assert found.line().strip().startswith(said)

@@ -19,6 +19,7 @@ from components.stage.train_job import TrainJobSettings
 from perception.errors import InputError
 from pipelines.cluster import Cluster
 from pipelines.kubeflow.compile import compile_pipeline
+from pipelines.kubeflow.preflight import wanted_by
 from pipelines.kubeflow.resources import GIT_CREDENTIALS, GIT_FOLDER, image_of
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
@@ -112,12 +113,25 @@ def test_retries_and_time_outs(night: Night) -> None:
 
 
 def test_secrets_come_by_reference_and_git_credentials_only_where_git_is(night: Night) -> None:
-    spec, platform = night
-    for label, settings in platform.items():
+    for label, settings in night[1].items():
         mounted = {secret["secretName"]: secret["mountPath"] for secret in settings["secretAsVolume"]}
         assert mounted.pop("nightdrive-s3") == "/secrets/s3", label
-        stage = all_stages()[spec["deploymentSpec"]["executors"][label]["container"]["command"][-1]]
-        assert mounted == ({"nightdrive-git": "/secrets/git"} if stage.needs.image == "versioning" else {}), label
+        holds_key = label in {f"exec-{name}" for name in ("resolve", "gather", "publish", "propose", "farewell")}
+        assert mounted == ({"nightdrive-git": "/secrets/git"} if holds_key else {}), label
+
+
+def test_whoever_else_is_told_is_known_to_the_farewell_alone(tmp_path: Path) -> None:
+    compile_pipeline("nightly", tmp_path / "night.yaml", ["cluster.outside_secret=nightdrive-outside"])
+    _, platform = yaml.safe_load_all((tmp_path / "night.yaml").read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounted = {
+        label: secret["mountPath"]
+        for label, settings in executors.items()
+        for secret in settings["secretAsVolume"]
+        if secret["secretName"] == "nightdrive-outside"
+    }
+    assert mounted == {"exec-farewell": "/secrets/outside"}
+    assert wanted_by(tmp_path / "night.yaml").secrets["nightdrive-outside"] == ()
 
 
 def test_git_reads_the_mounted_credentials_and_never_writes_them(tmp_path: Path) -> None:
@@ -156,11 +170,13 @@ def test_spot_nodes_queue_and_a_stages_own_override(tmp_path: Path) -> None:
 def test_steps_with_a_gpu_run_from_the_cuda_image(night: Night) -> None:
     images = load_settings(nightly(), "nightly")["images"]
     assert image_of(all_stages()["score"].needs, images) == "nightdrive-torch-cuda"
-    assert image_of(all_stages()["select"].needs, images) == "nightdrive-torch-cpu"
+    assert image_of(all_stages()["curate"].needs, images) == "nightdrive-torch-cpu"
     assert image_of(all_stages()["score"].needs, {"torch": "cpu-only"}) == "cpu-only"
     for name, container in containers(night[0]).items():
         stage = all_stages()[container["command"][-1]]
         needs = dataclasses.replace(stage.needs, gpu_count=0) if name in FAN_OUTS else stage.needs
+        if name == "farewell":  # it records the night, and loads no network
+            needs = all_stages()["publish"].needs
         assert container["image"] == image_of(needs, images), f"{name}: only what computes pulls the larger image"
         if all_stages()[container["command"][-1]].needs.distributed:
             said = {"name": "NIGHTDRIVE_IMAGE", "value": container["image"]}

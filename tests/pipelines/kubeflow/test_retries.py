@@ -22,6 +22,7 @@ from kfp.local.orchestrator import task_executor
 
 from components.stage import __main__ as stage
 from components.stage.records import all_records
+from perception.versioning.nights import read_nights
 from pipelines.kubeflow.compile import compile_pipeline
 from tests.pipelines.kfp_local import conditions_on_values
 
@@ -130,8 +131,10 @@ def test_a_refused_gate_ends_with_its_own_code_what_it_guards_never_runs_and_the
     assert "Traceback" not in said
     records = {record["name"]: record for record in all_records(tmp_path / "store" / "nights" / "run-1")}
     (rule,) = (each for each in records["gate_ingest"]["failed"] if each["bound"] == {"min_value": 100})
-    row = records["farewell"]["values"]
-    assert (row["status"], row["by"], row["base"], row["new"]) == ("refused", "gate_ingest", None, 3)
+    values = records["farewell"]["values"]
+    assert (values["status"], values["base"], values["new"]) == ("refused", None, 6)
+    (row,) = read_nights(tmp_path / "data.git")
+    assert (row.night, row.status, row.figures.new_frames, row.used.arrivals) == ("run-1", "refused", 6, 0)
     (summary,) = (tmp_path / "artifacts").rglob("farewell/report/summary.json")
     assert json.loads(summary.read_text())["seconds"] > 0
     page = summary.with_name("report.html").read_text()

@@ -14,7 +14,7 @@ from perception.errors import InputError
 from pipelines.cluster import Cluster
 from pipelines.graph import FOOTAGE
 from pipelines.kubeflow.compile import compile_pipeline
-from pipelines.kubeflow.sources import places_of_sources
+from pipelines.kubeflow.sources import Place, places_of_sources
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 
@@ -66,7 +66,11 @@ def test_each_source_lies_in_its_bucket_or_on_the_claim_that_is_mounted_nearest_
     cluster = build_parameters(
         Cluster, {"source_claims": {"footage": "/data/fleet", "drawn": "/data/fleet/boxes"}}, where="cluster"
     )
-    assert places_of_sources(FOLDERS, cluster) == {"fleet": "footage", "boxes": "drawn", "drops": "s3://fleet/drops"}
+    assert places_of_sources(FOLDERS, cluster) == {
+        "fleet": Place(path="2026", claim="footage"),
+        "boxes": Place(path="new", claim="drawn"),
+        "drops": Place(path="s3://fleet/drops"),
+    }
 
 
 @pytest.mark.parametrize("path", ["/data/fleet2", "/data/fleet/../other", "footage", "/mnt/fleet"])
@@ -92,6 +96,6 @@ def test_every_profile_that_nights_are_scheduled_from_names_claims_that_hold_its
     settings = load_settings(nightly(), "nightly")
     cluster = build_parameters(Cluster, settings["cluster"], where="cluster")
     assert places_of_sources(settings["sources"], cluster) == {
-        "fleet": "nightdrive-footage",
-        "frozen_test": "nightdrive-footage",
+        "fleet": Place(path=".", claim="nightdrive-footage"),
+        "frozen_test": Place(path=".", claim="nightdrive-footage"),
     }

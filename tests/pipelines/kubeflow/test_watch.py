@@ -1,19 +1,18 @@
 """The watch: what lost a pod is tried again so many times and nothing else is; what never said good-bye gets its report, once."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
-from perception.errors import InputError
+from perception.versioning.nights import read_nights
+from perception.versioning.registry import create_registry
 from pipelines.commands.program import main
 from pipelines.kubeflow.kfp_api import connect
-from pipelines.kubeflow.watch import look, notify
+from pipelines.kubeflow.watch import look
+from tests.channel import Channel, channel  # noqa: F401 - a fixture
 from tests.pipelines.kubeflow.night_runs import leave_record, version_spec
 from tests.pipelines.kubeflow.stub_server import Stub
 
@@ -32,7 +31,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def ended(stub: Stub, store: Path, *, state: str = "FAILED", **more: Any) -> None:
     stub.add("runs", "run_id", {"display_name": "night", "state": state, "pipeline_spec": version_spec(store), **more})
     facts = {"format": 1, "night": "run-1", "profile": "smoke", "started": 900.0, "deadline": NOW.timestamp() + 9e4}
-    (store / "nights" / "run-1").mkdir(parents=True)
+    (store / "nights" / "run-1").mkdir(parents=True, exist_ok=True)
     (store / "nights" / "run-1" / "night.json").write_text(json.dumps(facts))
     leave_record(store, "run-1", "gather", "done", values={"new": 5}, peak_rss_mib=321.0)
 
@@ -127,13 +126,78 @@ def test_a_report_from_records_says_what_the_farewell_would_and_is_written_once(
     page = (tmp_path / "nights/run-1/report/report.html").read_text()
     for told in ("gate_ingest", "frames at least 100", "12", "gate_ingest.bounds", "min_frames"):
         assert told in page, f"the page of a refused night says {told}"
-    row = json.loads((tmp_path / "nights/run-1/farewell.json").read_text())["values"]
-    assert (row["status"], row["by"], row["new"], row["date"]) == ("refused", "gate_ingest", 5, "1970-01-01")
+    told = json.loads((tmp_path / "nights/run-1/farewell.json").read_text())["values"]
+    assert (told["status"], told["new"]) == ("refused", 5)
     assert "without a farewell" in capsys.readouterr().out
     page_time = (tmp_path / "nights/run-1/report/report.html").stat().st_mtime_ns
     assert look(connect(), NOW) == 0
     assert (tmp_path / "nights/run-1/report/report.html").stat().st_mtime_ns == page_time
     assert did(tmp_path) == ["report"]
+
+
+def begun(store: Path) -> str:
+    """Let a night have begun on a registry of its own, whose address is returned."""
+    registry = str(store / "data.git")
+    create_registry(registry, str(store / "remote"))
+    values = {"base": None, "night": "run-1", "date": "2026-01-01", "entries": 0, "code": "c0ffee"}
+    leave_record(store, "run-1", "resolve", "done", values=values)
+    return registry
+
+
+@pytest.mark.parametrize("killed", ["", "compare"])
+def test_a_night_without_a_farewell_gets_its_row_in_the_registry(
+    stub: Stub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    channel: Channel,  # noqa: F811
+    killed: str,
+) -> None:
+    """Cancelled in the middle, or retried to a good end: the backend runs no farewell again."""
+    monkeypatch.setenv("NIGHTDRIVE_WEBHOOK", channel.address)
+    registry = begun(tmp_path)
+    history = [{"state": state} for state in ("RUNNING", "CANCELING", "FAILED")]
+    state = {"state": "FAILED", "state_history": history} if killed else {"state": "SUCCEEDED"}
+    ended(stub, tmp_path, **state)
+    prices = {"currency": "EUR", "price_per_hour": {"gather": 0.6, "evaluate": 6.0, "ingest": 9.0}}
+    stub.objects["runs"]["run-1"]["pipeline_spec"] = version_spec(tmp_path, registry=registry, **prices)
+    by_condition = {"weather=fog": 0.2, "weather=rain": None, "scene=urban": 0.4}
+    figures = {"miou": 0.3, "miou_by_condition": by_condition, "verdict": "hold", "version": "data/x-01234567"}
+    leave_record(tmp_path, "run-1", "evaluate", "done", values=figures)
+    leave_record(tmp_path, "run-1", "report", "done", started=1200.0)
+    if killed:
+        leave_record(tmp_path, "run-1", killed, "running")
+    assert look(connect(), NOW) == 0
+    (night,) = read_nights(registry)
+    assert (night.night, night.date.isoformat(), night.status) == (
+        "run-1", "2026-01-01", "failed" if killed else "done",
+    )  # fmt: skip
+    assert (night.used.code, night.profile, night.figures.new_frames) == ("c0ffee", "smoke", 5)
+    got = night.figures
+    assert (got.cost, got.currency, night.version) == (0.11, "EUR", "data/x-01234567"), "a minute of each"
+    assert (got.miou, got.worst_condition, got.verdict, got.seconds) == (
+        0.3, "weather=fog", "hold", 240.0 if killed else 180.0,
+    )  # fmt: skip
+    assert look(connect(), NOW) == 0
+    assert read_nights(registry) == [night] and did(tmp_path) == ["report"]
+    failed, waits = (
+        "failed at compare: was killed before it was done",
+        "done; data/x-01234567 waits for a decision (its network: hold)",
+    )
+    assert channel.posted == [{"text": f"nightdrive: night run-1 (profile smoke): {failed if killed else waits}"}]
+
+
+def test_a_farewell_that_could_not_reach_the_registry_is_done_again_and_no_lost_pod(stub: Stub, tmp_path: Path) -> None:
+    registry = begun(tmp_path)
+    ended(stub, tmp_path)
+    stub.objects["runs"]["run-1"]["pipeline_spec"] = version_spec(tmp_path, registry=registry)
+    leave_record(tmp_path, "run-1", "farewell", "failed", started=1200.0)
+    away = tmp_path / "away.git"
+    (tmp_path / "data.git").rename(away)
+    assert look(connect(), NOW) == 1
+    assert (stub.count(*RETRY), did(tmp_path)) == (0, []), "it is tried at the next look"
+    away.rename(tmp_path / "data.git")
+    assert look(connect(), NOW) == 0
+    assert [night.status for night in read_nights(registry)] == ["failed"]
 
 
 def test_a_good_night_is_left_alone_and_other_runs_too(stub: Stub, tmp_path: Path) -> None:
@@ -273,45 +337,22 @@ def test_the_command_looks_once() -> None:
     assert main(["watch", "--once"]) == 0
 
 
-@pytest.fixture
-def webhook() -> Iterator[tuple[str, list[Any]]]:
-    posted: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(500 if self.path.endswith("broken") else 200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, args=[0.01], daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/hooks/s3cret", posted
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_a_notification_is_plain_json_and_its_address_is_never_shown(
-    webhook: tuple[str, list[Any]],
+def test_what_the_watch_does_is_posted_once(
+    stub: Stub,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    channel: Channel,  # noqa: F811
 ) -> None:
-    address, posted = webhook
-    monkeypatch.setenv("NIGHTDRIVE_WEBHOOK", address)
-    notify("a night was lost")
-    assert posted == [{"text": "nightdrive: a night was lost"}]
-    for wrong, said in ((f"{address}/broken", "answered 500"), ("http://127.0.0.1:9/s3cret", "cannot be posted to")):
-        monkeypatch.setenv("NIGHTDRIVE_WEBHOOK", wrong)
-        with pytest.raises(InputError, match=said) as raised:
-            notify("x")
-        assert "s3cret" not in str(raised.value)
-    captured = capsys.readouterr()
-    assert "s3cret" not in captured.out + captured.err + caplog.text
+    monkeypatch.setenv("NIGHTDRIVE_WEBHOOK", channel.address)
+    ended(stub, tmp_path)
+    leave_record(tmp_path, "run-1", "gate_ingest", "refused", started=1100.0, message="why", failed=BROKE)
+    assert look(connect(), NOW) == 0
+    (said,) = channel.posted
+    assert said["text"].startswith(
+        "nightdrive: night smoke (profile smoke): refused at gate_ingest: why enough_frames:"
+    )
+    assert look(connect(), NOW) == 0
+    assert len(channel.posted) == 1
 
 
 def test_the_runbook_says_what_the_backend_tries_again_and_that_its_policy_stays() -> None:

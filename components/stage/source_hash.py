@@ -3,8 +3,11 @@
 import ast
 import functools
 import hashlib
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+
+from perception.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 OURS = ("components", "perception")
@@ -27,6 +30,20 @@ def reachable_files(module: str) -> list[Path]:
                 seen.add(file)
                 waiting += _imports(file) if file.suffix == ".py" else []
     return sorted(seen)
+
+
+def package_hash(module: str) -> str:
+    """Return a hash over every source file of the installed package that a module is in; raises InputError where there is none."""
+    top = module.partition(".")[0]
+    found = importlib.util.find_spec(top)
+    if found is None or found.origin is None:
+        raise InputError(f"package {top}: has no source here; install it, or put its folder on PYTHONPATH")
+    file = Path(found.origin)
+    files = sorted(file.parent.rglob("*.py")) if found.submodule_search_locations else [file]
+    digest = hashlib.sha256()
+    for each in files:
+        digest.update(each.relative_to(file.parent).as_posix().encode() + b"\0" + _digest(each))
+    return digest.hexdigest()[:16]
 
 
 @functools.cache  # most files are reached by most stages

@@ -1,0 +1,126 @@
+"""gather: put what arrived and what the registry holds together into the night's one manifest, and say whether there is news."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.ingest.sources import Source
+from components.stage.declaration import BASE, Needs, Paths, Port, Stage
+from components.stage.learning import COMMIT_VARIABLE, Taxonomy, write_json
+from components.stage.parameters import absolute
+from components.stage.records import log
+from perception.parameters import Count, CountOrZero, Seed, checked
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from perception.quality.intake import Intake
+
+
+@checked
+class GatherParameters:
+    """Say what is asked of each source as a whole, and how long the pool lasts."""
+
+    sources: dict[str, Source]  # every source of the night by name
+    registry: str  # git repository of the data registry: a folder or a URL
+    store: str  # blob store: a folder or s3://bucket/prefix
+    taxonomy: Taxonomy  # pixels of labels are counted by its classes
+    seed: Seed  # of the initial random draw
+    settings_sha256: str = ""  # of all parameters of the night: a night with other ones has news
+    max_age_days: Count = 90  # unlabelled frames leave the pool so long after they arrived
+    max_pool_frames: Count = 10_000_000  # beyond so many unlabelled frames the oldest leave
+    tolerated_labels: CountOrZero = 10  # labels that came back broken and stop no night, whatever their share
+
+
+def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str, str | int]:
+    """Write the night's frames folder, in taken/ what it adds to the pool of record, in labels.parquet what came back, and in
+    corrections.csv which labels go back to their annotators.
+
+    Gives news as "some" or "nothing", tells how many frames wait in the pool, and how many files were new, repeated, a clash or rejected.
+    """
+    from dataclasses import replace
+
+    from components.gather.known import known_frames
+    from components.gather.labels import corrections, returned_labels, with_reasons
+    from components.gather.taken import take_files
+    from perception.data.store import open_store
+    from perception.data.tables import read_record
+    from perception.quality.intake import gate_table, write_frames_folder
+    from perception.versioning.tonight import Tonight, book_of, kept_beside, left_unused
+
+    store, folder, base = open_store(parameters.store), outputs.one("frames"), inputs.one("base")
+    tonight = read_record(base / "night.json", Tonight)
+    book = book_of(absolute(parameters.registry), tonight, kept_beside(absolute(parameters.store)))
+    taken, files = take_files(inputs, book, parameters, store)
+    night = _together(known_frames(base, book, tonight, parameters, store), taken)
+    night = replace(night, manifest=with_reasons(night.manifest, book))
+    write_frames_folder(night, folder)
+    _write_taken(taken, files, folder / "taken")
+    labels = returned_labels(files, night.manifest[night.manifest.label_source == "human"], book)
+    labels.to_parquet(folder / "labels.parquet", index=False)
+    corrections(files).to_csv(folder / "corrections.csv", index=False, lineterminator="\n")
+    table = gate_table(night.manifest, night.profile)
+    table.assign(returned=_returned(night.manifest, files)).to_parquet(folder / "gate.parquet", index=False)
+    write_json(folder / "gate_parameters.json", {"min_returned_labels": _least_sound(files, parameters)})
+    code = os.environ.get(COMMIT_VARIABLE, "")
+    unused = left_unused(book, tonight, parameters=parameters.settings_sha256, code=code)
+    counts = {
+        name: int((files.outcome == name).sum()) for name in ("new", "relabelled", "repeated", "clash", "rejected")
+    }
+    counts["labels"] = int(labels.event.isin(["accepted"]).sum())
+    what = [name for name in ("new", "relabelled", "labels") if counts[name]] + list(unused)
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    log(f"{len(night.manifest)} frames tonight; files: {told or 'none unread'}; news: {', '.join(what) or 'none'}")
+    waiting = int((night.manifest.split == "pool").sum())
+    return {"news": "some" if what else "nothing", "pool": waiting, **counts}
+
+
+def _together(known: "Intake", taken: "Intake") -> "Intake":
+    """Return the night's frames: what it takes in stands in the place of what was known of the same frame."""
+    from dataclasses import fields
+
+    from perception.quality.intake import Intake, join_intakes
+
+    mine = set(taken.manifest.frame_id)
+    parts = {each.name: getattr(known, each.name) for each in fields(known)}
+    rest = {name: table[~table.frame_id.isin(mine)] for name, table in parts.items()}
+    return join_intakes([taken, Intake(**rest)])
+
+
+def _write_taken(taken: "Intake", files: "pd.DataFrame", folder: Path) -> None:
+    folder.mkdir()
+    frames = taken.manifest.assign(source_sha256=taken.manifest.image_sha256)  # the store keeps the bytes that arrived
+    for name, rows in {"arrivals": files, "frames": frames, "profile": taken.profile, "oracle": taken.oracle}.items():
+        rows.to_parquet(folder / f"{name}.parquet", index=False)
+
+
+def _returned(manifest: "pd.DataFrame", files: "pd.DataFrame") -> "pd.Series[bool]":
+    came = files[files.label_drop.notna() & (files.outcome != "rejected")]
+    return manifest.frame_id.isin(came.frame_id)
+
+
+def _least_sound(files: "pd.DataFrame", parameters: GatherParameters) -> int:
+    """Return how many of the labels that came back must be sound for the night to go on."""
+    came = files[files.label_drop.notna()]
+    tolerated = (
+        parameters.sources[name].tolerated_fraction() * count for name, count in came.source.value_counts().items()
+    )
+    return max(0, len(came) - max(parameters.tolerated_labels, int(sum(tolerated))))
+
+
+STAGE = Stage(
+    name="gather",
+    summary="Put what arrived and what the registry holds together into the night's one manifest, and say whether there is news.",
+    inputs=(Port(name="arrived", about="frames folders, one a batch", many=True), BASE),
+    outputs=(
+        Port(
+            name="frames",
+            about="tonight's frames: manifest, profile, rejected and hidden; taken/: what is new; corrections.csv: labels that go back",
+            gate_table=True,
+        ),
+    ),
+    value="news",
+    parameters=GatherParameters,
+    needs=Needs(image="versioning", loads="pandas", memory_gib=4),
+    run=run,
+)

@@ -1,0 +1,79 @@
+"""What the night takes in of the files that arrived: one frame for the same bytes, and none for a name that has other bytes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from components.ingest.sources import Source
+from components.stage.declaration import Paths
+from components.stage.parameters import shared_fields
+from perception.data.store import Store
+from perception.data.tables import read_table
+from perception.errors import InputError
+from perception.quality.intake import Intake, SourceRules, check_source, join_intakes, read_intake, reveal_first
+from perception.versioning.growing import Book
+from perception.versioning.growing import read_table as read_book
+from perception.versioning.pool import ADMITTED, FRAMES, known_arrivals, sort_arrivals
+
+if TYPE_CHECKING:
+    from components.gather import GatherParameters
+
+
+def take_files(inputs: Paths, book: Book, parameters: "GatherParameters", store: Store) -> tuple[Intake, pd.DataFrame]:
+    """Return the frames that the night takes in, with what was rejected, and every file that it read with its outcome.
+
+    Raises InputError when too many files of a source are broken, and for a source with labels whose frames changed.
+    """
+    arrived = join_intakes([read_intake(path) for path in inputs.many("arrived")])
+    listed = read_table(inputs.one("base") / "listed.parquet", {"source": "text"})
+    for name, source in parameters.sources.items():
+        rule = shared_fields(SourceRules, source, max_rejected_fraction=source.tolerated_fraction())
+        check_source(arrived, name, rule, known=int((listed.source == name).sum()))
+    files = sort_arrivals(arrived.read, known_arrivals(book, arrived.read))
+    clashes = files[files.outcome == "clash"]
+    _check_unchanged(clashes, parameters.sources)
+    taken = _admitted(arrived, files)
+    labelled = set(read_book(book, FRAMES, columns=["source"], where={"label_source": ["human"]}).source)
+    for name, source in parameters.sources.items():
+        if source.initial_labelled_frames and name not in labelled:
+            taken = reveal_first(
+                taken, name, source.initial_labelled_frames, store, parameters.taxonomy, parameters.seed
+            )
+    told = clashes.assign(path=clashes.object, rule=clashes.reason, remedy="give it another name")
+    rejected = [arrived.rejected, told[["source", "path", "frame_id", "rule", "remedy"]]]
+    return replace(taken, rejected=pd.concat([each for each in rejected if len(each)] or rejected[:1])), files
+
+
+def _check_unchanged(clashes: pd.DataFrame, sources: Mapping[str, Source]) -> None:
+    given = clashes[clashes.source.map({name: source.labels == "given" for name, source in sources.items()}).eq(True)]
+    if len(given):
+        first = given.iloc[0]
+        raise InputError(
+            f"source {first.source!r}: {len(given)} of its files have other bytes than the frames of their names that the "
+            f"registry holds ({first.frame_id} first); give them other names, or the night another registry (common.registry)"
+        )
+
+
+def _admitted(arrived: Intake, files: pd.DataFrame) -> Intake:
+    """Return the rows of admitted files under their frames' names; of a frame that came twice the last one."""
+    rows = files[files.outcome.isin(ADMITTED)]
+    keys = zip(rows.source, rows.object, rows.source_sha256, strict=True)
+    names = {key: (place, frame_id) for place, (key, frame_id) in enumerate(zip(keys, rows.frame_id, strict=True))}
+    hashes = arrived.manifest[["source", "frame_id", "image_sha256"]].drop_duplicates(["source", "frame_id"])
+
+    def renamed(table: pd.DataFrame, sha256: "pd.Series[str]") -> pd.DataFrame:
+        found = [names.get(key) for key in zip(table.source, table.frame_id, sha256, strict=True)]
+        here = pd.Series([each is not None for each in found], table.index, dtype=bool)
+        places, ids = zip(*filter(None, found), strict=True) if here.any() else ((), ())
+        mine = table[here].assign(frame_id=list(ids), place=list(places)).sort_values("place")
+        return mine.drop_duplicates("frame_id", keep="last").drop(columns="place").reset_index(drop=True)
+
+    oracle = arrived.oracle.drop_duplicates(["source", "frame_id"])
+    return replace(
+        arrived,
+        manifest=renamed(arrived.manifest, arrived.manifest.image_sha256),
+        profile=renamed(arrived.profile, arrived.profile.image_sha256_actual),
+        oracle=renamed(oracle, oracle[["source", "frame_id"]].merge(hashes, how="left").image_sha256),
+    )

@@ -1,0 +1,64 @@
+"""Labels that came back from annotation, as a source lists them and as they arrive."""
+
+from collections.abc import Callable, Collection, Iterator
+
+import pandas as pd
+
+from components.ingest.arrivals import LISTING_COLUMNS, signature_of
+from components.ingest.sources import Source
+from perception.data.annotation import ReturnedLabel, read_label, returned_labels
+from perception.data.decoding import BadFrame
+from perception.data.footage import Footage, open_footage
+from perception.data.store import Store
+from perception.quality.intake import Arrival
+
+
+def list_returned(name: str, source: Source, handed_out: Callable[[Collection[str]], pd.DataFrame]) -> pd.DataFrame:
+    """Return what came back below a source's path: columns LISTING_COLUMNS, one row a frame or a drop that is none.
+
+    handed_out: gives which of some names are frames that a batch has held.
+    """
+    with open_footage(source.path) as footage:
+        found = returned_labels(footage.root, handed_out)
+        rows = [(name, each.frame_id, str(each.facts.drive_id), signature_of(each.files)) for each in found]
+    return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
+
+
+def returned(
+    source: Source, listed: pd.DataFrame, store: Store, handed_out: pd.DataFrame, taxonomy: str
+) -> Iterator[Arrival]:
+    """Yield the listed labels one by one; a frame that its annotator has not answered yet is left out.
+
+    store: where the images of the frames lie. handed_out: rows of frames that a batch has held. taxonomy: that annotators were given.
+    """
+    wanted = set(listed.object)
+    with open_footage(source.path) as footage:
+        for each in returned_labels(footage.root, lambda _names: handed_out):
+            if each.frame_id in wanted:
+                with footage.whole(each.files):
+                    arrival = _arrival(each, store, footage, taxonomy)
+                if arrival:
+                    yield arrival
+
+
+def _arrival(each: ReturnedLabel, store: Store, footage: Footage, taxonomy: str) -> Arrival | None:
+    problem, read = None, None
+    try:
+        read = read_label(each, taxonomy, store)
+        if read is None:
+            return None
+    except BadFrame as bad:
+        problem = BadFrame(footage.name(str(bad.path)), bad.rule, bad.remedy)
+    uri = getattr(each.facts, "image_uri", "")
+    return Arrival(
+        facts=each.facts,
+        image=store.get(uri) if uri else b"",
+        image_path=uri,
+        label=read[0] if read else None,
+        label_path=footage.name(f"{each.files[0]}: {each.frame_id}"),
+        label_taxonomy=each.taxonomy or taxonomy,
+        problem=problem,
+        label_drop=each.drop,
+        tags=read[1] if read else {},
+        tag_drop=each.tag_drop,
+    )

@@ -1,0 +1,89 @@
+"""The files of a label drop: a folder's, a zip archive's, or one alone. Nothing of an archive is written anywhere."""
+
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from perception.data.decoding import BadFrame
+from perception.data.files import is_left_behind, paths_below
+from perception.data.readers.layout import read_file
+
+_BYTES_LIMIT = 2**28  # of one file; a frame's outlines have some kilobytes, a painted frame some hundred
+_FILES_LIMIT = 10**6
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Hold the names of a drop's files, with / between folders; what systems left behind is left out."""
+
+    path: Path
+    names: tuple[str, ...]
+    moment: datetime  # when the newest of its files was written
+
+    @property
+    def is_archive(self) -> bool:
+        return self.path.is_file() and self.path.suffix.lower() == ".zip"
+
+    def where(self, name: str) -> str:
+        """Name a file in messages."""
+        return f"{self.path}" if self.path.name == name else f"{self.path}/{name}"
+
+    def file(self, name: str) -> Path:
+        """Return the file on disk that holds a file of the drop."""
+        return self.path / name if self.path.is_dir() else self.path
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes; raises BadFrame for one that is damaged, locked or too large."""
+        if not self.is_archive:
+            return read_file(self.file(name))
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(name) as file:
+                data = file.read(_BYTES_LIMIT + 1)
+        except (
+            OSError,
+            RuntimeError,
+            NotImplementedError,
+            KeyError,
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+        ) as error:
+            raise BadFrame(self.where(name), f"cannot be read ({error})", "export it again") from None
+        if len(data) > _BYTES_LIMIT:
+            raise BadFrame(self.where(name), f"has more than {_BYTES_LIMIT} bytes", "export fewer frames at once")
+        return data
+
+
+def open_pack(path: Path) -> Pack:
+    """List the files of a drop; raises BadFrame for an archive that is damaged or holds too many."""
+    if path.is_dir():
+        files = [each for each in paths_below(path) if each.is_file()]
+        return Pack(path, tuple(each.relative_to(path).as_posix() for each in files), _newest(files or [path]))
+    pack = Pack(path, (path.name,), _newest([path]))
+    if not pack.is_archive:
+        return pack
+    try:
+        with zipfile.ZipFile(path) as archive:
+            listed = [each for each in archive.infolist() if not each.is_dir()]
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise BadFrame(path, f"is not a whole zip archive ({error})", "export it again") from None
+    if len(listed) > _FILES_LIMIT:
+        raise BadFrame(path, f"holds {len(listed)} files, more than {_FILES_LIMIT}", "export fewer frames at once")
+    names = (each.filename for each in listed)
+    kept = tuple(sorted(name for name in names if not any(map(is_left_behind, PurePosixPath(name).parts))))
+    return Pack(path, kept, max(map(_written, listed), default=pack.moment))
+
+
+def _newest(files: Iterable[Path]) -> datetime:
+    return datetime.fromtimestamp(max(int(each.stat().st_mtime) for each in files), UTC)
+
+
+def _written(file: zipfile.ZipInfo) -> datetime:
+    """Return when a file of an archive was written; archives tell no zone."""
+    try:
+        return datetime(*file.date_time, tzinfo=UTC)
+    except ValueError:
+        return datetime(1980, 1, 1, tzinfo=UTC)

@@ -1,0 +1,29 @@
+"""The nights of a registry as a series, each with where its version stands."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from perception.versioning.decisions import decisions_at, standing
+from perception.versioning.nights import Night, nights_at
+from perception.versioning.processes import shallow_clone
+from perception.versioning.records import current_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedNight:
+    """A night, and what people made of it."""
+
+    night: Night
+    # on its version: proposed (it waits), current, was current or rejected; None: it made no version
+    decision: str | None
+
+
+def read_trend(registry: str | Path) -> list[ListedNight]:
+    """Return all nights, oldest first; raises InputError as read_nights does."""
+    with shallow_clone(registry) as clone:
+        nights, decisions, pointer = nights_at(clone), decisions_at(clone, "HEAD"), current_at(clone)
+    current = pointer.tag if pointer else None
+    return [
+        ListedNight(night=night, decision=standing(night.version, current, decisions) if night.version else None)
+        for night in nights
+    ]
