@@ -1,9 +1,9 @@
 """Add members' pixels to running totals in one pass, compiled for the processor at hand; scores.py has the plain form.
 
-A pass reads each value once and keeps all else in a core's first cache: main memory and the logarithms are what it
-costs. Logarithm and exponential are polynomials without a branch, which a compiler turns into the processor's widest
-operations; a call of a library's for each value would cost several times the rest. The functions let go of the
-interpreter's lock, so that threads may work on blocks of their own.
+A pass reads each value once and keeps all else in a core's caches: main memory and the logarithms are what it costs.
+Logarithm and exponential are polynomials without a branch, which a compiler turns into the processor's widest operations;
+a call of a library's for each value would cost several times the rest. The functions let go of the interpreter's lock,
+so that threads may work on blocks of their own.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-PIXELS = 256  # at 19 classes their probabilities, means and votes are 50 KB
+PIXELS = 4096  # long rows are fetched from memory ahead of time; at 19 classes they stay in a core's second cache
 Array = np.ndarray[Any, np.dtype[Any]]
 F32, I32 = np.float32, np.int32
 # Fused multiply-add; NaN and infinity keep their meaning. What was compiled is kept beside this file, else where
@@ -115,6 +115,14 @@ def _move(mean: Array, row: Array, share: Any) -> None:
 
 
 @compiled
+def _take_and_move(row: Array, entropy: Array, mean: Array, share: Any) -> None:
+    for i in range(row.size):
+        p = row[i]
+        entropy[i] -= p * logarithm(p)
+        mean[i] += (p - mean[i]) * share
+
+
+@compiled
 def _add_squares(spread: Array, mean: Array, row: Array, weight: Any) -> None:
     for i in range(mean.size):
         spread[i] += (row[i] - mean[i]) ** 2 * weight
@@ -159,12 +167,13 @@ def add(
             _softmax(values, frame, first, softmax, own[:pixels])
         for c in range(classes):
             row = softmax[c, :pixels] if logits else values[frame, c, first:last]
-            if not logits:
-                _take_entropy(row, own)
             average = mean[frame, c, first:last]
             if spread.size:
                 _add_squares(spread[frame, first:last], average, row, weight)
-            _move(average, row, share)
+            if logits:
+                _move(average, row, share)
+            else:
+                _take_and_move(row, own, average, share)
             if votes.size:
                 _improve(best[:pixels], winner, row, c)
         _move(entropy[frame, first:last], own, share)

@@ -100,7 +100,7 @@ def detection_uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
 
 
 FEW_PIXELS = 1024  # smaller frames, and a classifier's single answers, are laid side by side as one
-BLOCK_PIXELS = 4096  # of a frame: all members that are there are added to them while they are in a core's cache
+BLOCK_PIXELS = 8192  # of a frame: all members that are there are added to them while they are in a core's cache
 Part = tuple[int, int, int]  # frame, first pixel, one past the last
 
 
