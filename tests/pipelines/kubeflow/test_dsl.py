@@ -11,6 +11,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from components.stage.parameters import build_parameters
 from perception.errors import InputError
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.dsl import FAREWELL
@@ -65,13 +66,6 @@ def test_a_step_is_given_its_settings_and_nothing_else(spec: Spec) -> None:
     assert "parameters" not in spec["root"].get("inputDefinitions", {}), "a run has no parameters of its own"
 
 
-def holds(given: Any, wanted: Any) -> bool:
-    """Return whether all that is wanted is given, as deep as it goes: defaults may stand beside it."""
-    if isinstance(wanted, dict):
-        return all(name in given and holds(given[name], each) for name, each in wanted.items())
-    return bool(given == wanted)
-
-
 def test_settings_hold_every_parameter_of_a_task_exactly(spec: Spec, tmp_path: Path) -> None:
     settings = load_settings(NIGHT, "nightly", run="nightly")
     for name, task, _, _ in steps(spec):
@@ -81,7 +75,12 @@ def test_settings_hold_every_parameter_of_a_task_exactly(spec: Spec, tmp_path: P
         assert given.pop("_night")["store"] == settings["resolve"]["store"], "where the night's records lie"
         wanted = json.loads(json.dumps(settings[declared.name]))
         wanted.pop("settings", None)  # of the report: its records tell it those of all tasks
-        assert holds(given, wanted), name
+        over = {declared.over: 0} if declared.over else {}
+        kept, asked = (
+            build_parameters(declared.stage.parameters, {key: each[key] for key in wanted} | over, where=name)
+            for each in (given, wanted)
+        )
+        assert kept == asked, name
         if declared.over:
             assert given[f"{declared.over}_count"] == settings[COUNTS[declared.over]]
     compile_pipeline("nightly", tmp_path / "night.yaml", [f"common.seed={2**53 + 1}"])
