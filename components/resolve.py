@@ -1,7 +1,7 @@
 """resolve: find the exact data version that this night starts from, and list the footage that has arrived."""
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,15 @@ class ResolveParameters:
     def __post_init__(self) -> None:
         if self.require_signed and not self.allowed_signers.strip():
             raise BrokenRule("allowed_signers", self.allowed_signers, "must not be empty with require_signed")
+        if self.night_date and not _is_day(self.night_date):
+            raise BrokenRule("night_date", self.night_date, "must be a day from 2000 to 2999 such as 2026-11-30")
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return 2000 <= date.fromisoformat(text).year <= 2999  # what is counted from it stays a date
+    except ValueError:
+        return False
 
 
 def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[str, str | int | None]:

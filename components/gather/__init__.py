@@ -52,7 +52,7 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     tonight = read_record(base / "night.json", Tonight)
     book = book_of(absolute(parameters.registry), tonight, kept_beside(absolute(parameters.store)))
     taken, files = take_files(inputs, book, parameters, store)
-    night = _together(known_frames(base, book, tonight, parameters, store), taken)
+    night = _together(known_frames(base, book, tonight, parameters, store, files), taken)
     night = replace(night, manifest=with_reasons(night.manifest, book))
     write_frames_folder(night, folder)
     _write_taken(taken, files, folder / "taken")

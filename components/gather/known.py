@@ -19,11 +19,19 @@ if TYPE_CHECKING:
     from components.gather import GatherParameters
 
 
-def known_frames(base: Path, book: Book, tonight: Tonight, parameters: "GatherParameters", store: Store) -> Intake:
-    """Return the frames of earlier nights that this one works on, as an intake; base: the folder that resolve wrote."""
+def known_frames(
+    base: Path, book: Book, tonight: Tonight, parameters: "GatherParameters", store: Store, files: pd.DataFrame
+) -> Intake:
+    """Return the frames of earlier nights that this one works on, as an intake.
+
+    base: the folder that resolve wrote. files: every file read tonight, with label_drop and outcome.
+    """
     events = state(read_events(book))
     limits = PoolLimits(max_age_days=parameters.max_age_days, max_frames=parameters.max_pool_frames)
     waiting = waiting_frames(book, events, limits, tonight.moment.date()).frames
+    # A label that came after its recall and goes back: the frame is its annotator's again.
+    went_back = set(files.frame_id[files.label_drop.notna() & files.outcome.eq("rejected")]) & set(events.frame_id)
+    waiting = waiting[~waiting.frame_id.isin(went_back)]
     given = {name for name, source in parameters.sources.items() if source.labels == "given"}
     listed = read_table(base / "listed.parquet", {"source": "text", "frame_id": "text?", "outcome": "text"})
     still = listed.frame_id[listed.source.isin(given) & listed.outcome.isin([*ADMITTED, "repeated"])]

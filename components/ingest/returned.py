@@ -7,6 +7,7 @@ import pandas as pd
 from components.ingest.arrivals import LISTING_COLUMNS, signature_of
 from components.ingest.sources import Source
 from perception.data.annotation import ReturnedLabel, read_label, returned_labels
+from perception.data.blobs import is_uri
 from perception.data.decoding import BadFrame
 from perception.data.source_files import SourceFiles, open_source_files
 from perception.data.store import Store
@@ -31,28 +32,31 @@ def returned(
 
     store: where the images of the frames lie. handed_out: rows of frames that a batch has held. taxonomy: that annotators were given.
     """
-    wanted = set(listed.object)
+    wanted, asked = set(listed.object), set(handed_out.frame_id)
     with open_source_files(source.path) as files:
         for each in returned_labels(files.root, lambda _names: handed_out):
             if each.frame_id in wanted:
                 with files.whole(each.files):
-                    arrival = _arrival(each, store, files, taxonomy)
+                    arrival = _arrival(each, store, files, taxonomy, asked)
                 if arrival:
                     yield arrival
 
 
-def _arrival(each: ReturnedLabel, store: Store, files: SourceFiles, taxonomy: str) -> Arrival | None:
-    problem, read = None, None
+def _arrival(
+    each: ReturnedLabel, store: Store, files: SourceFiles, taxonomy: str, asked: Collection[str]
+) -> Arrival | None:
+    problem, read, uri = None, None, getattr(each.facts, "image_uri", "")
     try:
+        if uri and each.frame_id not in asked:
+            _check_held(each, store)
         read = read_label(each, taxonomy, store)
         if read is None:
             return None
     except BadFrame as bad:
         problem = BadFrame(files.name(str(bad.path)), bad.rule, bad.remedy)
-    uri = getattr(each.facts, "image_uri", "")
     return Arrival(
         facts=each.facts,
-        image=store.get(uri) if uri else b"",
+        image=store.get(uri) if uri and (not problem or each.frame_id in asked) else b"",
         image_path=uri,
         label=read[0] if read else None,
         label_path=files.name(f"{each.files[0]}: {each.frame_id}"),
@@ -62,3 +66,10 @@ def _arrival(each: ReturnedLabel, store: Store, files: SourceFiles, taxonomy: st
         tags=read[1] if read else {},
         tag_drop=each.tag_drop,
     )
+
+
+def _check_held(each: ReturnedLabel, store: Store) -> None:
+    """Raise BadFrame where the store lacks what a drop's own manifest names for a frame that no batch in the ledger holds."""
+    for uri in (each.facts.image_uri, getattr(each.facts, "prelabel_uri", None)):
+        if isinstance(uri, str) and not (is_uri(uri) and store.exists(uri)):
+            raise BadFrame(each.files[0], f"{each.frame_id}: the store has no {uri}", "send back what was handed out")

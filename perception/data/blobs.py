@@ -30,10 +30,15 @@ def describe_blob(data: bytes, suffix: str) -> Blob:
     return Blob(f"sha256/{sha256[:2]}/{sha256}.{suffix}", sha256, len(data))
 
 
+def is_uri(uri: str) -> bool:
+    """Say whether a text is an address in the store."""
+    # fullmatch: $ alone would let a newline at the end pass.
+    return bool(_URI.fullmatch(uri)) and uri[7:9] == uri[10:12]
+
+
 def checked_uri(uri: str) -> str:
     """Refuse every uri that is not an address in the store, so that none can lead out of it."""
-    # fullmatch: $ alone would let a newline at the end pass.
-    if not _URI.fullmatch(uri) or uri[7:9] != uri[10:12]:
+    if not is_uri(uri):
         raise InputError(
             f"blob uri {uri!r}: must be sha256/<first 2>/<64 hex digits>.<suffix>; take it from a manifest"
         )

@@ -199,9 +199,11 @@ def recall(
 
     Those of a batch whose label has not come, or the named ones; the same call again adds nothing.
 
-    Raises InputError for frames that are at no annotator, or without a name or a reason.
+    Raises InputError for frames that are at no annotator, for both or neither of batch and frames, or without a name or a reason.
     """
-    if not who.strip() or not why.strip():
+    if bool(batch) == bool(frames):
+        raise InputError("recall takes a batch or frames: say BATCH= or FRAME=, one of them")
+    if not who.strip(" ,") or not why.strip():
         raise InputError(f"recall by {who!r} because {why!r}: say who recalls and why")
     digest = sha256("\n".join([batch or "", *sorted(frames)]).encode()).hexdigest()[:8]
     name = f"recall-{now.astimezone(UTC):%Y%m%dT%H%M%S}-{digest}"

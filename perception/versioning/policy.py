@@ -72,4 +72,4 @@ def told(facts: Mapping[str, Any], policy: ReleasePolicy) -> list[str]:
     data = by_hand if policy.data == "by_hand" else data_objections(facts)
     network = by_hand if policy.network == "by_hand" else network_objections(facts)
     waits = {"data": data, "network": network}
-    return [f"the {what} wait for a person: {'; '.join(why)}" for what, why in waits.items() if why]
+    return [f"left to a person, the {what}: {'; '.join(why)}" for what, why in waits.items() if why]

@@ -16,6 +16,7 @@ def night_table(run: Path, seconds: float) -> str:
     parameters, latency = (
         [model[f"{name}_{of}"] for of in ("dense", "compressed")] for name in ("parameters", "latency_ms")
     )
+    promotion = [summary["promotion"][name] for name in ("decision", "reason")]
     rows = [
         ("night", f"{summary['run']} ({summary['profile']}): {summary['status']} in {seconds:.0f} s"),
         ("selected", f"{_or_dash(selection['selected_frames'])} of {_or_dash(selection['pool_frames'])} frames"),
@@ -26,7 +27,7 @@ def night_table(run: Path, seconds: float) -> str:
         ("latency, dense / shipped", _figures(*latency, form="{:.1f} ms")),
         ("data version", _or_dash(summary["data"]["version"])),
         ("gates", ", ".join(f"{gate['name']} {gate['verdict']}" for gate in summary["gates"]) or "-"),
-        ("decision", f"{_or_dash(summary['promotion']['decision'])}: {_or_dash(summary['promotion']['reason'])}"),
+        ("decision", ": ".join(filter(None, promotion)) or "-"),
         ("report", str(run / "report.html")),
         *([("review", str(run / "review.html"))] if (run / "review.html").exists() else []),
     ]

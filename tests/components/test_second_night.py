@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from perception.quality.gate import judge_folders
 from perception.versioning.decisions import promote
 from perception.versioning.growing import open_book
 from perception.versioning.growing import read_table as read_book
-from perception.versioning.ledger import read_events, state
+from perception.versioning.ledger import read_events, recall, state
 from perception.versioning.nights import Night, Used
 from perception.versioning.pool import ARRIVALS
 from perception.versioning.replay import registry_as_of
@@ -167,6 +167,20 @@ def test_frames_at_annotators_are_not_chosen_again_and_one_wrong_label_stops_not
     assert corrections[["who", "frame_id"]].to_numpy().tolist() == [["Ada", ids[1]]]
     (version,) = pd.read_parquet(second / "curated" / "version" / "manifest.parquet").to_dict("records")
     assert version["frame_id"] == ids[0] and version["label_drop"].endswith("/Ada/2026-12-01")
+
+
+def test_a_frame_whose_late_label_goes_back_after_its_recall_is_not_chosen_on_that_night(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "none")
+    batch = fleet.night("first") / "selection" / "annotation"
+    late = pd.read_csv(batch / "frames.csv").frame_id[0]
+    recall(fleet.registry, who="Ada", why="lost", now=datetime(2026, 11, 30, 12, tzinfo=UTC), frames=[late])
+    drop = batch.rename(tmp_path / "drops" / "one")
+    (drop / "labels").mkdir()
+    (drop / "labels" / f"{late}.png").write_bytes(b"no image")
+    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-12-01"}))
+    second = fleet.night("second", budget_frames=12)
+    assert late not in set(pd.read_parquet(second / "selection" / "selected.parquet").frame_id)
+    assert fleet.state().status[late] == "rejected"
 
 
 def returned(fleet: Fleet, batch: Path, ids: list[str], date: str) -> None:

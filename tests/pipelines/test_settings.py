@@ -119,6 +119,8 @@ def test_a_data_set_may_lie_in_a_bucket() -> None:
         ("smoke", ["shards.x=1"], "", "no section 'shards'"),
         ("camvid", [], "/nowhere", "DATA=/nowhere: no such folder"),
         ("camvid", [], "", "say where the data are, DATA=DIR"),
+        ("smoke", ["resolve.night_date=99999-01-01"], "", "night_date = '99999-01-01': must be a day"),
+        ("smoke", ["resolve.night_date=0001-01-01"], "", "night_date = '0001-01-01': must be a day"),
     ],
 )
 def test_mistakes_are_named(profile: str, overrides: list[str], data: str, message: str) -> None:

@@ -101,7 +101,7 @@ def read_cvat(data: bytes, path: Path, where: str) -> list[Answer]:
     told = (root.findtext(f".//{place}/username") for place in ("assignee", "owner"))
     annotator, moment = next(filter(None, told), None), moment_of(root.findtext(".//dumped"))
     answers = []
-    for image in root.iter("image"):
+    for image in root.findall("image"):
         try:
             answer = _answer(image, path, where)
         except BadFrame as problem:
@@ -139,7 +139,7 @@ def _number(text: str | None, where: str) -> int:
 
 
 def _tags(image: Element) -> dict[str, str]:
-    said = (each for tag in image.iter("tag") if tag.get("label") == IMAGE_TAGS for each in tag.iter("attribute"))
+    said = (each for tag in image.findall("tag") if tag.get("label") == IMAGE_TAGS for each in tag.findall("attribute"))
     return {each.get("name", ""): (each.text or "").strip() for each in said}
 
 

@@ -101,14 +101,15 @@ def read_label_studio(content: list[Any], path: Path, where: str) -> list[Answer
     answers = []
     for task in content:
         try:
-            name = str(task["data"].get("frame_id") or task["data"][_IMAGE])
-            answer = _answer(task["annotations"], name, path, f"{where}: {name}")
-        except (KeyError, AttributeError) as error:
+            name, annotations = str(task["data"].get("frame_id") or task["data"][_IMAGE]), task["annotations"]
+        except (LookupError, AttributeError, TypeError) as error:
             raise BadFrame(where, f"is no export of Label Studio ({error!r})", "export it as JSON") from None
-        except (TypeError, ValueError) as error:
-            answer = broken(
-                name, _KIND, path, BadFrame(f"{where}: {name}", f"a region is broken ({error})", "export it again")
-            )
+        named = f"{where}: {name}"
+        try:
+            answer = _answer(annotations, name, path, named)
+        except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
+            problem = BadFrame(named, f"a region is broken ({error!r})", "export it again")
+            answer = broken(name, _KIND, path, problem)
         answers += [answer] if answer else []
     return answers
 
@@ -145,7 +146,7 @@ def _shape(result: dict[str, Any], where: str) -> Shape:
     if result.get("image_rotation"):
         return no_outline(str(names[0]), "an outline on a turned image", where)
     if "points" in value and kind in ("polygonlabels", "polygon", "labels"):
-        corners = [[x * width / 100, y * height / 100] for x, y in value["points"]]
+        corners = np.asarray(value["points"], np.float64) * np.asarray((width, height), np.float64) / 100
         return polygon(str(names[0]), [corners], where)
     if value.get("format") == "rle" or "rle" in value:
         return Shape(str(names[0]), partial(_painted, value.get("rle"), where))
@@ -154,8 +155,8 @@ def _shape(result: dict[str, Any], where: str) -> Shape:
 
 def _painted(rle: Any, where: str, size: Size) -> NDArray[np.bool_]:
     try:
-        picture = decode_brush(bytes(rle), size[0] * size[1] * _CHANNELS)
-    except (ValueError, TypeError) as error:
+        picture = decode_brush(bytes(list(rle)), size[0] * size[1] * _CHANNELS)
+    except (ValueError, TypeError, OverflowError) as error:
         raise BadFrame(where, f"a brush mask cannot be decoded ({error})", "export it again") from None
     return picture.reshape(*size, _CHANNELS)[:, :, _ALPHA] > 0
 

@@ -38,7 +38,7 @@ class Pack:
     def read(self, name: str) -> bytes:
         """Return a file's bytes; raises BadFrame for one that is damaged, locked or too large."""
         if not self.is_archive:
-            return read_file(self.file(name))
+            return self._plain(name)
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(name) as file:
                 data = file.read(_BYTES_LIMIT + 1)
@@ -55,6 +55,12 @@ class Pack:
         if len(data) > _BYTES_LIMIT:
             raise BadFrame(self.where(name), f"has more than {_BYTES_LIMIT} bytes", "export fewer frames at once")
         return data
+
+    def _plain(self, name: str) -> bytes:
+        file = self.file(name)
+        if file.is_file() and file.stat().st_size > _BYTES_LIMIT:
+            raise BadFrame(self.where(name), f"has more than {_BYTES_LIMIT} bytes", "export fewer frames at once")
+        return read_file(file)
 
 
 def open_pack(path: Path) -> Pack:

@@ -149,6 +149,9 @@ def test_frames_are_recalled_by_batch_or_by_name_and_late_labels_still_count(reg
     for wrong, words in (
         ({"batch": "batch-1", "now": WHEN + timedelta(days=1)}, "batch batch-1 is at no annotator"),
         ({"frames": ["x"]}, "frame 'x' is at no annotator"),
+        ({}, "a batch or frames"),
+        ({"batch": "batch-1", "frames": ["a"]}, "a batch or frames"),
+        ({"batch": "batch-1", "who": " , "}, "say who recalls"),
         ({"frames": ["a"]}, "frame 'a' is accepted, cannot be recalled"),
         ({"frames": ["c"], "why": " "}, "say who recalls and why"),
     ):

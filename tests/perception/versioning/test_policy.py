@@ -55,7 +55,7 @@ def test_by_default_people_decide(nights):
     facts = facts_of(registry, night("one", 1))
     assert release_by_policy(registry, facts, ReleasePolicy()) is None
     assert told(facts, ReleasePolicy()) == [
-        f"the {what} wait for a person: by hand, as the policy says" for what in ("data", "network")
+        f"left to a person, the {what}: by hand, as the policy says" for what in ("data", "network")
     ]
     assert released(registry) == (None, None)
 

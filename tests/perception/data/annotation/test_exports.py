@@ -1,6 +1,9 @@
 """What CVAT and Label Studio export, as their own formats describe it, byte for byte where that is short."""
 
+import contextlib
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +164,11 @@ RAIN = {"from_name": "weather", "to_name": "image", "type": "choices", "value": 
 
 
 def send(tmp_path: Path, *tasks: dict[str, Any]) -> Path:
-    (tmp_path / "drops" / "project.json").write_text(json.dumps(tasks))
+    return send_file(tmp_path, tasks)
+
+
+def send_file(tmp_path: Path, content: Any) -> Path:
+    (tmp_path / "drops" / "project.json").write_text(json.dumps(content))
     return tmp_path / "drops"
 
 
@@ -219,3 +226,32 @@ def test_a_brush_mask_is_decoded_within_its_size() -> None:
     for data, values in ((BRUSH, 4), ([255] * 40, 8), (BRUSH[:12], HEIGHT * WIDTH * 4)):
         with pytest.raises(ValueError):
             decode_brush(bytes(data), values)
+
+
+HOSTILE = (None, 10**15, 10**400, "", "9999-12-31T23:59:59-23:00", [], [[]], {})
+
+
+def places(value: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield the way to every value of a document, but for runs of numbers only to their first."""
+    yield ()
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield from ((key, *rest) for rest in places(each))
+
+
+def replaced(value: Any, place: tuple[Any, ...], by: Any) -> Any:
+    if not place:
+        return by
+    copy = value.copy()
+    copy[place[0]] = replaced(value[place[0]], place[1:], by)
+    return copy
+
+
+def test_whatever_stands_at_any_place_of_an_export_stops_nothing(
+    tmp_path: Path, store: FolderStore, known: pd.DataFrame
+) -> None:
+    whole = [task([ALL_ROAD, CAR_BRUSH, RAIN])]
+    for place, value in itertools.product(places(whole), HOSTILE):
+        for each in returned(send_file(tmp_path, replaced(whole, place, value)), known):
+            with contextlib.suppress(BadFrame):
+                read_label(each, "cityscapes19", store)
