@@ -25,6 +25,8 @@ _USERS_SETTINGS = re.compile(
     r"(credential|http|https|ssh|gpg|url)\..*|core\.(askpass|gitproxy|sshcommand)|user\.signingkey|(commit|tag)\.gpgsign"
 )
 
+_USER_INFORMATION = re.compile(r"(https?://|://[^/@\s]*:)[^/@\s]*@")  # ssh://git@host names no secret
+
 # What git says when a server did not answer or failed, in the words of git and of libcurl.
 _PASSING = re.compile(
     rb"Could not resolve host|Temporary failure in name resolution|Failed to connect|Couldn't connect|Connection refused|"
@@ -46,9 +48,22 @@ class Clone:
     url: str
 
 
+def holds_user_information(address: str) -> bool:
+    """Tell whether an address carries a password or token, which would come out in messages, records, pages and lists of processes."""
+    return _USER_INFORMATION.search(address) is not None
+
+
 def git_url(registry: str | Path) -> str:
-    """Give the URL git clones a registry from: file:// for a local folder, the text itself otherwise."""
+    """Give the URL git clones a registry from: file:// for a local folder, the text itself otherwise.
+
+    Raises InputError, which does not repeat it, for one that holds user information.
+    """
     text = str(registry)
+    if holds_user_information(text):
+        raise InputError(
+            "the registry's address holds user information, which everybody who may look at a message or a page would see; "
+            "leave it out, and give it to git's credential store or to the environment (docs/cluster.md: secrets)"
+        )
     if "://" in text or (":" in text.split("/", 1)[0] and not Path(text).exists()):
         return text
     return Path(text).absolute().as_uri()
@@ -151,26 +166,42 @@ def scratch_folder(parent: Path | None = None, prefix: str = "nightdrive-") -> I
 
 
 @contextmanager
-def shallow_clone(
-    registry: str | Path, *, branch: str = "main", scratch: Path | None = None, depth: int | None = 1
-) -> Iterator[Clone]:
-    """Clone one branch or tag of a registry without a working tree; the clone is removed afterwards.
+def shallow_clone(registry: str | Path, *, scratch: Path | None = None, depth: int | None = 1) -> Iterator[Clone]:
+    """Clone the branch main of a registry without a working tree; the clone is removed afterwards.
 
     Raises InputError when the registry or the branch cannot be read, RegistryError when its server does not answer.
     """
     with scratch_folder(scratch) as folder:
         start = git_at(folder, registry)
-        options = ["--quiet", "--no-checkout", "--template=", "--branch", branch]
+        options = ["--quiet", "--no-checkout", "--template=", "--branch", "main"]
         options += ["--depth", str(depth), "--no-tags"] if depth else []
-        done = run_git(start, "clone", *options, "--", start.url, "clone", check=False)
-        if done.returncode and may_pass(done.stderr):
-            raise RegistryError(f"registry {registry} cannot be reached: {last_words(done.stderr, 1)}; try again")
-        if done.returncode:
-            raise InputError(
-                f"registry {registry} has no readable {branch!r}: {last_words(done.stderr, 1)}; "
-                "check the path or URL and the credentials, or create the registry first"
-            )
+        _read_or_raise(start, "main", "clone", *options, "--", start.url, "clone")
         yield replace(start, path=folder / "clone")
+
+
+@contextmanager
+def tagged_commit(registry: str | Path, tag: str) -> Iterator[tuple[Clone, str]]:
+    """Fetch the commit that a tag names, and never a branch of that name: the clone, removed afterwards, and the commit.
+
+    Raises InputError and RegistryError as shallow_clone does.
+    """
+    with scratch_folder() as folder:
+        clone = git_at(folder, registry)
+        run_git(clone, "init", "--quiet", "--bare", "--template=", "clone")
+        clone = replace(clone, path=folder / "clone")
+        _read_or_raise(clone, tag, "fetch", "--quiet", "--depth", "1", "--no-tags", "--", clone.url, f"refs/tags/{tag}")
+        yield clone, git_text(clone, "rev-parse", "FETCH_HEAD^{commit}")
+
+
+def _read_or_raise(clone: Clone, wanted: str, *arguments: str) -> None:
+    done = run_git(clone, *arguments, check=False)
+    if done.returncode and may_pass(done.stderr):
+        raise RegistryError(f"registry {clone.url} cannot be reached: {last_words(done.stderr, 1)}; try again")
+    if done.returncode:
+        raise InputError(
+            f"registry {clone.url} has no readable {wanted!r}: {last_words(done.stderr, 1)}; "
+            "check the path or URL and the credentials, or create the registry first"
+        )
 
 
 def read_committed(clone: Clone, path: str, revision: str = "HEAD") -> bytes | None:
