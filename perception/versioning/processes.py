@@ -3,10 +3,11 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ _MAIL = "nightdrive@localhost"  # no mail is ever sent
 # templates, formats, orders, places of repositories) would change what our commands do or print.
 _USERS_VARIABLES = re.compile("GIT_(ASKPASS|SSH|SSH_COMMAND|SSH_VARIANT|SSL_.*|PROXY_.*)")
 _USERS_SETTINGS = re.compile(
-    r"(credential|http|https|ssh|gpg|url)\..*|core\.(askpass|gitproxy|sshcommand)|user\.signingkey|(commit|tag)\.gpgsign"
+    r"(credential|http|https|ssh|gpg|url)\..*|core\.(askpass|gitproxy|sshcommand)|user\.signingkey|(commit|tag)\.gpgsign|safe\.directory"
 )
 
 _USER_INFORMATION = re.compile(r"(https?://|://[^/@\s]*:)[^/@\s]*@")  # ssh://git@host names no secret
@@ -78,9 +79,9 @@ def git_at(folder: Path, registry: str | Path) -> Clone:
 def _environment(scratch: Path, url: str) -> dict[str, str]:
     """Return the environment of git children: no prompt, nothing written outside `scratch`, settings of our own.
 
-    url: of the one repository that they work on; in a folder it is trusted, whoever owns it. Credentials stay where the
-    surroundings put them (AWS_*, GIT_ASKPASS), and so does what git's configuration says of servers and keys. Raises InputError
-    for one that git cannot read.
+    url: of the one repository that they work on. Credentials stay where the surroundings put them (AWS_*, GIT_ASKPASS), and so
+    does what git's configuration says of servers and keys. Raises InputError for one that git cannot read, and for a folder that
+    belongs to somebody else.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     own |= {name: value for name, value in os.environ.items() if _USERS_VARIABLES.fullmatch(name)}
@@ -88,9 +89,11 @@ def _environment(scratch: Path, url: str) -> dict[str, str]:
     own.setdefault("HOME", str(scratch))
     settings = _users_settings(scratch, own)
     if url.startswith("file://"):
-        # Rewritten addresses are for servers. A volume may belong to another user id than this process.
+        folder = unquote(url.removeprefix("file://"))
+        _check_owner(folder, [value for name, value in settings if name == "safe.directory"])
+        # Rewritten addresses are for servers.
         settings = [(name, value) for name, value in settings if not name.startswith("url.")]
-        settings.append(("safe.directory", unquote(url.removeprefix("file://"))))
+        settings.append(("safe.directory", folder))
     configuration = scratch / "gitconfig"
     lines = "".join(_setting(name, value) for name, value in settings)
     configuration.write_bytes(lines.encode(errors="surrogateescape"))
@@ -102,6 +105,21 @@ def _environment(scratch: Path, url: str) -> dict[str, str]:
         "GIT_COMMITTER_NAME": PROGRAM,
         "GIT_COMMITTER_EMAIL": _MAIL,
     }
+
+
+def _check_owner(folder: str, excepted: Sequence[str]) -> None:
+    """Raise InputError for a repository of another user, whose hooks and settings would run programs as this one.
+
+    Root's may be used by all, who are in its hands anyway. excepted: the user's own safe.directory, an empty value of which takes
+    back those before it.
+    """
+    trusted = [value for number, value in enumerate(excepted) if "" not in excepted[number:]]
+    owners = {place.stat().st_uid for place in (Path(folder), Path(folder) / ".git") if place.exists()}
+    if not owners <= {os.geteuid(), 0} and not {"*", folder} & set(trusted):
+        raise InputError(
+            f"registry {folder} belongs to another user, whose hooks would run as this one; let this user own it, reach it through a "
+            f"server, or trust its owner: git config --global --add safe.directory {shlex.quote(folder)}"
+        )
 
 
 def _users_settings(scratch: Path, environment: Mapping[str, str]) -> list[tuple[str, str]]:
