@@ -177,7 +177,8 @@ def _unfiltered_rows(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | 
     try:
         if data[28] or zlib_ng.decompressobj().decompress(whole, 1) != b"\0":  # interlaced, or filtered
             return None
-        rows = np.frombuffer(zlib_ng.decompress(whole, bufsize=height * (width + 1)), np.uint8)
+        # No more than one byte beyond the rows: what is packed may unpack to a thousand times its size.
+        rows = np.frombuffer(zlib_ng.decompressobj().decompress(whole, height * (width + 1) + 1), np.uint8)
     except zlib_ng.error:  # type: ignore[misc]  # its stub does not say that it is an exception
         return None
     if rows.size != height * (width + 1) or rows[:: width + 1].any():

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -303,3 +304,17 @@ def test_damaged_stored_labels_are_refused() -> None:
     ):
         with pytest.raises(BadFrame, match=r"PNG file is|label holds"):
             decode_stored_label(data, PATH, CAMVID, (12, 20), (12, 20), "camvid11")
+
+
+def test_a_label_that_unpacks_to_far_more_than_its_pixels_takes_no_memory() -> None:
+    height, width = 12, 20
+    bomb = png(struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), bytes(height * (width + 1)) + bytes(64 << 20))
+    tracemalloc.start()
+    try:
+        label = decode_stored_label(bomb, PATH, CAMVID, (height, width), (height, width), "camvid11")
+        decode_label(bomb, PATH, CAMVID, (height, width))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert label.shape == (height, width) and not label.any()
+    assert peak_bytes < 4 << 20, "what lies behind the last row was unpacked"
