@@ -52,7 +52,7 @@ def _arrival(each: ReturnedLabel, store: Store, footage: Footage, taxonomy: str)
     uri = getattr(each.facts, "image_uri", "")
     return Arrival(
         facts=each.facts,
-        image=store.get(uri) if uri else b"",
+        image=store.get(uri) if uri and store.exists(uri) else b"",  # read_label has told of one that is not there
         image_path=uri,
         label=read[0] if read else None,
         label_path=footage.name(f"{each.files[0]}: {each.frame_id}"),
