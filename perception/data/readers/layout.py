@@ -217,7 +217,7 @@ def checked_time(text: object, where: str) -> datetime:
 def read_file(path: Path) -> bytes:
     """Read a plain file of a sane size; raises BadFrame for any other."""
     try:
-        with open(path, "rb", opener=_open_at_once) as file:  # noqa: PTH123
+        with open(path, "rb", opener=_open_at_once) as file:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise BadFrame(path, "is not a readable file", "copy it again or remove it")
