@@ -21,6 +21,12 @@ define hand_over
 override $(1) := $$(value $(1))
 $$(COMMANDS) test-gpu: export NIGHTDRIVE_OPTION_$(1) := $$($(1))
 endef
+# Any other variable that is typed is put into the environment by make, which would expand it first.
+define export_as_typed
+export override $(1) := $$(value $(1))
+endef
+TYPED := $(foreach name,$(filter-out $(OPTIONS),$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+$(foreach name,$(TYPED),$(eval $(call export_as_typed,$(name))))
 SAID := $(filter-out %:undefined OUT:environment,$(foreach name,$(OPTIONS),$(name):$(firstword $(origin $(name)))))
 $(foreach said,$(SAID),$(eval $(call hand_over,$(firstword $(subst :, ,$(said))))))
 

@@ -7,8 +7,19 @@ from collections.abc import Sequence
 class InputError(Exception):
     """Report bad input or bad usage in one line: the thing, its value, the rule it breaks and what to do next.
 
-    The command line turns it into exit code 2 without a traceback.
+    The command line turns it into exit code 2 without a traceback. Line ends and control characters of what it names are shown as
+    they are written in Python, so that no name can steer a terminal or forge a line of a log.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
+
+
+def shown(text: str) -> str:
+    """Return text with every character that is not printable as its escape."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in text
+    )
 
 
 class Unreachable(InputError):

@@ -14,6 +14,7 @@ from components.stage.parameters import build_parameters, overlay, parse_value, 
 from perception.data.footage.settings import split_at_night
 from perception.data.source_files import S3
 from perception.errors import InputError, did_you_mean
+from perception.versioning.processes import holds_user_information
 from perception.versioning.settings import ReleasePolicy
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
@@ -21,7 +22,6 @@ from pipelines.prices import Prices
 from pipelines.season import SeasonParameters
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
-_USER_INFORMATION = re.compile(r"(https?://|://[^/@\s]*:)[^/@\s]*@")  # ssh://git@host names no secret
 COUNTS = {"batch": "batches", "shard": "shards"}  # what a fan-out counts, and the setting that says how many there are
 # Top-level sections that are no task's parameters.
 SHARED = (
@@ -164,7 +164,7 @@ def _refuse_passwords(values: Mapping[Any, Any], where: str = "") -> None:
     for name, value in values.items():
         if isinstance(value, Mapping):
             _refuse_passwords(value, f"{where}{name}.")
-        elif isinstance(value, str) and _USER_INFORMATION.search(value):
+        elif isinstance(value, str) and holds_user_information(value):
             raise InputError(
                 f"{where}{name}: holds user information, which everybody who may look at a night would see; leave it out, and give it "
                 "to git's credential store or to the environment (docs/cluster.md: secrets)"

@@ -56,7 +56,7 @@ def _arrival(
         problem = BadFrame(files.name(str(bad.path)), bad.rule, bad.remedy)
     return Arrival(
         facts=each.facts,
-        image=store.get(uri) if uri and (not problem or each.frame_id in asked) else b"",
+        image=store.get(uri) if uri and store.exists(uri) else b"",  # read_label has told of one that is not there
         image_path=uri,
         label=read[0] if read else None,
         label_path=files.name(f"{each.files[0]}: {each.frame_id}"),

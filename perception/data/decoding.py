@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from zlib_ng import zlib_ng
 
+from perception.data import limits
 from perception.data.taxonomies import IGNORE, UNKNOWN, Taxonomy, apply_lookup, label_lookup, load_taxonomy
 from perception.errors import InputError
 
-# 64 megapixels: four times an 8k frame, and below the size at which Pillow itself starts to warn.
-PIXELS_LIMIT = 64_000_000
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xae\x42\x60\x82"
 _IMAGE_MODES = ("RGB", "L", "P", "RGBA", "CMYK")
@@ -177,7 +176,8 @@ def _unfiltered_rows(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | 
     try:
         if data[28] or zlib_ng.decompressobj().decompress(whole, 1) != b"\0":  # interlaced, or filtered
             return None
-        rows = np.frombuffer(zlib_ng.decompress(whole, bufsize=height * (width + 1)), np.uint8)
+        # No more than one byte beyond the rows: what is packed may unpack to a thousand times its size.
+        rows = np.frombuffer(zlib_ng.decompressobj().decompress(whole, height * (width + 1) + 1), np.uint8)
     except zlib_ng.error:  # type: ignore[misc]  # its stub does not say that it is an exception
         return None
     if rows.size != height * (width + 1) or rows[:: width + 1].any():
@@ -194,7 +194,7 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
         if 0xC0 <= marker <= 0xC2:  # baseline, extended, progressive
             bits, height, width, colours = struct.unpack_from(">BHHB", data, place + 4)
-            plain = bits == 8 and colours == 3 and 0 < height * width <= PIXELS_LIMIT
+            plain = bits == 8 and colours == 3 and 0 < height * width <= limits.PIXELS
             return (height, width) if plain else None
         place += 2 + length
     return None
@@ -217,17 +217,20 @@ def _open(data: bytes, path: Path | str) -> ImageFile.ImageFile:
     if data.startswith(_PNG_START) and _PNG_END not in data:
         # Pillow is content once it has all pixels; a file without its end was not copied whole.
         raise BadFrame(path, "PNG file is truncated (it has no end)", "copy it again or remove it")
+    scans = data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 0  # within the pixels 0 follows every 255
+    if scans > limits.SCANS:
+        raise BadFrame(path, f"JPEG file has {scans} scans, more than {limits.SCANS}", "save it as a baseline JPEG")
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
     except Image.DecompressionBombError:
-        raise BadFrame(path, f"image has more than {PIXELS_LIMIT} pixels", "give frames of a camera") from None
+        raise BadFrame(path, f"image has more than {limits.PIXELS} pixels", "give frames of a camera") from None
     except UnidentifiedImageError:  # its message names an address in memory
         raise BadFrame(path, "not a readable JPEG or PNG", "copy it again or remove it") from None
     except Exception as error:  # Pillow's parsers raise many types on broken headers
         raise BadFrame(path, f"not a readable JPEG or PNG ({_short(error)})", "copy it again or remove it") from None
-    if image.width * image.height > PIXELS_LIMIT:
+    if image.width * image.height > limits.PIXELS:
         size = f"{image.width}x{image.height} px"
-        raise BadFrame(path, f"image is {size}, more than {PIXELS_LIMIT} pixels", "give frames of a camera")
+        raise BadFrame(path, f"image is {size}, more than {limits.PIXELS} pixels", "give frames of a camera")
     if image.format == "PNG" and getattr(image, "is_animated", False):
         raise BadFrame(path, f"PNG file holds an animation of {image.n_frames} pictures", "give a file a picture")  # type: ignore[attr-defined]
     return image

@@ -3,7 +3,7 @@
 import codecs
 import hashlib
 import os
-import tempfile
+import secrets
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,10 +76,13 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacement(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """Yield an empty temporary file beside `path`; it takes that place once the block ends, and goes when it raises."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    """Yield an empty temporary file beside `path`; it takes that place once the block ends, and goes when it raises.
+
+    mode: of the file, less what the umask takes away.
+    """
+    temporary = path.parent / f".new-{secrets.token_hex(8)}{path.suffix}"
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode | 0o200))
+    mode &= temporary.stat().st_mode
     try:
         yield temporary
         with temporary.open("rb") as file:

@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from perception.data import limits
 from perception.data.decoding import BadFrame
 
-# The largest label file of the formats read here, COCO's training instances, has 470 MB; BDD100k's boxes have 550 MB.
-_BYTES_LIMIT = 2**31
 
-
-def read_json(path: Path, limit_bytes: int = _BYTES_LIMIT, remedy: str = "give the path of the data set") -> Any:
+def read_json(path: Path, limit_bytes: int = limits.JSON_BYTES, remedy: str = "give the path of the data set") -> Any:
     """Return what a JSON file holds; raises BadFrame for one that is missing, too large or no JSON."""
     if not path.is_file():
         found = "is not a file" if path.exists() else "file is missing"

@@ -3,10 +3,11 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +23,10 @@ _MAIL = "nightdrive@localhost"  # no mail is ever sent
 # templates, formats, orders, places of repositories) would change what our commands do or print.
 _USERS_VARIABLES = re.compile("GIT_(ASKPASS|SSH|SSH_COMMAND|SSH_VARIANT|SSL_.*|PROXY_.*)")
 _USERS_SETTINGS = re.compile(
-    r"(credential|http|https|ssh|gpg|url)\..*|core\.(askpass|gitproxy|sshcommand)|user\.signingkey|(commit|tag)\.gpgsign"
+    r"(credential|http|https|ssh|gpg|url)\..*|core\.(askpass|gitproxy|sshcommand)|user\.signingkey|(commit|tag)\.gpgsign|safe\.directory"
 )
+
+_USER_INFORMATION = re.compile(r"(https?://|://[^/@\s]*:)[^/@\s]*@")  # ssh://git@host names no secret
 
 # What git says when a server did not answer or failed, in the words of git and of libcurl.
 _PASSING = re.compile(
@@ -46,9 +49,22 @@ class Clone:
     url: str
 
 
+def holds_user_information(address: str) -> bool:
+    """Tell whether an address carries a password or token, which would come out in messages, records, pages and lists of processes."""
+    return _USER_INFORMATION.search(address) is not None
+
+
 def git_url(registry: str | Path) -> str:
-    """Give the URL git clones a registry from: file:// for a local folder, the text itself otherwise."""
+    """Give the URL git clones a registry from: file:// for a local folder, the text itself otherwise.
+
+    Raises InputError, which does not repeat it, for one that holds user information.
+    """
     text = str(registry)
+    if holds_user_information(text):
+        raise InputError(
+            "the registry's address holds user information, which everybody who may look at a message or a page would see; "
+            "leave it out, and give it to git's credential store or to the environment (docs/cluster.md: secrets)"
+        )
     if "://" in text or (":" in text.split("/", 1)[0] and not Path(text).exists()):
         return text
     return Path(text).absolute().as_uri()
@@ -63,9 +79,9 @@ def git_at(folder: Path, registry: str | Path) -> Clone:
 def _environment(scratch: Path, url: str) -> dict[str, str]:
     """Return the environment of git children: no prompt, nothing written outside `scratch`, settings of our own.
 
-    url: of the one repository that they work on; in a folder it is trusted, whoever owns it. Credentials stay where the
-    surroundings put them (AWS_*, GIT_ASKPASS), and so does what git's configuration says of servers and keys. Raises InputError
-    for one that git cannot read.
+    url: of the one repository that they work on. Credentials stay where the surroundings put them (AWS_*, GIT_ASKPASS), and so
+    does what git's configuration says of servers and keys. Raises InputError for one that git cannot read, and for a folder that
+    belongs to somebody else.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     own |= {name: value for name, value in os.environ.items() if _USERS_VARIABLES.fullmatch(name)}
@@ -73,9 +89,11 @@ def _environment(scratch: Path, url: str) -> dict[str, str]:
     own.setdefault("HOME", str(scratch))
     settings = _users_settings(scratch, own)
     if url.startswith("file://"):
-        # Rewritten addresses are for servers. A volume may belong to another user id than this process.
+        folder = unquote(url.removeprefix("file://"))
+        _check_owner(folder, [value for name, value in settings if name == "safe.directory"])
+        # Rewritten addresses are for servers.
         settings = [(name, value) for name, value in settings if not name.startswith("url.")]
-        settings.append(("safe.directory", unquote(url.removeprefix("file://"))))
+        settings.append(("safe.directory", folder))
     configuration = scratch / "gitconfig"
     lines = "".join(_setting(name, value) for name, value in settings)
     configuration.write_bytes(lines.encode(errors="surrogateescape"))
@@ -87,6 +105,21 @@ def _environment(scratch: Path, url: str) -> dict[str, str]:
         "GIT_COMMITTER_NAME": PROGRAM,
         "GIT_COMMITTER_EMAIL": _MAIL,
     }
+
+
+def _check_owner(folder: str, excepted: Sequence[str]) -> None:
+    """Raise InputError for a repository of another user, whose hooks and settings would run programs as this one.
+
+    Root's may be used by all, who are in its hands anyway. excepted: the user's own safe.directory, an empty value of which takes
+    back those before it.
+    """
+    trusted = [value for number, value in enumerate(excepted) if "" not in excepted[number:]]
+    owners = {place.stat().st_uid for place in (Path(folder), Path(folder) / ".git") if place.exists()}
+    if not owners <= {os.geteuid(), 0} and not {"*", folder} & set(trusted):
+        raise InputError(
+            f"registry {folder} belongs to another user, whose hooks would run as this one; let this user own it, reach it through a "
+            f"server, or trust its owner: git config --global --add safe.directory {shlex.quote(folder)}"
+        )
 
 
 def _users_settings(scratch: Path, environment: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -151,26 +184,42 @@ def scratch_folder(parent: Path | None = None, prefix: str = "nightdrive-") -> I
 
 
 @contextmanager
-def shallow_clone(
-    registry: str | Path, *, branch: str = "main", scratch: Path | None = None, depth: int | None = 1
-) -> Iterator[Clone]:
-    """Clone one branch or tag of a registry without a working tree; the clone is removed afterwards.
+def shallow_clone(registry: str | Path, *, scratch: Path | None = None, depth: int | None = 1) -> Iterator[Clone]:
+    """Clone the branch main of a registry without a working tree; the clone is removed afterwards.
 
     Raises InputError when the registry or the branch cannot be read, RegistryError when its server does not answer.
     """
     with scratch_folder(scratch) as folder:
         start = git_at(folder, registry)
-        options = ["--quiet", "--no-checkout", "--template=", "--branch", branch]
+        options = ["--quiet", "--no-checkout", "--template=", "--branch", "main"]
         options += ["--depth", str(depth), "--no-tags"] if depth else []
-        done = run_git(start, "clone", *options, "--", start.url, "clone", check=False)
-        if done.returncode and may_pass(done.stderr):
-            raise RegistryError(f"registry {registry} cannot be reached: {last_words(done.stderr, 1)}; try again")
-        if done.returncode:
-            raise InputError(
-                f"registry {registry} has no readable {branch!r}: {last_words(done.stderr, 1)}; "
-                "check the path or URL and the credentials, or create the registry first"
-            )
+        _read_or_raise(start, "main", "clone", *options, "--", start.url, "clone")
         yield replace(start, path=folder / "clone")
+
+
+@contextmanager
+def tagged_commit(registry: str | Path, tag: str) -> Iterator[tuple[Clone, str]]:
+    """Fetch the commit that a tag names, and never a branch of that name: the clone, removed afterwards, and the commit.
+
+    Raises InputError and RegistryError as shallow_clone does.
+    """
+    with scratch_folder() as folder:
+        clone = git_at(folder, registry)
+        run_git(clone, "init", "--quiet", "--bare", "--template=", "clone")
+        clone = replace(clone, path=folder / "clone")
+        _read_or_raise(clone, tag, "fetch", "--quiet", "--depth", "1", "--no-tags", "--", clone.url, f"refs/tags/{tag}")
+        yield clone, git_text(clone, "rev-parse", "FETCH_HEAD^{commit}")
+
+
+def _read_or_raise(clone: Clone, wanted: str, *arguments: str) -> None:
+    done = run_git(clone, *arguments, check=False)
+    if done.returncode and may_pass(done.stderr):
+        raise RegistryError(f"registry {clone.url} cannot be reached: {last_words(done.stderr, 1)}; try again")
+    if done.returncode:
+        raise InputError(
+            f"registry {clone.url} has no readable {wanted!r}: {last_words(done.stderr, 1)}; "
+            "check the path or URL and the credentials, or create the registry first"
+        )
 
 
 def read_committed(clone: Clone, path: str, revision: str = "HEAD") -> bytes | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -152,10 +153,19 @@ def version_of(clone: Clone, tag: str, commit: str) -> Version:
         raise InputError(
             f"tag {tag} has no {run_folder(tag)}/{RUN} at commit {commit[:8]}: the tag was moved or made by hand"
         )
-    if record["tag"] != tag or not tag.endswith(record["manifest_sha256"][:8]):
-        raise InputError(f"tag {tag} leads to the record of {record['tag']}: the tag was moved; restore it")
-    check_format(record.pop("format", FORMAT), f"record of {tag}")  # tags are write-once: old ones have no number
-    return Version(commit=commit, **record)
+    where = f"record of {tag}"
+    try:
+        check_format(record.pop("format", FORMAT), where)  # tags are write-once: old ones have no number
+        version: Version = _reader(Version).validate_python(record | {"commit": commit})
+    except (ValueError, TypeError, AttributeError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise InputError(f"{where} is none of Nightdrive ({first}): restore it from the registry's history") from None
+    # What it says stands in commands that people paste.
+    if version.tag != tag or tag != f"data/{version.run}-{version.manifest_sha256[:8]}":
+        raise InputError(f"tag {tag} leads to the record of {version.tag}: the tag was moved; restore it")
+    if not re.fullmatch(TAG_RULE, tag) or not re.fullmatch("[0-9a-f]{64}", version.manifest_sha256):
+        raise InputError(f"{where} has manifest_sha256 {version.manifest_sha256!r}, must be 64 hex digits: restore it")
+    return version
 
 
 def split_sha256(manifest: Path, split: str) -> str:

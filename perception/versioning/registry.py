@@ -33,6 +33,7 @@ from perception.versioning.processes import (
     run_git,
     scratch_folder,
     shallow_clone,
+    tagged_commit,
 )
 from perception.versioning.records import (
     FILES,
@@ -122,8 +123,8 @@ def resolve(registry: str | Path, revision: str = "current") -> Version | None:
 
 
 def _version_at(registry: str | Path, tag: str) -> Version:
-    with shallow_clone(registry, branch=tag) as clone:
-        return version_of(clone, tag, git_text(clone, "rev-parse", "HEAD"))
+    with tagged_commit(registry, tag) as (clone, commit):
+        return version_of(clone, tag, commit)
 
 
 # --- publishing

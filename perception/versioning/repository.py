@@ -277,6 +277,8 @@ def remote_tags(registry: str | Path, pattern: str = "data/*") -> dict[str, str]
     found: dict[str, str] = {}
     for line in done.stdout.decode().splitlines():
         commit, name = line.split("\t")
+        if not name.startswith("refs/tags/"):  # of a branch called refs/tags/..., which the server's pattern takes in
+            continue
         # An annotated tag is listed twice; the line with ^{} names the commit and comes second.
         found[name.removeprefix("refs/tags/").removesuffix("^{}")] = commit
     return found

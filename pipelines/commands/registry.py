@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perception.errors import InputError
+from perception.errors import InputError, shown
 from pipelines.commands.options import PATH
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def nights(registry: str, out: Path) -> None:
     listed = read_trend(registry)
     print(_NIGHTS.format(*_NIGHT_COLUMNS))
     for each in listed:
-        print(_NIGHTS.format(*("-" if value is None else str(value) for value in _night_row(each))))
+        print(shown(_NIGHTS.format(*("-" if value is None else str(value) for value in _night_row(each)))))
     try:
         replace_file(out, render_nights(listed, registry).encode())
     except OSError as error:
@@ -265,12 +265,13 @@ def history(registry: str) -> None:
     found = audit(registry)
     for entry in found.decisions:
         decision = entry.decision
-        print(
+        line = (
             f"{decision.decided_utc[:16]}  {decision.action:<8} {decision.tag}  {', '.join(decision.names)}: "
             f"{decision.reason}  [{entry.signature}]"
         )
+        print(shown(line))
     for problem in found.problems:
-        print(f"PROBLEM: {problem}")
+        print(shown(f"PROBLEM: {problem}"))
     if found.problems:
         raise InputError(f"the history of {registry} does not hold together; see above")
     print(f"{len(found.decisions)} decisions; every one is as it was written, and the pointers are what they say")

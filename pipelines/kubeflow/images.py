@@ -148,8 +148,8 @@ def _build(docker: str, name: str, target: str, *, push: bool) -> Image:
                 [*command, str(context)], stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False
             )
     if done.returncode:
-        last = "\n".join(log.read_text().splitlines()[-20:])
-        raise InputError(f"image nightdrive-{name}: building failed, see {log}; its last lines:\n{last}")
+        last = " | ".join(log.read_text().splitlines()[-20:])
+        raise InputError(f"image nightdrive-{name}: building failed, see {log}; its last lines: {last}")
     if push:
         _output([docker, "push", "--quiet", target])
     (facts,) = json.loads(_output([docker, "image", "inspect", target]))

@@ -15,8 +15,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from perception.data import limits
 from perception.data.annotation import masks
 from perception.data.annotation.answers import Answer, broken, known_tags
 from perception.data.annotation.batch import BATCH_FILE, MANIFEST_FILE, PRELABELS, batch_name
@@ -195,7 +199,9 @@ def _said(pack: Pack, drop: _Drop) -> _Drop:
         drop = _signed(drop, _object(pack, name), pack.where(name))
     if (name := _found(pack, BATCH_FILE)) and pack.path.is_dir():
         batch = _object(pack, name)
-        frames = read_manifest(pack.file(str(PurePosixPath(name).with_name(MANIFEST_FILE))))
+        manifest = pack.file(str(PurePosixPath(name).with_name(MANIFEST_FILE)))
+        _check_table(manifest)
+        frames = read_manifest(manifest)
         if batch.get("batch") != batch_name(frames):
             told = f"batch {batch.get('batch')!r} does not belong to the manifest beside it"
             raise BadFrame(pack.where(name), told, "send back the folder that was handed out")
@@ -209,6 +215,32 @@ def _said(pack: Pack, drop: _Drop) -> _Drop:
         rows = {str(row.frame_id): row for row in frames.itertuples()}
         drop = replace(drop, batch=str(batch["batch"]), taxonomy=str(batch["taxonomy"]), frames=rows)
     return drop
+
+
+def _check_table(path: Path) -> None:
+    """Raise BadFrame for a table that is larger than a batch's can be, before any row is unpacked: equal values take no room in it."""
+    try:
+        with pq.ParquetFile(path) as file:
+            facts, texts = file.metadata, [each.name for each in file.schema_arrow if pa.types.is_string(each.type)]
+        size_bytes = sum(facts.row_group(number).total_byte_size for number in range(facts.num_row_groups))
+        for found, limit, what in (
+            (facts.num_rows, limits.DROP_ROWS, "rows"),
+            (size_bytes, limits.DROP_TABLE_BYTES, "bytes unpacked"),
+        ):
+            if found > limit:
+                raise BadFrame(
+                    path, f"has {found} {what}, more than {limit}", "send back the batch that was handed out"
+                )
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            table = file.read(columns=texts)
+    except (pa.ArrowException, OSError) as error:
+        raise BadFrame(path, f"is not a readable Parquet file ({error})", "copy it again") from None
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        values = (each.dictionary if pa.types.is_dictionary(each.type) else each for each in column.chunks)
+        if any((pc.max(pc.utf8_length(each)).as_py() or 0) > limits.TEXT_CHARACTERS for each in values):
+            raise BadFrame(
+                path, f"holds a {name} of more than {limits.TEXT_CHARACTERS} letters", "send back what was handed out"
+            )
 
 
 def _found(pack: Pack, file: str) -> str | None:
@@ -290,6 +322,15 @@ def read_label(returned: ReturnedLabel, taxonomy: str, store: Store) -> tuple[by
     assert returned.answer is not None
     own, facts = load_taxonomy(returned.taxonomy or taxonomy), returned.facts
     size, where = (int(facts.height_px), int(facts.width_px)), f"{returned.files[0]}: {returned.frame_id}"
+    if size[0] * size[1] > limits.PIXELS:
+        raise BadFrame(
+            where,
+            f"its frame has {size[1]}x{size[0]} px, more than {limits.PIXELS}",
+            "send back the batch that was handed out",
+        )
+    for name in ("image_uri", "prelabel_uri"):  # a drop's own manifest may name what nobody has
+        if isinstance(uri := getattr(facts, name, None), str) and not store.exists(uri):
+            raise BadFrame(where, f"the store has no {uri}, its {name}", "send back the batch that was handed out")
     data = returned.answer.label(size, own)
     label = apply_lookup(decode_label(data, where, own, size), own.raw)
     tags = known_tags(returned.answer.tags, where)

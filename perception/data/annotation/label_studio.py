@@ -100,6 +100,8 @@ def read_label_studio(content: list[Any], path: Path, where: str) -> list[Answer
     """
     answers = []
     for task in content:
+        if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
+            raise BadFrame(where, "is no export of Label Studio (a task is no mapping with data)", "export it as JSON")
         try:
             name, annotations = str(task["data"].get("frame_id") or task["data"][_IMAGE]), task["annotations"]
         except (LookupError, AttributeError, TypeError) as error:

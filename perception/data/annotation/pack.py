@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
+from perception.data import limits
 from perception.data.decoding import BadFrame
 from perception.data.files import is_left_behind, paths_below
 from perception.data.readers.layout import read_file
-
-_BYTES_LIMIT = 2**28  # of one file; a frame's outlines have some kilobytes, a painted frame some hundred
-_FILES_LIMIT = 10**6
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Pack:
             return self._plain(name)
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(name) as file:
-                data = file.read(_BYTES_LIMIT + 1)
+                data = file.read(limits.FILE_BYTES + 1)
         except (
             OSError,
             RuntimeError,
@@ -52,8 +50,8 @@ class Pack:
             EOFError,
         ) as error:
             raise BadFrame(self.where(name), f"cannot be read ({error})", "export it again") from None
-        if len(data) > _BYTES_LIMIT:
-            raise BadFrame(self.where(name), f"has more than {_BYTES_LIMIT} bytes", "export fewer frames at once")
+        if len(data) > limits.FILE_BYTES:
+            raise BadFrame(self.where(name), f"has more than {limits.FILE_BYTES} bytes", "export fewer frames at once")
         return data
 
     def _plain(self, name: str) -> bytes:
@@ -76,8 +74,8 @@ def open_pack(path: Path) -> Pack:
             listed = [each for each in archive.infolist() if not each.is_dir()]
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise BadFrame(path, f"is not a whole zip archive ({error})", "export it again") from None
-    if len(listed) > _FILES_LIMIT:
-        raise BadFrame(path, f"holds {len(listed)} files, more than {_FILES_LIMIT}", "export fewer frames at once")
+    if len(listed) > limits.DROP_FILES:
+        raise BadFrame(path, f"holds {len(listed)} files, more than {limits.DROP_FILES}", "export fewer frames at once")
     names = (each.filename for each in listed)
     kept = tuple(sorted(name for name in names if not any(map(is_left_behind, PurePosixPath(name).parts))))
     return Pack(path, kept, max(map(_written, listed), default=pack.moment))

@@ -8,7 +8,8 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.data.decoding import PIXELS_LIMIT, BadFrame
+from perception.data import limits
+from perception.data.decoding import BadFrame
 from perception.data.detection.boxes import DetectionFrame, DetectionSet, checked_boxes, image_inside
 from perception.data.files import name_key, relative_parts, replace_file
 from perception.data.json_files import read_json
@@ -80,19 +81,21 @@ def decode_mask(segmentation: Any, height_px: int, width_px: int, where: str) ->
 
     size, pixels = [height_px, width_px], height_px * width_px
     try:
-        if not 0 < pixels <= PIXELS_LIMIT:
-            raise ValueError(f"its image has {pixels} pixels, more than {PIXELS_LIMIT} or none")
+        if not 0 < pixels <= limits.PIXELS:
+            raise ValueError(f"its image has {pixels} pixels, more than {limits.PIXELS} or none")
         if isinstance(segmentation, list):
             return np.asarray(cocoapi.decode(cocoapi.merge(cocoapi.frPyObjects(segmentation, *size))), np.bool_)
         if list(segmentation["size"]) != size:
             raise ValueError(f"its size is {segmentation['size']}, its image's {size}")
         counts = segmentation["counts"]
         plain = isinstance(counts, list | tuple)
+        if plain and not (all(_is_int(count) and count >= 0 for count in counts) and sum(counts) == pixels):
+            raise ValueError("its run lengths do not add up to its pixels")
         packed = cocoapi.frPyObjects(segmentation, *size) if plain else {"size": size, "counts": counts}
         drawn = cocoapi.decode(packed)
         # cocoapi leaves to chance what too few run lengths do not reach: made again, compressed ones are not the same.
         told = counts.encode() if isinstance(counts, str) else counts
-        if sum(counts) != pixels if plain else cocoapi.encode(drawn)["counts"] != told:
+        if not plain and cocoapi.encode(drawn)["counts"] != told:
             raise ValueError("its run lengths do not add up to its pixels")
     except Exception as error:  # pycocotools raises many types, Exception itself among them
         raise BadFrame(where, f"a segmentation cannot be drawn: {error}", "export it as COCO again") from None

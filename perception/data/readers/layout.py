@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from perception.data import limits
 from perception.data.decoding import BadFrame
 from perception.data.files import name_key, names_in
 from perception.data.manifest import FRAME_ID_RULE
@@ -213,10 +215,23 @@ def checked_time(text: object, where: str) -> datetime:
 
 
 def read_file(path: Path) -> bytes:
-    """Read a plain file; raises BadFrame."""
-    if path.exists() and not path.is_file():  # a pipe, for example, would keep the night waiting
-        raise BadFrame(path, "is not a readable file", "copy it again or remove it")
+    """Read a plain file of a sane size; raises BadFrame for any other."""
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_open_at_once) as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise BadFrame(path, "is not a readable file", "copy it again or remove it")
+            if facts.st_size > limits.FILE_BYTES:
+                raise BadFrame(
+                    path, f"has {facts.st_size} bytes, more than {limits.FILE_BYTES}", "give frames of a camera"
+                )
+            return file.read(facts.st_size)
+    except IsADirectoryError:
+        raise BadFrame(path, "is not a readable file", "copy it again or remove it") from None
     except OSError as error:
         raise BadFrame(path, f"cannot be read ({error.strerror})", "correct its permissions or copy it again") from None
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    """Open a file; a pipe would keep its reader waiting until somebody writes into it."""
+    return os.open(name, flags | os.O_NONBLOCK)

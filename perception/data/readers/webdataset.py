@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from perception.data import limits
 from perception.data.decoding import BadFrame
 from perception.data.files import names_in
 from perception.data.json_files import parse_json
@@ -20,7 +21,6 @@ _LABELS = ("label.png", "seg.png")
 _INSTANCES = "instances.png"
 # None: every known one.
 _VOCABULARIES = {"time_of_day": TIMES_OF_DAY, "weather": WEATHERS, "scene": SCENES, "label_taxonomy": None}
-_JSON_BYTES_LIMIT = 2**20
 
 
 def webdataset_frames(root: Path, split: str | None, labels_required: bool) -> Iterator[layout.RawFrame]:
@@ -101,8 +101,8 @@ def _facts(path: Path, key: str, name: str | None) -> dict[str, Any]:
         return {}
     where = f"{path / name}"
     place = _opened(path).places[name]
-    if place.size_bytes > _JSON_BYTES_LIMIT:
-        raise InputError(f"{where}: has {place.size_bytes} bytes, more than {_JSON_BYTES_LIMIT}; shorten it")
+    if place.size_bytes > limits.MEMBER_JSON_BYTES:
+        raise InputError(f"{where}: has {place.size_bytes} bytes, more than {limits.MEMBER_JSON_BYTES}; shorten it")
     try:
         content = parse_json(read_member(path, place))
     except ValueError as error:
@@ -138,6 +138,10 @@ def _member(frame: layout.RawFrame, name: str) -> bytes:
     places = _opened(frame.image_path).places
     if name not in places:
         raise BadFrame(where, "is not in the shard any more", "write the shard again")
+    if places[name].size_bytes > limits.FILE_BYTES:
+        raise BadFrame(
+            where, f"has {places[name].size_bytes} bytes, more than {limits.FILE_BYTES}", "give frames of a camera"
+        )
     try:
         return read_member(frame.image_path, places[name])
     except InputError as error:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from perception.data.decoding import (
     BadFrame,
+    check_picture,
     decode_image,
     decode_label,
     decode_stored_image,
@@ -303,3 +305,27 @@ def test_damaged_stored_labels_are_refused() -> None:
     ):
         with pytest.raises(BadFrame, match=r"PNG file is|label holds"):
             decode_stored_label(data, PATH, CAMVID, (12, 20), (12, 20), "camvid11")
+
+
+def test_a_label_that_unpacks_to_far_more_than_its_pixels_takes_no_memory() -> None:
+    height, width = 12, 20
+    bomb = png(struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), bytes(height * (width + 1)) + bytes(64 << 20))
+    tracemalloc.start()
+    try:
+        label = decode_stored_label(bomb, PATH, CAMVID, (height, width), (height, width), "camvid11")
+        decode_label(bomb, PATH, CAMVID, (height, width))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert label.shape == (height, width) and not label.any()
+    assert peak_bytes < 4 << 20, "what lies behind the last row was unpacked"
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_any_is_decoded() -> None:
+    whole = encoded(PIXELS, "JPEG", progressive=True)
+    assert decode_image(whole, PATH).shape == PIXELS.shape
+    start = whole.rindex(b"\xff\xda")
+    bomb = whole[:start] + whole[start:-2] * 200 + whole[-2:]
+    for decode in (decode_image, check_picture):
+        with pytest.raises(BadFrame, match=r"JPEG file has 2\d\d scans, more than 100"):
+            decode(bomb, PATH)

@@ -1,6 +1,7 @@
 import dataclasses
 import html.parser
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ def test_page_needs_nothing_else_and_is_small(night):
     assert "script" not in reader.tags and "link" not in reader.tags and "iframe" not in reader.tags
     assert all(each.startswith(("data:image/", "#")) for each in reader.addresses)
     assert all(each.startswith("data:image/") for each in re.findall(r"url\((.*?)\)", text))
-    assert "@import" not in text and "http" not in re.sub(r"data:image/[^\"')]*", "", text)
+    elsewhere = re.sub(r"data:image/[^\"')]*|http-equiv", "", text)
+    assert "@import" not in text and "http" not in elsewhere
     assert len(text.encode()) < page.MAX_PAGE_BYTES
 
 
@@ -221,3 +223,13 @@ def test_without_a_detector_the_fused_figures_are_not_measured(night):
     without = dataclasses.replace(night, adaptation=dataclasses.replace(night.adaptation, record=record))
     panel = page.render_report(without).partition('<section id="adaptation">')[2].partition('<section id="model">')[0]
     assert "nothing was fused" in panel and "not measured" in panel
+
+
+def test_every_page_forbids_scripts_and_anything_from_elsewhere() -> None:
+    templates = sorted((Path(page.__file__).parent / "templates").glob("*.html"))
+    pages = [path for path in templates if "<!doctype html>" in path.read_text()]
+    assert len(pages) >= 6
+    for path in pages:
+        assert '<meta charset="utf-8">\n{% include "policy.html" %}\n' in path.read_text(), path.name
+    policy = (Path(page.__file__).parent / "templates" / "policy.html").read_text()
+    assert "default-src 'none'" in policy and "script-src" not in policy

@@ -16,7 +16,7 @@ from blake3 import blake3
 from perception.errors import InputError
 from perception.versioning import registry as registry_module
 from perception.versioning.processes import RegistryError
-from perception.versioning.registry import create_registry, fetch, publish, resolve
+from perception.versioning.registry import create_registry, fetch, find_tag, publish, resolve
 
 
 def contents(folder):
@@ -146,6 +146,36 @@ def test_resolving(published, registry):
             resolve(published.registry, revision)
     with pytest.raises(InputError, match="no current version yet"):
         fetch(registry, "current", registry.parent / "out")
+
+
+@pytest.mark.parametrize("prefix", ["", "refs/tags/"])
+def test_a_branch_that_is_called_like_a_version_is_never_taken_for_it(registry, tools, tmp_path, prefix):
+    folder = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), {"a.tar": b"a"})
+    version = publish(registry, "night-1", folder)
+    tools.git(registry, "update-ref", f"refs/heads/{prefix}{version.tag}", "main~1")
+    assert find_tag(registry, "night-1") == find_tag(registry, version.tag) == version.tag
+    assert resolve(registry, version.tag) == version, "a branch was taken for the tag"
+
+
+def test_hooks_of_a_registry_that_belongs_to_another_user_do_not_run(registry, tools, tmp_path, monkeypatch):
+    folder = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), {"a.tar": b"a"})
+    hook = registry / "hooks" / "pre-receive"
+    hook.write_text(f"#!/bin/sh\nenv >{tmp_path / 'stolen'}\n")
+    hook.chmod(0o755)
+    if os.geteuid():
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    else:
+        os.chown(registry, 12345, -1)
+    for call in (lambda: publish(registry, "night-1", folder), lambda: resolve(registry)):
+        with pytest.raises(InputError, match=r"belongs to another user.*safe\.directory"):
+            call()
+    assert not (tmp_path / "stolen").exists(), "a stranger's hook was given our environment"
+    (tmp_path / "gitconfig").write_text(f"[safe]\n\tdirectory = {registry}\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    assert publish(registry, "night-1", folder).run == "night-1"
+    (tmp_path / "gitconfig").write_text(f"[safe]\n\tdirectory = {registry}\n\tdirectory =\n")
+    with pytest.raises(InputError, match="belongs to another user"):
+        resolve(registry)
 
 
 def test_a_registry_that_is_not_there_is_named(tmp_path, published):

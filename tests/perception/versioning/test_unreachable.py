@@ -9,7 +9,7 @@ import pytest
 from components.stage import kfp_step
 from components.stage.__main__ import run
 from perception.errors import InputError
-from perception.versioning.processes import RegistryError
+from perception.versioning.processes import RegistryError, git_url
 from perception.versioning.registry import create_registry, fetch, find_tag, publish, resolve
 from tests.faults.servers import WebServer, closed_url, web_server
 
@@ -49,6 +49,20 @@ def test_a_registry_that_is_not_there_or_forbidden_is_bad_input(web, tools, tmp_
         with pytest.raises(InputError, match="credentials") as caught:
             call()
         assert not isinstance(caught.value, RegistryError)
+
+
+@pytest.mark.parametrize("user", ["t0ken@", "ada:t0ken@"])
+def test_an_address_with_a_token_is_refused_before_any_program_is_given_it(web, tools, tmp_path, user, monkeypatch):
+    def start(*arguments, **_options):
+        raise AssertionError(f"started {arguments}, which everybody on the machine may see")
+
+    monkeypatch.setattr("perception.versioning.processes.subprocess.run", start)
+    frames = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), {"a.tar": b"a"})
+    for call in calls(web.url.replace("://", f"://{user}"), frames, tmp_path):
+        with pytest.raises(InputError, match="address holds user information") as caught:
+            call()
+        assert "t0ken" not in str(caught.value)
+    assert git_url("ssh://git@host/data.git") == "ssh://git@host/data.git"
 
 
 def test_a_push_that_a_rule_forbids_is_bad_input_and_one_whose_server_dies_is_not(registry, tools, tmp_path):

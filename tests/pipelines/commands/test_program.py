@@ -123,6 +123,21 @@ def test_a_value_reaches_the_program_as_it_was_typed(text: str, where: str, tmp_
     assert not (tmp_path / "mark").exists()
 
 
+def test_no_option_and_no_other_variable_is_expanded_or_run(tmp_path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    options = re.search(r"(?m)^OPTIONS := (.*)$", makefile)
+    assert options
+    for name in options[1].split():
+        text = f"`touch {tmp_path}/{name}` $(shell touch {tmp_path}/{name}) 5$USD"
+        assert make("evaluate", f"{name}={text}") == {name: text}
+    says = "import os; print(os.environ['KFP_HOST'], end='')"
+    text = f"$(shell touch {tmp_path}/host)5$USD"
+    command = ["make", "-s", "--old-file=.venv/.ready", f'RUN_PYTHON={sys.executable} -c "{says}"', "evaluate"]
+    done = subprocess.run([*command, f"KFP_HOST={text}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == text
+    assert not any(tmp_path.iterdir()), "what was typed was run"
+
+
 def test_what_is_not_said_is_not_handed_over() -> None:
     assert make("evaluate", "DATA=x", environment={"OUT": "of/another/tool"}) == {"DATA": "x"}
     assert make("evaluate", "OUT=here") == {"OUT": "here"}

@@ -1,0 +1,157 @@
+"""What an outsider's label drop holds costs its own frame or drop, in little memory and time, whatever it is."""
+
+import json
+import os
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from perception.data.annotation import read_label
+from perception.data.annotation.batch import batch_name
+from perception.data.decoding import BadFrame
+from perception.data.manifest import read_manifest, write_manifest
+from perception.data.store import FolderStore
+from tests.perception.data.annotation.batches import HEIGHT, WIDTH, annotate, box, hand_out, outline, returned, say
+
+RUNS = {"size": [HEIGHT, WIDTH]}
+JSON_FILES = {
+    "nested deep": "[" * 100_000,
+    "nested deep in an object": '{"annotations": ' + "[" * 100_000,
+    "a number": "7",
+    "a list of numbers": "[1, 2]",
+    "a list of lists": "[[], []]",
+    "a task that is a list": '[{"data": [], "annotations": []}]',
+    "annotations that are numbers": '[{"data": {"image": "frame0.png"}, "annotations": [1]}]',
+    "a value that is a number": '[{"data": {"image": "a"}, "annotations": [{"result": '
+    '[{"type": "x", "original_width": 1, "original_height": 1, "value": 3}]}]}]',
+    "annotations that are text": '{"annotations": "x", "images": [], "categories": []}',
+    "images that are numbers": '{"annotations": [], "images": [1], "categories": []}',
+    "ids that are lists": '{"annotations": [{"id": []}], "images": [{"id": []}], "categories": []}',
+    "digits without end": '{"annotations": ' + "9" * 5000 + "}",
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
+
+
+@pytest.fixture
+def drop(tmp_path: Path, store: FolderStore) -> Path:
+    """A batch with its drop.json and one good label, of frame1."""
+    folder = tmp_path / "drops" / "first"
+    hand_out(store, folder, {})
+    say(folder)
+    outline(folder, "frame1", [{"label": "road", "polygon": box(0, 0, 31, 23)}])
+    return folder
+
+
+def read_all(drop: Path, store: FolderStore) -> tuple[list[str], list[BadFrame]]:
+    """Return the frames that are labelled, and what is wrong with others."""
+    good, bad = [], []
+    for each in returned(drop.parent):
+        try:
+            if read_label(each, "cityscapes19", store):
+                good.append(each.frame_id)
+        except BadFrame as problem:
+            bad.append(problem)
+    return good, bad
+
+
+@pytest.mark.parametrize("text", JSON_FILES.values(), ids=JSON_FILES)
+def test_json_of_any_shape_costs_its_own_drop(drop: Path, store: FolderStore, text: str) -> None:
+    (drop.parent / "odd.json").write_text(text)
+    good, bad = read_all(drop, store)
+    assert good == ["frame1"]
+    assert len(bad) == 1 and "odd.json" in str(bad[0])
+
+
+@pytest.mark.parametrize(
+    "counts", [[-5, HEIGHT * WIDTH + 5], [2**32 + HEIGHT * WIDTH], [1.5, 2], ["x"], [[1]], [True], [10**30]]
+)
+def test_run_lengths_that_are_none_are_never_drawn(
+    drop: Path, store: FolderStore, counts: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pycocotools import mask
+
+    def draw(*arguments: object) -> None:
+        raise AssertionError(f"cocoapi writes beyond its memory with {arguments}")
+
+    monkeypatch.setattr(mask, "frPyObjects", draw)
+    annotate(drop, [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": RUNS | {"counts": counts}}])
+    good, bad = read_all(drop, store)
+    assert good == ["frame1"]
+    assert len(bad) == 1 and "run lengths do not add up" in str(bad[0])
+
+
+def test_a_pipe_and_an_endless_device_are_no_drops(drop: Path, store: FolderStore) -> None:
+    (drop / "labels").mkdir()
+    os.mkfifo(drop / "labels" / "frame0.png")
+    (drop / "labels" / "frame2.png").symlink_to("/dev/zero")
+    os.mkfifo(drop.parent / "pipe.zip")
+    os.mkfifo(drop.parent / "pipe.json")
+    (drop.parent / "endless.xml").symlink_to("/dev/zero")
+    good, bad = read_all(drop, store)
+    assert good == ["frame1"]
+    assert {name for name in ("pipe.zip", "pipe.json", "endless.xml") if any(name in str(each) for each in bad)} == {
+        "pipe.zip",
+        "pipe.json",
+        "endless.xml",
+    }
+
+
+def change_manifest(drop: Path, **columns: object) -> None:
+    frames = read_manifest(drop / "manifest.parquet").assign(**columns)
+    write_manifest(frames, drop / "manifest.parquet")
+    batch = json.loads((drop / "batch.json").read_text()) | {"batch": batch_name(frames)}
+    (drop / "batch.json").write_text(json.dumps(batch))
+
+
+def test_a_frame_of_ten_thousand_megapixels_is_never_drawn(drop: Path, store: FolderStore) -> None:
+    change_manifest(drop, width_px=100_000, height_px=100_000)
+    path = drop / "polygons" / "frame1_polygons.json"
+    path.write_text(
+        path.read_text().replace(
+            f'"imgHeight": {HEIGHT}, "imgWidth": {WIDTH}', '"imgHeight": 100000, "imgWidth": 100000'
+        )
+    )
+    tracemalloc.start()
+    try:
+        good, bad = read_all(drop, store)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert good == [] and len(bad) == 1 and "100000x100000 px, more than" in str(bad[0])
+    assert peak_bytes < 50e6
+
+
+def test_an_image_that_the_store_does_not_have_costs_its_frame(drop: Path, store: FolderStore) -> None:
+    sha256 = "ab" * 32
+    change_manifest(drop, image_sha256=sha256, image_uri=f"sha256/ab/{sha256}.png")
+    good, bad = read_all(drop, store)
+    assert good == [] and len(bad) == 1 and "the store has no sha256/ab/" in str(bad[0])
+
+
+BOMBS = {
+    "rows": ("x", 3_000_000, "3000000 rows, more than"),
+    "letters": ("x" * 60_000, 90_000, "frame_id of more than"),
+}
+
+
+@pytest.mark.parametrize(("value", "rows", "said"), BOMBS.values(), ids=BOMBS)
+def test_a_table_that_unpacks_to_gigabytes_is_never_unpacked(
+    drop: Path, value: str, rows: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpack(path: Path) -> None:
+        raise AssertionError(f"{path} was unpacked")
+
+    monkeypatch.setattr("perception.data.annotation.drops.read_manifest", unpack)
+    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([value]))
+    pq.write_table(pa.table({"frame_id": column}), drop / "manifest.parquet", store_schema=False)
+    assert (drop / "manifest.parquet").stat().st_size < 100_000
+    (label,) = returned(drop.parent)
+    assert label.problem and said in str(label.problem)
