@@ -10,13 +10,13 @@ NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 # Each of these is a command of the program of the same name, which sets itself up first.
 COMMANDS := run season replay evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel \
 	schedule test-cluster watch dag parameters review promote rebase reject rollback versions nights history verify-history reproduce lineage scrub \
-	retire batches recall migrate backup restore table bench simulate scenes faults audit licences
+	retire batches recall migrate backup restore table bench simulate scenes operating-characteristics faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
 OPTIONS := AGAINST ANYWAY BASE BATCH BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
 	MODEL NIGHT NIGHTS ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY REMOTE RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
 	TAXONOMY VERSION
-simulate: export NIGHTDRIVE_OPTION_OUT := docs/results
+simulate operating-characteristics: export NIGHTDRIVE_OPTION_OUT := docs/results
 define hand_over
 override $(1) := $$(value $(1))
 $$(COMMANDS) test-gpu: export NIGHTDRIVE_OPTION_$(1) := $$($(1))
@@ -44,7 +44,7 @@ $(VENV)/.ready: pyproject.toml requirements.in constraints.txt
 $(COMMANDS): setup
 	@$(NIGHTDRIVE) $@
 
-run:  ## one whole night on this machine: PROFILE=demo|smoke|camvid DATA=DIR RUN=NAME SET="section.name=value ..."
+run:  ## one whole night on this machine: PROFILE=demo|smoke|camvid|footage DATA=DIR RUN=NAME SET="section.name=value ..."
 replay:  ## repeat a recorded night on its own frames, both side by side: NIGHT=NAME SET="section.name=value ..."
 season:  ## so many nights with new footage each and an annotator who returns tomorrow: NIGHTS=5 PROFILE=season|camvid DATA=DIR [AGAINST=random]
 evaluate:  ## judge an exported network on a data set: MODEL=FILE.onnx DATA=DIR [PART=val FORMAT= TAXONOMY= CHAMPION=FILE.onnx OUT=DIR]
@@ -83,8 +83,9 @@ restore:  ## a registry and its remote again, from a backup: FROM=DIR REGISTRY=D
 table:  ## a published table at this machine's size, into docs/results: TABLE=NAME DATA=PATH SIZE=small|medium|long|full SEEDS=3 MINUTES=9 DEVICE=cuda
 bench:  ## the duels with the peers, into docs/results/duels.md: ONLY="NAME ..." ANYWAY=yes (prints on a busy machine)
 simulate:  ## predict a night at a fleet's scale, into docs/results/fleet.md: SET="cluster.gpus=256 fleet.pool_every=10"
+operating-characteristics:  ## simulate what the release verdict lets through, into docs/results: SET="study.repeats=100 world.paired_sd=0.35"
 scenes:  ## a contact sheet of procedural scenes: OUT=FILE.jpg
-faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|inputs|settings|nights EXAMPLES=60
+faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|footage|inputs|settings|nights EXAMPLES=60
 audit:  ## pins exact, installed files as their packages recorded them, licences listed; no network
 licences:  ## write docs/licences.md from what is installed
 

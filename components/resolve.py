@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from components.ingest.sources import Source
 from components.stage.declaration import BASE, Needs, Paths, Port, Stage
 from components.stage.learning import COMMIT_VARIABLE, write_json
+from components.stage.night import read_night
 from components.stage.parameters import absolute
-from components.stage.records import NIGHT_VARIABLE, log
+from components.stage.records import NIGHT_VARIABLE, RECORDS_VARIABLE, log
 from perception.errors import InputError
 from perception.parameters import BrokenRule, Count, Pixels, Seed, checked
 
@@ -65,9 +66,8 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
     tonight, commit = _begin(registry, kept_beside(store), parameters)
     write_json(folder / "night.json", vars(tonight))
     book = book_of(registry, tonight, kept_beside(store))
-    _write_listing(
-        outputs.one("arrivals"), folder, parameters, book, read_already(registry, tonight, kept_beside(store))
-    )
+    already = read_already(registry, tonight, kept_beside(store))
+    _write_listing(outputs.one("arrivals"), folder, parameters, tonight.date, book, already)
     code = os.environ.get(COMMIT_VARIABLE, "")
     return {"base": base.tag, **vars(tonight), "registry_commit": commit, "code": code}
 
@@ -76,16 +76,21 @@ def _begin(registry: str, kept: Path | None, parameters: ResolveParameters) -> "
     from perception.versioning.tonight import begin_night
 
     name = os.environ.get(NIGHT_VARIABLE) or parameters.run
-    date = parameters.night_date or datetime.now(UTC).date().isoformat()
-    return begin_night(registry, name, date, kept)
+    return begin_night(registry, name, parameters.night_date or _day_of_beginning(), kept)
+
+
+def _day_of_beginning() -> str:
+    """Return the UTC day on which the night began, which its first step wrote down on a cluster: a step may be tried again later."""
+    begun = read_night(os.environ[RECORDS_VARIABLE]) if os.environ.get(NIGHT_VARIABLE) else None
+    return (datetime.fromtimestamp(begun.started, UTC) if begun else datetime.now(UTC)).date().isoformat()
 
 
 def _write_listing(
-    folder: Path, base: Path, parameters: ResolveParameters, book: "Book", already: "pd.DataFrame | None"
+    folder: Path, base: Path, parameters: ResolveParameters, night: str, book: "Book", already: "pd.DataFrame | None"
 ) -> None:
     """Write what no night has read, batch by batch, and beside the base listed.parquet: the frames that the others became.
 
-    already: what a night that is tried again has recorded; what has arrived since is for the next one.
+    night: its UTC date. already: what a night that is tried again has recorded; what has arrived since is for the next one.
     """
     import pandas as pd
 
@@ -99,7 +104,7 @@ def _write_listing(
     every = [
         list_returned(name, source, look_up)
         if source.labels == "drop"
-        else list_arrivals(name, source, parameters.seed, size)
+        else list_arrivals(name, source, parameters.seed, size, night)
         for name, source in sources.items()
     ]
     listing = pd.concat(every, ignore_index=True)
@@ -114,7 +119,7 @@ def _write_listing(
         share.to_parquet(folder / str(batch) / "listing.parquet", index=False)
         returned.to_parquet(folder / str(batch) / "handed_out.parquet", index=False)
     listed = known.merge(listing[["source", "object", "signature"]].drop_duplicates())
-    listed[["source", "frame_id", "outcome"]].to_parquet(base / "listed.parquet", index=False)
+    listed[["source", "object", "frame_id", "outcome"]].to_parquet(base / "listed.parquet", index=False)
     log(
         f"{len(listing)} files from {len(sources)} sources, {len(new)} of them not read before, in {parameters.batch_count} batches"
     )

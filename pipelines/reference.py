@@ -16,6 +16,8 @@ from components.ingest.sources import Source
 from components.select import NamedQuota
 from components.stage.declaration import Needs
 from components.stage.learning import FrameParameters, LearningParameters
+from perception.data.footage.settings import FootageSettings, Sampling
+from perception.metrics.contract import Clause, Contract, Exemption
 from perception.models.settings import NetworkChoice
 from perception.quality.suites import Parameter, load_suite
 from perception.simulator.world import World
@@ -47,6 +49,16 @@ Every parameter that params.yaml, a profile or `SET=SECTION.NAME=VALUE` may set,
 parameters` writes this page, and params.schema.json, by which editors complete params.yaml. What stands in `common` is given to
 every section that has a parameter of that name. The end of a name is its unit: `_px`, `_s`, `_share` (0 to 1), `_frames`.
 """
+_NESTED = {
+    "sources.NAME": Source,
+    "sources.NAME.footage": FootageSettings,
+    "sources.NAME.footage.sampling": Sampling,
+    "sources.NAME.world": World,
+    "select.quotas": NamedQuota,
+    "evaluate.contract": Contract,
+    "evaluate.contract.clauses": Clause,
+    "evaluate.contract.exemptions": Exemption,
+}
 _BOUNDS = {
     "minimum": "at least",
     "exclusiveMinimum": "above",
@@ -110,7 +122,7 @@ def page(night: Graph) -> str:
     gate = next(iter(night.gates.values())).stage.parameters
     parts.append(_table("gate_NAME", gate, defined, but=GIVEN | {"bounds"}))
     parts.append(_table("NAME.network", NetworkChoice, defined))
-    for title, kind in {"sources.NAME": Source, "sources.NAME.world": World, "select.quotas": NamedQuota}.items():
+    for title, kind in _NESTED.items():
         parts.append(_table(title, kind, defined))
     others = {"release": ReleasePolicy, "prices": Prices, "cluster": Cluster, "cluster.stages.NAME": Needs}
     others |= {"schedule.yaml": Schedule, "season": SeasonParameters}
@@ -137,18 +149,7 @@ def meanings(kind: type) -> dict[str, str]:
 def _definitions(night: Graph) -> dict[str, dict[str, Any]]:
     """Return the JSON schema of every parameter class by its name, with what its comments say."""
     kinds = {task.stage.parameters for task in night.tasks.values()} | {FrameParameters, LearningParameters}
-    kinds |= {
-        NetworkChoice,
-        Source,
-        World,
-        NamedQuota,
-        Prices,
-        ReleasePolicy,
-        Cluster,
-        Needs,
-        Schedule,
-        SeasonParameters,
-    }
+    kinds |= {NetworkChoice, *_NESTED.values(), Prices, ReleasePolicy, Cluster, Needs, Schedule, SeasonParameters}
     _, found = models_json_schema([(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)])
     defined: dict[str, dict[str, Any]] = found["$defs"]
     for kind in kinds:

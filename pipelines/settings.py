@@ -11,7 +11,8 @@ from typing import Any
 
 from components.ingest.sources import Source
 from components.stage.parameters import build_parameters, overlay, parse_value, plain_values, read_yaml
-from perception.data.footage import S3
+from perception.data.footage.settings import split_at_night
+from perception.data.source_files import S3
 from perception.errors import InputError, did_you_mean
 from perception.versioning.settings import ReleasePolicy
 from pipelines.cluster import Cluster
@@ -207,7 +208,7 @@ def _with_data(name: str, source: Mapping[str, Any], data: str) -> dict[str, Any
     path = str(source.get("path", ""))
     if "{data}" in path and not data:
         raise InputError(f"source {name!r} reads {path}: say where the data are, DATA=DIR")
-    if "{data}" in path and not data.startswith(S3) and not Path(data).is_dir():
+    if "{data}" in path and not data.startswith(S3) and not Path(split_at_night(data)[0]).is_dir():
         raise InputError(f"DATA={data}: no such folder; give the folder that holds the data set, or s3://BUCKET/PREFIX")
     return dict(source) | ({"path": path.replace("{data}", data)} if path else {})
 

@@ -19,6 +19,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,10 +42,13 @@ from components.stage.learning import (
 from components.stage.parameters import build_parameters
 from perception.data.loading import shuffled_batches
 from perception.data.store import open_store
-from perception.metrics.comparison import APART, RegressionRule, Verdict, compare, seed_spread
+from perception.data.taxonomies import load_taxonomy
+from perception.metrics.comparison import APART, Comparison, RegressionRule, compare, seed_spread
 from perception.metrics.confusion import mean_iou
+from perception.metrics.contract import Clause, Contract
 from perception.metrics.segmentation import SegmentationScore, evaluate_frames, torch_predictor
 from perception.metrics.slices import CONDITIONS, column_slices
+from perception.metrics.verdict import decide
 from perception.models.checkpoint import load_network, save_network
 from perception.quality.intake import IntakeSettings, admit_frames
 from perception.training.loop import Resume, class_weights, fit
@@ -53,7 +57,7 @@ from perception.training.setup import best_device, seeded
 
 DROP, SEED_BAR, WORSE_BAR = 0.03, 0.05, 0.95
 LEAST_FOR_SPREAD = 4  # networks: two to judge and two to measure on
-Nights = dict[str, list[Verdict]]
+Nights = dict[str, list[Comparison]]
 
 
 @click.command()
@@ -112,7 +116,7 @@ def _frames(name: str, rendering: str, first: int, drives: int, frames: int, opt
             "format": "scenes", "rendering": rendering, "domain": "real", "split": "test", "labels": "given",
             "drives": drives, "frames_per_drive": frames, "first_drive": first,
         }, where=name)  # fmt: skip
-        listed = list_arrivals(name, source, 20, (height, 2 * height))
+        listed = list_arrivals(name, source, 20, (height, 2 * height), night="2026-11-30")
         arriving = arrivals(source, listed, 20, (height, 2 * height))
         settings = IntakeSettings(source=name, split="test", domain="real", labels="given", taxonomy="cityscapes19")
         admit_frames(arriving, len(listed), store, settings).manifest.to_parquet(path)
@@ -235,8 +239,15 @@ def _night(score: SegmentationScore, drawn: Sequence[np.ndarray]) -> Segmentatio
 
 
 def _verdicts(
-    champion: SegmentationScore, challenger: SegmentationScore, nights: int, drives: int, classes, rule, seed: int
-) -> list[Verdict]:
+    champion: SegmentationScore,
+    challenger: SegmentationScore,
+    nights: int,
+    drives: int,
+    clauses,
+    classes,
+    rule,
+    seed: int,
+) -> list[Comparison]:
     of_drive = [
         np.flatnonzero(champion.groups.drive_id.to_numpy() == drive) for drive in champion.groups.drive_id.unique()
     ]
@@ -244,8 +255,18 @@ def _verdicts(
     found = []
     for _ in range(nights):
         drawn = [of_drive[index] for index in generator.integers(0, len(of_drive), drives)]
-        found.append(compare(_night(champion, drawn), _night(challenger, drawn), classes, rule))
+        found.append(compare(_night(champion, drawn), _night(challenger, drawn), classes, clauses, rule))
     return found
+
+
+def _clauses(taxonomy: str) -> dict[str, Clause]:
+    """Return what the default contract asks of a taxonomy."""
+    known = load_taxonomy(taxonomy)
+    return Contract().named({}, dict(zip(known.classes, known.foreground, strict=True)))
+
+
+def _decision(found: Comparison) -> str:
+    return decide({"the champion": found}, Contract(), date.min).decision
 
 
 def _miou(score: SegmentationScore, rows: np.ndarray) -> float:
@@ -259,7 +280,7 @@ def _pairs(networks: int) -> list[tuple[int, int]]:
 
 
 def _ask(networks, scores, test, parameters: LearningParameters, rule: RegressionRule, options) -> dict:
-    pairs, classes = _pairs(len(scores)), class_names(parameters.taxonomy)
+    pairs, classes, clauses = _pairs(len(scores)), class_names(parameters.taxonomy), _clauses(parameters.taxonomy)
     each = -(-options.nights // len(pairs))
     column, value = options.condition.split("=")
     rows = (scores[0].groups[column] == value).to_numpy(bool)
@@ -274,15 +295,17 @@ def _ask(networks, scores, test, parameters: LearningParameters, rule: Regressio
         worse = _worsened(networks[spoiled], scores[spoiled], below, test, parameters, options, name)
         others = [score for index, score in enumerate(scores) if index not in (champion, challenger)]
         wide = (
-            replace(rule, seed_spread=seed_spread(others, classes, rule)) if len(scores) >= LEAST_FOR_SPREAD else rule
+            replace(rule, seed_spread=seed_spread(others, classes, clauses))
+            if len(scores) >= LEAST_FOR_SPREAD
+            else rule
         )
         for kind in kinds:
             against = scores[challenger] if kind.startswith("seeds") else worse
             asked = wide if kind.endswith("wide") else rule
-            found = _verdicts(scores[champion], against, each, options.drives, classes, asked, number)
+            found = _verdicts(scores[champion], against, each, options.drives, clauses, classes, asked, number)
             _print_refusals(kind, found)
             nights[kind] += found
-    return _report(nights, scores, seed_spread(scores, classes, rule), rule, options)
+    return _report(nights, scores, seed_spread(scores, classes, clauses), rule, options)
 
 
 def _print_pair(champion: int, challenger: int, scores: Sequence[SegmentationScore]) -> None:
@@ -293,19 +316,19 @@ def _print_pair(champion: int, challenger: int, scores: Sequence[SegmentationSco
     print(f"champion {champion}, challenger {challenger}, points over the whole pool: {', '.join(differences)}")
 
 
-def _print_refusals(kind: str, found: Sequence[Verdict]) -> None:
-    refused = [verdict for verdict in found if verdict.decision == "refuse"]
-    named = [j.name for verdict in refused for j in verdict.judgements if j.outcome == "worse"]
+def _print_refusals(kind: str, found: Sequence[Comparison]) -> None:
+    refused = [each for each in found if _decision(each) == "refuse"]
+    named = [j.name for each in refused for j in each.judgements if j.outcome == "worse"]
     counted = {name: named.count(name) for name in sorted(set(named), key=named.count, reverse=True)}
     print(f"  {kind}: refused {len(refused)} of {len(found)}; named {counted}", flush=True)
 
 
 def _shares(nights: Nights, suffix: str, condition: str) -> dict:
     seeds, worse = nights["seeds" + suffix], nights["worse" + suffix]
-    named = [any(j.name == condition and j.outcome == "worse" for j in verdict.judgements) for verdict in worse]
+    named = [any(j.name == condition and j.outcome == "worse" for j in each.judgements) for each in worse]
     return {
-        "seeds_refused": round(float(np.mean([verdict.decision == "refuse" for verdict in seeds])), 4),
-        "seeds_promoted": round(float(np.mean([verdict.decision == "promote" for verdict in seeds])), 4),
+        "seeds_refused": round(float(np.mean([_decision(each) == "refuse" for each in seeds])), 4),
+        "seeds_promoted": round(float(np.mean([_decision(each) == "promote" for each in seeds])), 4),
         "worse_refused_and_named": round(float(np.mean(named)), 4),
     }
 
@@ -318,7 +341,7 @@ def _report(nights: Nights, scores, spread: dict[str, float], rule: RegressionRu
         "benchmark": "no_regression", "start": options.start, "nights": len(next(iter(nights.values()))), "spoiled": options.spoil,
         "drives": options.drives,
         "condition": options.condition, "networks": len(scores), "network_width": options.network_width,
-        "epochs": options.epochs, "margin": rule.margin, "class_margin": rule.class_margin, "confidence": rule.confidence,
+        "epochs": options.epochs, "confidence": rule.confidence,
         "miou": [round(score.miou(), 4) for score in scores], "seed_spread_of_conditions": round(max(conditions), 4),
         "seed_spread": {name: round(each, 4) for name, each in spread.items()},
         **shares, "wide": wide, "seeds_bar": SEED_BAR, "worse_bar": WORSE_BAR,

@@ -32,6 +32,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
         parameters,
         folder,
         champion=inputs.one("base") / "champion.onnx",
+        reference=inputs.one("base") / "reference.onnx",
         store=parameters.store,
     )
     rows = gate_rows(figures, parameters.least_miou, parameters.minimum_frames)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from components.stage.results import reuse
 from perception.compression.cost import measure_latency_ms
 from perception.compression.export import best_provider, open_session
 from perception.data.files import file_sha256
-from perception.data.taxonomies import categories
+from perception.data.taxonomies import categories, load_taxonomy
 from perception.errors import InputError
 from perception.metrics import figures as measured
-from perception.metrics.bounds import effective_counts, failure_rate_upper
 from perception.metrics.calibration import calibration_error
-from perception.metrics.comparison import RegressionRule, Verdict, compare
+from perception.metrics.comparison import Comparison, RegressionRule, compare, since
+from perception.metrics.contract import Clause
 from perception.metrics.evidence import Evidence, gather_evidence
 from perception.metrics.failures import cluster_regions, failure_queries, wrong_regions
 from perception.metrics.segmentation import (
@@ -37,23 +38,13 @@ from perception.metrics.segmentation import (
 )
 from perception.metrics.shift import CORRUPTIONS, STRENGTHS, corrupt
 from perception.metrics.slices import CONDITIONS, domain_grid
+from perception.metrics.verdict import Verdict, decide
 from perception.quality.metrics_table import metric_rows
 from perception.reporting.evidence import what_it_does_not_support, what_it_supports
 from perception.training.setup import best_device
 
 Json = dict[str, Any]
-
-
-def regression_rule(parameters: JudgeParameters) -> RegressionRule:
-    """Return the rule that compares with the champion."""
-    return shared_fields(
-        RegressionRule,
-        parameters,
-        margin=parameters.regression_margin,
-        class_margin=parameters.class_regression_margin,
-        resamples=2 * parameters.resamples,
-        unit="clips" if parameters.clip_frames else "drives",
-    )
+CHAMPION, REFERENCE = "the champion", "the reference release"
 
 
 def judge(
@@ -64,27 +55,30 @@ def judge(
     folder: Path,
     *,
     champion: Path | None = None,
+    reference: Path | None = None,
+    night: date | None = None,
     left_out: Sequence[Json] = (),
     store: str = "",
 ) -> Json:
     """Judge an exported network on labelled frames and write into `folder` what was found; return its figures.
 
-    about: the frames' manifest rows in their order. left_out: path and rule of each frame that was found beside them and
-    cannot be judged. store: where the champion's counts on these frames are kept for other nights; empty: nowhere.
+    about: the frames' manifest rows in their order. champion, reference: networks that it must be no worse than, where the files
+    are there. night: whose exemptions are in force, by default today's. left_out: path and rule of each frame that was found beside
+    them and cannot be judged. store: where the others' counts on these frames are kept for other nights; empty: nowhere.
     Writes evaluation.json, frames.parquet, confusion.npy and .json, query.json, regions.parquet and
     predictions/FRAME_ID.png. Raises InputError for another test set than the pinned one.
     """
     identity, device = identity_of(about, parameters), best_device()
     provider = best_provider(device)
     log(f"networks run by onnxruntime's {provider} on a machine whose best device is {device}")
-    about = _in_units(about, parameters.clip_frames)
     score = _score(frames, about, model, parameters, "evaluate", folder)
     figures = _figures(score, parameters) | {"test_set_sha256": identity, "model_sha256": file_sha256(model)}
     figures["onnxruntime_provider"] = provider
     figures |= _coverage(score, about, left_out)
     figures |= _failures(score, parameters)
     figures |= {"latency": latency(model, parameters), "shift": _shift(frames, about, model, parameters)}
-    figures |= _against(champion, score, frames, about, parameters, store)
+    there = {name: path for name, path in ((CHAMPION, champion), (REFERENCE, reference)) if path and path.exists()}
+    figures |= _against(there, score, frames, about, parameters, night or datetime.now(UTC).date(), store)
     figures |= _find_failures(frames, score, parameters, folder)
     write_json(folder / "evaluation.json", figures)
     return figures
@@ -119,14 +113,6 @@ def identity_of(about: pd.DataFrame, parameters: JudgeParameters) -> str:
             "a frozen test set must not change: restore it, or pin the new one after people have agreed to it"
         )
     return found
-
-
-def _in_units(about: pd.DataFrame, clip_frames: int) -> pd.DataFrame:
-    """Cut drives into clips of `clip_frames` frames in a row, which then stand for drives."""
-    if not clip_frames:
-        return about
-    ordered = about.sort_values("frame_id").groupby("drive_id").cumcount() // clip_frames
-    return about.assign(drive_id=about.drive_id.astype(str) + "/clip" + ordered.reindex(about.index).astype(str))
 
 
 def _score(
@@ -179,7 +165,6 @@ def _figures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
         "miou_by_condition": {name: measured.plain(value) for name, value in score.miou_by_slice().items()},
         "frames_by_condition": score.frames_by_slice(),
         "domain": grid.to_dict("records") if grid is not None else [],
-        "unit": f"clips of {parameters.clip_frames} frames" if parameters.clip_frames else "drives",
         "confidence": parameters.confidence,
     }
 
@@ -215,13 +200,11 @@ def _failures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
         miles=parameters.miles,
         miles_failures=parameters.miles_failures,
     )
-    unit = "clips" if parameters.clip_frames else "drives"
-    words = {"supports": what_it_supports(evidence, unit), "does_not_support": what_it_does_not_support(evidence, unit)}
-    effective = effective_counts(evidence.failures, evidence.frames, evidence.design_effect)
+    words = {"supports": what_it_supports(evidence), "does_not_support": what_it_does_not_support(evidence)}
     return {
         "failures": evidence.failures,
         "failure_rule": f"fewer than {parameters.failure_pixel_accuracy:.0%} of the labelled pixels are right",
-        "failure_rate_upper_95": failure_rate_upper(*effective, 0.95),
+        "failure_rate_upper_95": evidence.upper_95,
         "evidence": dataclasses.asdict(evidence) | words,
     }
 
@@ -290,29 +273,36 @@ def _shift(frames: LabelledFrames, about: pd.DataFrame, model: Path, parameters:
             change=change,
         )
         assert score.reliability is not None
-        error = float(calibration_error(score.reliability.sum(axis=0)))
+        error = measured.plain(float(np.maximum(calibration_error(score.reliability), 0.0)))
         found.append({"kind": kind, "strength": strength, "miou": score.miou(), "calibration_error": error})
     return found
 
 
 def _against(
-    champion: Path | None,
+    others: Mapping[str, Path],
     score: SegmentationScore,
     frames: LabelledFrames,
     about: pd.DataFrame,
     parameters: JudgeParameters,
+    night: date,
     store: str,
 ) -> Json:
-    """Compare with the champion on the same frames; the first network of all has none."""
-    if champion is None or not champion.exists():
+    """Compare with the champion and the reference release on the same frames; the first network of all has neither."""
+    if CHAMPION not in others:
         first = {"decision": "promote", "reason": "there is no champion yet", "reasons": ["there is no champion yet"]}
         return {"miou_champion": None, "comparison": None, "promotion": first}
-    theirs = _kept_score(frames, about, champion, parameters, store)
-    verdict = compare(theirs, score, class_names(parameters.taxonomy), regression_rule(parameters))
+    hashes = {name: file_sha256(path) for name, path in others.items()}
+    by_hash = {hashes[name]: path for name, path in others.items()}
+    scores = {each: _kept_score(frames, about, path, parameters, store) for each, path in by_hash.items()}
+    classes, clauses = class_names(parameters.taxonomy), contract_clauses(about, parameters)
+    rule = shared_fields(RegressionRule, parameters)
+    found = {name: compare(scores[hashes[name]], score, classes, clauses, rule) for name in others}
+    verdict = decide(found, parameters.contract, night)
+    theirs = scores[hashes[CHAMPION]]
     return {
         "miou_champion": theirs.miou(),
-        "comparison": _comparison(verdict, theirs, champion, parameters),
-        "promotion": {"decision": verdict.decision, "reason": verdict.reason, "reasons": list(verdict.reasons)},
+        "comparison": _comparison(found, theirs, hashes, parameters),
+        "promotion": _promotion(verdict) | _since(scores.get(hashes.get(REFERENCE, "")), score, hashes),
     }
 
 
@@ -323,7 +313,7 @@ def _kept_score(
     if not store:
         return _score(frames, about, champion, parameters, "champion")
     columns = ["frame_id", "image_sha256", "label_sha256", "label_taxonomy", "drive_id", *parameters.slice_columns]
-    given = {name: value for name, value in plain_values(parameters).items() if name != "store"}
+    given = {name: value for name, value in plain_values(parameters).items() if name not in ("store", "contract")}
     depends_on = {
         "network": file_sha256(champion),
         "frames": hashlib.sha256(about[columns].to_csv(index=False).encode()).hexdigest(),
@@ -340,18 +330,42 @@ def _kept_score(
         return read_score(folder, parameters.slice_columns)
 
 
-def _comparison(verdict: Verdict, theirs: SegmentationScore, champion: Path, parameters: JudgeParameters) -> Json:
+def contract_clauses(about: pd.DataFrame, parameters: JudgeParameters) -> dict[str, Clause]:
+    """Return the clause of every figure that the contract names, of these frames and this taxonomy."""
+    taxonomy = load_taxonomy(parameters.taxonomy)
+    values = {column: sorted(about[column].dropna().astype(str).unique()) for column in parameters.slice_columns}
+    return parameters.contract.named(values, dict(zip(taxonomy.classes, taxonomy.foreground, strict=True)))
+
+
+def _promotion(verdict: Verdict) -> Json:
+    names = ("decision", "reason", "reasons", "judged", "not_judged")
+    return {name: getattr(verdict, name) for name in names}
+
+
+def _since(reference: SegmentationScore | None, score: SegmentationScore, hashes: Mapping[str, str]) -> Json:
+    """Say how far the network has come since the reference release; null where there is none."""
+    difference, lower = since(reference, score, 0.95) if reference else (None, None)
     return {
-        "champion_sha256": file_sha256(champion),
-        "margin": parameters.regression_margin,
-        "class_margin": parameters.class_regression_margin,
+        "reference": hashes.get(REFERENCE),
+        "miou_since_reference": difference,
+        "miou_since_reference_lower_95": lower,
+    }
+
+
+def _comparison(
+    found: Mapping[str, Comparison], theirs: SegmentationScore, hashes: Mapping[str, str], parameters: JudgeParameters
+) -> Json:
+    """Return every judgement against every other network, and what could not be judged."""
+    champion = found[CHAMPION]
+    against_reference = found[REFERENCE].judgements if REFERENCE in found else ()
+    return {
+        "champion_sha256": hashes[CHAMPION],
         "confidence": parameters.confidence,
         "champion_iou_by_class": theirs.iou_by_class(class_names(parameters.taxonomy)),
-        "champion_miou_by_condition": {
-            name: None if value != value else value for name, value in theirs.miou_by_slice().items()
-        },
-        "judgements": [dataclasses.asdict(each) for each in verdict.judgements],
-        "unknown": list(verdict.unknown),
+        "champion_miou_by_condition": {name: measured.plain(value) for name, value in theirs.miou_by_slice().items()},
+        "judgements": [dataclasses.asdict(each) for each in champion.judgements],
+        "reference_judgements": [dataclasses.asdict(each) for each in against_reference],
+        "gaps": [dataclasses.asdict(each) for each in champion.gaps],
     }
 
 

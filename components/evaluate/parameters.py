@@ -5,8 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from components.stage.learning import FrameParameters
+from perception.metrics.contract import Contract
 from perception.metrics.settings import IntervalSettings
-from perception.parameters import Count, CountOrZero, NotNegative, Share, ShareFromZero, checked
+from perception.parameters import Count, CountOrZero, NotNegative, Share, checked
 
 
 @checked
@@ -18,19 +19,17 @@ class JudgeParameters(FrameParameters, IntervalSettings):
     width_px: Annotated[int, Field(ge=1, le=16384)]  # likewise
     batch_frames: Count = 8  # frames in memory at once
     slice_columns: tuple[str, ...] = ("time_of_day", "weather", "scene")  # manifest columns that slices are cut by
-    # this many frames of a drive in a row count as one independent unit; 0: the whole drive does
-    clip_frames: CountOrZero = 0
     failure_pixel_accuracy: Share = 0.5  # a frame with a smaller share of right pixels counts as failed
     claim_failure_rate: Share = 0.01  # the report says what it would take to show that no more frames than this fail
     # share of operation by cell, such as "time_of_day=night,weather=rain,scene=urban": 0.1; empty: the test set's own
     operating_mix: dict[str, NotNegative] = Field(default_factory=dict)
     miles: NotNegative = 0.0  # driven under observation with exactly this network, where that is known
     miles_failures: CountOrZero = 0  # failures on those miles
-    # mIoU by which the network may fall behind the champion, overall and in any condition
-    regression_margin: ShareFromZero = 0.02
-    class_regression_margin: ShareFromZero = 0.05  # IoU by which it may fall behind in any class
+    # what must be judged before a network is released, by how much it may fall behind the champion and the reference release
+    # in each figure, and who has signed for what cannot be judged
+    contract: Contract = Field(default_factory=Contract)
     # standard deviation of a figure (overall, time_of_day=night, class=bus) between trainings that differ only by their
-    # seed; benchmarks/scale/no_regression.py measures it. Margins are widened to what two seeds differ by
+    # seed; benchmarks/scale/no_regression.py measures it. A refusal needs more than what two seeds differ by
     seed_spread: dict[str, NotNegative] = Field(default_factory=dict)
     test_set_sha256: str = ""  # the frozen test set's identity; another one is refused; empty: not pinned
     latency_batch_frames: tuple[Count, ...] = (1, 2, 4, 8)  # batch sizes at which latency and throughput are measured

@@ -89,8 +89,8 @@ def _together(known: "Intake", taken: "Intake") -> "Intake":
 
 def _write_taken(taken: "Intake", files: "pd.DataFrame", folder: Path) -> None:
     folder.mkdir()
-    frames = taken.manifest.assign(source_sha256=taken.manifest.image_sha256)  # the store keeps the bytes that arrived
-    for name, rows in {"arrivals": files, "frames": frames, "profile": taken.profile, "oracle": taken.oracle}.items():
+    tables = {"arrivals": files, "frames": taken.manifest, "profile": taken.profile, "oracle": taken.oracle}
+    for name, rows in tables.items():
         rows.to_parquet(folder / f"{name}.parquet", index=False)
 
 

@@ -37,7 +37,7 @@ def known_frames(base: Path, book: Book, tonight: Tonight, parameters: "GatherPa
         return no_intake()
     rows = _without_held(rows.drop_duplicates("frame_id", keep="last"), base)
     unsaid = [name for name in OPTIONAL_COLUMNS.names if name in rows and rows[name].isna().all()]
-    frames = rows.drop(columns=["arrived", "source_sha256", *unsaid])  # a version has only columns that say something
+    frames = rows.drop(columns=["arrived", *unsaid])  # a version has only columns that say something
     measured = _newest(book, PROFILE, frame_id=frames.frame_id)
     profile = profile_labels(frames[frames.label_source != "none"], measured, store, parameters.taxonomy)
     oracle = _newest(book, ORACLE, frame_id=frames.frame_id[frames.label_source == "none"])

@@ -27,11 +27,12 @@ def take_files(inputs: Paths, book: Book, parameters: "GatherParameters", store:
     Raises InputError when too many files of a source are broken, and for a source with labels whose frames changed.
     """
     arrived = join_intakes([read_intake(path) for path in inputs.many("arrived")])
-    listed = read_table(inputs.one("base") / "listed.parquet", {"source": "text"})
+    listed = read_table(inputs.one("base") / "listed.parquet", {"source": "text", "object": "text"})
     for name, source in parameters.sources.items():
         rule = shared_fields(SourceRules, source, max_rejected_fraction=source.tolerated_fraction())
-        check_source(arrived, name, rule, known=int((listed.source == name).sum()))
-    files = sort_arrivals(arrived.read, known_arrivals(book, arrived.read))
+        check_source(arrived, name, rule, known=listed.object[listed.source == name].nunique())
+    arrived = _one_content_an_image(arrived, book)
+    files = sort_arrivals(arrived.read.assign(name=arrived.read.frame_id), known_arrivals(book, arrived.read))
     clashes = files[files.outcome == "clash"]
     _check_unchanged(clashes, parameters.sources)
     taken = _admitted(arrived, files)
@@ -44,6 +45,24 @@ def take_files(inputs: Paths, book: Book, parameters: "GatherParameters", store:
     told = clashes.assign(path=clashes.object, rule=clashes.reason, remedy="give it another name")
     rejected = [arrived.rejected, told[["source", "path", "frame_id", "rule", "remedy"]]]
     return replace(taken, rejected=pd.concat([each for each in rejected if len(each)] or rejected[:1])), files
+
+
+def _one_content_an_image(arrived: Intake, book: Book) -> Intake:
+    """Give frames with one stored image one source_sha256: that of the known frame, which a label comes back to, else of the first."""
+    of_images = ["image_sha256", "source_sha256"]
+    known = read_book(book, FRAMES, columns=of_images, where={"image_sha256": arrived.manifest.image_sha256.tolist()})
+    key = ["source", "frame_id", "source_sha256"]
+    images = arrived.manifest[[*key, "image_sha256"]].drop_duplicates(key)
+    read = arrived.read.sort_values(["source", "object", "frame_id"]).merge(images, how="left", on=key)
+    first = pd.concat([known, read[of_images].dropna()]).drop_duplicates("image_sha256")
+    content = first.set_index("image_sha256").source_sha256
+    return replace(
+        arrived,
+        manifest=arrived.manifest.assign(source_sha256=arrived.manifest.image_sha256.map(content)),
+        read=read.assign(source_sha256=read.image_sha256.map(content).fillna(read.source_sha256)).drop(
+            columns="image_sha256"
+        ),
+    )
 
 
 def _check_unchanged(clashes: pd.DataFrame, sources: Mapping[str, Source]) -> None:
@@ -59,9 +78,8 @@ def _check_unchanged(clashes: pd.DataFrame, sources: Mapping[str, Source]) -> No
 def _admitted(arrived: Intake, files: pd.DataFrame) -> Intake:
     """Return the rows of admitted files under their frames' names; of a frame that came twice the last one."""
     rows = files[files.outcome.isin(ADMITTED)]
-    keys = zip(rows.source, rows.object, rows.source_sha256, strict=True)
+    keys = zip(rows.source, rows["name"], rows.source_sha256, strict=True)
     names = {key: (place, frame_id) for place, (key, frame_id) in enumerate(zip(keys, rows.frame_id, strict=True))}
-    hashes = arrived.manifest[["source", "frame_id", "image_sha256"]].drop_duplicates(["source", "frame_id"])
 
     def renamed(table: pd.DataFrame, sha256: "pd.Series[str]") -> pd.DataFrame:
         found = [names.get(key) for key in zip(table.source, table.frame_id, sha256, strict=True)]
@@ -70,10 +88,19 @@ def _admitted(arrived: Intake, files: pd.DataFrame) -> Intake:
         mine = table[here].assign(frame_id=list(ids), place=list(places)).sort_values("place")
         return mine.drop_duplicates("frame_id", keep="last").drop(columns="place").reset_index(drop=True)
 
-    oracle = arrived.oracle.drop_duplicates(["source", "frame_id"])
+    frames, oracle = arrived.manifest, arrived.oracle.drop_duplicates(["source", "frame_id"])
     return replace(
         arrived,
-        manifest=renamed(arrived.manifest, arrived.manifest.image_sha256),
-        profile=renamed(arrived.profile, arrived.profile.image_sha256_actual),
-        oracle=renamed(oracle, oracle[["source", "frame_id"]].merge(hashes, how="left").image_sha256),
+        manifest=renamed(frames, frames.source_sha256),
+        profile=renamed(
+            arrived.profile, _content_of(arrived.profile, frames.assign(image_sha256_actual=frames.image_sha256))
+        ),
+        oracle=renamed(oracle, _content_of(oracle, frames)),
     )
+
+
+def _content_of(table: pd.DataFrame, frames: pd.DataFrame) -> "pd.Series[str]":
+    """Return source_sha256 of each row's frame, which is found by the columns that both have of a frame and its image."""
+    keys = [name for name in ("source", "frame_id", "image_sha256_actual") if name in table]
+    known = frames.drop_duplicates(keys)[[*keys, "source_sha256"]]
+    return table[keys].merge(known, how="left", on=keys).source_sha256

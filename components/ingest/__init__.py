@@ -1,5 +1,7 @@
 """ingest: turn one batch of what has arrived into a manifest, blobs in the store and a table of facts about every frame."""
 
+from collections.abc import Iterator
+
 from components.ingest.sources import Source
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import Taxonomy
@@ -32,10 +34,17 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
 
     import pandas as pd
 
-    from components.ingest.arrivals import arrivals
+    from components.ingest.arrivals import arrivals, footage_arrivals
     from components.ingest.returned import returned
     from perception.data.store import open_store
-    from perception.quality.intake import IntakeSettings, admit_frames, join_intakes, write_frames_folder
+    from perception.quality.intake import (
+        Arrival,
+        IntakeSettings,
+        Skipped,
+        admit_frames,
+        join_intakes,
+        write_frames_folder,
+    )
 
     listing = pd.read_parquet(inputs.one("arrivals") / "listing.parquet")
     handed_out = pd.read_parquet(inputs.one("arrivals") / "handed_out.parquet")
@@ -43,11 +52,15 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
     for name, listed in listing.groupby("source"):
         source = parameters.sources[str(name)]
         settings = shared_fields(IntakeSettings, source, source=str(name), taxonomy=parameters.taxonomy)
+        arriving: Iterator[Arrival | Skipped]
         if source.labels == "drop":
             arriving = returned(source, listed, store, handed_out, parameters.taxonomy)
+        elif source.format == "footage":
+            arriving = footage_arrivals(source, listed)
         else:
             arriving = arrivals(source, listed, parameters.seed, size)
-        progress = progress_line(f"ingest {name}")
+        # How many frames an object of footage holds is known once it has been read.
+        progress = None if source.format == "footage" else progress_line(f"ingest {name}")
         intake = admit_frames(arriving, len(listed), store, settings, progress=progress)
         signatures = listed.set_index("object").signature
         intakes.append(replace(intake, read=intake.read.assign(signature=intake.read.object.map(signatures))))

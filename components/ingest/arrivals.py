@@ -1,64 +1,90 @@
-"""Where frames come from: the files of a data set through its reader, or scenes rendered here. Label drops: returned.py."""
+"""Where frames come from: the files of a data set through its reader, footage, or scenes rendered here. Label drops: returned.py."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.ingest.sources import Source
+from components.stage.records import log
 from perception.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perception.data.footage import Footage
+    from perception.data.decoding import BadFrame
+    from perception.data.footage.reading import FootageFrame, FootageObject
     from perception.data.readers import RawFrame, Reader
-    from perception.quality.intake import Arrival
+    from perception.data.source_files import SourceFiles
+    from perception.quality.intake import Arrival, Skipped
 
+# object: a file of footage, which may hold many frames; of other formats a frame_id, with the one to three files of that frame.
 LISTING_COLUMNS = ("source", "object", "drive_id", "signature")
 
 
-def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int]) -> "pd.DataFrame":
-    """Return what a source holds, opening no image: columns LISTING_COLUMNS, one row a frame.
+def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int], night: str = "") -> "pd.DataFrame":
+    """Return what a source holds, opening no image: columns LISTING_COLUMNS, one row an object.
 
-    object: the frame's name. signature: size in bytes and time of change of its files, of a scene what it is rendered from, so that a
-    frame whose file changed is another row. seed, size: as in arrivals.
-    Raises InputError for a folder that breaks its layout, or that holds nothing.
+    signature: size in bytes and time of change (of footage in a bucket the ETag) of the object's files, of a scene what it is
+    rendered from, so that an object that changed is another row. seed, size: as in arrivals. night: its UTC date, for which a
+    path of footage may ask.
+    Raises InputError for a folder that breaks its layout, or that holds nothing and is none of a night.
     """
     import pandas as pd
 
-    if source.format == "scenes":
-        from perception.simulator.folder import scene_names
-
-        named = scene_names(source.rendering, source.first_drive, source.drives, source.frames_per_drive)
-        drawn_from = repr((source.rendering, source.world, source.frames_per_drive, seed, size))
-        signature = hashlib.sha256(drawn_from.encode()).hexdigest()[:16]
-        rows = [(name, frame_id, drive_id, signature) for _, drive_id, frame_ids in named for frame_id in frame_ids]
-    else:
-        from perception.data.footage import open_footage
-
-        with open_footage(source.path) as footage:
-            rows = [(name, *row) for row in _listed(source, footage)]
-    if not rows:
+    rows = [(name, *row) for row in _listed(name, source, seed, size, night)]
+    if not rows and not source.is_of_the_night:
         raise InputError(
             f"source {name!r}: not one of its 0 frames can be used; mend its files or leave the source out"
         )
     return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
 
 
-def _listed(source: Source, footage: "Footage") -> Iterator[tuple[str, str, str]]:
-    for each in _files(source, footage):
-        yield each.frame_id, each.drive_id, signature_of((each.image_path, each.label_path, each.instances_path))
+def _listed(name: str, source: Source, seed: int, size: tuple[int, int], night: str) -> Iterator[tuple[str, str, str]]:
+    if source.format == "scenes":
+        return _listed_scenes(source, seed, size)
+    return _listed_footage(name, source, night) if source.format == "footage" else _listed_files(source)
+
+
+def _listed_scenes(source: Source, seed: int, size: tuple[int, int]) -> Iterator[tuple[str, str, str]]:
+    from perception.simulator.folder import scene_names
+
+    named = scene_names(source.rendering, source.first_drive, source.drives, source.frames_per_drive)
+    drawn_from = repr((source.rendering, source.world, source.frames_per_drive, seed, size))
+    signature = hashlib.sha256(drawn_from.encode()).hexdigest()[:16]
+    return ((frame_id, drive_id, signature) for _, drive_id, frame_ids in named for frame_id in frame_ids)
+
+
+def _listed_footage(name: str, source: Source, night: str) -> Iterator[tuple[str, str, str]]:
+    from perception.data.footage.reading import open_footage
+
+    left_out: Counter[str] = Counter()
+    for each in open_footage(name, source.path, source.footage).objects(night, left_out):
+        yield each.name, each.drive_id, each.signature
+    if left_out.total():
+        kinds = ", ".join(
+            f"{count} {suffix or 'without a suffix'}" for suffix, count in left_out.most_common(5) if count
+        )
+        log(f"source {name}: {left_out.total()} files are no footage and are left out ({kinds})")
+
+
+def _listed_files(source: Source) -> Iterator[tuple[str, str, str]]:
+    from perception.data.source_files import open_source_files
+
+    with open_source_files(source.path) as files:
+        for each in _files(source, files):
+            yield each.frame_id, each.drive_id, signature_of((each.image_path, each.label_path, each.instances_path))
 
 
 def arrivals(source: Source, listed: "pd.DataFrame", seed: int, size: tuple[int, int]) -> "Iterator[Arrival]":
-    """Yield the listed frames of a source one by one, bytes not yet decoded.
+    """Yield the listed frames of a source that is no footage one by one, bytes not yet decoded.
 
     size: (height, width) of rendered scenes in pixels; seed: of their world.
     """
-    if source.format == "scenes":
-        return _rendered(source, listed, seed, size)
-    return _from_files(source, set(listed.object))
+    return (
+        _rendered(source, listed, seed, size) if source.format == "scenes" else _from_files(source, set(listed.object))
+    )
 
 
 def signature_of(files: "Iterable[Path | None]") -> str:
@@ -67,26 +93,67 @@ def signature_of(files: "Iterable[Path | None]") -> str:
     return " ".join(f"{each.st_size}:{each.st_mtime_ns}" for each in stats)
 
 
-def _files(source: Source, footage: "Footage") -> "Iterator[Any]":
+def _files(source: Source, files: "SourceFiles") -> "Iterator[Any]":
     from perception.data.readers import open_reader
 
-    return open_reader(source.format).frames(footage.root, source.part or None, source.labels == "given")
+    return open_reader(source.format).frames(files.root, source.part or None, source.labels == "given")
+
+
+def footage_arrivals(source: Source, listed: "pd.DataFrame") -> "Iterator[Arrival | Skipped]":
+    """Yield the frames and damages of the listed objects of footage one by one, bytes not yet decoded, and what was skipped."""
+    from perception.data.footage.reading import FootageObject, open_footage
+    from perception.quality.intake import Skipped
+
+    footage, total = open_footage(str(listed.source.iloc[0]), source.path, source.footage), Counter[str]()
+    for row in listed.sort_values(["drive_id", "object"]).itertuples():
+        object, counts = FootageObject(row.object, row.drive_id, row.signature), Counter[str]()
+        for frame in footage.frames(object, counts):
+            yield _footage_arrival(object, f"{footage.name}/{row.object}", frame)
+        total.update(counts)
+        told = counts.pop("taken", 0) + counts.pop("damages", 0)
+        if +counts or not told:
+            yield Skipped(row.object, _counted(counts) or "holds no picture")
+    log(f"{len(listed)} objects of footage: {_counted(total)}")
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _footage_arrival(object: "FootageObject", where: str, frame: "FootageFrame | BadFrame") -> "Arrival":
+    """Return a frame of footage, or a damage of it, as it arrives; a damage is listed under the name of its object."""
+    from perception.data.decoding import BadFrame
+    from perception.data.footage.reading import Lost
+    from perception.quality.intake import Arrival
+
+    image, suffix, problem = b"", "", None
+    facts = Lost(object) if isinstance(frame, BadFrame) else frame
+    try:
+        if isinstance(frame, BadFrame):
+            raise frame
+        image, suffix = frame.picture.encoded()
+    except BadFrame as error:
+        problem = error
+    return Arrival(
+        facts=facts, object=object.name, image=image, image_path=f"{where}: {facts.frame_id}.{suffix}",
+        label=None, label_path="", label_taxonomy="cityscapes19", problem=problem,
+    )  # fmt: skip
 
 
 def _from_files(source: Source, wanted: set[str]) -> "Iterator[Arrival]":
-    from perception.data.footage import open_footage
     from perception.data.readers import open_reader
+    from perception.data.source_files import open_source_files
 
     reader = open_reader(source.format)
-    with open_footage(source.path) as footage:
-        for frame in _files(source, footage):
+    with open_source_files(source.path) as files:
+        for frame in _files(source, files):
             if frame.frame_id in wanted:
-                with footage.whole((frame.image_path, frame.label_path, frame.instances_path)):
-                    arrival = _read(source, reader, frame, footage)
+                with files.whole((frame.image_path, frame.label_path, frame.instances_path)):
+                    arrival = _read(source, reader, frame, files)
                 yield arrival
 
 
-def _read(source: Source, reader: "Reader", frame: "RawFrame", footage: "Footage") -> "Arrival":
+def _read(source: Source, reader: "Reader", frame: "RawFrame", files: "SourceFiles") -> "Arrival":
     from perception.data.decoding import BadFrame
     from perception.quality.intake import Arrival
 
@@ -97,13 +164,13 @@ def _read(source: Source, reader: "Reader", frame: "RawFrame", footage: "Footage
         problem = None
     except BadFrame as bad:
         image, label, instances = b"", None, None
-        problem = BadFrame(footage.name(str(bad.path)), bad.rule, bad.remedy)
+        problem = BadFrame(files.name(str(bad.path)), bad.rule, bad.remedy)
     return Arrival(
         facts=frame,
         image=image,
-        image_path=footage.name(frame.image_name),
+        image_path=files.name(frame.image_name),
         label=label,
-        label_path=footage.name(str(frame.label_path)),
+        label_path=files.name(str(frame.label_path)),
         label_taxonomy=frame.label_taxonomy or reader.taxonomy,
         instances=instances,
         problem=problem,

@@ -8,7 +8,7 @@ from components.ingest.arrivals import LISTING_COLUMNS, signature_of
 from components.ingest.sources import Source
 from perception.data.annotation import ReturnedLabel, read_label, returned_labels
 from perception.data.decoding import BadFrame
-from perception.data.footage import Footage, open_footage
+from perception.data.source_files import SourceFiles, open_source_files
 from perception.data.store import Store
 from perception.quality.intake import Arrival
 
@@ -18,8 +18,8 @@ def list_returned(name: str, source: Source, handed_out: Callable[[Collection[st
 
     handed_out: gives which of some names are frames that a batch has held.
     """
-    with open_footage(source.path) as footage:
-        found = returned_labels(footage.root, handed_out)
+    with open_source_files(source.path) as files:
+        found = returned_labels(files.root, handed_out)
         rows = [(name, each.frame_id, str(each.facts.drive_id), signature_of(each.files)) for each in found]
     return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
 
@@ -32,30 +32,30 @@ def returned(
     store: where the images of the frames lie. handed_out: rows of frames that a batch has held. taxonomy: that annotators were given.
     """
     wanted = set(listed.object)
-    with open_footage(source.path) as footage:
-        for each in returned_labels(footage.root, lambda _names: handed_out):
+    with open_source_files(source.path) as files:
+        for each in returned_labels(files.root, lambda _names: handed_out):
             if each.frame_id in wanted:
-                with footage.whole(each.files):
-                    arrival = _arrival(each, store, footage, taxonomy)
+                with files.whole(each.files):
+                    arrival = _arrival(each, store, files, taxonomy)
                 if arrival:
                     yield arrival
 
 
-def _arrival(each: ReturnedLabel, store: Store, footage: Footage, taxonomy: str) -> Arrival | None:
+def _arrival(each: ReturnedLabel, store: Store, files: SourceFiles, taxonomy: str) -> Arrival | None:
     problem, read = None, None
     try:
         read = read_label(each, taxonomy, store)
         if read is None:
             return None
     except BadFrame as bad:
-        problem = BadFrame(footage.name(str(bad.path)), bad.rule, bad.remedy)
+        problem = BadFrame(files.name(str(bad.path)), bad.rule, bad.remedy)
     uri = getattr(each.facts, "image_uri", "")
     return Arrival(
         facts=each.facts,
         image=store.get(uri) if uri else b"",
         image_path=uri,
         label=read[0] if read else None,
-        label_path=footage.name(f"{each.files[0]}: {each.frame_id}"),
+        label_path=files.name(f"{each.files[0]}: {each.frame_id}"),
         label_taxonomy=each.taxonomy or taxonomy,
         problem=problem,
         label_drop=each.drop,

@@ -122,14 +122,7 @@ def _pool_figures(told: Mapping[str, Any]) -> PoolFigures:
 def _promotion_figures(evaluation: records.Evaluation | None) -> PromotionFigures:
     if evaluation is None:
         return PromotionFigures()
-    compared = evaluation["comparison"]
-    judged: Json = {}
-    if compared is not None:
-        judged = {
-            "judged": tuple(each["name"] for each in compared["judgements"]),
-            "not_judged": tuple(compared["unknown"]),
-        }
-    return PromotionFigures(**judged | _pick_dict(PromotionFigures, evaluation["promotion"]))
+    return PromotionFigures(**_pick_dict(PromotionFigures, evaluation["promotion"]))
 
 
 def _outcome(tasks: list[Json], final_status: Mapping[str, Any]) -> tuple[str, str | None, tuple[str, ...]]:

@@ -66,6 +66,10 @@ OPTIONAL_COLUMNS = pa.schema(
         *(pa.field(TAGGED + name, pa.string()) for name in ("time_of_day", "weather", "scene")),  # by annotators
         pa.field("tag_drop", pa.string()),  # batch/annotator/date of these tags
         pa.field("prelabel_uri", pa.string()),  # of a frame in an annotation batch: what its annotator starts from
+        pa.field("latitude", pa.float64()),
+        pa.field("longitude", pa.float64()),
+        pa.field("source_sha256", pa.string()),
+        pa.field("privacy", pa.string()),
     ]
 )
 
@@ -88,16 +92,25 @@ _PATTERNS = {
     "prelabel_uri": URI_RULE,
     "image_sha256": _SHA256_RULE,
     "label_sha256": _SHA256_RULE,
+    "source_sha256": _SHA256_RULE,
 }
-_MINIMA = {"width_px": 1, "height_px": 1, "rank": 0, "void_fraction": 0, "confidence": 0}
-_MAXIMA = {"void_fraction": 1, "confidence": 1}
+_MINIMA = {
+    "width_px": 1,
+    "height_px": 1,
+    "rank": 0,
+    "void_fraction": 0,
+    "confidence": 0,
+    "latitude": -90,
+    "longitude": -180,
+}
+_MAXIMA = {"void_fraction": 1, "confidence": 1, "latitude": 90, "longitude": 180}
 # Small enough that a filter on split or domain skips most of a large pool, large enough to compress well.
 _ROW_GROUP_ROWS = 65_536
 
 
-def empty_manifest() -> pd.DataFrame:
-    """Return a manifest without rows whose columns have their types."""
-    return COLUMNS.empty_table().to_pandas()
+def empty_manifest(*optional: str) -> pd.DataFrame:
+    """Return a manifest without rows whose columns have their types; optional: names of OPTIONAL_COLUMNS that it has too."""
+    return pa.schema([*COLUMNS, *map(OPTIONAL_COLUMNS.field, optional)]).empty_table().to_pandas()
 
 
 def validate_manifest(frames: pd.DataFrame, where: str) -> pd.DataFrame:

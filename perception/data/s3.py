@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
@@ -80,11 +80,31 @@ class Bucket:
 
         return bool(self._ask(read))
 
+    def read_range(self, key: str, start: int, take: Callable[[bytes], Any]) -> None:
+        """Give an object's bytes from one on, block by block, until it or the connection ends; what is there is given."""
+        response = self._ask(lambda: self.client.get_object(self.name, self._key(key), offset=start))
+        if response is None:
+            return
+        try:
+            for block in response.stream(_BLOCK_BYTES):
+                take(block)
+        except urllib3.exceptions.HTTPError:
+            pass  # who asked sees how much came, and asks for the rest
+        finally:
+            response.close()
+            response.release_conn()
+
+    def entries(self, folder: str, *, recursive: bool) -> Iterator[tuple[str, Object]]:
+        """Yield what lies below a folder by its key from there, page by page: objects, and prefixes that end in /."""
+        start = self._key(folder) if folder else self.prefix and f"{self.prefix}/"
+        found = iter(self.client.list_objects(self.name, prefix=start, recursive=recursive))
+        while entry := self._ask(lambda: next(found, None)):
+            yield str(entry.object_name).removeprefix(start), entry
+
     def list(self, folder: str) -> dict[str, tuple[int, float]]:
         """Return size in bytes and time of the last change of every object below a folder, by its key from there."""
-        start = self._key(folder)
-        found = self._ask(lambda: [*self.client.list_objects(self.name, prefix=start, recursive=True)]) or []
-        return {str(each.object_name).removeprefix(start): (int(each.size or 0), _changed(each)) for each in found}
+        found = self.entries(folder, recursive=True)
+        return {key: (int(entry.size or 0), _changed(entry)) for key, entry in found}
 
     def remove(self, key: str) -> None:
         """Remove one object."""

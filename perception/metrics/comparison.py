@@ -1,30 +1,28 @@
-"""Champion and challenger: is the new network no worse, overall, in every condition and in every class?
+"""Challenger and champion, or a reference release: is the new network no worse in every figure that the contract names?
 
-Both networks are judged on the same frames, and drives are resampled in pairs, so that what makes a drive hard for both
+Both networks are judged on the same frames, and drives are left out in pairs, so that what makes a drive hard for both
 cancels. Two questions are asked of every figure, with errors in opposite directions:
 
-refuse: is the figure worse by more than the margin, and is at least half of that beyond doubt? Two trainings of one
+worse: is it behind by more than the margin, and is at least half of that beyond doubt? Two trainings of one
 recipe differ in truth, not by chance alone, so "surely worse than nothing" would refuse good networks on a large test
 set. One false alarm among all figures is enough to refuse, so the bounds hold for all figures at once: their critical
 value is the quantile of the greatest studentised difference (Westfall and Young, "Resampling-Based Multiple Testing",
 1993; maxT), which knows how the figures hang together. Where `seed_spread` says by how much trainings that differ only
-by their seed scatter in a figure, its margin is at least what two of them differ by at most, for all figures together.
-A seed mostly lifts or lowers all conditions alike, so a loss within that wider margin is refused all the same where it
-exceeds the rule's own margin and sets the condition apart: where it is greater than the loss on all other frames by
-more than seeds make it, and by at least half the rule's own margin. That is what a network looks like which has unlearned one condition.
+by their seed scatter in a figure, a refusal needs a loss beyond what two of them differ by, for all figures together; what
+may be released stays as the contract says. A seed mostly lifts or lowers all conditions alike, so a loss within that wider
+margin is refused all the same where it exceeds the contract's own margin and sets the condition apart: where it is greater
+than the loss on all other frames by more than seeds make it, and by at least half the margin.
 
-promote: is it shown that the figure is not worse by more than the margin? Here every figure must pass, so each may be
+no worse: is it shown that the figure is not behind by more than the margin? Here every figure must pass, so each may be
 asked at the full level (Berger, "Multiparameter Hypothesis Testing and Acceptance Sampling", 1982: intersection-union).
+A margin that depends on the other network's figure is part of what is left out of and worked out again.
 
-hold: neither. The test set cannot tell yet; `drives_needed` says how many drives would be enough at this difference.
-
-not_enough_evidence: no figure, or no condition that was asked about, has the drives and frames to be judged at all.
+open: neither. The test set cannot tell yet; `drives_needed` says how many drives would probably be enough.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,30 +30,27 @@ from pydantic import Field
 from scipy import sparse, special
 
 from perception.errors import InputError
-from perception.metrics.bootstrap import drive_weights, resampled_sums
 from perception.metrics.confusion import iou_of_tallies, mean_known, tallies
+from perception.metrics.contract import CLASS, OVERALL, Clause
+from perception.metrics.jackknife import leave_one_out, spread_of
 from perception.metrics.segmentation import SegmentationScore
-from perception.metrics.settings import IntervalSettings
-from perception.metrics.slices import column_slices
-from perception.parameters import ShareFromZero, checked
+from perception.metrics.settings import Confidence
+from perception.parameters import Seed, ShareFromZero, checked
 
-OVERALL = "overall"
+Floats = NDArray[np.float64]
 APART = " apart"  # after a condition's name: its figure less that of all other frames
 SURE_SHARE = 0.5  # of the margin: a refusal needs a loss that surely exceeds this
-_BLOCK_NUMBERS = 4_000_000  # resampled counts in memory at once
+POWER = 0.8  # of the number of drives that would be enough
+_DRAWS = 4000  # of the greatest studentised difference
+_LEAST_SHOWN = 2  # drives that must label a class for a condition's mean to count it
 
 
 @checked
-class RegressionRule(IntervalSettings):
-    """Say when a challenger is worse than the champion, and how sure one has to be.
+class RegressionRule:
+    """Say how sure a comparison has to be: of a loss over all figures together, of "no worse" for each figure."""
 
-    confidence: of a refusal over all figures together, of a promotion for each figure.
-    """
-
-    margin: ShareFromZero = 0.02  # mIoU by which it may fall behind, overall and in any condition
-    class_margin: ShareFromZero = 0.05  # IoU by which it may fall behind in any class
-    resamples: Annotated[int, Field(ge=100)] = 2000
-    unit: str = "drives"  # what is resampled, in words: drives, or clips of them
+    confidence: Confidence = 0.95
+    seed: Seed = 0  # of what is drawn to judge all figures together
     # Standard deviation of a figure between trainings that differ only by their seed, by the figure's name, and of a
     # condition's difference from all other frames, by its name and " apart": as seed_spread() gives them.
     seed_spread: dict[str, ShareFromZero] = Field(default_factory=dict)
@@ -69,6 +64,7 @@ class Judgement:
     """
 
     name: str  # overall, column=value, or class=name
+    required: bool  # by the contract
     margin: float
     champion: float
     challenger: float
@@ -77,86 +73,114 @@ class Judgement:
     upper: float
     drives: int
     frames: int
-    outcome: str  # worse, no worse, or open
-    drives_needed: int | None  # to show "no worse" if the difference is what was seen; None: no number would
+    outcome: str  # better, no worse, open or worse
+    # to show "no worse" in most cases if the difference is what was seen; None: no number would
+    drives_needed: int | None
     apart: float | None = None  # a condition's difference less that on all other frames; None: not judged
-    apart_margin: float | None = None  # what two seeds differ by at most in that, at least half the rule's own margin
+    apart_margin: float | None = None  # what two seeds differ by at most in that, at least half the margin
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Say whether the challenger may replace the champion, with reasons, weightiest first."""
+class Gap:
+    """Name a figure of the contract that could not be judged."""
 
-    decision: str  # promote, hold, refuse or not_enough_evidence
-    reasons: tuple[str, ...]
-    judgements: tuple[Judgement, ...] = ()  # most worrying first
-    unknown: tuple[str, ...] = ()  # figures with too few drives or frames to be judged
+    name: str
+    required: bool
+    drives: int
+    drives_needed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Hold what was found against one other network: every figure of the contract, judged or not."""
+
+    judgements: tuple[Judgement, ...]  # most worrying first
+    gaps: tuple[Gap, ...]
     critical_value: float | None = None  # standard errors that a refusal needs
-
-    @property
-    def reason(self) -> str:
-        """Return the reasons in one line."""
-        return "; ".join(self.reasons)
 
 
 @dataclass(frozen=True, eq=False)
-class _Figures:
-    """Hold what is compared: per-drive tallies (drive, figure, 3, class) and which classes each figure averages."""
+class _Figure:
+    """Hold one figure's tallies, the champion's and the challenger's: (drive, 2, 3, class) each."""
 
-    names: list[str]
-    champion: NDArray[np.float64]
-    challenger: NDArray[np.float64]
-    averaged: NDArray[np.bool_]  # (figure, class)
-    drives: NDArray[np.int64]  # (figure,)
-    frames: NDArray[np.int64]
-    own_margins: NDArray[np.float64]  # the rule's
-    unknown: list[str]
+    name: str
+    clause: Clause
+    inside: Floats  # of the frames that the figure rests on
+    whole: Floats  # of all frames
+    averaged: NDArray[np.bool_]  # (class,)
+    drives: int
+    frames: int
 
     @property
-    def conditions(self) -> NDArray[np.bool_]:
-        """Return which figures are conditions: (figure,) bool. The first figure is that of all frames."""
-        return np.array([name != OVERALL and not name.startswith("class=") for name in self.names], bool)
+    def outside(self) -> Floats:
+        """Return the tallies of all frames that are not of its condition: (drive, 2, 3, class); none for a class."""
+        return self.whole - self.inside if self.whole.shape == self.inside.shape else np.zeros_like(self.inside)
 
-    def totals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the champion's and the challenger's figures on all drives: (figure,) each."""
-        theirs, ours = (_values(part.sum(axis=0)[None], self.averaged)[0] for part in (self.champion, self.challenger))
-        return theirs, ours
+    @property
+    def rows(self) -> NDArray[np.bool_]:
+        """Return which drives it rests on: (drive,)."""
+        return np.asarray(self.inside.any(axis=(1, 2, 3)))
 
-    def differences(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return challenger's less champion's figures, and those of all frames outside a condition: (resample, figure) each."""
-        ours, theirs = (self.both(resampled_sums(weights, each)) for each in (self.challenger, self.champion))
-        return ours[0] - theirs[0], ours[1] - theirs[1]
+    def both(self, counts: Floats) -> Floats:
+        """Return the champion's figure and the challenger's from summed tallies (..., 2, 3, class): (..., 2)."""
+        return mean_known(np.where(self.averaged, iou_of_tallies(counts), np.nan))
 
-    def both(self, sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return figures of summed tallies (resample, figure, 3, class), and those of all frames outside a condition."""
-        rest = np.where(self.conditions[:, None, None], sums[:, :1] - sums, 0.0)
-        return _values(sums, self.averaged), _values(rest, self.averaged)
+    def difference(self, counts: Floats) -> Floats:
+        """Return challenger - champion from summed tallies (..., 2, 3, class): (...)."""
+        champion, challenger = np.moveaxis(self.both(counts), -1, 0)
+        return np.asarray(challenger - champion)
+
+    def judged(self, counts: Floats) -> Floats:
+        """Return the difference, and how much room it leaves above the margin, from summed tallies: (..., 2)."""
+        difference = self.difference(counts)
+        return np.stack([difference, difference + self.margin(self.both(counts)[..., 0])], axis=-1)
+
+    def margin(self, champion: Floats) -> Floats:
+        """Return by how much the figure may fall behind the champion's."""
+        return np.clip(self.clause.share * champion, self.clause.least, self.clause.most)
 
 
 def compare(
-    champion: SegmentationScore, challenger: SegmentationScore, classes: Sequence[str], rule: RegressionRule
-) -> Verdict:
-    """Judge the challenger against the champion on the same frames: overall, by condition and by class.
+    champion: SegmentationScore,
+    challenger: SegmentationScore,
+    classes: Sequence[str],
+    clauses: Mapping[str, Clause],
+    rule: RegressionRule,
+) -> Comparison:
+    """Judge the challenger against another network on the same frames, in every figure that the contract names.
 
-    A condition's mIoU averages the classes that at least `minimum_drives` of its drives show: one that flickers in and
-    out of the resamples says more about the draw than about the networks. Raises InputError when the two scores are not
-    of the same frames.
+    clauses: as Contract.named gives them. A condition's mIoU averages the classes that at least two of its drives show.
+    Raises InputError when the two scores are not of the same frames.
     """
     _check_same_frames(champion, challenger)
-    figures = _figures(champion, challenger, classes, rule)
-    if not figures.names:
-        few = f"the test set has fewer than {rule.minimum_drives} {rule.unit} or {rule.minimum_frames} frames: nothing can be judged"
-        return Verdict(decision="not_enough_evidence", reasons=(few,), unknown=tuple(figures.unknown))
+    figures, gaps = _figures(champion, challenger, classes, clauses)
+    if not figures:
+        return Comparison(judgements=(), gaps=gaps)
     judgements, critical = _judge(figures, rule)
-    blind = bool(champion.columns) and not figures.conditions.any()
-    missing = _missing_in_words(champion, figures.unknown, rule) if blind else ""
-    return _verdict(judgements, figures.unknown, critical, rule, missing)
+    return Comparison(judgements=judgements, gaps=gaps, critical_value=critical)
 
 
-def seed_spread(scores: Sequence[SegmentationScore], classes: Sequence[str], rule: RegressionRule) -> dict[str, float]:
+def since(reference: SegmentationScore, challenger: SegmentationScore, confidence: float) -> tuple[float, float]:
+    """Return how far mIoU has come since a reference release on the same frames, and its one-sided lower bound over drives."""
+    _check_same_frames(reference, challenger)
+    drives, drive_of = np.unique(reference.groups.drive_id.to_numpy(str), return_inverse=True)
+    counts = np.stack([tallies(score.counts) for score in (reference, challenger)], axis=1)
+    by_drive = _by_drive(counts, drive_of, len(drives))
+
+    def come(summed: Floats) -> Floats:
+        values = mean_known(iou_of_tallies(summed))
+        return np.asarray(values[..., 1] - values[..., 0])
+
+    difference = float(come(by_drive.sum(axis=0)))
+    return difference, difference - float(spread_of(leave_one_out(come, by_drive)).half_width(confidence))
+
+
+def seed_spread(
+    scores: Sequence[SegmentationScore], classes: Sequence[str], clauses: Mapping[str, Clause]
+) -> dict[str, float]:
     """Measure how networks that differ only by the seed of their training scatter: figure → standard deviation of it.
 
-    scores: of two networks or more, on the same frames; figures are those that `compare` would judge by this rule.
+    scores: of two networks or more, on the same frames; figures are those that `compare` would judge.
     A variance of a handful of networks may be far too small by chance, so each is averaged with the mean variance of
     its kind, of conditions or of classes (moderated variances, Smyth 2004, with a prior as heavy as the data). So is
     that of how far a condition lies apart from all other frames, with those of the same column.
@@ -167,16 +191,20 @@ def seed_spread(scores: Sequence[SegmentationScore], classes: Sequence[str], rul
     values, apart = [], []
     for score in scores:
         _check_same_frames(scores[0], score)
-        figures = _figures(scores[0], score, classes, rule)
-        own, rest = (each[0] for each in figures.both(figures.challenger.sum(axis=0)[None]))
+        figures, _ = _figures(scores[0], score, classes, clauses)
+        own, rest = (
+            np.array([each.both(part.sum(axis=0))[1] for each, part in zip(figures, parts, strict=True)])
+            for parts in ([each.inside for each in figures], [each.outside for each in figures])
+        )
         values.append(own)
         apart.append(own - rest)
-    kinds = ["class" if name.startswith("class=") else "condition" for name in figures.names]
-    spread = dict(zip(figures.names, _moderated(np.array(values), kinds), strict=True))
+    names = [each.name for each in figures]
+    kinds = ["class" if name.startswith(CLASS) else "condition" for name in names]
+    spread = dict(zip(names, _moderated(np.array(values), kinds), strict=True))
     known = np.flatnonzero(np.isfinite(apart).all(axis=0))
-    columns = [figures.names[index].partition("=")[0] for index in known]
+    columns = [names[index].partition("=")[0] for index in known]
     of_apart = _moderated(np.array(apart)[:, known], columns)
-    return spread | {figures.names[index] + APART: each for index, each in zip(known, of_apart, strict=True)}
+    return spread | {names[index] + APART: each for index, each in zip(known, of_apart, strict=True)}
 
 
 def _moderated(values: NDArray[np.float64], kinds: Sequence[str]) -> list[float]:
@@ -190,224 +218,167 @@ def _moderated(values: NDArray[np.float64], kinds: Sequence[str]) -> list[float]
 
 
 def _check_same_frames(champion: SegmentationScore, challenger: SegmentationScore) -> None:
-    if champion.counts.shape != challenger.counts.shape or list(champion.frames.frame_id) != list(
-        challenger.frames.frame_id
-    ):
+    same = champion.counts.shape == challenger.counts.shape
+    if not same or champion.frames.frame_id.tolist() != challenger.frames.frame_id.tolist():
         raise InputError(
             "champion and challenger were not judged on the same frames and classes; evaluate both on one test set"
         )
 
 
 def _figures(
-    champion: SegmentationScore, challenger: SegmentationScore, classes: Sequence[str], rule: RegressionRule
-) -> _Figures:
+    champion: SegmentationScore,
+    challenger: SegmentationScore,
+    classes: Sequence[str],
+    clauses: Mapping[str, Clause],
+) -> tuple[list[_Figure], tuple[Gap, ...]]:
+    """Return the figures that enough drives show, and those of the contract that too few do."""
     groups = champion.groups
-    drive_of = np.unique(groups.drive_id.to_numpy(str), return_inverse=True)[1]
-    counted = [tallies(score.counts) for score in (champion, challenger)]
-    pairs = [_by_drive(counts, drive_of) for counts in counted]
-    everything = np.ones(len(groups), bool)
-    slices = [(OVERALL, everything), *((each.name, each.rows) for each in column_slices(groups, champion.columns))]
-    found, unknown = [], []
-    for name, rows in slices:
-        theirs, ours = (_by_drive(counts * rows[:, None, None], drive_of) for counts in counted)
-        drives, frames = len(np.unique(drive_of[rows])), int(groups.frames[rows].sum())
-        shown = (theirs[:, 1] > 0).sum(axis=0) >= rule.minimum_drives
-        if drives < rule.minimum_drives or frames < rule.minimum_frames or not shown.any():
-            unknown.append(name)
+    drives, drive_of = np.unique(groups.drive_id.to_numpy(str), return_inverse=True)
+    counts = np.stack([tallies(score.counts) for score in (champion, challenger)], axis=1)
+    whole = _by_drive(counts, drive_of, len(drives))
+    columns = {column: groups[column].to_numpy(object) for column in champion.columns}
+    frames_of, found, gaps = groups.frames.to_numpy(), [], []
+    for name, clause in clauses.items():
+        column, _, value = name.partition("=")
+        inside, frames = whole, int(frames_of.sum())
+        if name.startswith(CLASS):
+            inside = whole[..., [classes.index(value)]]
+        elif name != OVERALL:
+            rows = np.asarray(columns.get(column, np.full(len(groups), None)) == value, bool)
+            inside, frames = _by_drive(counts[rows], drive_of[rows], len(whole)), int(frames_of[rows].sum())
+        shown = inside[:, 0, 1] > 0
+        showing = int(shown.any(axis=1).sum())
+        if showing < clause.minimum_drives:
+            gaps.append(Gap(name=name, required=clause.required, drives=showing, drives_needed=clause.minimum_drives))
         else:
-            found.append((name, theirs, ours, shown, drives, frames, rule.margin))
-    for index, name in enumerate(classes):
-        drives = int((pairs[0][:, 1, index] > 0).sum())
-        if drives < rule.minimum_drives:
-            unknown.append(f"class={name}")
-        else:
-            only = np.arange(len(classes)) == index
-            found.append((f"class={name}", *pairs, only, drives, int(groups.frames.sum()), rule.class_margin))
-    return _Figures(
-        names=[each[0] for each in found],
-        champion=np.stack([each[1] for each in found], axis=1) if found else np.zeros((0, 0, 3, len(classes))),
-        challenger=np.stack([each[2] for each in found], axis=1) if found else np.zeros((0, 0, 3, len(classes))),
-        averaged=np.array([each[3] for each in found], dtype=bool),
-        drives=np.array([each[4] for each in found], dtype=np.int64),
-        frames=np.array([each[5] for each in found], dtype=np.int64),
-        own_margins=np.array([each[6] for each in found], dtype=np.float64),
-        unknown=unknown,
+            averaged = shown.sum(axis=0) >= _LEAST_SHOWN
+            found.append(_Figure(name, clause, inside, whole, averaged, showing, frames))
+    return found, tuple(gaps)
+
+
+def _by_drive(counts: NDArray[np.int64], drive_of: NDArray[np.int64], drives: int) -> Floats:
+    """Sum counts (group, ...) by drive: (drive, ...)."""
+    member = sparse.csr_array((np.ones(len(drive_of)), (drive_of, np.arange(len(drive_of)))), (drives, len(drive_of)))
+    summed: Floats = (member @ counts.reshape(len(counts), math.prod(counts.shape[1:]))).reshape(
+        drives, *counts.shape[1:]
     )
-
-
-def _margins(figures: _Figures, rule: RegressionRule) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return each figure's margin, widened to what two seeds differ by at most, and that of how far it lies apart.
-
-    At most: at the rule's confidence for all of them together; infinite where the spread was not measured. A condition
-    lies apart by at least half the rule's own margin.
-    """
-    spread = rule.seed_spread
-    tests = len(figures.names) + sum(name + APART in spread for name in figures.names)
-    between_two = math.sqrt(2) * float(special.ndtri(rule.confidence ** (1 / max(tests, 1))))  # Sidak
-    wide = np.array([between_two * spread.get(name, 0.0) for name in figures.names], np.float64)
-    apart = np.array([between_two * spread.get(name + APART, math.inf) for name in figures.names], np.float64)
-    # A spread that a few networks happened to make small must not let a hair's breadth set a condition apart.
-    return np.maximum(figures.own_margins, wide), np.maximum(apart, SURE_SHARE * figures.own_margins)
-
-
-def _by_drive(counts: NDArray[np.int64], drive_of: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sum counts (group, 3, class) by drive: (drive, 3, class)."""
-    place = (drive_of, np.arange(len(drive_of)))
-    member = sparse.csr_array((np.ones(len(drive_of)), place))
-    summed: NDArray[np.float64] = (member @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:])
     return summed
 
 
-def _values(counts: NDArray[np.float64], averaged: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Average IoU over each figure's classes: counts (resample, figure, 3, class) → (resample, figure), NaN where none is."""
-    return mean_known(np.where(averaged, iou_of_tallies(counts), np.nan))
+@dataclass(frozen=True, eq=False)
+class _Loss:
+    """How far a figure fell, and how that scatters over drives."""
+
+    seen: float  # challenger - champion
+    error: float  # standard error
+    freedom: float
+    deviations: Floats  # (drive,): what leaving each drive out changes
+
+    def surely_beyond(self, critical: float, margin: float) -> bool:
+        """Return whether the figure fell by more than the margin, at least SURE_SHARE of it beyond doubt."""
+        return self.seen < -margin and self.upper(critical) < -margin * SURE_SHARE
+
+    def upper(self, critical: float) -> float:
+        """Return the bound of the difference from above, `critical` normal standard errors away or as many as that is of Student's."""
+        return self.seen + float(special.stdtrit(self.freedom, special.ndtr(critical))) * self.error
 
 
-@dataclass(frozen=True)
-class _Losses:
-    """How far each figure fell, and with what error: (figure,) each; a kind of difference is judged as a whole."""
-
-    seen: NDArray[np.float64]  # challenger - champion
-    error: NDArray[np.float64]  # standard error
-    studentised: NDArray[np.float64]  # (resample, figure): how far resamples lie below what was seen, in errors
-
-    def surely_beyond(self, critical: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Return which figures fell by more than the margin, at least SURE_SHARE of it beyond doubt: (figure,)."""
-        upper = self.seen + critical * self.error
-        beyond: NDArray[np.bool_] = (self.seen < -margin) & (upper < -margin * SURE_SHARE)
-        return beyond
+def _loss(seen: float, left_out: Floats, rows: NDArray[np.bool_]) -> _Loss:
+    spread = spread_of(left_out)
+    deviations = np.zeros(len(rows))
+    deviations[rows] = left_out - left_out.mean()
+    return _Loss(seen, float(spread.error), float(spread.freedom), deviations)
 
 
-def _losses(seen: NDArray[np.float64], resampled: NDArray[np.float64], drives: NDArray[np.int64]) -> _Losses:
-    # With n drives a bootstrap's spread is too small by sqrt((n - 1) / n), and Student's quantile stands for the normal.
-    error = np.maximum(np.nanstd(resampled, axis=0) * np.sqrt(drives / (drives - 1)), 1e-12)
-    return _Losses(seen, error, np.nan_to_num((seen - resampled) / error))
-
-
-def _judge(figures: _Figures, rule: RegressionRule) -> tuple[list[Judgement], float]:
+def _judge(figures: Sequence[_Figure], rule: RegressionRule) -> tuple[tuple[Judgement, ...], float]:
     """Return every figure's judgement, most worrying first, and the standard errors that a refusal needs."""
-    margins, apart_margins = _margins(figures, rule)
-    whole, whole_resampled, apart, apart_resampled = _differences(figures, rule)
-    asked = np.isfinite(apart_margins) & np.isfinite(apart)
-    losses = _losses(whole, whole_resampled, figures.drives)
-    losses_apart = _losses(np.where(asked, apart, 0.0), np.where(asked, apart_resampled, 0.0), figures.drives)
-    critical = _critical_value(losses, losses_apart, rule.confidence)
-    together = special.stdtrit(figures.drives - 1, special.ndtr(critical))
-
-    own = figures.own_margins
-    set_apart = asked & losses.surely_beyond(together, own)
-    set_apart &= losses_apart.surely_beyond(together, np.where(asked, apart_margins, 0.0))
-    worse = losses.surely_beyond(together, margins) | set_apart
-
-    lower = losses.seen - special.stdtrit(figures.drives - 1, rule.confidence) * losses.error
-    allowed = np.where(set_apart, own, margins)
-    outcome = np.where(worse, "worse", np.where(lower > -allowed, "no worse", "open"))
-    theirs, ours = figures.totals()
+    losses, rooms = zip(*(_losses(each) for each in figures), strict=True)
+    losses_apart = [_loss_apart(each) if each.name + APART in rule.seed_spread else None for each in figures]
+    critical = _critical_value([*losses, *(each for each in losses_apart if each)], rule)
     judged = [
-        Judgement(
-            name=name,
-            margin=float(allowed[k]),
-            champion=float(theirs[k]),
-            challenger=float(ours[k]),
-            difference=float(losses.seen[k]),
-            lower=float(lower[k]),
-            upper=float(losses.seen[k] + together[k] * losses.error[k]),
-            drives=int(figures.drives[k]),
-            frames=int(figures.frames[k]),
-            outcome=str(outcome[k]),
-            drives_needed=_drives_needed(losses, allowed, figures.drives, k, rule.confidence),
-            apart=float(apart[k]) if asked[k] else None,
-            apart_margin=float(apart_margins[k]) if asked[k] else None,
-        )
-        for k, name in enumerate(figures.names)
+        _judgement(figure, loss, room, apart, critical, _between_seeds(rule, len(figures)), rule)
+        for figure, loss, room, apart in zip(figures, losses, rooms, losses_apart, strict=True)
     ]
-    order = ("worse", "open", "no worse")
-    return sorted(judged, key=lambda each: (order.index(each.outcome), each.lower + each.margin)), critical
+    order = ("worse", "open", "no worse", "better")
+    return tuple(sorted(judged, key=lambda each: (order.index(each.outcome), each.lower + each.margin))), critical
 
 
-def _differences(figures: _Figures, rule: RegressionRule) -> tuple[NDArray[np.float64], ...]:
-    """Return challenger - champion, in every resample of drives too, then how far each lies apart, likewise.
-
-    Shapes (figure,), (resample, figure), (figure,), (resample, figure).
-    """
-    weights = drive_weights(len(figures.champion), rule.resamples, rule.seed)
-    block = max(1, _BLOCK_NUMBERS // max(1, figures.champion[0].size))
-    parts = [figures.differences(weights[start : start + block]) for start in range(0, rule.resamples, block)]
-    resampled, resampled_rest = (np.concatenate(each) for each in zip(*parts, strict=True))
-    (whole,), (rest,) = figures.differences(np.ones((1, len(figures.champion))))
-    return whole, resampled, whole - rest, resampled - resampled_rest
+def _losses(figure: _Figure) -> tuple[_Loss, _Loss]:
+    """Return the difference, and the room that it leaves above the margin."""
+    rows = figure.rows
+    seen, left_out = figure.judged(figure.inside.sum(axis=0)), leave_one_out(figure.judged, figure.inside[rows])
+    difference, room = (_loss(float(seen[k]), left_out[:, k], rows) for k in range(2))
+    return difference, room
 
 
-def _critical_value(losses: _Losses, losses_apart: _Losses, confidence: float) -> float:
-    """Return the quantile of the greatest studentised difference of all, at least the normal distribution's."""
-    greatest = np.maximum(losses.studentised, losses_apart.studentised).max(axis=1)
-    return max(float(np.quantile(greatest, confidence)), float(special.ndtri(confidence)))
-
-
-def _drives_needed(
-    losses: _Losses, allowed: NDArray[np.float64], drives: NDArray[np.int64], k: int, confidence: float
-) -> int | None:
-    """Return how many drives would put the lower bound above the margin, were difference and spread as they were seen."""
-    room = float(losses.seen[k] + allowed[k])
-    if room <= 0:
+def _loss_apart(figure: _Figure) -> _Loss | None:
+    """Return how far a condition's difference lies from that on all other frames; None where there are none."""
+    outside = figure.outside
+    if not outside.any():
         return None
-    needed = int(drives[k]) * (float(special.ndtri(confidence)) * float(losses.error[k]) / room) ** 2
+    left_out = leave_one_out(figure.difference, figure.inside) - leave_one_out(figure.difference, outside)
+    seen = figure.difference(figure.inside.sum(axis=0)) - figure.difference(outside.sum(axis=0))
+    return _loss(float(seen), left_out, np.ones(len(outside), bool))
+
+
+def _critical_value(losses: Sequence[_Loss], rule: RegressionRule) -> float:
+    """Return the quantile of the greatest studentised difference of all, at least the normal distribution's."""
+    deviations = np.stack([each.deviations for each in losses], axis=1)
+    size = np.sqrt((deviations**2).sum(axis=0))
+    scaled = np.divide(deviations, size, out=np.zeros_like(deviations), where=size > 0)
+    generator = np.random.default_rng(rule.seed)
+    values, vectors = np.linalg.eigh(scaled.T @ scaled)
+    drawn = generator.standard_normal((_DRAWS, len(values))) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
+    return max(float(np.quantile(drawn.max(axis=1), rule.confidence)), float(special.ndtri(rule.confidence)))
+
+
+def _between_seeds(rule: RegressionRule, figures: int) -> float:
+    """Return by how many standard deviations between seeds two trainings differ at most, for all figures together (Sidak)."""
+    tests = figures + sum(name.endswith(APART) for name in rule.seed_spread)
+    return math.sqrt(2) * float(special.ndtri(rule.confidence ** (1 / tests)))
+
+
+def _judgement(
+    figure: _Figure,
+    loss: _Loss,
+    room: _Loss,
+    apart: _Loss | None,
+    critical: float,
+    between: float,
+    rule: RegressionRule,
+) -> Judgement:
+    champion, challenger = map(float, figure.both(figure.inside.sum(axis=0)))
+    margin = room.seen - loss.seen
+    apart_margin = None
+    worse = loss.surely_beyond(critical, max(margin, between * rule.seed_spread.get(figure.name, 0.0)))
+    if apart:
+        # A spread that a few networks happened to make small must not let a hair's breadth set a condition apart.
+        apart_margin = max(between * rule.seed_spread[figure.name + APART], SURE_SHARE * margin)
+        worse |= loss.surely_beyond(critical, margin) and apart.surely_beyond(critical, apart_margin)
+    room_left = room.seen - float(special.stdtrit(room.freedom, rule.confidence)) * room.error
+    lower = loss.seen - float(special.stdtrit(loss.freedom, rule.confidence)) * loss.error
+    good = "better" if lower > 0 else "no worse" if room_left > 0 else "open"
+    return Judgement(
+        name=figure.name,
+        required=figure.clause.required,
+        margin=margin,
+        champion=champion,
+        challenger=challenger,
+        difference=loss.seen,
+        lower=lower if good == "better" else room_left - margin,
+        upper=loss.upper(critical),
+        drives=figure.drives,
+        frames=figure.frames,
+        outcome="worse" if worse else good,
+        drives_needed=_drives_needed(room, figure.drives, rule.confidence),
+        apart=apart.seen if apart else None,
+        apart_margin=apart_margin,
+    )
+
+
+def _drives_needed(room: _Loss, drives: int, confidence: float) -> int | None:
+    """Return how many drives would show "no worse" in POWER of cases, were difference and spread as they were seen."""
+    if room.seen <= 0:
+        return None
+    needed = drives * (float(special.ndtri(confidence) + special.ndtri(POWER)) * room.error / room.seen) ** 2
     return max(2, math.ceil(needed)) if needed < 1e9 else None
-
-
-def _missing_in_words(score: SegmentationScore, unknown: Sequence[str], rule: RegressionRule) -> str:
-    """Say what a test set lacks, none of whose conditions can be judged."""
-    groups = score.groups
-    slices = [each for each in column_slices(groups, score.columns) if each.name in unknown]
-    counts = [
-        f"{each.name} has {groups.drive_id[each.rows].nunique()} {rule.unit} and {int(groups.frames[each.rows].sum())} frames"
-        for each in slices
-    ]
-    found = ", ".join(counts) or f"no frame says its {', '.join(score.columns)}"
-    return f"no condition can be judged, each needs {rule.minimum_drives} {rule.unit} and {rule.minimum_frames} frames: {found}"
-
-
-def _verdict(
-    judgements: list[Judgement], unknown: list[str], critical: float, rule: RegressionRule, missing: str
-) -> Verdict:
-    worse = [each for each in judgements if each.outcome == "worse"]
-    still_open = [each for each in judgements if each.outcome == "open"]
-    if worse:
-        decision, reasons = "refuse", [_worse_in_words(each) for each in worse]
-    elif missing:
-        decision, reasons = "not_enough_evidence", [missing]
-    elif still_open:
-        decision, reasons = "hold", [_open_in_words(each, rule.unit) for each in still_open]
-    else:
-        shown = f"shown to be no worse than the champion in each of {len(judgements)} figures, {rule.confidence:.0%} confidence"
-        decision, reasons = "promote", [shown]
-    if unknown and not missing:
-        reasons.append(f"unknown, too few {rule.unit} or frames: {', '.join(unknown)}")
-    return Verdict(
-        decision=decision,
-        reasons=tuple(reasons),
-        judgements=tuple(judgements),
-        unknown=tuple(unknown),
-        critical_value=critical,
-    )
-
-
-def _worse_in_words(each: Judgement) -> str:
-    if each.apart is not None and each.apart_margin is not None and each.apart < -each.apart_margin:
-        more = f", {-100 * each.apart:.1f} more than on all other frames, where it may be {100 * each.apart_margin:.1f}"
-    else:
-        more = ""
-    return (
-        f"{each.name}: {100 * each.challenger:.1f} % against the champion's {100 * each.champion:.1f} %, "
-        f"worse by {-100 * each.difference:.1f} points (allowed {100 * each.margin:.1f}; surely by {-100 * each.upper:.1f}){more}"
-    )
-
-
-def _open_in_words(each: Judgement, unit: str) -> str:
-    needed = (
-        f"about {each.drives_needed} {unit} would tell" if each.drives_needed else f"more {unit} alone will not show it"
-    )
-    return (
-        f"{each.name}: {100 * each.difference:+.1f} points, but up to {-100 * each.lower:.1f} worse cannot be ruled out "
-        f"on {each.drives} {unit} (allowed {100 * each.margin:.1f}; {needed})"
-    )

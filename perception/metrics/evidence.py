@@ -42,7 +42,8 @@ class Evidence:
     design_effect: float
     effective_frames: int  # independent frames that the test set is worth
     upper_frames: float  # were all frames independent: too low a bound, given for comparison
-    upper: float  # with the design effect: the bound to quote
+    upper: float  # by drives: the bound to quote
+    upper_95: float  # the same at 95 % confidence, whatever `confidence` is
     upper_drives: float  # share of drives with a failed frame
     cells: tuple[SliceEvidence, ...]  # worst bound first
     cells_of_domain: int
@@ -101,15 +102,14 @@ def gather_evidence(
     """
     if not len(frames):
         raise InputError("no judged frame: nothing can be bounded; correct the test set")
-    drive_ids, drive_of = np.unique(frames.drive_id.to_numpy(str), return_inverse=True)
-    sizes = np.bincount(drive_of)
+    by_drive = failures_by_drive(frames, failed)
+    sizes = by_drive.frames.to_numpy()
+    drive_of = np.unique(frames.drive_id.to_numpy(str), return_inverse=True)[1]
     correlation = intraclass_correlation(failed, drive_of)
     # The size-weighted mean of drives is what a frame sees: large drives repeat themselves more.
     effect = bounds.design_effect(max(1.0, float((sizes**2).sum() / sizes.sum())), correlation)
-    failures, count = int(failed.sum()), len(frames)
-    k, n = bounds.effective_counts(failures, count, effect)
-    by_drive = np.bincount(drive_of, weights=failed) > 0
-    cells, mixed = _cells(frames, failed, columns, mix, confidence, effect, (minimum_frames, minimum_drives))
+    failures, count, failed_drives = int(failed.sum()), len(frames), int((by_drive.failures > 0).sum())
+    cells, mixed = _cells(frames, failed, columns, mix, confidence, (minimum_frames, minimum_drives))
     whole = set(DOMAIN) <= set(columns)
     domain = math.prod(map(len, DOMAIN.values())) if whole else len(cell_slices(frames, columns))
     needed = bounds.trials_needed(claim_rate, confidence)
@@ -117,14 +117,15 @@ def gather_evidence(
         confidence=confidence,
         frames=count,
         failures=failures,
-        drives=len(drive_ids),
-        failed_drives=int(by_drive.sum()),
+        drives=len(by_drive),
+        failed_drives=failed_drives,
         correlation=correlation,
         design_effect=effect,
-        effective_frames=n,
+        effective_frames=int(count / effect),
         upper_frames=bounds.failure_rate_upper(failures, count, confidence),
-        upper=bounds.failure_rate_upper(k, n, confidence),
-        upper_drives=bounds.failure_rate_upper(int(by_drive.sum()), len(drive_ids), confidence),
+        upper=_upper(by_drive, confidence),
+        upper_95=_upper(by_drive, 0.95),
+        upper_drives=bounds.failure_rate_upper(failed_drives, len(by_drive), confidence),
         cells=cells,
         cells_of_domain=domain,
         cells_seen=sum(cell.frames > 0 for cell in cells),
@@ -140,13 +141,21 @@ def gather_evidence(
     )
 
 
+def failures_by_drive(frames: pd.DataFrame, failed: NDArray[np.bool_]) -> pd.DataFrame:
+    """Count failures and frames of every drive: one row a drive."""
+    return frames.assign(failed=failed).groupby("drive_id").failed.agg(failures="sum", frames="size")
+
+
+def _upper(by_drive: pd.DataFrame, confidence: float) -> float:
+    return bounds.drives_failure_upper(by_drive.failures.to_numpy(), by_drive.frames.to_numpy(), confidence)
+
+
 def _cells(
     frames: pd.DataFrame,
     failed: NDArray[np.bool_],
     columns: Sequence[str],
     mix: Mapping[str, float] | None,
     confidence: float,
-    effect: float,
     least: tuple[int, int],
 ) -> tuple[tuple[SliceEvidence, ...], float]:
     """Bound every cell that has frames or a share of the mix, all together (Bonferroni), and their mix."""
@@ -158,19 +167,19 @@ def _cells(
     rows = [found.get(name, nothing) for name in names]
     total = sum(int(each.sum()) for each in rows)
     shares = [mix.get(name, 0.0) if mix else each.sum() / total for name, each in zip(names, rows, strict=True)]
-    counts = [bounds.effective_counts(int(failed[each].sum()), int(each.sum()), effect) for each in rows]
-    failures, trials = zip(*counts, strict=True)
-    uppers, mix_upper = bounds.slice_bounds(failures, trials, shares, confidence)
+    together = bounds.slice_confidence(confidence, len(names))
+    tables = [failures_by_drive(frames[each], failed[each]) for each in rows]
+    uppers = [_upper(table, together) for table in tables]
     cells = [
         SliceEvidence(
             name=name,
             frames=int(each.sum()),
-            drives=int(frames.drive_id[each].nunique()),
-            failures=int(failed[each].sum()),
-            upper=float(upper),
+            drives=len(table),
+            failures=int(table.failures.sum()),
+            upper=upper,
             share=float(share),
-            known=bool(each.sum() >= least[0] and frames.drive_id[each].nunique() >= least[1]),
+            known=bool(each.sum() >= least[0] and len(table) >= least[1]),
         )
-        for name, each, upper, share in zip(names, rows, uppers, shares, strict=True)
+        for name, each, table, upper, share in zip(names, rows, tables, uppers, shares, strict=True)
     ]
-    return tuple(sorted(cells, key=lambda cell: (-cell.upper, cell.name))), mix_upper
+    return tuple(sorted(cells, key=lambda cell: (-cell.upper, cell.name))), bounds.mixed_bound(uppers, shares)

@@ -1,14 +1,13 @@
 """Turn counts into the figures of an evaluation: IoU by class, category, condition and cell, with intervals over drives."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.metrics.bootstrap import drive_weights, percentile_interval, resampled_sums
-from perception.metrics.calibration import calibration_error, reliability_curve
+from perception.metrics.calibration import calibration_error, calibration_interval, reliability_curve
 from perception.metrics.confusion import (
     frequency_weighted_iou,
     iou_of_tallies,
@@ -18,6 +17,7 @@ from perception.metrics.confusion import (
     pixel_accuracy,
     tallies,
 )
+from perception.metrics.jackknife import share_interval
 from perception.metrics.segmentation import SegmentationScore
 from perception.metrics.settings import IntervalSettings
 from perception.metrics.slices import Slice, cell_slices, column_slices
@@ -36,7 +36,7 @@ def overall_figures(
     categories: name → class ids.
     """
     counts = tallies(_by_drive(score, score.counts))
-    lower, upper = _bounds(iou_of_tallies, counts, settings)
+    lower, upper = share_interval(iou_of_tallies, counts, settings.confidence)
     values = iou_of_tallies(counts.sum(axis=0))
     confusion = score.confusion
     groups = {name: list(ids) for name, ids in categories.items()}
@@ -45,7 +45,7 @@ def overall_figures(
         "frames": len(score.frames),
         "drives": len(counts),
         "miou": plain(mean_iou(confusion)),
-        "miou_interval": _interval(*_bounds(_mean_iou, counts, settings)),
+        "miou_interval": _interval(*share_interval(_mean_iou, counts, settings.confidence)),
         "iou_by_class": named(classes, values),
         "iou_interval_by_class": {name: _interval(lower[k], upper[k]) for k, name in enumerate(classes)},
         "iou_by_category": named(list(groups), merged),
@@ -64,7 +64,7 @@ def boundary_figures(score: SegmentationScore, classes: Sequence[str], settings:
     values = iou_of_tallies(counts.sum(axis=0))
     return {
         "mean": plain(float(mean_known(values[None])[0])),
-        "interval": _interval(*_bounds(_mean_iou, counts, settings)),
+        "interval": _interval(*share_interval(_mean_iou, counts, settings.confidence)),
         "by_class": named(classes, values),
     }
 
@@ -78,8 +78,8 @@ def calibration_figures(score: SegmentationScore, settings: IntervalSettings) ->
     sure, right = reliability_curve(total)
     shares = total[0] / max(1.0, total[0].sum())
     return {
-        "error": plain(float(calibration_error(total))),
-        "interval": _interval(*_bounds(calibration_error, counts, settings)),
+        "error": _calibration_error(counts),
+        "interval": _interval(*calibration_interval(counts, settings.confidence)),
         "accuracy": plain(float(total[1].sum() / max(1.0, total[0].sum()))),
         "confidence": plain(float(total[2].sum() / max(1.0, total[0].sum()))),
         "bins": [
@@ -103,7 +103,7 @@ def slice_figures(score: SegmentationScore, settings: IntervalSettings) -> list[
 def _slice_row(score: SegmentationScore, each: Slice, cell: bool, settings: IntervalSettings) -> Json:
     by_drive = _by_drive(score, score.counts, each.rows)
     frames = int(score.groups.frames[each.rows].sum())
-    sure = score.reliability[each.rows].sum(axis=0) if score.reliability is not None else None
+    sure = _by_drive(score, score.reliability, each.rows) if score.reliability is not None else None
     return {
         "name": each.name,
         "where": dict(each.where),
@@ -112,8 +112,8 @@ def _slice_row(score: SegmentationScore, each: Slice, cell: bool, settings: Inte
         "drives": len(by_drive),
         "known": frames >= settings.minimum_frames and len(by_drive) >= settings.minimum_drives,
         "miou": plain(mean_iou(by_drive.sum(axis=0))),
-        "interval": _interval(*_bounds(_mean_iou, tallies(by_drive), settings)),
-        "calibration_error": plain(float(calibration_error(sure))) if sure is not None else None,
+        "interval": _interval(*share_interval(_mean_iou, tallies(by_drive), settings.confidence)),
+        "calibration_error": _calibration_error(sure) if sure is not None else None,
     }
 
 
@@ -127,12 +127,8 @@ def _by_drive(
     return summed
 
 
-def _bounds(
-    figure: Callable[[NDArray[np.float64]], NDArray[np.float64]], counts: NDArray[Any], settings: IntervalSettings
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the interval of a figure of summed counts (drive, ...) over drives: lower and upper ends."""
-    weights = drive_weights(len(counts), settings.resamples, settings.seed)
-    return percentile_interval(figure(resampled_sums(weights, counts)), len(counts), settings.confidence)
+def _calibration_error(counts: NDArray[np.float64]) -> float | None:
+    return plain(float(np.maximum(calibration_error(counts), 0.0)))
 
 
 def _mean_iou(counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,11 +22,13 @@ ORACLE = dict.fromkeys(("frame_id", "source", "label_uri", "label_sha256", "labe
 ORACLE |= {"instances_uri": "text?"}
 PROFILE = dict.fromkeys(("frame_id", "source", "image_sha256_actual"), "text")
 PROFILE |= {"decode_ok": "flag", "dhash": "text", "*": "number?"}
-# One row a file that was read; label_drop of a label that came back.
-READ = dict.fromkeys(("source", "object", "signature", "frame_id"), "text")
-READ |= dict.fromkeys(("source_sha256", "label_sha256", "reason", "label_drop"), "text?")
+# One row a frame that was read, or a damage; also one without a frame that tells what of an object was skipped, as its reason.
+# object: its file as the listing names it; label_drop of a label that came back.
+READ = dict.fromkeys(("source", "object", "signature"), "text")
+READ |= dict.fromkeys(("frame_id", "source_sha256", "label_sha256", "reason", "label_drop"), "text?")
 _Ledger = dict[str, list[dict[str, Any]]]  # rows of each table of an intake
 _KNOWN = ("frame_id", "drive_id", "timestamp_utc", "camera", "time_of_day", "weather", "scene")
+_FOOTAGE = ("latitude", "longitude", "privacy")  # columns of manifests that know them
 
 
 class FrameFacts(Protocol):
@@ -43,6 +45,7 @@ class Arrival:
     """Hold one frame as it arrives: what is known about it and its files' bytes."""
 
     facts: FrameFacts
+    object: str = ""  # its file as the listing names it; empty: by the name of the frame
     image: bytes
     image_path: str
     label: bytes | None
@@ -53,6 +56,14 @@ class Arrival:
     label_drop: str | None = None  # the label drop that the label came with: batch/annotator/date
     tags: Mapping[str, str] = field(default_factory=dict)  # what annotators say of conditions
     tag_drop: str | None = None  # the label drop that these tags came with
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Say what of an object of footage was not taken, or that it holds nothing."""
+
+    object: str
+    counts: str
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Intake:
 def no_intake() -> Intake:
     """Return the intake of no frame: tables with their columns and no row."""
     return Intake(
-        manifest=empty_manifest(),
+        manifest=empty_manifest("source_sha256"),
         profile=pd.DataFrame(columns=list(PROFILE)[:-1]),
         rejected=pd.DataFrame(columns=list(REJECTED)),
         oracle=pd.DataFrame(columns=list(ORACLE)),
@@ -89,7 +100,7 @@ class IntakeSettings:
 
 
 def admit_frames(
-    arrivals: Iterable[Arrival],
+    arrivals: Iterable[Arrival | Skipped],
     count: int,
     store: Store,
     settings: IntakeSettings,
@@ -105,9 +116,13 @@ def admit_frames(
     nothing, counted = no_intake(), load_taxonomy(settings.taxonomy)
     ledger: _Ledger = {each.name: [] for each in fields(Intake)}
     for done, arrival in enumerate(arrivals, start=1):
+        if isinstance(arrival, Skipped):
+            told = {"source": settings.source, "object": arrival.object, "reason": arrival.counts}
+            ledger["read"].append(dict.fromkeys(READ) | told)
+            continue
         file = _file(arrival, settings)
         try:
-            _admit(arrival, store, ledger, settings, counted)
+            _admit(arrival, store, ledger, settings, counted, file["source_sha256"])
         except BadFrame as bad:
             named = {"source": settings.source, "path": str(bad.path), "frame_id": arrival.facts.frame_id}
             ledger["rejected"].append(named | {"rule": bad.rule, "remedy": bad.remedy})
@@ -122,13 +137,20 @@ def _file(arrival: Arrival, settings: IntakeSettings) -> dict[str, Any]:
     label = arrival.label if settings.labels != "none" else None
     return {
         "source": settings.source,
-        "object": arrival.facts.frame_id,
-        "source_sha256": hashlib.sha256(arrival.image).hexdigest() if arrival.image else None,
+        "object": arrival.object or arrival.facts.frame_id,
+        "source_sha256": _content(arrival),
         "label_sha256": hashlib.sha256(label + _tag_bytes(arrival)).hexdigest() if label else None,
         "frame_id": arrival.facts.frame_id,
         "reason": None,
         "label_drop": arrival.label_drop,
     }
+
+
+def _content(arrival: Arrival) -> str | None:
+    """Return the sha256 of what arrived, which of footage is not what is stored; None where it cannot be read."""
+    if arrival.object:
+        return getattr(arrival.facts, "source_sha256", None)
+    return hashlib.sha256(arrival.image).hexdigest() if arrival.image else None
 
 
 def _tag_bytes(arrival: Arrival) -> bytes:
@@ -244,7 +266,14 @@ def reveal_selected(selected: pd.DataFrame, oracle: pd.DataFrame) -> tuple[pd.Da
 # ---------------------------------------------------------------- one frame
 
 
-def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSettings, counted: Taxonomy) -> None:
+def _admit(
+    arrival: Arrival,
+    store: Store,
+    ledger: _Ledger,
+    settings: IntakeSettings,
+    counted: Taxonomy,
+    source_sha256: str | None,
+) -> None:
     if arrival.problem:
         raise arrival.problem
     taxonomy = load_taxonomy(arrival.label_taxonomy)
@@ -255,8 +284,11 @@ def _admit(arrival: Arrival, store: Store, ledger: _Ledger, settings: IntakeSett
     shown = label if settings.labels in ("given", "drop") else None
     facts = profile_frame(image, shown, taxonomy if shown is not None else None, counted)
     image_blob = store.put(arrival.image, Path(arrival.image_path).suffix.lstrip(".").lower())
-    known: dict[str, Any] = {name: getattr(arrival.facts, name, None) for name in _KNOWN}
+    said = {name: getattr(arrival.facts, name, None) for name in (*_KNOWN, *_FOOTAGE)}
+    said = {name: None if pd.isna(value) else value for name, value in said.items()}  # a batch's manifest has NaN
+    known = {name: value for name, value in said.items() if name in _KNOWN or value is not None}
     row: dict[str, Any] = known | {
+        "source_sha256": source_sha256,
         "domain": settings.domain,
         "split": settings.split,
         "width_px": image.shape[1],
@@ -301,13 +333,14 @@ def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
 def check_source(intake: Intake, name: str, rule: SourceRules, known: int) -> None:
     """Raise InputError where too many files of a source are broken; labels that came back broken are the ingest gate's matter.
 
-    known: files of the source that earlier nights read.
+    A file of footage of which a part can be read is not broken. known: files of the source that earlier nights read.
     """
-    broken = intake.rejected[intake.rejected.source == name]
-    count = known + int((intake.manifest.source == name).sum()) + len(broken)
-    if rule.labels == "drop" or len(broken) <= rule.max_rejected_fraction * count:
+    read = intake.read[intake.read.source == name]
+    broken = set(read.object) - set(read.object[read.reason.isna() | read.frame_id.isna()])
+    count, tolerated = known + read.object.nunique(), rule.max_rejected_fraction
+    if rule.labels == "drop" or len(broken) <= tolerated * count:
         return
-    first, tolerated = broken.iloc[0], rule.max_rejected_fraction
+    first = intake.rejected[intake.rejected.source == name].iloc[0]
     allowed = "none may be" if tolerated == 0 else f"at most {tolerated:.0%} may be"
     raise InputError(
         f"{first.path}: {first.rule}; {first.remedy} ({len(broken)} of {count} files of source {name!r} are broken, {allowed})"

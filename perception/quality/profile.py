@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from perception.data.picture_hash import luma_hash
 from perception.data.taxonomies import UNKNOWN, Taxonomy, label_lookup
 from perception.errors import InputError
 
@@ -53,7 +53,7 @@ def profile_frame(
         "brightness_mean": float(brightness[0, 0]),
         "contrast_std": float(contrast[0, 0]),
         "sharpness": float(edges[0, 0]) ** 2,
-        "dhash": _difference_hash(luma),
+        "dhash": luma_hash(luma),
     }
     if label is None or taxonomy is None:
         return facts | dict.fromkeys(("label_min", "label_max", "unknown_label_px", "void_fraction"))
@@ -91,13 +91,6 @@ def _histogram(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     if 0 < label.size <= _HISTOGRAM_EXACT_PX:  # 10 times faster than bincount, which widens every pixel to 64 bits
         return cv2.calcHist([label], [0], None, [256], [0, 256]).ravel().astype(np.int64)
     return np.bincount(label.ravel(), minlength=256)
-
-
-def _difference_hash(luma: npt.NDArray[Any]) -> str:
-    import cv2  # here, since the gates read a profile and never make one
-
-    small = cv2.resize(luma, (9, 8), interpolation=cv2.INTER_AREA)
-    return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
 
 
 def hash_values(hashes: Sequence[str]) -> npt.NDArray[np.uint64]:

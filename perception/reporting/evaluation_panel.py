@@ -9,7 +9,7 @@ from perception.reporting import charts
 
 Json = Mapping[str, Any]
 MAX_SLICES = 16
-LIMITS = {"judgements": 14, "cells": 12, "left_out": 12}  # rows of tables
+LIMITS = {"judgements": 40, "cells": 12, "left_out": 12}  # rows of tables
 
 
 def in_words(name: str) -> str:
@@ -56,7 +56,7 @@ def slice_chart(figures: Json) -> Markup | str:
         charts.Bar(
             label=in_words(row["name"]),
             value=row["miou"],
-            note=f"{row['frames']} frames, {row['drives']} {_unit(figures)}",
+            note=f"{row['frames']} frames, {row['drives']} drives",
             interval=ends(row["interval"]),
             reference=champion.get(row["name"]),
             tone=1 if row["cell"] else 0,
@@ -133,7 +133,3 @@ def worst_first(figures: Mapping[str, float | None]) -> list[tuple[str, float | 
 def ends(interval: Sequence[float] | None) -> tuple[float, float] | None:
     """Return an interval as a pair; None where there is none."""
     return (interval[0], interval[1]) if interval else None
-
-
-def _unit(figures: Json) -> str:
-    return "clips" if figures["unit"].startswith("clips") else "drives"

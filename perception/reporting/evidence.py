@@ -12,17 +12,13 @@ def _million(miles: float) -> str:
     return f"{miles / 1e6:,.1f} million" if miles >= 1e5 else f"{miles:,.0f}"
 
 
-def _counted(count: int, unit: str) -> str:
-    return f"1 {unit.removesuffix('s')}" if count == 1 else f"{count} {unit}"
-
-
-def what_it_supports(evidence: Evidence, unit: str = "drives") -> list[str]:
-    """List the statements that hold at the evidence's confidence; unit: what stands for a drive, in words."""
+def what_it_supports(evidence: Evidence) -> list[str]:
+    """List the statements that hold at the evidence's confidence."""
     sure = f"With {evidence.confidence:.0%} confidence"
     said = [
         f"{sure}, at most {_percent(evidence.upper)} of frames like these fail: {evidence.failures} of {evidence.frames} "
-        f"failed, on {_counted(evidence.drives, unit)}.",
-        f"{sure}, at most {_percent(evidence.upper_drives)} of {unit} like these hold a failed frame: "
+        f"failed, on {evidence.drives} {'drive' if evidence.drives == 1 else 'drives'}.",
+        f"{sure}, at most {_percent(evidence.upper_drives)} of drives like these hold a failed frame: "
         f"{evidence.failed_drives} of {evidence.drives} did.",
     ]
     known = [cell for cell in evidence.cells if cell.known]
@@ -40,7 +36,7 @@ def what_it_supports(evidence: Evidence, unit: str = "drives") -> list[str]:
     return said
 
 
-def what_it_does_not_support(evidence: Evidence, unit: str = "drives") -> list[str]:
+def what_it_does_not_support(evidence: Evidence) -> list[str]:
     """List what a reader might conclude and must not, with what it would take."""
     said = [
         f"That the frames are {evidence.frames} independent trials: neighbouring frames fail together (intraclass "
@@ -50,14 +46,14 @@ def what_it_does_not_support(evidence: Evidence, unit: str = "drives") -> list[s
     if evidence.upper > evidence.claim_rate:
         said.append(
             f"That at most {_percent(evidence.claim_rate)} of frames fail: it would take {evidence.frames_needed} "
-            f"independent frames without a failure, about {evidence.test_frames_needed} from {unit} like these."
+            f"independent frames without a failure, about {evidence.test_frames_needed} from drives like these."
         )
     unseen = evidence.cells_of_domain - evidence.cells_seen
     unknown = evidence.cells_seen - evidence.cells_known
     if unseen or unknown:
         said.append(
             f"Anything about {unseen} of the {evidence.cells_of_domain} cells of the operating domain, which no test frame "
-            f"shows, and little about {unknown} more with too few frames or {unit}: they are unknown, not passed."
+            f"shows, and little about {unknown} more with too few frames or drives: they are unknown, not passed."
         )
     if evidence.miles_upper is None:
         said.append(

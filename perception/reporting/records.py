@@ -156,7 +156,9 @@ class Latencies:
 
 
 class Promotion(TypedDict):
-    """Whether the network replaces the champion."""
+    """Whether the network replaces the champion, and by what it was judged."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]  # noqa: RUF012 - how pydantic is told
 
     decision: str
     reason: str
@@ -177,7 +179,6 @@ class Evaluation(TypedDict):
     frames_by_condition: dict[str, int]
     frames: int
     drives: int
-    unit: str
     confidence: float
     frequency_weighted_iou: float | None
     pixel_accuracy: float | None

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -55,26 +54,29 @@ class FrameScore:
 
 
 @torch.no_grad()
-def uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
+def uncertainty(member_logits: Iterable[Tensor], measures: Sequence[str] = MEASURES) -> Uncertainty:
     """Measure the disagreement and doubt of members that choose one class a pixel.
 
     member_logits: one tensor a member, (frame, class, *space) float; consumed one by one, so that memory does not
     grow with the number of members (a stacked (member, frame, class, *space) tensor will do as well).
+    measures: of which maps are made.
 
     With p_e the softmax of member e and p their mean over E members: ensemble_entropy H(p); mean_entropy
     (1/E) sum_e H(p_e); mutual_information, their difference (BALD); variance sum_c (1/E) sum_e (p_ec - p_c)^2;
     variation_ratio 1 - (votes of the modal class) / E. Source: Chitta et al., arXiv 1811.03575.
     """
-    return _summarise(member_logits, _from_logits)
+    return _summarise(member_logits, True, measures)
 
 
 @torch.no_grad()
-def uncertainty_from_probabilities(member_probabilities: Iterable[Tensor]) -> Uncertainty:
+def uncertainty_from_probabilities(
+    member_probabilities: Iterable[Tensor], measures: Sequence[str] = MEASURES
+) -> Uncertainty:
     """Do as `uncertainty` does, from probabilities.
 
     member_probabilities: one tensor a member, (frame, class, *space), sums to 1 over class; left as they are.
     """
-    return _summarise(member_probabilities, lambda values, buffers: (values, _entropy(values, buffers[0])))
+    return _summarise(member_probabilities, False, measures)
 
 
 @torch.no_grad()
@@ -97,199 +99,129 @@ def detection_uncertainty(member_logits: Iterable[Tensor]) -> Uncertainty:
     return Uncertainty(maps, binary.mean_probabilities[:, 0].reshape(first.shape), binary.bounds)
 
 
-# On a processor, pixels are taken in blocks whose buffers stay in its cache and are made once a batch: main memory and
-# the making of large tensors cost as much as the logarithms. Each thread takes blocks of its own from first to last;
-# threads that wait for each other after every operation lose most of their time as soon as a core is shared.
-BLOCK_VALUES = 262_144
+FEW_PIXELS = 1024  # smaller frames, and a classifier's single answers, are laid side by side as one
+BLOCK_PIXELS = 8192  # of a frame: all members that are there are added to them while they are in a core's cache
+Part = tuple[int, int, int]  # frame, first pixel, one past the last
 
 
-def _apply(function: np.ufunc, values: Tensor, out: Tensor) -> Tensor:
-    """Take np.log or np.exp of every value; on a processor by numpy, in half to a third of torch's time on a core."""
-    if values.device.type != "cpu":
-        return torch.log(values, out=out) if function is np.log else torch.exp(values, out=out)
-    with np.errstate(all="ignore"):  # log 0 and exp(-inf) are as meant
-        function(values.detach().numpy(), out=out.numpy())
-    return out
-
-
-Buffers = tuple[Tensor, Tensor]  # both of a block's shape
-Convert = Callable[[Tensor, Buffers], tuple[Tensor, Tensor]]
-
-
-def _from_logits(logits: Tensor, buffers: Buffers) -> tuple[Tensor, Tensor]:
-    """Return softmax and its entropy, log S - sum_c p_c z_c: both terms at least 0, one logarithm a pixel."""
-    shifted = torch.sub(logits, logits.amax(1, keepdim=True), out=buffers[0])
-    # exp(-inf) is 0, but 0 * -inf would be NaN.
-    shifted.clamp_min_(math.log(torch.finfo(logits.dtype).tiny))
-    probabilities = _apply(np.exp, shifted, buffers[1])
-    total = probabilities.sum(1, keepdim=True)
-    probabilities /= total
-    return probabilities, total.log_().squeeze(1) - shifted.mul_(probabilities).sum(1)
-
-
-def _entropy(probabilities: Tensor, buffer: Tensor) -> Tensor:
-    """Return -sum_c p_c log p_c; p log p is 0 at p = 0."""
-    entropy = _apply(np.log, probabilities, buffer).mul_(probabilities).sum(1).neg_()
-    # Zeros are rare, and looking for their NaN in the sum costs less than guarding every logarithm.
-    if math.isnan(entropy.sum()):
-        guarded = torch.clamp_min(probabilities, torch.finfo(probabilities.dtype).tiny, out=buffer)
-        entropy = _apply(np.log, guarded, guarded).mul_(probabilities).sum(1).neg_()
-    return entropy
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Totals:
-    """Hold what is accumulated over members, for a batch or, as views of it, for a block of it.
+    """Hold what is accumulated over members.
 
-    mean: (frame, class, pixel). entropy, spread: (frame, pixel). votes: (frame, class, pixel) int16.
+    mean: (frame, class, pixel). entropy: (frame, pixel), the mean of the members'. spread: (frame, pixel), the sum of
+    squares. votes: (frame, class, pixel) int16. The last two have no element where no measure needs them.
     """
 
     mean: Tensor
     entropy: Tensor
     spread: Tensor
     votes: Tensor
+    count: int = 0
 
-    def block(self, part: tuple[slice, slice, slice]) -> "_Totals":
-        pixels = (part[0], part[2])
-        return _Totals(self.mean[part], self.entropy[pixels], self.spread[pixels], self.votes[part])
+    @classmethod
+    def like(cls, values: Tensor, measures: Sequence[str]) -> Self:
+        mean = torch.zeros_like(values, memory_format=torch.contiguous_format)
+        entropy = torch.zeros_like(mean[:, 0])
+        spread = torch.zeros_like(entropy if "variance" in measures else entropy[:0])
+        votes = torch.zeros_like(mean if "variation_ratio" in measures else mean[:0], dtype=torch.int16)
+        return cls(mean, entropy, spread, votes)
 
-    def add(self, probabilities: Tensor, entropy: Tensor, count: int, buffer: Tensor) -> None:
-        """Add the member number `count` by Welford's update, which is exact for equal members."""
-        if count > 1:
-            squares = torch.sub(probabilities, self.mean, out=buffer).square_().sum(1)
-            self.spread.add_(squares, alpha=(count - 1) / count)
-            self.mean.lerp_(probabilities, 1 / count)
-            self.entropy.lerp_(entropy, 1 / count)
-        else:
-            self.mean.copy_(probabilities)
-            self.entropy.copy_(entropy)
-        winners = probabilities.argmax(1, keepdim=True)
-        self.votes.scatter_add_(1, winners, torch.ones_like(winners, dtype=torch.int16))
+    def add(self, members: Sequence[Tensor], logits: bool) -> None:
+        """Add members, (frame, class, pixel) each, by Welford's update, which is exact for equal members."""
+        for values in members:
+            self.count += 1
+            probabilities = values.softmax(1) if logits else values
+            if self.spread.numel():
+                squares = (probabilities - self.mean).square_().sum(1)
+                self.spread.add_(squares, alpha=(self.count - 1) / self.count)
+            self.mean.lerp_(probabilities, 1 / self.count)
+            self.entropy.lerp_(_entropy(probabilities), 1 / self.count)
+            if self.votes.numel():
+                winners = probabilities.argmax(1, keepdim=True)
+                self.votes.scatter_add_(1, winners, torch.ones_like(winners, dtype=torch.int16))
 
+    def ensemble_entropy(self) -> Tensor:
+        """Return the entropy of the members' mean, (frame, pixel)."""
+        return _entropy(self.mean)
 
-Part = tuple[slice, slice, slice]
-
-
-def _parts(values: Tensor) -> list[Part]:
-    """Divide (frame, class, pixel) into blocks of about BLOCK_VALUES; an accelerator gets all in one.
-
-    A block is a part of one frame or, where frames are small, several whole ones: a classifier's have one pixel.
-    """
-    frames, classes, pixels = values.shape
-    whole, most = slice(None), max(1, BLOCK_VALUES // classes)
-    if values.device.type != "cpu" or frames * pixels <= most:
-        return [(whole, whole, whole)]
-    together = max(1, most // pixels)
-    return [
-        (slice(first, first + together), whole, slice(start, start + most))
-        for first in range(0, frames, together)
-        for start in range(0, pixels, most)
-    ]
-
-
-@dataclass(frozen=True)
-class _Share:
-    """Hold the blocks that one thread works on, and its buffers by the shape of a block."""
-
-    parts: list[Part]
-    blocks: list[_Totals]
-    buffers: dict[torch.Size, Buffers]
-
-    def add(self, members: Sequence[Tensor], before: int, convert: Convert) -> None:
-        """Add members, (frame, class, pixel) each, to the blocks, `before` of which were added already."""
-        for part, block in zip(self.parts, self.blocks, strict=True):
-            buffers = self.buffers[block.mean.shape]
-            for count, values in enumerate(members, before + 1):
-                numbers = values[part] if values.dtype == torch.float64 else values[part].float()
-                block.add(*convert(numbers, buffers), count, buffers[0])
-
-    def write_entropy(self, ensemble_entropy: Tensor) -> None:
-        """Write the entropy of the mean, (frame, pixel)."""
-        for part, block in zip(self.parts, self.blocks, strict=True):
-            ensemble_entropy[part[0], part[2]] = _entropy(block.mean, self.buffers[block.mean.shape][0])
+    def maps(self, measures: Sequence[str]) -> dict[str, Tensor]:
+        """Return the maps asked for, (frame, pixel) each."""
+        needed = {"ensemble_entropy", "mutual_information"} & set(measures)
+        of_mean = self.ensemble_entropy() if needed else self.entropy
+        make: dict[str, Callable[[], Tensor]] = {
+            "ensemble_entropy": lambda: of_mean,
+            "mean_entropy": lambda: self.entropy,
+            # Jensen's inequality makes the difference at least 0; rounding alone can take it below.
+            "mutual_information": lambda: (of_mean - self.entropy).clamp_min_(0),
+            "variance": lambda: self.spread / self.count,
+            "variation_ratio": lambda: 1 - self.votes.amax(1).to(self.mean) / self.count,
+        }
+        return {name: make[name]() for name in measures}
 
 
-def _shares(totals: _Totals, threads: int) -> list[_Share]:
-    parts = _parts(totals.mean)
-    shares = []
-    for number in range(min(threads, len(parts))):
-        own = parts[number::threads]
-        blocks = [totals.block(part) for part in own]
-        means = {block.mean.shape: block.mean for block in blocks}
-        buffers = {shape: (torch.empty_like(mean), torch.empty_like(mean)) for shape, mean in means.items()}
-        shares.append(_Share(own, blocks, buffers))
-    return shares
+def _entropy(probabilities: Tensor) -> Tensor:
+    """Return -sum_c p_c log p_c; p log p is 0 at p = 0."""
+    return torch.special.entr(probabilities).sum(1)
 
 
-Run = Callable[[Callable[[_Share], None], list[_Share]], None]
+class _CompiledTotals(_Totals):
+    """Hold the same in float32 on a processor, and add to it by compiled code in as many threads as torch has."""
+
+    def add(self, members: Sequence[Tensor], logits: bool) -> None:
+        from perception.uncertainty import kernel  # its compiler takes half a second to load
+
+        arrays = [values.contiguous().numpy() for values in members]
+        mean, entropy = self.mean.numpy(), self.entropy.numpy()
+        spread, votes = self.spread.numpy(), self.votes.numpy()
+
+        def work(part: Part) -> None:
+            for count, values in enumerate(arrays, self.count + 1):
+                kernel.add(logits, values, mean, entropy, spread, votes, part, count)
+
+        self._in_threads(work)
+        self.count += len(members)
+
+    def ensemble_entropy(self) -> Tensor:
+        from perception.uncertainty import kernel
+
+        entropy = torch.empty_like(self.entropy)
+        self._in_threads(partial(kernel.write_entropy, self.mean.numpy(), entropy.numpy()))
+        return entropy
+
+    def _in_threads(self, work: Callable[[Part], None]) -> None:
+        frames, _, pixels = self.mean.shape
+        starts = range(0, pixels, BLOCK_PIXELS)
+        parts = [(frame, start, min(start + BLOCK_PIXELS, pixels)) for frame in range(frames) for start in starts]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for _ in pool.map(work, parts):
+                pass
 
 
-@contextmanager
-def _threads() -> Iterator[tuple[int, Run]]:
-    """Give torch's number of threads, and what runs work on shares in as many; torch keeps to one in each meanwhile.
-
-    After an operation in several threads, torch's others wait for the next one at full speed, some milliseconds long:
-    they would take the cores that the shares are worked on.
-    """
-    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-
-    def in_this_mode(work: Callable[[_Share], None], share: _Share) -> None:
-        with torch.inference_mode(inference), torch.no_grad():  # a new thread knows nothing of its maker's
-            work(share)
-
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-
-        def run(work: Callable[[_Share], None], shares: list[_Share]) -> None:
-            if len(shares) == 1:
-                work(shares[0])
-                return
-            torch.set_num_threads(1)
-            try:
-                list(pool.map(partial(in_this_mode, work), shares))
-            finally:
-                torch.set_num_threads(threads)  # what a thread of the pool said holds for threads to come, too
-
-        yield threads, run
+def _summarise(members: Iterable[Tensor], logits: bool, measures: Sequence[str]) -> Uncertainty:
+    # The members of a stacked tensor are there already, so that a block can meet them all while it is in the cache.
+    groups: Iterable[Any] = [members] if isinstance(members, Tensor) else ([each] for each in members)
+    totals, shape = None, torch.Size()
+    for group in groups:
+        flat = [_by_pixel(values) for values in group]
+        if totals is None and flat:
+            compiled = flat[0].device.type == "cpu" and flat[0].dtype == torch.float32
+            totals = (_CompiledTotals if compiled else _Totals).like(flat[0], measures)
+            shape = group[0].shape
+        if totals is not None:
+            totals.add(flat, logits)
+    if totals is None:
+        raise InputError("no member gave logits; uncertainty needs at least 1 member: pass a tensor for each")
+    maps = {name: values.reshape(shape[0], *shape[2:]) for name, values in totals.maps(measures).items()}
+    mean = totals.mean.reshape(totals.mean.shape[0], shape[1], -1, math.prod(shape[2:]))
+    mean = mean.transpose(1, 2).reshape(shape)
+    return Uncertainty(maps, mean, measure_bounds(totals.count, shape[1]))
 
 
-def _summarise(members: Iterable[Tensor], convert: Convert) -> Uncertainty:
-    # The members of a stacked tensor are there already, so a block can meet them all while it is in the cache.
-    together = isinstance(members, Tensor) and len(members) > 0 and members[0].is_contiguous()
-    groups: Iterable[Iterable[Tensor]] = [members] if together else ([values] for values in members)
-    count, shape = 0, torch.Size()
-    with _threads() as (threads, run):
-        for group in groups:
-            flat = [values.reshape(*values.shape[:2], -1) for values in group]
-            if count == 0:
-                shape = next(iter(group)).shape
-                totals = _no_totals(flat[0])
-                shares = _shares(totals, threads)
-            run(partial(_Share.add, members=flat, before=count, convert=convert), shares)
-            count += len(flat)
-        if count == 0:
-            raise InputError("no member gave logits; uncertainty needs at least 1 member: pass a tensor for each")
-        ensemble_entropy = torch.empty_like(totals.entropy)
-        run(partial(_Share.write_entropy, ensemble_entropy=ensemble_entropy), shares)
-        maps = _maps_of(totals, ensemble_entropy, count)
-    maps = {name: values.reshape(shape[0], *shape[2:]) for name, values in maps.items()}
-    return Uncertainty(maps, totals.mean.reshape(shape), measure_bounds(count, shape[1]))
-
-
-def _no_totals(values: Tensor) -> _Totals:
-    mean = torch.empty_like(values, dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
-    votes = torch.zeros_like(values, dtype=torch.int16)
-    return _Totals(mean, torch.empty_like(mean[:, 0]), torch.zeros_like(mean[:, 0]), votes)
-
-
-def _maps_of(totals: _Totals, ensemble_entropy: Tensor, count: int) -> dict[str, Tensor]:
-    return {
-        "ensemble_entropy": ensemble_entropy,
-        "mean_entropy": totals.entropy,
-        # Jensen's inequality makes the difference at least 0; rounding alone can take it below.
-        "mutual_information": (ensemble_entropy - totals.entropy).clamp_min_(0),
-        "variance": totals.spread / count,
-        "variation_ratio": 1 - totals.votes.amax(1).to(totals.mean) / count,
-    }
+def _by_pixel(values: Tensor) -> Tensor:
+    """Return (frame, class, *space) as (frame, class, pixel), float32 or float64; small frames side by side as one."""
+    flat = values.detach().reshape(*values.shape[:2], -1)
+    flat = flat if flat.dtype == torch.float64 else flat.float()
+    return flat if flat.shape[2] >= FEW_PIXELS else flat.transpose(0, 1).reshape(1, flat.shape[1], -1)
 
 
 def measure_bounds(members: int, classes: int) -> dict[str, float]:

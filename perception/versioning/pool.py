@@ -1,8 +1,9 @@
 """The pool of record: every file that ever arrived, which frame it became or why it did not, and the frames that wait.
 
-Four tables that grow (growing.py): `arrivals` with one row a file that was read, `frames` with one row a frame that was taken
-in (and another when it is relabelled), and what was measured and hidden of each, `profile` and `oracle`.  A file is known by
-its source, its name there (with the place in it, for video and bags) and its signature; a frame by its bytes.
+Four tables that grow (growing.py): `arrivals` with one row a frame that was read (and one for what else is told of a file),
+`frames` with one row a frame that was taken in (and another when it is relabelled), and what was measured and hidden of each,
+`profile` and `oracle`.  A file is known by its source, its name there and its signature; a frame by its bytes, in video and
+bags by those of the file and its place in it.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,12 +15,12 @@ import pandas as pd
 import pyarrow as pa
 
 from perception.data.conditions import CONDITIONS
-from perception.data.manifest import COLUMNS, TAGGED
+from perception.data.manifest import COLUMNS, OPTIONAL_COLUMNS, TAGGED
 from perception.errors import InputError
 from perception.versioning.growing import Book, Overtaken, Table, append, read_table
 from perception.versioning.ledger import AT_ANNOTATORS, read_events, state
 
-OUTCOMES = ("new", "relabelled", "repeated", "clash", "rejected", "denied")
+OUTCOMES = ("new", "relabelled", "repeated", "clash", "rejected", "denied", "skipped")
 ADMITTED = ("new", "relabelled")  # outcomes that add a row to `frames`
 _LEFT = ("labelled", "at_annotators", "denied", "too_old", "too_many", "earlier")
 
@@ -35,19 +36,22 @@ ARRIVALS = Table(
     pa.schema(
         [
             _text("source"),
-            _text("object"),  # the file's name in its source, and the place in it
+            _text("object"),  # the file's name in its source
             _text("signature"),  # size and time of change, or what else shows that it changed
             _text("source_sha256", needed=False),  # of the bytes as they arrived; empty where they could not be read
             _text("label_sha256", needed=False),  # of the label that came with it
-            _text("frame_id", needed=False),  # the frame that it is; of a clash the name that it wanted
+            _text(
+                "frame_id", needed=False
+            ),  # the frame that it is; of a clash the name that it wanted; of skipped none
             _text("outcome"),
             _text("reason", needed=False),
             _ARRIVED,
         ]
     ),
 )
-_OF_LABELS = [_text(name, needed=False) for name in ("label_drop", *(TAGGED + name for name in CONDITIONS), "tag_drop")]
-FRAMES = Table("frames", pa.schema([*COLUMNS, *_OF_LABELS, _CONTENT, _ARRIVED]))
+_OF_LABELS = ("label_drop", *(TAGGED + name for name in CONDITIONS), "tag_drop")
+_MORE = [OPTIONAL_COLUMNS.field(name) for name in (*_OF_LABELS, "latitude", "longitude", "privacy")]
+FRAMES = Table("frames", pa.schema([*COLUMNS, *_MORE, _CONTENT, _ARRIVED]))
 _SHOWN = [_text("frame_id"), _text("source")]
 PROFILE = Table(
     "profile",
@@ -105,15 +109,16 @@ def unread(listing: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def sort_arrivals(read: pd.DataFrame, known: pd.DataFrame, denied: Collection[str] = ()) -> pd.DataFrame:
-    """Say what becomes of each file that was read; return the rows with outcome and reason, in the order of source and object.
+    """Say what becomes of each frame that was read; return the rows with outcome and reason, in the order of source, object, frame.
 
-    read: columns source, object, signature, source_sha256, label_sha256, frame_id and reason, which says why a file was
-    rejected.  known: rows of `arrivals` before them.  denied: hashes of bytes, and frames, that must never come back.
+    read: columns source, object, signature, source_sha256, label_sha256, frame_id and reason, which says why one was
+    rejected, or, without a frame_id, what was skipped.  known: rows of `arrivals` before them.  denied: hashes of bytes, and
+    frames, that must never come back.
     The same bytes are one frame, whatever their name: frame_id is then that of the first.
     """
     frames, owner = _admitted_before(known)
     rows = []
-    for row in read.sort_values(["source", "object"]).to_dict("records"):
+    for row in read.sort_values(["source", "object", "frame_id"]).to_dict("records"):
         row |= {name: None for name in ("source_sha256", "label_sha256", "frame_id", "reason") if pd.isna(row[name])}
         row |= _outcome(row, frames, owner, denied)
         if row["outcome"] in ADMITTED:
@@ -141,6 +146,8 @@ def _outcome(
     content, frame_id, label = row["source_sha256"], row["frame_id"], row["label_sha256"]
     if content in denied or frame_id in denied:
         return {"outcome": "denied", "reason": "is on the deny list"}
+    if frame_id is None:
+        return {"outcome": "skipped"}
     if row["reason"]:
         return {"outcome": "rejected"}
     if content in frames:

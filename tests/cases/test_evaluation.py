@@ -18,7 +18,7 @@ from tests.perception.data.readers.layouts import grey, put
 
 CAMVID = load_taxonomy("camvid11")
 LABEL = np.repeat(np.array([0, 0, 3, 3, 8, 8, 5, 5], np.uint8)[:, None], 16, axis=1)
-GIVEN = {"shift_frames": 1, "resamples": 100, "worst_frames": 2, "latency_repeats": 2, "latency_batch_frames": [1]}
+GIVEN = {"shift_frames": 1, "worst_frames": 2, "latency_repeats": 2, "latency_batch_frames": [1]}
 
 
 def network(path: Path, size: tuple[int, int] = (8, 16), last: str = "", **told: str) -> Path:

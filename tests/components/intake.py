@@ -53,7 +53,7 @@ def take_in(root: Path, name: str, sources: dict[str, dict[str, object]], store:
     wanted = {"registry": registry, "remote": "m", "store": str(store), "sources": sources, "batch_count": 1, "seed": 1}
     wanted |= {"run": "first", "height_px": size["height_px"], "width_px": size["width_px"]}
     parameters = build_parameters(resolve.ResolveParameters, wanted, "resolve")
-    resolve._write_listing(listing, base, parameters, open_book(registry), None)
+    resolve._write_listing(listing, base, parameters, "2026-11-30", open_book(registry), None)
     common: dict[str, Any] = {"sources": sources, "store": str(store), "seed": 1}
     arrived = run(
         ingest, {"arrivals": [listing / "0"]}, "arrived", place / "arrived", batch=0, batch_count=1, **common, **size

@@ -96,15 +96,14 @@ def test_pool_and_night_of_a_summary_are_what_the_tasks_told() -> None:
 
 
 def test_what_was_compared_with_the_champion_is_judged_and_what_too_little_was_seen_of_is_not() -> None:
-    promotion = {"decision": "hold", "reason": "why", "reasons": ["why"]}
-    compared = {"judgements": [{"name": "overall"}, {"name": "class=car"}], "unknown": ["weather=fog"]}
-    figures = _promotion_figures({"promotion": promotion, "comparison": compared})
-    assert (figures.decision, figures.judged, figures.not_judged) == (
+    promotion = {"decision": "hold", "reason": "why", "judged": ["overall", "class=car"], "not_judged": ["weather=fog"]}
+    figures = _promotion_figures({"promotion": promotion})
+    assert (figures.decision, *map(list, (figures.judged, figures.not_judged))) == (
         "hold",
-        ("overall", "class=car"),
-        ("weather=fog",),
+        ["overall", "class=car"],
+        ["weather=fog"],
     )
-    first = _promotion_figures({"promotion": promotion, "comparison": None})
+    first = _promotion_figures({"promotion": {"decision": "promote", "reason": "none yet"}})
     assert (first.judged, first.not_judged, first.reference) == (None, None, None)
 
 

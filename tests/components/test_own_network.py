@@ -87,7 +87,7 @@ def shipped(night: dict[str, Path], place: Path, **network: Any) -> dict[str, Pa
     stage(adapt, "adaptation", **learning, pseudo_frames=3, student_epochs=1, detector_epochs=1)
     stage(train_prune, "network", **learning, press_epochs=1, latency_share=0.8)
     stage(compress, "compressed", **chosen, latency_repeats=3, least_saving=0.0, energy=0.9)
-    stage(evaluate, "evaluation", resamples=100, shift_frames=1, latency_repeats=2, worst_frames=1)
+    stage(evaluate, "evaluation", shift_frames=1, latency_repeats=2, worst_frames=1)
     return files
 
 

@@ -170,7 +170,7 @@ def spoilt(layout: Layout) -> Tree:
     return half_the_labels(layout, layout.files()) | {layout.labels()[2]: low}
 
 
-QUICK = {"resamples": 100, "shift_frames": 0, "latency_batch_frames": (), "worst_frames": 1}
+QUICK = {"shift_frames": 0, "latency_batch_frames": (), "worst_frames": 1}
 
 
 @each(LAYOUTS, "evaluated")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: nightdrive faults --campaign faults --only clock,gpu")
 @click.option(
     "--campaign",
-    type=click.Choice(("all", "faults", "inputs", "settings", "nights")),
+    type=click.Choice(("all", "faults", "footage", "inputs", "settings", "nights")),
     default="all",
     show_default=True,
     help="What to run.",
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--examples", default=60, show_default=True, help="Generated cases of each bad-input property.")
 @click.option("--only", default="", metavar="NAME,...", help="The faults of these names; default: all.")
 def faults(campaign: str, seeds: tuple[int, ...], examples: int, only: str) -> int:
-    """Run the campaigns of faults, bad input, hostile settings and random operations, and count what was lost."""
+    """Run the campaigns of faults, damaged footage, bad input, hostile settings and random operations, and count what was lost."""
     os.environ["OMP_NUM_THREADS"] = "1"
     from tests.faults.counting import table
     from tests.faults.nights import load_libraries
@@ -55,6 +55,10 @@ def faults(campaign: str, seeds: tuple[int, ...], examples: int, only: str) -> i
 def _rows(folder: Path, campaign: str, seeds: Sequence[int], examples: int, only: str) -> "Iterator[Count]":
     if campaign in ("all", "faults"):
         yield from fault_rows(folder, seeds, only)
+    if campaign in ("all", "footage"):
+        from tests.faults.footage import footage_rows
+
+        yield from footage_rows(folder / "footage")
     if campaign in ("all", "inputs"):
         from tests.faults.inputs import input_rows
 

@@ -55,7 +55,6 @@ TINY = (
     "train_prune.press_epochs=1",
     "train_prune.latency_share=1.0",
     "compress.latency_repeats=3",
-    "evaluate.resamples=100",
     "evaluate.shift_frames=2",
 )
 

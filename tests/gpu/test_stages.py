@@ -30,7 +30,7 @@ TINY = (
     "adapt.average_decay=0.9", "adapt.rare_class_temperature=0.05", "score.maps=true", "score.reduction=class_weighted",
     "score.class_weights={person: 5.0}", "adapt.pseudo_frames=4", "adapt.detector_epochs=2", "adapt.detector_width=0.25",
     "train_prune.epochs=2", "train_prune.epoch_frames=16", "train_prune.press_epochs=1", "compress.latency_repeats=3",
-    "evaluate.shift_frames=1", "evaluate.latency_repeats=2", "evaluate.latency_batch_frames=[1]", "evaluate.resamples=100",
+    "evaluate.shift_frames=1", "evaluate.latency_repeats=2", "evaluate.latency_batch_frames=[1]",
 )  # fmt: skip
 RECORDED = {"ensemble": 1, "compare": 2, "adapt": 3, "train_prune": 3}  # graphs: the pruned network's is recorded anew
 

@@ -32,6 +32,11 @@ def test_every_profile_gives_sound_parameters_for_every_task(profile: str, data:
     assert set(NIGHT.tasks) <= set(settings)
 
 
+def test_a_folder_of_footage_may_name_the_night(tmp_path: Path) -> None:
+    sources = load_settings(NIGHT, "footage", data=f"{tmp_path}/{{night}}")["sources"]
+    assert sources["fleet"]["path"] == f"{tmp_path}/{{night}}"
+
+
 def test_a_data_set_may_lie_in_a_bucket() -> None:
     sources = load_settings(NIGHT, "camvid", data="s3://streets/camvid")["sources"]
     assert sources["fleet"]["path"] == sources["frozen_test"]["path"] == "s3://streets/camvid"

@@ -81,7 +81,7 @@ class Work(segmenters.Kept):
 
 @cache
 def _kept(path: Path, name: str) -> Labelled:
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         return Labelled(torch.from_numpy(file[f"{name}_images"]), torch.from_numpy(file[f"{name}_labels"]))
 
 

@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from perception.errors import InputError
@@ -79,18 +81,80 @@ def test_bounds_cover_the_true_rate_as_often_as_they_claim():
 def test_design_effect_counts_drives_not_frames():
     assert bounds.design_effect(1, 0.7) == 1.0
     assert bounds.design_effect(30, 1.0) == 30.0
-    assert bounds.effective_counts(0, 3000, bounds.design_effect(30, 1.0)) == (0, 100)
-    assert bounds.effective_counts(7, 3000, 3.0) == (3, 1000)
-    assert bounds.effective_counts(10, 10, 1.0) == (10, 10)
-    assert bounds.effective_counts(5, 5, 2.0) == (3, 3)
 
 
-def test_slices_without_trials_are_unknown_not_passed():
-    upper, mix_upper = bounds.slice_bounds([0, 2, 0], [1000, 500, 0], [0.7, 0.2, 0.1], 0.95)
-    each = 1 - 0.05 / 3
-    expected = [1 - (1 - each) ** (1 / 1000), stats.beta.ppf(each, 3, 498), 1.0]
-    np.testing.assert_allclose(upper, expected, rtol=1e-9)
-    assert mix_upper == pytest.approx(np.dot([0.7, 0.2, 0.1], expected))
+def test_bounds_of_slices_are_weighed_by_the_mix():
+    assert bounds.mixed_bound([0.1, 0.2, 1.0], [0.7, 0.2, 0.1]) == pytest.approx(0.07 + 0.04 + 0.1)
+
+
+def test_with_one_frame_a_drive_the_bound_is_that_of_clopper_and_pearson():
+    for failures, drives in ((0, 48), (1, 48), (3, 48), (4, 5), (5, 5), (40, 1000), (2, 2000), (900, 5000)):
+        for confidence in (0.8, 0.95, 0.9993):
+            failed = np.arange(drives) < failures
+            expected = bounds.failure_rate_upper(failures, drives, confidence)
+            assert bounds.drives_failure_upper(failed, np.ones(drives, int), confidence) == pytest.approx(
+                expected, abs=5e-6
+            )
+
+
+def test_the_weights_of_drives_are_those_of_a_slow_draw():
+    failures, frames = np.array([3, 0, 1, 0, 0, 2]), np.array([5, 9, 5, 7, 8, 5])
+    drawn = np.random.default_rng(0).exponential(size=(400_000, 7))
+    worse, size = 3 / 5, frames.mean()
+    rates = drawn @ np.append(failures, worse * size) / (drawn @ np.append(frames, size))
+    slow = max(1 - 0.2 ** (1 / 6), float(np.quantile(rates, 0.8)))
+    assert bounds.drives_failure_upper(failures, frames, 0.8) == pytest.approx(slow, abs=2e-3)
+
+
+DRIVES = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=12)
+
+
+@given(drives=DRIVES, where=st.integers(0, 11), confidence=st.sampled_from((0.8, 0.95, 0.999)))
+@settings(max_examples=60, deadline=None)
+def test_a_failure_more_never_lowers_the_bound(drives, where, confidence):
+    failures = np.array([failed for failed, _ in drives])
+    frames = np.array([failed + fine for failed, fine in drives]) + 1
+    more = failures.copy()
+    more[where % len(drives)] += 1
+    before = bounds.drives_failure_upper(failures, frames, confidence)
+    assert before <= bounds.drives_failure_upper(more, frames, confidence) + 1e-7
+    assert before >= bounds.zero_failure_bound(len(frames), confidence) - 1e-12
+
+
+def drawn_failures(random, repeats, drives, frames, rate, correlation):
+    """Failures by drive of a beta-binomial: (repeat, drive)."""
+    rates = np.full((repeats, drives), rate)
+    if correlation:
+        both = 1 / correlation - 1
+        rates = np.nan_to_num(random.beta(rate * both, (1 - rate) * both, (repeats, drives)))
+    return random.binomial(frames, rates)
+
+
+def beta_binomial_below(drives, frames, correlation):
+    """Return rates, and how likely at most so many failures are at each, at the true correlation: (rate,), (rate, failures)."""
+    rates = np.concatenate([np.geomspace(1e-4, 0.03, 60), np.linspace(0.031, 0.5, 120)])
+    counts, both = np.arange(frames + 1), 1 / correlation - 1 if correlation else np.inf
+    below = []
+    for rate in rates:
+        one = stats.betabinom(frames, rate * both, (1 - rate) * both) if correlation else stats.binom(frames, rate)
+        spectrum = np.fft.rfft(one.pmf(counts), drives * frames + 1) ** drives
+        below.append(np.cumsum(np.fft.irfft(spectrum, drives * frames + 1)))
+    return rates, np.array(below)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize(("drives", "frames"), [(48, 10), (240, 2)])
+def test_bounds_of_rare_failures_hold_and_are_not_much_wider_than_exact_ones(drives, frames, correlation):
+    random, repeats = np.random.default_rng(drives + int(10 * correlation)), 100
+    rates, below = beta_binomial_below(drives, frames, correlation)
+    clean = bounds.zero_failure_bound(drives, 0.95)
+    for rate in (0.003, 0.03, 0.1):
+        failures = drawn_failures(random, repeats, drives, frames, rate, correlation)
+        sizes = np.full(drives, frames)
+        upper = np.array([bounds.drives_failure_upper(each, sizes, 0.95) for each in failures])
+        assert (upper >= rate).mean() >= 0.94 - 0.048  # two standard errors of so few repetitions
+        exact = np.array([np.interp(-0.05, -below[:, total], rates) for total in failures.sum(axis=1)])
+        assert np.mean(upper / np.maximum(exact, clean)) <= 1.2
 
 
 @pytest.mark.parametrize(
@@ -107,10 +171,12 @@ def test_slices_without_trials_are_unknown_not_passed():
         (lambda: bounds.slice_confidence(0.9, 0), "slices=0"),
         (lambda: bounds.design_effect(0.5, 0.1), "frames_per_drive"),
         (lambda: bounds.design_effect(2, 1.1), "correlation"),
-        (lambda: bounds.effective_counts(1, 2, 0.5), "effect"),
-        (lambda: bounds.slice_bounds([0], [1], [0.5], 0.95), "mix sums"),
-        (lambda: bounds.slice_bounds([0], [1, 2], [0.5, 0.5], 0.95), "lengths"),
-        (lambda: bounds.slice_bounds([], [], [], 0.95), "lengths"),
+        (lambda: bounds.mixed_bound([0.1], [0.5]), "sums to 0.5"),
+        (lambda: bounds.mixed_bound([0.1], [0.5, 0.5]), "mix of 2 shares for 1 slices"),
+        (lambda: bounds.mixed_bound([], []), "mix of 0 shares"),
+        (lambda: bounds.drives_failure_upper([1, 0], [1], 0.9), "one of each a drive"),
+        (lambda: bounds.drives_failure_upper([0], [0], 0.9), "at least one trial"),
+        (lambda: bounds.drives_failure_upper([2], [1], 0.9), "failures=2"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(call, words):

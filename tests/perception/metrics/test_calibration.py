@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from perception.errors import InputError
-from perception.metrics.calibration import calibration_error, reliability_counts, reliability_curve, sample_step
+from perception.metrics.calibration import (
+    calibration_error,
+    calibration_interval,
+    reliability_counts,
+    reliability_curve,
+    sample_step,
+)
 
 
 def slow_calibration_error(confidence, right, bins):
@@ -21,7 +27,7 @@ def test_equals_the_definition_and_torchmetrics_like_binning():
     random = np.random.default_rng(0)
     confidence = random.random(3000).astype(np.float32)
     right = random.random(3000) < confidence**2
-    counts = reliability_counts(confidence, right, 10)
+    counts = np.stack([reliability_counts(confidence[k::2], right[k::2], 10) for k in range(2)])
     assert calibration_error(counts) == pytest.approx(slow_calibration_error(confidence.tolist(), right, 10), abs=1e-9)
 
 
@@ -37,11 +43,34 @@ def test_counts_add_up_and_a_certain_prediction_is_in_the_last_bin():
 
 
 def test_a_network_that_is_right_as_often_as_it_is_sure_has_no_error():
-    random = np.random.default_rng(1)
-    confidence = random.uniform(0.3, 1.0, 400_000).astype(np.float32)
-    assert calibration_error(reliability_counts(confidence, random.random(400_000) < confidence)) < 0.005
-    assert calibration_error(reliability_counts(np.ones(9, np.float32), np.zeros(9, bool))) == 1.0
-    assert np.isnan(calibration_error(np.zeros((3, 15))))
+    random, errors, covered = np.random.default_rng(1), [], 0
+    for _ in range(200):
+        confidence = random.uniform(0.3, 1.0, (20, 300)).astype(np.float32)
+        counts = np.stack([reliability_counts(each, random.random(300) < each) for each in confidence])
+        errors.append(calibration_error(counts))
+        low, _ = calibration_interval(counts, 0.95)
+        covered += low == 0.0
+    plain = np.abs((counts[:, 1] - counts[:, 2]).sum(axis=0)).sum() / counts[:, 0].sum()
+    assert plain > 0.01, "what chance alone adds to the plain sum"
+    assert abs(np.mean(errors)) < 3 * np.std(errors) / np.sqrt(200)
+    assert covered >= 0.93 * 200
+    certain = np.stack([reliability_counts(np.ones(9, np.float32), np.zeros(9, bool))] * 2)
+    assert calibration_error(certain) == 1.0
+    assert np.isnan(calibration_error(np.zeros((2, 3, 15))))
+    assert np.isnan(calibration_error(certain[:1])), "one drive says nothing of chance"
+
+
+def test_the_interval_of_an_error_covers_it():
+    random, covered = np.random.default_rng(2), 0
+    for _ in range(300):
+        confidence = random.uniform(0.5, 1.0, (12, 400)).astype(np.float32)
+        hard = random.normal(0.1, 0.05, (12, 1))  # right less often than sure, by drive
+        counts = np.stack(
+            [reliability_counts(c, random.random(400) < c - h) for c, h in zip(confidence, hard, strict=True)]
+        )
+        low, high = calibration_interval(counts, 0.95)
+        covered += low <= 0.1 <= high
+    assert 0.92 * 300 <= covered <= 0.99 * 300
 
 
 def test_bad_confidences_are_refused():

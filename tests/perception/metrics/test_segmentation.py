@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import special, stats
 
 from perception.errors import InputError
-from perception.metrics.bootstrap import drive_weights, percentile_interval
 from perception.metrics.boundary import boundary_tallies
 from perception.metrics.confusion import confusion_matrix, iou_of_tallies, mean_iou, merge_classes, tallies
 from perception.metrics.figures import (
@@ -20,7 +20,7 @@ from perception.metrics.segmentation import evaluate_frames, torch_predictor
 from perception.metrics.slices import cell_slices, column_slices, domain_grid
 
 CLASSES, SIZE = 4, (12, 16)
-SETTINGS = IntervalSettings(resamples=200, minimum_frames=3, minimum_drives=2)
+SETTINGS = IntervalSettings(minimum_frames=3, minimum_drives=2)
 
 
 class Frames:
@@ -105,10 +105,10 @@ def test_intervals_rest_on_drives_not_on_frames(judged):
     by_drive = np.stack(
         [confusion_matrix(frames.labels[3 * k : 3 * k + 3], frames.shown[3 * k : 3 * k + 3], CLASSES) for k in range(4)]
     )
-    drawn = drive_weights(4, 200, 0)
-    values = np.array([mean_iou((by_drive * w[:, None, None].astype(int)).sum(axis=0)) for w in drawn])
-    low, high = percentile_interval(values, 4, 0.95)
-    assert figures["miou_interval"] == pytest.approx([float(low), float(high)], abs=1e-12)
+    left_out = special.logit([mean_iou(np.delete(by_drive, k, axis=0).sum(axis=0)) for k in range(4)])
+    half = stats.t.ppf(0.975, 3) * np.sqrt(3 / 4 * ((left_out - left_out.mean()) ** 2).sum())
+    whole = special.logit(mean_iou(by_drive.sum(axis=0)))
+    assert figures["miou_interval"] == pytest.approx([special.expit(whole - half), special.expit(whole + half)])
     one_drive = evaluate_frames(frames, about.assign(drive_id="d"), predict, CLASSES, columns=())
     assert overall_figures(one_drive, "abcd", {}, SETTINGS)["miou_interval"] is None
     assert boundary_figures(one_drive, "abcd", SETTINGS) is None
@@ -129,7 +129,7 @@ def test_categories_are_counted_as_one_class(judged):
 
 
 def test_slices_come_worst_first_and_few_are_unknown(judged):
-    rows = slice_figures(judged[0], IntervalSettings(resamples=100, minimum_frames=5, minimum_drives=2))
+    rows = slice_figures(judged[0], IntervalSettings(minimum_frames=5, minimum_drives=2))
     known = [row for row in rows if row["known"]]
     assert {row["name"] for row in known} == {"time_of_day=day", "time_of_day=night", "camera=left", "camera=right"}
     assert [row["miou"] for row in known] == sorted(row["miou"] for row in known)

@@ -146,7 +146,7 @@ def example_evaluation() -> Evaluation:
         "iou_by_category": {"flat": 0.9},
         "frames_by_condition": dict.fromkeys(shown["miou_by_condition"], 24),
         "found": 96, "judged": 96, "left_out": [],
-        "drives": 12, "unit": "drives", "confidence": 0.95, "frequency_weighted_iou": 0.7, "pixel_accuracy": 0.8,
+        "drives": 12, "confidence": 0.95, "frequency_weighted_iou": 0.7, "pixel_accuracy": 0.8,
         "boundary_iou": None, "calibration": None, "failure_rule": "a frame fails when its mIoU is below 25 %",
         "failure_clusters": [], "miou_champion": 0.549, "comparison": None,
         "promotion": {"decision": "promote", "reason": "no worse", "reasons": ["no worse"]},

@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch import nn
 
 from perception.errors import InputError
-from perception.uncertainty import scores
+from perception.uncertainty import kernel, scores
 from perception.uncertainty.ensemble import Ensemble, make_ensemble
 from perception.uncertainty.scores import (
     Uncertainty,
@@ -84,46 +84,51 @@ def test_maps_equal_the_definitions_at_every_pixel(from_logits):
     assert torch.equal(found.predicted, probabilities.mean(0).argmax(1))
 
 
-@pytest.fixture
-def number_of_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("space", [(), (1,), (3, 3), (9, 20)])
+@pytest.mark.parametrize("space", [(), (7,), (40, 50)])
 @pytest.mark.parametrize("from_logits", [True, False])
-def test_blocks_and_threads_change_nothing(monkeypatch, space, from_logits, threads, number_of_threads):
-    number_of_threads(threads)
-    logits = random_logits(members=4, frames=37, space=space)
+def test_compiled_code_gives_what_the_plain_form_gives(monkeypatch, space, from_logits, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    monkeypatch.setattr(scores, "BLOCK_PIXELS", 300)  # a frame of 40 x 50 is no multiple of it
+    logits = random_logits(members=4, frames=37 if len(space) < 2 else 2, classes=19, space=space)
     measure = uncertainty if from_logits else uncertainty_from_probabilities
-    values = logits if from_logits else logits.softmax(2)
-    whole = measure(values)
-    monkeypatch.setattr(scores, "BLOCK_VALUES", 64)
-    parts = measure(values)
-    for name in MEASURES:
-        torch.testing.assert_close(parts.maps[name], whole.maps[name], rtol=0, atol=1e-13)
-    torch.testing.assert_close(parts.mean_probabilities, whole.mean_probabilities, rtol=0, atol=1e-15)
+    exact = logits if from_logits else logits.softmax(2)
+    values = exact.float()
     with torch.inference_mode():
-        again = measure(iter(values.clone()))
-    assert torch.equal(again.maps["mutual_information"], parts.maps["mutual_information"])
+        stacked = measure(values)
+    one_by_one, plain = measure(iter(values)), measure(values.double())
+    torch.set_num_threads(before)
+    torch.testing.assert_close(stacked.mean_probabilities, plain.mean_probabilities.float(), rtol=0, atol=2e-7)
+    for name in MEASURES:
+        assert torch.equal(one_by_one.maps[name], stacked.maps[name])
+        torch.testing.assert_close(stacked.maps[name].double(), plain.maps[name], rtol=0, atol=2e-6)
     assert not measure(values.requires_grad_()).maps["mutual_information"].requires_grad
-    assert torch.get_num_threads() == threads
 
 
-def test_members_answer_in_all_threads(monkeypatch, number_of_threads):
-    number_of_threads(3)
-    monkeypatch.setattr(scores, "BLOCK_VALUES", 64)
-    seen = []
+def test_compiled_logarithm_and_exponential_are_exact_to_the_last_digits():
+    values = np.geomspace(1.2e-38, 1, 100_000, dtype=np.float32)
+    logarithms = np.array([kernel.logarithm(value) for value in values])
+    np.testing.assert_allclose(logarithms, np.log(values.astype(np.float64)), rtol=1.5e-7, atol=1e-7)
+    exponents = np.linspace(-87, 0, 100_000, dtype=np.float32)
+    powers = np.array([kernel.exponential(value) for value in exponents])
+    np.testing.assert_allclose(powers, np.exp(exponents.astype(np.float64)), rtol=1.5e-7)
 
-    def members():
-        for logits in random_logits(frames=37, space=(3, 3)):
-            seen.append(torch.get_num_threads())
-            yield logits
 
-    uncertainty(members())
-    assert set(seen) == {3}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_only_the_maps_asked_for_are_made(dtype):
+    logits = random_logits(dtype=dtype)
+    found = uncertainty(logits, ("mutual_information",))
+    assert list(found.maps) == ["mutual_information"]
+    assert torch.equal(found.maps["mutual_information"], uncertainty(logits).maps["mutual_information"])
+
+
+@pytest.mark.parametrize("values", [math.nan, math.inf])
+@pytest.mark.parametrize("measure", [uncertainty, uncertainty_from_probabilities])
+def test_what_is_not_finite_stays_so(measure, values):
+    logits = random_logits(dtype=torch.float32)
+    logits[2, 1, 3, 4, 5] = values
+    assert not measure(logits).maps["ensemble_entropy"][1, 4, 5].isfinite()
 
 
 def test_classifiers_are_measured_like_pixels():

@@ -90,6 +90,13 @@ def test_broken_and_denied_files_own_neither_name_nor_bytes():
     }
 
 
+def test_what_was_skipped_is_remembered_and_is_no_frame():
+    found = known(("a.mp4", "A", "a"), ("a.mp4", None, None, None, "3 too_near"))
+    assert found.outcome.tolist() == ["new", "skipped"] and found.frame_id.isna().tolist() == [False, True]
+    assert found.reason[1] == "3 too_near"
+    assert len(unread(found[["source", "object", "signature"]], found)) == 0
+
+
 def test_only_files_that_nobody_read_are_read():
     listing = pd.DataFrame(
         [("fleet", "a", "1:1", 7), ("fleet", "b", "1:2", 8), ("other", "a", "1:1", 9)],

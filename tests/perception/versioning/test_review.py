@@ -122,8 +122,8 @@ def test_the_worst_condition_comes_first_and_is_named(frames):
     )
     facts = review_facts(base, head, NOTHING_KNOWN, ReviewSettings())
     assert [row["name"] for row in facts["model"]["conditions"]] == ["time_of_day=night", "overall", "time_of_day=day"]
-    assert facts["model"]["worse"] == ["time_of_day=night"]
-    assert "time of day: night -5.0 points" in facts["answers"]["worse"]
+    assert facts["model"]["worse"] == [], "a difference of two nights is no judgement"
+    assert "lowest: time of day: night -5.0 points" in facts["answers"]["worse"]
     other = replace(base, version=replace(base.version, test_set_sha256="d" * 64))
     facts = review_facts(other, head, NOTHING_KNOWN, ReviewSettings())
     assert facts["model"]["against"] is None
@@ -142,6 +142,7 @@ def test_the_champion_of_the_same_night_is_what_a_network_is_compared_with(frame
     facts = review_facts(side(frames), side(frames, figures=figures), NOTHING_KNOWN, ReviewSettings())
     assert facts["model"]["against"].startswith("the champion")
     assert facts["model"]["worse"] == ["weather=rain"]
+    assert "weather: rain -6.0 points" in facts["answers"]["worse"]
     assert [facts["model"]["conditions"][0][key] for key in ("low", "high", "outcome")] == [-0.09, -0.03, "worse"]
     assert facts["model"]["classes"] == [{"name": "road", "base": 0.7, "head": 0.5}]
 

@@ -23,6 +23,7 @@ FOLDERS = {
     "boxes": {"path": "/data/fleet/boxes/new"},
     "streets": {"format": "scenes"},
     "drops": {"path": "s3://fleet/drops"},
+    "nights": {"path": "s3://fleet/by-night/{night}/cars"},
 }
 
 
@@ -70,6 +71,7 @@ def test_each_source_lies_in_its_bucket_or_on_the_claim_that_is_mounted_nearest_
         "fleet": Place(path="2026", claim="footage"),
         "boxes": Place(path="new", claim="drawn"),
         "drops": Place(path="s3://fleet/drops"),
+        "nights": Place(path="s3://fleet/by-night"),
     }
 
 

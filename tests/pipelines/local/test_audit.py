@@ -13,7 +13,8 @@ def test_the_page_of_licences_is_current() -> None:
     rows = audit.licences(audit.read_page())
     assert audit.PAGE.read_text() == audit.page_of(rows), "write it with `make licences`"
     assert [row.package for row in rows] == list(audit.pins())
-    assert not [row for row in rows if row.kind in ("strong copyleft", "look at it")], "somebody must look at these"
+    # av was looked at: docs/dependencies.md says what its licence asks of whoever passes an image on.
+    assert [row.package for row in rows if row.kind in ("strong copyleft", "look at it")] == ["av"], "look at these"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ _SHOWN_KEYS = 3
 
 
 @dataclass(frozen=True)
-class Footage:
+class SourceFiles:
     """Hold a source's files while they are read."""
 
     path: str  # as the source names it
@@ -57,33 +57,33 @@ class Footage:
 
 
 @contextmanager
-def open_footage(path: str) -> Iterator[Footage]:
+def open_source_files(path: str) -> Iterator[SourceFiles]:
     """Give a source's files for this block; raises InputError where its bucket cannot be listed, or holds nothing there."""
     if not path.startswith(S3):
-        yield Footage(path, Path(path))
+        yield SourceFiles(path, Path(path))
         return
     from perception.data.s3 import open_bucket
 
     with tempfile.TemporaryDirectory() as folder:
         bucket = open_bucket(path, os.environ)
-        footage = Footage(path, Path(folder) / (Path(bucket.prefix).name or bucket.name), bucket)
-        footage.root.mkdir()
+        files = SourceFiles(path, Path(folder) / (Path(bucket.prefix).name or bucket.name), bucket)
+        files.root.mkdir()
         try:
-            _lay_out(footage)
-            yield footage
+            _lay_out(files)
+            yield files
         except InputError as error:  # readers know the folder only
             kind = Unreachable if isinstance(error, Unreachable) else InputError
-            raise kind(footage.name(str(error))) from None
+            raise kind(files.name(str(error))) from None
 
 
-def _lay_out(footage: Footage) -> None:
-    assert footage.bucket is not None
-    listed = footage.bucket.list("")
+def _lay_out(files: SourceFiles) -> None:
+    assert files.bucket is not None
+    listed = files.bucket.list("")
     if not listed:
-        raise InputError(f"{footage.path}: holds no object; correct the path, or upload the footage")
+        raise InputError(f"{files.path}: holds no object; correct the path, or upload the footage")
     left_out = []
     for key, (size, changed) in sorted(listed.items()):
-        file = footage.root / key
+        file = files.root / key
         if key.endswith("/"):  # some tools mark a folder so
             continue
         if not _is_inside(key) or not _place(file):
@@ -91,14 +91,12 @@ def _lay_out(footage: Footage) -> None:
             continue
         if _is_image(key):
             os.truncate(file, size)
-        elif not footage._fetch(file):
+        elif not files._fetch(file):
             continue
         os.utime(file, ns=(round(changed * 1e9),) * 2)
     if left_out:
         shown = ", ".join(repr(key) for key in left_out[:_SHOWN_KEYS])
-        print(
-            f"{footage.path}: {len(left_out)} objects left out, their keys are no paths of files: {shown}", flush=True
-        )
+        print(f"{files.path}: {len(left_out)} objects left out, their keys are no paths of files: {shown}", flush=True)
 
 
 def _place(file: Path) -> bool:

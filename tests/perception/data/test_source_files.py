@@ -11,8 +11,8 @@ from components.ingest.arrivals import arrivals, list_arrivals
 from components.ingest.sources import Source
 from perception.data import s3
 from perception.data.decoding import BadFrame
-from perception.data.footage import open_footage
 from perception.data.readers.layout import read_file
+from perception.data.source_files import open_source_files
 from perception.errors import InputError
 from tests.conftest import S3Server
 from tests.perception.data.readers.layouts import LAYOUTS
@@ -71,7 +71,7 @@ def test_every_format_reads_from_a_bucket_as_from_a_folder(
     read = {}
     for place in (str(folder), url):
         source = Source(format=format, path=place, domain="real", split="train", labels="given")
-        listing = list_arrivals("fleet", source, 0, (4, 6))
+        listing = list_arrivals("fleet", source, 0, (4, 6), "2026-11-30")
         sizes = [[each.partition(":")[0] for each in files.split()] for files in listing.signature]
         taken = list(arrivals(source, listing, 0, (4, 6)))
         read[place] = (
@@ -94,7 +94,7 @@ def told(arrival: Any, place: str) -> dict[str, Any]:
 
 
 def test_an_image_has_its_bytes_only_while_it_is_read_and_a_table_always(bucket: Memory) -> None:
-    with open_footage("s3://drops/night") as footage:
+    with open_source_files("s3://drops/night") as footage:
         image, table = footage.root / "a/frame.png", footage.root / "a/frames.csv"
         assert (image.stat().st_size, image.stat().st_mtime) == (6, 1.7e9)
         assert table.read_bytes() == OBJECTS["a/frames.csv"]
@@ -109,7 +109,7 @@ def test_an_image_has_its_bytes_only_while_it_is_read_and_a_table_always(bucket:
 def test_a_key_that_is_no_path_of_a_file_is_left_out_and_told(
     bucket: Memory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with open_footage("s3://drops/night") as footage:
+    with open_source_files("s3://drops/night") as footage:
         found = {path.relative_to(footage.root).as_posix() for path in footage.root.rglob("*") if path.is_file()}
         around = {path.name for path in footage.root.parent.iterdir()}
     assert found == {"a/frame.png", "a/frames.csv"}
@@ -125,7 +125,7 @@ def test_an_object_that_goes_or_changes_while_a_source_is_read_costs_no_more_tha
     """A sender may take a file back at any time; of a folder, too, that costs one frame."""
     listed = bucket.list("") | {"gone.csv": (3, 1.7e9), "a/frames.csv": (4, 1.7e9)}
     bucket.list = lambda _: listed  # type: ignore[method-assign]
-    with open_footage("s3://drops/night") as footage:
+    with open_source_files("s3://drops/night") as footage:
         assert not (footage.root / "gone.csv").exists()
         assert (footage.root / "a/frames.csv").read_bytes() == OBJECTS["a/frames.csv"], "as it is now, whole"
         del bucket.objects["a/frame.png"]
@@ -135,8 +135,11 @@ def test_an_object_that_goes_or_changes_while_a_source_is_read_costs_no_more_tha
 
 
 def test_what_is_wrong_is_said_with_the_buckets_address(bucket: Memory) -> None:
-    with pytest.raises(InputError, match=r"^s3://drops/night/a: rule$"), open_footage("s3://drops/night") as footage:
+    with (
+        pytest.raises(InputError, match=r"^s3://drops/night/a: rule$"),
+        open_source_files("s3://drops/night") as footage,
+    ):
         raise InputError(f"{footage.root}/a: rule")
     bucket.objects.clear()
-    with pytest.raises(InputError, match="s3://drops/night: holds no object"), open_footage("s3://drops/night"):
+    with pytest.raises(InputError, match="s3://drops/night: holds no object"), open_source_files("s3://drops/night"):
         pytest.fail("opened an empty place")
