@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from perception.compression.aware_training import ShrinkSettings
     from perception.data.loading import FrameSet
-    from perception.training.loop import TrainSettings
+    from perception.training.loop import Loss, TrainSettings
 
 
 @checked
@@ -43,6 +44,8 @@ class TrainPruneParameters(LearningParameters):
     human_share: Share = 0.5  # share of an epoch's frames that carry human labels
     press_epochs: Count  # epochs that end with a proximal step; after the last one the network is pruned and learns on
     pruned_epochs: CountOrZero = 0  # of the pruned network, whose later epochs cost less; 0: as many as the dense one's
+    # of the pruned network's loss: what the dense network says of every pixel, labelled or not; the labels have the rest
+    taught_share: Fraction = 0.0
     press_share: Share = 0.08  # of the median neuron norm that one proximal step takes
     press_by_cost: Fraction = 0.0  # power of a neuron's cost by which it is pressed harder than a cheap one; 0: alike
     sparse_share: ShareFromZero = 0.0  # alpha: 0 presses on whole neurons, 1 on single weights
@@ -98,7 +101,7 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
 
     structure: dict[str, Any] = {"layers": [], "closed_branches": []}
     if parameters.prune == "neurons":
-        history["pruned"], structure = _train_pruned(pruned, frames, settings, parameters)
+        history["pruned"], structure = _train_pruned(pruned, dense, frames, settings, parameters)
     else:
         pruned, history["pruned"] = dense, history["dense"]
     save_network(pruned, folder / "pruned.safetensors", about, networks)
@@ -143,9 +146,12 @@ def training_frames(inputs: Paths, parameters: TrainPruneParameters) -> "pd.Data
 
 
 def _train_pruned(
-    network: Any, frames: "FrameSet", settings: "TrainSettings", parameters: TrainPruneParameters
+    network: Any, dense: Any, frames: "FrameSet", settings: "TrainSettings", parameters: TrainPruneParameters
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Train with a proximal step after every pressed epoch and the neurons' leave at the reloads; also tell what left."""
+    """Train with a proximal step after every pressed epoch and the neurons' leave at the reloads; also tell what left.
+
+    The dense network teaches where taught_share says so.
+    """
     import torch
 
     from perception.compression.aware_training import CompressionAwareTraining
@@ -158,13 +164,27 @@ def _train_pruned(
         replace(settings, epochs=parameters.pruned_epochs or parameters.epochs),
         parameters,
         what="train and prune",
+        loss=_loss_of(dense, frames, settings, parameters) if parameters.taught_share else None,
         after_epoch=hooks.after_epoch,
         keeps_state=False,  # what has left, and by which norms, is in no state file
     )
+    dense.to("cpu")
     removals = [record.removed for record in hooks.records if record.removed]
     after = {item.layer: item.channels_after for removed in removals for item in removed}
     layers = [{"layer": item.layer, "before": item.channels_before, "after": after[item.layer]} for item in removals[0]]
     return records, {"layers": layers, "closed_branches": [name for record in hooks.records for name in record.closed]}
+
+
+def _loss_of(teacher: Any, frames: "FrameSet", settings: "TrainSettings", parameters: TrainPruneParameters) -> "Loss":
+    """Return the loss by which a network learns from labels and teacher, which goes to the training's device."""
+    import torch
+
+    from perception.training.losses import class_weights, pixel_counts
+    from perception.training.taught import taught_loss
+
+    weights = torch.as_tensor(class_weights(pixel_counts(frames)), dtype=torch.float32, device=settings.device)
+    teacher.to(settings.device).eval()
+    return partial(taught_loss, teacher=teacher, share=parameters.taught_share, weights=weights)
 
 
 def _shrink_settings(parameters: TrainPruneParameters) -> "ShrinkSettings":

@@ -170,17 +170,15 @@ def test_a_profiles_sources_replace_the_demos(data: str) -> None:
 
 
 def test_a_profiles_network_replaces_the_one_below_whole(tmp_path: Path) -> None:
-    written = yaml.safe_load(PARAMS_FILE.read_text())
-    other = {"name": "efficientnet_lite", "weights": "pretrained"}
-    written["profiles"]["other"] = {"common": {"network": other}, "compare": {"network": other}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(written))
-    settings = load_settings(NIGHT, "other", file=tmp_path / "params.yaml")
-    assert settings["train_prune"]["network"] == settings["compare"]["network"] == other
-    assert settings["ensemble"]["network"] == written["ensemble"]["network"]
-    changed = load_settings(NIGHT, "demo", ["common.network.arguments.width=0.75"])
-    assert (
-        changed["adapt"]["network"]["arguments"]["width"] == 0.75 != changed["compare"]["network"]["arguments"]["width"]
-    )
+    written, file = yaml.safe_load(PARAMS_FILE.read_text()), tmp_path / "params.yaml"
+    other, narrow = ({"name": "erfnet", "arguments": {"width": width}} for width in (0.5, 0.25))
+    written["profiles"]["other"] = {"common": {"network": other}, "compare": {"network": narrow}}
+    file.write_text(yaml.safe_dump(written))
+    settings = load_settings(NIGHT, "other", file=file)
+    assert settings["train_prune"]["network"] == settings["ensemble"]["network"] == other
+    assert settings["compare"]["network"] == narrow
+    changed = load_settings(NIGHT, "other", ["common.network.arguments.width=0.75"], file=file)
+    assert [changed[name]["network"]["arguments"]["width"] for name in ("adapt", "compare")] == [0.75, 0.25]
 
 
 def test_values_inside_mappings_are_converted_like_plain_ones() -> None:

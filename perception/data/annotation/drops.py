@@ -28,7 +28,7 @@ from perception.data.annotation.coco import POLYGONS, read_coco, read_polygons
 from perception.data.annotation.cvat import read_cvat
 from perception.data.annotation.label_studio import read_label_studio
 from perception.data.annotation.pack import Pack, open_pack
-from perception.data.decoding import PIXELS_LIMIT, BadFrame, decode_label
+from perception.data.decoding import BadFrame, decode_label
 from perception.data.files import named_stem, names_in
 from perception.data.json_files import parse_json
 from perception.data.manifest import read_manifest
@@ -206,10 +206,10 @@ def _said(pack: Pack, drop: _Drop) -> _Drop:
             told = f"batch {batch.get('batch')!r} does not belong to the manifest beside it"
             raise BadFrame(pack.where(name), told, "send back the folder that was handed out")
         load_taxonomy(str(batch.get("taxonomy")))
-        if (frames.width_px.astype("int64") * frames.height_px > PIXELS_LIMIT).any():
+        if (frames.width_px.astype("int64") * frames.height_px > limits.PIXELS).any():
             raise BadFrame(
                 pack.where(name),
-                f"a frame has more than {PIXELS_LIMIT} pixels",
+                f"a frame has more than {limits.PIXELS} pixels",
                 "send back the folder that was handed out",
             )
         rows = {str(row.frame_id): row for row in frames.itertuples()}

@@ -56,8 +56,8 @@ class Pack:
 
     def _plain(self, name: str) -> bytes:
         file = self.file(name)
-        if file.is_file() and file.stat().st_size > _BYTES_LIMIT:
-            raise BadFrame(self.where(name), f"has more than {_BYTES_LIMIT} bytes", "export fewer frames at once")
+        if file.is_file() and file.stat().st_size > limits.FILE_BYTES:
+            raise BadFrame(self.where(name), f"has more than {limits.FILE_BYTES} bytes", "export fewer frames at once")
         return read_file(file)
 
 

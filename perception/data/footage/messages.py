@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.data.decoding import PIXELS_LIMIT, BadFrame
+from perception.data import limits
+from perception.data.decoding import BadFrame
 from perception.data.footage.chunks import Message
 from perception.data.footage.frames import Deadline, Picture, Shot, picture_of_file, utc_of
 from perception.data.footage.video import SoundFrames, open_decoder, starts_anew, video_picture
@@ -164,7 +165,7 @@ def _picture_of_pixels(content: Any, name: str) -> Picture:
         raise BadFrame(name, f"is an image of encoding {content.encoding[:30]!r}", f"record {', '.join(_LAYOUTS)}")
     depth, way = _LAYOUTS[content.encoding]
     height, width, step = int(content.height), int(content.width), int(content.step)
-    if not 0 < height * width <= PIXELS_LIMIT or step < width * depth or len(content.data) < height * step:
+    if not 0 < height * width <= limits.PIXELS or step < width * depth or len(content.data) < height * step:
         found = f"{width}x{height} px, {step} bytes a row, {len(content.data)} bytes in all"
         raise BadFrame(name, f"is an image that does not hold what it says ({found})", "record it again")
 

@@ -11,7 +11,8 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from perception.data.decoding import PIXELS_LIMIT, BadFrame
+from perception.data import limits
+from perception.data.decoding import BadFrame
 from perception.data.footage.frames import COPY_AGAIN, Deadline, Picture, Shot
 
 # Named, since FFmpeg's guess would follow playlists to other files.
@@ -19,7 +20,7 @@ _CONTAINERS = {".mp4": "mp4", ".mkv": "matroska"}
 _CODECS = {"h264": "h264", "hevc": "hevc", "h265": "hevc"}
 _KEY_UNITS = {"h264": (5,), "hevc": tuple(range(16, 22))}  # NAL units of a picture that needs no other
 # Fail where FFmpeg would else show a guess.
-_OPTIONS = {"err_detect": "explode", "max_pixels": str(PIXELS_LIMIT)}
+_OPTIONS = {"err_detect": "explode", "max_pixels": str(limits.PIXELS)}
 
 _MATROSKA_SEGMENT = bytes.fromhex("18538067")
 _GROUP_LIMIT_BYTES = 1 << 26  # of packets kept to decode them again: two seconds of 8k video
