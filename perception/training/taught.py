@@ -23,5 +23,7 @@ def taught_loss(
     with torch.no_grad():
         probabilities = teacher(batch.images).float().softmax(1)
     soft = F.cross_entropy(logits.float(), probabilities, reduction="none")
-    taught = share_of_mean(soft.sum(), torch.tensor(float(soft.numel()), device=soft.device))
+    taught = share_of_mean(
+        soft.sum(), soft.new_full((), soft.numel())
+    )  # made on the device: a recorded step copies nothing
     return (1 - share) * weighted_cross_entropy(logits, batch.labels, weights) + share * taught

@@ -206,12 +206,6 @@ def _said(pack: Pack, drop: _Drop) -> _Drop:
             told = f"batch {batch.get('batch')!r} does not belong to the manifest beside it"
             raise BadFrame(pack.where(name), told, "send back the folder that was handed out")
         load_taxonomy(str(batch.get("taxonomy")))
-        if (frames.width_px.astype("int64") * frames.height_px > limits.PIXELS).any():
-            raise BadFrame(
-                pack.where(name),
-                f"a frame has more than {limits.PIXELS} pixels",
-                "send back the folder that was handed out",
-            )
         rows = {str(row.frame_id): row for row in frames.itertuples()}
         drop = replace(drop, batch=str(batch["batch"]), taxonomy=str(batch["taxonomy"]), frames=rows)
     return drop

@@ -1,6 +1,5 @@
 """Label drops come back checked, attributed and drawn as the annotator saw them; what is wrong with one costs its own frame only."""
 
-import json
 import os
 import shutil
 import zipfile
@@ -10,10 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from perception.data.annotation import pack, read_label
-from perception.data.annotation.batch import batch_name
+from perception.data import limits
+from perception.data.annotation import read_label
 from perception.data.decoding import BadFrame
-from perception.data.manifest import read_manifest, write_manifest
 from perception.data.store import FolderStore
 from perception.errors import InputError
 from tests.perception.data.annotation.batches import (
@@ -189,19 +187,9 @@ def test_an_edited_batch_is_told_whole(drop: Path) -> None:
     assert told.problem and "does not belong" in told.problem.rule
 
 
-def test_a_batch_that_claims_frames_of_no_camera_is_told_whole(drop: Path) -> None:
-    frames = read_manifest(drop / "manifest.parquet").assign(width_px=60_000, height_px=60_000)
-    write_manifest(frames, drop / "manifest.parquet")
-    batch = json.loads((drop / "batch.json").read_text()) | {"batch": batch_name(frames)}
-    (drop / "batch.json").write_text(json.dumps(batch))
-    outline(drop, "frame0", WHOLE)
-    (told,) = returned(drop)
-    assert told.problem and "pixels" in told.problem.rule
-
-
 def test_a_file_larger_than_any_export_is_told(drop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outline(drop, "frame0", WHOLE)
-    monkeypatch.setattr(pack, "_BYTES_LIMIT", 10)
+    monkeypatch.setattr(limits, "FILE_BYTES", 10)
     (told,) = returned(drop)
     assert told.problem and "more than 10 bytes" in told.problem.rule
 
