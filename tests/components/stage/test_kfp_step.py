@@ -300,7 +300,7 @@ def test_a_message_is_one_line_that_no_terminal_obeys(run_copy: Any, tmp_path: P
         raise InputError("drive\x1b[2J\u202e\nä\udcff: has no image; remove it")
 
     run_copy(replace(COPY, run=run), _night=night_settings(tmp_path))
-    assert record_of(in_night)["message"] == r"drive\x1b[2J\u202e ä\udcff: has no image; remove it"
+    assert record_of(in_night)["message"] == r"drive\x1b[2J\u202e\nä\udcff: has no image; remove it"
 
 
 def test_a_killed_steps_record_says_that_it_ran_and_the_next_attempt_is_counted(
