@@ -11,7 +11,15 @@ from typing import Any
 from pydantic import Field
 
 from components.stage.execution import Call, Outcome
-from components.stage.kubernetes_api import QUEUE_LABEL, Cluster, Kind, job_name, run_job, secret_environment
+from components.stage.kubernetes_api import (
+    QUEUE_LABEL,
+    Cluster,
+    Kind,
+    job_name,
+    restricted_pod,
+    run_job,
+    secret_environment,
+)
 from components.stage.program import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_OF_STATUS, EXIT_REFUSED
 from components.stage.records import PAUSES_VARIABLE, log, read_records
 from perception.parameters import Count, CountOrZero, Positive, checked
@@ -106,43 +114,31 @@ def manifest(
 
 
 def _pod(command: Sequence[str], settings: IndexedJobSettings, account: str) -> dict[str, Any]:
-    """Return the pod of a share, as a namespace that enforces `restricted` wants it."""
+    """Return the pod of a share."""
     volumes = {
         f"claim-{number}": (folder, {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
         for number, (claim, folder) in enumerate(sorted(settings.claims.items()))
     } | {"tmp": ("/tmp", {"emptyDir": {}})}
-    return {
-        "restartPolicy": "Never",
-        "serviceAccountName": account,
-        "automountServiceAccountToken": False,
-        "activeDeadlineSeconds": settings.timeout_seconds,
-        "securityContext": {
-            "runAsUser": settings.user_id,
-            "runAsNonRoot": True,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "nodeSelector": dict(settings.node_selector),
-        "tolerations": [dict(toleration) for toleration in settings.tolerations],
-        "volumes": [{"name": name, **source} for name, (_, source) in volumes.items()],
-        "containers": [
-            {
-                "name": CONTAINER,
-                "image": settings.image,
-                "command": list(command),
-                "env": [
-                    *({"name": name, "value": os.environ[name]} for name in HANDED_ON if name in os.environ),
-                    *secret_environment(settings.s3_secret),
-                ],
-                "resources": _resources(settings),
-                "volumeMounts": [{"name": name, "mountPath": folder} for name, (folder, _) in volumes.items()],
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-            }
+    container = {
+        "name": CONTAINER,
+        "image": settings.image,
+        "command": list(command),
+        "env": [
+            *({"name": name, "value": os.environ[name]} for name in HANDED_ON if name in os.environ),
+            *secret_environment(settings.s3_secret),
         ],
+        "resources": _resources(settings),
+        "volumeMounts": [{"name": name, "mountPath": folder} for name, (folder, _) in volumes.items()],
     }
+    return restricted_pod(
+        container,
+        ({"name": name, **source} for name, (_, source) in volumes.items()),
+        account=account,
+        user_id=settings.user_id,
+        timeout_seconds=settings.timeout_seconds,
+        node_selector=settings.node_selector,
+        tolerations=settings.tolerations,
+    )
 
 
 def _resources(settings: IndexedJobSettings) -> dict[str, Mapping[str, str]]:

@@ -83,6 +83,42 @@ def secret_environment(secret: str) -> list[dict[str, Any]]:
     ]
 
 
+def restricted_pod(
+    container: Mapping[str, Any],
+    volumes: Iterable[Mapping[str, Any]],
+    *,
+    account: str,
+    user_id: int,
+    timeout_seconds: int,
+    node_selector: Mapping[str, str],
+    tolerations: Iterable[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the spec of a pod with one container, run once, as a namespace that enforces `restricted` wants it.
+
+    account: service account that the image is pulled with; the pod gets no token of it.
+    """
+    unprivileged = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    return {
+        "restartPolicy": "Never",
+        "serviceAccountName": account,
+        "automountServiceAccountToken": False,
+        "activeDeadlineSeconds": timeout_seconds,
+        "securityContext": {
+            "runAsUser": user_id,
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "nodeSelector": dict(node_selector),
+        "tolerations": [dict(each) for each in tolerations],
+        "volumes": [dict(each) for each in volumes],
+        "containers": [{**container, "securityContext": unprivileged}],
+    }
+
+
 def run_job(
     cluster: Cluster,
     kind: Kind,

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.stage.kubernetes_api import restricted_pod
 from pipelines.kubeflow.kubernetes_api import TIMEOUT_SECONDS, answer, namespace
 
 LAST_WORDS = Path("/dev/termination-log")  # Kubernetes keeps up to 4 KiB of it with the pod's state
@@ -77,7 +78,7 @@ def _said(read: Callable[[], Any]) -> tuple[Json, str]:
 
 
 def pod(claim: str, folders: Sequence[str], looker: Looker) -> Json:
-    """Return the pod that looks into folders of a claim, as a namespace that enforces `restricted` wants it."""
+    """Return the pod that looks into folders of a claim."""
     resources = {"cpu": "100m", "memory": "256Mi"}
     container = {
         "name": "look",
@@ -85,32 +86,18 @@ def pod(claim: str, folders: Sequence[str], looker: Looker) -> Json:
         "command": ["python", "-m", _PROGRAM, *(f"{MOUNTED}/{folder}" for folder in folders)],
         "resources": {"requests": resources, "limits": resources},
         "volumeMounts": [{"name": "claim", "mountPath": MOUNTED, "readOnly": True}],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
     }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"generateName": "nightdrive-preflight-", "labels": {"nightdrive.io/job": "preflight"}},
-        "spec": {
-            "restartPolicy": "Never",
-            "activeDeadlineSeconds": DEADLINE_SECONDS,
-            "serviceAccountName": looker.service_account,  # images are pulled in its name
-            "automountServiceAccountToken": False,
-            "securityContext": {
-                "runAsUser": looker.user_id,
-                "runAsNonRoot": True,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "nodeSelector": dict(looker.node_selector),
-            "tolerations": [dict(each) for each in looker.tolerations],
-            "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}],
-            "containers": [container],
-        },
-    }
+    spec = restricted_pod(
+        container,
+        [{"name": "claim", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}],
+        account=looker.service_account,  # images are pulled in its name
+        user_id=looker.user_id,
+        timeout_seconds=DEADLINE_SECONDS,
+        node_selector=looker.node_selector,
+        tolerations=looker.tolerations,
+    )
+    labelled = {"generateName": "nightdrive-preflight-", "labels": {"nightdrive.io/job": "preflight"}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": labelled, "spec": spec}
 
 
 def count(folder: Path) -> tuple[int, str]:
