@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from perception.versioning.growing import Book
-    from perception.versioning.tonight import Tonight
 
 
 @checked
@@ -61,7 +60,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
     """
     from perception.data.store import open_store
     from perception.versioning.base import write_base
-    from perception.versioning.tonight import book_of, kept_beside, read_already
+    from perception.versioning.tonight import begin_night, book_and_commit, kept_beside, read_already, starts_from
 
     registry, remote, store = (absolute(each) for each in (parameters.registry, parameters.remote, parameters.store))
     folder = outputs.one("base")
@@ -72,20 +71,14 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
         log(f"{base.tag} is signed by {require_signed(registry, base.tag, parameters.allowed_signers)}")
     released = base.champion[:8] if base.champion else "none yet"
     log(f"data version: {base.tag or 'none yet'}, {base.frames} frames; champion: {released}")
-    tonight, commit = _begin(registry, kept_beside(store), parameters)
+    book, commit = book_and_commit(registry, kept_beside(store))
+    name = os.environ.get(NIGHT_VARIABLE) or parameters.run
+    tonight = begin_night(book, name, parameters.night_date or _day_of_beginning())
     write_json(folder / "night.json", vars(tonight))
-    book = book_of(registry, tonight, kept_beside(store))
-    already = read_already(registry, tonight, kept_beside(store))
-    _write_listing(outputs.one("arrivals"), folder, parameters, tonight.date, book, already)
+    already = read_already(book, tonight)
+    _write_listing(outputs.one("arrivals"), folder, parameters, tonight.date, starts_from(book, tonight), already)
     code = os.environ.get(COMMIT_VARIABLE, "")
     return {"base": base.tag, **vars(tonight), "registry_commit": commit, "code": code}
-
-
-def _begin(registry: str, kept: Path | None, parameters: ResolveParameters) -> "tuple[Tonight, str]":
-    from perception.versioning.tonight import begin_night
-
-    name = os.environ.get(NIGHT_VARIABLE) or parameters.run
-    return begin_night(registry, name, parameters.night_date or _day_of_beginning(), kept)
 
 
 def _day_of_beginning() -> str:

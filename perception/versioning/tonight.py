@@ -27,11 +27,15 @@ class Tonight:
         return datetime.fromisoformat(self.date).replace(tzinfo=UTC)
 
 
-def begin_night(registry: str, night: str, date: str, kept: Path | None) -> tuple[Tonight, str]:
-    """Return the night of this name as it begins, or as it began when it is run again, and the commit that the registry is at."""
+def book_and_commit(registry: str, kept: Path | None) -> tuple[Book, str]:
+    """Return the registry's book and the commit that it is at, from one clone."""
     with shallow_clone(registry) as clone:
-        entries = book_at(clone, kept).before(night).entries
-        return Tonight(night=night, date=date, entries=len(entries)), git_text(clone, "rev-parse", "HEAD")
+        return book_at(clone, kept), git_text(clone, "rev-parse", "HEAD")
+
+
+def begin_night(book: Book, night: str, date: str) -> Tonight:
+    """Return the night of this name as it begins, or as it began when it is run again; book: of the registry as it is."""
+    return Tonight(night=night, date=date, entries=len(book.before(night).entries))
 
 
 def left_unused(book: Book, tonight: Tonight, *, parameters: str, code: str) -> tuple[str, ...]:
@@ -42,13 +46,16 @@ def left_unused(book: Book, tonight: Tonight, *, parameters: str, code: str) -> 
 
 def book_of(registry: str, tonight: Tonight, kept: Path | None) -> Book:
     """Return the book that a night starts from."""
-    book = open_book(registry, kept)
+    return starts_from(open_book(registry, kept), tonight)
+
+
+def starts_from(book: Book, tonight: Tonight) -> Book:
+    """Return of a book what a night starts from."""
     return replace(book, entries=book.entries[: tonight.entries])
 
 
-def read_already(registry: str, tonight: Tonight, kept: Path | None) -> pd.DataFrame | None:
+def read_already(book: Book, tonight: Tonight) -> pd.DataFrame | None:
     """Return the files that the night has recorded as read, when it is tried again; None where it recorded none yet."""
-    book = open_book(registry, kept)
     own = [entry for entry in book.entries if entry.name == tonight.night]
     return read_table(book.only(own[0]), ARRIVALS) if own else None
 
