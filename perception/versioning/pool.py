@@ -20,7 +20,6 @@ from perception.errors import InputError
 from perception.versioning.growing import Book, Overtaken, Table, append, read_table
 from perception.versioning.ledger import AT_ANNOTATORS, read_events, state
 
-OUTCOMES = ("new", "relabelled", "repeated", "clash", "rejected", "denied", "skipped")
 ADMITTED = ("new", "relabelled")  # outcomes that add a row to `frames`
 _LEFT = ("labelled", "at_annotators", "denied", "too_old", "too_many", "earlier")
 
@@ -43,7 +42,7 @@ ARRIVALS = Table(
             _text(
                 "frame_id", needed=False
             ),  # the frame that it is; of a clash the name that it wanted; of skipped none
-            _text("outcome"),
+            _text("outcome"),  # new, relabelled, repeated, clash, rejected, denied or skipped
             _text("reason", needed=False),
             _ARRIVED,
         ]
