@@ -33,20 +33,6 @@ from tests.perception.data.annotation.batches import (
 WHOLE = [{"label": "road", "polygon": box(0, 0, 31, 23)}]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path / "store")
-
-
-@pytest.fixture
-def drop(tmp_path: Path, store: FolderStore) -> Path:
-    """A batch with its drop.json and no labels yet."""
-    folder = tmp_path / "drops" / "first"
-    hand_out(store, folder, {})
-    say(folder)
-    return folder
-
-
 def drawn(folder: Path, store: FolderStore, frame_id: str) -> np.ndarray:
     return labels_in(folder, store)[frame_id]
 

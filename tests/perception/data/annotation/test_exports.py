@@ -66,11 +66,6 @@ def painted() -> Label:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path / "store")
-
-
-@pytest.fixture
 def known(tmp_path: Path, store: FolderStore) -> pd.DataFrame:
     (tmp_path / "drops").mkdir()
     return hand_out(store, tmp_path / "batch", {})

@@ -15,7 +15,7 @@ from perception.data.annotation.batch import batch_name
 from perception.data.decoding import BadFrame
 from perception.data.manifest import read_manifest, write_manifest
 from perception.data.store import FolderStore
-from tests.perception.data.annotation.batches import HEIGHT, WIDTH, annotate, box, hand_out, outline, returned, say
+from tests.perception.data.annotation.batches import HEIGHT, WIDTH, annotate, box, outline, returned
 
 RUNS = {"size": [HEIGHT, WIDTH]}
 JSON_FILES = {
@@ -36,18 +36,10 @@ JSON_FILES = {
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path / "store")
-
-
-@pytest.fixture
-def drop(tmp_path: Path, store: FolderStore) -> Path:
+def drop(drop: Path) -> Path:
     """A batch with its drop.json and one good label, of frame1."""
-    folder = tmp_path / "drops" / "first"
-    hand_out(store, folder, {})
-    say(folder)
-    outline(folder, "frame1", [{"label": "road", "polygon": box(0, 0, 31, 23)}])
-    return folder
+    outline(drop, "frame1", [{"label": "road", "polygon": box(0, 0, 31, 23)}])
+    return drop
 
 
 def read_all(drop: Path, store: FolderStore) -> tuple[list[str], list[BadFrame]]:

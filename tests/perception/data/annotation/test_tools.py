@@ -30,11 +30,6 @@ FRAMES = ["frame0", "frame1", "frame2"]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path / "store")
-
-
-@pytest.fixture
 def known(tmp_path: Path, store: FolderStore) -> pd.DataFrame:
     return hand_out(store, tmp_path / "batch")
 
