@@ -26,7 +26,7 @@ from perception.errors import InputError
 from perception.quality.suites import read_yaml
 from perception.versioning.signatures import allowed_lines
 from tests.perception.data.annotation.batches import HEIGHT, WIDTH, annotate, box, labels_in, outline, png, returned
-from tests.perception.data.annotation.test_drops import drop, store
+from tests.perception.data.annotation.conftest import drop, store
 from tests.perception.data.readers.layouts import (
     LAYOUTS,
     SIZE,

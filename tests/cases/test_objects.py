@@ -14,7 +14,7 @@ from perception.data.detection.coco import decode_mask
 from perception.data.store import FolderStore
 from perception.errors import InputError
 from tests.perception.data.annotation.batches import HEIGHT, WIDTH, annotate, labels_in
-from tests.perception.data.annotation.test_drops import drop, store
+from tests.perception.data.annotation.conftest import drop, store
 from tests.perception.data.readers.layouts import picture, put
 
 __all__ = ["drop", "store"]
