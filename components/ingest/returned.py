@@ -7,10 +7,9 @@ import pandas as pd
 from components.ingest.arrivals import LISTING_COLUMNS, signature_of
 from components.ingest.sources import Source
 from perception.data.annotation import ReturnedLabel, read_label, returned_labels
-from perception.data.blobs import is_uri
 from perception.data.decoding import BadFrame
 from perception.data.source_files import SourceFiles, open_source_files
-from perception.data.store import Store
+from perception.data.store import Store, holds
 from perception.quality.intake import Arrival
 
 
@@ -32,23 +31,19 @@ def returned(
 
     store: where the images of the frames lie. handed_out: rows of frames that a batch has held. taxonomy: that annotators were given.
     """
-    wanted, asked = set(listed.object), set(handed_out.frame_id)
+    wanted = set(listed.object)
     with open_source_files(source.path) as files:
         for each in returned_labels(files.root, lambda _names: handed_out):
             if each.frame_id in wanted:
                 with files.whole(each.files):
-                    arrival = _arrival(each, store, files, taxonomy, asked)
+                    arrival = _arrival(each, store, files, taxonomy)
                 if arrival:
                     yield arrival
 
 
-def _arrival(
-    each: ReturnedLabel, store: Store, files: SourceFiles, taxonomy: str, asked: Collection[str]
-) -> Arrival | None:
+def _arrival(each: ReturnedLabel, store: Store, files: SourceFiles, taxonomy: str) -> Arrival | None:
     problem, read, uri = None, None, getattr(each.facts, "image_uri", "")
     try:
-        if uri and each.frame_id not in asked:
-            _check_held(each, store)
         read = read_label(each, taxonomy, store)
         if read is None:
             return None
@@ -56,7 +51,7 @@ def _arrival(
         problem = BadFrame(files.name(str(bad.path)), bad.rule, bad.remedy)
     return Arrival(
         facts=each.facts,
-        image=store.get(uri) if uri and store.exists(uri) else b"",  # read_label has told of one that is not there
+        image=store.get(uri) if read or holds(store, uri) else b"",  # of a label that could be read there is an image
         image_path=uri,
         label=read[0] if read else None,
         label_path=files.name(f"{each.files[0]}: {each.frame_id}"),
@@ -66,10 +61,3 @@ def _arrival(
         tags=read[1] if read else {},
         tag_drop=each.tag_drop,
     )
-
-
-def _check_held(each: ReturnedLabel, store: Store) -> None:
-    """Raise BadFrame where the store lacks what a drop's own manifest names for a frame that no batch in the ledger holds."""
-    for uri in (each.facts.image_uri, getattr(each.facts, "prelabel_uri", None)):
-        if isinstance(uri, str) and not (is_uri(uri) and store.exists(uri)):
-            raise BadFrame(each.files[0], f"{each.frame_id}: the store has no {uri}", "send back what was handed out")

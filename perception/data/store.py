@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from perception.data.blobs import Blob, checked_uri, describe_blob, verified
+from perception.data.blobs import Blob, checked_uri, describe_blob, is_uri, verified
 from perception.data.files import replace_file
 from perception.errors import InputError
 
@@ -24,6 +24,11 @@ class Store(Protocol):
 
     def exists(self, uri: str) -> bool:
         """Say whether the store holds the blob; its bytes are not read."""
+
+
+def holds(store: Store, text: str) -> bool:
+    """Say whether a text is the address of a blob that the store holds: what others write need be no address."""
+    return is_uri(text) and store.exists(text)
 
 
 def open_store(url: str) -> Store:

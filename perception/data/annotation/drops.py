@@ -33,7 +33,7 @@ from perception.data.files import named_stem, names_in
 from perception.data.json_files import parse_json
 from perception.data.manifest import read_manifest
 from perception.data.readers.layout import frame_id_of
-from perception.data.store import Store
+from perception.data.store import Store, holds
 from perception.data.taxonomies import IGNORE, Taxonomy, apply_lookup, load_taxonomy
 from perception.errors import InputError
 
@@ -323,7 +323,7 @@ def read_label(returned: ReturnedLabel, taxonomy: str, store: Store) -> tuple[by
             "send back the batch that was handed out",
         )
     for name in ("image_uri", "prelabel_uri"):  # a drop's own manifest may name what nobody has
-        if isinstance(uri := getattr(facts, name, None), str) and not store.exists(uri):
+        if isinstance(uri := getattr(facts, name, None), str) and not holds(store, uri):
             raise BadFrame(where, f"the store has no {uri}, its {name}", "send back the batch that was handed out")
     data = returned.answer.label(size, own)
     label = apply_lookup(decode_label(data, where, own, size), own.raw)

@@ -20,8 +20,9 @@ from perception.data.annotation import (
     returned_labels,
     write_batch,
 )
+from perception.data.annotation.batch import batch_name
 from perception.data.decoding import decode_label
-from perception.data.manifest import empty_manifest
+from perception.data.manifest import empty_manifest, read_manifest, write_manifest
 from perception.data.store import FolderStore
 from perception.data.taxonomies import load_taxonomy
 
@@ -121,3 +122,11 @@ def inner(label: Label) -> Label:
     around, shown = np.ones((3, 3), np.uint8), label.copy()
     shown[[0, -1]] = shown[:, [0, -1]] = 255
     return np.where(cv2.dilate(shown, around) == cv2.erode(shown, around), shown, 255)
+
+
+def change_manifest(drop: Path, **columns: object) -> None:
+    """Change columns of a drop's own manifest, and the batch's name with them."""
+    frames = read_manifest(drop / "manifest.parquet").assign(**columns)
+    write_manifest(frames, drop / "manifest.parquet")
+    batch = json.loads((drop / "batch.json").read_text()) | {"batch": batch_name(frames)}
+    (drop / "batch.json").write_text(json.dumps(batch))

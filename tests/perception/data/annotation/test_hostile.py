@@ -1,6 +1,5 @@
 """What an outsider's label drop holds costs its own frame or drop, in little memory and time, whatever it is."""
 
-import json
 import os
 import tracemalloc
 from pathlib import Path
@@ -11,11 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception.data.annotation import read_label
-from perception.data.annotation.batch import batch_name
 from perception.data.decoding import BadFrame
-from perception.data.manifest import read_manifest, write_manifest
 from perception.data.store import FolderStore
-from tests.perception.data.annotation.batches import HEIGHT, WIDTH, annotate, box, outline, returned
+from tests.perception.data.annotation.batches import HEIGHT, WIDTH, annotate, box, change_manifest, outline, returned
 
 RUNS = {"size": [HEIGHT, WIDTH]}
 JSON_FILES = {
@@ -94,13 +91,6 @@ def test_a_pipe_and_an_endless_device_are_no_drops(drop: Path, store: FolderStor
         "pipe.json",
         "endless.xml",
     }
-
-
-def change_manifest(drop: Path, **columns: object) -> None:
-    frames = read_manifest(drop / "manifest.parquet").assign(**columns)
-    write_manifest(frames, drop / "manifest.parquet")
-    batch = json.loads((drop / "batch.json").read_text()) | {"batch": batch_name(frames)}
-    (drop / "batch.json").write_text(json.dumps(batch))
 
 
 def test_a_frame_of_ten_thousand_megapixels_is_never_drawn(drop: Path, store: FolderStore) -> None:
