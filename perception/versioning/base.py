@@ -9,7 +9,9 @@ from perception.data.manifest import empty_manifest, read_manifest, write_manife
 from perception.data.store import Store
 from perception.errors import InputError
 from perception.versioning.curated import MEMBERS, VERSION, restore_blobs
+from perception.versioning.erasing.record import erasures_at
 from perception.versioning.models import fetch_champion
+from perception.versioning.processes import shallow_clone
 from perception.versioning.records import MANIFEST, PROFILE, SHARDS, Version
 from perception.versioning.registry import create_registry, fetch, resolve
 
@@ -65,8 +67,12 @@ def _write_champion(registry: str, folder: Path) -> str | None:
             raise InputError(
                 f"the champion released by {champion.names[0]} has no model.onnx; release the folder that compress gives"
             )
+        with shallow_clone(registry) as clone:
+            barred = {
+                sha256 for each in erasures_at(clone) for sha256, what in each.networks.items() if what == "retrain"
+            }
         for name, here in MODEL_FILES.items():
-            if name in champion.files:
+            if name in champion.files and not (name == "dense.safetensors" and champion.model_sha256 in barred):
                 (Path(scratch) / "champion" / name).replace(folder / here)
     (folder / "champion.json").write_text(json.dumps(asdict(champion), indent=1, sort_keys=True) + "\n")
     return champion.model_sha256

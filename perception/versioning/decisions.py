@@ -17,11 +17,12 @@ from perception.versioning.models import (
     CHAMPION,
     champion_at,
     judged_against_another,
+    model_place,
     proposal_at,
     resolved,
     stored_model_at,
 )
-from perception.versioning.processes import Clone, read_all_committed, shallow_clone
+from perception.versioning.processes import Clone, read_all_committed, read_committed, shallow_clone
 from perception.versioning.records import CURRENT, FORMAT, Current, Version, current_at, json_bytes, parse_record
 from perception.versioning.repository import push_commit, trailers
 
@@ -130,6 +131,8 @@ def _proposed_network(clone: Clone, head: str, version: Version) -> str:
     proposal, champion = proposal_at(clone, version.tag, head), champion_at(clone, head)
     if proposal is None or proposal.model_sha256 is None:
         raise InputError(f"no network was proposed with {version.tag}; promote it without one (MODEL=keep)")
+    if read_committed(clone, f"{model_place(proposal.model_sha256)}.dvc", head) is None:
+        raise InputError(f"the network of {version.tag} was retired by an erasure; promote it without one (MODEL=keep)")
     if judged_against_another(proposal, champion):
         raise Stale(
             f"the network of {version.tag} was judged against another champion than the one of today "
@@ -171,6 +174,22 @@ def rollback(registry: str | Path, *, name: str, reason: str, revision: str | No
     done = _decide(registry, version, people[0], decide)
     assert done is not None
     return done
+
+
+def decide_network(registry: str | Path, model_sha256: str, *, names: Sequence[str], reason: str) -> Decision | None:
+    """Make a network that the registry keeps the champion, its data version left alone; None where it is so already."""
+    people, why = _people(names), _reason(reason)
+    with shallow_clone(registry) as clone:
+        version = resolved(registry, stored_model_at(clone, model_sha256).tag)
+
+    def decide(clone: Clone, head: str) -> Decision | None:
+        champion, current = champion_at(clone, head), current_at(clone, head)
+        if champion and champion.model_sha256 == model_sha256:
+            return None
+        decision = _decision("release", version, people, why, current.tag if current else None)
+        return replace(decision, model_sha256=model_sha256)
+
+    return _decide(registry, version, people[0], decide)
 
 
 def _network_before(history: Sequence[Decision]) -> str:

@@ -37,7 +37,9 @@ def check_history(registry: str | Path, allowed_signers: str) -> list[CheckedSig
     """
     with _trusting_clone(registry, allowed_signers) as clone:
         tags = git_text(clone, "tag", "--list", "data/*", "--sort=creatordate").splitlines()
-        decisions = git_text(clone, "log", "--reverse", "--format=%H", "HEAD", "--", f"{DECISIONS}/", CURRENT, CHAMPION)
+        decisions = git_text(
+            clone, "log", "--reverse", "--format=%H", "HEAD", "--", f"{DECISIONS}/", "erasures/", CURRENT, CHAMPION
+        )
         return [_tag(clone, tag) for tag in tags] + [_commit(clone, commit) for commit in decisions.splitlines()]
 
 

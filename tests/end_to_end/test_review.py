@@ -295,7 +295,7 @@ def test_exactly_the_data_come_back_and_their_lineage(
     assert copy.second.tag not in said
     assert main(["lineage", *place, "--drive", "a,t"]) == 0
     said = capsys.readouterr().out
-    assert "a deletion touches 7 frames of 2 drives in 2 versions" in said
+    assert "7 frames of 2 drives" in said
     assert "the frozen test set: touched" in said
     assert main(["scrub", *place, "--sample", "-1"]) == 0
     assert "0 objects (0.0 MB) belong to no version" in capsys.readouterr().out
