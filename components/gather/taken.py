@@ -63,7 +63,7 @@ def _one_content_an_image(arrived: Intake, book: Book) -> Intake:
     return replace(
         arrived,
         manifest=arrived.manifest.assign(source_sha256=arrived.manifest.image_sha256.map(content)),
-        read=read.assign(source_sha256=read.image_sha256.map(content).fillna(read.source_sha256)).drop(
+        read=read.assign(source_sha256=read.image_sha256.map(content).astype(object).fillna(read.source_sha256)).drop(
             columns="image_sha256"
         ),
     )

@@ -14,7 +14,8 @@ from perception.versioning.erasing.record import Erasure
 from perception.versioning.erasing.rewriting import without
 from perception.versioning.erasing.search import Search
 from perception.versioning.growing import Book, open_book, read_table
-from perception.versioning.pool import FRAMES
+from perception.versioning.ledger import LEDGER
+from perception.versioning.pool import FRAMES, ORACLE
 from perception.versioning.records import json_bytes
 
 # Of a run that holds something erased only these stay, as far as they do not.
@@ -37,8 +38,14 @@ def places_of(place: Installation, remote_url: str) -> dict[str, Place]:
 
 
 def frames_that_stay(book: Book, denied: DenyList) -> frozenset[str]:
-    """Return the sha256 of every image of the pool that is not denied."""
-    return frozenset(read_table(book, FRAMES, columns=["image_sha256"]).image_sha256) - denied.contents
+    """Return the sha256 of every blob that a frame of the pool has which is not denied: another frame may have an equal label."""
+    found: set[str] = set()
+    for table in (FRAMES, ORACLE, LEDGER):
+        columns = [name for name in table.schema.names if name.endswith("_uri")]
+        rows = read_table(book, table, columns=["frame_id", *columns])
+        stay = rows[~denied.rows(rows)]
+        found |= {str(uri)[10:74] for name in columns for uri in stay[name].dropna().unique()}
+    return frozenset(found)
 
 
 def clear_copies(place: Installation, erasure: Erasure, denied: DenyList) -> int:

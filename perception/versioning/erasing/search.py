@@ -55,7 +55,7 @@ class Search:
     """Look for what a list denies; give it files, then ask what it found."""
 
     denied: DenyList
-    stays: frozenset[str]  # sha256 of the images of frames that stay
+    stays: frozenset[str]  # sha256 of the blobs of frames that stay
     _found: list[Finding] = field(default_factory=list)
     _near: list[_Picture] = field(default_factory=list)
     _living: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
@@ -78,7 +78,8 @@ class Search:
         self._text(label, name, name)
         if not data:
             return
-        if hashlib.sha256(data).hexdigest() in self.denied.contents:
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 in self.denied.contents and sha256 not in self.stays:
             self._found.append(Finding(label, name, "holds its bytes"))
         try:
             for inner, content in _inside(data) if level < _MOST_LEVELS else ():
