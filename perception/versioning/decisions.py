@@ -131,8 +131,6 @@ def _proposed_network(clone: Clone, head: str, version: Version) -> str:
     proposal, champion = proposal_at(clone, version.tag, head), champion_at(clone, head)
     if proposal is None or proposal.model_sha256 is None:
         raise InputError(f"no network was proposed with {version.tag}; promote it without one (MODEL=keep)")
-    if read_committed(clone, f"{model_place(proposal.model_sha256)}.dvc", head) is None:
-        raise InputError(f"the network of {version.tag} was retired by an erasure; promote it without one (MODEL=keep)")
     if judged_against_another(proposal, champion):
         raise Stale(
             f"the network of {version.tag} was judged against another champion than the one of today "
@@ -294,6 +292,10 @@ def _decide(
                 files[CURRENT] = json_bytes(asdict(_pointer(version, decision)))
             if decision.model_sha256:
                 model = stored_model_at(clone, decision.model_sha256, head)
+                if read_committed(clone, f"{model_place(decision.model_sha256)}.dvc", head) is None:
+                    raise InputError(
+                        f"network {decision.model_sha256[:16]} was retired by an erasure; release another, or the data alone (MODEL=keep)"
+                    )
                 files[CHAMPION] = json_bytes(asdict(model) | {"names": decision.names, "reason": decision.reason})
             return files, _message(decision)
 

@@ -21,7 +21,7 @@ from perception.versioning.erasing.record import FOLDER, Erasure, find_erasure
 from perception.versioning.erasing.rewriting import rewritten
 from perception.versioning.growing import append, book_at, open_book
 from perception.versioning.ledger import AT_ANNOTATORS, events_of, read_events, record_events, state
-from perception.versioning.models import model_place
+from perception.versioning.models import champion_at, model_place
 from perception.versioning.processes import Clone, git_text, read_committed, scratch_folder, shallow_clone
 from perception.versioning.records import FORMAT, MANIFEST, PROFILE, SHARDS, current_at, json_bytes
 from perception.versioning.registry import Version, fetch, publish
@@ -96,8 +96,9 @@ def _switch(place: Installation, erasure: Erasure, denied: DenyList) -> int:
     with shallow_clone(place.registry, depth=None) as clone:
         book, remote = book_at(clone, place.kept), open_remote(configured_remote(clone))
         files = rewritten(clone, remote, book, erasure.versions, denied, erasure.name)
-        retired = [sha256 for sha256, becomes in erasure.networks.items() if becomes == "retire"]
-        files |= {f"{model_place(sha256)}.dvc": None for sha256 in retired if _holds_model(clone, sha256)}
+        files |= {
+            f"{model_place(sha256)}.dvc": None for sha256 in _retired(clone, erasure) if _holds_model(clone, sha256)
+        }
         base = git_text(clone, "rev-parse", "HEAD")
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
@@ -112,6 +113,17 @@ def _switch(place: Installation, erasure: Erasure, denied: DenyList) -> int:
 
         push_commit(clone, changes, author=erasure.names[0])
     return len(files)
+
+
+def _retired(clone: Clone, erasure: Erasure) -> list[str]:
+    """Give the networks that go now: one that is to be trained anew stays as long as it is the champion."""
+    released = champion_at(clone)
+    waits = released.model_sha256 if released else None
+    return [
+        sha256
+        for sha256, becomes in erasure.networks.items()
+        if becomes == "retire" or (becomes == "retrain" and sha256 != waits)
+    ]
 
 
 def _holds_model(clone: Clone, sha256: str) -> bool:

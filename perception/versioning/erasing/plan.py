@@ -81,18 +81,13 @@ def plan_erasure(
     with shallow_clone(place.registry, depth=None) as clone:
         book, remote = book_at(clone, place.kept), open_remote(configured_remote(clone))
         _check_people(clone, uses, names)
-        becomes = {
-            each.model.model_sha256: networks for each in uses.learnt if _is_kept(clone, each.model.model_sha256)
-        }
+        becomes = _becomes(clone, uses, networks)
         champion = _instead(clone, uses, becomes)
-        released = champion_at(clone)
-        if released and networks == "retrain":
-            becomes = {sha256: "retrain" if sha256 == released.model_sha256 else "retire" for sha256 in becomes}
         denied, blobs, sources = _denied(book, clone, remote, uses, asked, store)
         listed = [version.tag for version in versions_at(clone, tags)]
         versions = tuple(versions_with(clone, remote, listed, denied))
         objects = {*_objects(clone, remote, versions, denied), *_parts(book, denied)}
-        objects |= set(_of_networks(clone, remote, (sha256 for sha256, what in becomes.items() if what == "retire")))
+        objects |= set(_of_networks(clone, remote, (sha256 for sha256, what in becomes.items() if what != "keep")))
         sizes = [stored.size_bytes for name in sorted(objects) if (stored := remote.stat(name))]
     known = state(read_events(book))
     batches = open_frames(known)[lambda rows: rows.frame_id.isin(uses.frame_ids)].batch
@@ -136,6 +131,14 @@ def _check_people(clone: Clone, uses: Lineage, names: Sequence[str]) -> None:
 
 def _is_kept(clone: Clone, sha256: str) -> bool:
     return read_committed(clone, f"{model_place(sha256)}.dvc") is not None
+
+
+def _becomes(clone: Clone, uses: Lineage, networks: Becomes) -> dict[str, Becomes]:
+    """Give what becomes of each kept network that learnt; none but the champion waits for another to be released."""
+    released = champion_at(clone)
+    learnt = [each.model.model_sha256 for each in uses.learnt if _is_kept(clone, each.model.model_sha256)]
+    waits = released.model_sha256 if released else None
+    return {sha256: "retire" if networks == "retrain" and sha256 != waits else networks for sha256 in learnt}
 
 
 def _instead(clone: Clone, uses: Lineage, becomes: dict[str, Becomes]) -> str | None:

@@ -20,6 +20,7 @@ from perception.data.store import open_store
 from perception.errors import InputError
 from perception.versioning.asked import Asked
 from perception.versioning.audit import audit
+from perception.versioning.decisions import decide_network
 from perception.versioning.erasing.carry_out import carry_out, decide, denied_by
 from perception.versioning.erasing.certificate import certify, search_installation
 from perception.versioning.erasing.rewriting import without
@@ -162,6 +163,20 @@ def test_networks_that_learnt_are_retrained_retired_or_kept(home):
     assert clean.networks == {second: "retire"} and clean.champion == first
     carry_out(home.place, decide(home.place, home.plan("retire", drive_name(2))))
     assert champion(home.place.registry).model_sha256 == first and not audit(home.place.registry).problems
+    with pytest.raises(InputError, match="retired by an erasure"):
+        decide_network(home.place.registry, second, names=["Ada Lovelace"], reason="by mistake")
+
+
+def test_a_champion_that_is_to_be_trained_anew_is_retired_once_another_is_released(home):
+    erasure = decide(home.place, home.plan(drive=drive_name(2)))
+    assert erasure.networks == {home.models[1]: "retrain"}
+    carry_out(home.place, erasure)
+    assert champion(home.place.registry).model_sha256 == home.models[1], "it stays in service"
+    decide_network(home.place.registry, home.models[0], names=["Ada Lovelace"], reason="no better one yet")
+    carry_out(home.place, erasure)
+    with pytest.raises(InputError, match="retired by an erasure"):
+        decide_network(home.place.registry, home.models[1], names=["Ada Lovelace"], reason="by mistake")
+    assert scrub(home.place.registry, sample=None, seed=0).is_clean
 
 
 def test_nothing_is_certified_before_it_is_carried_out_or_while_a_copy_is_left(home):
