@@ -158,7 +158,7 @@ def test_frames_at_annotators_are_not_chosen_again_and_one_wrong_label_stops_not
     (drop / "labels").mkdir()
     (drop / "labels" / f"{ids[0]}.png").write_bytes((tmp_path / "footage" / "labels" / f"{ids[0]}.png").read_bytes())
     (drop / "labels" / f"{ids[1]}.png").write_bytes(b"no image")
-    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-12-01"}))
+    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-02-01"}))
     second = fleet.night("second")
     again = pd.read_parquet(second / "selection" / "selected.parquet").frame_id
     assert not set(again) & set(ids)
@@ -166,7 +166,7 @@ def test_frames_at_annotators_are_not_chosen_again_and_one_wrong_label_stops_not
     corrections = pd.read_csv(second / "frames" / "corrections.csv")
     assert corrections[["who", "frame_id"]].to_numpy().tolist() == [["Ada", ids[1]]]
     (version,) = pd.read_parquet(second / "curated" / "version" / "manifest.parquet").to_dict("records")
-    assert version["frame_id"] == ids[0] and version["label_drop"].endswith("/Ada/2026-12-01")
+    assert version["frame_id"] == ids[0] and version["label_drop"].endswith("/Ada/2026-02-01")
 
 
 def test_a_frame_whose_late_label_goes_back_after_its_recall_is_not_chosen_on_that_night(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_frame_whose_late_label_goes_back_after_its_recall_is_not_chosen_on_th
     drop = batch.rename(tmp_path / "drops" / "one")
     (drop / "labels").mkdir()
     (drop / "labels" / f"{late}.png").write_bytes(b"no image")
-    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-12-01"}))
+    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-02-01"}))
     second = fleet.night("second", budget_frames=12)
     assert late not in set(pd.read_parquet(second / "selection" / "selected.parquet").frame_id)
     assert fleet.state().status[late] == "rejected"
@@ -199,11 +199,11 @@ def test_labels_of_a_batch_whose_night_was_refused_are_events_as_well(tmp_path: 
     fleet = Fleet(tmp_path, "none")
     batch = fleet.night("refused", publishes=False) / "selection" / "annotation"
     ids = pd.read_csv(batch / "frames.csv").frame_id.tolist()
-    returned(fleet, batch, ids[:2], "2026-12-01")
+    returned(fleet, batch, ids[:2], "2026-02-01")
     fleet.night("second")
     rows = fleet.state().loc[ids[:2]]
     assert rows.status.tolist() == ["accepted"] * 2 and set(rows.accepted_who) == {"Ada"}
-    returned(fleet, batch, ids[2:], "2026-12-02")
+    returned(fleet, batch, ids[2:], "2026-02-02")
     fleet.night("third")
     assert fleet.state().status[ids].tolist() == ["accepted"] * 4
 
@@ -212,7 +212,7 @@ def test_a_night_whose_pool_is_empty_but_for_returned_labels_is_a_good_night(tmp
     fleet = Fleet(tmp_path, "none")
     batch = fleet.night("first", budget_frames=12) / "selection" / "annotation"
     ids = pd.read_csv(batch / "frames.csv").frame_id.tolist()
-    returned(fleet, batch, ids[:5], "2026-12-01")
+    returned(fleet, batch, ids[:5], "2026-02-01")
     second = fleet.night("second")
     version = pd.read_parquet(second / "curated" / "version" / "manifest.parquet")
     assert set(version.frame_id) == set(ids[:5])
