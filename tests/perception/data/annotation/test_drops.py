@@ -147,6 +147,31 @@ def test_polygons_that_cannot_be_drawn_are_refused(drop: Path, store: FolderStor
     assert read_label(sound, "cityscapes19", store)
 
 
+WHOLE_FRAME = [[0, 0, 31, 0, 31, 23, 0, 23]]
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        ({"category_id": 99}, "'category 99' is no class"),
+        ({"category_id": [1]}, "'category None' is no class"),
+        ({"segmentation": [[0, 0, [1], 0, 9, 9]]}, "at least three"),
+        ({"segmentation": [[0, 0, 9, 0, 9, 9, 0]]}, "at least three"),
+        ({"id": None}, "no number as its id"),
+        ({"image_id": 77}, "no batch holds"),
+        ({"image_id": [3]}, "no batch holds"),
+    ],
+)
+def test_a_wrong_annotation_of_coco_costs_its_own_frame(drop: Path, store: FolderStore, bad: dict, rule: str) -> None:
+    sound = {"category_id": ROAD + 1, "segmentation": WHOLE_FRAME}
+    annotate(drop, [sound | {"id": 1, "image_id": 3} | bad, sound | {"id": 2, "image_id": 2}])
+    good, wrong = sorted(returned(drop), key=lambda each: each.frame_id != "frame1")
+    assert good.frame_id == "frame1" and read_label(good, "cityscapes19", store)
+    assert wrong.frame_id == ("frame0" if "image_id" not in bad else wrong.frame_id)
+    with pytest.raises(BadFrame, match=rule):
+        read_label(wrong, "cityscapes19", store)
+
+
 @pytest.mark.parametrize(
     "segmentation", [None, [], {"size": [24, 32], "counts": "abc"}, {"size": [24, 32], "counts": [3]}]
 )
@@ -247,7 +272,8 @@ def test_nothing_of_an_archive_is_written_anywhere(tmp_path: Path, name: str) ->
         ("a.xml", b"<annotations>", "not readable as XML"),
         ("a.xml", b'<!DOCTYPE a [<!ENTITY b "c">]><annotations/>', "declares a document type"),
         ("a.json", b'[{"data": 3}]', "no export of Label Studio"),
-        ("a.json", b'{"images": [], "annotations": [{"id": 1}], "categories": []}', "misnames"),
+        ("a.json", b'{"images": [], "annotations": [{"id": 1}], "categories": []}', "no batch holds"),
+        ("a.json", b'{"annotations": [{"id": 1}]}', "images must be a list of objects"),
         ("a.json", b"{", "not a JSON file"),
         ("a.json", b'{"version": 3}', "no label in a format"),
     ],
