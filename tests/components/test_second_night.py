@@ -141,6 +141,12 @@ def test_a_frame_drawn_uniformly_teaches_the_next_night_and_not_this_one(tmp_pat
     first = fleet.night("first")
     chosen = pd.read_parquet(first / "selection" / "selected.parquet")
     (fresh,) = chosen.frame_id[chosen.fresh]
+    batch = first / "selection" / "annotation"
+    assert pd.read_csv(batch / "frames.csv").columns.tolist() == ["frame_id", "file"]
+    assert not {"fresh", "rank", "reason", "score"} & set(pd.read_parquet(batch / "manifest.parquet"))
+    tasks = [task["data"] for task in json.loads((batch / "prelabels" / "label_studio.json").read_text())]
+    assert [task["frame_id"] for task in tasks] == sorted(chosen.frame_id), "no place tells which one was drawn"
+    assert all(task.keys() == {"image", "frame_id"} for task in tasks)
     version = pd.read_parquet(first / "curated" / "version" / "manifest.parquet")
     assert set(version.frame_id) == set(chosen.frame_id) - {fresh}
     assert fleet.state().status.to_dict() == {name: "open" if name == fresh else "accepted" for name in chosen.frame_id}
