@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from perception.errors import InputError
-from perception.parameters import Count, checked
+from perception.parameters import Count, Days, checked
 from perception.versioning.decisions import decisions_at
 from perception.versioning.growing import entry_objects
 from perception.versioning.models import CHAMPION, champion_at
@@ -50,7 +50,7 @@ class ScrubReport:
 class RetentionPolicy:
     """Which versions to keep, beside every version that was ever current, the champion's and the newest."""
 
-    keep_days: Count = 30  # younger versions stay
+    keep_days: Days = 30  # younger versions stay
     # objects that changed more recently stay, whatever needs them: a publish may be running
     grace_hours: Count = 48
 

@@ -21,7 +21,7 @@ from perception.versioning.growing import open_book
 from perception.versioning.growing import read_table as read_book
 from perception.versioning.ledger import read_events, recall, state
 from perception.versioning.nights import Night, Used
-from perception.versioning.pool import ARRIVALS
+from perception.versioning.pool import ARRIVALS, PoolLimits, alive
 from perception.versioning.replay import registry_as_of
 from tests.components.intake import untrained_ensemble
 from tests.footage import write_footage
@@ -272,6 +272,23 @@ def test_a_night_is_repeated_on_its_own_frames_whatever_has_happened_since(tmp_p
         InputError, match="source 'fleet': 'bare' was read by this night, and 1 of its 1 files are gone"
     ):
         fleet.repeat("second", tmp_path / "second.git")
+
+
+def test_frames_may_wait_for_a_century_and_no_longer() -> None:
+    given = {"sources": {}, "registry": "r", "store": "s", "taxonomy": "cityscapes19", "seed": 1}
+    at_most = build_parameters(gather.STAGE.parameters, given | {"max_age_days": 36_500}, "gather").max_age_days
+    empty = pd.DataFrame(
+        {
+            "frame_id": ["old"],
+            "source_sha256": ["0"],
+            "label_source": ["none"],
+            "arrived": pd.to_datetime(["1999-01-01"]),
+        }
+    )
+    waits = alive(empty, pd.DataFrame({"frame_id": [], "status": []}), PoolLimits(at_most, 9), date(2000, 1, 1))
+    assert waits.frames.frame_id.tolist() == ["old"]
+    with pytest.raises(InputError, match="max_age_days = 36501: must be at most 36500"):
+        build_parameters(gather.STAGE.parameters, given | {"max_age_days": 36_501}, "gather")
 
 
 def test_a_test_set_whose_frames_changed_is_refused(tmp_path: Path) -> None:
