@@ -9,7 +9,9 @@ from perception.data.manifest import empty_manifest, read_manifest, write_manife
 from perception.data.store import Store
 from perception.errors import InputError
 from perception.versioning.curated import MEMBERS, VERSION, restore_blobs
-from perception.versioning.models import fetch_champion
+from perception.versioning.decisions import released_for
+from perception.versioning.models import Champion, fetch_champion
+from perception.versioning.processes import shallow_clone
 from perception.versioning.records import MANIFEST, PROFILE, SHARDS, Version
 from perception.versioning.registry import create_registry, fetch, resolve
 
@@ -31,16 +33,21 @@ class Base:
     champion: str | None = None  # sha256 of the released network's files
 
 
-def write_base(folder: Path, registry: str, remote: str, store: Store, revision: str) -> Base:
+def write_base(folder: Path, registry: str, remote: str, store: Store, revision: str, night: str) -> Base:
     """Write the resolved version's tables into the empty `folder`, and put those of its blobs into the store that it lacks.
+
+    night: its name; one that was stopped after a policy released what it made starts from what was released before.
 
     The registry is created where there is none yet. While nothing has been promoted, `current` is an empty manifest, and
     there is no run.json. Shards are fetched only when the store lacks something. The released network lies beside them
     as champion.onnx, its dense network as champion_dense.safetensors, who released it and why in champion.json.
     """
     create_registry(registry, remote)
-    champion = _write_champion(registry, folder)
-    version = resolve(registry, revision)
+    with shallow_clone(registry) as clone:
+        released, network = released_for(clone, night)
+    champion = _write_champion(registry, folder, network)
+    wanted = released if revision == "current" else revision
+    version = resolve(registry, wanted) if wanted else None
     if version is None:
         write_manifest(empty_manifest(), folder / MANIFEST)
         return Base(None, 0, champion)
@@ -56,9 +63,9 @@ def write_base(folder: Path, registry: str, remote: str, store: Store, revision:
     return Base(version.tag, len(frames), champion)
 
 
-def _write_champion(registry: str, folder: Path) -> str | None:
+def _write_champion(registry: str, folder: Path, released: Champion | None) -> str | None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        champion = fetch_champion(registry, Path(scratch) / "champion")
+        champion = fetch_champion(registry, Path(scratch) / "champion", lambda _: released)
         if champion is None:
             return None
         if "model.onnx" not in champion.files:

@@ -15,6 +15,7 @@ from pathlib import Path
 from perception.errors import InputError
 from perception.versioning.models import (
     CHAMPION,
+    Champion,
     champion_at,
     judged_against_another,
     proposal_at,
@@ -305,6 +306,29 @@ def _pointer(version: Version, decision: Decision) -> Current:
         decided_utc=decision.decided_utc,
         reason=decision.reason,
     )
+
+
+def released_for(clone: Clone, night: str) -> tuple[str | None, Champion | None]:
+    """Return the version (None: none yet) and the network that are released, as a night that begins at a clone's head finds them.
+
+    Where the policy has just released what this very night made, the night was stopped right after that and begins again: it finds what
+    was released before.
+    """
+    history = decisions_at(clone, "HEAD")
+    if not history or history[-1].policy is None or night not in _makers(clone, history[-1]):
+        return "current" if current_at(clone) else None, champion_at(clone)
+    last, released = history[-1], [each for each in history[:-1] if each.model_sha256]
+    if not released:
+        return last.previous, None
+    old = released[-1]
+    model = stored_model_at(clone, str(old.model_sha256))
+    return last.previous, Champion(**asdict(model), names=old.names, reason=old.reason)
+
+
+def _makers(clone: Clone, decision: Decision) -> set[str]:
+    """Give the nights that made what a decision released: its version, and its network, which may be a later one's."""
+    model = decision.model_sha256 and stored_model_at(clone, decision.model_sha256)
+    return {decision.tag.removeprefix("data/")[:-9], *([model.facts.get("run", "")] if model else [])}
 
 
 def champions_beside(history: Sequence[Decision]) -> dict[str, str]:

@@ -8,7 +8,7 @@ champion.json                            the released network; decisions.py move
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,14 +186,17 @@ def champion_at(clone: Clone, revision: str = "HEAD") -> Champion | None:
     return record_at(clone, CHAMPION, Champion, revision)
 
 
-def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
+def fetch_champion(
+    registry: str | Path, destination: Path, which: Callable[[Clone], Champion | None] = champion_at
+) -> Champion | None:
     """Fetch the released network's files into a folder that appears whole, checked by sha256; None while there is none.
 
+    which: gives it, of a clone.
     Raises InputError when the remote lacks a file or holds other bytes, or the destination holds something.
     """
     check_empty(destination, "remove it or fetch into another folder")
     with shallow_clone(registry, scratch=destination.absolute().parent) as clone:
-        found = champion_at(clone)
+        found = which(clone)
         if found is None:
             return None
         remote = open_remote(configured_remote(clone))
