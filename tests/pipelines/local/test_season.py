@@ -108,6 +108,13 @@ def test_street_footage_arrives_by_stretches_of_a_drive_with_labels_of_the_night
     )
 
 
+def test_a_season_does_not_go_on_with_other_parameters(tmp_path: Path) -> None:
+    for _ in range(2):
+        run_season(small_season(tmp_path, nights=1), ())
+    with pytest.raises(InputError, match="season-1-nights: was begun with other parameters"):
+        run_season(small_season(tmp_path, "select.budget_frames=5", nights=1), ())
+
+
 @pytest.mark.parametrize(
     ("late", "wrong", "answers"),
     [(0, 0, [True, None, None]), (1, 0, [None, True, None]), (0, 1, [False, True, None]), (1, 1, [None, False, True])],
