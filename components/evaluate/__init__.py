@@ -18,7 +18,7 @@ class EvaluateParameters(JudgeParameters):
 
 def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[str, Any]:
     """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow; tell the verdict."""
-    from components.evaluate.judging import gate_rows, judge
+    from components.evaluate.judging import SINCE, gate_rows, judge
     from perception.data.conditions import as_judged
     from perception.training.setup import set_threads
 
@@ -43,6 +43,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
         "miou": figures["miou"],
         "miou_by_condition": figures["miou_by_condition"],
         "verdict": promotion["decision"],
+        **{name: promotion.get(name) for name in ("reference", *SINCE)},
     }
 
 
