@@ -1,5 +1,7 @@
 """evaluate: judge the network that ships on the frozen test set, whole and by condition, against the champion."""
 
+import json
+from datetime import date
 from typing import Any
 
 from components.evaluate.parameters import JudgeParameters
@@ -24,6 +26,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
 
     set_threads(parameters.threads)
     folder, frames = outputs.one("evaluation"), read_frames(inputs)
+    night = date.fromisoformat(json.loads((inputs.one("base") / "night.json").read_text())["date"])
     test = as_judged(frames[frames.split == "test"]).reset_index(drop=True)
     figures = judge(
         open_frames(test, parameters),
@@ -33,6 +36,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
         folder,
         champion=inputs.one("base") / "champion.onnx",
         reference=inputs.one("base") / "reference.onnx",
+        night=night,
         store=parameters.store,
     )
     rows = gate_rows(figures, parameters.least_miou, parameters.minimum_frames)
