@@ -9,7 +9,7 @@ NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
 COMMANDS := run season replay evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel \
-	schedule test-cluster watch dag parameters review promote rebase reject rollback versions nights history verify-history reproduce lineage scrub \
+	schedule test-cluster watch dag parameters review promote reference rebase reject rollback versions nights history verify-history reproduce lineage scrub \
 	retire batches recall migrate backup restore table bench simulate scenes operating-characteristics faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
@@ -70,6 +70,7 @@ dag:  ## write what is derived from the graph: dvc.yaml and its drawing, docs/da
 parameters:  ## write docs/parameters.md and the schema of params.yaml from the declarations of parameters
 review:  ## the page that compares two data versions: BASE=VERSION HEAD=VERSION OUT=DIR REGISTRY=DIR (all optional)
 promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY MODEL=auto|release|keep|only
+reference:  ## set the network that losses over the months are counted from, by default the champion: BY=NAME REASON=WHY [VERSION=TAG]
 rebase:  ## put the new frames of a stale version onto what is current, as a new version: VERSION=TAG
 reject:  ## record that a data version must not be released: VERSION=TAG BY=NAME REASON=WHY
 rollback:  ## move the released pointers back, running nothing: BY=NAME REASON=WHY VERSION=TAG (default: the one before)

@@ -8,7 +8,7 @@ from perception.data.store import open_store
 from perception.errors import InputError
 from perception.versioning.base import write_base
 from perception.versioning.curated import build_version
-from perception.versioning.decisions import promote, rollback
+from perception.versioning.decisions import promote, rollback, set_reference
 from perception.versioning.models import propose
 from perception.versioning.registry import create_registry, publish
 
@@ -86,6 +86,14 @@ def test_a_night_finds_the_released_data_and_the_released_network(started, tmp_p
         "members.parquet",
     } <= files
     assert (tmp_path / "base" / "champion.onnx").read_bytes() == b"model.onnx" * 20
+
+
+def test_a_night_finds_the_reference_release_beside_the_champion(started, tmp_path):
+    approve(started)
+    set_reference(started[0], names=["Ada"], reason="as driven in spring")
+    _, files = begin(started, tmp_path, "base")
+    assert {"champion.onnx", "reference.onnx", "reference.json"} <= files
+    assert (tmp_path / "base" / "reference.onnx").read_bytes() == b"model.onnx" * 20
 
 
 def test_a_network_that_was_released_without_its_dense_one_is_found_without(started, tmp_path):
