@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -21,6 +22,8 @@ from perception.parameters import Count, ShareFromZero, ShareToOne, checked
 if TYPE_CHECKING:
     import pandas as pd
 
+    from perception.compression.cost import Latency
+
 _ORIGIN = ("data_manifest_sha256", "code_commit", "image", "started_from_model")  # of the trained networks, told on
 
 
@@ -34,6 +37,8 @@ class CompressParameters(NetworkParameters):
     least_saving: ShareFromZero = 0.5  # by parameters: share of a layer's parameters that its pair must save
     latency_repeats: Annotated[int, Field(ge=3)] = 30  # measurements of each network, interleaved; the median counts
     latency_threads: Count = 1  # of onnxruntime while it is measured
+    # words of a program that measures an ONNX file on the machine that it is for (docs/own_network.md); none: onnxruntime here
+    latency_command: tuple[str, ...] = ()
     latency_batch_frames: Count = 4  # the model card tells the latency of one frame and of so many at once
     max_miou_loss: float = 0.05  # against the pruned network; the gate refuses a compressed one that loses more
     max_latency_ratio: float = 1.5  # to the dense network's; the gate refuses a compressed one that is slower
@@ -41,7 +46,6 @@ class CompressParameters(NetworkParameters):
 
 def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     """Factorise, export, measure; write model.onnx, dense.onnx, the weights of both, card.json and card.md."""
-    from perception.compression.cost import measure_latency_ms
     from perception.compression.export import export_onnx, fold_batchnorm, input_metadata
     from perception.compression.model_card import card_markdown, latency_by_batch, neurons_removed_percent
     from perception.data.tables import read_record
@@ -61,9 +65,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
         "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size, metadata=metadata),
         "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size, metadata=metadata),
     }
-    paths, repeats = {name: export.path for name, export in exports.items()}, parameters.latency_repeats
-    batches = sorted({1, parameters.latency_batch_frames})
-    measured = measure_latency_ms(paths, batch_sizes=batches, repeats=repeats, threads=parameters.latency_threads)
+    device, measured = _measured({name: export.path for name, export in exports.items()}, parameters)
     latency = [item for item in measured if item.batch_frames == 1]
     frames = read_frames(inputs)
     trained = read_record(inputs.one("network") / "network.json", TrainedNetworks)
@@ -74,6 +76,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
         "layers": choices,
         "weights_sha256": sha256,
         "miou": miou,
+        "device": device,
         "latency_ms_by_batch": latency_by_batch(measured),
         "neurons_removed_percent": neurons_removed_percent([vars(layer) for layer in trained.layers]),
         "closed_branches": trained.closed_branches,
@@ -103,6 +106,18 @@ def _factorise(network: Any, parameters: CompressParameters) -> tuple[Any, list[
     else:
         found = factorise_by_energy(network, parameters.energy, least_saving=parameters.least_saving)
     return found.network.eval(), [dataclasses.asdict(choice) for choice in found.layers]
+
+
+def _measured(paths: dict[str, Path], parameters: CompressParameters) -> "tuple[str, list[Latency]]":
+    """Return the device that measured, and a row for each network and batch size."""
+    from perception.compression.cost import measure_latency_ms
+    from perception.compression.target import measure_on_target
+
+    batches, threads = sorted({1, parameters.latency_batch_frames}), parameters.latency_threads
+    if parameters.latency_command:
+        return measure_on_target(parameters.latency_command, paths, batch_sizes=batches)
+    rows = measure_latency_ms(paths, batch_sizes=batches, repeats=parameters.latency_repeats, threads=threads)
+    return f"where the night ran, onnxruntime, threads: {threads}", rows
 
 
 def _model_card(network: Any, dense: Any, exports: dict[str, Any], parameters: CompressParameters) -> dict[str, Any]:
