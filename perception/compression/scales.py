@@ -11,7 +11,8 @@ def fix_scales(model: onnx.ModelProto, example: NDArray[np.float32]) -> None:
 
     example: (frame, channel, height, width), an input of the height and width that the graph is for. What torch writes
     computes the sizes from shapes, and onnxruntime has a faster kernel where the scales are known: at 80x160 pixels
-    EfficientNet-Lite0 takes 3.6 instead of 3.7 ms and what is left of it pruned 1.4 instead of 1.6. The outputs stay as they are but for rounding.
+    EfficientNet-Lite0 takes 3.6 instead of 3.7 ms, and what pruning leaves of it 1.4 instead of 1.6. The outputs stay as
+    they are but for rounding.
     """
     resizes = [node for node in model.graph.node if node.op_type == "Resize" and len(node.input) == 4]
     if not resizes:
