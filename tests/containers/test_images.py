@@ -19,7 +19,7 @@ from tests.containers.conftest import SETS
 pytestmark = pytest.mark.containers
 
 ROOT = Path(__file__).parents[2]
-LARGEST_MB = {"gates": 750, "versioning": 1100, "torch-cpu": 1800, "torch-cuda": 6000}
+LARGEST_MB = {"gates": 750, "versioning": 1200, "torch-cpu": 2000, "torch-cuda": 6300}
 HELP_SECONDS = 3.0
 START_FROM_WEIGHTS = """
 from perception.models.efficientnet_lite import EfficientNetLite
