@@ -13,9 +13,9 @@ COMMANDS := run season replay evaluate profile engine images preflight pipeline-
 	retire batches recall migrate backup restore table bench simulate scenes operating-characteristics faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
-OPTIONS := AGAINST ANYWAY BASE BATCH BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
+OPTIONS := AGAINST ANNOTATOR ANYWAY BASE BATCH BETWEEN BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
 	MODEL NIGHT NIGHTS ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY REMOTE RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
-	TAXONOMY VERSION
+	TAXONOMY VERSION WITHIN
 simulate operating-characteristics: export NIGHTDRIVE_OPTION_OUT := docs/results
 define hand_over
 override $(1) := $$(value $(1))
@@ -79,7 +79,7 @@ nights:  ## list the nights of the registry, with what each took in, chose, meas
 history:  ## list every decision with its signature, checked against the registry's git history
 verify-history:  ## check that every data tag and decision is signed by an allowed key: SIGNERS=FILE REGISTRY=DIR
 reproduce:  ## fetch exactly the data of a version and prove it by its hash: VERSION=TAG OUT=DIR
-lineage:  ## which versions and networks used a frame or drive, what its deletion touches: FRAME=ID DRIVE=ID
+lineage:  ## every use of frames: versions, nights, annotators, networks to any depth: FRAME=ID DRIVE=ID BETWEEN=FROM,TO WITHIN=S,W,N,E ANNOTATOR=NAME
 scrub:  ## check the registry's remote and re-hash a sample of it: SAMPLE=200 SEED=0
 batches:  ## list the batches at annotators, what is overdue and which labels went back
 recall:  ## take frames back from annotators: BATCH=NAME or FRAME=ID BY=NAME REASON=WHY

@@ -25,7 +25,8 @@ SECTIONS = {
     },
     "Data versions": {
         "pipelines.commands.registry": "review promote reference rebase reject rollback versions nights history verify-history reproduce "
-        "lineage scrub retire migrate backup restore"
+        "scrub retire migrate backup restore",
+        "pipelines.commands.erasure": "lineage",
     },
     "Annotation": {"pipelines.commands.annotation": "batches recall"},
     "Measuring": {

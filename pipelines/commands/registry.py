@@ -39,10 +39,6 @@ def _names(_context: click.Context, _option: click.Parameter, text: str) -> list
     return [name.strip() for name in text.split(",")]
 
 
-def _listed(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
-    return [name for name in _names(_context, _option, text) if name]
-
-
 registry_option = click.option(
     "--registry",
     envvar=["NIGHTDRIVE_OPTION_REGISTRY", "NIGHTDRIVE_REGISTRY"],
@@ -326,31 +322,6 @@ def reproduce(registry: str, version: str, out: Path) -> None:
         f"{done.version.tag} at commit {done.version.commit[:12]}: {done.files} files, {done.bytes:,} bytes, all as published"
     )
     print(f"manifest sha256 {done.manifest_sha256}")
-
-
-@click.command(epilog="Example: nightdrive lineage --drive 0001TP,0006R0")
-@registry_option
-@click.option("--frame", default="", callback=_listed, metavar="ID", help="A frame; several with commas.")
-@click.option("--drive", default="", callback=_listed, metavar="ID", help="A drive; several with commas.")
-def lineage(registry: str, frame: list[str], drive: list[str]) -> None:
-    """Say which versions and networks used a frame or a drive, and what its deletion would touch."""
-    from perception.versioning.lineage import deletion_impact, frame_history
-
-    if not frame and not drive:
-        raise InputError("name a frame or a drive: FRAME=id or DRIVE=id, several with commas")
-    rows = frame_history(registry, frame_ids=frame, drive_ids=drive)
-    if rows.empty:
-        print("no version holds it")
-        return
-    counted = rows.groupby(["tag", "split", "current", "champion"], sort=False).size()
-    for (tag, split, current, champion), count in counted.items():
-        marks = " ".join(word for word, holds in (("current", current), ("champion trained on it", champion)) if holds)
-        print(f"{tag:<44} {split:<6} {count:>7,} frames  {marks}")
-    impact = deletion_impact(registry, rows)
-    held = f"{rows.frame_id.nunique()} frames of {rows.drive_id.nunique()} drives in {len(impact['versions'])} versions"
-    print(f"a deletion touches {held}")
-    print(f"networks that learned from them: {', '.join(impact['models']) or 'none is kept'}")
-    print(f"the frozen test set: {'touched' if impact['touches_test_set'] else 'not touched'}")
 
 
 @click.command(epilog="Example: nightdrive scrub --sample 1000 --seed 7")
