@@ -221,16 +221,17 @@ def profile_labels(frames: pd.DataFrame, profile: pd.DataFrame, store: Store, ta
     `taxonomy`.
     """
     counted = load_taxonomy(taxonomy)
-    known = profile.set_index("frame_id")
+    measured = profile.frame_id[profile.label_min.notna()] if "label_min" in profile else ()
+    missing = frames[~frames.frame_id.isin(measured)]
+    known = profile[profile.frame_id.isin(missing.frame_id)].set_index("frame_id")
     rows = []
-    for frame in frames.itertuples():
+    for frame in missing.itertuples():
         facts = known.loc[frame.frame_id].to_dict() if frame.frame_id in known.index else _measure_image(frame, store)
-        if pd.isna(facts.get("label_min")):
-            own, size = load_taxonomy(frame.label_taxonomy), (int(frame.height_px), int(frame.width_px))
-            facts |= label_facts(decode_label(store.get(frame.label_uri), frame.label_uri, own, size), own, counted)
+        own, size = load_taxonomy(frame.label_taxonomy), (int(frame.height_px), int(frame.width_px))
+        facts |= label_facts(decode_label(store.get(frame.label_uri), frame.label_uri, own, size), own, counted)
         rows.append({"frame_id": frame.frame_id} | facts)
-    others = profile[~profile.frame_id.isin(frames.frame_id)]
-    return pd.concat([pd.DataFrame(rows), others], ignore_index=True)
+    others = profile[~profile.frame_id.isin(missing.frame_id)]
+    return pd.concat([pd.DataFrame(rows), others], ignore_index=True) if rows else profile
 
 
 def with_class_pixels(frames: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
