@@ -96,9 +96,9 @@ def _files_below(folder: Path) -> Iterator[tuple[str, float]]:
         folders[:] = [name for name in folders if not is_left_behind(name)]
         below = "" if root == str(folder) else f"{os.path.relpath(root, folder)}/"
         for name in names:
-            path = f"{root}/{name}"
-            if not is_left_behind(name) and os.path.isfile(path):
-                yield below + name, os.path.getmtime(path)
+            path = Path(root, name)
+            if not is_left_behind(name) and path.is_file():
+                yield below + name, path.stat().st_mtime
 
 
 def _moment(seconds: float) -> datetime:
