@@ -9,6 +9,7 @@ from pydantic import Field
 
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import (
+    TAUGHT_FILE,
     NetworkParameters,
     class_names,
     gate_rows,
@@ -62,7 +63,8 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     folder, size = outputs.one("compressed"), (parameters.height_px, parameters.width_px)
     networks, given = networks_of(parameters), inputs.one("network")
     dense, pruned = (load_network(given / f"{name}.safetensors", networks) for name in ("dense", "pruned"))
-    shutil.copyfile(given / "dense.safetensors", folder / "dense.safetensors")  # released with the rest
+    for name in ("dense.safetensors", TAUGHT_FILE):  # told with the rest
+        shutil.copyfile(given / name, folder / name)
     network, choices = _factorise(pruned, parameters)
     sha256 = save_network(network, folder / "model.safetensors", {"shrunk_by": "pruning and low rank"}, networks)
     metadata = input_metadata(parameters.taxonomy)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
+    TAUGHT_FILE,
     LearningParameters,
     by_all_processes,
     class_names,
@@ -95,6 +96,7 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
 
     folder = outputs.one("network")
     frames = open_frames(training_frames(inputs, parameters), parameters)
+    _teachers(inputs).to_parquet(folder / TAUGHT_FILE, index=False)
     settings = train_settings(parameters)
     everything = read_frames(inputs)
     test = everything[everything.split == "test"].reset_index(drop=True)
@@ -145,16 +147,29 @@ def training_frames(inputs: Paths, parameters: TrainPruneParameters) -> "pd.Data
 
     What there is too little of for the share is repeated, human-labelled frames or the others.
     """
+    from perception.adaptation.foreground_training import mixed_rows
+
+    return mixed_rows(_uncurated(inputs), curated_training_frames(inputs), 1 - parameters.human_share, parameters.seed)
+
+
+def _uncurated(inputs: Paths) -> "pd.DataFrame":
+    """Return the simulator's and the pseudo-labelled frames, from which the student learnt as well."""
     import pandas as pd
 
-    from perception.adaptation.foreground_training import mixed_rows
     from perception.data.manifest import read_manifest
 
     frames = read_frames(inputs)
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
     pseudo = read_manifest(inputs.one("adaptation") / "pseudo" / "manifest.parquet")
-    others = pd.concat([simulator, pseudo], ignore_index=True)
-    return mixed_rows(others, curated_training_frames(inputs), 1 - parameters.human_share, parameters.seed)
+    return pd.concat([simulator, pseudo], ignore_index=True)
+
+
+def _teachers(inputs: Paths) -> "pd.DataFrame":
+    """Return every frame that taught the network or the student that it may start from: frame_id, drive_id, label_source."""
+    import pandas as pd
+
+    rows = pd.concat([_uncurated(inputs), curated_training_frames(inputs)], ignore_index=True)
+    return rows[["frame_id", "drive_id", "label_source"]].drop_duplicates().sort_values(["frame_id", "label_source"])
 
 
 def _train_pruned(

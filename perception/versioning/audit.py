@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perception.versioning.decisions import DECISIONS, MOVES, Decision, recorded_decisions
-from perception.versioning.models import champion_at
+from perception.versioning.models import CHAMPION, REFERENCE, champion_at, reference_at
 from perception.versioning.processes import Clone, git_text, read_json, shallow_clone
 from perception.versioning.records import current_at
 
@@ -36,7 +36,7 @@ def audit(registry: str) -> Audit:
     """Walk the whole history of a registry and check every decision in it.
 
     A decision is sound when its file was added once and never touched again, its commit says the same people and the
-    same manifest, and current.json and champion.json are what the last decision about them left.
+    same manifest, and current.json, champion.json and reference.json are what the last decision about them left.
     """
     with shallow_clone(registry, depth=None) as clone:
         found, problems = [], []
@@ -94,10 +94,11 @@ def _pointers(clone: Clone, history: Sequence[Decision]) -> list[str]:
     expected = (moves[-1].tag, moves[-1].manifest_sha256, moves[-1].decided_utc) if moves else (None,) * 3
     if found != expected:
         problems.append(f"current.json names {found[0]}, the last decision {expected[0]}: it was moved by hand")
-    released = [each.model_sha256 for each in history if each.model_sha256]
-    champion = champion_at(clone)
-    if (champion.model_sha256 if champion else None) != (released[-1] if released else None):
-        problems.append(
-            f"champion.json names {champion.model_sha256 if champion else None}, which no decision released last"
-        )
+    for pointer, network, decided in (
+        (CHAMPION, champion_at(clone), [each.model_sha256 for each in history]),
+        (REFERENCE, reference_at(clone), [each.reference_sha256 for each in history]),
+    ):
+        named, last = network.model_sha256 if network else None, next(filter(None, reversed(decided)), None)
+        if named != last:
+            problems.append(f"{pointer} names {named}, which no decision released last")
     return problems

@@ -2,13 +2,13 @@
 
 models/<sha16>.dvc, .json                a network's files on the remote, and where it came from
 datasets/runs/<run>-<sha8>/proposal.json what a night measured about its version, and the network it trained on it
-champion.json                            the released network; decisions.py moves it
+champion.json, reference.json            the released network, and the one that losses are counted from; decisions.py moves them
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from perception.versioning.remote import (
 )
 from perception.versioning.repository import configured_remote, push_commit, trailers
 
-CHAMPION, PROPOSAL = "champion.json", "proposal.json"
+CHAMPION, REFERENCE, PROPOSAL = "champion.json", "reference.json", "proposal.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class StoredModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Champion(StoredModel):
-    """The released network: a pointer beside the released data."""
+    """The released network, or the reference release: a pointer beside the released data."""
 
-    names: tuple[str, ...]  # who released it
+    names: tuple[str, ...]  # who decided so
     reason: str  # why
 
 
@@ -116,16 +116,19 @@ def proposal_at(clone: Clone, tag: str, revision: str = "HEAD") -> Proposal | No
     return record_at(clone, f"{run_folder(tag)}/{PROPOSAL}", Proposal, revision)
 
 
-def judged_against_another(proposal: Proposal, champion: Champion | None) -> bool:
-    """Say whether the verdict on a proposed network compares it with another champion than this one.
+def judged_against_another(proposal: Proposal, champion: Champion | None, reference: Champion | None) -> str:
+    """Say which of the two, champion or reference release, was another one when the verdict on a proposed network was made.
 
-    No where no verdict was recorded, and where the network is the champion.
+    Empty where neither was, where no verdict was recorded, and where the network is the champion.
     """
     evaluation = proposal.evidence.get("evaluation")
     if not evaluation or (champion and champion.model_sha256 == proposal.model_sha256):
-        return False
+        return ""
     compared = (evaluation.get("comparison") or {}).get("champion_sha256")
-    return bool(compared != (champion.files.get("model.onnx") if champion else None))
+    if compared != (champion.files.get("model.onnx") if champion else None):
+        return "champion"
+    compared = (evaluation.get("promotion") or {}).get("reference")
+    return "reference release" if compared != (reference.files.get("model.onnx") if reference else None) else ""
 
 
 def resolved(registry: str | Path, revision: str) -> Version:
@@ -186,14 +189,28 @@ def champion_at(clone: Clone, revision: str = "HEAD") -> Champion | None:
     return record_at(clone, CHAMPION, Champion, revision)
 
 
-def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
-    """Fetch the released network's files into a folder that appears whole, checked by sha256; None while there is none.
+def reference(registry: str | Path) -> Champion | None:
+    """Read which network is the reference release; None while nobody has set one."""
+    with shallow_clone(registry) as clone:
+        return reference_at(clone)
 
+
+def reference_at(clone: Clone, revision: str = "HEAD") -> Champion | None:
+    """Read the reference release's pointer at a commit of the clone."""
+    return record_at(clone, REFERENCE, Champion, revision)
+
+
+def fetch_network(
+    registry: str | Path, destination: Path, pointer_at: Callable[[Clone], Champion | None] = champion_at
+) -> Champion | None:
+    """Fetch a network's files into a folder that appears whole, checked by sha256; None while there is none.
+
+    pointer_at: gives its pointer, of a clone.
     Raises InputError when the remote lacks a file or holds other bytes, or the destination holds something.
     """
     check_empty(destination, "remove it or fetch into another folder")
     with shallow_clone(registry, scratch=destination.absolute().parent) as clone:
-        found = champion_at(clone)
+        found = pointer_at(clone)
         if found is None:
             return None
         remote = open_remote(configured_remote(clone))
@@ -205,6 +222,8 @@ def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
             remote, objects or {}, {name: Proof("sha256", value) for name, value in found.files.items()}, folder
         )
         if bad:
-            raise InputError(f"{bad[0]} of the champion is missing on the remote or not what was released; restore it")
+            raise InputError(
+                f"{bad[0]} of network {found.model_sha256[:16]} is missing on the remote or not what was released; restore it"
+            )
         folder.replace(destination)
     return found

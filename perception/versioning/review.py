@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from perception.quality.profile import near_duplicate_pairs
-from perception.versioning.decisions import Decision, standing
+from perception.versioning.decisions import OF_NETWORKS, Decision, standing
 from perception.versioning.diff import CONDITIONS, UNKNOWN, VersionDiff, diff_manifests
 from perception.versioning.models import Champion, Proposal
 from perception.versioning.records import Version
@@ -297,7 +297,7 @@ def _decision_facts(decision: Decision) -> Facts:
 def _approval(base: Side, head: Side, history: History) -> Facts:
     """Say where the version stands and what a promotion needs."""
     assert head.version
-    about = [each for each in history.decisions if each.tag == head.version.tag and each.action != "release"]
+    about = [each for each in history.decisions if each.tag == head.version.tag and each.action not in OF_NETWORKS]
     last = about[-1] if about else None
     changed = bool(base.version) and base.version.test_set_sha256 != head.version.test_set_sha256  # type: ignore[union-attr]
     return {

@@ -13,11 +13,12 @@ from pathlib import Path
 from perception.data.files import read_text
 from perception.errors import InputError
 from perception.versioning.decisions import DECISIONS
-from perception.versioning.models import CHAMPION
+from perception.versioning.models import CHAMPION, REFERENCE
 from perception.versioning.processes import Clone, git_text, last_words, run_git, shallow_clone
 from perception.versioning.records import CURRENT
 
 _KEY_LINE = re.compile(r"^\S.*\s(ssh-[a-z0-9-]+|ecdsa-[a-z0-9-]+|sk-[a-z0-9@.-]+) [A-Za-z0-9+/=]+(\s.*)?$")
+_POINTERS = (CURRENT, CHAMPION, REFERENCE)
 _SIGNED_BY = re.compile(r'Good "git" signature for (.+?) with ')
 
 
@@ -37,17 +38,17 @@ def check_history(registry: str | Path, allowed_signers: str) -> list[CheckedSig
     """
     with _trusting_clone(registry, allowed_signers) as clone:
         tags = git_text(clone, "tag", "--list", "data/*", "--sort=creatordate").splitlines()
-        decisions = git_text(clone, "log", "--reverse", "--format=%H", "HEAD", "--", f"{DECISIONS}/", CURRENT, CHAMPION)
+        decisions = git_text(clone, "log", "--reverse", "--format=%H", "HEAD", "--", f"{DECISIONS}/", *_POINTERS)
         return [_tag(clone, tag) for tag in tags] + [_commit(clone, commit) for commit in decisions.splitlines()]
 
 
 def require_signed(registry: str | Path, tag: str, allowed_signers: str) -> str:
-    """Return who signed a version; raises InputError unless its tag, and the last release of data and of a network, are signed by
-    allowed keys.
+    """Return who signed a version; raises InputError unless its tag, and the last decision on current, champion and reference, are
+    signed by allowed keys.
     """
     with _trusting_clone(registry, allowed_signers) as clone:
         found = [_tag(clone, tag)]
-        released = [git_text(clone, "log", "-1", "--format=%H", "HEAD", "--", name) for name in (CURRENT, CHAMPION)]
+        released = [git_text(clone, "log", "-1", "--format=%H", "HEAD", "--", name) for name in _POINTERS]
         found += [_commit(clone, commit) for commit in dict.fromkeys(released) if commit]
     for each in found:
         if each.signer is None:
