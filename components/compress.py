@@ -9,6 +9,7 @@ from pydantic import Field
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import (
     NetworkParameters,
+    deciding_frames,
     gate_rows,
     network_miou,
     networks_of,
@@ -65,10 +66,9 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     batches = sorted({1, parameters.latency_batch_frames})
     measured = measure_latency_ms(paths, batch_sizes=batches, repeats=repeats, threads=parameters.latency_threads)
     latency = [item for item in measured if item.batch_frames == 1]
-    frames = read_frames(inputs)
     trained = read_record(inputs.one("network") / "network.json", TrainedNetworks)
     origin = {name: getattr(trained, name) for name in _ORIGIN}
-    miou = network_miou(network, frames[frames.split == "test"].reset_index(drop=True), parameters)
+    miou = network_miou(network, deciding_frames(read_frames(inputs)), parameters)
     card = _model_card(network, dense, exports, parameters) | origin
     card |= {
         "layers": choices,
@@ -145,7 +145,7 @@ STAGE = Stage(
     name="compress",
     summary="Factorise, export to ONNX and measure the network that ships.",
     inputs=(
-        Port(name="frames", about="the night's frames, for its test set"),
+        Port(name="frames", about="the night's frames, for those that decide"),
         Port(name="network", about="dense and pruned weights"),
     ),
     outputs=(
