@@ -24,11 +24,13 @@ from perception.data.files import file_sha256
 from perception.data.taxonomies import categories, load_taxonomy
 from perception.errors import InputError
 from perception.metrics import figures as measured
+from perception.metrics.bounds import drives_failure_upper
 from perception.metrics.calibration import calibration_error
 from perception.metrics.comparison import Comparison, RegressionRule, compare, since
-from perception.metrics.contract import Clause
+from perception.metrics.contract import CLASS, Clause
 from perception.metrics.evidence import Evidence, gather_evidence
 from perception.metrics.failures import Cluster, cluster_regions, failure_queries, wrong_regions
+from perception.metrics.objects import count_objects
 from perception.metrics.segmentation import (
     LabelledFrames,
     SegmentationScore,
@@ -82,7 +84,7 @@ def judge(
     figures = _figures(score, parameters) | {"test_set_sha256": identity, "model_sha256": file_sha256(model)}
     figures["onnxruntime_provider"] = provider
     figures |= _coverage(score, about, left_out)
-    figures |= _failures(score, parameters)
+    figures |= _failures(score, parameters) | {"objects": _missed_objects(frames, about, score, parameters, folder)}
     figures |= {"latency": latency(model, parameters), "shift": _shift(frames, about, model, parameters)}
     there = {name: path for name, path in ((CHAMPION, champion), (REFERENCE, reference)) if path and path.exists()}
     figures |= _against(there, score, frames, about, parameters, night or datetime.now(UTC).date(), store)
@@ -231,6 +233,34 @@ def _failures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
         "failure_rule": f"fewer than {parameters.failure_pixel_accuracy:.0%} of the labelled pixels are right",
         "failure_rate_upper_95": evidence.upper_95,
         "evidence": dataclasses.asdict(evidence) | words,
+    }
+
+
+def _missed_objects(
+    frames: LabelledFrames, about: pd.DataFrame, score: SegmentationScore, parameters: JudgeParameters, folder: Path
+) -> Json:
+    """Count objects of the classes that a release needs judged, and those that were missed, with a bound over drives.
+
+    folder: with predictions/. The bound is null where no frame shows such an object.
+    """
+    names, rule = class_names(parameters.taxonomy), parameters.contract.objects
+    required = [name for name, clause in contract_clauses(about, parameters).items() if clause.required]
+    ids = [names.index(name.removeprefix(CLASS)) for name in required if name.startswith(CLASS)]
+    drives, drive_of = np.unique(score.frames.drive_id.to_numpy(str), return_inverse=True)
+    counts = np.zeros((len(drives), 2, len(names)), np.int64)
+    for index, frame_id in enumerate(score.frames.frame_id):
+        shown = np.asarray(Image.open(folder / "predictions" / f"{frame_id}.png"))
+        counts[drive_of[index]] += count_objects(
+            frames.full_label(index), shown, ids, len(names), least_share=rule.least_share, found_share=rule.found_share
+        )
+    by_drive, total = counts.sum(axis=2), counts.sum(axis=0)
+    objects, missed = by_drive[by_drive[:, 0] > 0].T
+    return {
+        "objects": int(objects.sum()),
+        "missed": int(missed.sum()),
+        "missed_rate_upper_95": drives_failure_upper(missed, objects, 0.95) if len(objects) else None,
+        "by_class": {names[each]: [int(total[1, each]), int(total[0, each])] for each in ids if total[0, each]},
+        **dataclasses.asdict(rule),
     }
 
 

@@ -188,6 +188,7 @@ class Evaluation(TypedDict):
     failures: int
     failure_rule: str  # when a frame counts as failed, in plain words
     failure_rate_upper_95: float
+    objects: dict[str, Any]  # of the contract's classes and sizes: how many there are, and how many were missed
     failure_clusters: list[dict[str, Any]]
     miou_champion: float | None
     comparison: dict[str, Any] | None

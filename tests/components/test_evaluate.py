@@ -138,6 +138,24 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
     alone = json.loads((place / "out" / "evaluation.json").read_text())
     for name in ("miou", "miou_interval", "iou_by_class", "slices", "boundary_iou", "promotion", "evidence"):
         assert ours[name] == alone[name], name
+    counted = ours["objects"]
+    assert counted["objects"] == sum(objects for _, objects in counted["by_class"].values()) > 0
+    assert (
+        0 < counted["missed"] <= counted["objects"]
+        and counted["missed"] / counted["objects"] <= counted["missed_rate_upper_95"]
+    )
+    assert set(counted["by_class"]) <= {
+        "traffic_light",
+        "traffic_sign",
+        "person",
+        "rider",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "motorcycle",
+        "bicycle",
+    }
     assert ours["failure_clusters"] == alone["failure_clusters"] and ours["queries"] == [], (
         "the test set steers nothing"
     )

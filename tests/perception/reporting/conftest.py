@@ -149,6 +149,8 @@ def example_evaluation() -> Evaluation:
         "found": 96, "judged": 96, "left_out": [],
         "drives": 12, "confidence": 0.95, "frequency_weighted_iou": 0.7, "pixel_accuracy": 0.8,
         "boundary_iou": None, "calibration": None, "failure_rule": "a frame fails when its mIoU is below 25 %",
+        "objects": {"objects": 40, "missed": 7, "missed_rate_upper_95": 0.31, "by_class": {"traffic_light": [7, 40]},
+                    "least_share": 0.001, "found_share": 0.5},
         "failure_clusters": [], "miou_champion": 0.549, "comparison": None,
         "fresh": {"frames": 4, "accuracy": 0.8, "accuracy_champion": 0.75},
         "promotion": {"decision": "promote", "reason": "no worse", "reasons": ["no worse"]},
