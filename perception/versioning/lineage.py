@@ -16,13 +16,15 @@ import pyarrow.parquet as pq
 
 from perception.data.files import file_sha256
 from perception.errors import InputError
-from perception.versioning.models import StoredModel, champion
-from perception.versioning.processes import check_empty, git_url, paths_in, read_committed, shallow_clone
+from perception.versioning.models import champion
+from perception.versioning.processes import check_empty, git_url, paths_in, read_committed
+from perception.versioning.recorded import StoredModel
 from perception.versioning.records import FILES, MANIFEST, Version, current_at, record_at
 from perception.versioning.registry import fetch
 from perception.versioning.remote import ask_each, open_remote, pointed_at, read_folder
 from perception.versioning.repository import configured_remote
 from perception.versioning.upkeep import versions
+from perception.versioning.verified import verified_clone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ def frame_history(
     looked_for = [pa.array(sorted(ids), pa.string()) for ids in (frame_ids, drive_ids)]
     wanted = pc.field("frame_id").isin(looked_for[0]) | pc.field("drive_id").isin(looked_for[1])
     parts = []
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         current = current_at(clone)
         remote = open_remote(configured_remote(clone))
 
@@ -112,7 +114,7 @@ def _models_trained_on(registry: str | Path, tags: Collection[str]) -> list[str]
     """Give the networks that the registry keeps and that learned from some versions, or went on from one that did, by their
     hash's first digits.
     """
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         paths = [path for path in paths_in(clone, "models") if path.endswith(".json")]
         records = [record for path in paths if (record := record_at(clone, path, StoredModel))]
     found = {record.model_sha256 for record in records if record.tag in tags}

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from perception.quality.profile import near_duplicate_pairs
-from perception.versioning.decisions import Decision, standing
+from perception.versioning.decisions import standing
 from perception.versioning.diff import CONDITIONS, UNKNOWN, VersionDiff, diff_manifests
-from perception.versioning.models import Champion, Proposal
+from perception.versioning.recorded import Champion, Decision, Proposal
 from perception.versioning.records import Version
 from perception.versioning.settings import ReviewSettings
 
