@@ -92,7 +92,7 @@ bench:  ## the duels with the peers, into docs/results/duels.md: ONLY="NAME ..."
 simulate:  ## predict a night at a fleet's scale, into docs/results/fleet.md: SET="cluster.gpus=256 fleet.pool_every=10"
 operating-characteristics:  ## simulate what the release verdict lets through, into docs/results: SET="study.repeats=100 world.paired_sd=0.35"
 scenes:  ## a contact sheet of procedural scenes: OUT=FILE.jpg
-faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|footage|inputs|settings|nights EXAMPLES=60
+faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|footage|inputs|settings|nights|trust EXAMPLES=60
 audit:  ## pins exact, installed files as their packages recorded them, licences listed; no network
 licences:  ## write docs/licences.md from what is installed
 

@@ -40,6 +40,7 @@ class History:
     decisions: Sequence[Decision]
     champion: Champion | None
     current: str | None  # tag
+    signed: bool  # whether the registry has a list of signers, and all of this was checked against it
     versions: Sequence[Version]
 
 
@@ -297,7 +298,9 @@ def _decision_facts(decision: Decision) -> Facts:
 def _approval(base: Side, head: Side, history: History) -> Facts:
     """Say where the version stands and what a promotion needs."""
     assert head.version
-    about = [each for each in history.decisions if each.tag == head.version.tag and each.action != "release"]
+    about = [
+        each for each in history.decisions if each.tag == head.version.tag and each.action not in ("release", "approve")
+    ]
     last = about[-1] if about else None
     changed = bool(base.version) and base.version.test_set_sha256 != head.version.test_set_sha256  # type: ignore[union-attr]
     return {
@@ -307,6 +310,8 @@ def _approval(base: Side, head: Side, history: History) -> Facts:
         "decided_utc": last.decided_utc[:16].replace("T", " ") if last else None,
         "test_set_changed": changed,
         "names_needed": 2 if changed else 1,
+        "signed": history.signed,
+        "proposal_sha256": head.proposal.sha256 if head.proposal else None,
     }
 
 

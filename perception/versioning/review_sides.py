@@ -64,6 +64,7 @@ def review(
                 champion=champion_at(clone),
                 current=current.tag if current else None,
                 versions=listed,
+                signed=clone.signers is not None,
             )
         facts = review_facts(sides[0], sides[1], history, settings or ReviewSettings())
         blobs = blobs_in_store(store) if store else blobs_in_shards(registry, folders)
@@ -103,8 +104,10 @@ def review_commands(registry: str, version: Version, base: Version | None, facts
     place = f" REGISTRY={shlex.quote(registry)}"
     who = 'BY="First Person, Second Person"' if facts["approval"]["test_set_changed"] else 'BY="Your Name"'
     seen = f"VERSION={version.tag} MANIFEST={version.manifest_sha256[:16]}"
+    proposal = facts["approval"]["proposal_sha256"]
+    whole = f"{seen} PROPOSAL={proposal[:16]}" if proposal else seen
     return {
-        "promote": f'make promote {seen} {who} REASON="why"{place}',
+        "promote": f'make promote {whole} {who} REASON="why"{place}',
         "reject": f'make reject {seen} BY="Your Name" REASON="why"{place}',
         "rollback": f'make rollback BY="Your Name" REASON="why"{place}',
         "reproduce": f"make reproduce VERSION={version.tag} OUT=folder{place}",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: nightdrive faults --campaign faults --only clock,gpu")
 @click.option(
     "--campaign",
-    type=click.Choice(("all", "faults", "footage", "inputs", "settings", "nights")),
+    type=click.Choice(("all", "faults", "footage", "inputs", "settings", "nights", "trust")),
     default="all",
     show_default=True,
     help="What to run.",
@@ -67,6 +67,10 @@ def _rows(folder: Path, campaign: str, seeds: Sequence[int], examples: int, only
         from tests.faults.settings import settings_rows
 
         yield from settings_rows(folder / "settings")
+    if campaign in ("all", "trust"):
+        from tests.faults.trust import EXAMPLES, trust_rows
+
+        yield from trust_rows(folder / "trust", EXAMPLES)
     if campaign in ("all", "nights"):
         from tests.faults.operations import operation_rows
 

@@ -3,15 +3,19 @@
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from perception.versioning.decisions import Decision, promote
+from perception.versioning.models import propose
 from perception.versioning.processes import git_text, run_git, shallow_clone
 from perception.versioning.records import Version
+from perception.versioning.registry import create_registry, publish
 from perception.versioning.repository import commit_files
+from perception.versioning.trust import anchored, set_signers
 
 ROLES = {"owner": "root", "night": "publish", "ada": "decide", "bob": "decide", "carl": "publish,decide"}
 
@@ -82,3 +86,39 @@ class Signed:
 def digest(content: bytes) -> str:
     """Return the sha256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def build(root: Path, frames: Callable[[int], Path]) -> Signed:
+    """Make a registry that its owner gave a list, whose first version ada released, and in which the night published a second one.
+
+    frames: gives the folder of a version with so many frames.
+    """
+    (root / "keys").mkdir()
+    keys, registry = Keys(root / "keys").make(), root / "registry.git"
+    with pytest.MonkeyPatch.context() as patch:
+        keys.sign_as(patch, "")
+        create_registry(registry, str(root / "remote"))
+        keys.sign_as(patch, "owner")
+        set_signers(str(registry), keys.listed())
+        keys.sign_as(patch, "night")
+        one = published(registry, root, "one", frames(1))
+        keys.sign_as(patch, "ada")
+        release(registry, one, "ada", release=True)
+        keys.sign_as(patch, "night")
+        two = published(registry, root, "two", frames(2), parent=one.tag)
+    return Signed(registry, anchored(str(registry)), keys, one, two)
+
+
+def published(registry: Path, root: Path, run: str, frames: Path, **options: str) -> Version:
+    """Publish a version and propose a network with it, whose one file holds the run's name."""
+    version = publish(registry, run, frames, **options)  # type: ignore[arg-type]
+    (root / f"{run}-model").mkdir()
+    (root / f"{run}-model" / "model.onnx").write_bytes(run.encode())
+    propose(registry, version.tag, {"night": run}, model=root / f"{run}-model")
+    return version
+
+
+def release(registry: str | Path, version: Version, name: str, **options: object) -> Decision | None:
+    """Promote a version in somebody's name."""
+    wanted = {"manifest_sha256": version.manifest_sha256, "names": [f"{name}@example.org"], "reason": "looked at it"}
+    return promote(registry, version.tag, **wanted | options)  # type: ignore[arg-type]

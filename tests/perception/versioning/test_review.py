@@ -12,7 +12,7 @@ from perception.versioning.records import Version
 from perception.versioning.review import History, Side, review_facts
 from perception.versioning.settings import ReviewSettings
 
-NOTHING_KNOWN = History(decisions=(), champion=None, current=None, versions=())
+NOTHING_KNOWN = History(decisions=(), champion=None, current=None, signed=False, versions=())
 
 
 def version(tag, frames, test_set="e" * 64):

@@ -14,7 +14,7 @@ from perception.errors import InputError
 from perception.versioning.anchor import split_address, with_anchor
 from perception.versioning.audit import audit
 from perception.versioning.decisions import promote, reject, rollback
-from perception.versioning.models import champion, fetch_champion, propose, read_proposal
+from perception.versioning.models import champion, fetch_champion, read_proposal
 from perception.versioning.policy import release_by_policy
 from perception.versioning.recorded import model_digest
 from perception.versioning.records import json_bytes
@@ -25,40 +25,18 @@ from perception.versioning.signers import parse_signers
 from perception.versioning.trust import anchored, set_signers
 from perception.versioning.upkeep import RetentionPolicy, plan_retention
 from pipelines.commands.program import main as nightdrive
-from tests.perception.versioning.signing import Keys, Signed, digest
+from tests.perception.versioning.signing import Keys, Signed, build, digest, published, release
 
 
 @pytest.fixture(scope="module")
 def built(tools, tmp_path_factory) -> Signed:
-    """A registry that its owner gave a list, whose first version ada released, and in which the night published a second one."""
     root = tmp_path_factory.mktemp("signed")
-    (root / "keys").mkdir()
-    keys, registry = Keys(root / "keys").make(), root / "registry.git"
-    with pytest.MonkeyPatch.context() as patch:
-        keys.sign_as(patch, "")
-        create_registry(registry, str(root / "remote"))
-        keys.sign_as(patch, "owner")
-        set_signers(str(registry), keys.listed())
-        keys.sign_as(patch, "night")
-        one = _proposed(tools, registry, root, "one", tools.make_frames(["d0_0"]))
-        keys.sign_as(patch, "ada")
-        _promote(registry, one, "ada", release=True)
-        keys.sign_as(patch, "night")
-        two = _proposed(tools, registry, root, "two", tools.make_frames(["d0_0", "d1_0"]), parent=one.tag)
-    return Signed(registry, anchored(str(registry)), keys, one, two)
-
-
-def _proposed(tools, registry, root, run, frames, **options):
-    version = publish(registry, run, tools.make_folder(root / run, frames, {}), **options)
-    (root / f"{run}-model").mkdir()
-    (root / f"{run}-model" / "model.onnx").write_bytes(run.encode())
-    propose(registry, version.tag, {"night": run}, model=root / f"{run}-model")
-    return version
-
-
-def _promote(registry, version, name, **options):
-    wanted = {"manifest_sha256": version.manifest_sha256, "names": [f"{name}@example.org"], "reason": "looked at it"}
-    return promote(registry, version.tag, **wanted | options)
+    return build(
+        root,
+        lambda count: tools.make_folder(
+            root / f"frames-{count}", tools.make_frames([f"d{k}_0" for k in range(count)]), {}
+        ),
+    )
 
 
 @pytest.fixture
@@ -75,7 +53,7 @@ def refused(signed: Signed, words: str, tmp_path: Path) -> None:
         lambda: fetch_champion(signed.anchored, tmp_path / "fetched-champion"),
         lambda: fetch(signed.anchored, signed.two.tag, tmp_path / "fetched"),
         lambda: read_proposal(signed.anchored, signed.two.tag),
-        lambda: _promote(signed.anchored, signed.two, "ada"),
+        lambda: release(signed.anchored, signed.two, "ada"),
         lambda: plan_retention(signed.anchored, RetentionPolicy()),
         lambda: audit(signed.anchored),
     )
@@ -90,7 +68,7 @@ def test_what_is_signed_by_those_who_may_is_taken_and_told(signed, monkeypatch, 
     assert champion(signed.anchored).names == ("ada@example.org",)
     signed.keys.sign_as(monkeypatch, "bob")
     seen = read_proposal(signed.anchored, signed.two.tag).sha256
-    done = _promote(signed.anchored, signed.two, "bob", release=True, proposal_sha256=seen[:16])
+    done = release(signed.anchored, signed.two, "bob", release=True, proposal_sha256=seen[:16])
     assert (done.names, done.proposal_sha256) == (("bob@example.org",), seen)
     assert resolve(signed.anchored) == signed.two
     assert rollback(signed.anchored, name="bob@example.org", reason="worse at night").tag == signed.one.tag
@@ -214,7 +192,7 @@ def test_a_nights_key_decides_nothing(signed, monkeypatch):
     signed.keys.sign_as(monkeypatch, "night")
     for name in ("ada", "night"):
         with pytest.raises(InputError, match=r"which night@example.org may not \(publish\)"):
-            _promote(signed.anchored, signed.two, name)
+            release(signed.anchored, signed.two, name)
     assert resolve(signed.anchored) == signed.one
 
 
@@ -230,12 +208,12 @@ def test_a_person_decides_in_no_other_name(signed, monkeypatch):
                 reason="believe me",
             )
     with pytest.raises(InputError, match="each decides with a key of his own"):
-        _promote(signed.anchored, signed.two, "ada", names=["ada@example.org", "bob@example.org"])
+        release(signed.anchored, signed.two, "ada", names=["ada@example.org", "bob@example.org"])
 
 
 def test_without_a_key_nothing_is_written(signed):
     with pytest.raises(InputError, match="takes signed commits only; name your key"):
-        _promote(signed.anchored, signed.two, "ada")
+        release(signed.anchored, signed.two, "ada")
 
 
 def test_whoever_published_does_not_decide(signed, tools, tmp_path, monkeypatch):
@@ -243,8 +221,8 @@ def test_whoever_published_does_not_decide(signed, tools, tmp_path, monkeypatch)
     frames = tools.make_folder(tmp_path / "own", tools.make_frames(["d0_0", "d2_0"]), {})
     own = publish(signed.anchored, "own", frames, parent=signed.one.tag)
     with pytest.raises(InputError, match=r"carl@example\.org published and cannot decide about too"):
-        _promote(signed.anchored, own, "carl")
-    assert _promote(signed.anchored, signed.two, "carl").tag == signed.two.tag
+        release(signed.anchored, own, "carl")
+    assert release(signed.anchored, signed.two, "carl").tag == signed.two.tag
 
 
 def test_another_test_set_needs_two_signatures(signed, tools, tmp_path, monkeypatch):
@@ -258,10 +236,10 @@ def test_another_test_set_needs_two_signatures(signed, tools, tmp_path, monkeypa
     )
     signed.keys.sign_as(monkeypatch, "ada")
     for _ in range(2):
-        assert _promote(signed.anchored, other, "ada").action == "approve", "one person is one person, however often"
+        assert release(signed.anchored, other, "ada").action == "approve", "one person is one person, however often"
     assert resolve(signed.anchored) == signed.one
     signed.keys.sign_as(monkeypatch, "bob")
-    done = _promote(signed.anchored, other, "bob")
+    done = release(signed.anchored, other, "bob")
     assert (done.action, done.names) == ("promote", ("ada@example.org", "bob@example.org"))
     assert resolve(signed.anchored) == other
 
@@ -270,7 +248,7 @@ def test_a_decision_that_names_somebody_who_did_not_approve_is_refused(signed, m
     signed.keys.sign_as(monkeypatch, "ada")
     monkeypatch.setattr("perception.versioning.decisions._agreed", lambda *_: ("bob@example.org", "ada@example.org"))
     with pytest.raises(InputError, match=r"names bob@example\.org, who did not approve"):
-        _promote(signed.anchored, signed.two, "ada")
+        release(signed.anchored, signed.two, "ada")
 
 
 def test_a_person_who_moves_a_pointer_by_hand_is_refused(signed, tmp_path, monkeypatch):
@@ -281,7 +259,7 @@ def test_a_person_who_moves_a_pointer_by_hand_is_refused(signed, tmp_path, monke
 
 def test_a_person_who_releases_another_network_than_the_proposed_one_is_refused(signed, tmp_path, monkeypatch):
     signed.keys.sign_as(monkeypatch, "ada")
-    done = _promote(signed.anchored, signed.two, "ada")
+    done = release(signed.anchored, signed.two, "ada")
     forged = replace(done, action="release", model_sha256=model_digest({"model.onnx": digest(b"two")}))
     signed.intrude(_champion(signed) | {forged.path: json_bytes(asdict(forged))})
     refused(signed, "another network than was proposed", tmp_path)
@@ -343,7 +321,7 @@ def test_a_root_changes_the_list_and_a_key_that_was_taken_off_it_counts_no_longe
     assert resolve(address) == signed.one, "what was signed while the key counted still counts"
     signed.keys.sign_as(monkeypatch, "ada")
     with pytest.raises(InputError, match="is not signed by an allowed key"):
-        _promote(address, signed.two, "ada")
+        release(address, signed.two, "ada")
 
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJlDTa3KBJSJ4nzMzwjwdmSqDwvVsWbLHpPyWTsuTUZW"
@@ -407,7 +385,7 @@ def test_a_proposal_that_was_swapped_after_the_review_is_not_released(proposed):
     seen = read_proposal(proposed.path, proposed.two.tag).sha256
     proposed.intrude(_proposal(proposed))
     with pytest.raises(InputError, match="was reviewed: look at it again"):
-        _promote(proposed.path, proposed.two, "ada", release=True, proposal_sha256=seen)
+        release(proposed.path, proposed.two, "ada", release=True, proposal_sha256=seen)
 
 
 def test_pointers_of_two_versions_that_were_swapped_retire_what_they_would_have(proposed, tools, tmp_path):
@@ -424,7 +402,11 @@ def proposed(built, tools, tmp_path, monkeypatch) -> Signed:
     """The same versions and networks in a registry without a list."""
     built.keys.sign_as(monkeypatch, "")
     create_registry(tmp_path / "plain.git", str(tmp_path / "plain"))
-    one = _proposed(tools, tmp_path / "plain.git", tmp_path, "one", tools.make_frames(["d0_0"]))
-    _promote(tmp_path / "plain.git", one, "ada", release=True)
-    two = _proposed(tools, tmp_path / "plain.git", tmp_path, "two", tools.make_frames(["d0_0", "d1_0"]), parent=one.tag)
+    frames = [
+        tools.make_folder(tmp_path / f"frames-{k}", tools.make_frames([f"d{each}_0" for each in range(k)]), {})
+        for k in (1, 2)
+    ]
+    one = published(tmp_path / "plain.git", tmp_path, "one", frames[0])
+    release(tmp_path / "plain.git", one, "ada", release=True)
+    two = published(tmp_path / "plain.git", tmp_path, "two", frames[1], parent=one.tag)
     return Signed(tmp_path / "plain.git", str(tmp_path / "plain.git"), built.keys, one, two)
