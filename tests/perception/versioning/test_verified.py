@@ -4,7 +4,7 @@ import json
 import subprocess
 import time
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +15,13 @@ from perception.versioning.anchor import split_address, with_anchor
 from perception.versioning.audit import audit
 from perception.versioning.decisions import promote, reject, rollback
 from perception.versioning.models import champion, fetch_champion, read_proposal
+from perception.versioning.nights import Night, Used, record_night
 from perception.versioning.policy import release_by_policy
 from perception.versioning.recorded import model_digest
 from perception.versioning.records import json_bytes
 from perception.versioning.registry import create_registry, fetch, publish, resolve
 from perception.versioning.remote import FolderRemote, Proof, get_files
+from perception.versioning.replay import recorded_night, registry_as_of
 from perception.versioning.settings import ReleasePolicy
 from perception.versioning.signers import parse_signers
 from perception.versioning.trust import anchored, set_signers
@@ -357,6 +359,29 @@ def test_a_signature_of_another_kind_or_over_other_bytes_is_nobodys(signed):
     assert signers.of(commit[:start] + commit[end:]) is None
     none = b"-----BEGIN SSH SIGNATURE-----\n U1NIU0lH\n -----END SSH SIGNATURE-----\n"
     assert signers.of(commit[:start] + b"gpgsig " + none + commit[end:]) is None
+
+
+# --- nights
+
+
+def test_a_night_is_repeated_in_a_copy_that_needs_no_key(signed, tmp_path, monkeypatch):
+    signed.keys.sign_as(monkeypatch, "night")
+    began, used = signed.head(), Used(arrivals=0, labels=0, erasures=0, parameters="", code="")
+    night = Night(
+        night="2026-11-30",
+        date=date(2026, 11, 30),
+        profile="demo",
+        base=None,
+        status="done",
+        used=used,
+        registry_commit=began,
+    )
+    assert record_night(signed.anchored, night) == night
+    signed.keys.sign_as(monkeypatch, "")
+    registry_as_of(signed.anchored, recorded_night(signed.anchored, night.night), tmp_path / "copy.git")
+    assert resolve(tmp_path / "copy.git") == signed.one
+    with pytest.raises(InputError, match="takes signed commits only"):
+        record_night(signed.anchored, replace(night, night="2026-12-01"))
 
 
 # --- without a list, too
