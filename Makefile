@@ -9,13 +9,13 @@ NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
 COMMANDS := run season replay evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel \
-	schedule test-cluster watch dag parameters review promote rebase reject rollback versions nights history verify-history trust reproduce lineage scrub \
+	schedule test-cluster watch dag parameters review promote reference rebase reject rollback versions nights history verify-history trust reproduce lineage scrub \
 	retire batches recall migrate backup restore table bench simulate scenes operating-characteristics faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
-OPTIONS := AGAINST ANYWAY BASE BATCH BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
+OPTIONS := AGAINST ANNOTATOR ANYWAY BASE BATCH BETWEEN BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
 	MODEL NIGHT NIGHTS ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PROPOSAL PUSH REASON REGISTRY REMOTE RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
-	TAXONOMY VERSION
+	TAXONOMY VERSION WITHIN
 simulate operating-characteristics: export NIGHTDRIVE_OPTION_OUT := docs/results
 define hand_over
 override $(1) := $$(value $(1))
@@ -70,6 +70,7 @@ dag:  ## write what is derived from the graph: dvc.yaml and its drawing, docs/da
 parameters:  ## write docs/parameters.md and the schema of params.yaml from the declarations of parameters
 review:  ## the page that compares two data versions: BASE=VERSION HEAD=VERSION OUT=DIR REGISTRY=DIR (all optional)
 promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY PROPOSAL=HASH MODEL=auto|release|keep|only
+reference:  ## set the network that losses over the months are counted from, by default the champion: BY=NAME REASON=WHY [VERSION=TAG]
 rebase:  ## put the new frames of a stale version onto what is current, as a new version: VERSION=TAG
 reject:  ## record that a data version must not be released: VERSION=TAG BY=NAME REASON=WHY
 rollback:  ## move the released pointers back, running nothing: BY=NAME REASON=WHY VERSION=TAG (default: the one before)
@@ -79,7 +80,7 @@ history:  ## list every decision with its signature, checked against the registr
 verify-history:  ## list every commit of a signed registry with who signed it: REGISTRY=DIR
 trust:  ## give a registry its list of allowed signers, or change it, signed by a root: SIGNERS=FILE REGISTRY=DIR
 reproduce:  ## fetch exactly the data of a version and prove it by its hash: VERSION=TAG OUT=DIR
-lineage:  ## which versions and networks used a frame or drive, what its deletion touches: FRAME=ID DRIVE=ID
+lineage:  ## every use of frames: versions, nights, annotators, networks to any depth: FRAME=ID DRIVE=ID BETWEEN=FROM,TO WITHIN=S,W,N,E ANNOTATOR=NAME
 scrub:  ## check the registry's remote and re-hash a sample of it: SAMPLE=200 SEED=0
 batches:  ## list the batches at annotators, what is overdue and which labels went back
 recall:  ## take frames back from annotators: BATCH=NAME or FRAME=ID BY=NAME REASON=WHY

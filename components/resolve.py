@@ -60,11 +60,11 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
 
     registry, remote, store = (absolute(each) for each in (parameters.registry, parameters.remote, parameters.store))
     folder = outputs.one("base")
-    base = write_base(folder, registry, remote, open_store(store), parameters.revision)
+    name = os.environ.get(NIGHT_VARIABLE) or parameters.run
+    base = write_base(folder, registry, remote, open_store(store), parameters.revision, name)
     released = base.champion[:8] if base.champion else "none yet"
     log(f"data version: {base.tag or 'none yet'}, {base.frames} frames; champion: {released}")
     book, commit = book_and_commit(registry, kept_beside(store))
-    name = os.environ.get(NIGHT_VARIABLE) or parameters.run
     tonight = begin_night(book, name, parameters.night_date or _day_of_beginning())
     write_json(folder / "night.json", vars(tonight))
     already = read_already(book, tonight)

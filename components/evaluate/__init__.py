@@ -1,5 +1,7 @@
 """evaluate: judge the network that ships on the frozen test set, whole and by condition, against the champion."""
 
+import json
+from datetime import date
 from typing import Any
 
 from components.evaluate.parameters import JudgeParameters
@@ -18,12 +20,13 @@ class EvaluateParameters(JudgeParameters):
 
 def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[str, Any]:
     """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow; tell the verdict."""
-    from components.evaluate.judging import gate_rows, judge
+    from components.evaluate.judging import SINCE, gate_rows, judge
     from perception.data.conditions import as_judged
     from perception.training.setup import set_threads
 
     set_threads(parameters.threads)
     folder, frames = outputs.one("evaluation"), read_frames(inputs)
+    night = date.fromisoformat(json.loads((inputs.one("base") / "night.json").read_text())["date"])
     test = as_judged(frames[frames.split == "test"]).reset_index(drop=True)
     figures = judge(
         open_frames(test, parameters),
@@ -33,6 +36,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
         folder,
         champion=inputs.one("base") / "champion.onnx",
         reference=inputs.one("base") / "reference.onnx",
+        night=night,
         store=parameters.store,
     )
     rows = gate_rows(figures, parameters.least_miou, parameters.minimum_frames)
@@ -43,6 +47,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
         "miou": figures["miou"],
         "miou_by_condition": figures["miou_by_condition"],
         "verdict": promotion["decision"],
+        **{name: promotion.get(name) for name in ("reference", *SINCE)},
     }
 
 

@@ -45,6 +45,7 @@ from perception.training.setup import best_device
 
 Json = dict[str, Any]
 CHAMPION, REFERENCE = "the champion", "the reference release"
+SINCE = ("miou_since_reference", "miou_since_reference_lower_95", "miou_since_reference_upper_95")
 
 
 def judge(
@@ -344,12 +345,11 @@ def _promotion(verdict: Verdict) -> Json:
 
 def _since(reference: SegmentationScore | None, score: SegmentationScore, hashes: Mapping[str, str]) -> Json:
     """Say how far the network has come since the reference release; null where there is none."""
-    difference, lower = since(reference, score, 0.95) if reference else (None, None)
-    return {
-        "reference": hashes.get(REFERENCE),
-        "miou_since_reference": difference,
-        "miou_since_reference_lower_95": lower,
-    }
+    if reference is None:
+        return dict.fromkeys(("reference", *SINCE))
+    come, half = since(reference, score, 0.95)
+    figures = [measured.plain(each) for each in (come, come - half, come + half)]
+    return {"reference": hashes[REFERENCE], **dict(zip(SINCE, figures, strict=True))}
 
 
 def _comparison(

@@ -25,8 +25,7 @@ class JudgeParameters(FrameParameters, IntervalSettings):
     operating_mix: dict[str, NotNegative] = Field(default_factory=dict)
     miles: NotNegative = 0.0  # driven under observation with exactly this network, where that is known
     miles_failures: CountOrZero = 0  # failures on those miles
-    # what must be judged before a network is released, by how much it may fall behind the champion and the reference release
-    # in each figure, and who has signed for what cannot be judged
+    # what must be judged before a network is released; of a night, that of release: in params.yaml
     contract: Contract = Field(default_factory=Contract)
     # standard deviation of a figure (overall, time_of_day=night, class=bus) between trainings that differ only by their
     # seed; benchmarks/scale/no_regression.py measures it. A refusal needs more than what two seeds differ by

@@ -26,6 +26,10 @@ _TOLD_AS = {
     "miou": "miou",
     "miou_by_condition": "miou_by_condition",
     "verdict": "verdict",
+    "reference": "reference",
+    "miou_since_reference": "miou_since_reference",
+    "miou_since_reference_lower_95": "miou_since_reference_lower_95",
+    "miou_since_reference_upper_95": "miou_since_reference_upper_95",
 }
 
 

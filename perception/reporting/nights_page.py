@@ -41,6 +41,7 @@ def _last_known(shown: Sequence[ListedNight]) -> dict[str, Any]:
 def _charts(shown: Sequence[ListedNight], currency: str) -> dict[str, Any]:
     return {
         "miou": _chart(shown, "mIoU on the frozen test set, %", {"mIoU": lambda night: _hundred(night.miou)}),
+        "since": _since(shown),
         "conditions": [_by_condition(shown, column) for column in CONDITIONS],
         "pool": _chart(shown, "Frames that wait in the pool", _figure("pool_frames")),
         "new": _chart(shown, "Files that arrived, a night", _figure("new_frames")),
@@ -49,6 +50,21 @@ def _charts(shown: Sequence[ListedNight], currency: str) -> dict[str, Any]:
         "cost": _chart(shown, f"{currency} a night", _figure("cost"), "{:g}".format),
         "hours": _chart(shown, "Hours of work, a night", {"hours": lambda night: _hours(night.seconds)}, "{:g}".format),
     }
+
+
+def _since(shown: Sequence[ListedNight]) -> Markup | None:
+    """Draw how far mIoU has come since the latest reference release, over the nights that were judged against it; None: none was."""
+    judged = [each for each in shown if each.night.figures.reference]
+    if not judged:
+        return None
+    latest = judged[-1].night.figures.reference
+    names = {"": "since the reference", "_lower_95": "surely at least", "_upper_95": "surely at most"}
+
+    def points(name: str) -> Callable[[Any], float | None]:
+        return lambda figures: _hundred(getattr(figures, name)) if figures.reference == latest else None
+
+    lines = {words: points(f"miou_since_reference{end}") for end, words in names.items()}
+    return _chart(shown, "mIoU since the reference release, points", lines, "{:+g}".format)
 
 
 def _figure(name: str) -> dict[str, Callable[[Any], Any]]:

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perception.versioning.processes import Clone
-from perception.versioning.recorded import DECISIONS, MOVES, Decision, champion_at, recorded_decisions
+from perception.versioning.recorded import (
+    CHAMPION,
+    DECISIONS,
+    MOVES,
+    REFERENCE,
+    Decision,
+    champion_at,
+    recorded_decisions,
+    reference_at,
+)
 from perception.versioning.records import current_at
 from perception.versioning.signers import Signer
 from perception.versioning.verified import Commit, changed_decision, verified_clone, walk
@@ -32,8 +41,8 @@ class Audit:
 def audit(registry: str) -> Audit:
     """Walk the whole history of a registry and check every decision in it.
 
-    A decision is sound when its file was added once and never touched again, and current.json and champion.json are what the last
-    decision about them left. Raises InputError for a signed registry whose history does not hold.
+    A decision is sound when its file was added once and never touched again, and current.json, champion.json and
+    reference.json are what the last decision about them left. Raises InputError for a signed registry whose history does not hold.
     """
     with verified_clone(registry, whole=True) as clone:
         _, signers, commits = walk(clone)
@@ -66,10 +75,11 @@ def _pointers(clone: Clone, history: Sequence[Decision]) -> list[str]:
     expected = (moves[-1].tag, moves[-1].manifest_sha256, moves[-1].decided_utc) if moves else (None,) * 3
     if found != expected:
         problems.append(f"current.json names {found[0]}, the last decision {expected[0]}: it was moved by hand")
-    released = [each.model_sha256 for each in history if each.model_sha256]
-    champion = champion_at(clone)
-    if (champion.model_sha256 if champion else None) != (released[-1] if released else None):
-        problems.append(
-            f"champion.json names {champion.model_sha256 if champion else None}, which no decision released last"
-        )
+    for pointer, network, decided in (
+        (CHAMPION, champion_at(clone), [each.model_sha256 for each in history]),
+        (REFERENCE, reference_at(clone), [each.reference_sha256 for each in history]),
+    ):
+        named, last = network.model_sha256 if network else None, next(filter(None, reversed(decided)), None)
+        if named != last:
+            problems.append(f"{pointer} names {named}, which no decision released last")
     return problems

@@ -1,7 +1,7 @@
-"""Decisions on data versions and their networks: promote, release, roll back, reject; each is a commit with a name.
+"""Decisions on data versions and their networks: promote, release, roll back, reject, set the reference; each a commit with a name.
 
 People decide, or a policy that they wrote.  A decision is bound to the hash of the manifest that was looked at.  It moves a
-small pointer (current.json, champion.json) and adds one file under decisions/, in one commit; the versions themselves never
+small pointer (current.json, champion.json, reference.json) and adds one file under decisions/, in one commit; the versions themselves never
 change, so rolling back runs nothing again.
 """
 
@@ -18,12 +18,15 @@ from perception.versioning.processes import Clone
 from perception.versioning.recorded import (
     CHAMPION,
     MOVES,
+    REFERENCE,
+    Champion,
     Decision,
     Proposal,
     champion_at,
     decisions_at,
     pointer,
     proposal_at,
+    reference_at,
     released,
     stored_model_at,
 )
@@ -73,10 +76,7 @@ def promote(
     InputError when another rule is broken; nothing changes then.
     """
     version, people, why = _reviewed(registry, revision, manifest_sha256), _people(names), _reason(reason)
-    if version.published_by.casefold() in {person.casefold() for person in people}:
-        raise InputError(
-            f"{version.published_by} published {version.tag} and cannot approve it too; name somebody else"
-        )
+    _check_other_than_publisher(version, people)
 
     def decide(clone: Clone, head: str) -> Decision | None:
         current, champion = current_at(clone, head), champion_at(clone, head)
@@ -124,6 +124,13 @@ def _agreed(clone: Clone, head: str, version: Version, people: tuple[str, ...]) 
     return (*(name for name in dict.fromkeys(earlier) if name not in people), *people)
 
 
+def _check_other_than_publisher(version: Version, people: Sequence[str]) -> None:
+    if version.published_by.casefold() in {person.casefold() for person in people}:
+        raise InputError(
+            f"{version.published_by} published {version.tag} and cannot approve it too; name somebody else"
+        )
+
+
 def _check_not_rejected(clone: Clone, head: str, version: Version) -> None:
     for old in decisions_at(clone, head):
         if (old.action, old.tag) == ("reject", version.tag):
@@ -144,17 +151,22 @@ def _check_base(version: Version, current: Current | None) -> None:
 
 def _proposed_network(clone: Clone, head: str, version: Version, reviewed: str) -> Proposal:
     """Return the proposal whose network is to be released."""
-    proposal, champion = proposal_at(clone, version.tag, head), champion_at(clone, head)
+    proposal, champion, reference = (
+        proposal_at(clone, version.tag, head),
+        champion_at(clone, head),
+        reference_at(clone, head),
+    )
     if proposal is None or proposal.model_sha256 is None:
         raise InputError(f"no network was proposed with {version.tag}; promote it without one (MODEL=keep)")
     if not proposal.sha256.startswith(reviewed):
         raise InputError(
             f"{version.tag} has proposal {proposal.sha256[:16]}; {reviewed[:16]} was reviewed: look at it again (make review)"
         )
-    if judged_against_another(proposal, champion):
+    if another := judged_against_another(proposal, champion, reference):
+        today = champion if another == "champion" else reference
         raise Stale(
-            f"the network of {version.tag} was judged against another champion than the one of today "
-            f"({champion.model_sha256[:16] if champion else 'none'}); promote the data alone (MODEL=keep), the next night "
+            f"the network of {version.tag} was judged against another {another} than the one of today "
+            f"({today.model_sha256[:16] if today else 'none'}); promote the data alone (MODEL=keep), the next night "
             "judges anew"
         )
     return proposal
@@ -172,7 +184,7 @@ def rollback(registry: str | Path, *, name: str, reason: str, revision: str | No
         history, current = decisions_at(clone, "HEAD"), current_at(clone)
     if current is None:
         raise InputError(f"registry {registry} has no current version; promote one instead")
-    alone = not revision and [old.action for old in history if old.action not in ("reject", "approve")][-1] == "release"
+    alone = not revision and [old.action for old in history if old.action in (*MOVES, "release")][-1] == "release"
     wanted = current.tag if alone else revision or _before(history, current.tag)
     if wanted is None:
         raise InputError(f"{current.tag} is the first version that was current; there is nothing to roll back to")
@@ -214,6 +226,36 @@ def reject(registry: str | Path, revision: str, *, manifest_sha256: str, name: s
     done = _decide(registry, version, people[0], decide)
     assert done is not None
     return done
+
+
+def set_reference(
+    registry: str | Path, *, names: Sequence[str], reason: str, revision: str | None = None
+) -> Decision | None:
+    """Make a network that was released the reference release, which losses over the months are counted from; None when it is so already.
+
+    revision: a version, for the network that was proposed with it; None: the champion. No policy decides this. Raises InputError
+    where there is no such network, it never was the champion, or the version's publisher is named.
+    """
+    people, why = _people(names), _reason(reason)
+    with verified_clone(registry) as clone:
+        champion = champion_at(clone)
+    if champion is None:
+        raise InputError(f"registry {registry} has no champion yet; promote a version with its network first")
+    version = resolved(registry, revision or champion.tag)
+    _check_other_than_publisher(version, people)
+
+    def decide(clone: Clone, head: str) -> Decision | None:
+        proposal = proposal_at(clone, version.tag, head)
+        network = proposal.model_sha256 if revision and proposal else champion.model_sha256
+        if network not in {old.model_sha256 for old in decisions_at(clone, head)} - {None}:
+            raise InputError(f"the network of {version.tag} never was the champion; promote it with its network first")
+        reference, current = reference_at(clone, head), current_at(clone, head)
+        if reference and reference.model_sha256 == network:
+            return None
+        decision = _decision("reference", version, people, why, current.tag if current else None)
+        return replace(decision, reference_sha256=network)
+
+    return _decide(registry, version, people[0], decide)
 
 
 # --- recording
@@ -269,6 +311,7 @@ def _message(decision: Decision) -> str:
         manifest_sha256=decision.manifest_sha256,
         previous=decision.previous,
         model_sha256=decision.model_sha256,
+        reference_sha256=decision.reference_sha256,
         policy_sha256=decision.policy_sha256,
     )
 
@@ -289,9 +332,9 @@ def _decide(
             files: dict[str, bytes | None] = {decision.path: json_bytes(asdict(decision))}
             if decision.action in MOVES:
                 files[CURRENT] = json_bytes(asdict(pointer(version, decision)))
-            if decision.model_sha256:
-                model = stored_model_at(clone, decision.model_sha256, head)
-                files[CHAMPION] = json_bytes(asdict(released(model, decision)))
+            for path, network in ((CHAMPION, decision.model_sha256), (REFERENCE, decision.reference_sha256)):
+                if network:
+                    files[path] = json_bytes(asdict(released(stored_model_at(clone, network, head), decision)))
             return files, _message(decision)
 
         return decided[0] if push_commit(clone, changes, author=author) else None
@@ -309,6 +352,27 @@ def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:
     if datetime.fromisoformat(decision.decided_utc) > last:
         return decision
     return replace(decision, decided_utc=(last + timedelta(microseconds=1)).isoformat(timespec="microseconds"))
+
+
+def released_for(clone: Clone, night: str) -> tuple[str | None, Champion | None]:
+    """Return the version (None: none yet) and the network that are released, as a night that begins at a clone's head finds them.
+
+    Where the policy has just released what this very night made, the night was stopped right after that and begins again: it finds what
+    was released before.
+    """
+    history = decisions_at(clone, "HEAD")
+    if not history or history[-1].policy is None or night not in _makers(clone, history[-1]):
+        return "current" if current_at(clone) else None, champion_at(clone)
+    last, earlier = history[-1], [each for each in history[:-1] if each.model_sha256]
+    if not earlier:
+        return last.previous, None
+    return last.previous, released(stored_model_at(clone, str(earlier[-1].model_sha256)), earlier[-1])
+
+
+def _makers(clone: Clone, decision: Decision) -> set[str]:
+    """Give the nights that made what a decision released: its version, and its network, which may be a later one's."""
+    model = decision.model_sha256 and stored_model_at(clone, decision.model_sha256)
+    return {decision.tag.removeprefix("data/")[:-9], *([model.facts.get("run", "")] if model else [])}
 
 
 def champions_beside(history: Sequence[Decision]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from perception.versioning.recorded import (
     model_digest,
     model_place,
     proposal_at,
+    reference_at,
 )
 from perception.versioning.records import Version, json_bytes
 from perception.versioning.registry import resolve
@@ -84,16 +85,19 @@ def read_proposal(registry: str | Path, tag: str) -> Proposal | None:
         return proposal_at(clone, tag)
 
 
-def judged_against_another(proposal: Proposal, champion: Champion | None) -> bool:
-    """Say whether the verdict on a proposed network compares it with another champion than this one.
+def judged_against_another(proposal: Proposal, champion: Champion | None, reference: Champion | None) -> str:
+    """Say which of the two, champion or reference release, was another one when the verdict on a proposed network was made.
 
-    No where no verdict was recorded, and where the network is the champion.
+    Empty where neither was, where no verdict was recorded, and where the network is the champion.
     """
     evaluation = proposal.evidence.get("evaluation")
     if not evaluation or (champion and champion.model_sha256 == proposal.model_sha256):
-        return False
+        return ""
     compared = (evaluation.get("comparison") or {}).get("champion_sha256")
-    return bool(compared != (champion.files.get("model.onnx") if champion else None))
+    if compared != (champion.files.get("model.onnx") if champion else None):
+        return "champion"
+    compared = (evaluation.get("promotion") or {}).get("reference")
+    return "reference release" if compared != (reference.files.get("model.onnx") if reference else None) else ""
 
 
 def resolved(registry: str | Path, revision: str) -> Version:
@@ -136,14 +140,23 @@ def champion(registry: str | Path) -> Champion | None:
         return champion_at(clone)
 
 
-def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
-    """Fetch the released network's files into a folder that appears whole, checked by sha256; None while there is none.
+def reference(registry: str | Path) -> Champion | None:
+    """Read which network is the reference release; None while nobody has set one."""
+    with verified_clone(registry) as clone:
+        return reference_at(clone)
 
+
+def fetch_network(
+    registry: str | Path, destination: Path, pointer_at: Callable[[Clone], Champion | None] = champion_at
+) -> Champion | None:
+    """Fetch a network's files into a folder that appears whole, checked by sha256; None while there is none.
+
+    pointer_at: gives its pointer, of a clone.
     Raises InputError when the remote lacks a file or holds other bytes, or the destination holds something.
     """
     check_empty(destination, "remove it or fetch into another folder")
     with verified_clone(registry, scratch=destination.absolute().parent) as clone:
-        found = champion_at(clone)
+        found = pointer_at(clone)
         if found is None:
             return None
         remote = open_remote(configured_remote(clone))
@@ -155,6 +168,8 @@ def fetch_champion(registry: str | Path, destination: Path) -> Champion | None:
             remote, objects or {}, {name: Proof("sha256", value) for name, value in found.files.items()}, folder
         )
         if bad:
-            raise InputError(f"{bad[0]} of the champion is missing on the remote or not what was released; restore it")
+            raise InputError(
+                f"{bad[0]} of network {found.model_sha256[:16]} is missing on the remote or not what was released; restore it"
+            )
         folder.replace(destination)
     return found

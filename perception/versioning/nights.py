@@ -51,6 +51,10 @@ class NightFigures:
     miou_by_condition: Mapping[str, float | None] | None = None  # "time_of_day=night": mIoU
     worst_condition: str | None = None
     verdict: str | None = None
+    reference: str | None = None  # sha256 of the reference release's exported network
+    miou_since_reference: float | None = None
+    miou_since_reference_lower_95: float | None = None  # one-sided, each of the two
+    miou_since_reference_upper_95: float | None = None
     seconds: float | None = None
     cost: float | None = None
     currency: str | None = None  # of cost

@@ -95,7 +95,7 @@ def _environment(scratch: Path, url: str) -> dict[str, str]:
     own.setdefault("HOME", str(scratch))
     settings = _users_settings(scratch, own)
     if url.startswith("file://"):
-        folder = unquote(url.removeprefix("file://"))
+        folder = _folder_of(url)
         _check_owner(folder, [value for name, value in settings if name == "safe.directory"])
         # Rewritten addresses are for servers.
         settings = [(name, value) for name, value in settings if not name.startswith("url.")]
@@ -208,11 +208,19 @@ def read_or_raise(clone: Clone, wanted: str, *arguments: str) -> None:
     done = run_git(clone, *arguments, check=False)
     if done.returncode and may_pass(done.stderr):
         raise RegistryError(f"registry {clone.url} cannot be reached: {last_words(done.stderr, 1)}; try again")
+    if done.returncode and clone.url.startswith("file://") and not Path(folder := _folder_of(clone.url)).is_dir():
+        raise InputError(
+            f"registry {folder}: there is no such folder; correct the path, or run the first night, which creates it"
+        )
     if done.returncode:
         raise InputError(
-            f"registry {clone.url} has no readable {wanted!r}: {last_words(done.stderr, 1)}; "
-            "check the path or URL and the credentials, or create the registry first"
+            f"registry {clone.url}: must be a git repository that has {wanted!r}, and cannot be read ({last_words(done.stderr, 1)}); "
+            "correct the path or URL or the credentials, or run the first night, which creates it"
         )
+
+
+def _folder_of(url: str) -> str:
+    return unquote(url.removeprefix("file://"))
 
 
 def read_committed(clone: Clone, path: str, revision: str = "HEAD") -> bytes | None:

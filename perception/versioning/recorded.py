@@ -2,6 +2,7 @@
 
 decisions/<time>-<action>-<sha8>.json    what somebody decided
 current.json, champion.json              the released version and network, as the last decision about them left them
+reference.json                           the network that losses over the months are counted from: likewise
 models/<sha16>.dvc, .json                a network's files on the remote, and where it came from
 datasets/runs/<run>-<sha8>/proposal.json what a night measured about its version, and the network it trained on it
 """
@@ -17,8 +18,9 @@ from perception.versioning.processes import Clone, read_all_committed
 from perception.versioning.records import FORMAT, Current, Version, json_bytes, parse_record, record_at, run_folder
 
 DECISIONS = "decisions"  # the folder with a file for each
-CHAMPION, PROPOSAL = "champion.json", "proposal.json"
+CHAMPION, REFERENCE, PROPOSAL = "champion.json", "reference.json", "proposal.json"
 MOVES = ("promote", "rollback")  # actions that make a version current
+OF_NETWORKS = ("release", "reference")  # actions that say nothing about the version
 POLICY_NAME = "release policy"  # decides in place of a person; never the name of whoever publishes
 PLAIN_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a file of a network
 
@@ -27,7 +29,9 @@ PLAIN_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # of a file of a network
 class Decision:
     """What somebody decided about a version."""
 
-    action: str  # approve (the first of two people), promote, release (of the network alone), rollback or reject
+    action: (
+        str  # approve (the first of two people), promote, release (of the network alone), rollback, reject or reference
+    )
     tag: str  # data version it is about
     manifest_sha256: str  # identity of that version, as the person saw it
     names: tuple[str, ...]  # who decided; where the registry is signed the last one signed, the others approved before
@@ -35,6 +39,7 @@ class Decision:
     previous: str | None  # tag that was current before
     decided_utc: str  # when, ISO 8601
     model_sha256: str | None = None  # network that is the champion since; None: the decision left it alone
+    reference_sha256: str | None = None  # network that is the reference release since; None: likewise
     proposal_sha256: str | None = (
         None  # of the proposal that named that network; None: of an older one, or none was named
     )
@@ -63,9 +68,9 @@ class StoredModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Champion(StoredModel):
-    """The released network: a pointer beside the released data."""
+    """The released network, or the reference release: a pointer beside the released data."""
 
-    names: tuple[str, ...]  # who released it
+    names: tuple[str, ...]  # who decided so
     reason: str  # why
 
 
@@ -106,10 +111,19 @@ def proposal_at(clone: Clone, tag: str, revision: str = "HEAD") -> Proposal | No
 
 def champion_at(clone: Clone, revision: str = "HEAD") -> Champion | None:
     """Read the released network's pointer at a commit of the clone."""
-    champion = record_at(clone, CHAMPION, Champion, revision)
-    if champion:
-        _check_digest(champion, f"{CHAMPION} of registry {clone.url}")
-    return champion
+    return _network_at(clone, CHAMPION, revision)
+
+
+def reference_at(clone: Clone, revision: str = "HEAD") -> Champion | None:
+    """Read the reference release's pointer at a commit of the clone."""
+    return _network_at(clone, REFERENCE, revision)
+
+
+def _network_at(clone: Clone, path: str, revision: str) -> Champion | None:
+    network = record_at(clone, path, Champion, revision)
+    if network:
+        _check_digest(network, f"{path} of registry {clone.url}")
+    return network
 
 
 def model_place(model_sha256: str) -> str:
@@ -157,5 +171,5 @@ def pointer(version: Version, decision: Decision) -> Current:
 
 
 def released(model: StoredModel, decision: Decision) -> Champion:
-    """Return what champion.json says after a decision that releases a network."""
+    """Return what champion.json or reference.json says after a decision that names a network for it."""
     return Champion(**asdict(model), names=decision.names, reason=decision.reason)

@@ -2,7 +2,7 @@
 
 Layout of the repository:
     .dvc/config                          the remote and settings that cannot corrupt
-    current.json, champion.json          what people released: small pointers on main (decisions.py moves them)
+    current.json, champion.json, reference.json  what people released: small pointers on main (decisions.py moves them)
     decisions/                           one file a decision
     datasets/runs/<run>-<sha8>/          one folder a version: frames.dvc (DVC's pointer) and run.json (what it is)
     refs/tags/data/<run>-<sha8>          annotated, write-once

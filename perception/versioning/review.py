@@ -13,7 +13,7 @@ import pandas as pd
 from perception.quality.profile import near_duplicate_pairs
 from perception.versioning.decisions import standing
 from perception.versioning.diff import CONDITIONS, UNKNOWN, VersionDiff, diff_manifests
-from perception.versioning.recorded import Champion, Decision, Proposal
+from perception.versioning.recorded import OF_NETWORKS, Champion, Decision, Proposal
 from perception.versioning.records import Version
 from perception.versioning.settings import ReviewSettings
 
@@ -299,7 +299,9 @@ def _approval(base: Side, head: Side, history: History) -> Facts:
     """Say where the version stands and what a promotion needs."""
     assert head.version
     about = [
-        each for each in history.decisions if each.tag == head.version.tag and each.action not in ("release", "approve")
+        each
+        for each in history.decisions
+        if each.tag == head.version.tag and each.action not in (*OF_NETWORKS, "approve")
     ]
     last = about[-1] if about else None
     changed = bool(base.version) and base.version.test_set_sha256 != head.version.test_set_sha256  # type: ignore[union-attr]

@@ -21,7 +21,8 @@ SIGNERS = "allowed_signers"
 # What a role may do: status (added, modified, deleted) and path of every change of a commit that it signs.
 _MAY = {
     "publish": r"A (entries|datasets/runs|nights|models)/.*|M nights/.*|M models/[^/]*\.json|M datasets/runs/[^/]*/proposal\.json",
-    "decide": r"A decisions/[^/]*|[AM] (current|champion)\.json|A datasets/runs/[^/]*/retired\.json|D datasets/runs/[^/]*/frames\.dvc",
+    "decide": r"A decisions/[^/]*|[AM] (current|champion|reference)\.json|A datasets/runs/[^/]*/retired\.json"
+    r"|D datasets/runs/[^/]*/frames\.dvc",
     "policy": r"A decisions/[^/]*|[AM] (current|champion)\.json",
     "root": r".*",
 }

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from perception.errors import InputError
-from perception.parameters import Count, checked
+from perception.parameters import Count, Days, checked
 from perception.versioning.growing import entry_objects
 from perception.versioning.processes import Clone, git_text, paths_in, read_committed
-from perception.versioning.recorded import CHAMPION, champion_at, decisions_at
+from perception.versioning.recorded import CHAMPION, REFERENCE, champion_at, decisions_at, reference_at
 from perception.versioning.records import (
     CURRENT,
     FORMAT,
@@ -50,7 +50,7 @@ class ScrubReport:
 class RetentionPolicy:
     """Which versions to keep, beside every version that was ever current, the champion's and the newest."""
 
-    keep_days: Count = 30  # younger versions stay
+    keep_days: Days = 30  # younger versions stay
     # objects that changed more recently stay, whatever needs them: a publish may be running
     grace_hours: Count = 48
 
@@ -202,7 +202,11 @@ def _kept(clone: Clone, listed: list[Version], policy: RetentionPolicy, now: dat
     for decision in decisions_at(clone, "HEAD"):
         if decision.action in ("promote", "rollback"):
             kept[decision.tag] = f"approved by {', '.join(decision.names)}"
-    for name, pointer in ((CURRENT, current_at(clone)), (CHAMPION, champion_at(clone))):
+    for name, pointer in (
+        (CURRENT, current_at(clone)),
+        (CHAMPION, champion_at(clone)),
+        (REFERENCE, reference_at(clone)),
+    ):
         if pointer:
             kept[pointer.tag] = f"named by {name}"
     return {version.tag: kept[version.tag] for version in listed if version.tag in kept}

@@ -31,11 +31,13 @@ from perception.versioning.recorded import (
     DECISIONS,
     MOVES,
     POLICY_NAME,
+    REFERENCE,
     Decision,
     champion_at,
     decisions_at,
     pointer,
     proposal_at,
+    reference_at,
     released,
     stored_model_at,
 )
@@ -73,7 +75,7 @@ class Commit:
     @property
     def decides(self) -> bool:
         """Say whether it changes a decision or what follows from one."""
-        return any(path in (CURRENT, CHAMPION) or path.startswith(f"{DECISIONS}/") for path in self.changes)
+        return any(path in (CURRENT, CHAMPION, REFERENCE) or path.startswith(f"{DECISIONS}/") for path in self.changes)
 
 
 # --- the door
@@ -282,6 +284,8 @@ def _not_agreed(clone: Clone, commit: Commit, decision: Decision, version: Versi
         }:
             return f"goes back to {version.tag} or a network that nobody released before"
         return ""
+    if decision.reference_sha256 not in {None, *(old.model_sha256 for old in earlier)}:
+        return "makes a network the reference that nobody released before"
     publisher = _publisher(clone, version)
     if publisher in decision.names and decision.policy is None:
         return f"is about {version.tag}, which {publisher} published and cannot decide about too"
@@ -305,18 +309,21 @@ def _publisher(clone: Clone, version: Version) -> str | None:
 def _pointers(clone: Clone, commit: Commit, decision: Decision | None) -> str:
     """Say which pointer is not what follows from the decision that came with it, or from those before; empty: none."""
     current, champion = current_at(clone, commit.before), champion_at(clone, commit.before)
+    reference = reference_at(clone, commit.before)
     if decision and decision.action in MOVES:
         version = published_version(clone, decision.tag, commit.sha)
         current = pointer(version, decision) if version else None
     if decision and decision.model_sha256:
         champion = released(stored_model_at(clone, decision.model_sha256, commit.before), decision)
+    if decision and decision.reference_sha256:
+        reference = released(stored_model_at(clone, decision.reference_sha256, commit.before), decision)
     if current_at(clone, commit.sha) != current:
         found = current_at(clone, commit.sha)
         return f"leaves {CURRENT} at {found.tag if found else None}, decided was {current.tag if current else None}: it was moved by hand"
-    if (found_model := champion_at(clone, commit.sha)) != champion:
-        return (
-            f"leaves {CHAMPION} at {found_model.model_sha256[:16] if found_model else None}, which no decision released"
-        )
+    for path, wanted in ((CHAMPION, champion), (REFERENCE, reference)):
+        network = champion_at(clone, commit.sha) if path == CHAMPION else reference_at(clone, commit.sha)
+        if network != wanted:
+            return f"leaves {path} at {network.model_sha256[:16] if network else None}, which no decision released"
     return ""
 
 

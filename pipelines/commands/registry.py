@@ -14,7 +14,6 @@ from perception.errors import InputError, shown
 from pipelines.commands.options import PATH
 
 if TYPE_CHECKING:
-    from perception.versioning.models import Champion, Proposal
     from perception.versioning.trend import ListedNight
 
 LATEST = Path(__file__).parents[2] / "runs" / "latest"
@@ -38,10 +37,6 @@ def _of_latest() -> str:
 
 def _names(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
-
-
-def _listed(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
-    return [name for name in _names(_context, _option, text) if name]
 
 
 registry_option = click.option(
@@ -125,10 +120,10 @@ def _latest(registry: str) -> str:
 def promote(registry: str, version: str, manifest: str, by: list[str], reason: str, proposal: str, model: str) -> None:
     """Release a data version: the next night starts from it and from its network."""
     from perception.versioning.decisions import promote as decide
-    from perception.versioning.models import champion, read_proposal, resolved
+    from perception.versioning.models import resolved
 
     tag, reviewed = resolved(registry, version).tag, _reviewed(version, manifest)
-    objection = _objection(read_proposal(registry, tag), champion(registry)) if model == "auto" else ""
+    objection = _objection(registry, tag) if model == "auto" else ""
     data, release = model != "only", model != "keep" and not objection
     seen = {"manifest_sha256": reviewed, "proposal_sha256": proposal}
     done = decide(registry, tag, **seen, names=by, reason=reason, data=data, release=release)
@@ -149,16 +144,18 @@ def promote(registry: str, version: str, manifest: str, by: list[str], reason: s
     print("undo with: make rollback BY=... REASON=...")
 
 
-def _objection(proposal: "Proposal | None", released: "Champion | None") -> str:
+def _objection(registry: str, tag: str) -> str:
     """Say why a night's network does not become the champion by itself; empty where it may."""
-    from perception.versioning.models import judged_against_another
+    from perception.versioning.models import champion, judged_against_another, read_proposal, reference
 
+    proposal = read_proposal(registry, tag)
     if proposal is None or proposal.model_sha256 is None:
         return "no network was proposed with it"
     verdict = ((proposal.evidence.get("evaluation") or {}).get("promotion") or {}).get("decision")
     if verdict != "promote":
         return f"the night's verdict on its network is {verdict or 'missing'}"
-    return "its network was judged against another champion" if judged_against_another(proposal, released) else ""
+    another = judged_against_another(proposal, champion(registry), reference(registry))
+    return f"its network was judged against another {another}" if another else ""
 
 
 @click.command(epilog="Example: nightdrive rebase --version data/2026-11-30-64245038")
@@ -215,15 +212,34 @@ def rollback(registry: str, version: str | None, by: list[str], reason: str) -> 
     print(f"{done.tag} is current again, instead of {done.previous}{beside}")
 
 
+@click.command(
+    epilog="Example: nightdrive reference --version data/demo-64245038 --by 'Ada Lovelace' --reason 'as driven in spring'"
+)
+@registry_option
+@click.option("--version", metavar="TAG", help="Whose network it is, which was released once; default: the champion's.")
+@signed()
+def reference(registry: str, version: str | None, by: list[str], reason: str) -> None:
+    """Set the reference release: the network that losses over the months are counted from; only people move it."""
+    from perception.versioning.decisions import set_reference
+
+    done = set_reference(registry, names=by, reason=reason, revision=version)
+    if done is None or done.reference_sha256 is None:
+        print("it is the reference release already; nothing was done")
+        return
+    print(f"network {done.reference_sha256[:16]} of {done.tag} is the reference release; decided by {', '.join(by)}")
+    print("from the next night on a network must be no worse than it, beside the champion")
+
+
 @click.command(epilog="Example: nightdrive versions")
 @registry_option
 def versions(registry: str) -> None:
-    """List the data versions, oldest first, with what is current and whose network is the champion."""
+    """List the data versions, oldest first, with what is current and whose network is champion and reference release."""
     from perception.versioning.models import champion
+    from perception.versioning.models import reference as anchor
     from perception.versioning.registry import resolve
     from perception.versioning.upkeep import versions as listed
 
-    released = {"current": resolve(registry), "champion": champion(registry)}
+    released = {"current": resolve(registry), "champion": champion(registry), "reference": anchor(registry)}
     for version in listed(registry):
         marks = " ".join(word for word, pointer in released.items() if pointer and version.tag == pointer.tag)
         print(f"{version.tag:<44} {version.frames:>9,} frames {version.new_bytes / 1e6:>9.1f} MB new  {marks}")
@@ -339,31 +355,6 @@ def reproduce(registry: str, version: str, out: Path) -> None:
         f"{done.version.tag} at commit {done.version.commit[:12]}: {done.files} files, {done.bytes:,} bytes, all as published"
     )
     print(f"manifest sha256 {done.manifest_sha256}")
-
-
-@click.command(epilog="Example: nightdrive lineage --drive 0001TP,0006R0")
-@registry_option
-@click.option("--frame", default="", callback=_listed, metavar="ID", help="A frame; several with commas.")
-@click.option("--drive", default="", callback=_listed, metavar="ID", help="A drive; several with commas.")
-def lineage(registry: str, frame: list[str], drive: list[str]) -> None:
-    """Say which versions and networks used a frame or a drive, and what its deletion would touch."""
-    from perception.versioning.lineage import deletion_impact, frame_history
-
-    if not frame and not drive:
-        raise InputError("name a frame or a drive: FRAME=id or DRIVE=id, several with commas")
-    rows = frame_history(registry, frame_ids=frame, drive_ids=drive)
-    if rows.empty:
-        print("no version holds it")
-        return
-    counted = rows.groupby(["tag", "split", "current", "champion"], sort=False).size()
-    for (tag, split, current, champion), count in counted.items():
-        marks = " ".join(word for word, holds in (("current", current), ("champion trained on it", champion)) if holds)
-        print(f"{tag:<44} {split:<6} {count:>7,} frames  {marks}")
-    impact = deletion_impact(registry, rows)
-    held = f"{rows.frame_id.nunique()} frames of {rows.drive_id.nunique()} drives in {len(impact['versions'])} versions"
-    print(f"a deletion touches {held}")
-    print(f"networks that learned from them: {', '.join(impact['models']) or 'none is kept'}")
-    print(f"the frozen test set: {'touched' if impact['touches_test_set'] else 'not touched'}")
 
 
 @click.command(epilog="Example: nightdrive scrub --sample 1000 --seed 7")

@@ -130,6 +130,7 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
     for name, file in (("base", "champion.onnx"), ("compressed", "net.onnx")):
         (tmp_path / name).mkdir()
         shutil.copy(place / file, tmp_path / name / file.replace("net", "model"))
+    (tmp_path / "base" / "night.json").write_text('{"date": "2026-11-30"}')
     run("evaluate", shared | QUICK, tmp_path, "--frames", "frames", "--base", "base", "--compressed", "compressed",
         "--evaluation", "evaluation")  # fmt: skip
     ours = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
@@ -144,12 +145,22 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
     assert "What it does not support" in html and ours["promotion"]["decision"] in html
     assert "Not judged" in html and "of 20)" in html
     shutil.copy(place / "net.onnx", tmp_path / "base" / "reference.onnx")
-    pinned = shared | QUICK | {"test_set_sha256": ours["test_set_sha256"]}
+    signed = {"figure": "weather=fog", "by": "Ada Lovelace", "reason": "summer", "nights": 2}
+    contract = {
+        "exemptions": [
+            signed | {"first_night": "2026-11-29"},
+            signed | {"figure": "weather=snow", "first_night": "2026-12-01"},
+        ]
+    }
+    pinned = shared | QUICK | {"test_set_sha256": ours["test_set_sha256"], "contract": contract}
     ports = ("--frames", "frames", "--base", "base", "--compressed", "compressed")
     run("evaluate", pinned, tmp_path, *ports, "--evaluation", "again")
     against = json.loads((tmp_path / "again" / "evaluation.json").read_text())
     assert against["promotion"]["reference"] == against["model_sha256"], "the reference release is this very network"
     assert against["promotion"]["miou_since_reference"] == against["promotion"]["miou_since_reference_lower_95"] == 0.0
+    reasons = "; ".join(against["promotion"]["reasons"])
+    assert "weather=fog was not judged: exempt until 2026-11-30, Ada Lovelace: summer" in reasons
+    assert "snow was not judged" not in reasons, "by the night's date, whatever today's is"
     assert {each["difference"] for each in against["comparison"]["reference_judgements"]} == {0.0}
     assert against["comparison"]["judgements"] == ours["comparison"]["judgements"]
     assert (
@@ -175,6 +186,7 @@ def test_the_next_night_does_not_judge_the_champion_on_the_same_test_set_again(
     for name, file in (("base", "champion.onnx"), ("compressed", "model.onnx")):
         (tmp_path / name).mkdir()
         shutil.copy(place / file.replace("model", "net"), tmp_path / name / file)
+    (tmp_path / "base" / "night.json").write_text('{"date": "2026-11-30"}')
 
     def night(name: str) -> dict[str, Any]:
         ports = ("--frames", "frames", "--base", "base", "--compressed", "compressed", "--evaluation", name)

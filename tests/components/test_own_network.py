@@ -1,5 +1,6 @@
 """Networks that are not ERFNet go through every stage that trains, scores, shrinks, exports and judges one."""
 
+import hashlib
 import importlib
 import json
 import re
@@ -100,6 +101,19 @@ def test_a_network_goes_through_the_night(night: dict[str, Path], tmp_path: Path
     embeddings = np.stack(pd.read_parquet(files["scores"] / "scores.parquet").embedding)
     assert embeddings.shape[1] == {"unet": 16, "efficientnet_lite": 320}[name] and np.ptp(embeddings, axis=0).max() > 0
     check_shipped(files, NetworkChoice(**CHOICES[name]))
+    check_int8(night, files, tmp_path / "int8", CHOICES[name])
+
+
+def check_int8(night: dict[str, Path], files: dict[str, Path], place: Path, network: dict[str, Any]) -> None:
+    """Ship the same network in int8, and judge the file that ships."""
+    inputs = {name: [files[name]] for name in ("frames", "network")}
+    given = {"store": str(night["store"]), "seed": 1, **SIZE, "network": network, "latency_repeats": 3}
+    folder = run(compress, inputs, "compressed", place, **given, precision="int8", calibration_frames=4)
+    card, before = (json.loads((each / "card.json").read_text()) for each in (folder, files["compressed"]))
+    assert (card["precision"], before["precision"]) == ("int8", "float32")
+    assert card["parameters"] <= before["parameters_dense"] and card["bytes"] < before["bytes"]
+    assert card["onnx_sha256"] == hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    assert 0 <= card["miou"] <= 1 and card["export_max_abs_error"] < 1e-3
 
 
 def check_shipped(files: dict[str, Path], choice: NetworkChoice) -> None:

@@ -13,6 +13,8 @@ import click
 if TYPE_CHECKING:
     from tests.faults.counting import Count
 
+OPERATIONS = Path("build/operations")  # parts of the campaign of operations that are done, by code and seed
+
 
 @click.command(epilog="Example: nightdrive faults --campaign faults --only clock,gpu")
 @click.option(
@@ -74,7 +76,7 @@ def _rows(folder: Path, campaign: str, seeds: Sequence[int], examples: int, only
     if campaign in ("all", "nights"):
         from tests.faults.operations import operation_rows
 
-        yield from operation_rows(seeds)
+        yield from operation_rows(OPERATIONS, seeds)
 
 
 def fault_rows(folder: Path, seeds: Sequence[int], only: str = "") -> "Iterator[Count]":

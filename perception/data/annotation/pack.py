@@ -19,7 +19,8 @@ class Pack:
 
     path: Path
     names: tuple[str, ...]
-    moment: datetime  # when the newest of its files was written
+    moment: datetime  # when the newest of its files was written, as an archive tells it
+    came: datetime  # when it was written here
 
     @property
     def is_archive(self) -> bool:
@@ -65,8 +66,10 @@ def open_pack(path: Path) -> Pack:
     """List the files of a drop; raises BadFrame for an archive that is damaged or holds too many."""
     if path.is_dir():
         files = [each for each in paths_below(path) if each.is_file()]
-        return Pack(path, tuple(each.relative_to(path).as_posix() for each in files), _newest(files or [path]))
-    pack = Pack(path, (path.name,), _newest([path]))
+        came = _newest(files or [path])
+        return Pack(path, tuple(each.relative_to(path).as_posix() for each in files), moment=came, came=came)
+    came = _newest([path])
+    pack = Pack(path, (path.name,), moment=came, came=came)
     if not pack.is_archive:
         return pack
     try:
@@ -78,7 +81,7 @@ def open_pack(path: Path) -> Pack:
         raise BadFrame(path, f"holds {len(listed)} files, more than {limits.DROP_FILES}", "export fewer frames at once")
     names = (each.filename for each in listed)
     kept = tuple(sorted(name for name in names if not any(map(is_left_behind, PurePosixPath(name).parts))))
-    return Pack(path, kept, max(map(_written, listed), default=pack.moment))
+    return Pack(path, kept, moment=max(map(_written, listed), default=came), came=came)
 
 
 def _newest(files: Iterable[Path]) -> datetime:

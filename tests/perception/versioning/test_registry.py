@@ -179,10 +179,15 @@ def test_hooks_of_a_registry_that_belongs_to_another_user_do_not_run(registry, t
 
 
 def test_a_registry_that_is_not_there_is_named(tmp_path, published):
-    with pytest.raises(InputError, match="nowhere"):
+    with pytest.raises(
+        InputError, match=r"registry /.*/nowhere\.git: there is no such folder; correct the path, or run"
+    ):
         resolve(tmp_path / "nowhere.git")
     with pytest.raises(InputError, match="nowhere"):
         publish(tmp_path / "nowhere.git", "r", published.first_folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"/empty: must be a git repository that has 'main', .*; correct the path"):
+        resolve(tmp_path / "empty")
     subprocess.run(["git", "init", "-q", "--bare", "-b", "main", tmp_path / "plain.git"], check=True)
     with pytest.raises(InputError, match="plain"):
         publish(tmp_path / "plain.git", "r", published.first_folder)

@@ -13,8 +13,8 @@ import pytest
 from perception.errors import InputError
 from perception.versioning.anchor import split_address, with_anchor
 from perception.versioning.audit import audit
-from perception.versioning.decisions import promote, reject, rollback
-from perception.versioning.models import champion, fetch_champion, read_proposal
+from perception.versioning.decisions import promote, reject, rollback, set_reference
+from perception.versioning.models import champion, fetch_network, read_proposal, reference
 from perception.versioning.nights import Night, Used, record_night
 from perception.versioning.policy import release_by_policy
 from perception.versioning.recorded import model_digest
@@ -52,7 +52,7 @@ def refused(signed: Signed, words: str, tmp_path: Path) -> None:
     takers = (
         lambda: resolve(signed.anchored),
         lambda: resolve(signed.anchored, signed.one.tag),
-        lambda: fetch_champion(signed.anchored, tmp_path / "fetched-champion"),
+        lambda: fetch_network(signed.anchored, tmp_path / "fetched-champion"),
         lambda: fetch(signed.anchored, signed.two.tag, tmp_path / "fetched"),
         lambda: read_proposal(signed.anchored, signed.two.tag),
         lambda: release(signed.anchored, signed.two, "ada"),
@@ -114,6 +114,7 @@ def _pointers_of_data(signed: Signed) -> dict[str, bytes | None]:
 EDITS = {
     "champion": _champion,
     "pointer": _pointer,
+    "reference": lambda signed: {"reference.json": signed.read("champion.json")},
     "pointer removed": lambda _: {"current.json": None},
     "proposal": _proposal,
     "pointers of data": _pointers_of_data,
@@ -310,6 +311,20 @@ def test_the_policy_decides_only_where_the_list_says_so(signed, monkeypatch):
         )
 
 
+def test_the_reference_is_set_by_people_and_to_what_was_released(signed, tmp_path, monkeypatch):
+    signed.keys.sign_as(monkeypatch, "ada")
+    done = set_reference(signed.anchored, names=["ada@example.org"], reason="as driven in spring")
+    assert reference(signed.anchored).model_sha256 == done.reference_sha256 == champion(signed.anchored).model_sha256
+    other = replace(
+        done,
+        reference_sha256=model_digest({"model.onnx": digest(b"two")}),
+        decided_utc="2999-01-01T00:00:00.000000+00:00",
+    )
+    forged = json.loads(_champion(signed)["champion.json"]) | {"names": other.names, "reason": other.reason}
+    signed.intrude({other.path: json_bytes(asdict(other)), "reference.json": json_bytes(forged)})
+    refused(signed, "the reference that nobody released before", tmp_path)
+
+
 # --- the list
 
 
@@ -392,7 +407,7 @@ def test_a_network_is_what_its_files_hash_to(proposed, tmp_path):
     other = json.loads(signed.read("champion.json")) | {"files": {"model.onnx": digest(b"two")}}
     signed.intrude({"champion.json": json_bytes(other)})
     with pytest.raises(InputError, match="its files are those of network"):
-        fetch_champion(signed.path, tmp_path / "out")
+        fetch_network(signed.path, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside", "a//b", ""])
@@ -401,7 +416,7 @@ def test_a_file_of_a_version_or_network_lies_in_its_folder(proposed, tmp_path, n
     other = json.loads(proposed.read("champion.json")) | {"files": files, "model_sha256": model_digest(files)}
     proposed.intrude({"champion.json": json_bytes(other)})
     with pytest.raises(InputError, match="would lie outside its folder"):
-        fetch_champion(proposed.path, tmp_path / "deep" / "out")
+        fetch_network(proposed.path, tmp_path / "deep" / "out")
     with pytest.raises(InputError, match="would lie outside its folder"):
         get_files(FolderRemote("/nowhere"), {}, {name: Proof("sha256", "")}, tmp_path)
 

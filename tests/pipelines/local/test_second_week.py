@@ -79,7 +79,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     first, second, third, fourth = story.asked("first")
     labels = {first: label(), second: label(), third: label(), fourth: b"no image"}
     batch = story.root / "runs" / "first" / "selection" / "annotation"
-    send(batch, labels, date(2026, 12, 1), story.root / "drops" / "one")
+    send(batch, labels, date(2026, 2, 1), story.root / "drops" / "one")
     story.night("second", "2026-12-01")
     story.promote("second")
     story.night("third", "2026-12-02")
@@ -151,7 +151,10 @@ def test_labelled_frames_of_which_nothing_is_known_are_written_and_a_column_of_n
 
 
 def test_a_night_with_nothing_new_publishes_nothing(story: Story) -> None:
-    assert story.told["third"]["news"] == "nothing"
+    told = story.told["third"]
+    assert told["news"] == "nothing"
+    assert (told["human_labels"], told["at_annotators"], told["overdue"]) == (3, 5, 0), "as the second night left it"
+    assert (story.told["second"]["human_labels"], story.told["second"]["at_annotators"]) == (3, 5)
     assert not (story.root / "runs" / "third" / "version").exists()
     assert [version.run for version in versions(str(story.registry))] == ["first", "second", "fourth"]
 
