@@ -17,15 +17,15 @@ from components.select import NamedQuota
 from components.stage.declaration import Needs
 from components.stage.learning import FrameParameters, LearningParameters
 from perception.data.footage.settings import FootageSettings, Sampling
-from perception.metrics.contract import Clause, Contract, Exemption
+from perception.metrics.contract import Clause, Contract, Exemption, ObjectRule
 from perception.models.settings import NetworkChoice
 from perception.quality.suites import Parameter, load_suite
 from perception.simulator.world import World
-from perception.versioning.settings import ReleasePolicy
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph
 from pipelines.kubeflow.schedule import Schedule
 from pipelines.prices import Prices
+from pipelines.release import Release
 from pipelines.season import SeasonParameters
 from pipelines.settings import COUNTS
 
@@ -33,6 +33,7 @@ from pipelines.settings import COUNTS
 GIVEN = {
     "sources",
     "release",
+    "contract",
     "run",
     "profile",
     "settings",
@@ -55,9 +56,10 @@ _NESTED = {
     "sources.NAME.footage.sampling": Sampling,
     "sources.NAME.world": World,
     "select.quotas": NamedQuota,
-    "evaluate.contract": Contract,
-    "evaluate.contract.clauses": Clause,
-    "evaluate.contract.exemptions": Exemption,
+    "release.contract": Contract,
+    "release.contract.clauses": Clause,
+    "release.contract.exemptions": Exemption,
+    "release.contract.objects": ObjectRule,
 }
 _BOUNDS = {
     "minimum": "at least",
@@ -83,7 +85,7 @@ def schema(night: Graph) -> dict[str, Any]:
     sections |= {
         "common": _object({name: each for name, each in shared.items() if name != "bounds"}),
         "sources": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Source"}},
-        "release": {"$ref": "#/$defs/ReleasePolicy"},
+        "release": {"$ref": "#/$defs/Release"},
         "cluster": {"$ref": "#/$defs/Cluster"},
         "prices": {"$ref": "#/$defs/Prices"},
         "images": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -124,7 +126,7 @@ def page(night: Graph) -> str:
     parts.append(_table("NAME.network", NetworkChoice, defined))
     for title, kind in _NESTED.items():
         parts.append(_table(title, kind, defined))
-    others = {"release": ReleasePolicy, "prices": Prices, "cluster": Cluster, "cluster.stages.NAME": Needs}
+    others = {"release": Release, "prices": Prices, "cluster": Cluster, "cluster.stages.NAME": Needs}
     others |= {"schedule.yaml": Schedule, "season": SeasonParameters}
     for title, kind in others.items():
         parts.append(_table(title, kind, defined))
@@ -149,7 +151,7 @@ def meanings(kind: type) -> dict[str, str]:
 def _definitions(night: Graph) -> dict[str, dict[str, Any]]:
     """Return the JSON schema of every parameter class by its name, with what its comments say."""
     kinds = {task.stage.parameters for task in night.tasks.values()} | {FrameParameters, LearningParameters}
-    kinds |= {NetworkChoice, *_NESTED.values(), Prices, ReleasePolicy, Cluster, Needs, Schedule, SeasonParameters}
+    kinds |= {NetworkChoice, *_NESTED.values(), Prices, Release, Cluster, Needs, Schedule, SeasonParameters}
     _, found = models_json_schema([(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)])
     defined: dict[str, dict[str, Any]] = found["$defs"]
     for kind in kinds:

@@ -14,8 +14,8 @@ from components.stage.parameters import build_parameters, overlay, parse_value, 
 from perception.data.footage.settings import split_at_night
 from perception.data.source_files import S3
 from perception.errors import InputError, did_you_mean
+from perception.versioning.anchor import split_address
 from perception.versioning.processes import holds_user_information
-from perception.versioning.settings import ReleasePolicy
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
 from pipelines.prices import Prices
@@ -54,6 +54,8 @@ def load_settings(
     `date` is its UTC day (default: the day on which it begins).
     Raises InputError for an unknown profile, section or parameter, a value out of range, and DATA missing where it is needed.
     """
+    from pipelines.release import Release  # here, so that a command line need not wait for pandas
+
     written = read_yaml(file)
     profiles = _profiles(written, file.name)
     if profile not in profiles:
@@ -62,6 +64,7 @@ def load_settings(
         )
     settings = _layered(written, profiles[profile] or {})
     settings |= {name: settings.get(name) or {} for name in ("release", "prices", "season", *night.tasks)}
+    settings["release"] = {"contract": {}} | settings["release"]
     for override in overrides:
         _override(settings, override)
     _check_sections(settings, night, file.name)
@@ -69,13 +72,15 @@ def load_settings(
     sources = {name: _with_data(name, source, data) for name, source in settings["sources"].items()}
     for name, source in sources.items():
         build_parameters(Source, source, where=f"sources.{name}")
-    build_parameters(ReleasePolicy, settings["release"], where="release")
+    build_parameters(Release, settings["release"], where="release")
     build_parameters(SeasonParameters, settings["season"], where="season")
     cluster: Any = build_parameters(Cluster, settings["cluster"], where="cluster")
     prices: Any = build_parameters(Prices, settings["prices"], where="prices")
     for name in ("registry", "remote"):
         settings["common"][name] = str(settings["common"].get(name, "")).replace("{profile}", profile)
-    shared = settings["common"] | {"sources": sources, "profile": profile, "release": settings["release"]}
+    policy = {name: value for name, value in settings["release"].items() if name != "contract"}
+    shared = settings["common"] | {"sources": sources, "profile": profile, "release": policy}
+    shared["contract"] = settings["release"]["contract"]
     shared |= {"settings_sha256": _digest(settings), "run": run or profile, "night_date": date}
     shared |= {f"{over}_count": settings[name] for over, name in COUNTS.items()}
     sections = {task.name: _section(task, settings[task.name], shared) for task in night.tasks.values()}
@@ -156,6 +161,8 @@ def _check_sections(settings: Mapping[str, Any], night: Graph, file: str) -> Non
 def _digest(settings: Mapping[str, Any]) -> str:
     """Return the hash of everything that was asked for: nights with the same one do the same with the same frames."""
     asked = {name: value for name, value in settings.items() if name != "prices"}
+    registry, _ = split_address(str(settings["common"].get("registry", "")))  # its anchor moves with every submit
+    asked["common"] = settings["common"] | {"registry": registry}
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -219,6 +226,8 @@ def _section(task: Task, own: Mapping[str, Any], shared: Mapping[str, Any]) -> d
     for over, count in COUNTS.items():
         if f"{over}_count" in own:
             raise InputError(f"{task.name}.{over}_count: is one number of the whole night; set {count} in its place")
+    if "contract" in own:
+        raise InputError(f"{task.name}.contract: is one of the whole night's; set release.contract in its place")
     section = {name: value for name, value in shared.items() if name in names} | dict(own)
     section |= {"suite": task.suite} if task.suite else {}
     build_parameters(task.stage.parameters, section | ({task.over: 0} if task.over else {}), where=task.name)

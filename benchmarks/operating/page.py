@@ -35,8 +35,8 @@ def page_text(study: Study, cells: Sequence[Cell], command: str, took_minutes: f
         "allows there and no more. It should be 5 % at most.",
         _margin_table(study, cells),
         "Fog is told twice: on drives as they come, where most small test sets lack the least number of drives of some contracted "
-        "condition, so that nothing is promoted at all; and on test sets that people filled up. The margin is counted on drives as they "
-        "come: a small test set that was filled up has harder drives, on which the same network loses less of a class or overall.",
+        "condition, so that nothing is promoted at all; and on test sets that people filled up. Truth and margin are those of drives "
+        "mixed as in the test set: one that was filled up holds more hard drives than the road does, and its figures speak of that mix.",
         "## Networks that are equal\n\nChallenger, champion and reference release differ by chance alone, as three trainings do; every "
         f"contracted condition has its least number of drives ({study.least}).",
         _table(

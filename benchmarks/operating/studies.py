@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from benchmarks.operating.world import CLASSES, LARGE, World, draw_fleet, logit_losses, with_share
+from benchmarks.operating.world import CLASSES, Fleet, World, draw_fleet, logit_losses, population, with_share
 from perception.metrics.bounds import drives_failure_upper
 from perception.metrics.comparison import Comparison, RegressionRule, compare
 from perception.metrics.confusion import iou_of_tallies, mean_known, tallies
@@ -150,21 +150,21 @@ def at_the_margin(
 ) -> list[Cell]:
     """Ask how often a challenger is promoted whose true loss in one figure is exactly at its margin."""
     world = with_share(study.world, figure, share) if share else study.world
-    (amount,) = logit_losses(world, figure, [_margin(study, world, figure)])
+    least = study.least if test_set == FILLED else 0
+    truth = population(world, figure, least / drives)
+    (amount,) = logit_losses(truth, figure, [_margin(study, truth, figure)])
     promoted = []
     for _ in range(study.repeats):
-        fleet = draw_fleet(world, drives, generator, least=study.least if test_set == FILLED else 0)
+        fleet = draw_fleet(world, drives, generator, least=least)
         champion = fleet.score(generator)
         verdict = judged({CHAMPION: champion}, fleet.score(generator, fleet.loss(figure, amount)), study)
         promoted.append(verdict.decision == "promote")
     return [_cell("at_the_margin", promoted, figure=figure, share=share, drives=drives, test_set=test_set)]
 
 
-def _margin(study: Study, world: World, figure: str) -> float:
+def _margin(study: Study, truth: Fleet, figure: str) -> float:
     clause = study.clauses[figure]
-    always = figure if "=" in figure and not figure.startswith(CLASS) else ""
-    truth = draw_fleet(world, LARGE, np.random.default_rng(0), always=always).expected(figure)
-    return float(np.clip(clause.share * truth, clause.least, clause.most))
+    return float(np.clip(clause.share * truth.expected(figure), clause.least, clause.most))
 
 
 def equal_networks(study: Study, generator: np.random.Generator, *, drives: int) -> list[Cell]:
@@ -179,7 +179,8 @@ def equal_networks(study: Study, generator: np.random.Generator, *, drives: int)
 
 def by_loss(study: Study, generator: np.random.Generator, *, drives: int, points: float) -> list[Cell]:
     """Ask how often a challenger is promoted, and how often refused by name, that is so many points worse at night."""
-    (amount,) = logit_losses(study.world, "time_of_day=night", [points / 100])
+    truth = population(study.world, "time_of_day=night", study.least / drives)
+    (amount,) = logit_losses(truth, "time_of_day=night", [points / 100])
     decisions = []
     for _ in range(-(-study.repeats // 4)):
         fleet = draw_fleet(study.world, drives, generator, least=study.least)
@@ -198,9 +199,10 @@ def months(study: Study, generator: np.random.Generator, *, trend: float, year: 
     The share of the cell is 1 where the true loss since the reference release is within one margin at the end.
     """
     fleet = draw_fleet(study.world, study.frozen_drives, generator, least=study.least)
-    margin = _margin(study, study.world, OVERALL)
+    truth = population(study.world, OVERALL, study.least / study.frozen_drives)
+    margin = _margin(study, truth, OVERALL)
     points = np.linspace(-15.0, 15.0, 31)
-    amounts = logit_losses(study.world, OVERALL, list(-points / 100))
+    amounts = logit_losses(truth, OVERALL, list(-points / 100))
     reference = champion = fleet.score(generator)
     clauses = {name: clause for name, clause in study.clauses.items() if clause.required}
     level, levels = 0.0, []

@@ -161,8 +161,9 @@ def draw_fleet(world: World, drives: int, generator: np.random.Generator, *, alw
     the most frequent one, as a test set is put together by people.
     """
     facts = {column: _drawn(world, column, drives, generator, always) for column in CONDITIONS}
-    for column in CONDITIONS[:2] if least else ():
-        _fill_up(facts[column], list(world.shares(column)), least)
+    for column in CONDITIONS[:2]:
+        if not always.startswith(f"{column}="):
+            _fill_up(facts[column], list(world.shares(column)), least, generator)
     names = [f"d{number:05d}" for number in range(drives)]
     groups = pd.DataFrame({"drive_id": names, **facts, "frames": world.frames_per_drive})
     classes, shape = len(world.class_shares), (drives, world.frames_per_drive, len(world.class_shares))
@@ -182,16 +183,22 @@ def class_of(figure: str) -> int | None:
     return CLASSES.index(figure.removeprefix(CLASS)) if figure.startswith(CLASS) else None
 
 
-def logit_losses(world: World, figure: str, falls: Sequence[float]) -> list[float]:
+def population(world: World, figure: str, least_share: float) -> Fleet:
+    """Return drives enough to know a figure's truth by, mixed as in a test set; all are in the figure's condition, if it has one.
+
+    least_share: of the test set, that every time of day and weather was filled up to.
+    """
+    always = figure if figure.partition("=")[0] in CONDITIONS else ""
+    return draw_fleet(world, LARGE, np.random.default_rng(0), always=always, least=round(least_share * LARGE))
+
+
+def logit_losses(truth: Fleet, figure: str, falls: Sequence[float]) -> list[float]:
     """Return what to take from the logits so that the true figure falls by as much, for each of several falls of it (0 to 1).
 
-    The truth is worked out on a large fleet at some amounts, and interpolated between them. Raises InputError for a fall out of reach.
+    The truth is worked out on a population at some amounts, and interpolated between them. Raises InputError for a fall out of reach.
     """
-    fleet = draw_fleet(
-        world, LARGE, np.random.default_rng(0), always=figure if figure.partition("=")[0] in CONDITIONS else ""
-    )
-    values = np.array([fleet.expected(figure, fleet.loss(figure, amount)) for amount in _AMOUNTS])
-    fallen = fleet.expected(figure) - values
+    values = np.array([truth.expected(figure, truth.loss(figure, amount)) for amount in _AMOUNTS])
+    fallen = truth.expected(figure) - values
     if not fallen[0] < min(falls) <= max(falls) < fallen[-1]:
         raise InputError(
             f"a fall of {figure} by {max(falls):g}: must lie between {fallen[0]:.3f} and {fallen[-1]:.3f} in this world"
@@ -215,12 +222,14 @@ def _drawn(world: World, column: str, drives: int, generator: np.random.Generato
     return np.asarray(generator.choice(np.array(list(shares), object), drives, p=weights / weights.sum()))
 
 
-def _fill_up(drawn: NDArray[np.object_], values: Sequence[str], least: int) -> None:
-    """Turn drives of the value that is most frequent into ones of each that too few have."""
-    for value in values:
-        while (drawn == value).sum() < least:
-            common = max(values, key=lambda each: int((drawn == each).sum()))
-            drawn[np.flatnonzero(drawn == common)[0]] = value
+def _fill_up(drawn: NDArray[np.object_], values: Sequence[str], least: int, generator: np.random.Generator) -> None:
+    """Turn drives of the value that is most frequent, whichever, into ones of each that too few have."""
+    rows = {value: generator.permutation(np.flatnonzero(drawn == value)).tolist() for value in values}
+    for own in rows.values():
+        while len(own) < least:
+            own.append(max(rows.values(), key=len).pop())
+    for value, own in rows.items():
+        drawn[own] = value
 
 
 def _effect(generator: np.random.Generator, drives: int, classes: int, deviation: float) -> Floats:

@@ -1,6 +1,6 @@
 """What an exported network is judged by."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,9 @@ class JudgeParameters(FrameParameters, IntervalSettings):
     height_px: Annotated[int, Field(ge=1, le=16384)]
     width_px: Annotated[int, Field(ge=1, le=16384)]  # likewise
     batch_frames: Count = 8  # frames in memory at once
+    # what of the data set is independent of each other and so stands for one drive in every interval: its drives, or the cities that they
+    # were filmed in, of drives that are named CITY_SEQUENCE (Cityscapes)
+    unit: Literal["drive", "city"] = "drive"
     slice_columns: tuple[str, ...] = ("time_of_day", "weather", "scene")  # manifest columns that slices are cut by
     failure_pixel_accuracy: Share = 0.5  # a frame with a smaller share of right pixels counts as failed
     claim_failure_rate: Share = 0.01  # the report says what it would take to show that no more frames than this fail
@@ -25,8 +28,7 @@ class JudgeParameters(FrameParameters, IntervalSettings):
     operating_mix: dict[str, NotNegative] = Field(default_factory=dict)
     miles: NotNegative = 0.0  # driven under observation with exactly this network, where that is known
     miles_failures: CountOrZero = 0  # failures on those miles
-    # what must be judged before a network is released, by how much it may fall behind the champion and the reference release
-    # in each figure, and who has signed for what cannot be judged
+    # what must be judged before a network is released; of a night, that of release: in params.yaml
     contract: Contract = Field(default_factory=Contract)
     # standard deviation of a figure (overall, time_of_day=night, class=bus) between trainings that differ only by their
     # seed; benchmarks/scale/no_regression.py measures it. A refusal needs more than what two seeds differ by

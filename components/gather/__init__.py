@@ -9,12 +9,14 @@ from components.stage.declaration import BASE, Needs, Paths, Port, Stage
 from components.stage.learning import COMMIT_VARIABLE, Taxonomy, write_json
 from components.stage.parameters import absolute
 from components.stage.records import log
-from perception.parameters import Count, CountOrZero, Seed, checked
+from perception.parameters import Count, CountOrZero, Days, Seed, checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from perception.quality.intake import Intake
+    from perception.versioning.growing import Book
+    from perception.versioning.tonight import Tonight
 
 
 @checked
@@ -27,22 +29,22 @@ class GatherParameters:
     taxonomy: Taxonomy  # pixels of labels are counted by its classes
     seed: Seed  # of the initial random draw
     settings_sha256: str = ""  # of all parameters of the night: a night with other ones has news
-    max_age_days: Count = 90  # unlabelled frames leave the pool so long after they arrived
+    max_age_days: Days = 90  # unlabelled frames leave the pool so long after they arrived
     max_pool_frames: Count = 10_000_000  # beyond so many unlabelled frames the oldest leave
     tolerated_labels: CountOrZero = 10  # labels that came back broken and stop no night, whatever their share
 
 
 def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str, str | int]:
-    """Write the night's frames folder, in taken/ what it adds to the pool of record, in labels.parquet what came back, and in
-    corrections.csv which labels go back to their annotators.
+    """Write the night's frames folder, in taken/ what it adds to the pool of record, in labels.parquet what came back, in
+    fresh.parquet which of these judge tonight's networks, and in corrections.csv which labels go back to their annotators.
 
-    Gives news as "some" or "nothing", tells how many frames wait in the pool, and how many files were new, repeated, a
-    clash, rejected or denied.
+    Gives news as "some" or "nothing"; tells how many files were new, repeated, a clash, rejected or denied, how many frames wait in
+    the pool, are at annotators (overdue) and, in the version that the night starts from, have a label by people.
     """
     from dataclasses import replace
 
     from components.gather.known import known_frames
-    from components.gather.labels import corrections, returned_labels, with_reasons
+    from components.gather.labels import corrections, fresh_tonight, returned_labels, with_reasons
     from components.gather.taken import take_files
     from perception.data.store import open_store
     from perception.data.tables import read_record
@@ -62,6 +64,7 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     _write_taken(taken, files, folder / "taken")
     labels = returned_labels(files, night.manifest[night.manifest.label_source == "human"], book)
     labels.to_parquet(folder / "labels.parquet", index=False)
+    fresh_tonight(labels, book).to_parquet(folder / "fresh.parquet", index=False)
     corrections(files).to_csv(folder / "corrections.csv", index=False, lineterminator="\n")
     table = gate_table(night.manifest, night.profile)
     table.assign(returned=_returned(night.manifest, files)).to_parquet(folder / "gate.parquet", index=False)
@@ -77,7 +80,19 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     log(f"{len(night.manifest)} frames tonight; files: {told or 'none unread'}; news: {', '.join(what) or 'none'}")
     waiting = int((night.manifest.split == "pool").sum())
-    return {"news": "some" if what else "nothing", "pool": waiting, **counts}
+    return {"news": "some" if what else "nothing", "pool": waiting, **counts, **_stock(base, book, tonight)}
+
+
+def _stock(base: Path, book: "Book", tonight: "Tonight") -> dict[str, int]:
+    """Return what a night that publishes nothing leaves as it was; of others later tasks tell it anew, under the same names."""
+    from perception.data.manifest import read_manifest
+    from perception.versioning.ledger import at_annotators, read_events, state
+
+    held = read_manifest(base / "manifest.parquet", columns=["label_source"], split="train")
+    return {
+        "human_labels": int((held.label_source == "human").sum()),
+        **at_annotators(state(read_events(book)), tonight.moment),
+    }
 
 
 def _together(known: "Intake", taken: "Intake") -> "Intake":

@@ -26,6 +26,13 @@ _TOLD_AS = {
     "miou": "miou",
     "miou_by_condition": "miou_by_condition",
     "verdict": "verdict",
+    "fresh_frames": "fresh_frames",
+    "fresh_accuracy": "fresh_accuracy",
+    "fresh_accuracy_champion": "fresh_accuracy_champion",
+    "reference": "reference",
+    "miou_since_reference": "miou_since_reference",
+    "miou_since_reference_lower_95": "miou_since_reference_lower_95",
+    "miou_since_reference_upper_95": "miou_since_reference_upper_95",
 }
 
 

@@ -3,9 +3,8 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -70,12 +69,25 @@ def parse_value(text: str, where: str) -> Any:
     import yaml  # here, so that --help need not wait for it
 
     try:
-        value = yaml.safe_load(text)
+        return yaml.load(text, _loader())
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(
             f"override {where!r}: is not a YAML value ({' '.join(str(error).split())}); quote it"
         ) from None
-    return value.isoformat() if isinstance(value, date) else value  # no parameter is a date, and an engine takes none
+
+
+@functools.cache
+def _loader() -> Any:
+    """Return YAML's safe loader but for dates, which stay text: an engine takes none."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+        yaml_implicit_resolvers: ClassVar = {
+            first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:timestamp"]
+            for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    return Loader
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -83,7 +95,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(read_text(file))
+        content = yaml.load(read_text(file), _loader())
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; pass the path of a parameter file") from None
     except OSError as error:

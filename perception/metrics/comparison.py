@@ -161,7 +161,7 @@ def compare(
 
 
 def since(reference: SegmentationScore, challenger: SegmentationScore, confidence: float) -> tuple[float, float]:
-    """Return how far mIoU has come since a reference release on the same frames, and its one-sided lower bound over drives."""
+    """Return how far mIoU has come since a reference release on the same frames, and by how much a one-sided bound lies beside it."""
     _check_same_frames(reference, challenger)
     drives, drive_of = np.unique(reference.groups.drive_id.to_numpy(str), return_inverse=True)
     counts = np.stack([tallies(score.counts) for score in (reference, challenger)], axis=1)
@@ -171,8 +171,7 @@ def since(reference: SegmentationScore, challenger: SegmentationScore, confidenc
         values = mean_known(iou_of_tallies(summed))
         return np.asarray(values[..., 1] - values[..., 0])
 
-    difference = float(come(by_drive.sum(axis=0)))
-    return difference, difference - float(spread_of(leave_one_out(come, by_drive)).half_width(confidence))
+    return float(come(by_drive.sum(axis=0))), float(spread_of(leave_one_out(come, by_drive)).half_width(confidence))
 
 
 def seed_spread(

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from perception.metrics.differences import paired_difference
 from perception.metrics.slices import CONDITIONS
 from perception.reporting import charts
 from perception.reporting.page import short_count, template_environment
@@ -26,6 +27,7 @@ def render_nights(listed: Sequence[ListedNight], registry: str) -> str:
         registry=registry,
         chart=_charts(shown, last.get("currency", "")),
         last=last,
+        fresh=_fresh(listed),
         cost=(sum(costs), last["currency"], len(costs)) if costs else None,
     )
 
@@ -41,6 +43,7 @@ def _last_known(shown: Sequence[ListedNight]) -> dict[str, Any]:
 def _charts(shown: Sequence[ListedNight], currency: str) -> dict[str, Any]:
     return {
         "miou": _chart(shown, "mIoU on the frozen test set, %", {"mIoU": lambda night: _hundred(night.miou)}),
+        "since": _since(shown),
         "conditions": [_by_condition(shown, column) for column in CONDITIONS],
         "pool": _chart(shown, "Frames that wait in the pool", _figure("pool_frames")),
         "new": _chart(shown, "Files that arrived, a night", _figure("new_frames")),
@@ -49,6 +52,39 @@ def _charts(shown: Sequence[ListedNight], currency: str) -> dict[str, Any]:
         "cost": _chart(shown, f"{currency} a night", _figure("cost"), "{:g}".format),
         "hours": _chart(shown, "Hours of work, a night", {"hours": lambda night: _hours(night.seconds)}, "{:g}".format),
     }
+
+
+def _since(shown: Sequence[ListedNight]) -> Markup | None:
+    """Draw how far mIoU has come since the latest reference release, over the nights that were judged against it; None: none was."""
+    judged = [each for each in shown if each.night.figures.reference]
+    if not judged:
+        return None
+    latest = judged[-1].night.figures.reference
+    names = {"": "since the reference", "_lower_95": "surely at least", "_upper_95": "surely at most"}
+
+    def points(name: str) -> Callable[[Any], float | None]:
+        return lambda figures: _hundred(getattr(figures, name)) if figures.reference == latest else None
+
+    lines = {words: points(f"miou_since_reference{end}") for end, words in names.items()}
+    return _chart(shown, "mIoU since the reference release, points", lines, "{:+g}".format)
+
+
+def _fresh(listed: Sequence[ListedNight]) -> tuple[int, int, str] | None:
+    """Return how many frames of fresh footage judged in how many nights, and by how many points the night's network was right more
+    often than that night's champion, with its interval over nights; None: none did.
+    """
+    figures = [each.night.figures for each in listed]
+    judged = [each for each in figures if each.fresh_accuracy is not None and each.fresh_accuracy_champion is not None]
+    if not judged:
+        return None
+    ours, theirs = (
+        [100 * getattr(each, name) for each in judged] for name in ("fresh_accuracy", "fresh_accuracy_champion")
+    )
+    return (
+        sum(each.fresh_frames or 0 for each in judged),
+        len(judged),
+        paired_difference(ours, theirs).words(1, "night"),
+    )
 
 
 def _figure(name: str) -> dict[str, Callable[[Any], Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,11 +10,14 @@ from perception.data.manifest import empty_manifest, read_manifest, write_manife
 from perception.data.store import Store
 from perception.errors import InputError
 from perception.versioning.curated import MEMBERS, VERSION, restore_blobs
+from perception.versioning.decisions import released_for
 from perception.versioning.erasing.record import erasures_at
-from perception.versioning.models import fetch_champion
-from perception.versioning.processes import shallow_clone
+from perception.versioning.models import fetch_network
+from perception.versioning.processes import Clone
+from perception.versioning.recorded import Champion, reference_at
 from perception.versioning.records import MANIFEST, PROFILE, SHARDS, Version
 from perception.versioning.registry import create_registry, fetch, resolve
+from perception.versioning.verified import verified_clone
 
 # What a night puts into a proposed network's folder, and what the next night finds in its base when it was released.
 MODEL_FILES = {
@@ -33,16 +37,23 @@ class Base:
     champion: str | None = None  # sha256 of the released network's files
 
 
-def write_base(folder: Path, registry: str, remote: str, store: Store, revision: str) -> Base:
+def write_base(folder: Path, registry: str, remote: str, store: Store, revision: str, night: str) -> Base:
     """Write the resolved version's tables into the empty `folder`, and put those of its blobs into the store that it lacks.
+
+    night: its name; one that was stopped after a policy released what it made starts from what was released before.
 
     The registry is created where there is none yet. While nothing has been promoted, `current` is an empty manifest, and
     there is no run.json. Shards are fetched only when the store lacks something. The released network lies beside them
-    as champion.onnx, its dense network as champion_dense.safetensors, who released it and why in champion.json.
+    as champion.onnx, its dense network as champion_dense.safetensors, who released it and why in champion.json; the reference
+    release as reference.onnx and reference.json.
     """
     create_registry(registry, remote)
-    champion = _write_champion(registry, folder)
-    version = resolve(registry, revision)
+    with verified_clone(registry) as clone:
+        released, network = released_for(clone, night)
+    champion = _write_network(registry, folder, lambda _: network, "champion", MODEL_FILES)
+    _write_network(registry, folder, reference_at, "reference", {"model.onnx": "reference.onnx"})
+    wanted = released if revision == "current" else revision
+    version = resolve(registry, wanted) if wanted else None
     if version is None:
         write_manifest(empty_manifest(), folder / MANIFEST)
         return Base(None, 0, champion)
@@ -58,24 +69,34 @@ def write_base(folder: Path, registry: str, remote: str, store: Store, revision:
     return Base(version.tag, len(frames), champion)
 
 
-def _write_champion(registry: str, folder: Path) -> str | None:
+def _write_network(
+    registry: str,
+    folder: Path,
+    pointer_at: Callable[[Clone], Champion | None],
+    name: str,
+    files: Mapping[str, str],
+) -> str | None:
+    """Write a network's files under their names here, and its pointer; return the sha256 of its files, None where there is none."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        champion = fetch_champion(registry, Path(scratch) / "champion")
-        if champion is None:
+        found = fetch_network(registry, Path(scratch) / name, pointer_at)
+        if found is None:
             return None
-        if "model.onnx" not in champion.files:
+        if "model.onnx" not in found.files:
             raise InputError(
-                f"the champion released by {champion.names[0]} has no model.onnx; release the folder that compress gives"
+                f"the {name} released by {found.names[0]} has no model.onnx; release the folder that compress gives"
             )
-        with shallow_clone(registry) as clone:
-            barred = {
-                sha256 for each in erasures_at(clone) for sha256, what in each.networks.items() if what == "retrain"
-            }
-        for name, here in MODEL_FILES.items():
-            if name in champion.files and not (name == "dense.safetensors" and champion.model_sha256 in barred):
-                (Path(scratch) / "champion" / name).replace(folder / here)
-    (folder / "champion.json").write_text(json.dumps(asdict(champion), indent=1, sort_keys=True) + "\n")
-    return champion.model_sha256
+        barred = _barred(registry)
+        for there, here in files.items():
+            if there in found.files and not (there == "dense.safetensors" and found.model_sha256 in barred):
+                (Path(scratch) / name / there).replace(folder / here)
+    (folder / f"{name}.json").write_text(json.dumps(asdict(found), indent=1, sort_keys=True) + "\n")
+    return found.model_sha256
+
+
+def _barred(registry: str) -> set[str]:
+    """Return the networks that stay in service though nights may not start from them: they learnt from what was erased."""
+    with verified_clone(registry) as clone:
+        return {sha256 for each in erasures_at(clone) for sha256, what in each.networks.items() if what == "retrain"}
 
 
 def _restore(registry: str, version: Version, store: Store) -> None:

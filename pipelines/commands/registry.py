@@ -14,7 +14,6 @@ from perception.errors import InputError, shown
 from pipelines.commands.options import PATH
 
 if TYPE_CHECKING:
-    from perception.versioning.models import Champion, Proposal
     from perception.versioning.trend import ListedNight
 
 LATEST = Path(__file__).parents[2] / "runs" / "latest"
@@ -109,41 +108,54 @@ def _latest(registry: str) -> str:
 @manifest_option
 @signed()
 @click.option(
+    "--proposal", default="", metavar="HASH", help="Of the proposal that was reviewed; default: the one that there is."
+)
+@click.option(
     "--model",
     type=click.Choice(("auto", "release", "keep", "only")),
     default="auto",
     show_default=True,
     help="Whether its network becomes the champion; auto: where the night's verdict says so; only: the network alone.",
 )
-def promote(registry: str, version: str, manifest: str, by: list[str], reason: str, model: str) -> None:
+def promote(registry: str, version: str, manifest: str, by: list[str], reason: str, proposal: str, model: str) -> None:
     """Release a data version: the next night starts from it and from its network."""
     from perception.versioning.decisions import promote as decide
-    from perception.versioning.models import champion, read_proposal, resolved
+    from perception.versioning.models import resolved
 
     tag, reviewed = resolved(registry, version).tag, _reviewed(version, manifest)
-    objection = _objection(read_proposal(registry, tag), champion(registry)) if model == "auto" else ""
+    objection = _objection(registry, tag) if model == "auto" else ""
     data, release = model != "only", model != "keep" and not objection
-    done = decide(registry, tag, manifest_sha256=reviewed, names=by, reason=reason, data=data, release=release)
+    seen = {"manifest_sha256": reviewed, "proposal_sha256": proposal}
+    done = decide(registry, tag, **seen, names=by, reason=reason, data=data, release=release)
     if done is None:
         print(f"{tag} is released already; nothing was done")
         return
+    if done.action == "approve":
+        print(
+            f"{by[0]} approved {tag}, which changes the test set; it becomes current when a second person promotes it"
+        )
+        return
     if done.action == "promote":
-        print(f"{tag} is current since now, instead of {done.previous or 'nothing'}; approved by {', '.join(by)}")
+        print(
+            f"{tag} is current since now, instead of {done.previous or 'nothing'}; approved by {', '.join(done.names)}"
+        )
     stays = f"the champion stays{f': {objection}' if objection else ''}"
     print(f"its network {done.model_sha256[:16]} is the champion" if done.model_sha256 else stays)
     print("undo with: make rollback BY=... REASON=...")
 
 
-def _objection(proposal: "Proposal | None", released: "Champion | None") -> str:
+def _objection(registry: str, tag: str) -> str:
     """Say why a night's network does not become the champion by itself; empty where it may."""
-    from perception.versioning.models import judged_against_another
+    from perception.versioning.models import champion, judged_against_another, read_proposal, reference
 
+    proposal = read_proposal(registry, tag)
     if proposal is None or proposal.model_sha256 is None:
         return "no network was proposed with it"
     verdict = ((proposal.evidence.get("evaluation") or {}).get("promotion") or {}).get("decision")
     if verdict != "promote":
         return f"the night's verdict on its network is {verdict or 'missing'}"
-    return "its network was judged against another champion" if judged_against_another(proposal, released) else ""
+    another = judged_against_another(proposal, champion(registry), reference(registry))
+    return f"its network was judged against another {another}" if another else ""
 
 
 @click.command(epilog="Example: nightdrive rebase --version data/2026-11-30-64245038")
@@ -200,15 +212,34 @@ def rollback(registry: str, version: str | None, by: list[str], reason: str) -> 
     print(f"{done.tag} is current again, instead of {done.previous}{beside}")
 
 
+@click.command(
+    epilog="Example: nightdrive reference --version data/demo-64245038 --by 'Ada Lovelace' --reason 'as driven in spring'"
+)
+@registry_option
+@click.option("--version", metavar="TAG", help="Whose network it is, which was released once; default: the champion's.")
+@signed()
+def reference(registry: str, version: str | None, by: list[str], reason: str) -> None:
+    """Set the reference release: the network that losses over the months are counted from; only people move it."""
+    from perception.versioning.decisions import set_reference
+
+    done = set_reference(registry, names=by, reason=reason, revision=version)
+    if done is None or done.reference_sha256 is None:
+        print("it is the reference release already; nothing was done")
+        return
+    print(f"network {done.reference_sha256[:16]} of {done.tag} is the reference release; decided by {', '.join(by)}")
+    print("from the next night on a network must be no worse than it, beside the champion")
+
+
 @click.command(epilog="Example: nightdrive versions")
 @registry_option
 def versions(registry: str) -> None:
-    """List the data versions, oldest first, with what is current and whose network is the champion."""
+    """List the data versions, oldest first, with what is current and whose network is champion and reference release."""
     from perception.versioning.models import champion
+    from perception.versioning.models import reference as anchor
     from perception.versioning.registry import resolve
     from perception.versioning.upkeep import versions as listed
 
-    released = {"current": resolve(registry), "champion": champion(registry)}
+    released = {"current": resolve(registry), "champion": champion(registry), "reference": anchor(registry)}
     for version in listed(registry):
         marks = " ".join(word for word, pointer in released.items() if pointer and version.tag == pointer.tag)
         print(f"{version.tag:<44} {version.frames:>9,} frames {version.new_bytes / 1e6:>9.1f} MB new  {marks}")
@@ -252,10 +283,13 @@ def _night_row(listed: "ListedNight") -> tuple[Any, ...]:
     return (*began, miou, got.worst_condition, got.verdict, listed.decision, hours, cost)
 
 
+UNSIGNED = "unsigned: this registry has no list of allowed signers, so whoever can write it can change all of this"
+
+
 @click.command(epilog="Example: nightdrive history")
 @registry_option
 def history(registry: str) -> None:
-    """List every decision with its signature, and check that none was changed afterwards."""
+    """List every decision with who signed it, and check that none was changed afterwards."""
     from perception.versioning.audit import audit
 
     found = audit(registry)
@@ -263,7 +297,7 @@ def history(registry: str) -> None:
         decision = entry.decision
         line = (
             f"{decision.decided_utc[:16]}  {decision.action:<8} {decision.tag}  {', '.join(decision.names)}: "
-            f"{decision.reason}  [{entry.signature}]"
+            f"{decision.reason}  [{f'signed by {entry.signer.name}' if entry.signer else 'unsigned'}]"
         )
         print(shown(line))
     for problem in found.problems:
@@ -271,22 +305,41 @@ def history(registry: str) -> None:
     if found.problems:
         raise InputError(f"the history of {registry} does not hold together; see above")
     print(f"{len(found.decisions)} decisions; every one is as it was written, and the pointers are what they say")
+    if not found.signed:
+        print(UNSIGNED)
 
 
-@click.command(epilog="Example: nightdrive verify-history --signers allowed_signers")
+@click.command(epilog="Example: nightdrive verify-history --registry /data/fleet.git")
 @registry_option
-@click.option("--signers", required=True, metavar="FILE", help="The allowed keys, as ssh-keygen lists them.")
-def verify_history(registry: str, signers: str) -> None:
-    """Check that every data tag and every decision is signed by an allowed key."""
-    from perception.versioning.signatures import check_history
+def verify_history(registry: str) -> None:
+    """List every commit of a signed registry with who signed it; exit code 2 where one does not hold, or nobody signs."""
+    from perception.versioning.audit import audit
 
-    found = check_history(registry, signers)
-    for each in found:
-        print(f"{each.what:<44} {f'signed by {each.signer}' if each.signer else f'PROBLEM: {each.problem}'}")
-    bad = [each for each in found if each.signer is None]
-    if bad:
-        raise InputError(f"{len(bad)} of {len(found)} tags and decisions of {registry} bear no signature that counts")
-    print(f"{len(found)} tags and decisions, every one signed by an allowed key")
+    found = audit(registry)
+    if not found.signed:
+        raise InputError(f"registry {registry} is {UNSIGNED}; make trust gives it one")
+    for commit in found.commits:
+        changed = ", ".join(sorted(commit.changes)[:3]) + (", ..." if len(commit.changes) > 3 else "")
+        by = f"signed by {commit.signer.name}" if commit.signer else "from before the first list"
+        print(shown(f"{commit.sha[:12]}  {by:<40} {changed}"))
+    print(f"{len(found.commits)} commits, every one since the first list signed by somebody who may")
+
+
+@click.command(epilog="Example: nightdrive trust --signers allowed_signers")
+@registry_option
+@click.option("--signers", type=PATH, required=True, metavar="FILE", help='The list: NAME namespaces="git,ROLE" KEY.')
+def trust(registry: str, signers: Path) -> None:
+    """Give a registry its list of allowed signers, or change it, under the signature of a root."""
+    from perception.data.files import read_text
+    from perception.versioning.trust import set_signers
+
+    try:
+        text = read_text(signers)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"SIGNERS={signers}: cannot be read ({error}); name a list as ssh-keygen(1) describes it"
+        ) from None
+    print(f"from now on name the registry as: {set_signers(registry, text)}")
 
 
 @click.command(epilog="Example: nightdrive reproduce --version data/demo-64245038 --out /data/demo")

@@ -1,10 +1,13 @@
 """Settings: every profile is sound, every mistake is named before anything runs."""
 
+import json
+from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
 
+from components.evaluate import EvaluateParameters
 from components.stage.parameters import build_parameters
 from perception.errors import InputError
 from perception.quality.suites import bind, load_suite
@@ -32,6 +35,18 @@ def test_every_profile_gives_sound_parameters_for_every_task(profile: str, data:
     assert set(NIGHT.tasks) <= set(settings)
 
 
+def test_the_contract_of_the_release_is_what_evaluate_judges_by() -> None:
+    signed = "{figure: weather=fog, by: Ada Lovelace, reason: summer, first_night: 2026-12-01, nights: 30}"
+    settings = load_settings(
+        NIGHT, "smoke", [f"release.contract.exemptions=[{signed}]", "release.data=when_gates_pass"]
+    )
+    given = step_parameters(settings, NIGHT.tasks["evaluate"])
+    assert json.loads(json.dumps(given["contract"]))["exemptions"][0]["first_night"] == "2026-12-01"
+    assert build_parameters(EvaluateParameters, given, where="evaluate").contract.exempt(date(2026, 12, 30))
+    assert settings["propose"]["release"] == {"data": "when_gates_pass", "network": "by_hand"}
+    assert load_settings(NIGHT, "smoke")["evaluate"]["contract"] == {}
+
+
 def test_a_folder_of_footage_may_name_the_night(tmp_path: Path) -> None:
     sources = load_settings(NIGHT, "footage", data=f"{tmp_path}/{{night}}")["sources"]
     assert sources["fleet"]["path"] == f"{tmp_path}/{{night}}"
@@ -46,6 +61,18 @@ def test_a_data_set_may_lie_in_a_bucket() -> None:
     ("profile", "overrides", "data", "message"),
     [
         ("smok", [], "", "PROFILE=smok: no such profile, did you mean 'smoke'?"),
+        (
+            "smoke",
+            ["evaluate.contract={}"],
+            "",
+            "evaluate.contract: is one of the whole night's; set release.contract in its place",
+        ),
+        (
+            "smoke",
+            ["release.contract.clauses=[]"],
+            "",
+            "release.contract.clauses",
+        ),
         (
             "smoke",
             ["select.budget_frame=3"],

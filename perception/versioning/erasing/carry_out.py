@@ -21,13 +21,14 @@ from perception.versioning.erasing.record import FOLDER, Erasure, find_erasure
 from perception.versioning.erasing.rewriting import rewritten
 from perception.versioning.growing import append, book_at, open_book
 from perception.versioning.ledger import AT_ANNOTATORS, events_of, read_events, record_events, state
-from perception.versioning.models import champion_at, model_place
-from perception.versioning.processes import Clone, git_text, read_committed, scratch_folder, shallow_clone
+from perception.versioning.processes import Clone, git_text, read_committed, scratch_folder
+from perception.versioning.recorded import champion_at, model_place
 from perception.versioning.records import FORMAT, MANIFEST, PROFILE, SHARDS, current_at, json_bytes
 from perception.versioning.registry import Version, fetch, publish
 from perception.versioning.remote import ask_each, open_remote
-from perception.versioning.repository import configured_remote, push_commit, remote_tags, trailers
+from perception.versioning.repository import configured_remote, push_commit, trailers
 from perception.versioning.upkeep import needed_objects, versions_at
+from perception.versioning.verified import verified_clone
 
 
 def decide(place: Installation, plan: Plan) -> Erasure:
@@ -36,7 +37,7 @@ def decide(place: Installation, plan: Plan) -> Erasure:
     when = datetime.fromisoformat(erasure.decided_utc)
     append(open_book(place.registry), erasure.entry, "erasure", {DENIED: to_table(plan.denied)}, when=when)
     path = f"{FOLDER}/{erasure.name}.json"
-    with shallow_clone(place.registry) as clone:
+    with verified_clone(place.registry) as clone:
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
             if read_committed(clone, path, head) is not None:
@@ -93,7 +94,7 @@ def _recall(place: Installation, erasure: Erasure, denied: DenyList) -> int:
 
 def _switch(place: Installation, erasure: Erasure, denied: DenyList) -> int:
     """Commit what was written anew, all at once, on top of what it was written from."""
-    with shallow_clone(place.registry, depth=None) as clone:
+    with verified_clone(place.registry, whole=True) as clone:
         book, remote = book_at(clone, place.kept), open_remote(configured_remote(clone))
         files = rewritten(clone, remote, book, erasure.versions, denied, erasure.name)
         files |= {
@@ -132,7 +133,7 @@ def _holds_model(clone: Clone, sha256: str) -> bool:
 
 def _release_without(place: Installation, erasure: Erasure) -> None:
     """Release a version that never held the frames in place of a current one that did."""
-    with shallow_clone(place.registry) as clone:
+    with verified_clone(place.registry) as clone:
         current = current_at(clone)
     if current and current.tag in erasure.versions:
         version = _published_without(place.registry, current.tag, erasure)
@@ -151,10 +152,9 @@ def _published_without(registry: str, tag: str, erasure: Erasure) -> Version:
 
 def _purge(place: Installation, erasure: Erasure) -> int:
     """Remove the objects that the erasure names and nothing in the registry needs any more."""
-    tags = remote_tags(place.registry)
-    with shallow_clone(place.registry, depth=None) as clone:
+    with verified_clone(place.registry, whole=True) as clone:
         remote = open_remote(configured_remote(clone))
-        needed = needed_objects(clone, remote, versions_at(clone, tags), whole=True)
+        needed = needed_objects(clone, remote, versions_at(clone), whole=True)
         gone = [name for name in erasure.objects if name not in needed and remote.stat(name)]
         ask_each(remote.remove, gone)
     return len(gone)
@@ -163,7 +163,7 @@ def _purge(place: Installation, erasure: Erasure) -> int:
 def _commit_done(place: Installation, erasure: Erasure) -> None:
     path, now = f"{FOLDER}/{erasure.name}-done.json", datetime.now(UTC).isoformat(timespec="seconds")
     record = {"format": FORMAT, "plan_sha256": erasure.plan_sha256, "done_utc": now}
-    with shallow_clone(place.registry) as clone:
+    with verified_clone(place.registry) as clone:
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
             if read_committed(clone, path, head) is not None:

@@ -12,9 +12,10 @@ from perception.versioning.erasing.plan import Installation
 from perception.versioning.erasing.record import FOLDER, Certificate, Erasure
 from perception.versioning.erasing.search import Finding, Search
 from perception.versioning.growing import open_book
-from perception.versioning.processes import Clone, read_committed, run_git, shallow_clone
+from perception.versioning.processes import Clone, read_committed, run_git
 from perception.versioning.records import json_bytes
 from perception.versioning.repository import push_commit, trailers
+from perception.versioning.verified import verified_clone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ def search_installation(place: Installation, denied: DenyList) -> Searched:
     book = open_book(place.registry)
     search = Search(denied, frames_that_stay(book, denied))
     files = {label: search.look_through(label, each) for label, each in places_of(place, book.remote).items()}
-    with shallow_clone(place.registry, depth=None) as clone:
+    with verified_clone(place.registry, whole=True) as clone:
         blobs = _blobs(clone)
         for name, path in blobs.items():
             search.look_into("registry", path, run_git(clone, "cat-file", "blob", name).stdout)
@@ -54,7 +55,7 @@ def certify(place: Installation, erasure: Erasure) -> Certificate:
 
     Raises InputError for one that was not carried out to its end; and that names what was found, where something was.
     """
-    with shallow_clone(place.registry) as clone:
+    with verified_clone(place.registry) as clone:
         if read_committed(clone, f"{FOLDER}/{erasure.name}-done.json") is None:
             raise InputError(
                 f"erasure {erasure.name} is not carried out yet; give its command again: make erase PLAN={erasure.name}"
@@ -81,5 +82,5 @@ def _commit(registry: str, erasure: Erasure, certificate: Certificate) -> None:
     moment = certificate.searched_utc[:19].replace(":", "").replace("-", "")
     path = f"{FOLDER}/{erasure.name}-certificate-{moment}.json"
     message = trailers(f"Certify erasure {erasure.name}", "", plan_sha256=erasure.plan_sha256)
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         push_commit(clone, lambda _: ({path: json_bytes(asdict(certificate))}, message))

@@ -23,14 +23,15 @@ from perception.versioning.erasing.rewriting import parts_with, versions_with
 from perception.versioning.growing import Book, book_at, read_table
 from perception.versioning.ledger import open_frames, read_events, state
 from perception.versioning.lineage import TAUGHT, Lineage, lineage
-from perception.versioning.models import champion_at, model_place
 from perception.versioning.pool import ARRIVALS, FRAMES, ORACLE
-from perception.versioning.processes import Clone, read_committed, scratch_folder, shallow_clone
+from perception.versioning.processes import Clone, read_committed, scratch_folder
+from perception.versioning.recorded import champion_at, model_place
 from perception.versioning.records import MANIFEST, current_at, json_bytes, run_folder
 from perception.versioning.registry import version_files
 from perception.versioning.remote import Remote, open_remote, pointed_at, read_folder
-from perception.versioning.repository import configured_remote, remote_tags
+from perception.versioning.repository import configured_remote
 from perception.versioning.upkeep import versions_at
+from perception.versioning.verified import verified_clone
 
 _URIS = ("image_uri", "label_uri", "instances_uri", "prelabel_uri")
 _LEAST_BITS = 100  # a mark has 127 or 128 bits set; of a picture of one colour, which says nothing, hardly any
@@ -74,17 +75,17 @@ def plan_erasure(
     """
     if not all(name.strip() for name in names) or len(reason.strip()) < 3:
         raise InputError(f"erasure by {', '.join(names)!r} because {reason!r}: say who decides and why")
-    uses, tags = lineage(place.registry, asked, place.kept), remote_tags(place.registry)
+    uses = lineage(place.registry, asked, place.kept)
     if not uses.frame_ids:
         raise InputError("no frame of the registry is meant, so there is nothing to erase")
     store = open_store(place.store)
-    with shallow_clone(place.registry, depth=None) as clone:
+    with verified_clone(place.registry, whole=True) as clone:
         book, remote = book_at(clone, place.kept), open_remote(configured_remote(clone))
         _check_people(clone, uses, names)
         becomes = _becomes(clone, uses, networks)
         champion = _instead(clone, uses, becomes)
         denied, blobs, sources = _denied(book, clone, remote, uses, asked, store)
-        listed = [version.tag for version in versions_at(clone, tags)]
+        listed = [version.tag for version in versions_at(clone)]
         versions = tuple(versions_with(clone, remote, listed, denied))
         objects = {*_objects(clone, remote, versions, denied), *_parts(book, denied)}
         objects |= set(_of_networks(clone, remote, (sha256 for sha256, what in becomes.items() if what != "keep")))

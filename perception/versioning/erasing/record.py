@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from perception.errors import InputError
-from perception.versioning.processes import Clone, read_all_committed, shallow_clone
+from perception.versioning.processes import Clone, read_all_committed
 from perception.versioning.records import FORMAT, parse_record
+from perception.versioning.verified import verified_clone
 
 FOLDER = "erasures"
 Becomes = Literal["retire", "retrain", "keep"]
@@ -67,7 +68,7 @@ def erasures_at(clone: Clone, revision: str = "HEAD") -> list[Erasure]:
 
 def read_erasures(registry: str | Path) -> list[Erasure]:
     """Return all erasures of a registry, the first decided first."""
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         return erasures_at(clone)
 
 

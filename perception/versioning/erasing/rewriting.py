@@ -21,10 +21,10 @@ from perception.versioning.erasing.search import is_meant
 from perception.versioning.growing import Book, entry_file
 from perception.versioning.ledger import LEDGER
 from perception.versioning.lineage import TAUGHT
-from perception.versioning.models import PROPOSAL
 from perception.versioning.parts import Part, fetched, put_parts, read_kept
 from perception.versioning.pool import ARRIVALS, FRAMES, ORACLE, PROFILE
 from perception.versioning.processes import Clone, git_text, read_committed, scratch_folder
+from perception.versioning.recorded import PROPOSAL
 from perception.versioning.records import FILES, MANIFEST, SHARDS, json_bytes, run_folder
 from perception.versioning.registry import ERASED, TOMBSTONES, Erased, erased_at, push_files, version_files
 from perception.versioning.remote import FileFacts, Remote, ask_each, file_facts

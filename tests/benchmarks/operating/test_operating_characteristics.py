@@ -8,9 +8,9 @@ import pytest
 from benchmarks.operating.command import study_of
 from benchmarks.operating.page import NAME, write_results
 from benchmarks.operating.studies import DRAWN, FILLED, Cell, Study, at_the_margin, equal_networks, months, run_study
-from benchmarks.operating.world import World, draw_fleet, logit_losses, with_share
+from benchmarks.operating.world import CLASSES, World, draw_fleet, logit_losses, population, with_share
 from perception.errors import InputError
-from perception.metrics.confusion import mean_iou
+from perception.metrics.confusion import iou_of_tallies, mean_iou, tallies
 
 SAMPLE = Study(repeats=40, workers=1)
 
@@ -48,13 +48,30 @@ def test_the_world_has_the_shares_and_losses_that_were_asked_for():
     assert shares["fog"] == pytest.approx(0.2, abs=0.03) and shares["clear"] == pytest.approx(
         0.8 * 0.5 / 0.95, abs=0.03
     )
-    (amount,) = logit_losses(world, "weather=fog", [0.05])
+    (amount,) = logit_losses(population(world, "weather=fog", 0.0), "weather=fog", [0.05])
     before, after = (fleet.score(np.random.default_rng(4), loss) for loss in (0.0, fleet.loss("weather=fog", amount)))
     for rows, fall in ((fleet.rows("weather=fog"), 0.05), (~fleet.rows("weather=fog"), 0.0)):
         fallen = mean_iou(before.counts[rows].sum(axis=0)) - mean_iou(after.counts[rows].sum(axis=0))
         assert fallen == pytest.approx(fall, abs=0.005)
     filled = draw_fleet(World(), 100, np.random.default_rng(5), least=20)
     assert set(filled.groups.weather.value_counts()) == set(filled.groups.time_of_day.value_counts()) == {20}
+
+
+@pytest.mark.parametrize("figure", ["class=person", "weather=fog"])
+def test_the_loss_is_planted_at_the_margin_of_the_test_sets_that_were_filled_up(figure):
+    generator, drives = np.random.default_rng(6), 100
+    truth = population(World(), figure, SAMPLE.least / drives)
+    margin = min(SAMPLE.clauses[figure].share * truth.expected(figure), SAMPLE.clauses[figure].most)
+    (amount,) = logit_losses(truth, figure, [margin])
+    counts = np.zeros((2, 11, 11))
+    for _ in range(60):
+        fleet = draw_fleet(World(), drives, generator, least=SAMPLE.least)
+        networks = (fleet.score(generator), fleet.score(generator, fleet.loss(figure, amount)))
+        counts += [score.counts[fleet.rows(figure)].sum(axis=0) for score in networks]
+    iou = iou_of_tallies(tallies(counts))
+    champion, challenger = iou[:, CLASSES.index("person")] if "class" in figure else iou.mean(axis=1)
+    assert champion - challenger == pytest.approx(margin, abs=0.002)
+    assert champion == pytest.approx(truth.expected(figure), abs=0.01)
 
 
 def test_a_study_gives_the_same_with_one_process_or_two_and_its_page_tells_every_part(tmp_path):

@@ -47,6 +47,20 @@ def test_a_line_has_a_point_for_each_night_that_measured_it() -> None:
     assert re.findall(r"</svg>(\w+)</li>", weather) == ["clear", "cloudy", "rain", "snow"], "no night has measured fog"
 
 
+def test_the_drift_is_drawn_since_the_latest_reference_only() -> None:
+    title = "mIoU since the reference release, points"
+    assert title not in render_nights(made_up(10), "r")
+    nights = made_up()
+    html = render_nights(nights, "r")
+    assert len(polyline(html, title)) == len([place for place in range(10, 30) if place not in ENDED])
+    assert re.search(r"<dt>Since the reference</dt>\s*<dd>\+7.2 <i>points</i></dd>\s*<p>\+6.2 to \+8.2</p>", html)
+    moved = dataclasses.replace(
+        nights[-1].night, figures=dataclasses.replace(nights[-1].night.figures, reference="cd" * 32)
+    )
+    html = render_nights([*nights[:-1], dataclasses.replace(nights[-1], night=moved)], "r")
+    assert len(set(polyline(html, title))) == 1, "what was counted from another reference does not compare"
+
+
 def test_what_the_last_night_lacks_stands_as_it_was_and_what_waits_is_said() -> None:
     html = render_nights(made_up(20), "r")
     assert "The last night failed." in html and "waits for a decision" not in html

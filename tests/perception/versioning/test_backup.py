@@ -14,7 +14,7 @@ from perception.versioning.backup import backup
 from perception.versioning.decisions import promote
 from perception.versioning.growing import open_book
 from perception.versioning.ledger import events_of, read_events, record_events
-from perception.versioning.models import champion, fetch_champion, propose
+from perception.versioning.models import champion, fetch_network, propose
 from perception.versioning.nights import Night, Used, read_nights, record_night
 from perception.versioning.pool import sort_arrivals, take_in
 from perception.versioning.registry import fetch, resolve
@@ -52,7 +52,7 @@ def state_of(place: str):
     book = open_book(place)
     return (
         versions(place), resolve(place), champion(place), read_nights(place), book.entries,
-        read_events(book).to_dict("records"), audit(place),
+        read_events(book).to_dict("records"), audit(place).decisions, audit(place).problems,
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_everything_comes_back_at_another_place(registry, tmp_path, capsys):
     assert state_of(place) == before
     assert scrub(place, sample=None, seed=0).is_clean
     fetch(place, "current", tmp_path / "data")
-    assert fetch_champion(place, tmp_path / "network") == before[2]
+    assert fetch_network(place, tmp_path / "network") == before[2]
     second = before[0][1]
     promote(place, second.tag, manifest_sha256=second.manifest_sha256, names=["Ada"], reason="life goes on")
 

@@ -12,7 +12,7 @@ from perception.versioning.audit import audit
 from perception.versioning.decisions import promote
 from perception.versioning.lineage import reproduce
 from perception.versioning.migrate import migrate
-from perception.versioning.models import champion, fetch_champion, read_proposal
+from perception.versioning.models import champion, fetch_network, read_proposal
 from perception.versioning.records import FORMAT
 from perception.versioning.registry import resolve
 from perception.versioning.repository import restore_registry
@@ -49,7 +49,7 @@ def test_it_is_brought_forward_in_one_commit_and_is_what_it_was(older, tools, tm
     assert found.problems == (), "a format number that was added is no change of what was decided"
     assert scrub(older, sample=None, seed=0).is_clean
     assert reproduce(older, SECOND, tmp_path / "second").version.parent == FIRST
-    assert fetch_champion(older, tmp_path / "champion").files.keys() == {"model.onnx"}
+    assert fetch_network(older, tmp_path / "champion").files.keys() == {"model.onnx"}
     promote(older, SECOND, manifest_sha256=SECOND[-8:], names=["Ada Lovelace"], reason="it was the lamp", release=True)
     assert (resolve(older).tag, champion(older).tag) == (SECOND, SECOND)
 

@@ -4,7 +4,7 @@ import pytest
 
 from perception.errors import InputError, Unreachable
 from perception.versioning.decisions import promote
-from perception.versioning.models import champion, fetch_champion, propose
+from perception.versioning.models import champion, fetch_network, propose
 from perception.versioning.registry import create_registry, fetch, publish, resolve
 from perception.versioning.remote import S3Remote
 from perception.versioning.upkeep import scrub
@@ -37,7 +37,7 @@ def test_versions_and_models_live_on_a_real_server(over_s3, tools, tmp_path):
     promote(over_s3, first.tag, manifest_sha256=first.manifest_sha256, names=["Ada"], reason="good")
     promote(over_s3, second.tag, manifest_sha256=second.manifest_sha256, names=["Ada"], reason="good", release=True)
     assert resolve(over_s3) == second
-    assert fetch_champion(over_s3, tmp_path / "model") == champion(over_s3)
+    assert fetch_network(over_s3, tmp_path / "model") == champion(over_s3)
     assert (tmp_path / "model" / "network.onnx").read_bytes() == b"network" * 1000
     report = scrub(over_s3, sample=None, seed=0)
     assert report.is_clean
