@@ -2,17 +2,20 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from components.stage.declaration import Needs, Paths, Port, Stage
 from components.stage.learning import (
+    TAUGHT_FILE,
     NetworkParameters,
+    class_names,
     deciding_frames,
     gate_rows,
-    network_miou,
     networks_of,
+    open_frames,
     read_frames,
     write_json,
 )
@@ -21,6 +24,9 @@ from perception.parameters import Count, ShareFromZero, ShareToOne, checked
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from perception.compression.cost import Latency
+    from perception.compression.export import ExportReport
 
 _ORIGIN = ("data_manifest_sha256", "code_commit", "image", "started_from_model")  # of the trained networks, told on
 
@@ -33,16 +39,20 @@ class CompressParameters(NetworkParameters):
     # which layers become pairs: where it saves parameters, or where it is measured to save latency
     choose_by: Literal["parameters", "latency"] = "parameters"
     least_saving: ShareFromZero = 0.5  # by parameters: share of a layer's parameters that its pair must save
+    # of what ships: int8 has 8 bits a weight and activation, for machines that are faster so; measure, and see what it costs
+    precision: Literal["float32", "int8"] = "float32"
+    calibration_frames: Count = 64  # of the val part, or of the pool where there is none, that show int8 its ranges
     latency_repeats: Annotated[int, Field(ge=3)] = 30  # measurements of each network, interleaved; the median counts
     latency_threads: Count = 1  # of onnxruntime while it is measured
+    # words of a program that measures an ONNX file on the machine that it is for (docs/own_network.md); none: onnxruntime here
+    latency_command: tuple[str, ...] = ()
     latency_batch_frames: Count = 4  # the model card tells the latency of one frame and of so many at once
     max_miou_loss: float = 0.05  # against the pruned network; the gate refuses a compressed one that loses more
     max_latency_ratio: float = 1.5  # to the dense network's; the gate refuses a compressed one that is slower
 
 
 def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
-    """Factorise, export, measure; write model.onnx, dense.onnx, the weights of both, card.json and card.md."""
-    from perception.compression.cost import measure_latency_ms
+    """Factorise, export, quantise where asked, measure; write model.onnx, dense.onnx, the weights of both, card.json and card.md."""
     from perception.compression.export import export_onnx, fold_batchnorm, input_metadata
     from perception.compression.model_card import card_markdown, latency_by_batch, neurons_removed_percent
     from perception.data.tables import read_record
@@ -54,7 +64,8 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     folder, size = outputs.one("compressed"), (parameters.height_px, parameters.width_px)
     networks, given = networks_of(parameters), inputs.one("network")
     dense, pruned = (load_network(given / f"{name}.safetensors", networks) for name in ("dense", "pruned"))
-    shutil.copyfile(given / "dense.safetensors", folder / "dense.safetensors")  # released with the rest
+    for name in ("dense.safetensors", TAUGHT_FILE):  # told with the rest
+        shutil.copyfile(given / name, folder / name)
     network, choices = _factorise(pruned, parameters)
     sha256 = save_network(network, folder / "model.safetensors", {"shrunk_by": "pruning and low rank"}, networks)
     metadata = input_metadata(parameters.taxonomy)
@@ -62,18 +73,21 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
         "model": export_onnx(fold_batchnorm(network), folder / "model.onnx", *size, metadata=metadata),
         "dense": export_onnx(fold_batchnorm(dense), folder / "dense.onnx", *size, metadata=metadata),
     }
-    paths, repeats = {name: export.path for name, export in exports.items()}, parameters.latency_repeats
-    batches = sorted({1, parameters.latency_batch_frames})
-    measured = measure_latency_ms(paths, batch_sizes=batches, repeats=repeats, threads=parameters.latency_threads)
+    frames = read_frames(inputs)
+    if parameters.precision == "int8":
+        exports["model"] = _quantised(exports["model"], frames, parameters)
+    device, measured = _measured({name: export.path for name, export in exports.items()}, parameters)
     latency = [item for item in measured if item.batch_frames == 1]
     trained = read_record(inputs.one("network") / "network.json", TrainedNetworks)
     origin = {name: getattr(trained, name) for name in _ORIGIN}
-    miou = network_miou(network, deciding_frames(read_frames(inputs)), parameters)
+    miou = _miou(folder / "model.onnx", deciding_frames(frames), parameters)
     card = _model_card(network, dense, exports, parameters) | origin
     card |= {
         "layers": choices,
         "weights_sha256": sha256,
         "miou": miou,
+        "precision": parameters.precision,
+        "device": device,
         "latency_ms_by_batch": latency_by_batch(measured),
         "neurons_removed_percent": neurons_removed_percent([vars(layer) for layer in trained.layers]),
         "closed_branches": trained.closed_branches,
@@ -103,6 +117,50 @@ def _factorise(network: Any, parameters: CompressParameters) -> tuple[Any, list[
     else:
         found = factorise_by_energy(network, parameters.energy, least_saving=parameters.least_saving)
     return found.network.eval(), [dataclasses.asdict(choice) for choice in found.layers]
+
+
+def _quantised(report: "ExportReport", frames: "pd.DataFrame", parameters: CompressParameters) -> "ExportReport":
+    """Write the exported network in int8, its ranges by frames spread evenly over the val part, or over the pool."""
+    import numpy as np
+
+    from perception.compression.quantise import quantise
+    from perception.data.loading import image_batches
+
+    shown = frames[frames.split == ("val" if (frames.split == "val").any() else "pool")]
+    picked = np.unique(np.linspace(0, len(shown) - 1, parameters.calibration_frames).round().astype(int))
+    opened = open_frames(shown.iloc[picked], parameters, labels_required=False)
+    return quantise(report, (images.numpy() for _, images in image_batches(opened, 8)))
+
+
+def _miou(model: Path, test: "pd.DataFrame", parameters: CompressParameters) -> float:
+    """Return the mIoU of the exported network, which is what ships."""
+    from perception.compression.export import INPUT_NAME, best_provider, open_session
+    from perception.metrics.confusion import mean_iou
+    from perception.metrics.segmentation import evaluate_frames
+    from perception.training.setup import best_device
+
+    session = open_session(model, parameters.threads, best_provider(best_device()))
+    classes = len(class_names(parameters.taxonomy))
+    score = evaluate_frames(
+        open_frames(test, parameters),
+        test,
+        lambda images: session.run(None, {INPUT_NAME: images})[0],
+        classes,
+        columns=(),
+    )
+    return mean_iou(score.confusion)
+
+
+def _measured(paths: dict[str, Path], parameters: CompressParameters) -> "tuple[str, list[Latency]]":
+    """Return the device that measured, and a row for each network and batch size."""
+    from perception.compression.cost import measure_latency_ms
+    from perception.compression.target import measure_on_target
+
+    batches, threads = sorted({1, parameters.latency_batch_frames}), parameters.latency_threads
+    if parameters.latency_command:
+        return measure_on_target(parameters.latency_command, paths, batch_sizes=batches)
+    rows = measure_latency_ms(paths, batch_sizes=batches, repeats=parameters.latency_repeats, threads=threads)
+    return f"where the night ran, onnxruntime, threads: {threads}", rows
 
 
 def _model_card(network: Any, dense: Any, exports: dict[str, Any], parameters: CompressParameters) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from components.stage.declaration import BASE, FRAMES, Needs, Paths, Port, Stage
 from components.stage.learning import write_json
 from components.stage.parameters import absolute
 from components.stage.records import log
-from perception.parameters import Count, checked
+from perception.parameters import Days, checked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ class PublishParameters:
     remote: str  # where the registry keeps data: a folder or s3://bucket/prefix
     store: str  # blob store; beside a folder this machine keeps what it fetched of the registry's tables
     run: str  # name of the run, part of the version's tag
-    due_days: Count = 14  # until when a label is expected
+    due_days: Days = 14  # until when a label is expected
 
 
 def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> dict[str, int | str]:
@@ -37,7 +37,7 @@ def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> dict[st
     from dataclasses import asdict
 
     from perception.data.tables import read_record
-    from perception.versioning.ledger import open_frames, overdue, read_events, state
+    from perception.versioning.ledger import at_annotators, overdue, read_events, state
     from perception.versioning.registry import create_registry
     from perception.versioning.tonight import Tonight, book_of, kept_beside
 
@@ -53,7 +53,7 @@ def run(inputs: Paths, outputs: Paths, parameters: PublishParameters) -> dict[st
     late = overdue(now, tonight.moment)
     if len(late):
         log(f"{len(late)} labels are overdue, of {', '.join(sorted(set(late.batch)))}: ask for them, or recall them")
-    return {"at_annotators": len(open_frames(now)), "overdue": len(late), "version": version.tag}
+    return {**at_annotators(now, tonight.moment), "version": version.tag}
 
 
 def _record_arrivals(book: "Book", tonight: "Tonight", taken: "Path") -> "Book":

@@ -92,7 +92,6 @@ def run(inputs: Paths, outputs: Paths, parameters: SelectParameters) -> dict[str
     selected, control = _choices(pool.assign(boost=factors), before, tables, parameters)
     control.to_parquet(folder / "control.parquet", index=False)
     chosen = pool[pool.frame_id.isin(selected.frame_id)].drop(columns=["score", "rank", "reason"], errors="ignore")
-    chosen = chosen.merge(selected[["frame_id", "score", "rank", "reason"]], on="frame_id")
     batch = _hand_over(chosen, inputs.one("ensemble"), folder / "annotation", parameters)
     prelabels = selected.frame_id.map(dict(batch.prelabel_uris)).astype(object)
     selected.assign(prelabel_uri=prelabels).to_parquet(folder / "selected.parquet", index=False)

@@ -10,10 +10,11 @@ python3 -m venv /tmp/installer
     --disable-pip-version-check -r "$requirements" -c constraints.txt
 /tmp/installer/bin/pip --python /opt/nightdrive/bin/python check
 site=$(/opt/nightdrive/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-# Test suites, C++ headers and static libraries of the packages: no stage reads them.
+# Test suites and tools, C++ headers and static libraries of the packages: no stage reads them.
 find "$site" -type d \( -name tests -o -name test -o -name testing_data \) -path '*/site-packages/*/*' \
-    ! -path '*/torch/testing*' ! -path '*/numpy/testing*' ! -path '*/pandas/_testing*' ! -path '*/torch/test*' \
+    ! -path '*/torch/testing*' ! -path '*/numpy/testing*' ! -path '*/pandas/_testing*' \
     -prune -exec rm -rf {} +
+find "$site" -path '*/torch/bin/*' ! -name torch_shm_manager -type f -delete
 find "$site" \( -name '*.a' -o -name '*.pxd' -o -name '*.pyx' -o -name '*.h' -o -name '*.hpp' -o -name '*.cuh' \) -type f -delete
 find "$site" -type d -empty -delete
 rm -f "$site"/pyarrow/*.cc

@@ -30,6 +30,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 ShareFromZero = Annotated[float, Field(ge=0, lt=1)]
 ShareToOne = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Days = Annotated[int, Field(ge=1, le=36_500)]  # a century: what is counted from a night's date stays a date
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 

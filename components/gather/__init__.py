@@ -9,12 +9,14 @@ from components.stage.declaration import BASE, Needs, Paths, Port, Stage
 from components.stage.learning import COMMIT_VARIABLE, Taxonomy, write_json
 from components.stage.parameters import absolute
 from components.stage.records import log
-from perception.parameters import Count, CountOrZero, Seed, checked
+from perception.parameters import Count, CountOrZero, Days, Seed, checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from perception.quality.intake import Intake
+    from perception.versioning.growing import Book
+    from perception.versioning.tonight import Tonight
 
 
 @checked
@@ -27,7 +29,7 @@ class GatherParameters:
     taxonomy: Taxonomy  # pixels of labels are counted by its classes
     seed: Seed  # of the initial random draw
     settings_sha256: str = ""  # of all parameters of the night: a night with other ones has news
-    max_age_days: Count = 90  # unlabelled frames leave the pool so long after they arrived
+    max_age_days: Days = 90  # unlabelled frames leave the pool so long after they arrived
     max_pool_frames: Count = 10_000_000  # beyond so many unlabelled frames the oldest leave
     tolerated_labels: CountOrZero = 10  # labels that came back broken and stop no night, whatever their share
 
@@ -36,7 +38,8 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     """Write the night's frames folder, in taken/ what it adds to the pool of record, in labels.parquet what came back, in
     fresh.parquet which of these judge tonight's networks, and in corrections.csv which labels go back to their annotators.
 
-    Gives news as "some" or "nothing", tells how many frames wait in the pool, and how many files were new, repeated, a clash or rejected.
+    Gives news as "some" or "nothing"; tells how many files were new, repeated, a clash or rejected, how many frames wait in the pool, are
+    at annotators (overdue) and, in the version that the night starts from, have a label by people.
     """
     from dataclasses import replace
 
@@ -73,7 +76,19 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     log(f"{len(night.manifest)} frames tonight; files: {told or 'none unread'}; news: {', '.join(what) or 'none'}")
     waiting = int((night.manifest.split == "pool").sum())
-    return {"news": "some" if what else "nothing", "pool": waiting, **counts}
+    return {"news": "some" if what else "nothing", "pool": waiting, **counts, **_stock(base, book, tonight)}
+
+
+def _stock(base: Path, book: "Book", tonight: "Tonight") -> dict[str, int]:
+    """Return what a night that publishes nothing leaves as it was; of others later tasks tell it anew, under the same names."""
+    from perception.data.manifest import read_manifest
+    from perception.versioning.ledger import at_annotators, read_events, state
+
+    held = read_manifest(base / "manifest.parquet", columns=["label_source"], split="train")
+    return {
+        "human_labels": int((held.label_source == "human").sum()),
+        **at_annotators(state(read_events(book)), tonight.moment),
+    }
 
 
 def _together(known: "Intake", taken: "Intake") -> "Intake":

@@ -4,6 +4,7 @@ from typing import Any
 
 from components.propose.parameters import ProposeParameters
 from components.stage.declaration import Needs, Page, Paths, Port, Stage
+from components.stage.learning import TAUGHT_FILE
 from components.stage.parameters import absolute
 from components.stage.records import log
 
@@ -29,7 +30,9 @@ def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> dict[st
     compared = None if before == tag else before  # a night that changed no data has the base's version: with its parent
     evidence = gather_evidence(inputs, parameters.run, parameters.profile)
     with network_files(inputs) as model:
-        propose(registry, tag, evidence, model=model, facts={"run": parameters.run, **evidence["lineage"]})
+        proposal = propose(registry, tag, evidence, model=model, facts={"run": parameters.run, **evidence["lineage"]})
+    if proposal.model_sha256:
+        _record_teachers(registry, proposal.model_sha256, inputs)
     facts, commands, pictures, taxonomy = _review(registry, tag, compared, parameters)
     decided = _release(registry, facts, parameters)
     if decided:
@@ -37,6 +40,18 @@ def run(inputs: Paths, outputs: Paths, parameters: ProposeParameters) -> dict[st
     write_review(outputs.one("review"), facts, commands, pictures, load_taxonomy(taxonomy))
     log(f"review of {tag}: {facts['answers']['changed']} Leaking? {facts['answers']['leaking']}")
     return {"decision": decided}
+
+
+def _record_teachers(registry: str, model_sha256: str, inputs: Paths) -> None:
+    import pandas as pd
+
+    from perception.data.tables import read_record
+    from perception.versioning.lineage import record_taught
+    from perception.versioning.tonight import Tonight
+
+    tonight = read_record(inputs.one("base") / "night.json", Tonight)
+    rows = pd.read_parquet(inputs.one("compressed") / TAUGHT_FILE)
+    record_taught(registry, model_sha256, rows, when=tonight.moment)
 
 
 def _release(registry: str, facts: dict[str, Any], parameters: ProposeParameters) -> str | None:

@@ -36,6 +36,7 @@ def _known_taxonomy(name: str) -> str:
     return name
 
 
+TAUGHT_FILE = "taught.parquet"  # beside a network: every frame that taught it
 StartFrom = Literal["champion", "pretrained", "scratch"]  # what a network's weights come from before it is trained
 Taxonomy = Annotated[str, AfterValidator(_known_taxonomy)]
 

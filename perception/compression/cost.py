@@ -68,7 +68,7 @@ def measure_latency_ms(
     for batch in batch_sizes:
         feeds = {name: _feed(name, session, batch) for name, session in sessions.items()}
         seconds = _interleaved(sessions, feeds, repeats)
-        rows += [_summarise(name, batch, seconds[name]) for name in sessions]
+        rows += [summarised(name, batch, seconds[name]) for name in sessions]
     return rows
 
 
@@ -109,6 +109,6 @@ def _interleaved(
     return seconds
 
 
-def _summarise(name: str, batch: int, seconds: list[float]) -> Latency:
+def summarised(name: str, batch: int, seconds: list[float]) -> Latency:
     lower, median, upper = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
     return Latency(name, batch, 1e3 * median, 1e3 * (upper - lower), 1e3 * min(seconds), len(seconds))

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from perception.compression.expansion import contract_network
 from perception.compression.modules import Layer, set_module
+from perception.compression.scales import fix_scales
 from perception.data.files import replacement
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
@@ -189,6 +190,9 @@ def write_onnx(network: nn.Module, path: Path, example: Tensor) -> None:
                 f"network {type(network).__name__} cannot be written as ONNX opset {OPSET}, {_culprit(network, example)}: "
                 f"{_line(error)}; replace it by an operation that ONNX has"
             ) from error
+    model = onnx.load(str(path))
+    fix_scales(model, example.numpy())
+    onnx.save(model, str(path))
     onnx.checker.check_model(str(path), full_check=True)
 
 

@@ -28,9 +28,9 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     """Write the card of components/compress.py as a page of Markdown.
 
     card: input [channel, height_px, width_px], opset, parameters, macs and bytes, each with its `_dense` counterpart,
-    miou, neurons_removed_percent, closed_branches (names), layers (of low_rank.LayerChoice), contracted_layers,
-    contraction_max_abs_error, export_max_abs_error, latency_ms_by_batch, the sha256 of both files,
-    data_manifest_sha256, code_commit and image.
+    miou, precision, neurons_removed_percent, closed_branches (names), layers (of low_rank.LayerChoice), contracted_layers,
+    contraction_max_abs_error, export_max_abs_error, latency_ms_by_batch, device (where it was measured), the sha256 of
+    both files, data_manifest_sha256, code_commit and image.
     """
     channels, height, width = card["input"]
     sizes = [
@@ -48,7 +48,9 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     ]
     facts = {
         "input": f"{channels} x {height} x {width} float32 in [0, 1], any number of frames; opset {card['opset']}",
+        "precision": card["precision"],
         "mIoU on the frozen test set": f"{card['miou']:.4f}",
+        "latency": f"measured {card['device']}",
         "data": f"manifest sha256 {card['data_manifest_sha256']}",
         "code": card["code_commit"] or "unknown",
         "image": card["image"] or "none: a local run",

@@ -10,10 +10,13 @@ from perception.data.manifest import empty_manifest, read_manifest, write_manife
 from perception.data.store import Store
 from perception.errors import InputError
 from perception.versioning.curated import MEMBERS, VERSION, restore_blobs
-from perception.versioning.models import Champion, champion_at, fetch_network, reference_at
+from perception.versioning.decisions import released_for
+from perception.versioning.models import fetch_network
 from perception.versioning.processes import Clone
+from perception.versioning.recorded import Champion, reference_at
 from perception.versioning.records import MANIFEST, PROFILE, SHARDS, Version
 from perception.versioning.registry import create_registry, fetch, resolve
+from perception.versioning.verified import verified_clone
 
 # What a night puts into a proposed network's folder, and what the next night finds in its base when it was released.
 MODEL_FILES = {
@@ -33,8 +36,10 @@ class Base:
     champion: str | None = None  # sha256 of the released network's files
 
 
-def write_base(folder: Path, registry: str, remote: str, store: Store, revision: str) -> Base:
+def write_base(folder: Path, registry: str, remote: str, store: Store, revision: str, night: str) -> Base:
     """Write the resolved version's tables into the empty `folder`, and put those of its blobs into the store that it lacks.
+
+    night: its name; one that was stopped after a policy released what it made starts from what was released before.
 
     The registry is created where there is none yet. While nothing has been promoted, `current` is an empty manifest, and
     there is no run.json. Shards are fetched only when the store lacks something. The released network lies beside them
@@ -42,9 +47,12 @@ def write_base(folder: Path, registry: str, remote: str, store: Store, revision:
     release as reference.onnx and reference.json.
     """
     create_registry(registry, remote)
-    champion = _write_network(registry, folder, champion_at, "champion", MODEL_FILES)
+    with verified_clone(registry) as clone:
+        released, network = released_for(clone, night)
+    champion = _write_network(registry, folder, lambda _: network, "champion", MODEL_FILES)
     _write_network(registry, folder, reference_at, "reference", {"model.onnx": "reference.onnx"})
-    version = resolve(registry, revision)
+    wanted = released if revision == "current" else revision
+    version = resolve(registry, wanted) if wanted else None
     if version is None:
         write_manifest(empty_manifest(), folder / MANIFEST)
         return Base(None, 0, champion)

@@ -113,6 +113,11 @@ def overdue(state: pd.DataFrame, now: datetime) -> pd.DataFrame:
     return state[state.status.isin(_AWAITED) & (state.due < today)]
 
 
+def at_annotators(state: pd.DataFrame, now: datetime) -> dict[str, int]:
+    """Return how many frames are at annotators, and how many of these are overdue, by the names by which a night tells them."""
+    return {"at_annotators": len(open_frames(state)), "overdue": len(overdue(state, now))}
+
+
 def open_batches(state: pd.DataFrame, now: datetime) -> pd.DataFrame:
     """Return the batches that still have frames at annotators, oldest first: batch, since, due, frames, and how many of these are open,
     rejected, accepted and overdue.

@@ -45,7 +45,8 @@ PUBLISHED = ("report/report.html", "report/summary.json", *(f"review/review.{kin
 def run_folder(name: str, runs: Path = RUNS) -> Path:
     """Return the folder of the run of that name; raises InputError for a name that no run can have."""
     if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in RESERVED:
-        raise InputError(f"RUN={name}: must be letters, digits, _ and -, and none of {', '.join(RESERVED)}; rename it")
+        rule = f"its name must be letters, digits, _ and -, and none of {', '.join(RESERVED)}"
+        raise InputError(f"night {name!r}: {rule}; give another name (make nights lists those there are)")
     return (runs / name).resolve()
 
 

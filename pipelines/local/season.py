@@ -74,6 +74,7 @@ class Season:
     budget_frames: int
     seed: int
     size: tuple[int, int]  # (height, width) of rendered scenes, pixels
+    settings_sha256: str  # of all parameters
 
     def night(self, arm: Arm, number: int) -> Path:
         """Return the folder of a night, which is named by its date; nights count from 1."""
@@ -109,14 +110,17 @@ def open_season(runs: Path, graph: Graph, profile: str, data: str, overrides: Se
         budget_frames=settings["select"]["budget_frames"],
         seed=ingest["seed"],
         size=(ingest["height_px"], ingest["width_px"]),
+        settings_sha256=settings["gather"]["settings_sha256"],
     )
 
 
 def run_season(season: Season, arms: Sequence[Arm], work: Work = run_night) -> int:
     """Run the nights of each arm that have not ended; return the exit code of the first that failed, else 0.
 
-    A night that a gate refused is over: what it took in is new for the next one.
+    A night that a gate refused is over: what it took in is new for the next one. Raises InputError for a season that was begun with other
+    parameters.
     """
+    _check_same(season)
     stretch = season.parameters.stretch_frames
     write_arriving(season.fleet[1], season.nights, stretch, season.taxonomy, season.seed, season.size, season.folder)
     for arm in arms:
@@ -127,6 +131,17 @@ def run_season(season: Season, arms: Sequence[Arm], work: Work = run_night) -> i
             if code not in (EXIT_DONE, EXIT_REFUSED):
                 return code
     return EXIT_DONE
+
+
+def _check_same(season: Season) -> None:
+    begun = season.folder / "settings.sha256"
+    if not begun.exists():
+        replace_file(begun, season.settings_sha256.encode())
+    if begun.read_text() != season.settings_sha256:
+        raise InputError(
+            f"{season.folder}: was begun with other parameters, and its nights would no longer be one season; go on with those, or move "
+            "the folder away and begin anew"
+        )
 
 
 def status_of(night: Path) -> str | None:

@@ -258,6 +258,21 @@ def test_the_nights_network_goes_on_from_the_released_one(world: Path, plain: Pa
     }
 
 
+def test_what_is_pruned_goes_on_from_the_dense_network_at_its_own_rate(
+    world: Path, plain: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "nothing").mkdir()
+    trained(world, plain, tmp_path / "nothing", tmp_path / "still", pruned_rate_factor=1e-9, press_share=1e-9)
+    dense, pruned = (
+        dict(load_network(tmp_path / "still" / f"{name}.safetensors").named_parameters())
+        for name in ("dense", "pruned")
+    )
+    start = dict(load_network(plain / "student.safetensors").named_parameters())
+    for name, value in dense.items():
+        torch.testing.assert_close(pruned[name], value, rtol=0, atol=1e-6)
+    assert max(float((start[name] - value).detach().abs().max()) for name, value in dense.items()) > 1e-3
+
+
 def test_the_network_starts_from_a_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(5)
     given = {f"module.{name}": value for name, value in ERFNet(11, width=0.25).state_dict().items()}

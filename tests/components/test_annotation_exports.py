@@ -26,7 +26,7 @@ def export(batch: Path, drop: Path) -> list[str]:
     root = ElementTree.parse(batch / "prelabels" / "cvat.xml").getroot()
     assignee = SubElement(root.find("meta/task") or Element("none"), "assignee")
     SubElement(assignee, "username").text = "ada"
-    SubElement(root.find("meta") or Element("none"), "dumped").text = "2026-12-01 10:00:00+00:00"
+    SubElement(root.find("meta") or Element("none"), "dumped").text = "2026-02-01 10:00:00+00:00"
     images = {Path(each.get("name", "")).stem: each for each in root.iter("image")}
     ids = pd.read_csv(batch / "frames.csv").frame_id.tolist()
     whole = {"points": f"0,0;{WIDTH},0;{WIDTH},{HEIGHT};0,{HEIGHT}", "z_order": "999"}
@@ -53,18 +53,18 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 
 
 def chosen(fleet: Fleet) -> pd.DataFrame:
-    return pd.read_parquet(fleet.root / "first" / "selection" / "selected.parquet").sort_values("rank")
+    return pd.read_parquet(fleet.root / "first" / "selection" / "selected.parquet").sort_values("frame_id")
 
 
 def test_an_export_comes_back_as_it_is(fleet: Fleet) -> None:
     ids = chosen(fleet).frame_id.tolist()
     assert fleet.state().status[ids].tolist() == ["accepted", "rejected", "open", "open"]
     (row,) = pd.read_parquet(fleet.root / "second" / "curated" / "version" / "manifest.parquet").to_dict("records")
-    assert row["frame_id"] == ids[0] and row["label_drop"].endswith("/ada/2026-12-01")
+    assert row["frame_id"] == ids[0] and row["label_drop"].endswith("/ada/2026-02-01")
     assert row["px_sky"] == HEIGHT * WIDTH
     assert row["reason"] == chosen(fleet).reason.iloc[0], "why it was chosen stays with it"
     caption = _caption(row)
-    assert row["reason"] in caption and "labelled by ada on 2026-12-01" in caption
+    assert row["reason"] in caption and "labelled by ada on 2026-02-01" in caption
 
 
 def test_an_image_tag_is_what_a_frame_is_judged_by_and_the_senders_fact_stays(fleet: Fleet) -> None:

@@ -242,7 +242,7 @@ def test_the_label_of_a_frame_out_of_a_video_comes_back_to_it(tmp_path: Path) ->
     label = np.full((recordings.HEIGHT, recordings.WIDTH), 13, np.uint8)
     for frame_id in frames.index:
         Image.fromarray(label).save(drop / "labels" / f"{frame_id}.png")
-    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-12-01"}))
+    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-02-01"}))
     (tmp_path / "footage" / "pictures_0" / "another.jpg").write_bytes(recordings.jpeg(99))
     fleet.night("second")
     assert fleet.outcomes() == {"new": FRAMES_A_DAY + 1, "relabelled": FRAMES_A_DAY}

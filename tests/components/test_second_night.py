@@ -21,7 +21,7 @@ from perception.versioning.growing import open_book
 from perception.versioning.growing import read_table as read_book
 from perception.versioning.ledger import read_events, recall, state
 from perception.versioning.nights import Night, Used
-from perception.versioning.pool import ARRIVALS
+from perception.versioning.pool import ARRIVALS, PoolLimits, alive
 from perception.versioning.replay import registry_as_of
 from tests.components.intake import untrained_ensemble
 from tests.footage import write_footage
@@ -141,6 +141,12 @@ def test_a_frame_drawn_uniformly_judges_the_night_of_its_label_and_teaches_the_o
     first = fleet.night("first")
     chosen = pd.read_parquet(first / "selection" / "selected.parquet")
     (fresh,) = chosen.frame_id[chosen.fresh]
+    batch = first / "selection" / "annotation"
+    assert pd.read_csv(batch / "frames.csv").columns.tolist() == ["frame_id", "file"]
+    assert not {"fresh", "rank", "reason", "score"} & set(pd.read_parquet(batch / "manifest.parquet"))
+    tasks = [task["data"] for task in json.loads((batch / "prelabels" / "label_studio.json").read_text())]
+    assert [task["frame_id"] for task in tasks] == sorted(chosen.frame_id), "no place tells which one was drawn"
+    assert all(task.keys() == {"image", "frame_id"} for task in tasks)
     version = pd.read_parquet(first / "curated" / "version" / "manifest.parquet")
     assert set(version.frame_id) == set(chosen.frame_id) - {fresh}
     assert fleet.state().status.to_dict() == {name: "open" if name == fresh else "accepted" for name in chosen.frame_id}
@@ -164,7 +170,7 @@ def test_frames_at_annotators_are_not_chosen_again_and_one_wrong_label_stops_not
     (drop / "labels").mkdir()
     (drop / "labels" / f"{ids[0]}.png").write_bytes((tmp_path / "footage" / "labels" / f"{ids[0]}.png").read_bytes())
     (drop / "labels" / f"{ids[1]}.png").write_bytes(b"no image")
-    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-12-01"}))
+    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-02-01"}))
     second = fleet.night("second")
     again = pd.read_parquet(second / "selection" / "selected.parquet").frame_id
     assert not set(again) & set(ids)
@@ -172,7 +178,7 @@ def test_frames_at_annotators_are_not_chosen_again_and_one_wrong_label_stops_not
     corrections = pd.read_csv(second / "frames" / "corrections.csv")
     assert corrections[["who", "frame_id"]].to_numpy().tolist() == [["Ada", ids[1]]]
     (version,) = pd.read_parquet(second / "curated" / "version" / "manifest.parquet").to_dict("records")
-    assert version["frame_id"] == ids[0] and version["label_drop"].endswith("/Ada/2026-12-01")
+    assert version["frame_id"] == ids[0] and version["label_drop"].endswith("/Ada/2026-02-01")
 
 
 def test_a_frame_whose_late_label_goes_back_after_its_recall_is_not_chosen_on_that_night(tmp_path: Path) -> None:
@@ -183,7 +189,7 @@ def test_a_frame_whose_late_label_goes_back_after_its_recall_is_not_chosen_on_th
     drop = batch.rename(tmp_path / "drops" / "one")
     (drop / "labels").mkdir()
     (drop / "labels" / f"{late}.png").write_bytes(b"no image")
-    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-12-01"}))
+    (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": "2026-02-01"}))
     second = fleet.night("second", budget_frames=12)
     assert late not in set(pd.read_parquet(second / "selection" / "selected.parquet").frame_id)
     assert fleet.state().status[late] == "rejected"
@@ -205,11 +211,11 @@ def test_labels_of_a_batch_whose_night_was_refused_are_events_as_well(tmp_path: 
     fleet = Fleet(tmp_path, "none")
     batch = fleet.night("refused", publishes=False) / "selection" / "annotation"
     ids = pd.read_csv(batch / "frames.csv").frame_id.tolist()
-    returned(fleet, batch, ids[:2], "2026-12-01")
+    returned(fleet, batch, ids[:2], "2026-02-01")
     fleet.night("second")
     rows = fleet.state().loc[ids[:2]]
     assert rows.status.tolist() == ["accepted"] * 2 and set(rows.accepted_who) == {"Ada"}
-    returned(fleet, batch, ids[2:], "2026-12-02")
+    returned(fleet, batch, ids[2:], "2026-02-02")
     fleet.night("third")
     assert fleet.state().status[ids].tolist() == ["accepted"] * 4
 
@@ -218,7 +224,7 @@ def test_a_night_whose_pool_is_empty_but_for_returned_labels_is_a_good_night(tmp
     fleet = Fleet(tmp_path, "none")
     batch = fleet.night("first", budget_frames=12) / "selection" / "annotation"
     ids = pd.read_csv(batch / "frames.csv").frame_id.tolist()
-    returned(fleet, batch, ids[:5], "2026-12-01")
+    returned(fleet, batch, ids[:5], "2026-02-01")
     second = fleet.night("second")
     version = pd.read_parquet(second / "curated" / "version" / "manifest.parquet")
     assert set(version.frame_id) == set(ids[:5])
@@ -272,6 +278,23 @@ def test_a_night_is_repeated_on_its_own_frames_whatever_has_happened_since(tmp_p
         InputError, match="source 'fleet': 'bare' was read by this night, and 1 of its 1 files are gone"
     ):
         fleet.repeat("second", tmp_path / "second.git")
+
+
+def test_frames_may_wait_for_a_century_and_no_longer() -> None:
+    given = {"sources": {}, "registry": "r", "store": "s", "taxonomy": "cityscapes19", "seed": 1}
+    at_most = build_parameters(gather.STAGE.parameters, given | {"max_age_days": 36_500}, "gather").max_age_days
+    empty = pd.DataFrame(
+        {
+            "frame_id": ["old"],
+            "source_sha256": ["0"],
+            "label_source": ["none"],
+            "arrived": pd.to_datetime(["1999-01-01"]),
+        }
+    )
+    waits = alive(empty, pd.DataFrame({"frame_id": [], "status": []}), PoolLimits(at_most, 9), date(2000, 1, 1))
+    assert waits.frames.frame_id.tolist() == ["old"]
+    with pytest.raises(InputError, match="max_age_days = 36501: must be at most 36500"):
+        build_parameters(gather.STAGE.parameters, given | {"max_age_days": 36_501}, "gather")
 
 
 def test_a_test_set_whose_frames_changed_is_refused(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def test_branches_close_where_asked() -> None:
     "wrong",
     [{"reloads": 10}, {"reloads": 0}, {"latency_share": 0.0}, {"latency_by": "guess"}, {"press_epochs": 12},
      {"press_share": 1.0}, {"lost": "all"}, {"importance": "size"},
-     {"sparse_share": 1.0}, {"multiple_of": 0}, {"pruned_epochs": -1}, {"press_by_cost": 2.0}, {"taught_share": 1.1}],
+     {"sparse_share": 1.0}, {"multiple_of": 0}, {"pruned_epochs": -1}, {"press_by_cost": 2.0}, {"taught_share": 1.1},
+     {"pruned_rate_factor": 0.0}],
 )  # fmt: skip
 def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):

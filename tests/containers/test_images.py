@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,8 +18,15 @@ from tests.containers.conftest import SETS
 
 pytestmark = pytest.mark.containers
 
-LARGEST_MB = {"gates": 750, "versioning": 1100, "torch-cpu": 1800, "torch-cuda": 6000}
+ROOT = Path(__file__).parents[2]
+LARGEST_MB = {"gates": 750, "versioning": 1200, "torch-cpu": 2000, "torch-cuda": 6300}
 HELP_SECONDS = 3.0
+START_FROM_WEIGHTS = """
+from perception.models.efficientnet_lite import EfficientNetLite
+from perception.models.registry import start_from
+for version in range(3):
+    print(version, len(start_from(EfficientNetLite(19, version), "pretrained").taken))
+"""
 CONFINED = ["--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp:exec"]
 
 
@@ -66,6 +74,15 @@ def test_packages_fit_together_and_every_stage_starts(docker: str, images: dict[
         assert stage.summary[:20] in run(docker, images[name], "python", "-m", "components.stage", stage.name, "--help")
 
 
+@pytest.mark.parametrize("name", [name for name in SETS if name.startswith("torch")])
+def test_networks_start_from_the_weights_of_the_extra_pretrained(
+    docker: str, images: dict[str, Image], name: str
+) -> None:
+    python = ("python", "-c", START_FROM_WEIGHTS)
+    here = subprocess.run([sys.executable, *python[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run(docker, images[name], *python) == here.stdout
+
+
 def test_it_starts_quickly(docker: str, images: dict[str, Image], name: str) -> None:
     run(docker, images[name], "true")
     took = []
@@ -93,7 +110,7 @@ def test_no_secret_and_no_path_of_the_building_machine(
         text=True,
         check=True,
     )
-    here = [str(Path(__file__).parents[2]), os.uname().nodename, str(Path.home() / ".")]
+    here = [str(ROOT), os.uname().nodename, str(Path.home() / ".")]
     secrets = [os.environ[key] for key in ("PIP_INDEX_URL", "PIP_CERT") if os.environ.get(key, "").startswith("http")]
     places = [*os.environ.get("PIP_FIND_LINKS", "").split(), *secrets]
     for trace in [here[0], here[1], *places]:
@@ -124,7 +141,7 @@ def test_labels_and_bill_of_materials(docker: str, images: dict[str, Image], ima
     bill = json.loads((images_file.parent / f"nightdrive-{name}.sbom.json").read_text())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
     listed = {item["purl"].split("@")[0]: item["version"] for item in bill["components"]}
-    locked = dict(line.split("==") for line in (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines())
+    locked = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
     python = {
         purl.removeprefix("pkg:pypi/"): version for purl, version in listed.items() if purl.startswith("pkg:pypi/")
     }

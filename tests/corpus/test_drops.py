@@ -41,7 +41,7 @@ def batch(tmp_path: Path) -> Path:
         blob = store.put((tmp_path / "image.png").read_bytes(), "png")
         row = {"frame_id": frame, "drive_id": "d0", "domain": "real", "split": "pool", "label_source": "none"}
         row |= {"width_px": WIDTH, "height_px": HEIGHT, "image_uri": blob.uri, "image_sha256": blob.sha256}
-        rows.append(row | {"source": "fleet", "rank": rank, "reason": "asked"})
+        rows.append(row | {"source": "fleet"})
     missing = dict.fromkeys(name for name in empty_manifest().columns if name not in rows[0])
     write_batch(pd.DataFrame([row | missing for row in rows]), {}, store, tmp_path / "drop", "cityscapes19")
     return tmp_path / "drop"

@@ -305,6 +305,7 @@ def test_a_night_in_which_nothing_is_new_is_a_good_night(
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "nothing_new"
     assert (summary["data"]["version"], summary["gates"]) == (None, [])
+    assert summary["pool"]["labelled"] > 0 and summary["pool"]["open_at_annotators"] is not None
     batches = load_settings(nightly(), "smoke", small(night.footage))[COUNTS["batch"]]
     assert set(moments(run)) == {"resolve", "gather", "report", *(f"ingest@{number}" for number in range(batches))}
     assert not (run / "ensemble").exists() and not (run / "version").exists()

@@ -13,11 +13,13 @@ import click
 if TYPE_CHECKING:
     from tests.faults.counting import Count
 
+OPERATIONS = Path("build/operations")  # parts of the campaign of operations that are done, by code and seed
+
 
 @click.command(epilog="Example: nightdrive faults --campaign faults --only clock,gpu")
 @click.option(
     "--campaign",
-    type=click.Choice(("all", "faults", "footage", "inputs", "settings", "nights")),
+    type=click.Choice(("all", "faults", "footage", "inputs", "settings", "nights", "trust")),
     default="all",
     show_default=True,
     help="What to run.",
@@ -67,10 +69,14 @@ def _rows(folder: Path, campaign: str, seeds: Sequence[int], examples: int, only
         from tests.faults.settings import settings_rows
 
         yield from settings_rows(folder / "settings")
+    if campaign in ("all", "trust"):
+        from tests.faults.trust import EXAMPLES, trust_rows
+
+        yield from trust_rows(folder / "trust", EXAMPLES)
     if campaign in ("all", "nights"):
         from tests.faults.operations import operation_rows
 
-        yield from operation_rows(seeds)
+        yield from operation_rows(OPERATIONS, seeds)
 
 
 def fault_rows(folder: Path, seeds: Sequence[int], only: str = "") -> "Iterator[Count]":

@@ -3,7 +3,7 @@
 A batch goes out as a folder (batch.py):
 
     batch.json                         its name, the taxonomy and its classes, how to send labels back
-    manifest.parquet                   the frames, with rank and reason; frames.csv is the same for people
+    manifest.parquet                   the frames; frames.csv names their images
     images/FRAME.jpg|png               the very bytes of the store
     prelabels/cvat_labels.json         CVAT: the list of labels, as its constructor takes it, and of image tags
     prelabels/cvat.xml                 CVAT: what the ensemble saw, as polygons ("CVAT for images 1.1")

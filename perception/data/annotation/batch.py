@@ -35,13 +35,14 @@ def write_batch(
 ) -> Batch:
     """Write the frames to label as an annotation batch.
 
-    frames: manifest rows without labels, with the columns rank and reason. outlines: what an annotator starts from, by frame_id.
+    frames: manifest rows without labels, and without why each was chosen: whoever labels must not know which ones were drawn uniformly to
+    judge networks by, so they go out in the order of their names. outlines: what an annotator starts from, by frame_id.
     batch.json is written last, so a folder that has it is whole. The same frames make the same batch.
     """
     classes, name = load_taxonomy(taxonomy), batch_name(frames)
-    ranked = frames.sort_values("rank", ignore_index=True)
+    ordered = frames.sort_values("frame_id", ignore_index=True)
     files, sizes, uris = {}, {}, {}
-    for frame in ranked.itertuples():
+    for frame in ordered.itertuples():
         frame_id, size = str(frame.frame_id), (int(frame.height_px), int(frame.width_px))
         files[frame_id], sizes[frame_id] = f"{frame_id}.{str(frame.image_uri).rpartition('.')[2]}", size
         replace_file(folder / "images" / files[frame_id], store.get(str(frame.image_uri)))
@@ -55,15 +56,15 @@ def write_batch(
         "cvat_labels.json": label_list(classes),
         "cvat.xml": write_cvat(name, named, outlines, classes),
         "label_studio.xml": labelling_config(classes),
-        "label_studio.json": _json(write_tasks(ranked, urls, outlines, classes)),
+        "label_studio.json": _json(write_tasks(ordered, urls, outlines, classes)),
     }.items():
         replace_file(folder / PRELABELS / file, content)
-    write_manifest(ranked.assign(prelabel_uri=ranked.frame_id.map(uris).astype(object)), folder / MANIFEST_FILE)
-    table = ranked.assign(file=ranked.frame_id.map(files))[["frame_id", "file", "rank", "reason"]]
+    write_manifest(ordered.assign(prelabel_uri=ordered.frame_id.map(uris).astype(object)), folder / MANIFEST_FILE)
+    table = ordered.assign(file=ordered.frame_id.map(files))[["frame_id", "file"]]
     replace_file(folder / "frames.csv", table.to_csv(index=False, lineterminator="\n").encode())
     story = {
         "batch": name,
-        "frames": len(ranked),
+        "frames": len(ordered),
         "taxonomy": taxonomy,
         "classes": list(classes.classes),
         "labels": _HOW_TO,

@@ -7,7 +7,7 @@ Whatever is wrong with one costs its own frame, or where nothing of it can be re
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -39,8 +39,10 @@ from perception.errors import InputError
 
 DROP_FILE = "drop.json"
 _UNKNOWN_FRAME = "no batch holds this frame"
+_A_DAY = timedelta(days=1)  # by which the dates of two people differ who write at one moment
 _SUFFIXES = (".zip", ".json", ".xml")
-_NO_ANSWERS = (PRELABELS, "images")  # folders of a drop that hold what went out
+_ANSWERS = (".xml", ".json", ".png")
+_NO_ANSWERS = frozenset((PRELABELS, "images"))  # folders of a drop that hold what went out
 _UPLOAD = re.compile("[0-9a-f]{8}-(.+)")  # Label Studio puts a number before the name of what was uploaded
 
 
@@ -73,6 +75,7 @@ class _Drop:
 
     path: Path
     moment: datetime
+    came: datetime  # when it was written here
     answers: tuple[Answer, ...] = ()
     annotator: str | None = None  # as drop.json says
     made_on: date | None = None  # likewise
@@ -96,7 +99,7 @@ def returned_labels(folder: Path, handed_out: Callable[[Sequence[str]], pd.DataF
     tagged: dict[str, ReturnedLabel] = {}
     for each in sorted(every, key=lambda each: (each.moment, each.drop)):
         newest[each.frame_id] = _after(newest.get(each.frame_id), each)
-        if each.answer and each.answer.tags:
+        if each.answer and each.answer.tags and not each.problem:
             tagged[each.frame_id] = each
     return [_with_tags(newest[frame_id], tagged.get(frame_id)) for frame_id in sorted(newest)]
 
@@ -123,21 +126,31 @@ def _returned(drop: _Drop, known: Mapping[str, Any]) -> Iterator[ReturnedLabel]:
     if drop.problem:
         nothing, name = _no_facts(f"drop {drop.path.name}"), _name("-", None, drop)
         yield ReturnedLabel(facts=nothing, drop=name, moment=drop.moment, files=(drop.path,), problem=drop.problem)
-    made = datetime.combine(drop.made_on, time(tzinfo=UTC)) if drop.made_on else None
     for each in drop.answers:
+        moment, problem = _dated(each, drop)
         names = _candidates(each.image)
         facts: Any = next((found for name in names if (found := known.get(name) or drop.frames.get(name))), None)
         yield ReturnedLabel(
             facts=facts or _no_facts(f"unknown {names[0]}"),
             drop=_name(getattr(facts, "batch", drop.batch) if facts else "-", each, drop),
-            moment=made or each.moment or drop.moment,
+            moment=moment,
             files=each.files,
             answer=each,
             taxonomy=drop.taxonomy,
-            problem=None
+            problem=problem
             if facts
             else BadFrame(f"{drop.path}: {each.image}", _UNKNOWN_FRAME, "remove it, or name it as its batch does"),
         )
+
+
+def _dated(answer: Answer, drop: _Drop) -> tuple[datetime, BadFrame | None]:
+    """Return when an answer was given; of one dated after it came, which would be the newest for ever, when it came, and what is wrong."""
+    made = datetime.combine(drop.made_on, time(tzinfo=UTC)) if drop.made_on else None
+    moment = made or answer.moment or drop.moment
+    if moment - drop.came <= _A_DAY:
+        return moment, None
+    told = f"is dated {moment:%Y-%m-%d}, and came on {drop.came:%Y-%m-%d}"
+    return drop.came, BadFrame(f"{drop.path}: {answer.image}", told, "correct the date, or the clock that wrote it")
 
 
 def _no_facts(name: str) -> SimpleNamespace:
@@ -183,14 +196,14 @@ def _opened(path: Path) -> _Drop:
     moment = datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
     try:
         pack = open_pack(path)
-        drop = _said(pack, _Drop(path=path, moment=pack.moment))
+        drop = _said(pack, _Drop(path=path, moment=pack.moment, came=pack.came))
         answers = [found for name in pack.names if (found := _answers(pack, name)) is not None]
         if not answers and not drop.batch:
             raise BadFrame(path, "holds no label in a format that is read", "export it as docs/annotation.md says")
         return replace(drop, answers=tuple(each for found in answers for each in found))
     except InputError as error:
         problem = error if isinstance(error, BadFrame) else BadFrame(path, str(error), "send the drop again")
-        return _Drop(path=path, moment=moment, problem=problem)
+        return _Drop(path=path, moment=moment, came=moment, problem=problem)
 
 
 def _said(pack: Pack, drop: _Drop) -> _Drop:
@@ -239,7 +252,7 @@ def _check_table(path: Path) -> None:
 
 def _found(pack: Pack, file: str) -> str | None:
     """Return the name of a file that lies in the drop itself, or in a folder of it."""
-    names = (name for name in pack.names if PurePosixPath(name).name == file and name.count("/") <= 1)
+    names = (name for name in pack.names if name.rpartition("/")[2] == file and name.count("/") <= 1)
     return min(names, key=len, default=None)
 
 
@@ -270,10 +283,11 @@ def _json(pack: Pack, name: str) -> Any:
 
 def _answers(pack: Pack, name: str) -> list[Answer] | None:
     """Return what one file of a drop answers; None where it is no file of labels."""
+    *folders, file = name.split("/")
+    if not file.lower().endswith(_ANSWERS) or not _NO_ANSWERS.isdisjoint(folders) or file in (DROP_FILE, BATCH_FILE):
+        return None
     path, where, place = PurePosixPath(name), pack.where(name), pack.file(name)
     suffix = path.suffix.lower()
-    if any(part in _NO_ANSWERS for part in path.parts[:-1]) or path.name in (DROP_FILE, BATCH_FILE):
-        return None
     if suffix == ".xml":
         return read_cvat(pack.read(name), place, where)
     if path.name.endswith(POLYGONS):

@@ -61,12 +61,7 @@ def write_tasks(
     tasks = []
     for frame in frames.itertuples():
         size = (int(frame.height_px), int(frame.width_px))
-        data = {
-            "image": urls[frame.frame_id],
-            "frame_id": frame.frame_id,
-            "rank": int(frame.rank),
-            "reason": frame.reason,
-        }
+        data = {"image": urls[frame.frame_id], "frame_id": frame.frame_id}
         regions = [
             _region(f"{place}", each, size, taxonomy) for place, each in enumerate(outlines.get(frame.frame_id, ()))
         ]

@@ -36,25 +36,40 @@ def started(tools, tmp_path):
     return registry, version, frames
 
 
-def begin(started, tmp_path, name, store="store", **options):
+def begin(started, tmp_path, name, store="store", night="night-2"):
     folder = tmp_path / name
     folder.mkdir()
-    base = write_base(
-        folder, started[0], str(tmp_path / "remote"), open_store(str(tmp_path / store)), "current", **options
-    )
+    base = write_base(folder, started[0], str(tmp_path / "remote"), open_store(str(tmp_path / store)), "current", night)
     return base, {path.name for path in folder.iterdir()}
 
 
-def approve(started):
+def approve(started, **options):
     registry, version, _ = started
-    return promote(
-        registry, version.tag, manifest_sha256=version.manifest_sha256, names=["Ada"], reason="good", release=True
-    )
+    signed = {"manifest_sha256": version.manifest_sha256, "names": ["Ada"], "reason": "good", "release": True}
+    return promote(registry, version.tag, **signed | options)
 
 
 def test_a_first_night_starts_from_nothing(started, tmp_path):
     base, files = begin(started, tmp_path, "base")
     assert (base.tag, base.frames, base.champion, files) == (None, 0, None, {"manifest.parquet"})
+
+
+def test_a_night_that_was_stopped_after_it_released_starts_from_what_was_before(started, tmp_path):
+    registry, first, _ = started
+    approve(started, policy="when gates pass")
+    again, _ = begin(started, tmp_path, "first again", night="night-1")
+    assert (again.tag, again.champion) == (None, None)
+    before, _ = begin(started, tmp_path, "second")
+    (tmp_path / "model" / "model.onnx").write_bytes(b"another network")
+    propose(registry, first.tag, {}, model=tmp_path / "model", facts={"run": "night-2"})  # it changed no data
+    approve(started, policy="when gates pass", data=False)
+    again, files = begin(started, tmp_path, "second again", night="night-2")
+    assert again == before and again.tag == first.tag and "champion.onnx" in files
+    after, _ = begin(started, tmp_path, "third", night="night-3")
+    assert after.tag == first.tag and after.champion not in (None, before.champion)
+    rollback(registry, name="Ada", reason="worse at night")
+    decided, _ = begin(started, tmp_path, "decided since", night="night-2")
+    assert decided == before, "as everybody finds it"
 
 
 def test_a_night_finds_the_released_data_and_the_released_network(started, tmp_path):

@@ -16,7 +16,7 @@ from blake3 import blake3
 from perception.errors import InputError
 from perception.versioning import registry as registry_module
 from perception.versioning.processes import RegistryError
-from perception.versioning.registry import create_registry, fetch, find_tag, publish, resolve
+from perception.versioning.registry import create_registry, fetch, publish, resolve
 
 
 def contents(folder):
@@ -153,7 +153,7 @@ def test_a_branch_that_is_called_like_a_version_is_never_taken_for_it(registry, 
     folder = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), {"a.tar": b"a"})
     version = publish(registry, "night-1", folder)
     tools.git(registry, "update-ref", f"refs/heads/{prefix}{version.tag}", "main~1")
-    assert find_tag(registry, "night-1") == find_tag(registry, version.tag) == version.tag
+    assert resolve(registry, "night-1") == resolve(registry, version.tag) == version
     assert resolve(registry, version.tag) == version, "a branch was taken for the tag"
 
 
@@ -179,10 +179,15 @@ def test_hooks_of_a_registry_that_belongs_to_another_user_do_not_run(registry, t
 
 
 def test_a_registry_that_is_not_there_is_named(tmp_path, published):
-    with pytest.raises(InputError, match="nowhere"):
+    with pytest.raises(
+        InputError, match=r"registry /.*/nowhere\.git: there is no such folder; correct the path, or run"
+    ):
         resolve(tmp_path / "nowhere.git")
     with pytest.raises(InputError, match="nowhere"):
         publish(tmp_path / "nowhere.git", "r", published.first_folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"/empty: must be a git repository that has 'main', .*; correct the path"):
+        resolve(tmp_path / "empty")
     subprocess.run(["git", "init", "-q", "--bare", "-b", "main", tmp_path / "plain.git"], check=True)
     with pytest.raises(InputError, match="plain"):
         publish(tmp_path / "plain.git", "r", published.first_folder)

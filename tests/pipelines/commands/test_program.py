@@ -54,7 +54,7 @@ def test_every_command_teaches_itself(name: str) -> None:
         (["evaluate", "--data", "x"], "Missing option '--model' (see `nightdrive evaluate --help`)"),
         (["scrub", "--sample", "many"], "Invalid value for '--sample'"),
         (["run", "--profile", "smok"], "did you mean 'smoke'"),
-        (["run", "--run", "latest"], "RUN=latest: must be letters"),
+        (["run", "--run", "latest"], "night 'latest': its name must be letters"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_code_2(

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,10 @@ def written(folder: Path, *, pushed: bool) -> Path:
     }
     file.write_text(json.dumps(content))
     return file
+
+
+def package_names(*requirements: str) -> set[str]:
+    return {name for text in requirements for name in re.findall(r"(?m)^[a-z][a-z0-9-]*", text)}
 
 
 def test_a_compiled_pipeline_refers_to_the_digests_of_pushed_images(tmp_path: Path) -> None:
@@ -82,14 +87,14 @@ def test_every_stage_has_an_image_and_every_image_what_the_lock_file_knows() -> 
     assert {stage.needs.image for stage in all_stages().values()} <= set(NAME_IN_PARAMS.values())
     locked = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
     for file in (ROOT / "images" / "requirements").glob("*.txt"):
-        names = re.findall(r"(?m)^[a-z][a-z0-9-]*", file.read_text())
-        assert set(names) <= locked, file
+        assert package_names(file.read_text()) <= locked, file
 
 
-def test_the_torch_image_has_all_that_the_library_needs_but_plots() -> None:
-    needed = set(re.findall(r"(?m)^[a-z][a-z0-9-]*", (ROOT / "requirements.in").read_text()))
-    inside = set(re.findall(r"(?m)^[a-z][a-z0-9-]*", (ROOT / "images" / "requirements" / "torch.txt").read_text()))
-    assert needed - inside == {"matplotlib"}
+def test_the_torch_image_has_all_that_the_library_needs_but_plots_and_the_pretrained_weights() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [(ROOT / "requirements.in").read_text(), *project["optional-dependencies"]["pretrained"]]
+    inside = (ROOT / "images" / "requirements" / "torch.txt").read_text()
+    assert package_names(*needed) - package_names(inside) == {"matplotlib"}
 
 
 def test_the_watch_loads_nothing_that_its_image_lacks() -> None:

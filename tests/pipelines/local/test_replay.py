@@ -93,6 +93,8 @@ def test_a_night_that_cannot_be_repeated_is_named(recorded: Path) -> None:
     commit = head_of(Path(registry))
     (recorded.parent / "tuesday").mkdir()
     (recorded.parent / "tuesday" / "params.yaml").write_text((recorded / "params.yaml").read_text())
+    with pytest.raises(InputError, match=r"night '\.\./x': its name must be letters"):
+        replay(nightly(), runs, "../x", [])
     with pytest.raises(InputError, match="has no such night"):
         replay(nightly(), runs, "tuesday", [])
     record_night(registry, Night(**row, status="nothing_new", registry_commit=commit))

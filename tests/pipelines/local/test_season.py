@@ -2,6 +2,10 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from perception.versioning.registry import resolve
 from pipelines.graph import Graph
 from pipelines.local import annotator
 from pipelines.local.arriving import frames_arriving, hidden_labels, in_nights, write_arriving
+from pipelines.local.run import ROOT
 from pipelines.local.season import CHOSEN, EVERYTHING, RANDOM, Season, nights_of, open_season, run_season, tell_season
 from pipelines.nightly import nightly
 from pipelines.season import SeasonParameters
@@ -38,20 +43,32 @@ def small_season(runs: Path, *overrides: str, nights: int = 3) -> Season:
     return open_season(runs, nightly(), "season", "", [*SMALL, *overrides], nights)
 
 
-def work(_graph: Graph, folder: Path, settings: Mapping[str, Any]) -> int:
+def released(folder: Path, settings: Mapping[str, Any]) -> None:
     """Do a night's work but for training, and release what the policy would."""
     data_night(folder, settings)
     assert settings["propose"]["release"] == {"data": "when_gates_pass", "network": "when_verdict_promotes"}
     version = json.loads((folder / "version" / "version.json").read_text())
-    signed = {"manifest_sha256": version["manifest_sha256"], "names": ["policy"], "reason": "its gates passed"}
+    signed = {
+        "manifest_sha256": version["manifest_sha256"],
+        "names": ["policy"],
+        "reason": "its gates passed",
+        "policy": "{}",
+    }
     promote(folder.parent / "registry.git", version["tag"], **signed)
+
+
+def work(_graph: Graph, folder: Path, settings: Mapping[str, Any]) -> int:
+    released(folder, settings)
     (folder / "summary.json").write_text('{"status": "done"}')
     return EXIT_DONE
 
 
+UNTOLD = patch("pipelines.local.season.night_table", lambda *_, **__: "")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def quiet() -> Iterator[None]:
-    with patch("pipelines.local.season.night_table", lambda *_, **__: ""):
+    with UNTOLD:
         yield
 
 
@@ -89,6 +106,13 @@ def test_street_footage_arrives_by_stretches_of_a_drive_with_labels_of_the_night
     assert (np.asarray(Image.open(io.BytesIO(label))) == 0).all(), (
         "road is 3 in CamVid's files and 0 in Cityscapes' classes"
     )
+
+
+def test_a_season_does_not_go_on_with_other_parameters(tmp_path: Path) -> None:
+    for _ in range(2):
+        run_season(small_season(tmp_path, nights=1), ())
+    with pytest.raises(InputError, match="season-1-nights: was begun with other parameters"):
+        run_season(small_season(tmp_path, "select.budget_frames=5", nights=1), ())
 
 
 @pytest.mark.parametrize(
@@ -194,9 +218,36 @@ def test_a_night_that_failed_ends_the_season_until_it_is_called_again(tmp_path: 
 # --- beside random choice
 
 
-def test_random_choice_meets_the_same_footage_in_a_registry_of_its_own(tmp_path: Path) -> None:
+def killed_beside(runs: str) -> None:
+    """Run a season with random choice beside it, and die there by kill -9 when the night has released and nobody knows that it is done."""
+
+    def killed(graph: Graph, folder: Path, settings: Mapping[str, Any]) -> int:
+        if folder.parent.name != RANDOM.name:
+            return work(graph, folder, settings)
+        released(folder, settings)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return EXIT_FAILED
+
+    with UNTOLD:
+        run_season(small_season(Path(runs), nights=1), (CHOSEN, RANDOM, EVERYTHING), killed)
+
+
+def test_random_choice_meets_the_same_footage_in_a_registry_of_its_own_and_goes_on_after_kill_9(tmp_path: Path) -> None:
     season, arms = small_season(tmp_path, nights=1), (CHOSEN, RANDOM, EVERYTHING)
-    assert run_season(season, arms, work) == EXIT_DONE
+    program = f"from {__name__} import killed_beside; killed_beside({str(tmp_path)!r})"
+    died = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
+    was = resolve(season.folder / "random" / "registry.git")
+    calls: list[str] = []
+
+    def counted(graph: Graph, folder: Path, settings: Mapping[str, Any]) -> int:
+        calls.append(folder.parent.name)
+        return work(graph, folder, settings)
+
+    assert run_season(season, arms, counted) == EXIT_DONE
+    assert calls == ["random", "everything"]
+    assert resolve(season.folder / "random" / "registry.git") == was, "the night that had released came to the same"
+    assert not (season.night(RANDOM, 1) / "base" / "run.json").exists(), "it started from what was there before"
     told = tell_season(season, arms)
     chosen, random, everything = (nights_of(season, arm)[0] for arm in arms)
     assert chosen.new_frames == random.new_frames == 24 + 3

@@ -46,7 +46,7 @@ def chosen_frames(store: FolderStore, count: int = 3) -> pd.DataFrame:
         blob = store.put(png(image), "png")
         row = {"frame_id": f"frame{index}", "drive_id": "drive", "domain": "real", "split": "pool"}
         row |= {"width_px": WIDTH, "height_px": HEIGHT, "image_uri": blob.uri, "image_sha256": blob.sha256}
-        row |= {"label_source": "none", "source": "fleet", "rank": count - index, "reason": f"reason {index}"}
+        row |= {"label_source": "none", "source": "fleet"}
         rows.append(row)
     missing = {name: None for name in empty_manifest().columns if name not in rows[0]}
     return pd.DataFrame([row | missing for row in rows])

@@ -29,8 +29,8 @@ def test_a_batch_holds_the_very_images_and_what_was_seen_in_them(tmp_path: Path)
         assert store.get(frame.prelabel_uri) == mask.read_bytes()
         np.testing.assert_array_equal(np.array(Image.open(mask)), seen())
     assert (folder / "frames.csv").read_text().splitlines()[:2] == [
-        "frame_id,file,rank,reason",
-        "frame2,frame2.png,1,reason 2",
+        "frame_id,file",
+        "frame0,frame0.png",
     ]
     assert read_manifest(folder / "manifest.parquet").prelabel_uri.tolist() == known.prelabel_uri.tolist()
     again = tmp_path / "again"
@@ -61,7 +61,7 @@ def test_label_studio_is_given_classes_choices_and_tasks(tmp_path: Path) -> None
         assert [each.get("value") for each in view.findall(f"{kind}/Label")] == list(CLASSES)
     assert {each.get("name") for each in view.findall("Choices")} == set(CONDITIONS)
     first, *_ = json.loads((tmp_path / "batch" / "prelabels" / "label_studio.json").read_text())
-    assert first["data"]["image"] == f"/data/local-files/?d={known.batch[0]}/images/frame2.png"
+    assert first["data"]["image"] == f"/data/local-files/?d={known.batch[0]}/images/frame0.png"
     points = np.array([point for each in first["predictions"][0]["result"] for point in each["value"]["points"]])
     assert points.min() == 0 and points.max() == 100
 

@@ -103,6 +103,22 @@ def test_the_newest_label_of_a_frame_counts(drop: Path) -> None:
     assert twice.problem and "labelled twice at one moment" in twice.problem.rule and not once.problem
 
 
+def test_a_label_dated_after_it_came_is_told_and_does_not_win(drop: Path) -> None:
+    outline(drop, "frame0", WHOLE)
+    outline(drop, "frame1", WHOLE)
+    never = shutil.copytree(drop, drop.parent / "never")
+    (never / "polygons" / "frame0_polygons.json").unlink()
+    say(never, "Bob", "9999-12-31")
+    sound, told = returned(drop.parent)
+    assert not sound.problem and sound.drop.split("/")[1] == "Ada"
+    assert told.problem and told.problem.rule.startswith("is dated 9999-12-31, and came on 20")
+    later = shutil.copytree(drop, drop.parent / "later")
+    for file in (each for each in never.rglob("*") if each.is_file()):
+        os.utime(file, (1_770_076_800, 1_770_076_800))  # 3 February 2026
+    say(later, "Cy", "2026-02-04")
+    assert [(each.problem, each.drop.split("/")[1]) for each in returned(drop.parent)] == [(None, "Cy")] * 2
+
+
 def test_two_kinds_of_label_for_a_frame_are_told(drop: Path) -> None:
     outline(drop, "frame0", [{"label": "road", "polygon": box(0, 0, 9, 9)}])
     annotate(drop, [{"id": 1, "image_id": 3, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}])
@@ -129,6 +145,31 @@ def test_polygons_that_cannot_be_drawn_are_refused(drop: Path, store: FolderStor
         read_label(broken, "cityscapes19", store)
     assert broken.frame_id == "frame0" and rule in refused.value.rule
     assert read_label(sound, "cityscapes19", store)
+
+
+WHOLE_FRAME = [[0, 0, 31, 0, 31, 23, 0, 23]]
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        ({"category_id": 99}, "'category 99' is no class"),
+        ({"category_id": [1]}, "'category None' is no class"),
+        ({"segmentation": [[0, 0, [1], 0, 9, 9]]}, "at least three"),
+        ({"segmentation": [[0, 0, 9, 0, 9, 9, 0]]}, "at least three"),
+        ({"id": None}, "no number as its id"),
+        ({"image_id": 77}, "no batch holds"),
+        ({"image_id": [3]}, "no batch holds"),
+    ],
+)
+def test_a_wrong_annotation_of_coco_costs_its_own_frame(drop: Path, store: FolderStore, bad: dict, rule: str) -> None:
+    sound = {"category_id": ROAD + 1, "segmentation": WHOLE_FRAME}
+    annotate(drop, [sound | {"id": 1, "image_id": 3} | bad, sound | {"id": 2, "image_id": 2}])
+    good, wrong = sorted(returned(drop), key=lambda each: each.frame_id != "frame1")
+    assert good.frame_id == "frame1" and read_label(good, "cityscapes19", store)
+    assert wrong.frame_id == ("frame0" if "image_id" not in bad else wrong.frame_id)
+    with pytest.raises(BadFrame, match=rule):
+        read_label(wrong, "cityscapes19", store)
 
 
 @pytest.mark.parametrize(
@@ -199,17 +240,19 @@ def test_a_batch_is_no_drop_while_people_work_in_it(tmp_path: Path, store: Folde
     assert returned(tmp_path / "drops") == []
 
 
-def test_who_and_when_are_the_drops_own_where_nothing_tells_them(tmp_path: Path, store: FolderStore) -> None:
+@pytest.mark.parametrize("year", [2026, 2107])
+def test_who_and_when_are_the_drops_own_where_nothing_tells_them(tmp_path: Path, store: FolderStore, year: int) -> None:
     known = hand_out(store, tmp_path / "batch", {})
     drops = tmp_path / "drops"
     annotate(tmp_path, [{"id": 1, "image_id": 3, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}])
     drops.mkdir()
     with zipfile.ZipFile(drops / "from Ada.zip", "w") as archive:
-        info = zipfile.ZipInfo("annotations/instances_default.json", (2026, 2, 3, 4, 5, 6))
+        info = zipfile.ZipInfo("annotations/instances_default.json", (year, 2, 3, 4, 5, 6))
         archive.writestr(info, (tmp_path / "coco.json").read_bytes())
-    os.utime(drops / "from Ada.zip", (0, 0))
+    os.utime(drops / "from Ada.zip", (1_772_323_200, 1_772_323_200))  # 1 March 2026
     (label,) = returned(drops, known)
-    assert label.drop == f"{known.batch[0]}/from Ada/2026-02-03"
+    assert label.drop == f"{known.batch[0]}/from Ada/{year}-02-03"
+    assert (label.problem is None) == (year == 2026), "an archive's own times are its sender's word"
 
 
 @pytest.mark.parametrize("name", ["../evil.xml", "/etc/evil.xml", "C:\\evil.xml"])
@@ -229,7 +272,8 @@ def test_nothing_of_an_archive_is_written_anywhere(tmp_path: Path, name: str) ->
         ("a.xml", b"<annotations>", "not readable as XML"),
         ("a.xml", b'<!DOCTYPE a [<!ENTITY b "c">]><annotations/>', "declares a document type"),
         ("a.json", b'[{"data": 3}]', "no export of Label Studio"),
-        ("a.json", b'{"images": [], "annotations": [{"id": 1}], "categories": []}', "misnames"),
+        ("a.json", b'{"images": [], "annotations": [{"id": 1}], "categories": []}', "no batch holds"),
+        ("a.json", b'{"annotations": [{"id": 1}]}', "images must be a list of objects"),
         ("a.json", b"{", "not a JSON file"),
         ("a.json", b'{"version": 3}', "no label in a format"),
     ],

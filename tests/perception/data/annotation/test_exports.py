@@ -49,7 +49,7 @@ BRUSH = [
 BRUSH += [225, 11, 224, 0]  # as Label Studio's own encoder writes `painted`
 CVAT = """<?xml version="1.0" encoding="utf-8"?>
 <annotations><version>1.1</version><meta><task><id>4</id><owner><username>lead</username></owner>
-<assignee><username>ada</username></assignee></task><dumped>2026-12-01 10:00:00.5+00:00</dumped></meta>
+<assignee><username>ada</username></assignee></task><dumped>2026-02-01 10:00:00.5+00:00</dumped></meta>
 <image id="0" name="images/frame0.png" width="32" height="24">
 {shapes}
 <tag label="image_tags" source="manual"><attribute name="weather">rain</attribute>
@@ -75,7 +75,7 @@ def test_cvat_says_shapes_image_tags_who_and_when(tmp_path: Path, store: FolderS
     drops = tmp_path / "drops"
     (drops / "a.xml").write_text(CVAT.format(shapes=CAR_MASK + ROAD_POLYGON.format(0)))
     (label,) = returned(drops, known)
-    assert label.drop == label.tag_drop == f"{known.batch[0]}/ada/2026-12-01"
+    assert label.drop == label.tag_drop == f"{known.batch[0]}/ada/2026-02-01"
     read = read_label(label, "cityscapes19", store)
     assert read and read[1] == {"weather": "rain", "time_of_day": "night"}
     expected = np.full((HEIGHT, WIDTH), ROAD, np.uint8)
@@ -132,11 +132,11 @@ def test_a_word_that_the_condition_does_not_know_is_told(
 
 def test_a_later_label_without_image_tags_keeps_the_earlier_ones(tmp_path: Path, known: pd.DataFrame) -> None:
     first = CVAT.format(shapes=CAR_MASK)
-    later = first.replace("image_tags", "other").replace("2026-12-01", "2026-12-03").replace(">ada<", ">bob<")
+    later = first.replace("image_tags", "other").replace("2026-02-01", "2026-02-03").replace(">ada<", ">bob<")
     (tmp_path / "drops" / "a.xml").write_text(first)
     (tmp_path / "drops" / "b.xml").write_text(later)
     (label,) = returned(tmp_path / "drops", known)
-    assert label.drop.endswith("/bob/2026-12-03") and label.tag_drop and label.tag_drop.endswith("/ada/2026-12-01")
+    assert label.drop.endswith("/bob/2026-02-03") and label.tag_drop and label.tag_drop.endswith("/ada/2026-02-01")
     assert label.answer and label.answer.tags["weather"] == "rain"
 
 
@@ -144,7 +144,7 @@ def test_a_later_label_without_image_tags_keeps_the_earlier_ones(tmp_path: Path,
 
 
 def task(results: list[dict[str, Any]], **said: Any) -> dict[str, Any]:
-    annotation = {"result": results, "was_cancelled": False, "completed_by": 3, "updated_at": "2026-12-01T10:00:00Z"}
+    annotation = {"result": results, "was_cancelled": False, "completed_by": 3, "updated_at": "2026-02-01T10:00:00Z"}
     return {"id": 1, "data": {"image": "/data/upload/1/3f2a1b7c-frame0.png"}, "annotations": [annotation | said]}
 
 
@@ -175,7 +175,7 @@ def test_label_studio_says_regions_choices_who_and_when(
     returned_labels(drops, lambda given: names.extend(given) or known)
     assert names == ["3f2a1b7c-frame0", "frame0"]
     (label,) = returned(drops, known)
-    assert label.drop == f"{known.batch[0]}/user 3/2026-12-01"
+    assert label.drop == f"{known.batch[0]}/user 3/2026-02-01"
     read = read_label(label, "cityscapes19", store)
     assert read and read[1] == {"weather": "rain"}
     expected = np.where(painted() > 0, CAR, ROAD)
@@ -186,8 +186,8 @@ def test_of_several_annotations_the_newest_counts_and_skipped_ones_never(
     tmp_path: Path, store: FolderStore, known: pd.DataFrame
 ) -> None:
     several = task([CAR_BRUSH])
-    several["annotations"] += task([ALL_ROAD], updated_at="2026-12-02T10:00:00Z")["annotations"]
-    several["annotations"] += task([CAR_BRUSH], updated_at="2026-12-03T10:00:00Z", was_cancelled=True)["annotations"]
+    several["annotations"] += task([ALL_ROAD], updated_at="2026-02-02T10:00:00Z")["annotations"]
+    several["annotations"] += task([CAR_BRUSH], updated_at="2026-02-03T10:00:00Z", was_cancelled=True)["annotations"]
     label = labels_in(send(tmp_path, several), store, known)["frame0"]
     assert (label == ROAD).all()
     assert labels_in(send(tmp_path, task([CAR_BRUSH], was_cancelled=True)), store, known) == {}

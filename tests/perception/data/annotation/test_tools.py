@@ -135,7 +135,7 @@ def exported(tmp_path: Path, results: list[dict[str, Any]]) -> list[dict[str, An
     tasks = json.loads((tmp_path / "batch" / "prelabels" / "label_studio.json").read_text())
     for number, task in enumerate(tasks, start=1):
         task |= {"id": number, "annotations": [], "file_upload": None}
-    said = {"id": 7, "created_at": "2026-11-30T10:00:00Z", "updated_at": "2026-12-01T10:00:00.123456Z"}
+    said = {"id": 7, "created_at": "2026-01-30T10:00:00Z", "updated_at": "2026-02-01T10:00:00.123456Z"}
     said |= {"completed_by": {"id": 1, "email": "ada@example.com"}, "was_cancelled": False}
     tasks[1]["annotations"] = [said | {"result": tasks[1]["predictions"][0]["result"] + results}]
     return tasks
