@@ -1,15 +1,18 @@
 """compare: was the selection worth it? The same budget spent by the strategy and at random, on the same network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     by_all_processes,
+    deciding_frames,
     labelled_so_far,
     network_miou,
+    networks_of,
     new_network,
     open_frames,
     read_frames,
@@ -23,6 +26,7 @@ from perception.parameters import Count, checked
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
 
 @checked
@@ -32,11 +36,14 @@ class CompareParameters(LearningParameters):
     # trainings of each arm, from different first weights, those at random each on another draw; from 2 on the report
     # shows their spread
     seeds: Count = 1
+    # head: what follows the encoder, which stays as it is in a member of the night's ensemble, seed by seed the next one;
+    # network: all of it, from its first weights
+    trained: Literal["head", "network"] = "network"
 
 
 @by_all_processes
 def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
-    """Write comparison.json: mIoU on the frozen test set of each arm and seed; null for an arm whose labels are not there.
+    """Write comparison.json: mIoU on the val frames of each arm and seed; null for an arm whose labels are not there.
 
     labels.json ranks the selected frames' labels by how much the ensemble doubts them.
     """
@@ -46,7 +53,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     from perception.data.tables import read_table
 
     known, frames = labelled_so_far(inputs), read_frames(inputs)
-    test = frames[frames.split == "test"].reset_index(drop=True)
+    val = deciding_frames(frames)
     results: dict[str, Any] = {"seeds": parameters.seeds, "missing_labels": {}}
     for arm, file in (("selected", "selected.parquet"), ("random", "control.parquet")):
         chosen = read_table(inputs.one("selection") / file, {"frame_id": "text"})
@@ -55,7 +62,8 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
         results["missing_labels"][arm] = missing
         groups = [labelled[labelled.frame_id.isin(group.frame_id)] for group in _groups(chosen)]
         learnt_from = [pd.concat([known, group]) for group in groups]
-        results[f"miou_{arm}"] = None if missing else _train_and_score(learnt_from, test, arm, parameters)
+        start = partial(_start, inputs.one("ensemble"), parameters)
+        results[f"miou_{arm}"] = None if missing else _train_and_score(learnt_from, val, arm, start, parameters)
         if arm == "selected" and not missing and len(labelled):
             doubts = doubted_labels(inputs.one("ensemble"), labelled, parameters)
             write_json(outputs.one("comparison") / "labels.json", doubts)
@@ -85,19 +93,35 @@ def _groups(chosen: "pd.DataFrame") -> "list[pd.DataFrame]":
 
 
 def _train_and_score(
-    groups: "Sequence[pd.DataFrame]", test: "pd.DataFrame", arm: str, parameters: CompareParameters
+    groups: "Sequence[pd.DataFrame]",
+    val: "pd.DataFrame",
+    arm: str,
+    start: "Callable[[int], nn.Module]",
+    parameters: CompareParameters,
 ) -> list[float]:
     """Train a network for each repetition, on the groups in turn; both arms start a repetition from the same weights."""
-    from perception.training.setup import seeded
-
     scores = []
     for repetition in range(parameters.seeds):
-        network = seeded(partial(new_network, parameters), parameters.seed + repetition)
+        network = start(repetition)
         frames = open_frames(groups[repetition % len(groups)], parameters)
         settings = train_settings(parameters, seed_offset=repetition)
         train(network, frames, settings, parameters, what=f"compare {arm}")
-        scores.append(network_miou(network, test, parameters))
+        scores.append(network_miou(network, val, parameters))
     return scores
+
+
+def _start(ensemble: Path, parameters: CompareParameters, repetition: int) -> "nn.Module":
+    """Return the network that a repetition starts from: a new one, or a member of the ensemble with a frozen encoder."""
+    from perception.models.checkpoint import load_network
+    from perception.models.frozen import freeze_encoder
+    from perception.training.setup import seeded
+
+    if parameters.trained == "network":
+        return seeded(partial(new_network, parameters), parameters.seed + repetition)
+    members = sorted(ensemble.glob("member_*.safetensors"))
+    network = load_network(members[repetition % len(members)], networks_of(parameters))
+    freeze_encoder(network)
+    return network
 
 
 def _mean(scores: list[float] | None) -> str:

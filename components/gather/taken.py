@@ -27,10 +27,12 @@ def take_files(inputs: Paths, book: Book, parameters: "GatherParameters", store:
     Raises InputError when too many files of a source are broken, and for a source with labels whose frames changed.
     """
     arrived = join_intakes([read_intake(path) for path in inputs.many("arrived")])
-    listed = read_table(inputs.one("base") / "listed.parquet", {"source": "text", "object": "text"})
+    columns = {"source": "text", "object": "text", "frame_id": "text"}
+    listed = read_table(inputs.one("base") / "listed.parquet", columns)
     for name, source in parameters.sources.items():
         rule = shared_fields(SourceRules, source, max_rejected_fraction=source.tolerated_fraction())
-        check_source(arrived, name, rule, known=listed.object[listed.source == name].nunique())
+        known = listed["object" if source.format == "footage" else "frame_id"][listed.source == name].nunique()
+        check_source(arrived, name, rule, known)
     arrived = _one_content_an_image(arrived, book)
     files = sort_arrivals(arrived.read.assign(name=arrived.read.frame_id), known_arrivals(book, arrived.read))
     clashes = files[files.outcome == "clash"]

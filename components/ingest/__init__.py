@@ -36,6 +36,7 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
 
     from components.ingest.arrivals import arrivals, footage_arrivals
     from components.ingest.returned import returned
+    from perception.data.readers import READERS
     from perception.data.store import open_store
     from perception.quality.intake import (
         Arrival,
@@ -59,8 +60,9 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
             arriving = footage_arrivals(source, listed)
         else:
             arriving = arrivals(source, listed, parameters.seed, size)
-        # How many frames an object of footage holds is known once it has been read.
-        progress = None if source.format == "footage" else progress_line(f"ingest {name}")
+        # How many frames a file of footage or a tar file holds is known once it has been read.
+        one_each = source.format not in READERS or READERS[source.format].shards is None
+        progress = progress_line(f"ingest {name}") if one_each and source.format != "footage" else None
         intake = admit_frames(arriving, len(listed), store, settings, progress=progress)
         signatures = listed.set_index("object").signature
         intakes.append(replace(intake, read=intake.read.assign(signature=intake.read.object.map(signatures))))

@@ -3,7 +3,9 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from components.ingest.sources import Source
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from perception.data.source_files import SourceFiles
     from perception.quality.intake import Arrival, Skipped
 
-# object: a file of footage, which may hold many frames; of other formats a frame_id, with the one to three files of that frame.
+# object: a file of footage or a tar file, which may hold many frames; else a frame_id, with the one to three files of that frame.
 LISTING_COLUMNS = ("source", "object", "drive_id", "signature")
 
 
@@ -70,9 +72,14 @@ def _listed_footage(name: str, source: Source, night: str) -> Iterator[tuple[str
 
 
 def _listed_files(source: Source) -> Iterator[tuple[str, str, str]]:
+    from perception.data.readers import open_reader
     from perception.data.source_files import open_source_files
 
     with open_source_files(source.path) as files:
+        if shards := open_reader(source.format).shards:
+            for path in shards.paths(files.root, source.part or None):
+                yield path.relative_to(files.root).as_posix(), path.stem, signature_of((path,))
+            return
         for each in _files(source, files):
             yield each.frame_id, each.drive_id, signature_of((each.image_path, each.label_path, each.instances_path))
 
@@ -146,11 +153,41 @@ def _from_files(source: Source, wanted: set[str]) -> "Iterator[Arrival]":
 
     reader = open_reader(source.format)
     with open_source_files(source.path) as files:
+        if reader.shards:
+            yield from _from_shards(source, reader, files, wanted)
+            return
         for frame in _files(source, files):
             if frame.frame_id in wanted:
                 with files.whole((frame.image_path, frame.label_path, frame.instances_path)):
                     arrival = _read(source, reader, frame, files)
                 yield arrival
+
+
+def _from_shards(source: Source, reader: "Reader", files: "SourceFiles", wanted: set[str]) -> "Iterator[Arrival]":
+    """Yield the frames of tar files; one that cannot be read is listed as a whole, and the others go on."""
+    from perception.data.decoding import BadFrame
+    from perception.quality.intake import Arrival
+
+    assert reader.shards is not None
+    for path in reader.shards.paths(files.root, source.part or None):
+        name = path.relative_to(files.root).as_posix()
+        if name not in wanted:
+            continue
+        with files.whole((path,)):
+            try:
+                frames = list(reader.shards.frames(path, source.labels == "given"))
+            except InputError as error:
+                where, _, said = str(error).partition(": ")
+                rule, _, remedy = said.partition("; ")
+                lost = SimpleNamespace(frame_id=name, drive_id=path.stem)
+                problem = BadFrame(files.name(where), rule, remedy)
+                yield Arrival(
+                    facts=lost, object=name, image=b"", image_path=files.name(where), label=None, label_path="",
+                    label_taxonomy=reader.taxonomy, problem=problem,
+                )  # fmt: skip
+                continue
+            for frame in frames:
+                yield replace(_read(source, reader, frame, files), object=name)
 
 
 def _read(source: Source, reader: "Reader", frame: "RawFrame", files: "SourceFiles") -> "Arrival":

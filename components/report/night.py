@@ -16,7 +16,7 @@ from components.stage.records import RUNNING, own_work, work_seconds
 from perception.data.manifest import read_manifest
 from perception.data.tables import read_record, read_table
 from perception.data.taxonomies import load_taxonomy
-from perception.metrics.differences import paired_difference
+from perception.metrics.differences import difference_in_words
 from perception.quality.gate import Verdict
 from perception.reporting import charts, page, records
 from perception.reporting.evaluation_page import REGION_COLUMNS, TESTED_COLUMNS, failure_clusters
@@ -240,12 +240,14 @@ def _selected(inputs: Paths) -> pd.DataFrame:
 
 
 def _comparison_in_words(selected: Sequence[float] | None, random: Sequence[float] | None) -> str:
-    """Say how both arms of the A/B spread over seeds, and their paired difference; nothing for a single seed."""
-    if not selected or not random or len(selected) < 2:
+    """Say how both arms of the A/B spread over seeds, and their paired difference; no spread for a single seed."""
+    if not selected or not random:
         return ""
-    chosen, control = ([100 * value for value in values] for values in (selected, random))
-    arms = [f"{mean(values):.1f} ± {stdev(values):.1f} %" for values in (chosen, control)]
-    return f"mIoU {arms[0]} against {arms[1]}; difference {paired_difference(chosen, control).words(1)} points"
+    said = difference_in_words(selected, random)
+    if len(selected) == 1:
+        return said
+    arms = [f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f} %" for values in (selected, random)]
+    return f"mIoU {arms[0]} against {arms[1]}; {said}"
 
 
 def _adaptation_panel(inputs: Paths, pictures: Pictures) -> page.AdaptationPanel | None:

@@ -1,7 +1,7 @@
 """Where a source's files lie: a folder, or the objects below s3://bucket/prefix, which look like one.
 
 Of a bucket every object is there as a file of its size and time of change without its bytes; what is no image (tables, JSON) has its
-bytes from the beginning, since layouts are told by it, and an image has them only while it is read. Senders of footage choose
+bytes from the beginning, since layouts are told by it, and an image or a tar file has them only while it is read. Senders of footage choose
 the keys: one that would lie outside its folder, or under the name of another, is left out and told.
 """
 
@@ -33,7 +33,7 @@ class SourceFiles:
     @contextmanager
     def whole(self, files: Iterable[Path | None]) -> Iterator[None]:
         """Give files their bytes in this block; of a folder they have them anyway. One that has gone is not there."""
-        fetched = [file for file in files if self.bucket and file is not None and _is_image(file.name)]
+        fetched = [file for file in files if self.bucket and file is not None and _is_large(file.name)]
         try:
             for file in fetched:
                 self._fetch(file)
@@ -89,7 +89,7 @@ def _lay_out(files: SourceFiles) -> None:
         if not _is_inside(key) or not _place(file):
             left_out.append(key)
             continue
-        if _is_image(key):
+        if _is_large(key):
             os.truncate(file, size)
         elif not files._fetch(file):
             continue
@@ -113,9 +113,9 @@ def _is_inside(key: str) -> bool:
     return "\0" not in key and not any(part in ("", ".", "..") for part in key.split("/"))
 
 
-def _is_image(name: str) -> bool:
+def _is_large(name: str) -> bool:
     from perception.data.readers.layout import (
         IMAGE_SUFFIXES,
     )  # loads image libraries, which the commands' settings need not
 
-    return name.lower().endswith(IMAGE_SUFFIXES)
+    return name.lower().endswith((*IMAGE_SUFFIXES, ".tar"))

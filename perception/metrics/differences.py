@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+LEAST_SEEDS = 5  # that say something: with fewer the interval is wider than what a night could gain
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -16,10 +18,10 @@ class Difference:
     low: float
     high: float
 
-    def words(self, decimals: int = 2) -> str:
-        """Write the mean and, where there is one, the interval."""
+    def words(self, decimals: int = 2, pair: str = "seed") -> str:
+        """Write the mean and, where there is one, the interval; pair: what there is one of without."""
         if math.isnan(self.low):
-            return f"{self.mean:+.{decimals}f} (one seed)"
+            return f"{self.mean:+.{decimals}f} (one {pair})"
         return f"{self.mean:+.{decimals}f} ({self.low:+.{decimals}f} to {self.high:+.{decimals}f})"
 
 
@@ -31,3 +33,12 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Differ
         return Difference(mean, math.nan, math.nan)
     half = float(stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / math.sqrt(count))
     return Difference(mean, mean - half, mean + half)
+
+
+def difference_in_words(first: Sequence[float], second: Sequence[float]) -> str:
+    """Write first - second, shares, in points with their interval; that they say nothing where there are too few pairs."""
+    seeds = "1 seed" if len(first) == 1 else f"{len(first)} seeds"
+    if len(first) < LEAST_SEEDS:
+        return f"{seeds}: too few to say anything of the difference"
+    points = paired_difference([100 * share for share in first], [100 * share for share in second])
+    return f"difference {points.words(1)} points over {seeds}"

@@ -149,8 +149,9 @@ def _file(arrival: Arrival, settings: IntakeSettings) -> dict[str, Any]:
 
 def _content(arrival: Arrival) -> str | None:
     """Return the sha256 of what arrived, which of footage is not what is stored; None where it cannot be read."""
-    if arrival.object:
-        return getattr(arrival.facts, "source_sha256", None)
+    told: str | None = getattr(arrival.facts, "source_sha256", None)
+    if told:
+        return told
     return hashlib.sha256(arrival.image).hexdigest() if arrival.image else None
 
 
@@ -187,6 +188,7 @@ def join_intakes(intakes: Sequence[Intake]) -> Intake:
 class SourceRules:
     """Say what is asked of all frames of one source together."""
 
+    format: str  # of the source
     labels: str  # as in IntakeSettings
     initial_labelled_frames: int = 0  # of an oracle: frames drawn by the seed that are labelled from the start
     max_rejected_fraction: float = 0.0  # more broken frames than this are an error
@@ -220,16 +222,17 @@ def profile_labels(frames: pd.DataFrame, profile: pd.DataFrame, store: Store, ta
     `taxonomy`.
     """
     counted = load_taxonomy(taxonomy)
-    known = profile.set_index("frame_id")
+    measured = profile.frame_id[profile.label_min.notna()] if "label_min" in profile else ()
+    missing = frames[~frames.frame_id.isin(measured)]
+    known = profile[profile.frame_id.isin(missing.frame_id)].set_index("frame_id")
     rows = []
-    for frame in frames.itertuples():
+    for frame in missing.itertuples():
         facts = known.loc[frame.frame_id].to_dict() if frame.frame_id in known.index else _measure_image(frame, store)
-        if pd.isna(facts.get("label_min")):
-            own, size = load_taxonomy(frame.label_taxonomy), (int(frame.height_px), int(frame.width_px))
-            facts |= label_facts(decode_label(store.get(frame.label_uri), frame.label_uri, own, size), own, counted)
+        own, size = load_taxonomy(frame.label_taxonomy), (int(frame.height_px), int(frame.width_px))
+        facts |= label_facts(decode_label(store.get(frame.label_uri), frame.label_uri, own, size), own, counted)
         rows.append({"frame_id": frame.frame_id} | facts)
-    others = profile[~profile.frame_id.isin(frames.frame_id)]
-    return pd.concat([pd.DataFrame(rows), others], ignore_index=True)
+    others = profile[~profile.frame_id.isin(missing.frame_id)]
+    return pd.concat([pd.DataFrame(rows), others], ignore_index=True) if rows else profile
 
 
 def with_class_pixels(frames: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
@@ -336,11 +339,13 @@ def _store_label(arrival: Arrival, store: Store) -> dict[str, Any]:
 def check_source(intake: Intake, name: str, rule: SourceRules, known: int) -> None:
     """Raise InputError where too many files of a source are broken; labels that came back broken are the ingest gate's matter.
 
-    A file of footage of which a part can be read is not broken. known: files of the source that earlier nights read.
+    A file of footage of which a part can be read is not broken; of tar files frames are counted. known: files of the source that earlier
+    nights read, or frames of it.
     """
     read = intake.read[intake.read.source == name]
-    broken = set(read.object) - set(read.object[read.reason.isna() | read.frame_id.isna()])
-    count, tolerated = known + read.object.nunique(), rule.max_rejected_fraction
+    counted = read.object if rule.format == "footage" else read.frame_id
+    broken = set(counted) - set(counted[read.reason.isna() | read.frame_id.isna()])
+    count, tolerated = known + counted.nunique(), rule.max_rejected_fraction
     if rule.labels == "drop" or len(broken) <= tolerated * count:
         return
     first = intake.rejected[intake.rejected.source == name].iloc[0]

@@ -51,6 +51,11 @@ class NightFigures:
     miou_by_condition: Mapping[str, float | None] | None = None  # "time_of_day=night": mIoU
     worst_condition: str | None = None
     verdict: str | None = None
+    fresh_frames: int | None = (
+        None  # drawn uniformly and labelled since the night before: they judge, and teach tomorrow
+    )
+    fresh_accuracy: float | None = None  # share of their pixels that the night's network gets right, mean over frames
+    fresh_accuracy_champion: float | None = None  # likewise of the champion of that night
     reference: str | None = None  # sha256 of the reference release's exported network
     miou_since_reference: float | None = None
     miou_since_reference_lower_95: float | None = None  # one-sided, each of the two

@@ -19,7 +19,7 @@ _FACTS = ("drive_id", "camera", "time_of_day", "weather", "scene")
 
 
 def in_nights(listing: "pd.DataFrame", nights: int, stretch_frames: int) -> "list[pd.DataFrame]":
-    """Return a listing divided over nights in its order, by stretches: so many frames of one drive, or what it has left.
+    """Return a listing divided over nights in its order, by stretches: so many frames of one drive, or what it has left; or a tar file.
 
     Raises InputError for fewer stretches than nights.
     """
@@ -53,7 +53,9 @@ def write_arriving(
         if footage.exists():
             continue
         wanted = set(listed.object)
-        arriving = [each for each in arrivals(source, listed, seed, size) if each.facts.frame_id in wanted]
+        arriving = [
+            each for each in arrivals(source, listed, seed, size) if (each.object or each.facts.frame_id) in wanted
+        ]
         write_shard(((each.facts.frame_id, {LABEL: _label(each, taxonomy)}) for each in arriving), labels)
         write_shard(
             ((each.facts.frame_id, _files(each)) for each in arriving), footage

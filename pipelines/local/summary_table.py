@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from perception.metrics.differences import difference_in_words
+
 ADAPTED = ("source_only", "fused", "pseudo")  # the segmenter alone, with the detector, taught with pseudo-labels
 
 
@@ -20,9 +22,10 @@ def night_table(run: Path, seconds: float) -> str:
     rows = [
         ("night", f"{summary['run']} ({summary['profile']}): {summary['status']} in {seconds:.0f} s"),
         ("selected", f"{_or_dash(selection['selected_frames'])} of {_or_dash(selection['pool_frames'])} frames"),
-        ("mIoU, chosen / random frames", _figures(selection["miou_selected"], selection["miou_random"])),
+        ("mIoU, chosen / random frames", _compared(selection)),
         ("mIoU, simulator / fused / taught", _figures(*(adaptation[f"miou_{name}"] for name in ADAPTED))),
-        ("mIoU, dense / shipped", _figures(model["miou_dense"], evaluation["miou"])),
+        ("mIoU, dense / shipped", _figures(model["miou_dense"], model["miou_compressed"])),
+        ("mIoU, shipped, on the test set", _figures(evaluation["miou"])),
         ("parameters, dense / shipped", _figures(*parameters, form="{:,}")),
         ("latency, dense / shipped", _figures(*latency, form="{:.1f} ms")),
         ("data version", _or_dash(summary["data"]["version"])),
@@ -33,6 +36,15 @@ def night_table(run: Path, seconds: float) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _compared(selection: dict[str, Any]) -> str:
+    """Write both arms and, over seeds, what lies between them."""
+    means = _figures(selection["miou_selected"], selection["miou_random"])
+    chosen, random = (selection[f"miou_{arm}_by_seed"] or () for arm in ("selected", "random"))
+    if not chosen or not random:
+        return means
+    return f"{means}; {difference_in_words(chosen, random)}"
 
 
 def _figures(*values: float | None, form: str = "{:.3f}") -> str:

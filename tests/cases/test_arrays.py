@@ -96,7 +96,7 @@ def test_the_share_of_broken_frames_that_is_asked_for_holds(tmp_path: Path) -> N
     assert len(taken.rejected) == 1
 
     def gathered(given: Source, known: int = 0) -> None:
-        rule = SourceRules(labels=given.labels, max_rejected_fraction=given.tolerated_fraction())
+        rule = SourceRules(format=given.format, labels=given.labels, max_rejected_fraction=given.tolerated_fraction())
         check_source(taken, "s", rule, known)
 
     gathered(source(max_rejected_fraction=0.2))

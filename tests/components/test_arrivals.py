@@ -1,5 +1,6 @@
 """Arrivals: a format's frames reach the intake with their labels and instances; a broken file is listed, not fatal."""
 
+import hashlib
 import io
 from collections import Counter
 from pathlib import Path
@@ -66,6 +67,24 @@ def test_frames_in_tar_files_name_their_taxonomy_and_keep_their_suffix(tmp_path:
     (row,) = intake.manifest.to_dict("records")
     assert row["image_uri"].endswith(".png") and row["label_taxonomy"] == "camvid11" and row["weather"] == "snow"
     assert intake.profile.px_car.tolist() == [96]
+
+
+def test_of_tar_files_only_those_that_changed_are_opened_and_a_broken_one_costs_itself(tmp_path: Path) -> None:
+    facts = b'{"drive_id": "d1"}'
+    for number in range(3):
+        write_shard([(f"f{number}", {"png": picture(), "json": facts})], tmp_path / f"{number}.tar")
+    source = Source(format="webdataset", path=str(tmp_path), domain="real", split="pool", labels="none")
+    listing = listed(source)
+    assert listing.object.tolist() == ["0.tar", "1.tar", "2.tar"]
+    (tmp_path / "0.tar").write_bytes(b"broken since, and known")
+    (tmp_path / "1.tar").write_bytes((tmp_path / "1.tar").read_bytes()[:900])
+    new = listing[listing.object != "0.tar"]
+    settings = IntakeSettings(source="fleet", split="pool", domain="real", labels="none", taxonomy="cityscapes19")
+    intake = admit_frames(arrivals(source, new, 0, (8, 12)), len(new), FolderStore(tmp_path / "store"), settings)
+    assert intake.manifest.frame_id.tolist() == ["f2"]
+    assert intake.rejected.frame_id.tolist() == ["1.tar"] and "truncated" in intake.rejected.rule[0]
+    assert intake.read.object.tolist() == ["1.tar", "2.tar"]
+    assert intake.read.source_sha256[1] == hashlib.sha256(picture()).hexdigest()
 
 
 def test_the_listing_opens_no_image_and_tells_a_changed_file(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from tests.pipelines.kubeflow.night_runs import leave_record, report_parameters
 
 
 def test_the_spread_over_seeds_and_the_paired_difference_are_told() -> None:
-    words = _comparison_in_words([0.30, 0.32, 0.34], [0.29, 0.30, 0.34])
-    assert words == "mIoU 32.0 ± 2.0 % against 31.0 ± 2.6 %; difference +1.0 (-1.5 to +3.5) points"
+    words = _comparison_in_words([0.30, 0.32, 0.34, 0.33, 0.31], [0.29, 0.30, 0.34, 0.32, 0.30])
+    assert words == "mIoU 32.0 ± 1.6 % against 31.0 ± 2.0 %; difference +1.0 (+0.1 to +1.9) points over 5 seeds"
+    few = _comparison_in_words([0.30, 0.32, 0.34], [0.29, 0.30, 0.34])
+    assert few == "mIoU 32.0 ± 2.0 % against 31.0 ± 2.6 %; 3 seeds: too few to say anything of the difference"
 
 
 def test_one_seed_has_no_spread_and_a_missing_arm_no_comparison() -> None:
-    assert _comparison_in_words([0.3], [0.2]) == ""
+    assert _comparison_in_words([0.3], [0.2]) == "1 seed: too few to say anything of the difference"
     assert _comparison_in_words([0.3, 0.4], None) == ""
 
 

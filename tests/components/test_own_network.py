@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from components import adapt, compress, ensemble, evaluate, score, train_prune
+from components import adapt, compare, compress, ensemble, evaluate, score, train_prune
 from perception.errors import InputError
 from perception.models.checkpoint import load_network
 from perception.models.registry import known_networks
@@ -102,6 +102,7 @@ def test_a_network_goes_through_the_night(night: dict[str, Path], tmp_path: Path
     assert embeddings.shape[1] == {"unet": 16, "efficientnet_lite": 320}[name] and np.ptp(embeddings, axis=0).max() > 0
     check_shipped(files, NetworkChoice(**CHOICES[name]))
     check_int8(night, files, tmp_path / "int8", CHOICES[name])
+    check_heads(night, files, tmp_path, CHOICES[name])
 
 
 def check_int8(night: dict[str, Path], files: dict[str, Path], place: Path, network: dict[str, Any]) -> None:
@@ -114,6 +115,27 @@ def check_int8(night: dict[str, Path], files: dict[str, Path], place: Path, netw
     assert card["parameters"] <= before["parameters_dense"] and card["bytes"] < before["bytes"]
     assert card["onnx_sha256"] == hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
     assert 0 <= card["miou"] <= 1 and card["export_max_abs_error"] < 1e-3
+
+
+def check_heads(night: dict[str, Path], files: dict[str, Path], place: Path, network: dict[str, Any]) -> None:
+    """Compare by heads on the ensemble's frozen encoders, where the network has one that is called as a whole."""
+    pool = pd.read_parquet(night["frames"] / "manifest.parquet").query("split == 'pool'").frame_id.to_numpy()
+    selection = place / "selection"
+    selection.mkdir()
+    pd.DataFrame({"frame_id": pool[:2]}).to_parquet(selection / "selected.parquet")
+    pd.DataFrame({"frame_id": pool[[2, 3, 3, 4]], "draw": [0, 0, 1, 1]}).to_parquet(selection / "control.parquet")
+    inputs = {name: [files[name]] for name in ("frames", "base", "ensemble")} | {"selection": [selection]}
+    given = {"store": str(night["store"]), "seed": 1, **SIZE, "network": network, "epochs": 1, "epoch_frames": 8}
+    given |= {"batch_frames": 4, "learning_rate": 1e-3, "seeds": 3, "trained": "head"}
+    if network["name"] != "efficientnet_lite":
+        with pytest.raises(InputError, match=r"UNet: has no module `encoder`.*compare\.trained: network"):
+            run(compare, inputs, "comparison", place / "comparison", **given)
+        return
+    folder = run(compare, inputs, "comparison", place / "comparison", **given)
+    found = json.loads((folder / "comparison.json").read_text())
+    assert len(set(found["miou_selected"])) == len(set(found["miou_random"])) == 3
+    again = run(compare, inputs, "comparison", place / "again", **given)
+    assert json.loads((again / "comparison.json").read_text()) == found
 
 
 def check_shipped(files: dict[str, Path], choice: NetworkChoice) -> None:

@@ -36,7 +36,8 @@ DROP_FILE = "drop.json"
 _UNKNOWN_FRAME = "no batch holds this frame"
 _A_DAY = timedelta(days=1)  # by which the dates of two people differ who write at one moment
 _SUFFIXES = (".zip", ".json", ".xml")
-_NO_ANSWERS = (PRELABELS, "images")  # folders of a drop that hold what went out
+_ANSWERS = (".xml", ".json", ".png")
+_NO_ANSWERS = frozenset((PRELABELS, "images"))  # folders of a drop that hold what went out
 _UPLOAD = re.compile("[0-9a-f]{8}-(.+)")  # Label Studio puts a number before the name of what was uploaded
 
 
@@ -212,7 +213,7 @@ def _said(pack: Pack, drop: _Drop) -> _Drop:
 
 def _found(pack: Pack, file: str) -> str | None:
     """Return the name of a file that lies in the drop itself, or in a folder of it."""
-    names = (name for name in pack.names if PurePosixPath(name).name == file and name.count("/") <= 1)
+    names = (name for name in pack.names if name.rpartition("/")[2] == file and name.count("/") <= 1)
     return min(names, key=len, default=None)
 
 
@@ -243,10 +244,11 @@ def _json(pack: Pack, name: str) -> Any:
 
 def _answers(pack: Pack, name: str) -> list[Answer] | None:
     """Return what one file of a drop answers; None where it is no file of labels."""
+    *folders, file = name.split("/")
+    if not file.lower().endswith(_ANSWERS) or not _NO_ANSWERS.isdisjoint(folders) or file in (DROP_FILE, BATCH_FILE):
+        return None
     path, where, place = PurePosixPath(name), pack.where(name), pack.file(name)
     suffix = path.suffix.lower()
-    if any(part in _NO_ANSWERS for part in path.parts[:-1]) or path.name in (DROP_FILE, BATCH_FILE):
-        return None
     if suffix == ".xml":
         return read_cvat(pack.read(name), place, where)
     if path.name.endswith(POLYGONS):

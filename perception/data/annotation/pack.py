@@ -1,15 +1,17 @@
 """The files of a label drop: a folder's, a zip archive's, or one alone. Nothing of an archive is written anywhere."""
 
+import os
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from perception.data import limits
 from perception.data.decoding import BadFrame
-from perception.data.files import is_left_behind, paths_below
+from perception.data.files import is_left_behind
 from perception.data.readers.layout import read_file
 
 
@@ -22,7 +24,11 @@ class Pack:
     moment: datetime  # when the newest of its files was written, as an archive tells it
     came: datetime  # when it was written here
 
-    @property
+    @cached_property
+    def is_folder(self) -> bool:
+        return self.path.is_dir()
+
+    @cached_property
     def is_archive(self) -> bool:
         return self.path.is_file() and self.path.suffix.lower() == ".zip"
 
@@ -32,7 +38,7 @@ class Pack:
 
     def file(self, name: str) -> Path:
         """Return the file on disk that holds a file of the drop."""
-        return self.path / name if self.path.is_dir() else self.path
+        return self.path / name if self.is_folder else self.path
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes; raises BadFrame for one that is damaged, locked or too large."""
@@ -65,10 +71,10 @@ class Pack:
 def open_pack(path: Path) -> Pack:
     """List the files of a drop; raises BadFrame for an archive that is damaged or holds too many."""
     if path.is_dir():
-        files = [each for each in paths_below(path) if each.is_file()]
-        came = _newest(files or [path])
-        return Pack(path, tuple(each.relative_to(path).as_posix() for each in files), moment=came, came=came)
-    came = _newest([path])
+        written = dict(_files_below(path))
+        came = _moment(max(written.values(), default=path.stat().st_mtime))
+        return Pack(path, tuple(sorted(written)), moment=came, came=came)
+    came = _moment(path.stat().st_mtime)
     pack = Pack(path, (path.name,), moment=came, came=came)
     if not pack.is_archive:
         return pack
@@ -84,8 +90,19 @@ def open_pack(path: Path) -> Pack:
     return Pack(path, kept, moment=max(map(_written, listed), default=came), came=came)
 
 
-def _newest(files: Iterable[Path]) -> datetime:
-    return datetime.fromtimestamp(max(int(each.stat().st_mtime) for each in files), UTC)
+def _files_below(folder: Path) -> Iterator[tuple[str, float]]:
+    """Yield the name below a folder of each of its files, and when it was written: every night asks for those of all drops."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_left_behind(name)]
+        below = "" if root == str(folder) else f"{os.path.relpath(root, folder)}/"
+        for name in names:
+            path = Path(root, name)
+            if not is_left_behind(name) and path.is_file():
+                yield below + name, path.stat().st_mtime
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(int(seconds), UTC)
 
 
 def _written(file: zipfile.ZipInfo) -> datetime:

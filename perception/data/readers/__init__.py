@@ -6,11 +6,13 @@ from perception.data.readers.bdd100k import bdd100k_frames
 from perception.data.readers.camvid import camvid_frames, camvid_label
 from perception.data.readers.cityscapes import cityscapes_frames
 from perception.data.readers.games import gta5_frames, viper_frames, viper_instances
-from perception.data.readers.layout import RawFrame, Reader
+from perception.data.readers.layout import RawFrame, Reader, Shards
 from perception.data.readers.mapillary import mapillary_frames
 from perception.data.readers.scenes_folder import scenes_folder_frames
 from perception.data.readers.synthia import synthia_frames, synthia_instances, synthia_label
 from perception.data.readers.webdataset import (
+    shard_frames,
+    shard_paths,
     webdataset_frames,
     webdataset_image,
     webdataset_instances,
@@ -41,6 +43,7 @@ _ALL = (
     Reader(
         "webdataset", "cityscapes19", webdataset_frames,
         image=webdataset_image, label=webdataset_label, instances=webdataset_instances,
+        shards=Shards(shard_paths, shard_frames),
     ),
 )  # fmt: skip
 READERS: Mapping[str, Reader] = {reader.name: reader for reader in _ALL}

@@ -63,6 +63,14 @@ def read_instances_file(frame: RawFrame) -> bytes | None:
 
 
 @dataclass(frozen=True)
+class Shards:
+    """List the files of a layout that keeps many frames in one, and the frames of each: a night opens those alone that are new."""
+
+    paths: Callable[[Path, str | None], list[Path]]  # of root and split
+    frames: Callable[[Path, bool], Iterator[RawFrame]]  # of a path, and whether labels are required
+
+
+@dataclass(frozen=True)
 class Reader:
     """Read one layout.
 
@@ -79,6 +87,7 @@ class Reader:
     image: Callable[[RawFrame], bytes] = read_image_file
     label: Callable[[RawFrame], bytes | None] = read_label_file
     instances: Callable[[RawFrame], bytes | None] = read_instances_file
+    shards: Shards | None = None
 
 
 def check_folder(folder: Path, remedy: str = "give the path of the data set") -> None:

@@ -29,20 +29,31 @@ def webdataset_frames(root: Path, split: str | None, labels_required: bool) -> I
     KEY.json may tell drive_id, timestamp_utc, camera, time_of_day, weather, scene and label_taxonomy; without a
     drive_id a tar file is a drive. Keys must be unique over all files.
     """
+    seen: dict[str, Path] = {}
+    for path in shard_paths(root, split):
+        for frame in shard_frames(path, labels_required):
+            if frame.frame_id in seen:
+                key, _ = member_parts(str(frame.member), path)
+                raise InputError(f"{path}: key {key} is in {seen[frame.frame_id].name} too, must be unique; remove one")
+            seen[frame.frame_id] = path
+            yield frame
+
+
+def shard_paths(root: Path, split: str | None) -> list[Path]:
+    """Return the tar files of a split, or all of a folder, in their order; raises InputError where there is none."""
     layout.check_folder(root)
     paths = _shards(root, split)
     if not paths:
         raise InputError(
             f"{root}: folder is empty: it holds no *.tar{f' of split {split!r}' if split else ''}; add them"
         )
-    seen: dict[str, Path] = {}
-    for path in paths:
-        for key, names in sorted(_opened(path).keys.items()):
-            frame = _frame(path, key, names, labels_required)
-            if frame.frame_id in seen:
-                raise InputError(f"{path}: key {key} is in {seen[frame.frame_id].name} too, must be unique; remove one")
-            seen[frame.frame_id] = path
-            yield frame
+    return paths
+
+
+def shard_frames(path: Path, labels_required: bool) -> Iterator[layout.RawFrame]:
+    """List the frames of one tar file in the order of their keys; raises InputError where it breaks the layout."""
+    for key, names in sorted(_opened(path).keys.items()):
+        yield _frame(path, key, names, labels_required)
 
 
 def webdataset_image(frame: layout.RawFrame) -> bytes:
