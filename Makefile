@@ -9,12 +9,12 @@ NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
 COMMANDS := run season replay evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel \
-	schedule test-cluster watch dag parameters review promote reference rebase reject rollback versions nights history verify-history reproduce lineage scrub \
+	schedule test-cluster watch dag parameters review promote reference rebase reject rollback versions nights history verify-history trust reproduce lineage scrub \
 	retire batches recall migrate backup restore table bench simulate scenes operating-characteristics faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
 OPTIONS := AGAINST ANNOTATOR ANYWAY BASE BATCH BETWEEN BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
-	MODEL NIGHT NIGHTS ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PUSH REASON REGISTRY REMOTE RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
+	MODEL NIGHT NIGHTS ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PROPOSAL PUSH REASON REGISTRY REMOTE RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
 	TAXONOMY VERSION WITHIN
 simulate operating-characteristics: export NIGHTDRIVE_OPTION_OUT := docs/results
 define hand_over
@@ -69,7 +69,7 @@ test-cluster:  ## eight cases against a real installation, in names of their own
 dag:  ## write what is derived from the graph: dvc.yaml and its drawing, docs/dag.md
 parameters:  ## write docs/parameters.md and the schema of params.yaml from the declarations of parameters
 review:  ## the page that compares two data versions: BASE=VERSION HEAD=VERSION OUT=DIR REGISTRY=DIR (all optional)
-promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY MODEL=auto|release|keep|only
+promote:  ## release a data version and its network: VERSION=TAG BY="Name, Name" REASON=WHY PROPOSAL=HASH MODEL=auto|release|keep|only
 reference:  ## set the network that losses over the months are counted from, by default the champion: BY=NAME REASON=WHY [VERSION=TAG]
 rebase:  ## put the new frames of a stale version onto what is current, as a new version: VERSION=TAG
 reject:  ## record that a data version must not be released: VERSION=TAG BY=NAME REASON=WHY
@@ -77,7 +77,8 @@ rollback:  ## move the released pointers back, running nothing: BY=NAME REASON=W
 versions:  ## list the data versions of the registry
 nights:  ## list the nights of the registry, with what each took in, chose, measured and cost, and draw the trend: OUT=runs/nights.html
 history:  ## list every decision with its signature, checked against the registry's git history
-verify-history:  ## check that every data tag and decision is signed by an allowed key: SIGNERS=FILE REGISTRY=DIR
+verify-history:  ## list every commit of a signed registry with who signed it: REGISTRY=DIR
+trust:  ## give a registry its list of allowed signers, or change it, signed by a root: SIGNERS=FILE REGISTRY=DIR
 reproduce:  ## fetch exactly the data of a version and prove it by its hash: VERSION=TAG OUT=DIR
 lineage:  ## every use of frames: versions, nights, annotators, networks to any depth: FRAME=ID DRIVE=ID BETWEEN=FROM,TO WITHIN=S,W,N,E ANNOTATOR=NAME
 scrub:  ## check the registry's remote and re-hash a sample of it: SAMPLE=200 SEED=0
@@ -92,7 +93,7 @@ bench:  ## the duels with the peers, into docs/results/duels.md: ONLY="NAME ..."
 simulate:  ## predict a night at a fleet's scale, into docs/results/fleet.md: SET="cluster.gpus=256 fleet.pool_every=10"
 operating-characteristics:  ## simulate what the release verdict lets through, into docs/results: SET="study.repeats=100 world.paired_sd=0.35"
 scenes:  ## a contact sheet of procedural scenes: OUT=FILE.jpg
-faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|footage|inputs|settings|nights EXAMPLES=60
+faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|footage|inputs|settings|nights|trust EXAMPLES=60
 audit:  ## pins exact, installed files as their packages recorded them, licences listed; no network
 licences:  ## write docs/licences.md from what is installed
 

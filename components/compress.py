@@ -12,6 +12,7 @@ from components.stage.learning import (
     TAUGHT_FILE,
     NetworkParameters,
     class_names,
+    deciding_frames,
     gate_rows,
     networks_of,
     open_frames,
@@ -79,7 +80,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompressParameters) -> None:
     latency = [item for item in measured if item.batch_frames == 1]
     trained = read_record(inputs.one("network") / "network.json", TrainedNetworks)
     origin = {name: getattr(trained, name) for name in _ORIGIN}
-    miou = _miou(folder / "model.onnx", frames[frames.split == "test"].reset_index(drop=True), parameters)
+    miou = _miou(folder / "model.onnx", deciding_frames(frames), parameters)
     card = _model_card(network, dense, exports, parameters) | origin
     card |= {
         "layers": choices,
@@ -202,7 +203,7 @@ STAGE = Stage(
     name="compress",
     summary="Factorise, export to ONNX and measure the network that ships.",
     inputs=(
-        Port(name="frames", about="the night's frames, for its test set"),
+        Port(name="frames", about="the night's frames, for those that decide"),
         Port(name="network", about="dense and pruned weights"),
     ),
     outputs=(

@@ -36,12 +36,8 @@ class ResolveParameters:
     seed: Seed  # of the rendered world
     night_date: str = ""  # UTC day of the night, such as 2026-11-30; empty: today
     revision: str = "current"  # what people promoted last, or the tag of a version
-    require_signed: bool = False  # refuse a version whose tag or release is not signed by an allowed key
-    allowed_signers: str = ""  # with require_signed: lines `name ssh-ed25519 KEY`, or the path of a file with them
 
     def __post_init__(self) -> None:
-        if self.require_signed and not self.allowed_signers.strip():
-            raise BrokenRule("allowed_signers", self.allowed_signers, "must not be empty with require_signed")
         if self.night_date and not _is_day(self.night_date):
             raise BrokenRule("night_date", self.night_date, "must be a day from 2000 to 2999 such as 2026-11-30")
 
@@ -66,10 +62,6 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
     folder = outputs.one("base")
     name = os.environ.get(NIGHT_VARIABLE) or parameters.run
     base = write_base(folder, registry, remote, open_store(store), parameters.revision, name)
-    if parameters.require_signed and base.tag:
-        from perception.versioning.signatures import require_signed
-
-        log(f"{base.tag} is signed by {require_signed(registry, base.tag, parameters.allowed_signers)}")
     released = base.champion[:8] if base.champion else "none yet"
     log(f"data version: {base.tag or 'none yet'}, {base.frames} frames; champion: {released}")
     book, commit = book_and_commit(registry, kept_beside(store))

@@ -13,6 +13,7 @@ from components.stage.learning import (
     by_all_processes,
     class_names,
     curated_training_frames,
+    deciding_frames,
     gate_rows,
     network_miou,
     networks_of,
@@ -98,8 +99,7 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
     frames = open_frames(training_frames(inputs, parameters), parameters)
     _teachers(inputs).to_parquet(folder / TAUGHT_FILE, index=False)
     settings = train_settings(parameters)
-    everything = read_frames(inputs)
-    test = everything[everything.split == "test"].reset_index(drop=True)
+    val = deciding_frames(read_frames(inputs))
     about = {"trained_on": "curated, simulator and pseudo-labelled frames"}
     about["classes"] = json.dumps(class_names(parameters.taxonomy))
 
@@ -107,7 +107,7 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
     networks = networks_of(parameters)
     figures: dict[str, Any] = {"started_from": start.started_from, "start_reason": start.reason}
     figures["started_from_model"] = start.model_sha256
-    figures["miou_start"] = network_miou(dense, test, parameters)
+    figures["miou_start"] = network_miou(dense, val, parameters)
     log(f"starts from {start.started_from}: {start.reason}; mIoU {figures['miou_start']:.3f}")
     history = {"dense": train(dense, frames, settings, parameters, what="train the dense network")}
     save_network(dense, folder / "dense.safetensors", about, networks)
@@ -120,7 +120,7 @@ def run(inputs: Paths, outputs: Paths, parameters: TrainPruneParameters) -> None
         history["pruned"] = history["dense"]
     save_network(pruned, folder / "pruned.safetensors", about, networks)
 
-    figures |= _figures_of(dense, "dense", test, parameters) | _figures_of(pruned, "pruned", test, parameters)
+    figures |= _figures_of(dense, "dense", val, parameters) | _figures_of(pruned, "pruned", val, parameters)
     losses = {name: [record.loss for record in records] for name, records in history.items()}
     origin = provenance(inputs.one("curated") / "version" / "manifest.parquet")
     write_json(folder / "network.json", figures | origin | structure | {"loss": losses})
@@ -231,7 +231,7 @@ def _shrink_settings(parameters: TrainPruneParameters) -> "ShrinkSettings":
     )
 
 
-def _figures_of(network: Any, name: str, test: "pd.DataFrame", parameters: TrainPruneParameters) -> dict[str, Any]:
+def _figures_of(network: Any, name: str, val: "pd.DataFrame", parameters: TrainPruneParameters) -> dict[str, Any]:
     import torch
 
     from perception.compression.cost import count_macs, count_parameters
@@ -241,7 +241,7 @@ def _figures_of(network: Any, name: str, test: "pd.DataFrame", parameters: Train
     return {
         f"parameters_{name}": count_parameters(network),
         f"macs_{name}": count_macs(network, shape),
-        f"miou_{name}": network_miou(network, test, parameters),
+        f"miou_{name}": network_miou(network, val, parameters),
         f"nonfinite_weights_{name}": sum(int((~torch.isfinite(each)).sum()) for each in weights),
     }
 

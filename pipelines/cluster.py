@@ -43,6 +43,9 @@ class Cluster:
     s3_secret: KubernetesName = "nightdrive-s3"  # keys endpoint, access_key, secret_key
     # key credentials, a git-credential-store file; empty: no secret is mounted
     git_secret: NameOrNone = "nightdrive-git"
+    # key key, the private half of the night's own ssh key (publish in the registry's list): of the steps that write the registry, which
+    # sign with it; empty: the registry is not signed
+    signing_secret: NameOrNone = ""
     # of the farewell: keys named like the variables of perception/reporting/outside.py; empty: nobody else is told
     outside_secret: NameOrNone = ""
     # resource name; a slice of a GPU is one too, nvidia.com/mig-1g.10gb

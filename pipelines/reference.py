@@ -17,7 +17,7 @@ from components.select import NamedQuota
 from components.stage.declaration import Needs
 from components.stage.learning import FrameParameters, LearningParameters
 from perception.data.footage.settings import FootageSettings, Sampling
-from perception.metrics.contract import Clause, Contract, Exemption
+from perception.metrics.contract import Clause, Contract, Exemption, ObjectRule
 from perception.models.settings import NetworkChoice
 from perception.quality.suites import Parameter, load_suite
 from perception.simulator.world import World
@@ -59,6 +59,7 @@ _NESTED = {
     "release.contract": Contract,
     "release.contract.clauses": Clause,
     "release.contract.exemptions": Exemption,
+    "release.contract.objects": ObjectRule,
 }
 _BOUNDS = {
     "minimum": "at least",

@@ -14,6 +14,7 @@ from components.stage.parameters import build_parameters, overlay, parse_value, 
 from perception.data.footage.settings import split_at_night
 from perception.data.source_files import S3
 from perception.errors import InputError, did_you_mean
+from perception.versioning.anchor import split_address
 from perception.versioning.processes import holds_user_information
 from pipelines.cluster import Cluster
 from pipelines.graph import Graph, Task
@@ -160,6 +161,8 @@ def _check_sections(settings: Mapping[str, Any], night: Graph, file: str) -> Non
 def _digest(settings: Mapping[str, Any]) -> str:
     """Return the hash of everything that was asked for: nights with the same one do the same with the same frames."""
     asked = {name: value for name, value in settings.items() if name != "prices"}
+    registry, _ = split_address(str(settings["common"].get("registry", "")))  # its anchor moves with every submit
+    asked["common"] = settings["common"] | {"registry": registry}
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -143,7 +143,7 @@ def night_settings(root: Path, name: str, day: str, more: Sequence[str] = ()) ->
     fleet = {"format": "webdataset", "path": str(root / "footage"), "domain": "real", "split": "pool", "labels": "none"}
     drops = {"format": "label_drop", "path": str(root / "drops"), "domain": "real", "split": "train", "labels": "drop"}
     given = [f"sources.fleet={json.dumps(fleet)}", f"sources.drops={json.dumps(drops)}", "sources.simulator.drives=1"]
-    given += ["sources.frozen_test.drives=1", "sources.frozen_test.frames_per_drive=1", "batches=1"]
+    given += ["sources.frozen_test.drives=1", "sources.frozen_test.frames_per_drive=1", "sources.val.drives=1", "batches=1"]
     given += [f"common.height_px={HEIGHT}", f"common.width_px={WIDTH}"]
     return load_settings(nightly(), "smoke", [*given, *more], run=name, date=day)
 

@@ -17,7 +17,7 @@ STAGE = Stage(
     name="adapt",
     summary="Learn from the simulator, then from confident predictions on unlabelled real frames.",
     inputs=(
-        Port(name="frames", about="the night's frames: simulator, pool and test set"),
+        Port(name="frames", about="the night's frames: simulator, pool and val frames"),
         Port(name="curated", about="the curated frames: known labels to measure pseudo-labels against"),
     ),
     outputs=(

@@ -10,7 +10,14 @@ import pandas as pd
 from components.stage.records import log
 from perception.adaptation.detector_quality import DetectorQuality
 from perception.adaptation.judging import Judged
-from perception.adaptation.pseudo import PseudoQuality, class_prior, collapsed_classes, prior_drift
+from perception.adaptation.pseudo import (
+    PseudoQuality,
+    class_prior,
+    collapsed_classes,
+    precision_interval,
+    prior_drift,
+    quality_of_counts,
+)
 from perception.adaptation.trust import ClassTrust
 from perception.data.loading import FrameSet
 from perception.metrics.figures import named
@@ -22,12 +29,17 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEvidence:
-    """Hold how good pseudo-labels are on frames whose labels are known, and what was decided from it."""
+    """Hold how good pseudo-labels are on frames whose labels are known, and what was decided from it.
+
+    by_drive: pixels of the val frames as count_by_drive gives them, of the segmenter's own pseudo-labels, of the paper's and of what
+    the night uses: (3, drive, class, class + 1).
+    """
 
     thresholds: np.ndarray  # (class,) least confidence of the segmenter
-    plain: PseudoQuality  # of the segmenter's own pseudo-labels
-    detector: PseudoQuality  # of the paper's pseudo-ground-truth: all foreground from masks
-    chosen: PseudoQuality  # of what the night uses
+    detector: (
+        PseudoQuality  # of the paper's pseudo-ground-truth, all foreground from masks, on the frames that decide trust
+    )
+    by_drive: np.ndarray
     trust: tuple[ClassTrust, ...]  # one a foreground class
 
 
@@ -41,7 +53,7 @@ def all_figures(
 ) -> Json:
     """Return the content of adaptation.json but the trainings' own figures.
 
-    judged: source_only, fused and pseudo (the student) on the test set; detector: what there is to tell of it, empty without
+    judged: source_only, fused and pseudo (the student) on the val frames; detector: what there is to tell of it, empty without
     one; table: what label_frames counted; shares: of the classes in the simulator's labels. Not measured is None.
     """
     figures = judged_figures(judged, names) | _label_figures(evidence, names)
@@ -52,7 +64,7 @@ def all_figures(
 
 
 def judged_figures(judged: Mapping[str, Judged | None], names: Sequence[str]) -> Json:
-    """Return mIoU, its foreground and background mean, and IoU by class of each way to see the test set."""
+    """Return mIoU, its foreground and background mean, and IoU by class of each way to see the val frames."""
     figures: Json = {"iou_by_class": {}}
     for name, each in judged.items():
         for mean in ("miou", "foreground_miou", "background_miou"):
@@ -62,7 +74,7 @@ def judged_figures(judged: Mapping[str, Judged | None], names: Sequence[str]) ->
 
 
 def fusion_in_words(alone: Judged | None, fused: Judged | None) -> str:
-    """Say plainly whether fusing the detector in helped the foreground on the test set."""
+    """Say plainly whether fusing the detector in helped the foreground on the val frames."""
     if alone is None or fused is None:
         return "No detector was trained, so nothing was fused."
     before, after = alone.foreground_miou(), fused.foreground_miou()
@@ -122,7 +134,7 @@ def log_outcome(figures: Json) -> None:
     words = ", ".join(
         f"{name.replace('_', ' ')} {'-' if value is None else f'{value:.3f}'}" for name, value in said.items()
     )
-    log(f"mIoU on the test set: {words}")
+    log(f"mIoU on the val frames: {words}")
     log(figures["fusion_verdict"])
     by_reason: dict[tuple[bool, str], list[str]] = {}
     for row in figures["trust"]:
@@ -133,16 +145,17 @@ def log_outcome(figures: Json) -> None:
 
 
 def _label_figures(evidence: LabelEvidence, names: Sequence[str]) -> Json:
-    chosen = evidence.chosen
+    plain, detector, chosen = (quality_of_counts(each.sum(axis=0)) for each in evidence.by_drive)
     return {
         "pseudo_coverage": _number(chosen.coverage),
         "pseudo_precision": _number(chosen.precision),
+        "pseudo_precision_interval": precision_interval(evidence.by_drive[2]),
         "coverage_by_class": named(names, chosen.coverage_by_class),
         "precision_by_class": named(names, chosen.precision_by_class),
         "threshold_by_class": named(names, evidence.thresholds),
         "labelling": {
             way: {"coverage": _number(quality.coverage), "precision": _number(quality.precision)}
-            for way, quality in (("plain", evidence.plain), ("detector", evidence.detector), ("chosen", chosen))
+            for way, quality in (("plain", plain), ("detector", detector), ("chosen", chosen))
         },
     }
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from torch import nn
 from typing_extensions import TypedDict
@@ -26,6 +27,7 @@ from components.stage.learning import (
     check_network,
     class_names,
     curated_training_frames,
+    deciding_frames,
     load_settings,
     networks_of,
     open_frames,
@@ -49,7 +51,14 @@ from perception.adaptation.foreground_training import mixed_rows, rare_class_dra
 from perception.adaptation.fusion import FusionSettings
 from perception.adaptation.instance_frames import InstanceFrames, learnable_classes
 from perception.adaptation.judging import Judged, judge_fusion
-from perception.adaptation.label_pool import Labeller, PseudoLabelled, find_thresholds, label_frames, measure_quality
+from perception.adaptation.label_pool import (
+    Labeller,
+    PseudoLabelled,
+    count_by_drive,
+    find_thresholds,
+    label_frames,
+    measure_quality,
+)
 from perception.adaptation.statistics import adapt_statistics
 from perception.adaptation.trust import TrustRule, decide_trust
 from perception.data.files import file_sha256
@@ -90,7 +99,8 @@ def adapt(inputs: Paths, folder: Path, parameters: AdaptParameters) -> None:
     check_network(parameters)
     frames, curated = read_frames(inputs), curated_training_frames(inputs)
     simulator = frames[(frames.domain == "synthetic") & (frames.split == "train")]
-    test = open_frames(frames[frames.split == "test"], parameters)
+    deciding = deciding_frames(frames)
+    val = open_frames(deciding, parameters)
     taxonomy = load_taxonomy(parameters.taxonomy)
     names, flags = taxonomy.classes, taxonomy.foreground
 
@@ -98,18 +108,18 @@ def adapt(inputs: Paths, folder: Path, parameters: AdaptParameters) -> None:
     network, detector = taught.network, taught.detector
     about_detector = dict(taught.told["detector"])
     if detector is not None:
-        about_detector |= _detector_figures(detector, frames[frames.split == "test"], parameters)
-    alone, fused = _judge(network, detector, test, parameters)
+        about_detector |= _detector_figures(detector, deciding, parameters)
+    alone, fused = _judge(network, detector, val, parameters)
 
     pool = _unlabelled(frames, curated, parameters)
-    labeller, evidence = _labeller(network, detector, pool, open_frames(curated, parameters), parameters)
+    labeller, evidence = _labeller(network, detector, pool, open_frames(curated, parameters), deciding, parameters)
     pseudo = _pseudo_label(labeller, pool, folder, parameters)
     shares = class_shares(open_frames(simulator, parameters), names)
     gate_table(pseudo.table, evidence, names, flags).to_parquet(folder / "gate.parquet", index=False)
     write_json(folder / "gate_parameters.json", {"reference_class_share": shares})
 
     losses = taught.told["loss"] + _train_student(network, simulator, pseudo.manifest, folder, parameters)
-    judged = {"source_only": alone, "fused": fused, "pseudo": _judge(network, None, test, parameters)[0]}
+    judged = {"source_only": alone, "fused": fused, "pseudo": _judge(network, None, val, parameters)[0]}
     figures = all_figures(judged, evidence, about_detector, pseudo.table, shares, names)
     figures |= {"fusion": {name: getattr(parameters, name) for name in ("score_threshold", "class_score_thresholds")}}
     figures |= {"started_from": taught.told["started_from"], "loss": losses, "pseudo_frames": len(pool)}
@@ -234,9 +244,9 @@ def _new_detector(classes: int, parameters: SourceParameters) -> nn.Module:
     return network
 
 
-def _detector_figures(detector: Foreground, test: pd.DataFrame, parameters: AdaptParameters) -> dict[str, Any]:
-    """Return the detector's average precision on the test frames whose instances are known; None where none are."""
-    known = test[test.instances_uri.notna()]
+def _detector_figures(detector: Foreground, val: pd.DataFrame, parameters: AdaptParameters) -> dict[str, Any]:
+    """Return the detector's average precision on the val frames whose instances are known; None where none are."""
+    known = val[val.instances_uri.notna()]
     if not len(known):
         return precision_figures(None, ())
     frames = InstanceFrames(known, open_store(parameters.store), load_settings(parameters))
@@ -272,11 +282,11 @@ def _know_target(network: nn.Module, frames: FrameSet, parameters: AdaptParamete
 
 
 def _judge(
-    network: nn.Module, detector: Foreground | None, test: FrameSet, parameters: AdaptParameters
+    network: nn.Module, detector: Foreground | None, val: FrameSet, parameters: AdaptParameters
 ) -> tuple[Judged, Judged | None]:
-    """Judge the network on the test frames, alone and fused with the detector; the latter is None without one."""
+    """Judge the network on the val frames, alone and fused with the detector; the latter is None without one."""
     foreground = load_taxonomy(parameters.taxonomy).foreground
-    alone, fused = judge_fusion(network, detector, test, foreground, parameters.batch_frames)
+    alone, fused = judge_fusion(network, detector, val, foreground, parameters.batch_frames)
     return alone, fused if detector is not None else None
 
 
@@ -299,9 +309,13 @@ def _labeller(
     detector: Foreground | None,
     pool: pd.DataFrame,
     curated: FrameSet,
+    val: pd.DataFrame,
     parameters: AdaptParameters,
 ) -> tuple[Labeller, LabelEvidence]:
-    """Choose thresholds on the pool and, on curated frames, the classes that the detector is trusted with."""
+    """Choose thresholds on the pool and, on curated frames, the classes that the detector is trusted with; judge them on val frames.
+
+    Curated frames were chosen for doubt, and the trust was chosen on them: neither speaks for how often labels are right.
+    """
     flags, batch = load_taxonomy(parameters.taxonomy).foreground, parameters.batch_frames
     unlabelled = open_frames(pool, parameters, labels_required=False)
     thresholds = find_thresholds(network, unlabelled, parameters.kept_share, parameters.highest_threshold, batch)
@@ -313,10 +327,9 @@ def _labeller(
     trust = decide_trust(rule, known, flags, of_plain, of_paper)
     trusted = {each.class_id for each in trust if each.trusted}
     chosen = replace(plain, trusted=tuple(class_id in trusted for class_id in range(len(flags))))
-    (of_chosen,) = measure_quality([chosen], curated, batch)
-    return chosen, LabelEvidence(
-        thresholds=thresholds, plain=of_plain, detector=of_paper, chosen=of_chosen, trust=trust
-    )
+    drive_of = np.unique(val.drive_id.to_numpy(str), return_inverse=True)[1]
+    by_drive = count_by_drive([plain, paper, chosen], open_frames(val, parameters), drive_of, batch)
+    return chosen, LabelEvidence(thresholds=thresholds, detector=of_paper, by_drive=by_drive, trust=trust)
 
 
 def _pseudo_label(labeller: Labeller, pool: pd.DataFrame, folder: Path, parameters: AdaptParameters) -> PseudoLabelled:

@@ -9,6 +9,7 @@ from components.stage.declaration import BASE, FRAMES, Paths, Port, Stage
 from components.stage.learning import (
     LearningParameters,
     by_all_processes,
+    deciding_frames,
     labelled_so_far,
     network_miou,
     networks_of,
@@ -42,7 +43,7 @@ class CompareParameters(LearningParameters):
 
 @by_all_processes
 def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
-    """Write comparison.json: mIoU on the frozen test set of each arm and seed; null for an arm whose labels are not there.
+    """Write comparison.json: mIoU on the val frames of each arm and seed; null for an arm whose labels are not there.
 
     labels.json ranks the selected frames' labels by how much the ensemble doubts them.
     """
@@ -52,7 +53,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
     from perception.data.tables import read_table
 
     known, frames = labelled_so_far(inputs), read_frames(inputs)
-    test = frames[frames.split == "test"].reset_index(drop=True)
+    val = deciding_frames(frames)
     results: dict[str, Any] = {"seeds": parameters.seeds, "missing_labels": {}}
     for arm, file in (("selected", "selected.parquet"), ("random", "control.parquet")):
         chosen = read_table(inputs.one("selection") / file, {"frame_id": "text"})
@@ -62,7 +63,7 @@ def run(inputs: Paths, outputs: Paths, parameters: CompareParameters) -> None:
         groups = [labelled[labelled.frame_id.isin(group.frame_id)] for group in _groups(chosen)]
         learnt_from = [pd.concat([known, group]) for group in groups]
         start = partial(_start, inputs.one("ensemble"), parameters)
-        results[f"miou_{arm}"] = None if missing else _train_and_score(learnt_from, test, arm, start, parameters)
+        results[f"miou_{arm}"] = None if missing else _train_and_score(learnt_from, val, arm, start, parameters)
         if arm == "selected" and not missing and len(labelled):
             doubts = doubted_labels(inputs.one("ensemble"), labelled, parameters)
             write_json(outputs.one("comparison") / "labels.json", doubts)
@@ -93,7 +94,7 @@ def _groups(chosen: "pd.DataFrame") -> "list[pd.DataFrame]":
 
 def _train_and_score(
     groups: "Sequence[pd.DataFrame]",
-    test: "pd.DataFrame",
+    val: "pd.DataFrame",
     arm: str,
     start: "Callable[[int], nn.Module]",
     parameters: CompareParameters,
@@ -105,7 +106,7 @@ def _train_and_score(
         frames = open_frames(groups[repetition % len(groups)], parameters)
         settings = train_settings(parameters, seed_offset=repetition)
         train(network, frames, settings, parameters, what=f"compare {arm}")
-        scores.append(network_miou(network, test, parameters))
+        scores.append(network_miou(network, val, parameters))
     return scores
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from components.evaluate.parameters import JudgeParameters
 from components.stage.declaration import FRAMES, Needs, Page, Paths, Port, Stage
-from components.stage.learning import open_frames, read_frames
+from components.stage.learning import fresh_evidence, open_frames, read_frames
 from components.stage.records import log
 from perception.parameters import Fraction, checked
 
@@ -19,7 +19,11 @@ class EvaluateParameters(JudgeParameters):
 
 
 def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[str, Any]:
-    """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow; tell the verdict."""
+    """Write evaluation.json, frames.parquet, the confusion matrix, every prediction, and the query for tomorrow, which val frames and
+    fresh footage ask for; tell the verdict.
+    """
+    import pandas as pd
+
     from components.evaluate.judging import SINCE, gate_rows, judge
     from perception.data.conditions import as_judged
     from perception.training.setup import set_threads
@@ -27,6 +31,8 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
     set_threads(parameters.threads)
     folder, frames = outputs.one("evaluation"), read_frames(inputs)
     night = date.fromisoformat(json.loads((inputs.one("base") / "night.json").read_text())["date"])
+    fresh = as_judged(fresh_evidence(inputs))
+    steering = pd.concat([as_judged(frames[frames.split == "val"]), fresh], ignore_index=True)
     test = as_judged(frames[frames.split == "test"]).reset_index(drop=True)
     figures = judge(
         open_frames(test, parameters),
@@ -38,6 +44,8 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
         reference=inputs.one("base") / "reference.onnx",
         night=night,
         store=parameters.store,
+        fresh=(open_frames(fresh, parameters), fresh),
+        steering=(open_frames(steering, parameters), steering),
     )
     rows = gate_rows(figures, parameters.least_miou, parameters.minimum_frames)
     rows.to_parquet(folder / "gate.parquet", index=False)
@@ -47,6 +55,7 @@ def run(inputs: Paths, outputs: Paths, parameters: EvaluateParameters) -> dict[s
         "miou": figures["miou"],
         "miou_by_condition": figures["miou_by_condition"],
         "verdict": promotion["decision"],
+        **{f"fresh_{name}": value for name, value in figures["fresh"].items()},
         **{name: promotion.get(name) for name in ("reference", *SINCE)},
     }
 

@@ -24,11 +24,13 @@ from perception.data.files import file_sha256
 from perception.data.taxonomies import categories, load_taxonomy
 from perception.errors import InputError
 from perception.metrics import figures as measured
+from perception.metrics.bounds import drives_failure_upper
 from perception.metrics.calibration import calibration_error
 from perception.metrics.comparison import Comparison, RegressionRule, compare, since
-from perception.metrics.contract import Clause
+from perception.metrics.contract import CLASS, Clause
 from perception.metrics.evidence import Evidence, gather_evidence
-from perception.metrics.failures import cluster_regions, failure_queries, wrong_regions
+from perception.metrics.failures import Cluster, cluster_regions, failure_queries, wrong_regions
+from perception.metrics.objects import count_objects
 from perception.metrics.segmentation import (
     LabelledFrames,
     SegmentationScore,
@@ -45,6 +47,7 @@ from perception.training.setup import best_device
 
 Json = dict[str, Any]
 CHAMPION, REFERENCE = "the champion", "the reference release"
+Steering = tuple[LabelledFrames, pd.DataFrame]  # frames, and their manifest rows in their order
 SINCE = ("miou_since_reference", "miou_since_reference_lower_95", "miou_since_reference_upper_95")
 
 
@@ -60,15 +63,20 @@ def judge(
     night: date | None = None,
     left_out: Sequence[Json] = (),
     store: str = "",
+    fresh: Steering | None = None,
+    steering: Steering | None = None,
 ) -> Json:
     """Judge an exported network on labelled frames and write into `folder` what was found; return its figures.
 
     about: the frames' manifest rows in their order. champion, reference: networks that it must be no worse than, where the files
     are there. night: whose exemptions are in force, by default today's. left_out: path and rule of each frame that was found beside
     them and cannot be judged. store: where the others' counts on these frames are kept for other nights; empty: nowhere.
+    fresh: frames of the latest footage that no network has learned from, with their manifest rows: they judge it apart.
+    steering: frames whose failures say what is asked for tomorrow, likewise; by default those that are judged.
     Writes evaluation.json, frames.parquet, confusion.npy and .json, query.json, regions.parquet and
     predictions/FRAME_ID.png. Raises InputError for another test set than the pinned one.
     """
+    about = by_unit(about, parameters.unit)
     identity, device = identity_of(about, parameters), best_device()
     provider = best_provider(device)
     log(f"networks run by onnxruntime's {provider} on a machine whose best device is {device}")
@@ -76,11 +84,16 @@ def judge(
     figures = _figures(score, parameters) | {"test_set_sha256": identity, "model_sha256": file_sha256(model)}
     figures["onnxruntime_provider"] = provider
     figures |= _coverage(score, about, left_out)
-    figures |= _failures(score, parameters)
+    figures |= _failures(score, parameters) | {"objects": _missed_objects(frames, about, score, parameters, folder)}
     figures |= {"latency": latency(model, parameters), "shift": _shift(frames, about, model, parameters)}
     there = {name: path for name, path in ((CHAMPION, champion), (REFERENCE, reference)) if path and path.exists()}
     figures |= _against(there, score, frames, about, parameters, night or datetime.now(UTC).date(), store)
-    figures |= _find_failures(frames, score, parameters, folder)
+    figures["fresh"] = _on_fresh_footage(fresh, model, there.get(CHAMPION), parameters) if fresh else None
+    clusters = _failure_clusters(frames, score, parameters, folder)
+    figures |= {"failure_clusters": _clusters_told(clusters, class_names(parameters.taxonomy), folder)}
+    asked = _steering_queries(steering, model, parameters) if steering else _queries(clusters, score, parameters)
+    write_json(folder / "query.json", {"about": "frames like these failures", "queries": asked})
+    figures["queries"] = asked
     write_json(folder / "evaluation.json", figures)
     return figures
 
@@ -102,6 +115,19 @@ def onnx_predictor(model: Path, threads: int) -> Any:
         return np.concatenate(parts)[: len(images)]
 
     return predict
+
+
+def by_unit(about: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Return manifest rows with drive_id as the unit of independence; raise InputError for a drive that does not tell its city."""
+    if unit == "drive":
+        return about
+    cities = about.drive_id.astype(str).str.extract(r"^(.+)_[^_]+$", expand=False)
+    if cities.isna().any():
+        raise InputError(
+            f"unit = {unit}: drive {about.drive_id[cities.isna()].iloc[0]!r} must be named CITY_SEQUENCE; rename the drives, or say "
+            "unit = drive where they are independent of each other"
+        )
+    return about.assign(drive_id=cities)
 
 
 def identity_of(about: pd.DataFrame, parameters: JudgeParameters) -> str:
@@ -207,6 +233,34 @@ def _failures(score: SegmentationScore, parameters: JudgeParameters) -> Json:
         "failure_rule": f"fewer than {parameters.failure_pixel_accuracy:.0%} of the labelled pixels are right",
         "failure_rate_upper_95": evidence.upper_95,
         "evidence": dataclasses.asdict(evidence) | words,
+    }
+
+
+def _missed_objects(
+    frames: LabelledFrames, about: pd.DataFrame, score: SegmentationScore, parameters: JudgeParameters, folder: Path
+) -> Json:
+    """Count objects of the classes that a release needs judged, and those that were missed, with a bound over drives.
+
+    folder: with predictions/. The bound is null where no frame shows such an object.
+    """
+    names, rule = class_names(parameters.taxonomy), parameters.contract.objects
+    required = [name for name, clause in contract_clauses(about, parameters).items() if clause.required]
+    ids = [names.index(name.removeprefix(CLASS)) for name in required if name.startswith(CLASS)]
+    drives, drive_of = np.unique(score.frames.drive_id.to_numpy(str), return_inverse=True)
+    counts = np.zeros((len(drives), 2, len(names)), np.int64)
+    for index, frame_id in enumerate(score.frames.frame_id):
+        shown = np.asarray(Image.open(folder / "predictions" / f"{frame_id}.png"))
+        counts[drive_of[index]] += count_objects(
+            frames.full_label(index), shown, ids, len(names), least_share=rule.least_share, found_share=rule.found_share
+        )
+    by_drive, total = counts.sum(axis=2), counts.sum(axis=0)
+    objects, missed = by_drive[by_drive[:, 0] > 0].T
+    return {
+        "objects": int(objects.sum()),
+        "missed": int(missed.sum()),
+        "missed_rate_upper_95": drives_failure_upper(missed, objects, 0.95) if len(objects) else None,
+        "by_class": {names[each]: [int(total[1, each]), int(total[0, each])] for each in ids if total[0, each]},
+        **dataclasses.asdict(rule),
     }
 
 
@@ -352,6 +406,22 @@ def _since(reference: SegmentationScore | None, score: SegmentationScore, hashes
     return {"reference": hashes[REFERENCE], **dict(zip(SINCE, figures, strict=True))}
 
 
+def _on_fresh_footage(fresh: Steering, model: Path, champion: Path | None, parameters: JudgeParameters) -> Json:
+    """Return how many frames of fresh footage there are, and which share of their pixels network and champion get right, frame by frame.
+
+    Both are null without such frames, the champion's without one. A night has few of them: they add up over the nights.
+    """
+    frames, about = fresh
+    networks = {"accuracy": model, "accuracy_champion": champion} if len(about) else {}
+    scores = {
+        name: _score(frames, about, path, parameters, "fresh footage").frames.pixel_accuracy.mean()
+        for name, path in networks.items()
+        if path
+    }
+    shares = {name: measured.plain(float(value)) for name, value in scores.items()}
+    return {"frames": len(about)} | dict.fromkeys(("accuracy", "accuracy_champion")) | shares
+
+
 def _comparison(
     found: Mapping[str, Comparison], theirs: SegmentationScore, hashes: Mapping[str, str], parameters: JudgeParameters
 ) -> Json:
@@ -369,8 +439,10 @@ def _comparison(
     }
 
 
-def _find_failures(frames: Any, score: SegmentationScore, parameters: JudgeParameters, folder: Path) -> Json:
-    """Look for the largest wrong regions in the worst frames, gather them into clusters and ask for more of the kind."""
+def _failure_clusters(
+    frames: Any, score: SegmentationScore, parameters: JudgeParameters, folder: Path
+) -> list[Cluster]:
+    """Look for the largest wrong regions in the worst frames and gather them into clusters; folder: with predictions/."""
     classes = class_names(parameters.taxonomy)
     table = score.frames.assign(row=np.arange(len(score.frames))).dropna(subset=["pixel_accuracy"])
     worst = table.sort_values(["pixel_accuracy", "frame_id"]).head(parameters.worst_frames)
@@ -379,21 +451,37 @@ def _find_failures(frames: Any, score: SegmentationScore, parameters: JudgeParam
         label = frames.full_label(row.row)
         shown = np.asarray(Image.open(folder / "predictions" / f"{row.frame_id}.png"))
         regions += wrong_regions(row.frame_id, frames.full_image(row.row), label, shown, len(classes))
-    clusters = cluster_regions(regions, classes)
-    queries = failure_queries(clusters, score.frames, parameters.slice_columns)
-    write_json(folder / "query.json", {"about": "frames like these failures", "queries": queries})
+    return cluster_regions(regions, classes)
+
+
+def _queries(clusters: Sequence[Cluster], score: SegmentationScore, parameters: JudgeParameters) -> list[Json]:
+    return failure_queries(clusters, score.frames, parameters.slice_columns)
+
+
+def _steering_queries(steering: Steering, model: Path, parameters: JudgeParameters) -> list[Json]:
+    """Return what the failures in frames beside the test set ask for: were the test set asked, it would judge its own choice."""
+    frames, about = steering
+    if not len(about):
+        log("no val frames and no fresh footage: tomorrow's choice asks for no frames like tonight's failures")
+        return []
+    with tempfile.TemporaryDirectory() as scratch:
+        score = _score(frames, about, model, parameters, "val frames and fresh footage", Path(scratch))
+        return _queries(_failure_clusters(frames, score, parameters, Path(scratch)), score, parameters)
+
+
+def _clusters_told(clusters: Sequence[Cluster], classes: Sequence[str], folder: Path) -> list[Json]:
+    """Write regions.parquet, a row for each region of each cluster; return what is told of the clusters."""
     columns = ["cluster", "name", "frame_id", "x", "y", "width", "height", "pixels", "share", "label", "predicted"]
     rows = [
         (number, each.name, region.frame_id, *region.box, region.pixels, region.share, classes[region.label], classes[region.predicted])
         for number, each in enumerate(clusters) for region in each.regions
     ]  # fmt: skip
     pd.DataFrame(rows, columns=columns).to_parquet(folder / "regions.parquet", index=False)
-    shown_clusters = [
+    return [
         {"name": each.name, "share": each.share, "regions": len(each.regions),
          "frames": len({region.frame_id for region in each.regions})}
         for each in clusters
     ]  # fmt: skip
-    return {"failure_clusters": shown_clusters, "queries": queries}
 
 
 def gate_rows(figures: Mapping[str, Any], least_miou: float, minimum_frames: int) -> pd.DataFrame:

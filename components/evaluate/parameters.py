@@ -1,6 +1,6 @@
 """What an exported network is judged by."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,9 @@ class JudgeParameters(FrameParameters, IntervalSettings):
     height_px: Annotated[int, Field(ge=1, le=16384)]
     width_px: Annotated[int, Field(ge=1, le=16384)]  # likewise
     batch_frames: Count = 8  # frames in memory at once
+    # what of the data set is independent of each other and so stands for one drive in every interval: its drives, or the cities that they
+    # were filmed in, of drives that are named CITY_SEQUENCE (Cityscapes)
+    unit: Literal["drive", "city"] = "drive"
     slice_columns: tuple[str, ...] = ("time_of_day", "weather", "scene")  # manifest columns that slices are cut by
     failure_pixel_accuracy: Share = 0.5  # a frame with a smaller share of right pixels counts as failed
     claim_failure_rate: Share = 0.01  # the report says what it would take to show that no more frames than this fail

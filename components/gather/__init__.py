@@ -35,8 +35,8 @@ class GatherParameters:
 
 
 def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str, str | int]:
-    """Write the night's frames folder, in taken/ what it adds to the pool of record, in labels.parquet what came back, and in
-    corrections.csv which labels go back to their annotators.
+    """Write the night's frames folder, in taken/ what it adds to the pool of record, in labels.parquet what came back, in
+    fresh.parquet which of these judge tonight's networks, and in corrections.csv which labels go back to their annotators.
 
     Gives news as "some" or "nothing"; tells how many files were new, repeated, a clash or rejected, how many frames wait in the pool, are
     at annotators (overdue) and, in the version that the night starts from, have a label by people.
@@ -44,7 +44,7 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     from dataclasses import replace
 
     from components.gather.known import known_frames
-    from components.gather.labels import corrections, returned_labels, with_reasons
+    from components.gather.labels import corrections, fresh_tonight, returned_labels, with_reasons
     from components.gather.taken import take_files
     from perception.data.store import open_store
     from perception.data.tables import read_record
@@ -61,6 +61,7 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     _write_taken(taken, files, folder / "taken")
     labels = returned_labels(files, night.manifest[night.manifest.label_source == "human"], book)
     labels.to_parquet(folder / "labels.parquet", index=False)
+    fresh_tonight(labels, book).to_parquet(folder / "fresh.parquet", index=False)
     corrections(files).to_csv(folder / "corrections.csv", index=False, lineterminator="\n")
     table = gate_table(night.manifest, night.profile)
     table.assign(returned=_returned(night.manifest, files)).to_parquet(folder / "gate.parquet", index=False)

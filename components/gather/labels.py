@@ -4,7 +4,7 @@ import pandas as pd
 
 from components.stage.learning import ORACLE_NAME
 from perception.versioning.growing import Book
-from perception.versioning.ledger import AT_ANNOTATORS, read_events, state
+from perception.versioning.ledger import AT_ANNOTATORS, fresh_frames, read_events, state
 from perception.versioning.pool import ADMITTED
 
 COLUMNS = ("frame_id", "event", "batch", "who", "why", "label_drop")
@@ -38,6 +38,17 @@ def returned_labels(files: pd.DataFrame, labelled: pd.DataFrame, book: Book) -> 
     ended = pd.concat([drops, revealed], ignore_index=True)
     returned = ended.assign(event="returned", why=None)
     return pd.concat([returned, ended], ignore_index=True).reindex(columns=list(COLUMNS))
+
+
+def fresh_tonight(labels: pd.DataFrame, book: Book) -> pd.DataFrame:
+    """Return which frames were drawn uniformly and have their first label since tonight, column frame_id: they judge tonight's
+    networks, and teach tomorrow's.
+
+    labels: as returned_labels gives them; book: before this night.
+    """
+    accepted = labels.frame_id[labels.event == "accepted"].unique()
+    drawn = fresh_frames(state(read_events(book, accepted.tolist())))
+    return drawn.loc[drawn.accepted_when.isna(), ["frame_id"]].reset_index(drop=True)
 
 
 def corrections(files: pd.DataFrame) -> pd.DataFrame:

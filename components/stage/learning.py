@@ -328,20 +328,49 @@ def read_frames(inputs: Paths) -> "pd.DataFrame":
 def labelled_so_far(inputs: Paths) -> "pd.DataFrame":
     """Return the real frames whose labels are known before tonight's selection: the base version and what came labelled.
 
-    A label that came back from annotation takes the place of an earlier one of its frame.
+    A label that came back from annotation takes the place of an earlier one of its frame. Those that judge tonight's networks
+    (fresh_evidence) are left out.
     """
     import pandas as pd
 
     from perception.data.manifest import read_manifest
 
     frames = read_manifest(inputs.one("frames") / "manifest.parquet", split="train", domain="real")
-    arrived = frames[frames.label_source == "human"]
+    arrived = frames[(frames.label_source == "human") & ~frames.frame_id.isin(_held_back(inputs))]
     base = read_manifest(inputs.one("base") / "manifest.parquet", split="train")
     if not len(base):
         return arrived
     dropped = arrived[arrived.label_drop.notna()] if "label_drop" in arrived else arrived[:0]
     base = base[~base.frame_id.isin(dropped.frame_id)]
     return pd.concat([base, arrived[~arrived.frame_id.isin(base.frame_id)]], ignore_index=True)
+
+
+def fresh_evidence(inputs: Paths) -> "pd.DataFrame":
+    """Return the frames that were drawn uniformly and got their label since the last night: no network has learned from them."""
+    from perception.data.manifest import read_manifest
+
+    frames = read_manifest(inputs.one("frames") / "manifest.parquet", split="train", domain="real")
+    return frames[frames.frame_id.isin(_held_back(inputs))].reset_index(drop=True)
+
+
+def _held_back(inputs: Paths) -> "pd.Series[str]":
+    from perception.data.tables import read_table
+
+    return read_table(inputs.one("frames") / "fresh.parquet", {"frame_id": "text"}, key="frame_id").frame_id
+
+
+def deciding_frames(frames: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the labelled frames by which a night decides before evaluate opens the frozen test set: the val frames.
+
+    A night whose sources have none decides on the test frames, and says so.
+    """
+    val = frames[frames.split == "val"]
+    if not len(val):
+        log(
+            "no source has split val: what is decided here is decided on the test frames, which so judge their own choice"
+        )
+        val = frames[frames.split == "test"]
+    return val.reset_index(drop=True)
 
 
 def curated_training_frames(inputs: Paths) -> "pd.DataFrame":

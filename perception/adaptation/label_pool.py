@@ -122,14 +122,25 @@ def measure_quality(labellers: Sequence[Labeller], frames: FrameSet, batch_frame
 
     labellers: several ways to label with the same networks, measured in one pass over the frames.
     """
+    counts = count_by_drive(labellers, frames, np.zeros(len(frames), np.int64), batch_frames)
+    return [quality_of_counts(each) for each in counts[:, 0]]
+
+
+def count_by_drive(
+    labellers: Sequence[Labeller], frames: FrameSet, drive_of: NDArray[np.int64], batch_frames: int = 8
+) -> NDArray[np.int64]:
+    """Count pixels as pair_counts does, by way to label and drive: (labeller, drive, class, class + 1) int64.
+
+    drive_of: (frame,) number of each frame's drive, from 0 on.
+    """
     classes = len(labellers[0].thresholds)
-    counts = np.zeros((len(labellers), classes, classes + 1), np.int64)
+    counts = np.zeros((len(labellers), int(drive_of.max(initial=0)) + 1, classes, classes + 1), np.int64)
     own = own_frames(len(frames), batch_frames)
     for index, (probabilities, instances) in zip(own, predictions(labellers[0], frames, batch_frames), strict=True):
         truth = frames.load(index)[1]
         for number, labeller in enumerate(labellers):
-            counts[number] += pair_counts(truth, labeller.label(probabilities, instances)[0], classes)
-    return [quality_of_counts(each) for each in sum_over_processes(counts)]
+            counts[number, drive_of[index]] += pair_counts(truth, labeller.label(probabilities, instances)[0], classes)
+    return sum_over_processes(counts)
 
 
 def predictions(labeller: Labeller, frames: FrameSet, batch_frames: int) -> Iterator[tuple[Probabilities, Instances]]:

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from perception.data.taxonomies import IGNORE
 from perception.errors import InputError
+from perception.metrics.jackknife import share_interval
 
 BINS = 1000  # of confidence, in a histogram: thresholds are exact to 1/1000
 
@@ -114,6 +115,19 @@ def quality_of_counts(counts: NDArray[np.int64]) -> PseudoQuality:
             said_px=said.sum(axis=0),
             right_px=right.copy(),
         )
+
+
+def precision_interval(counts: NDArray[np.int64]) -> list[float] | None:
+    """Return the 95 % interval of precision over drives; None where too few are known.
+
+    counts: (drive, class, class + 1), the sum of pair_counts over each drive's frames.
+    """
+    tallies = np.stack([np.diagonal(counts, axis1=1, axis2=2).sum(-1), counts[..., :-1].sum((1, 2))], axis=-1)
+    shown = tallies[tallies[:, 1] > 0]
+    if len(shown) < 2:
+        return None
+    low, high = share_interval(lambda summed: summed[..., 0] / summed[..., 1], shown, 0.95)
+    return None if np.isnan(low) else [float(low), float(high)]
 
 
 def pair_counts(label: NDArray[np.uint8], pseudo: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:

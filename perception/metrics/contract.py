@@ -11,7 +11,7 @@ from pydantic import Field
 
 from perception.errors import InputError, did_you_mean
 from perception.metrics.slices import DOMAIN
-from perception.parameters import BrokenRule, Fraction, ShareFromZero, checked
+from perception.parameters import BrokenRule, Fraction, Share, ShareFromZero, checked
 
 OVERALL, CLASS, FOREGROUND, EVERY = "overall", "class=", "foreground", "*"
 _SEEDS = (
@@ -39,6 +39,14 @@ class Clause:
         """Check that the bounds of the margin are in order."""
         if self.least > self.most:
             raise BrokenRule("least", self.least, f"must not be above most, {self.most:g}")
+
+
+@checked
+class ObjectRule:
+    """Say which objects count when a network misses them: those of every class that a required clause names, from a size on."""
+
+    least_share: Share = 0.001  # of the frame's pixels that an object fills; at 1024x512 about 16 by 33 px
+    found_share: Share = 0.5  # of its pixels that must be seen as its class; an object of which less is seen was missed
 
 
 @checked
@@ -80,6 +88,7 @@ class Contract:
 
     clauses: Annotated[tuple[Clause, ...], Field(min_length=1)] = _DEFAULT  # what is judged, and by which margins
     exemptions: tuple[Exemption, ...] = ()  # what may be left unjudged, and who signed for it
+    objects: ObjectRule = ObjectRule()  # what counts as a missed object, which the page tells beside the wrong pixels
 
     def named(self, values: Mapping[str, Sequence[str]], classes: Mapping[str, bool]) -> dict[str, Clause]:
         """Return the clause of every figure that the contract names, in its order.

@@ -18,10 +18,10 @@ class Difference:
     low: float
     high: float
 
-    def words(self, decimals: int = 2) -> str:
-        """Write the mean and, where there is one, the interval."""
+    def words(self, decimals: int = 2, pair: str = "seed") -> str:
+        """Write the mean and, where there is one, the interval; pair: what there is one of without."""
         if math.isnan(self.low):
-            return f"{self.mean:+.{decimals}f} (one seed)"
+            return f"{self.mean:+.{decimals}f} (one {pair})"
         return f"{self.mean:+.{decimals}f} ({self.low:+.{decimals}f} to {self.high:+.{decimals}f})"
 
 

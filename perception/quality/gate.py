@@ -68,10 +68,10 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """Return refused, waived (passed, with a rule that somebody waived) or passed."""
-        if self.decision == "refuse":
-            return "refused"
-        return "waived" if any(failure.waived_by for failure in self.failed) else "passed"
+        """Return refused, waived (passed, with a rule that somebody waived), warned (passed, with a warning broken) or passed."""
+        if any(failure.waived_by for failure in self.failed) and self.decision != "refuse":
+            return "waived"
+        return {"refuse": "refused", "warn": "warned", "pass": "passed"}[self.decision]
 
     def in_words(self) -> str:
         """Say the verdict in one line."""

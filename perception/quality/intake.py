@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from perception.data.bare import bare_picture
 from perception.data.decoding import BadFrame, decode_image, decode_label
 from perception.data.manifest import TAGGED, empty_manifest, read_manifest, write_manifest
 from perception.data.store import Store
@@ -286,7 +287,9 @@ def _admit(
         label = decode_label(arrival.label, arrival.label_path, taxonomy, image.shape[:2])
     shown = label if settings.labels in ("given", "drop") else None
     facts = profile_frame(image, shown, taxonomy if shown is not None else None, counted)
-    image_blob = store.put(arrival.image, Path(arrival.image_path).suffix.lstrip(".").lower())
+    # The picture of a label that came back lies in the store as it is.
+    kept = arrival.image if settings.labels == "drop" else bare_picture(arrival.image, arrival.image_path)
+    image_blob = store.put(kept, Path(arrival.image_path).suffix.lstrip(".").lower())
     said = {name: getattr(arrival.facts, name, None) for name in (*_KNOWN, *_FOOTAGE)}
     said = {name: None if pd.isna(value) else value for name, value in said.items()}  # a batch's manifest has NaN
     known = {name: value for name, value in said.items() if name in _KNOWN or value is not None}

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from perception.metrics.differences import paired_difference
 from perception.metrics.slices import CONDITIONS
 from perception.reporting import charts
 from perception.reporting.page import short_count, template_environment
@@ -26,6 +27,7 @@ def render_nights(listed: Sequence[ListedNight], registry: str) -> str:
         registry=registry,
         chart=_charts(shown, last.get("currency", "")),
         last=last,
+        fresh=_fresh(listed),
         cost=(sum(costs), last["currency"], len(costs)) if costs else None,
     )
 
@@ -65,6 +67,24 @@ def _since(shown: Sequence[ListedNight]) -> Markup | None:
 
     lines = {words: points(f"miou_since_reference{end}") for end, words in names.items()}
     return _chart(shown, "mIoU since the reference release, points", lines, "{:+g}".format)
+
+
+def _fresh(listed: Sequence[ListedNight]) -> tuple[int, int, str] | None:
+    """Return how many frames of fresh footage judged in how many nights, and by how many points the night's network was right more
+    often than that night's champion, with its interval over nights; None: none did.
+    """
+    figures = [each.night.figures for each in listed]
+    judged = [each for each in figures if each.fresh_accuracy is not None and each.fresh_accuracy_champion is not None]
+    if not judged:
+        return None
+    ours, theirs = (
+        [100 * getattr(each, name) for each in judged] for name in ("fresh_accuracy", "fresh_accuracy_champion")
+    )
+    return (
+        sum(each.fresh_frames or 0 for each in judged),
+        len(judged),
+        paired_difference(ours, theirs).words(1, "night"),
+    )
 
 
 def _figure(name: str) -> dict[str, Callable[[Any], Any]]:

@@ -79,7 +79,8 @@ class Adaptation:
     background_miou_pseudo: float | None
     iou_by_class: dict[str, ByClass | None]  # source_only, fused, pseudo: class: IoU
     pseudo_coverage: float | None  # share of pixels that got a pseudo-label
-    pseudo_precision: float | None  # share of those that are right
+    pseudo_precision: float | None  # share of those that are right, on frames that decided nothing about them
+    pseudo_precision_interval: list[float] | None  # 95 %, over drives; None where too few are known
     coverage_by_class: ByClass  # share of the class's pixels that got a pseudo-label
     precision_by_class: ByClass
     threshold_by_class: dict[str, float]
@@ -187,9 +188,11 @@ class Evaluation(TypedDict):
     failures: int
     failure_rule: str  # when a frame counts as failed, in plain words
     failure_rate_upper_95: float
+    objects: dict[str, Any]  # of the contract's classes and sizes: how many there are, and how many were missed
     failure_clusters: list[dict[str, Any]]
     miou_champion: float | None
     comparison: dict[str, Any] | None
+    fresh: dict[str, Any] | None  # on footage that no network has learned from; None outside a night
     promotion: Promotion
     slices: list[dict[str, Any]]
     domain: list[dict[str, Any]]

@@ -21,7 +21,7 @@ class StageFigures:
     """What one stage cost."""
 
     name: str
-    status: str  # done, failed, refused, waived, reused (not run again) or not run
+    status: str  # done, failed, refused, warned, waived, reused (not run again) or not run
     seconds: float | None = None
     peak_rss_mib: float | None = None
 
@@ -122,7 +122,7 @@ class GateFigures:
     """What one gate said."""
 
     name: str
-    verdict: str  # passed, waived or refused
+    verdict: str  # passed, warned, waived or refused
     failed_expectations: tuple[str, ...] = ()
 
 

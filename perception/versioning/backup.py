@@ -14,11 +14,12 @@ from perception.data.files import file_sha256
 from perception.errors import InputError
 from perception.versioning.growing import Book, book_at, read_table
 from perception.versioning.pool import FRAMES, ORACLE
-from perception.versioning.processes import check_empty, git_text, run_git, scratch_folder, shallow_clone
+from perception.versioning.processes import check_empty, git_text, run_git, scratch_folder
 from perception.versioning.records import FORMAT, json_bytes, parse_record
 from perception.versioning.remote import FolderRemote, copy_objects, open_remote
-from perception.versioning.repository import configured_remote, remote_tags, restore_registry
+from perception.versioning.repository import configured_remote, restore_registry
 from perception.versioning.upkeep import needed_objects, versions_at
+from perception.versioning.verified import verified_clone
 
 BUNDLE, OBJECTS, BLOBS, RECORD = "registry.bundle", "remote", "blobs.txt", "backup.json"
 
@@ -42,15 +43,14 @@ def backup(registry: str, out: Path) -> Backup:
     Raises InputError for a folder that holds something, and an object that the remote lost or damaged.
     """
     check_empty(out, "back up into a new folder")
-    tags = remote_tags(registry)
     with scratch_folder(out.absolute().parent, prefix=f".{out.name}-") as scratch:
         folder = scratch / "backup"
         folder.mkdir()
-        with shallow_clone(registry, depth=None) as clone:
+        with verified_clone(registry, whole=True) as clone:
             run_git(clone, "bundle", "create", "--quiet", str(folder / BUNDLE), "main", "--tags")
             url = configured_remote(clone)
             remote, copies = open_remote(url), FolderRemote(str(folder / OBJECTS))
-            needed = needed_objects(clone, remote, versions_at(clone, tags), whole=True)
+            needed = needed_objects(clone, remote, versions_at(clone), whole=True)
             bad = copy_objects(remote, copies, needed)
             if bad:
                 raise InputError(

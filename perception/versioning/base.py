@@ -11,10 +11,12 @@ from perception.data.store import Store
 from perception.errors import InputError
 from perception.versioning.curated import MEMBERS, VERSION, restore_blobs
 from perception.versioning.decisions import released_for
-from perception.versioning.models import Champion, fetch_network, reference_at
-from perception.versioning.processes import Clone, shallow_clone
+from perception.versioning.models import fetch_network
+from perception.versioning.processes import Clone
+from perception.versioning.recorded import Champion, reference_at
 from perception.versioning.records import MANIFEST, PROFILE, SHARDS, Version
 from perception.versioning.registry import create_registry, fetch, resolve
+from perception.versioning.verified import verified_clone
 
 # What a night puts into a proposed network's folder, and what the next night finds in its base when it was released.
 MODEL_FILES = {
@@ -45,7 +47,7 @@ def write_base(folder: Path, registry: str, remote: str, store: Store, revision:
     release as reference.onnx and reference.json.
     """
     create_registry(registry, remote)
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         released, network = released_for(clone, night)
     champion = _write_network(registry, folder, lambda _: network, "champion", MODEL_FILES)
     _write_network(registry, folder, reference_at, "reference", {"model.onnx": "reference.onnx"})

@@ -8,52 +8,37 @@ change, so rolling back runs nothing again.
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from perception.errors import InputError
-from perception.versioning.models import (
+from perception.versioning.models import judged_against_another, resolved
+from perception.versioning.processes import Clone
+from perception.versioning.recorded import (
     CHAMPION,
+    MOVES,
     REFERENCE,
     Champion,
+    Decision,
+    Proposal,
     champion_at,
-    judged_against_another,
+    decisions_at,
+    pointer,
     proposal_at,
     reference_at,
-    resolved,
+    released,
     stored_model_at,
 )
-from perception.versioning.processes import Clone, read_all_committed, shallow_clone
-from perception.versioning.records import CURRENT, FORMAT, Current, Version, current_at, json_bytes, parse_record
+from perception.versioning.records import CURRENT, Current, Version, current_at, json_bytes
 from perception.versioning.repository import push_commit, trailers
+from perception.versioning.verified import changes_tests, verified_clone
 
-DECISIONS = "decisions"  # the folder with a file for each
-MOVES = ("promote", "rollback")  # actions that make a version current
-OF_NETWORKS = ("release", "reference")  # actions that say nothing about the version
 PROPOSED = "proposed"  # where a version stands that waits for a decision
 
 
 class Stale(InputError):
     """Report that another version or network was released since this one was built or judged."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What somebody decided about a version."""
-
-    action: str  # promote, release (of the network alone), rollback, reject or reference
-    tag: str  # data version it is about
-    manifest_sha256: str  # identity of that version, as the person saw it
-    names: tuple[str, ...]  # who decided
-    reason: str  # why
-    previous: str | None  # tag that was current before
-    decided_utc: str  # when, ISO 8601
-    model_sha256: str | None = None  # network that is the champion since; None: the decision left it alone
-    reference_sha256: str | None = None  # network that is the reference release since; None: likewise
-    policy: str | None = None  # text of the policy that decided; None: people did
-    policy_sha256: str | None = None  # of that text
-    format: int = FORMAT
 
 
 def standing(tag: str, current: str | None, decisions: Sequence[Decision]) -> str:
@@ -63,8 +48,8 @@ def standing(tag: str, current: str | None, decisions: Sequence[Decision]) -> st
     """
     if tag == current:
         return "current"
-    actions = [each.action for each in decisions if each.tag == tag and each.action not in OF_NETWORKS]
     stands = {"promote": "was current", "rollback": "was current", "reject": "rejected"}
+    actions = [each.action for each in decisions if each.tag == tag and each.action in stands]
     return stands[actions[-1]] if actions else PROPOSED
 
 
@@ -77,14 +62,16 @@ def promote(
     reason: str,
     data: bool = True,
     release: bool = False,
+    proposal_sha256: str = "",
     policy: str | None = None,
 ) -> Decision | None:
     """Make a version the current one, its network the champion, or both in one commit; None when that is so already.
 
     manifest_sha256: hash, or its first 8 or more digits, of the manifest that was reviewed.  A version whose test set differs
-    from the current one's needs two different names, because every figure measured on the test set changes its meaning.
-    data: the version becomes current.  release: the network that was proposed with it becomes the champion.  policy: text of
-    the policy that decides.
+    from the current one's needs two different names, because every figure measured on the test set changes its meaning; where the
+    registry is signed the first of them approves, and the second one's call promotes.
+    data: the version becomes current.  release: the network that was proposed with it becomes the champion.  proposal_sha256: likewise
+    of the proposal that was reviewed; empty: the one that there is.  policy: text of the policy that decides.
     Raises Stale for a version that was not built on what is current, and a network that was judged against another champion;
     InputError when another rule is broken; nothing changes then.
     """
@@ -92,20 +79,49 @@ def promote(
     _check_other_than_publisher(version, people)
 
     def decide(clone: Clone, head: str) -> Decision | None:
-        current = current_at(clone, head)
+        current, champion = current_at(clone, head), champion_at(clone, head)
         moves = data and (current is None or current.tag != version.tag)
         _check_not_rejected(clone, head, version)
         if moves:
-            _check_base(version, current, people)
-        network = _proposed_network(clone, head, version) if release else None
-        champion = champion_at(clone, head)
+            _check_base(version, current)
+        proposal = _proposed_network(clone, head, version, proposal_sha256) if release else None
+        network = proposal.model_sha256 if proposal else None
         if not moves and (network is None or (champion and champion.model_sha256 == network)):
             return None
-        decision = _decision("promote" if moves else "release", version, people, why, current.tag if current else None)
+        agreed = _agreed(clone, head, version, people)
+        decision = _decision("promote" if moves else "release", version, agreed, why, current.tag if current else None)
+        if moves and changes_tests(current, version) and len(agreed) < 2:
+            if not clone.signers:
+                raise InputError(
+                    f"{version.tag} changes the test set of {decision.previous}; name two people who agree"
+                )
+            return replace(decision, action="approve")
         digest = hashlib.sha256(policy.encode()).hexdigest() if policy else None
-        return replace(decision, model_sha256=network, policy=policy, policy_sha256=digest)
+        return replace(
+            decision,
+            model_sha256=network,
+            proposal_sha256=proposal.sha256 if proposal else None,
+            policy=policy,
+            policy_sha256=digest,
+        )
 
     return _decide(registry, version, people[0], decide)
+
+
+def _agreed(clone: Clone, head: str, version: Version, people: tuple[str, ...]) -> tuple[str, ...]:
+    """Return who has agreed to a version: the people of this call, where the registry is signed after those who approved before."""
+    if not clone.signers:
+        return people
+    if len(people) > 1:
+        raise InputError(
+            f"names {list(people)}: in a signed registry each decides with a key of his own; let each call this"
+        )
+    earlier = [
+        old.names[0]
+        for old in decisions_at(clone, head)
+        if (old.action, old.tag, old.manifest_sha256) == ("approve", version.tag, version.manifest_sha256)
+    ]
+    return (*(name for name in dict.fromkeys(earlier) if name not in people), *people)
 
 
 def _check_other_than_publisher(version: Version, people: Sequence[str]) -> None:
@@ -121,8 +137,8 @@ def _check_not_rejected(clone: Clone, head: str, version: Version) -> None:
             raise InputError(f"{version.tag} was rejected by {old.names[0]} ({old.reason}); publish another version")
 
 
-def _check_base(version: Version, current: Current | None, people: Sequence[str]) -> None:
-    """Raise Stale for a version that would drop what was released since its night began; InputError for a lonely change of tests."""
+def _check_base(version: Version, current: Current | None) -> None:
+    """Raise Stale for a version that would drop what was released since its night began."""
     if version.parent != (current.tag if current else None):
         remedy = (
             f"put its new frames onto it: make rebase VERSION={version.tag}" if current else "promote that one first"
@@ -131,11 +147,10 @@ def _check_base(version: Version, current: Current | None, people: Sequence[str]
             f"{version.tag} was built on {version.parent or 'no version'}, but {current.tag if current else 'none'} is current: "
             f"what was released meanwhile would be lost; {remedy}"
         )
-    if current and current.test_set_sha256 != version.test_set_sha256 and len(people) < 2:
-        raise InputError(f"{version.tag} changes the test set of {current.tag}; name two people who agree")
 
 
-def _proposed_network(clone: Clone, head: str, version: Version) -> str:
+def _proposed_network(clone: Clone, head: str, version: Version, reviewed: str) -> Proposal:
+    """Return the proposal whose network is to be released."""
     proposal, champion, reference = (
         proposal_at(clone, version.tag, head),
         champion_at(clone, head),
@@ -143,6 +158,10 @@ def _proposed_network(clone: Clone, head: str, version: Version) -> str:
     )
     if proposal is None or proposal.model_sha256 is None:
         raise InputError(f"no network was proposed with {version.tag}; promote it without one (MODEL=keep)")
+    if not proposal.sha256.startswith(reviewed):
+        raise InputError(
+            f"{version.tag} has proposal {proposal.sha256[:16]}; {reviewed[:16]} was reviewed: look at it again (make review)"
+        )
     if another := judged_against_another(proposal, champion, reference):
         today = champion if another == "champion" else reference
         raise Stale(
@@ -150,7 +169,7 @@ def _proposed_network(clone: Clone, head: str, version: Version) -> str:
             f"({today.model_sha256[:16] if today else 'none'}); promote the data alone (MODEL=keep), the next night "
             "judges anew"
         )
-    return proposal.model_sha256
+    return proposal
 
 
 def rollback(registry: str | Path, *, name: str, reason: str, revision: str | None = None) -> Decision:
@@ -161,7 +180,7 @@ def rollback(registry: str | Path, *, name: str, reason: str, revision: str | No
     nothing to go back to, or the named version never was current.
     """
     people, why = _people([name]), _reason(reason)
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         history, current = decisions_at(clone, "HEAD"), current_at(clone)
     if current is None:
         raise InputError(f"registry {registry} has no current version; promote one instead")
@@ -218,7 +237,7 @@ def set_reference(
     where there is no such network, it never was the champion, or the version's publisher is named.
     """
     people, why = _people(names), _reason(reason)
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         champion = champion_at(clone)
     if champion is None:
         raise InputError(f"registry {registry} has no champion yet; promote a version with its network first")
@@ -283,11 +302,6 @@ def _decision(action: str, version: Version, names: tuple[str, ...], reason: str
     )
 
 
-def _decision_file(decision: Decision) -> dict[str, bytes]:
-    moment = re.sub(r"[^0-9T]", "", decision.decided_utc.removesuffix("+00:00"))
-    return {f"{DECISIONS}/{moment}-{decision.action}-{decision.manifest_sha256[:8]}.json": json_bytes(asdict(decision))}
-
-
 def _message(decision: Decision) -> str:
     return trailers(
         f"{decision.action.capitalize()} {decision.tag}",
@@ -307,7 +321,7 @@ def _decide(
 ) -> Decision | None:
     """Commit a decision under its author's name; its rules are judged again whenever another writer came first."""
     decided: list[Decision] = []
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
             decision = decide(clone, head)
@@ -315,13 +329,12 @@ def _decide(
                 return None
             decision = _dated_last(clone, head, decision)
             decided[:] = [decision]
-            files: dict[str, bytes | None] = dict(_decision_file(decision))
+            files: dict[str, bytes | None] = {decision.path: json_bytes(asdict(decision))}
             if decision.action in MOVES:
-                files[CURRENT] = json_bytes(asdict(_pointer(version, decision)))
-            for pointer, network in ((CHAMPION, decision.model_sha256), (REFERENCE, decision.reference_sha256)):
+                files[CURRENT] = json_bytes(asdict(pointer(version, decision)))
+            for path, network in ((CHAMPION, decision.model_sha256), (REFERENCE, decision.reference_sha256)):
                 if network:
-                    model = stored_model_at(clone, network, head)
-                    files[pointer] = json_bytes(asdict(model) | {"names": decision.names, "reason": decision.reason})
+                    files[path] = json_bytes(asdict(released(stored_model_at(clone, network, head), decision)))
             return files, _message(decision)
 
         return decided[0] if push_commit(clone, changes, author=author) else None
@@ -341,18 +354,6 @@ def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:
     return replace(decision, decided_utc=(last + timedelta(microseconds=1)).isoformat(timespec="microseconds"))
 
 
-def _pointer(version: Version, decision: Decision) -> Current:
-    return Current(
-        tag=version.tag,
-        commit=version.commit,
-        manifest_sha256=version.manifest_sha256,
-        test_set_sha256=version.test_set_sha256,
-        decided_by=decision.names,
-        decided_utc=decision.decided_utc,
-        reason=decision.reason,
-    )
-
-
 def released_for(clone: Clone, night: str) -> tuple[str | None, Champion | None]:
     """Return the version (None: none yet) and the network that are released, as a night that begins at a clone's head finds them.
 
@@ -362,12 +363,10 @@ def released_for(clone: Clone, night: str) -> tuple[str | None, Champion | None]
     history = decisions_at(clone, "HEAD")
     if not history or history[-1].policy is None or night not in _makers(clone, history[-1]):
         return "current" if current_at(clone) else None, champion_at(clone)
-    last, released = history[-1], [each for each in history[:-1] if each.model_sha256]
-    if not released:
+    last, earlier = history[-1], [each for each in history[:-1] if each.model_sha256]
+    if not earlier:
         return last.previous, None
-    old = released[-1]
-    model = stored_model_at(clone, str(old.model_sha256))
-    return last.previous, Champion(**asdict(model), names=old.names, reason=old.reason)
+    return last.previous, released(stored_model_at(clone, str(earlier[-1].model_sha256)), earlier[-1])
 
 
 def _makers(clone: Clone, decision: Decision) -> set[str]:
@@ -388,17 +387,6 @@ def champions_beside(history: Sequence[Decision]) -> dict[str, str]:
         if current and released:
             found[current] = released
     return found
-
-
-def recorded_decisions(clone: Clone, commit: str) -> dict[str, Decision]:
-    """Give all decisions at a commit of the clone by their files, oldest first."""
-    found = sorted(read_all_committed(clone, DECISIONS, commit).items())
-    return {path: parse_record(content, Decision, f"{path} of registry {clone.url}") for path, content in found}
-
-
-def decisions_at(clone: Clone, commit: str) -> list[Decision]:
-    """List all decisions at a commit of the clone, oldest first."""
-    return list(recorded_decisions(clone, commit).values())
 
 
 def _before(history: Sequence[Decision], tag: str) -> str | None:

@@ -23,9 +23,10 @@ import pyarrow.compute as pc
 
 from perception.errors import InputError
 from perception.versioning.parts import Part, fetched, holding, in_blocks, put_parts, read_kept
-from perception.versioning.processes import Clone, read_all_committed, shallow_clone
+from perception.versioning.processes import Clone, read_all_committed
 from perception.versioning.records import FORMAT, RUN_RULE, json_bytes, parse_record
 from perception.versioning.repository import configured_remote, push_commit, trailers
+from perception.versioning.verified import verified_clone
 
 FOLDER = "entries"
 
@@ -88,13 +89,13 @@ def open_book(registry: str | Path, kept: Path | None = None) -> Book:
     kept: folder in which this machine keeps what it fetched, for the next night; without one every table is fetched anew.
     Raises InputError for an entry that a newer Nightdrive wrote, and for a gap in their numbers: then somebody edited them.
     """
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         return book_at(clone, kept)
 
 
 def book_at(clone: Clone, kept: Path | None = None, revision: str = "HEAD") -> Book:
     """Read all entries at a commit of the clone, as open_book does."""
-    return Book(clone.url, configured_remote(clone), _entries_at(clone, revision), kept)
+    return Book(clone.registry, configured_remote(clone), _entries_at(clone, revision), kept)
 
 
 def _entries_at(clone: Clone, revision: str) -> tuple[Entry, ...]:
@@ -153,7 +154,7 @@ def append(
         "when_utc": moment.isoformat(timespec="seconds"),
         "tables": parts,
     }
-    with shallow_clone(book.registry) as clone:
+    with verified_clone(book.registry) as clone:
         written = [book]
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:

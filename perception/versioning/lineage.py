@@ -18,7 +18,6 @@ from perception.errors import InputError
 from perception.versioning.asked import TELLING, Asked, labelled_by, pool_frames
 from perception.versioning.growing import Book, Table, append, book_at, open_book, read_table
 from perception.versioning.ledger import read_events
-from perception.versioning.models import StoredModel, champion_at
 from perception.versioning.nights import Night, nights_at
 from perception.versioning.pool import FRAMES
 from perception.versioning.processes import (
@@ -27,13 +26,14 @@ from perception.versioning.processes import (
     git_url,
     read_all_committed,
     read_committed,
-    shallow_clone,
 )
+from perception.versioning.recorded import StoredModel, champion_at
 from perception.versioning.records import FILES, MANIFEST, Version, current_at, parse_record
 from perception.versioning.registry import fetch
 from perception.versioning.remote import ask_each, open_remote, pointed_at, read_folder
-from perception.versioning.repository import configured_remote, remote_tags
+from perception.versioning.repository import configured_remote
 from perception.versioning.upkeep import versions_at
+from perception.versioning.verified import verified_clone
 
 # What taught a network beside its data version: one entry a network, `taught-` and the first digits of its hash.
 TAUGHT = Table(
@@ -121,11 +121,10 @@ def lineage(registry: str | Path, asked: Asked, kept: Path | None = None) -> Lin
 
     kept: folder in which this machine keeps what it fetched. Raises InputError where the remote lost what is needed to tell.
     """
-    tags = remote_tags(registry)
-    with shallow_clone(registry, depth=None) as clone:
+    with verified_clone(registry, whole=True) as clone:
         book = book_at(clone, kept)
         pool = pool_frames(book, asked)
-        held = _held_by(clone, versions_at(clone, tags), asked, labelled_by(book, asked.annotator))
+        held = _held_by(clone, versions_at(clone), asked, labelled_by(book, asked.annotator))
         names = sorted({*pool.frame_id, *held.frame_id})
         nights, models = nights_at(clone), models_at(clone)
         released = champion_at(clone)

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 
-from perception.versioning.decisions import DECISIONS
-from perception.versioning.models import CHAMPION
-from perception.versioning.processes import Clone, read_all_committed, read_committed, shallow_clone
+from perception.versioning.processes import Clone, read_all_committed, read_committed
+from perception.versioning.recorded import CHAMPION, DECISIONS
 from perception.versioning.records import CURRENT, FORMAT, RUN, json_bytes
 from perception.versioning.repository import push_commit, trailers
+from perception.versioning.verified import verified_clone
 
 
 def migrate(registry: str) -> int:
@@ -16,7 +16,7 @@ def migrate(registry: str) -> int:
     The record of a version is what its tag says, and tags are write-once: it is read without a number.
     """
     changed: list[str] = []
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
             records = {path: json.loads(content) for path, content in _records(clone, head).items()}

@@ -1,22 +1,28 @@
-"""Networks beside the data that taught them: proposed by a night, released by people, fetched by the next night.
+"""Networks beside the data that taught them: proposed by a night, released by people, fetched by the next night."""
 
-models/<sha16>.dvc, .json                a network's files on the remote, and where it came from
-datasets/runs/<run>-<sha8>/proposal.json what a night measured about its version, and the network it trained on it
-champion.json, reference.json            the released network, and the one that losses are counted from; decisions.py moves them
-"""
-
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from perception.data.files import paths_below
 from perception.errors import InputError
-from perception.versioning.processes import Clone, check_empty, read_committed, shallow_clone
-from perception.versioning.records import FORMAT, Version, json_bytes, record_at, run_folder
+from perception.versioning.processes import Clone, check_empty, read_committed
+from perception.versioning.recorded import (
+    PLAIN_NAME,
+    PROPOSAL,
+    Champion,
+    Proposal,
+    StoredModel,
+    champion_at,
+    model_digest,
+    model_place,
+    proposal_at,
+    reference_at,
+)
+from perception.versioning.records import Version, json_bytes
 from perception.versioning.registry import resolve
 from perception.versioning.remote import (
     Proof,
@@ -30,39 +36,7 @@ from perception.versioning.remote import (
     read_folder,
 )
 from perception.versioning.repository import configured_remote, push_commit, trailers
-
-CHAMPION, REFERENCE, PROPOSAL = "champion.json", "reference.json", "proposal.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredModel:
-    """A network that lies on a registry's remote."""
-
-    model_sha256: str  # hash over names and hashes of the network's files
-    files: Mapping[str, str]  # sha256 of each file by name
-    tag: str  # data version that the network was trained on
-    manifest_sha256: str  # identity of that version
-    facts: Mapping[str, str] = field(default_factory=dict)  # run, code commit, parameters, figures
-    format: int = FORMAT
-
-
-@dataclass(frozen=True, kw_only=True)
-class Champion(StoredModel):
-    """The released network, or the reference release: a pointer beside the released data."""
-
-    names: tuple[str, ...]  # who decided so
-    reason: str  # why
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """What a night says for its version: figures that reviews show, and the network trained on it."""
-
-    tag: str  # the version
-    manifest_sha256: str  # and its identity
-    model_sha256: str | None  # network trained on it; None when the night made none
-    evidence: Mapping[str, Any]  # gates, metrics, selection story, label quality, cost
-    format: int = FORMAT
+from perception.versioning.verified import verified_clone
 
 
 def propose(
@@ -79,7 +53,7 @@ def propose(
     Raises InputError for an unknown version or a network without files.
     """
     version = resolved(registry, revision)
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         stored, files = store_model(clone, model, version, facts) if model else (None, {})
         proposal = Proposal(
             tag=version.tag,
@@ -107,13 +81,8 @@ def propose(
 
 def read_proposal(registry: str | Path, tag: str) -> Proposal | None:
     """Read what was proposed with a version; None where its night did not get that far."""
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         return proposal_at(clone, tag)
-
-
-def proposal_at(clone: Clone, tag: str, revision: str = "HEAD") -> Proposal | None:
-    """Read a version's proposal at a commit of the clone."""
-    return record_at(clone, f"{run_folder(tag)}/{PROPOSAL}", Proposal, revision)
 
 
 def judged_against_another(proposal: Proposal, champion: Champion | None, reference: Champion | None) -> str:
@@ -144,14 +113,14 @@ def store_model(
 ) -> tuple[StoredModel, dict[str, bytes | None]]:
     """Bring a network's files to the remote; return its record and the files to commit."""
     sources = [model] if model.is_file() else [path for path in paths_below(model) if path.is_file()]
-    if not sources or any(not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", path.name) for path in sources):
+    if not sources or any(not re.fullmatch(PLAIN_NAME, path.name) for path in sources):
         raise InputError(f"model {model} must be a file or a folder of files with plain names")
     found = {path: file_facts(path) for path in sources}
     hashes = {path.name: facts.sha256 for path, facts in found.items()}
     if len(hashes) != len(sources):
         raise InputError(f"model {model} holds two files of one name; give a flat folder")
     stored = StoredModel(
-        model_sha256=hashlib.sha256(json_bytes(hashes)).hexdigest(),
+        model_sha256=model_digest(hashes),
         files=hashes,
         tag=version.tag,
         manifest_sha256=version.manifest_sha256,
@@ -165,39 +134,16 @@ def store_model(
     return stored, {f"{place}.dvc": pointer, f"{place}.json": json_bytes(asdict(stored))}
 
 
-def model_place(model_sha256: str) -> str:
-    """Give the path of a network in the registry, without its suffix."""
-    return f"models/{model_sha256[:16]}"
-
-
-def stored_model_at(clone: Clone, model_sha256: str, revision: str = "HEAD") -> StoredModel:
-    """Read the record of a network; raises InputError when the registry has none of that hash."""
-    record = record_at(clone, f"{model_place(model_sha256)}.json", StoredModel, revision)
-    if record is None:
-        raise InputError(f"registry {clone.url} has no model {model_sha256[:16]}; propose it first")
-    return record
-
-
 def champion(registry: str | Path) -> Champion | None:
     """Read which network is released; None while none is."""
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         return champion_at(clone)
-
-
-def champion_at(clone: Clone, revision: str = "HEAD") -> Champion | None:
-    """Read the released network's pointer at a commit of the clone."""
-    return record_at(clone, CHAMPION, Champion, revision)
 
 
 def reference(registry: str | Path) -> Champion | None:
     """Read which network is the reference release; None while nobody has set one."""
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         return reference_at(clone)
-
-
-def reference_at(clone: Clone, revision: str = "HEAD") -> Champion | None:
-    """Read the reference release's pointer at a commit of the clone."""
-    return record_at(clone, REFERENCE, Champion, revision)
 
 
 def fetch_network(
@@ -209,7 +155,7 @@ def fetch_network(
     Raises InputError when the remote lacks a file or holds other bytes, or the destination holds something.
     """
     check_empty(destination, "remove it or fetch into another folder")
-    with shallow_clone(registry, scratch=destination.absolute().parent) as clone:
+    with verified_clone(registry, scratch=destination.absolute().parent) as clone:
         found = pointer_at(clone)
         if found is None:
             return None

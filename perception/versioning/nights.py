@@ -14,9 +14,10 @@ from perception.errors import InputError
 from perception.versioning.growing import Book, read_table
 from perception.versioning.ledger import LEDGER
 from perception.versioning.pool import FRAMES
-from perception.versioning.processes import Clone, read_all_committed, shallow_clone
+from perception.versioning.processes import Clone, read_all_committed
 from perception.versioning.records import FORMAT, RUN_RULE, json_bytes, parse_record
 from perception.versioning.repository import push_commit, trailers
+from perception.versioning.verified import verified_clone
 
 FOLDER = "nights"
 _MORE = ("failed", "refused", "nothing_new", "done")  # a later one says more about the same night
@@ -50,6 +51,11 @@ class NightFigures:
     miou_by_condition: Mapping[str, float | None] | None = None  # "time_of_day=night": mIoU
     worst_condition: str | None = None
     verdict: str | None = None
+    fresh_frames: int | None = (
+        None  # drawn uniformly and labelled since the night before: they judge, and teach tomorrow
+    )
+    fresh_accuracy: float | None = None  # share of their pixels that the night's network gets right, mean over frames
+    fresh_accuracy_champion: float | None = None  # likewise of the champion of that night
     reference: str | None = None  # sha256 of the reference release's exported network
     miou_since_reference: float | None = None
     miou_since_reference_lower_95: float | None = None  # one-sided, each of the two
@@ -91,7 +97,7 @@ def record_night(registry: str | Path, night: Night) -> Night:
     if not re.fullmatch(RUN_RULE, night.night):
         raise InputError(f"night {night.night!r} must match {RUN_RULE}; rename it")
     kept = [night]
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
             there = _nights_at(clone, head)
@@ -114,7 +120,7 @@ def _says(night: Night) -> tuple[int, int]:
 
 def read_nights(registry: str | Path) -> list[Night]:
     """Return all nights, by their date and their place in it; raises InputError for a record of a newer Nightdrive."""
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         return nights_at(clone)
 
 

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from perception.versioning.decisions import Decision, promote
+from perception.versioning.decisions import promote
+from perception.versioning.recorded import POLICY_NAME, Decision
 from perception.versioning.settings import ReleasePolicy
-
-POLICY_NAME = "release policy"  # signs in place of a person; never the name of whoever publishes
 
 
 def data_objections(facts: Mapping[str, Any]) -> list[str]:

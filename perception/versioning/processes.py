@@ -11,10 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from perception.errors import InputError, Unreachable
+from perception.versioning.anchor import split_address
+
+if TYPE_CHECKING:
+    from perception.versioning.signers import Signers
 
 REMOTE_NAME = "store"
 PROGRAM = "Nightdrive"  # author and committer of what a program commits
@@ -47,6 +51,8 @@ class Clone:
     path: Path
     environment: Mapping[str, str]
     url: str
+    registry: str = ""  # its address, with what that says of whom to trust
+    signers: "Signers | None" = None  # who may sign from here on; None: nobody signs in this registry
 
 
 def holds_user_information(address: str) -> bool:
@@ -59,7 +65,7 @@ def git_url(registry: str | Path) -> str:
 
     Raises InputError, which does not repeat it, for one that holds user information.
     """
-    text = str(registry)
+    text, _ = split_address(registry)
     if holds_user_information(text):
         raise InputError(
             "the registry's address holds user information, which everybody who may look at a message or a page would see; "
@@ -73,7 +79,7 @@ def git_url(registry: str | Path) -> str:
 def git_at(folder: Path, registry: str | Path) -> Clone:
     """Return a folder as the place where git children work for a registry."""
     url = git_url(registry)
-    return Clone(folder, _environment(folder, url), url)
+    return Clone(folder, _environment(folder, url), url, str(registry))
 
 
 def _environment(scratch: Path, url: str) -> dict[str, str]:
@@ -185,7 +191,7 @@ def scratch_folder(parent: Path | None = None, prefix: str = "nightdrive-") -> I
 
 @contextmanager
 def shallow_clone(registry: str | Path, *, scratch: Path | None = None, depth: int | None = 1) -> Iterator[Clone]:
-    """Clone the branch main of a registry without a working tree; the clone is removed afterwards.
+    """Clone the branch main of a registry without a working tree, unchecked; the clone is removed afterwards.
 
     Raises InputError when the registry or the branch cannot be read, RegistryError when its server does not answer.
     """
@@ -193,25 +199,12 @@ def shallow_clone(registry: str | Path, *, scratch: Path | None = None, depth: i
         start = git_at(folder, registry)
         options = ["--quiet", "--no-checkout", "--template=", "--branch", "main"]
         options += ["--depth", str(depth), "--no-tags"] if depth else []
-        _read_or_raise(start, "main", "clone", *options, "--", start.url, "clone")
+        read_or_raise(start, "main", "clone", *options, "--", start.url, "clone")
         yield replace(start, path=folder / "clone")
 
 
-@contextmanager
-def tagged_commit(registry: str | Path, tag: str) -> Iterator[tuple[Clone, str]]:
-    """Fetch the commit that a tag names, and never a branch of that name: the clone, removed afterwards, and the commit.
-
-    Raises InputError and RegistryError as shallow_clone does.
-    """
-    with scratch_folder() as folder:
-        clone = git_at(folder, registry)
-        run_git(clone, "init", "--quiet", "--bare", "--template=", "clone")
-        clone = replace(clone, path=folder / "clone")
-        _read_or_raise(clone, tag, "fetch", "--quiet", "--depth", "1", "--no-tags", "--", clone.url, f"refs/tags/{tag}")
-        yield clone, git_text(clone, "rev-parse", "FETCH_HEAD^{commit}")
-
-
-def _read_or_raise(clone: Clone, wanted: str, *arguments: str) -> None:
+def read_or_raise(clone: Clone, wanted: str, *arguments: str) -> None:
+    """Run a git command that reads the registry; raises InputError and RegistryError as shallow_clone does."""
     done = run_git(clone, *arguments, check=False)
     if done.returncode and may_pass(done.stderr):
         raise RegistryError(f"registry {clone.url} cannot be reached: {last_words(done.stderr, 1)}; try again")
@@ -240,14 +233,19 @@ def read_all_committed(clone: Clone, folder: str, revision: str = "HEAD") -> dic
     """Read every file below a folder as committed at a revision, in two processes however many there are: {path: content}."""
     listed = run_git(clone, "ls-tree", "-r", "-z", revision, "--", f"{folder}/").stdout.decode().split("\0")[:-1]
     paths = {line.partition("\t")[2]: line.split()[2] for line in listed}
-    if not paths:
-        return {}
-    answer = run_git(clone, "cat-file", "--batch", stdin="\n".join(paths.values()).encode()).stdout
-    found, place = {}, 0
-    for path in paths:  # each blob comes as a line `hash blob size`, its bytes and a line feed
+    return dict(zip(paths, read_objects(clone, list(paths.values())), strict=True))
+
+
+def read_objects(clone: Clone, names: Sequence[str]) -> list[bytes]:
+    """Read objects by their hashes, in one process however many there are."""
+    if not names:
+        return []
+    answer = run_git(clone, "cat-file", "--batch", stdin="\n".join(names).encode()).stdout
+    found, place = [], 0
+    for _ in names:  # each comes as a line `hash type size`, its bytes and a line feed
         start = answer.index(b"\n", place) + 1
         place = start + int(answer[place:start].split()[2]) + 1
-        found[path] = answer[start : place - 1]
+        found.append(answer[start : place - 1])
     return found
 
 

@@ -27,13 +27,10 @@ from perception.versioning.processes import (
     PROGRAM,
     Clone,
     RegistryError,
-    git_text,
+    paths_in,
     read_committed,
     read_json,
-    run_git,
     scratch_folder,
-    shallow_clone,
-    tagged_commit,
 )
 from perception.versioning.records import (
     FILES,
@@ -44,6 +41,7 @@ from perception.versioning.records import (
     RUN_RULE,
     SHARDS,
     TAG_RULE,
+    Current,
     Identity,
     ShardList,
     Version,
@@ -69,9 +67,10 @@ from perception.versioning.remote import (
     put_folder,
     read_folder,
 )
-from perception.versioning.repository import configured_remote, create_registry, push_commit, remote_tags, trailers
+from perception.versioning.repository import configured_remote, create_registry, push_commit, trailers
+from perception.versioning.verified import verified_clone, version_in
 
-__all__ = ["Version", "create_registry", "fetch", "find_tag", "publish", "resolve"]
+__all__ = ["Version", "create_registry", "fetch", "publish", "resolve"]
 
 _Files = Mapping[str, Mapping[str, Any]]
 _NAME_RULE = "^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
@@ -80,24 +79,19 @@ _NAME_RULE = "^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 # --- resolving
 
 
-def find_tag(registry: str | Path, revision: str) -> str:
+def _find_tag(clone: Clone, revision: str) -> str:
     """Give the tag of a version named by its tag or, where only one version has it, by its run.
 
     Raises InputError when there is no such version, or a run has several.
     """
-    if re.fullmatch(TAG_RULE, revision):
-        candidates = remote_tags(registry, revision)
-    elif re.fullmatch(RUN_RULE, revision):
-        candidates = remote_tags(registry, f"data/{revision}-*")
-        exact = re.compile(f"data/{re.escape(revision)}-[0-9a-f]{{8}}")
-        candidates = {tag: commit for tag, commit in candidates.items() if exact.fullmatch(tag)}
-    else:
-        raise InputError(f"revision {revision!r} must be 'current', a run, or a tag data/<run>-<8 hex digits>")
-    if len(candidates) > 1:
-        raise InputError(f"run {revision} has {len(candidates)} versions; name one of {', '.join(sorted(candidates))}")
-    if not candidates:
-        raise InputError(f"registry {registry} has no version {revision}; list its tags with git ls-remote --tags")
-    return next(iter(candidates))
+    wanted = re.compile(re.escape(revision) if "/" in revision else f"data/{re.escape(revision)}-[0-9a-f]{{8}}")
+    tags = [f"data/{Path(folder).name}" for folder in paths_in(clone, "datasets/runs")]
+    found = [tag for tag in tags if wanted.fullmatch(tag)]
+    if len(found) > 1:
+        raise InputError(f"run {revision} has {len(found)} versions; name one of {', '.join(found)}")
+    if not found:
+        raise InputError(f"registry {clone.url} has no version {revision}; list them with make versions")
+    return found[0]
 
 
 def resolve(registry: str | Path, revision: str = "current") -> Version | None:
@@ -106,13 +100,17 @@ def resolve(registry: str | Path, revision: str = "current") -> Version | None:
     Raises InputError for an unknown revision, and when the pointer, the tag and the recorded manifest disagree: then
     somebody moved a tag.
     """
-    if revision != "current":
-        return _version_at(registry, find_tag(registry, revision))
-    with shallow_clone(registry) as clone:
+    if not re.fullmatch(f"{TAG_RULE}|{RUN_RULE}", revision):
+        raise InputError(f"revision {revision!r} must be 'current', a run, or a tag data/<run>-<8 hex digits>")
+    with verified_clone(registry) as clone:
+        if revision != "current":
+            return version_in(clone, _find_tag(clone, revision))
         pointer = current_at(clone)
-    if pointer is None:
-        return None
-    version = _version_at(registry, pointer.tag)
+        return _pointed_at(clone, pointer) if pointer else None
+
+
+def _pointed_at(clone: Clone, pointer: Current) -> Version:
+    version = version_in(clone, pointer.tag)
     if (version.manifest_sha256, version.commit) != (pointer.manifest_sha256, pointer.commit):
         raise InputError(
             f"current.json names {pointer.tag} with manifest {pointer.manifest_sha256[:8]} at commit "
@@ -120,11 +118,6 @@ def resolve(registry: str | Path, revision: str = "current") -> Version | None:
             "the tag was moved; restore it before the next night"
         )
     return version
-
-
-def _version_at(registry: str | Path, tag: str) -> Version:
-    with tagged_commit(registry, tag) as (clone, commit):
-        return version_of(clone, tag, commit)
 
 
 # --- publishing
@@ -154,13 +147,13 @@ def publish(
     names = _folder_files(frames_folder)
     manifest_sha256 = file_sha256(frames_folder / MANIFEST)
     tag = f"data/{run}-{manifest_sha256[:8]}"
-    if remote_tags(registry, tag):
-        return _already_published(registry, tag, manifest_sha256)
-    summary = _manifest_summary(frames_folder / MANIFEST)
     declared = frames_folder / "version.json"
     if not parent and declared.is_file():
         parent = read_record(declared, Identity)["parent"]
-    with shallow_clone(registry, scratch=scratch) as clone:
+    with verified_clone(registry, scratch=scratch) as clone:
+        if read_committed(clone, f"{run_folder(tag)}/{RUN}") is not None:
+            return _already_published(clone, tag, manifest_sha256)
+        summary = _manifest_summary(frames_folder / MANIFEST)
         if parent and (not re.fullmatch(TAG_RULE, parent) or not read_committed(clone, f"{run_folder(parent)}/{RUN}")):
             raise InputError(
                 f"parent {parent} is not a version of registry {registry}; publish it first or name another"
@@ -183,7 +176,11 @@ def publish(
             **summary,
         }
         commit = _commit_version(clone, record, pointer, inherits=bool(inherited))
-        return version_of(clone, tag, commit) if commit else _already_published(registry, tag, manifest_sha256)
+        if commit:
+            return version_of(clone, tag, commit)
+    return publish(
+        registry, run, frames_folder, parent=parent, scratch=scratch
+    )  # another process has just published it
 
 
 def _push_files(
@@ -254,8 +251,8 @@ def _manifest_summary(path: Path) -> dict[str, Any]:
     }
 
 
-def _already_published(registry: str | Path, tag: str, manifest_sha256: str) -> Version:
-    version = _version_at(registry, tag)
+def _already_published(clone: Clone, tag: str, manifest_sha256: str) -> Version:
+    version = version_in(clone, tag)
     if version.manifest_sha256 != manifest_sha256:
         raise InputError(
             f"tag {tag} exists with manifest {version.manifest_sha256}, not {manifest_sha256}; tags are write-once: "
@@ -292,7 +289,10 @@ def _inherited_files(
 
 
 def _version_files(clone: Clone, remote: Remote, tag: str, revision: str = "HEAD") -> tuple[dict[str, str], _Files]:
-    """Read a version's files from the remote: {path: object} and the content of its files.json, both checked."""
+    """Read a version's files from the remote: {path: object} and the content of its files.json, both checked.
+
+    Raises InputError where the remote lost them, or they are another version's.
+    """
     record = read_json(clone, f"{run_folder(tag)}/{RUN}", revision) or {}
     pointer = read_committed(clone, f"{run_folder(tag)}/frames.dvc", revision)
     if pointer is None:
@@ -364,16 +364,14 @@ def fetch(
         _check_fetched(wanted, destination, files, optional)
         return wanted
     # Beside the destination, so that the files can be moved into place instead of copied.
-    with shallow_clone(registry, scratch=destination.absolute().parent) as clone:
+    with verified_clone(registry, scratch=destination.absolute().parent) as clone:
         _check_not_retired(clone, wanted.tag)
-        run_git(clone, "fetch", "--quiet", "--depth", "1", "origin", f"refs/tags/{wanted.tag}")
-        commit = git_text(clone, "rev-parse", "FETCH_HEAD^{commit}")
-        if version_of(clone, wanted.tag, commit) != wanted:
+        if version_in(clone, wanted.tag) != wanted:
             raise InputError(
                 f"tag {wanted.tag} no longer leads to commit {wanted.commit[:8]}: it was moved; restore it"
             )
         remote = open_remote(configured_remote(clone))
-        objects, listing = _version_files(clone, remote, wanted.tag, commit)
+        objects, listing = _version_files(clone, remote, wanted.tag, wanted.commit)
         names = _wanted_files(wanted, listing, files, optional)
         folder = clone.path / "fetched"
         folder.mkdir()

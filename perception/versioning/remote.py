@@ -383,6 +383,12 @@ def get_files(
     objects, expected: {path: object} and {path: proof} of the files that are wanted.
     """
 
+    for name in expected:
+        if any(part in ("", ".", "..") for part in name.split("/")) or name.startswith("/") or "\0" in name:
+            raise InputError(
+                f"file {name!r} of the registry would lie outside its folder; restore the registry's history"
+            )
+
     def fetch(path: str) -> bool:
         target, digest = destination / path, expected[path].digest()
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,14 +7,16 @@ from pathlib import Path
 from perception.errors import InputError
 from perception.versioning.growing import Entry, book_at, entry_file
 from perception.versioning.nights import Night, nights_at
-from perception.versioning.processes import run_git, shallow_clone
+from perception.versioning.processes import run_git
 from perception.versioning.records import FORMAT
 from perception.versioning.repository import commit_files
+from perception.versioning.signers import SIGNERS
+from perception.versioning.verified import verified_clone
 
 
 def recorded_night(registry: str, name: str) -> Night:
     """Return a night's row; raises InputError where the registry has none, or one that cannot be repeated."""
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         nights = {night.night: night for night in nights_at(clone)}
     night = nights.get(name)
     if night is None:
@@ -31,11 +33,15 @@ def registry_as_of(registry: str, night: Night, place: Path) -> None:
     Raises InputError for a night that ended before it recorded its list.
     """
     commit = str(night.registry_commit)
-    with shallow_clone(registry, depth=None) as clone:
+    with verified_clone(registry, whole=True) as clone:
         before, now = book_at(clone, revision=commit).entries, book_at(clone).entries
+        # What is repeated in the copy is nobody's decision: it has no list, and no key is needed.
+        files: dict[str, bytes | None] = {SIGNERS: None} if clone.signers else {}
         if night.night not in {entry.name for entry in before}:
-            own = replace(_own_entry(night, now), number=len(before) + 1)
-            commit = commit_files(clone, commit, entry_file(own), f"Record what night {night.night} read")
+            files |= entry_file(replace(_own_entry(night, now), number=len(before) + 1))
+        if files:
+            copy = replace(clone, signers=None)
+            commit = commit_files(copy, commit, files, f"Record what night {night.night} read")
         run_git(clone, "init", "--quiet", "--bare", "--template=", "-b", "main", str(place))
         run_git(
             clone, "push", "--quiet", place.absolute().as_uri(), f"{commit}:refs/heads/main", "refs/tags/*:refs/tags/*"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from perception.errors import InputError
+from perception.versioning.anchor import split_address
 from perception.versioning.processes import (
     PROGRAM,
     REMOTE_NAME,
@@ -22,8 +23,8 @@ from perception.versioning.processes import (
     read_committed,
     run_git,
     scratch_folder,
-    shallow_clone,
 )
+from perception.versioning.verified import check_history, verified_clone
 
 _PUSH_ATTEMPTS = 60
 _LOST_RACE = re.compile(
@@ -77,11 +78,12 @@ def create_registry(git_path: str | Path, remote_url: str) -> None:
     Raises InputError when the registry exists with another remote, or the place holds something else.
     """
     url = _check_remote_url(remote_url)
-    if "://" in str(git_path):
-        _commit_first(str(git_path), url)
-    elif not _occupied(Path(git_path)):
-        _create_bare(Path(git_path), lambda bare: _commit_first(bare, url))
-    with shallow_clone(git_path) as clone:
+    address, anchor = split_address(git_path)
+    if "://" in address and not anchor.root:  # a registry that must hold something is there, or is a fault
+        _commit_first(address, url)
+    elif not _occupied(Path(address)) and not anchor.root:
+        _create_bare(Path(address), lambda bare: _commit_first(bare, url))
+    with verified_clone(git_path) as clone:
         found = configured_remote(clone)
     if found != url:
         raise InputError(
@@ -112,7 +114,7 @@ def restore_registry(git_path: str | Path, bundle: Path, remote_url: str) -> Non
             run_git(mirror, "push", "--quiet", "--atomic", mirror.url, *history)
         else:
             _create_bare(Path(git_path), lambda bare: run_git(mirror, "push", "--quiet", bare.as_uri(), *history))
-    with shallow_clone(git_path) as clone:
+    with verified_clone(git_path) as clone:
         if configured_remote(clone) != url:
             files = {".dvc/config": _remote_config(url).encode()}
             push_commit(clone, lambda _: (files, trailers("Keep the data at another place", "")))
@@ -192,8 +194,19 @@ def commit_files(clone: Clone, base: str | None, files: Mapping[str, bytes | Non
     run_git(bare, "update-index", "--add", "--index-info", stdin="".join(lines).encode())
     tree = git_text(bare, "write-tree")
     parents = ["-p", base] if base else []
-    signed = ["-S"] if _asked_to_sign(bare, "commit.gpgsign") else []  # commit-tree does not look itself
-    return git_text(bare, "commit-tree", *signed, tree, *parents, stdin=message.encode())
+    how, signed = _signing(bare)
+    return git_text(bare, *how, "commit-tree", *signed, tree, *parents, stdin=message.encode())
+
+
+def _signing(clone: Clone) -> tuple[list[str], list[str]]:
+    """Return git's options and commit-tree's, which does not look itself; raises InputError without a key where one is needed."""
+    if clone.signers is None:
+        return [], ["-S"] if _asked_to_sign(clone, "commit.gpgsign") else []
+    if not run_git(clone, "config", "--get", "user.signingkey", check=False).stdout.strip():
+        raise InputError(
+            f"registry {clone.url} takes signed commits only; name your key: git config --global user.signingKey ~/.ssh/id_ed25519.pub"
+        )
+    return ["-c", "gpg.format=ssh"], ["-S"]
 
 
 def _asked_to_sign(clone: Clone, name: str) -> bool:
@@ -225,16 +238,21 @@ def push_commit(
     for attempt in range(_PUSH_ATTEMPTS):
         if attempt:
             time.sleep(jitter.uniform(0, min(1.0, 0.05 * 2**attempt)))
-            run_git(clone, "fetch", "--quiet", "--depth", "1", "--no-tags", "origin", "refs/heads/main")
+            depth = [] if clone.signers else ["--depth", "1"]
+            run_git(clone, "fetch", "--quiet", *depth, "--no-tags", "origin", "refs/heads/main")
             base = git_text(clone, "rev-parse", "FETCH_HEAD")
+            _check(clone, base)
         change = changes(base)
         if change is None:
             return None
         commit = commit_files(clone, base, *change)
+        _check(clone, commit)
         targets = [f"{commit}:refs/heads/main"]
         if tag:
-            kind = "-s" if _asked_to_sign(clone, "tag.gpgsign") else "-a"
-            run_git(clone, "tag", "--force", kind, "-F", "-", tag[0], commit, stdin=tag[1].encode())
+            kind = "-s" if clone.signers or _asked_to_sign(clone, "tag.gpgsign") else "-a"
+            run_git(
+                clone, *_signing(clone)[0], "tag", "--force", kind, "-F", "-", tag[0], commit, stdin=tag[1].encode()
+            )
             targets.append(f"refs/tags/{tag[0]}")
         done = run_git(clone, "push", "--quiet", "--atomic", "origin", *targets, check=False)
         if not done.returncode:
@@ -242,6 +260,12 @@ def push_commit(
         if not _LOST_RACE.search(done.stderr) or _REFUSED.search(done.stderr):
             raise _not_written(clone.url, done.stderr)
     raise RegistryError(f"registry {clone.url}: other writers came first {_PUSH_ATTEMPTS} times; try again")
+
+
+def _check(clone: Clone, commit: str) -> None:
+    """Hold what is about to be built on or pushed to what every reader of a signed registry will hold it to."""
+    if clone.signers:
+        check_history(clone, commit)
 
 
 def _not_read(registry: str | Path, said: bytes) -> InputError:
@@ -258,27 +282,3 @@ def _not_written(registry: str | Path, said: bytes) -> InputError:
             f"registry {registry} refused the change: {last_words(said)}; check its rules and credentials"
         )
     return RegistryError(f"registry {registry} cannot be written: {last_words(said)}")
-
-
-# --- reading
-
-
-def remote_tags(registry: str | Path, pattern: str = "data/*") -> dict[str, str]:
-    """List tags of a registry and the commit that each names, without cloning.
-
-    Raises InputError when the registry cannot be read, RegistryError when its server does not answer.
-    """
-    with scratch_folder() as scratch:
-        clone = git_at(scratch, registry)
-        names = [f"refs/tags/{pattern}", f"refs/tags/{pattern}^{{}}"]
-        done = run_git(clone, "ls-remote", "--", clone.url, *names, check=False)
-    if done.returncode:
-        raise _not_read(registry, done.stderr)
-    found: dict[str, str] = {}
-    for line in done.stdout.decode().splitlines():
-        commit, name = line.split("\t")
-        if not name.startswith("refs/tags/"):  # of a branch called refs/tags/..., which the server's pattern takes in
-            continue
-        # An annotated tag is listed twice; the line with ^{} names the commit and comes second.
-        found[name.removeprefix("refs/tags/").removesuffix("^{}")] = commit
-    return found

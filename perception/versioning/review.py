@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from perception.quality.profile import near_duplicate_pairs
-from perception.versioning.decisions import OF_NETWORKS, Decision, standing
+from perception.versioning.decisions import standing
 from perception.versioning.diff import CONDITIONS, UNKNOWN, VersionDiff, diff_manifests
-from perception.versioning.models import Champion, Proposal
+from perception.versioning.recorded import OF_NETWORKS, Champion, Decision, Proposal
 from perception.versioning.records import Version
 from perception.versioning.settings import ReviewSettings
 
@@ -40,6 +40,7 @@ class History:
     decisions: Sequence[Decision]
     champion: Champion | None
     current: str | None  # tag
+    signed: bool  # whether the registry has a list of signers, and all of this was checked against it
     versions: Sequence[Version]
 
 
@@ -297,7 +298,11 @@ def _decision_facts(decision: Decision) -> Facts:
 def _approval(base: Side, head: Side, history: History) -> Facts:
     """Say where the version stands and what a promotion needs."""
     assert head.version
-    about = [each for each in history.decisions if each.tag == head.version.tag and each.action not in OF_NETWORKS]
+    about = [
+        each
+        for each in history.decisions
+        if each.tag == head.version.tag and each.action not in (*OF_NETWORKS, "approve")
+    ]
     last = about[-1] if about else None
     changed = bool(base.version) and base.version.test_set_sha256 != head.version.test_set_sha256  # type: ignore[union-attr]
     return {
@@ -307,6 +312,8 @@ def _approval(base: Side, head: Side, history: History) -> Facts:
         "decided_utc": last.decided_utc[:16].replace("T", " ") if last else None,
         "test_set_changed": changed,
         "names_needed": 2 if changed else 1,
+        "signed": history.signed,
+        "proposal_sha256": head.proposal.sha256 if head.proposal else None,
     }
 
 

@@ -12,10 +12,10 @@ from perception.data.manifest import empty_manifest, read_manifest
 from perception.data.store import Store
 from perception.errors import InputError
 from perception.versioning.curated import MEMBERS
-from perception.versioning.decisions import decisions_at
 from perception.versioning.lineage import reproduce_commands
-from perception.versioning.models import champion_at, proposal_at, resolved
-from perception.versioning.processes import Clone, shallow_clone
+from perception.versioning.models import resolved
+from perception.versioning.processes import Clone
+from perception.versioning.recorded import champion_at, decisions_at, proposal_at
 from perception.versioning.records import MANIFEST, PROFILE, Version, current_at
 from perception.versioning.registry import fetch, resolve
 from perception.versioning.review import History, Side, review_facts
@@ -28,6 +28,7 @@ from perception.versioning.review_pictures import (
 )
 from perception.versioning.settings import ReviewSettings
 from perception.versioning.upkeep import versions
+from perception.versioning.verified import verified_clone
 
 NOTHING = "none"  # as BASE: compare with nothing
 
@@ -55,7 +56,7 @@ def review(
             if each:
                 fetch(registry, each, folders[each.tag], files=[MANIFEST], optional=[MEMBERS, PROFILE])
         listed = versions(registry)
-        with shallow_clone(registry) as clone:
+        with verified_clone(registry) as clone:
             sides = [_side(clone, each, folders) for each in (other, version)]
             current = current_at(clone)
             history = History(
@@ -63,6 +64,7 @@ def review(
                 champion=champion_at(clone),
                 current=current.tag if current else None,
                 versions=listed,
+                signed=clone.signers is not None,
             )
         facts = review_facts(sides[0], sides[1], history, settings or ReviewSettings())
         blobs = blobs_in_store(store) if store else blobs_in_shards(registry, folders)
@@ -102,8 +104,10 @@ def review_commands(registry: str, version: Version, base: Version | None, facts
     place = f" REGISTRY={shlex.quote(registry)}"
     who = 'BY="First Person, Second Person"' if facts["approval"]["test_set_changed"] else 'BY="Your Name"'
     seen = f"VERSION={version.tag} MANIFEST={version.manifest_sha256[:16]}"
+    proposal = facts["approval"]["proposal_sha256"]
+    whole = f"{seen} PROPOSAL={proposal[:16]}" if proposal else seen
     return {
-        "promote": f'make promote {seen} {who} REASON="why"{place}',
+        "promote": f'make promote {whole} {who} REASON="why"{place}',
         "reject": f'make reject {seen} BY="Your Name" REASON="why"{place}',
         "rollback": f'make rollback BY="Your Name" REASON="why"{place}',
         "reproduce": f"make reproduce VERSION={version.tag} OUT=folder{place}",

@@ -10,7 +10,8 @@ import pandas as pd
 from perception.versioning.growing import Book, book_at, open_book, read_table
 from perception.versioning.nights import news, read_nights, used_tonight
 from perception.versioning.pool import ARRIVALS
-from perception.versioning.processes import git_text, shallow_clone
+from perception.versioning.processes import git_text
+from perception.versioning.verified import verified_clone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Tonight:
 
 def book_and_commit(registry: str, kept: Path | None) -> tuple[Book, str]:
     """Return the registry's book and the commit that it is at, from one clone."""
-    with shallow_clone(registry) as clone:
+    with verified_clone(registry) as clone:
         return book_at(clone, kept), git_text(clone, "rev-parse", "HEAD")
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from perception.errors import InputError
 from perception.parameters import Count, Days, checked
-from perception.versioning.decisions import decisions_at
 from perception.versioning.growing import entry_objects
-from perception.versioning.models import CHAMPION, REFERENCE, champion_at, reference_at
-from perception.versioning.processes import Clone, git_text, paths_in, read_committed, shallow_clone
+from perception.versioning.processes import Clone, git_text, paths_in, read_committed
+from perception.versioning.recorded import CHAMPION, REFERENCE, champion_at, decisions_at, reference_at
 from perception.versioning.records import (
     CURRENT,
     FORMAT,
@@ -24,7 +23,8 @@ from perception.versioning.records import (
     version_of,
 )
 from perception.versioning.remote import Remote, ask_each, each_file, open_remote, pointed_at, read_folder
-from perception.versioning.repository import configured_remote, push_commit, remote_tags, trailers
+from perception.versioning.repository import configured_remote, push_commit, trailers
+from perception.versioning.verified import published, verified_clone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +72,15 @@ class RetentionPlan:
 
 def versions(registry: str | Path) -> list[Version]:
     """List the versions that a registry holds, oldest first; retired ones are left out."""
-    tags = remote_tags(registry)
-    with shallow_clone(registry, depth=None) as clone:
-        return versions_at(clone, tags)
+    with verified_clone(registry, whole=True) as clone:
+        return versions_at(clone)
 
 
-def versions_at(clone: Clone, tags: Mapping[str, str]) -> list[Version]:
-    """List the versions that a clone of the whole history holds, as versions does; tags: of the registry."""
+def versions_at(clone: Clone) -> list[Version]:
+    """List the versions that a clone of the whole history holds, as versions does."""
     folders = git_text(clone, "ls-tree", "-r", "--name-only", "HEAD", "datasets/runs/").splitlines()
     present = {f"data/{Path(path).parent.name}" for path in folders if path.endswith("/frames.dvc")}
-    found = [version_of(clone, tag, commit) for tag, commit in tags.items() if tag in present]
-    order = git_text(clone, "log", "--reverse", "--format=%H").splitlines()
-    place = {commit: number for number, commit in enumerate(order)}
-    return sorted(found, key=lambda version: place[version.commit])
+    return [version_of(clone, tag, commit) for tag, commit in published(clone).items() if tag in present]
 
 
 def scrub(registry: str | Path, *, sample: int | None, seed: int) -> ScrubReport:
@@ -95,9 +91,8 @@ def scrub(registry: str | Path, *, sample: int | None, seed: int) -> ScrubReport
     """
     if sample is not None and sample < 0:
         raise InputError(f"sample={sample} must not be negative")
-    tags = remote_tags(registry)
-    with shallow_clone(registry, depth=None) as clone:
-        listed = versions_at(clone, tags)
+    with verified_clone(registry, whole=True) as clone:
+        listed = versions_at(clone)
         remote = open_remote(configured_remote(clone))
         users = needed_objects(clone, remote, listed)
     there = remote.objects()
@@ -139,7 +134,9 @@ def _objects_of(clone: Clone, remote: Remote, listed: Collection[Version], *, wh
     A version whose list of files is lost counts by that list alone; with `whole` it raises InputError.
     """
     users: dict[str, str] = {}
-    names = [pointed_at(read_committed(clone, f"{version.folder}/frames.dvc") or b"") for version in listed]
+    # As they were published: a pointer that was edited since would free what another version needs.
+    pointers = [read_committed(clone, f"{version.folder}/frames.dvc", version.commit) for version in listed]
+    names = [pointed_at(pointer or b"") for pointer in pointers]
     folders = ask_each(lambda name: read_folder(remote, name), names)
     for version, name, files in zip(listed, names, folders, strict=True):
         users.setdefault(name, f"{version.tag} (list of files)")
@@ -170,15 +167,14 @@ def plan_retention(registry: str | Path, policy: RetentionPolicy, *, now: dateti
     Only objects that retired versions of this registry held are ever named: what another registry keeps on the same
     remote stays.  Raises InputError when the registry is a shallow clone, which does not know all versions.
     """
-    tags = remote_tags(registry)
-    with shallow_clone(registry, depth=None) as clone:
-        return _plan(clone, tags, policy, now or datetime.now(UTC))
+    with verified_clone(registry, whole=True) as clone:
+        return _plan(clone, policy, now or datetime.now(UTC))
 
 
-def _plan(clone: Clone, tags: Mapping[str, str], policy: RetentionPolicy, now: datetime) -> RetentionPlan:
+def _plan(clone: Clone, policy: RetentionPolicy, now: datetime) -> RetentionPlan:
     if git_text(clone, "rev-parse", "--is-shallow-repository") == "true":
         raise InputError(f"{clone.url} is a shallow clone, which does not know every version; use the registry itself")
-    listed = versions_at(clone, tags)
+    listed = versions_at(clone)
     kept = _kept(clone, listed, policy, now)
     retired = [version for version in listed if version.tag not in kept]
     remote = open_remote(configured_remote(clone))
@@ -233,9 +229,8 @@ def apply_retention(
     """
     if not name.strip() or not reason.strip():
         raise InputError("retention removes data: give the name of who decides and the reason")
-    tags = remote_tags(registry)
-    with shallow_clone(registry, depth=None) as clone:
-        plan = _plan(clone, tags, policy, now or datetime.now(UTC))
+    with verified_clone(registry, whole=True) as clone:
+        plan = _plan(clone, policy, now or datetime.now(UTC))
         if plan.sha256 != plan_sha256:
             raise InputError(f"the plan is {plan.sha256[:16]} now, not {plan_sha256[:16]}; look at a new dry run first")
         if plan.retired:

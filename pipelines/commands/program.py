@@ -24,8 +24,8 @@ SECTIONS = {
         "schedule watch test-cluster"
     },
     "Data versions": {
-        "pipelines.commands.registry": "review promote reference rebase reject rollback versions nights history verify-history reproduce "
-        "scrub retire migrate backup restore",
+        "pipelines.commands.registry": "review promote reference rebase reject rollback versions nights history verify-history trust "
+        "reproduce scrub retire migrate backup restore",
         "pipelines.commands.erasure": "lineage",
     },
     "Annotation": {"pipelines.commands.annotation": "batches recall"},

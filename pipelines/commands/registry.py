@@ -108,13 +108,16 @@ def _latest(registry: str) -> str:
 @manifest_option
 @signed()
 @click.option(
+    "--proposal", default="", metavar="HASH", help="Of the proposal that was reviewed; default: the one that there is."
+)
+@click.option(
     "--model",
     type=click.Choice(("auto", "release", "keep", "only")),
     default="auto",
     show_default=True,
     help="Whether its network becomes the champion; auto: where the night's verdict says so; only: the network alone.",
 )
-def promote(registry: str, version: str, manifest: str, by: list[str], reason: str, model: str) -> None:
+def promote(registry: str, version: str, manifest: str, by: list[str], reason: str, proposal: str, model: str) -> None:
     """Release a data version: the next night starts from it and from its network."""
     from perception.versioning.decisions import promote as decide
     from perception.versioning.models import resolved
@@ -122,12 +125,20 @@ def promote(registry: str, version: str, manifest: str, by: list[str], reason: s
     tag, reviewed = resolved(registry, version).tag, _reviewed(version, manifest)
     objection = _objection(registry, tag) if model == "auto" else ""
     data, release = model != "only", model != "keep" and not objection
-    done = decide(registry, tag, manifest_sha256=reviewed, names=by, reason=reason, data=data, release=release)
+    seen = {"manifest_sha256": reviewed, "proposal_sha256": proposal}
+    done = decide(registry, tag, **seen, names=by, reason=reason, data=data, release=release)
     if done is None:
         print(f"{tag} is released already; nothing was done")
         return
+    if done.action == "approve":
+        print(
+            f"{by[0]} approved {tag}, which changes the test set; it becomes current when a second person promotes it"
+        )
+        return
     if done.action == "promote":
-        print(f"{tag} is current since now, instead of {done.previous or 'nothing'}; approved by {', '.join(by)}")
+        print(
+            f"{tag} is current since now, instead of {done.previous or 'nothing'}; approved by {', '.join(done.names)}"
+        )
     stays = f"the champion stays{f': {objection}' if objection else ''}"
     print(f"its network {done.model_sha256[:16]} is the champion" if done.model_sha256 else stays)
     print("undo with: make rollback BY=... REASON=...")
@@ -272,10 +283,13 @@ def _night_row(listed: "ListedNight") -> tuple[Any, ...]:
     return (*began, miou, got.worst_condition, got.verdict, listed.decision, hours, cost)
 
 
+UNSIGNED = "unsigned: this registry has no list of allowed signers, so whoever can write it can change all of this"
+
+
 @click.command(epilog="Example: nightdrive history")
 @registry_option
 def history(registry: str) -> None:
-    """List every decision with its signature, and check that none was changed afterwards."""
+    """List every decision with who signed it, and check that none was changed afterwards."""
     from perception.versioning.audit import audit
 
     found = audit(registry)
@@ -283,7 +297,7 @@ def history(registry: str) -> None:
         decision = entry.decision
         line = (
             f"{decision.decided_utc[:16]}  {decision.action:<8} {decision.tag}  {', '.join(decision.names)}: "
-            f"{decision.reason}  [{entry.signature}]"
+            f"{decision.reason}  [{f'signed by {entry.signer.name}' if entry.signer else 'unsigned'}]"
         )
         print(shown(line))
     for problem in found.problems:
@@ -291,22 +305,41 @@ def history(registry: str) -> None:
     if found.problems:
         raise InputError(f"the history of {registry} does not hold together; see above")
     print(f"{len(found.decisions)} decisions; every one is as it was written, and the pointers are what they say")
+    if not found.signed:
+        print(UNSIGNED)
 
 
-@click.command(epilog="Example: nightdrive verify-history --signers allowed_signers")
+@click.command(epilog="Example: nightdrive verify-history --registry /data/fleet.git")
 @registry_option
-@click.option("--signers", required=True, metavar="FILE", help="The allowed keys, as ssh-keygen lists them.")
-def verify_history(registry: str, signers: str) -> None:
-    """Check that every data tag and every decision is signed by an allowed key."""
-    from perception.versioning.signatures import check_history
+def verify_history(registry: str) -> None:
+    """List every commit of a signed registry with who signed it; exit code 2 where one does not hold, or nobody signs."""
+    from perception.versioning.audit import audit
 
-    found = check_history(registry, signers)
-    for each in found:
-        print(f"{each.what:<44} {f'signed by {each.signer}' if each.signer else f'PROBLEM: {each.problem}'}")
-    bad = [each for each in found if each.signer is None]
-    if bad:
-        raise InputError(f"{len(bad)} of {len(found)} tags and decisions of {registry} bear no signature that counts")
-    print(f"{len(found)} tags and decisions, every one signed by an allowed key")
+    found = audit(registry)
+    if not found.signed:
+        raise InputError(f"registry {registry} is {UNSIGNED}; make trust gives it one")
+    for commit in found.commits:
+        changed = ", ".join(sorted(commit.changes)[:3]) + (", ..." if len(commit.changes) > 3 else "")
+        by = f"signed by {commit.signer.name}" if commit.signer else "from before the first list"
+        print(shown(f"{commit.sha[:12]}  {by:<40} {changed}"))
+    print(f"{len(found.commits)} commits, every one since the first list signed by somebody who may")
+
+
+@click.command(epilog="Example: nightdrive trust --signers allowed_signers")
+@registry_option
+@click.option("--signers", type=PATH, required=True, metavar="FILE", help='The list: NAME namespaces="git,ROLE" KEY.')
+def trust(registry: str, signers: Path) -> None:
+    """Give a registry its list of allowed signers, or change it, under the signature of a root."""
+    from perception.data.files import read_text
+    from perception.versioning.trust import set_signers
+
+    try:
+        text = read_text(signers)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"SIGNERS={signers}: cannot be read ({error}); name a list as ssh-keygen(1) describes it"
+        ) from None
+    print(f"from now on name the registry as: {set_signers(registry, text)}")
 
 
 @click.command(epilog="Example: nightdrive reproduce --version data/demo-64245038 --out /data/demo")

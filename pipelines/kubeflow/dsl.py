@@ -106,6 +106,7 @@ class Steps:
             shares,
             claims,
             registry=REGISTRY in task.reads_outside and needs.image == WITH_GIT,
+            signs=task.writes_registry or exit_handler,
             outside=exit_handler,
         )
         if claims and not shares:

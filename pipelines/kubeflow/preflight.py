@@ -18,7 +18,7 @@ from perception.errors import InputError, Unreachable
 from pipelines.cluster import Cluster
 from pipelines.kubeflow.claims import MOST_OBJECTS, Looker, look_into
 from pipelines.kubeflow.kubernetes_api import KUBEFLOW, TIMEOUT_SECONDS, answer, connect_kubernetes, namespace
-from pipelines.kubeflow.resources import GIT_FOLDER, USER_ID
+from pipelines.kubeflow.resources import GIT_FOLDER, SIGNING_FOLDER, USER_ID
 from pipelines.kubeflow.sources import Place, places_of_sources
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
@@ -50,6 +50,7 @@ _MANIFESTS = ", ".join(
 _KEYS: Mapping[str, Sequence[str]] = {
     str(S3_FOLDER): tuple(S3_KEYS),
     GIT_FOLDER: ("credentials",),
+    SIGNING_FOLDER: ("key",),
     str(OUTSIDE_FOLDER): (),
 }
 _DOCKER_HUB = "registry-1.docker.io"

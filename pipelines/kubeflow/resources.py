@@ -21,13 +21,11 @@ from pipelines.cluster import Cluster
 RETRIED_MINUTES = 60
 USER_ID = 10001  # of the images; a namespace that enforces `restricted` wants the pod to say that it is not root's
 CHECKPOINTS_FOLDER, SHARED_FOLDER, GIT_FOLDER = "/checkpoints", "/shared", "/secrets/git"
+SIGNING_FOLDER = "/secrets/signing"
 # Git takes configuration from the environment: the mounted file has one line, https://USER:TOKEN@HOST. The operation that git appends
 # stands behind a #: asked to store what worked, the helper would wait a second for a lock in a folder that it cannot write.
-GIT_CREDENTIALS = {
-    "GIT_CONFIG_COUNT": "1",
-    "GIT_CONFIG_KEY_0": "credential.helper",
-    "GIT_CONFIG_VALUE_0": f"!git credential-store --file={GIT_FOLDER}/credentials get #",
-}
+CREDENTIALS = ("credential.helper", f"!git credential-store --file={GIT_FOLDER}/credentials get #")
+_KEY = ("user.signingKey", f"{SIGNING_FOLDER}/key")
 
 
 def image_of(needs: Needs, images: Mapping[str, str]) -> str:
@@ -45,13 +43,14 @@ def with_resources(
     claims: Mapping[str, str] | None = None,
     *,
     registry: bool = False,
+    signs: bool = False,
     outside: bool = False,
 ) -> Any:
     """Return the step with its resources, nodes, secrets, retries and time-out.
 
     image: of the stage. shares: how many the step has, each run by an index of a job; 0: it is a single task. claims: the
     folders, by volume claim, that these indices read. registry: whether it is given the key of the data registry;
-    outside: the addresses of whoever else is told of a night.
+    signs: the key that signs what it writes there; outside: the addresses of whoever else is told of a night.
     """
     from kfp import kubernetes
 
@@ -66,7 +65,8 @@ def with_resources(
     if needs.distributed:
         step.set_env_variable(IMAGE_VARIABLE, image)  # a network says which image it came from
     _place(step, stage, needs, cluster)
-    _mount(step, needs, cluster, registry=registry)
+    _mount(step, needs, cluster)
+    _give_git(step, cluster.git_secret if registry else "", cluster.signing_secret if signs else "")
     if outside and cluster.outside_secret:
         kubernetes.use_secret_as_volume(step, cluster.outside_secret, str(OUTSIDE_FOLDER))
     if stage in cluster.nodes:
@@ -137,7 +137,23 @@ def _nodes(stage: str, needs: Needs, cluster: Cluster) -> str:
     return "spot" if stage in cluster.spot else "gpu" if needs.gpu_count else "cpu"
 
 
-def _mount(step: Any, needs: Needs, cluster: Cluster, *, registry: bool) -> None:
+def _give_git(step: Any, credentials: str, key: str) -> None:
+    """Let git reach the registry with one secret and sign with another; empty: without."""
+    from kfp import kubernetes
+
+    settings = []
+    for secret, folder, setting in ((credentials, GIT_FOLDER, CREDENTIALS), (key, SIGNING_FOLDER, _KEY)):
+        if secret:
+            kubernetes.use_secret_as_volume(step, secret, folder)
+            settings.append(setting)
+    if settings:
+        step.set_env_variable("GIT_CONFIG_COUNT", str(len(settings)))
+    for number, (name, value) in enumerate(settings):
+        step.set_env_variable(f"GIT_CONFIG_KEY_{number}", name)
+        step.set_env_variable(f"GIT_CONFIG_VALUE_{number}", value)
+
+
+def _mount(step: Any, needs: Needs, cluster: Cluster) -> None:
     """Give the pod its secrets by reference, its shared memory, a writable /tmp, and the claim that outlives it."""
     from kfp import kubernetes
 
@@ -146,10 +162,6 @@ def _mount(step: Any, needs: Needs, cluster: Cluster, *, registry: bool) -> None
     if needs.shared_memory_gib:
         size = f"{needs.shared_memory_gib:g}Gi"
         kubernetes.empty_dir_mount(step, "shared-memory", "/dev/shm", medium="Memory", size_limit=size)
-    if registry and cluster.git_secret:
-        kubernetes.use_secret_as_volume(step, cluster.git_secret, GIT_FOLDER)
-        for name, value in GIT_CREDENTIALS.items():
-            step.set_env_variable(name, value)
     if needs.distributed and cluster.checkpoints_claim:
         kubernetes.mount_pvc(step, cluster.checkpoints_claim, CHECKPOINTS_FOLDER)
         step.set_env_variable(CHECKPOINTS_VARIABLE, CHECKPOINTS_FOLDER)

@@ -29,6 +29,7 @@ from pipelines.kubeflow.submit import (
     SERVICE_ACCOUNT,
     experiment,
     find_version,
+    moved_anchor,
     upload,
     version_name,
 )
@@ -108,7 +109,7 @@ def bring_in_line(server: Server, wanted: Schedule, images: Path | None, *, dry_
     print(compare_zone(wanted), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "nightdrive.yaml"
-        compile_pipeline(NIGHTLY, package, images=pushed_images(images))
+        compile_pipeline(NIGHTLY, package, moved_anchor(NIGHTLY), images=pushed_images(images))
         name = version_name(package)
         pipeline_id, version_id = find_version(server, name) if dry_run else upload(server, package)
     version = Version(name=name, pipeline_id=pipeline_id, version_id=version_id)

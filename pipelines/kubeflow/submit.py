@@ -10,10 +10,14 @@ from typing import Any
 
 from components.stage.program import EXIT_DONE, EXIT_INTERRUPTED
 from perception.errors import InputError, Unreachable
+from perception.versioning.anchor import split_address
+from perception.versioning.trust import anchored
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.images import pushed_images
 from pipelines.kubeflow.kfp_api import Server, connect
 from pipelines.kubeflow.runs import follow as follow_run
+from pipelines.nightly import nightly
+from pipelines.settings import load_settings
 
 # The nights' versions; what is tried once (SET, DATA, another profile) is a version of a pipeline of its own, so that it can never
 # become the latest night.
@@ -139,6 +143,15 @@ def _pipeline(server: Server, name: str, say: Callable[[str], None]) -> str:
     return str(pipeline.pipeline_id)
 
 
+def moved_anchor(profile: str, overrides: Sequence[str] = (), data: str = "") -> list[str]:
+    """Return the override by which a night refuses a registry older than it is now; none where its address names no root.
+
+    Raises InputError where the registry does not hold what its address says.
+    """
+    registry = load_settings(nightly(), profile, overrides, data)["resolve"]["registry"]
+    return [f"common.registry={anchored(registry)}"] if split_address(registry)[1].root else []
+
+
 def submit(
     profile: str,
     overrides: Sequence[str],
@@ -159,7 +172,8 @@ def submit(
     server = connect(host)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "nightdrive.yaml"
-        compile_pipeline(profile, package, overrides, data, pushed_images(images))
+        moved = [*overrides, *moved_anchor(profile, overrides, data)]
+        compile_pipeline(profile, package, moved, data, pushed_images(images))
         if preflight and looking.run(package, service_account, profile, overrides, data):
             raise InputError("the cluster lacks what is listed above; mend it, or skip this check with PREFLIGHT=no")
         pipeline = PIPELINE if (profile, data, *overrides) == (NIGHTLY, "") else ONE_OFFS

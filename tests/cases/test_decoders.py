@@ -1,5 +1,6 @@
 """Every path that decodes a file gives the same pixels, whatever kind of PNG or JPEG it is, or refuses it by name."""
 
+import hashlib
 import io
 import struct
 import zlib
@@ -231,6 +232,13 @@ def test_a_turned_image_is_refused_by_its_orientation(orientation: int, tmp_path
     assert (
         len(taken.manifest) == 0 and "EXIF" in taken.rejected.rule.iloc[0] and "turn" in taken.rejected.remedy.iloc[0]
     )
+
+
+def test_what_a_picture_tells_beside_its_pixels_is_not_stored(tmp_path: Path) -> None:
+    data, store = turned(np.asarray(image_of(VALUES)), 1, "JPEG"), FolderStore(tmp_path)
+    (row,) = admit_frames([arrival(PLAIN, data)], 1, store, INTAKE).manifest.to_dict("records")
+    assert b"Exif" in data and b"Exif" not in store.get(row["image_uri"])
+    assert row["source_sha256"] == hashlib.sha256(data).hexdigest(), "it is known by its bytes as they arrived"
 
 
 def test_a_broken_tag_turns_nothing() -> None:

@@ -24,7 +24,6 @@ from perception.data.shards import read_shard
 from perception.data.store import FolderStore
 from perception.errors import InputError
 from perception.quality.suites import read_yaml
-from perception.versioning.signatures import allowed_lines
 from tests.perception.data.annotation.batches import HEIGHT, WIDTH, annotate, box, labels_in, outline, png, returned
 from tests.perception.data.annotation.conftest import drop, store
 from tests.perception.data.readers.layouts import (
@@ -235,10 +234,8 @@ def test_file_names_with_backslashes_are_those_with_slashes(tmp_path: Path) -> N
     assert frame.frame_id == "b" and frame.image_path == tmp_path / "images/100k/val/sub/b.jpg"
 
 
-def test_settings_and_keys_are_read_with_a_mark(tmp_path: Path) -> None:
+def test_settings_are_read_with_a_mark(tmp_path: Path) -> None:
     put(tmp_path / "params.yaml", codecs.BOM_UTF8 + b"gate: {a: 1}\n")
     assert read_section(tmp_path / "params.yaml", "gate", ()) == {"a": 1}
     put(tmp_path / "suite.yaml", codecs.BOM_UTF8 + b"a: 1\n")
     assert read_yaml(tmp_path / "suite.yaml") == {"a": 1}
-    put(tmp_path / "signers", codecs.BOM_UTF8 + b"ada ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB\n")
-    assert allowed_lines(str(tmp_path / "signers")) == ["ada ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB"]

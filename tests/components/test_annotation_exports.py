@@ -53,7 +53,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 
 
 def chosen(fleet: Fleet) -> pd.DataFrame:
-    return pd.read_parquet(fleet.root / "first" / "selection" / "selected.parquet").sort_values("rank")
+    return pd.read_parquet(fleet.root / "first" / "selection" / "selected.parquet").sort_values("frame_id")
 
 
 def test_an_export_comes_back_as_it_is(fleet: Fleet) -> None:

@@ -17,6 +17,7 @@ from components.evaluate import judging
 from components.stage.command import main
 from perception.compression.export import export_onnx, fold_batchnorm
 from perception.data.taxonomies import load_taxonomy
+from perception.errors import InputError
 from perception.metrics.segmentation import evaluate_frames
 from perception.models.erfnet import ERFNet
 from perception.reporting.page import MAX_PAGE_BYTES
@@ -135,8 +136,30 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
         "--evaluation", "evaluation")  # fmt: skip
     ours = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     alone = json.loads((place / "out" / "evaluation.json").read_text())
-    for name in ("miou", "miou_interval", "iou_by_class", "slices", "boundary_iou", "promotion", "evidence", "queries"):
+    for name in ("miou", "miou_interval", "iou_by_class", "slices", "boundary_iou", "promotion", "evidence"):
         assert ours[name] == alone[name], name
+    counted = ours["objects"]
+    assert counted["objects"] == sum(objects for _, objects in counted["by_class"].values()) > 0
+    assert (
+        0 < counted["missed"] <= counted["objects"]
+        and counted["missed"] / counted["objects"] <= counted["missed_rate_upper_95"]
+    )
+    assert set(counted["by_class"]) <= {
+        "traffic_light",
+        "traffic_sign",
+        "person",
+        "rider",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "motorcycle",
+        "bicycle",
+    }
+    assert ours["failure_clusters"] == alone["failure_clusters"] and ours["queries"] == [], (
+        "the test set steers nothing"
+    )
+    assert ours["fresh"] == {"frames": 0, "accuracy": None, "accuracy_champion": None} and alone["fresh"] is None
     gate = pd.read_parquet(tmp_path / "evaluation" / "gate.parquet").set_index("gate_id")
     assert gate.value["evaluate/miou/all"] == ours["miou"]
     told = shared | {"run": "night", "profile": "test", "registry": "registry"}
@@ -166,6 +189,57 @@ def test_the_stage_gives_the_same_figures_on_stored_frames(place: Path, tmp_path
     assert (
         run("evaluate", pinned | {"test_set_sha256": "0" * 64}, tmp_path, *ports, "--evaluation", "third", code=2) == 2
     )
+
+
+def test_cities_stand_for_drives_where_they_are_the_unit() -> None:
+    about = pd.DataFrame({"frame_id": ["a", "b", "c"], "drive_id": ["ulm_0", "ulm_1", "bad_honnef_0"]})
+    assert judging.by_unit(about, "drive") is about
+    assert judging.by_unit(about, "city").drive_id.tolist() == ["ulm", "ulm", "bad_honnef"]
+    with pytest.raises(InputError, match="unit = city: drive '0016E5' must be named CITY_SEQUENCE"):
+        judging.by_unit(about.assign(drive_id=["ulm_0", "0016E5", "ulm_1"]), "city")
+
+
+def test_val_frames_and_fresh_footage_steer_tomorrow_and_fresh_footage_judges_apart(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+
+    asks = [{"where": {"weather": "fog"}, "weight": 1.0, "about": "noted"}]
+
+    def noted(*given: Any) -> list[dict[str, Any]]:
+        asked.append(set(given[1].drive_id))
+        return asks
+
+    monkeypatch.setattr(judging, "failure_queries", noted)
+    sources: dict[str, dict[str, object]] = {
+        "scenes": {
+            "format": "scenes_folder",
+            "path": str(place / "scenes"),
+            "domain": "real",
+            "split": "test",
+            "labels": "given",
+        }
+    }
+    size = {"taxonomy": "cityscapes19", "height_px": HEIGHT, "width_px": WIDTH}
+    frames = take_in(tmp_path, "frames", sources, tmp_path / "store", **size)
+    rows = pd.read_parquet(frames / "manifest.parquet")
+    one, two, three = sorted(rows.drive_id.unique())[:3]
+    rows = rows.assign(split=rows.drive_id.map({one: "val", two: "val", three: "train"}).fillna("test"))
+    rows.to_parquet(frames / "manifest.parquet", index=False)
+    rows.loc[rows.split == "train", ["frame_id"]].to_parquet(frames / "fresh.parquet", index=False)
+    (frames / "seal.json").unlink(missing_ok=True)
+    for name, file in (("base", "champion.onnx"), ("compressed", "model.onnx")):
+        (tmp_path / name).mkdir()
+        shutil.copy(place / file.replace("model", "net"), tmp_path / name / file)
+    (tmp_path / "base" / "night.json").write_text('{"date": "2026-11-30"}')
+    ports = ("--frames", "frames", "--base", "base", "--compressed", "compressed", "--evaluation", "evaluation")
+    run("evaluate", QUICK | size | {"store": str(tmp_path / "store"), "seed": 0, "shift_frames": 0}, tmp_path, *ports)
+    assert asked == [{one, two, three}], "and no drive of the test set"
+    query = json.loads((tmp_path / "evaluation" / "query.json").read_text())
+    figures = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert query["queries"] == figures["queries"] == asks
+    assert figures["fresh"]["frames"] == 2 and figures["frames"] == 2 * (DRIVES - 3)
+    assert 0 <= figures["fresh"]["accuracy"] <= 1 and 0 <= figures["fresh"]["accuracy_champion"] <= 1
 
 
 def test_the_next_night_does_not_judge_the_champion_on_the_same_test_set_again(

@@ -12,7 +12,7 @@ import pytest
 
 from components import curate, gather, ingest, publish, resolve, select
 from components.stage.declaration import Paths
-from components.stage.learning import shard_frames
+from components.stage.learning import fresh_evidence, shard_frames
 from components.stage.parameters import build_parameters
 from perception.errors import InputError
 from perception.quality.gate import judge_folders
@@ -136,7 +136,7 @@ def test_the_next_night_reads_what_is_new_and_the_same_bytes_are_one_frame(tmp_p
     assert set(frames_of(second).query("split == 'pool'").frame_id) == waits | {"bare"}
 
 
-def test_a_frame_drawn_uniformly_teaches_the_next_night_and_not_this_one(tmp_path: Path) -> None:
+def test_a_frame_drawn_uniformly_judges_the_night_of_its_label_and_teaches_the_one_after(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, "oracle")
     first = fleet.night("first")
     chosen = pd.read_parquet(first / "selection" / "selected.parquet")
@@ -151,9 +151,15 @@ def test_a_frame_drawn_uniformly_teaches_the_next_night_and_not_this_one(tmp_pat
     assert set(version.frame_id) == set(chosen.frame_id) - {fresh}
     assert fleet.state().status.to_dict() == {name: "open" if name == fresh else "accepted" for name in chosen.frame_id}
     second = fleet.night("second")
+    judges = fresh_evidence(Paths({"frames": (second / "frames",)}))
+    assert judges.frame_id.tolist() == [fresh] and judges.label_source.tolist() == ["human"]
     version = pd.read_parquet(second / "curated" / "version" / "manifest.parquet")
-    assert fresh in set(version.frame_id) and set(chosen.frame_id) <= set(version.frame_id), "no label is lost"
+    assert fresh not in set(version.frame_id) and set(chosen.frame_id) - {fresh} <= set(version.frame_id)
     assert fleet.state().status[fresh] == "accepted" and fleet.state().fresh[fresh]
+    third = fleet.night("third")
+    assert fresh not in set(fresh_evidence(Paths({"frames": (third / "frames",)})).frame_id)
+    version = pd.read_parquet(third / "curated" / "version" / "manifest.parquet")
+    assert set(chosen.frame_id) <= set(version.frame_id), "no label is lost"
 
 
 def test_frames_at_annotators_are_not_chosen_again_and_one_wrong_label_stops_nothing(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ OPERATIONS = Path("build/operations")  # parts of the campaign of operations tha
 @click.command(epilog="Example: nightdrive faults --campaign faults --only clock,gpu")
 @click.option(
     "--campaign",
-    type=click.Choice(("all", "faults", "footage", "inputs", "settings", "nights")),
+    type=click.Choice(("all", "faults", "footage", "inputs", "settings", "nights", "trust")),
     default="all",
     show_default=True,
     help="What to run.",
@@ -69,6 +69,10 @@ def _rows(folder: Path, campaign: str, seeds: Sequence[int], examples: int, only
         from tests.faults.settings import settings_rows
 
         yield from settings_rows(folder / "settings")
+    if campaign in ("all", "trust"):
+        from tests.faults.trust import EXAMPLES, trust_rows
+
+        yield from trust_rows(folder / "trust", EXAMPLES)
     if campaign in ("all", "nights"):
         from tests.faults.operations import operation_rows
 

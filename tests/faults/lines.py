@@ -46,7 +46,7 @@ def command_lines(folder: Path, registry: Path) -> dict[str, tuple[Callable[[lis
             "reproduce --registry REGISTRY --version ? --out OUT", "lineage --registry REGISTRY --frame ?",
             "lineage --registry REGISTRY --drive ?", "scrub --registry REGISTRY --sample ?", "scrub --registry ?",
             "retire --registry REGISTRY --days ?", "retire --registry REGISTRY --plan ? --by ? --reason ?",
-            "verify-history --registry REGISTRY --signers ?", "verify-history --registry REGISTRY --signers FILE",
+            "verify-history --registry ?", "trust --registry REGISTRY --signers ?", "trust --registry REGISTRY --signers FILE",
             "evaluate --model ? --data DATA --out OUT", "evaluate --model FILE --data ? --out OUT",
             "evaluate --model FILE --data DATA --set ? --out OUT", "evaluate --model FILE --data DATA --format ? --out OUT",
             "table ?", "table dpe --size ?", "table dpe --data ? --out OUT --work OUT", "table dpe --seeds ?",

@@ -22,6 +22,7 @@ KUBEFLOW: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "kubeflow_pip
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("kind", "cluster")}
 IMAGES = {"gates": "gates", "versioning": "versioning", "torch": "torch-cpu"}  # by the name in params.yaml
 OUR_SECRETS = {Cluster().s3_secret: set(S3_KEYS), Cluster().git_secret: {"credentials"}}  # type: ignore[call-arg]
+OUR_SECRETS["nightdrive-signing"] = {"key"}
 
 
 def found(pattern: str, *pages: str) -> set[Any]:
@@ -67,7 +68,7 @@ def test_every_secret_and_its_keys_are_kubeflows_or_ours() -> None:
     assert fetched <= set(theirs)
     assert made <= set(OUR_SECRETS)
     assert found(r"--from-literal=(\w+)=") == OUR_SECRETS["nightdrive-s3"]
-    assert found(r"--from-file=(\w+)=") == OUR_SECRETS["nightdrive-git"]
+    assert found(r"--from-file=(\w+)=") == OUR_SECRETS["nightdrive-git"] | OUR_SECRETS["nightdrive-signing"]
     assert set(preflight.LAUNCHER_KEYS) == theirs[preflight.LAUNCHER_SECRET]
     assert found(r"keys\n? *are `(\w+)` and `(\w+)`", "kind") == {preflight.LAUNCHER_KEYS}
 

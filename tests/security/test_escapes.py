@@ -15,7 +15,7 @@ from perception.data.shards import index_shard, read_shard
 from perception.data.store import FolderStore, open_store
 from perception.errors import InputError
 from perception.versioning.curated import restore_blobs
-from perception.versioning.registry import find_tag, resolve
+from perception.versioning.registry import resolve
 from perception.versioning.remote import open_remote
 
 SECRET = b"precious"
@@ -99,7 +99,7 @@ def test_a_store_is_a_folder_or_a_bucket(url: str) -> None:
 )
 def test_a_revision_is_a_tag_a_run_or_current(tmp_path: Path, revision: str) -> None:
     with pytest.raises(InputError, match="must be 'current', a run, or a tag"):
-        find_tag(tmp_path, revision)
+        resolve(tmp_path, revision)
 
 
 @pytest.mark.parametrize("registry", ["--upload-pack=touch owned", "ext::sh -c touch% owned", "-c core.pager=x"])

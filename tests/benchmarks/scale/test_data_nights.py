@@ -15,8 +15,8 @@ def test_two_small_nights_run_through(tmp_path: Path, capsys: pytest.CaptureFixt
     run_program(data_nights.run, options, "data_nights")
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["clone_mb"] < 1
     nights = json.loads((tmp_path / "data_nights.json").read_text())["nights"]
-    # The first night reads a simulator's and a test frame as well; the test frame is in every version.
-    assert [(night["new"], night["labels"], night["frames"]) for night in nights] == [(22, 0, 1), (20, 2, 3)]
+    # The first night reads a frame of the simulator, of val and of the test set as well; the last two are in every version.
+    assert [(night["new"], night["labels"], night["frames"]) for night in nights] == [(23, 0, 2), (20, 2, 3)]
     assert "2 nights of tiny frames" in (tmp_path / "data_nights.md").read_text()
 
 

@@ -10,8 +10,22 @@ from perception.adaptation.detector import ForegroundDetector
 from perception.adaptation.foreground import Foreground
 from perception.adaptation.foreground_training import rare_class_draw
 from perception.adaptation.fusion import fuse, pseudo_ground_truth
-from perception.adaptation.label_pool import Labeller, find_thresholds, label_frames, measure_quality, predictions
-from perception.adaptation.pseudo import class_thresholds, confidence_histogram, pseudo_labels, pseudo_quality
+from perception.adaptation.label_pool import (
+    Labeller,
+    count_by_drive,
+    find_thresholds,
+    label_frames,
+    measure_quality,
+    predictions,
+)
+from perception.adaptation.pseudo import (
+    class_thresholds,
+    confidence_histogram,
+    precision_interval,
+    pseudo_labels,
+    pseudo_quality,
+    quality_of_counts,
+)
 from perception.data.loading import FrameSet, LoadSettings
 from perception.data.store import open_store
 from perception.data.taxonomies import load_taxonomy
@@ -112,6 +126,29 @@ def test_quality_is_that_of_the_labels_frame_by_frame(pool):
         expected = pseudo_quality(pairs, CLASSES)
         assert (quality.coverage, quality.precision) == (expected.coverage, expected.precision)
         assert np.array_equal(quality.precision_by_class, expected.precision_by_class, equal_nan=True)
+
+
+def test_counts_by_drive_add_up_to_the_quality_and_drives_give_its_interval(pool):
+    frames, ours = pool[3], labeller(pool)
+    drive_of = np.arange(len(frames)) % 2
+    (counts,) = count_by_drive([ours], frames, drive_of, 2)
+    pairs = [(frames.load(index)[1], ours.label(*each)[0]) for index, each in enumerate(predictions(ours, frames, 3))]
+    for drive in range(2):
+        expected = pseudo_quality([pair for pair, of in zip(pairs, drive_of, strict=True) if of == drive], CLASSES)
+        assert quality_of_counts(counts[drive]).precision == pytest.approx(expected.precision, nan_ok=True)
+    assert quality_of_counts(counts.sum(axis=0)).coverage == pseudo_quality(pairs, CLASSES).coverage
+
+
+def test_the_interval_of_precision_holds_it_and_needs_two_drives():
+    rates, held, generator = 0.8, 0, np.random.default_rng(0)
+    for _ in range(200):
+        right = generator.binomial(1000, generator.beta(8, 2, 20))
+        counts = np.zeros((20, 2, 3), np.int64)
+        counts[:, 0, 0], counts[:, 1, 0] = right, 1000 - right
+        low, high = precision_interval(counts)
+        held += low <= rates <= high
+    assert 0.9 <= held / 200 <= 0.99
+    assert precision_interval(counts[:1]) is precision_interval(np.zeros((4, 2, 3), np.int64)) is None
 
 
 def test_labelled_frames_carry_their_labels_and_are_counted(pool):

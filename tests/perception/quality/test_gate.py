@@ -87,6 +87,13 @@ def test_rules_that_saw_no_row_fail(tmp_path, where):
     assert all("nothing to look at" in failure.observed for failure in verdict.failed)
 
 
+@pytest.mark.parametrize(("severity", "outcome"), [("critical", "refused"), ("warning", "warned"), ("info", "passed")])
+def test_a_broken_rule_of_each_severity_is_told_as_what_it_is(tmp_path, severity, outcome):
+    suite = suite_of(tmp_path, rule("a", **BETWEEN) | {"severity": severity})
+    assert judged(suite, table()).outcome == "passed"
+    assert judged(suite, table().assign(score=11.0)).outcome == outcome
+
+
 def test_rules_about_a_column_without_values_fail(tmp_path):
     names = ("unique", "in_set", "between", "equal", "greater", "mean", "max", "present", "finite", "not_null")
     suite = suite_of(tmp_path, *(rule(name, **NEEDS_VALUES[name]) for name in names))

@@ -117,6 +117,7 @@ def example_adaptation() -> Adaptation:
     return Adaptation(
         **figures_shown,
         coverage_by_class={name: float(rng.uniform(0.4, 1)) for name in CLASSES},
+        pseudo_precision_interval=[0.88, 0.94],
         precision_by_class={name: None if name == "train" else float(rng.uniform(0.5, 1)) for name in CLASSES},
         threshold_by_class=dict.fromkeys(CLASSES, 0.9),
         collapsed_classes=("train", "traffic_light"),
@@ -148,7 +149,10 @@ def example_evaluation() -> Evaluation:
         "found": 96, "judged": 96, "left_out": [],
         "drives": 12, "confidence": 0.95, "frequency_weighted_iou": 0.7, "pixel_accuracy": 0.8,
         "boundary_iou": None, "calibration": None, "failure_rule": "a frame fails when its mIoU is below 25 %",
+        "objects": {"objects": 40, "missed": 7, "missed_rate_upper_95": 0.31, "by_class": {"traffic_light": [7, 40]},
+                    "least_share": 0.001, "found_share": 0.5},
         "failure_clusters": [], "miou_champion": 0.549, "comparison": None,
+        "fresh": {"frames": 4, "accuracy": 0.8, "accuracy_champion": 0.75},
         "promotion": {"decision": "promote", "reason": "no worse", "reasons": ["no worse"]},
         "slices": [], "domain": [], "evidence": evidence, "shift": [], "latency": [], "queries": [],
         "test_set_sha256": "5e" * 32,

@@ -203,7 +203,7 @@ def test_the_adaptation_panel_shows_every_way_to_see_a_frame_and_every_class(nig
     assert "Fusion is better than the simulator's segmentation in the foreground" in words
     assert "Collapsed classes: train, traffic light." in words
     assert "taught 1 079 instances of 2 classes" in words
-    assert "on 96 test frames: boxes 8.1 %, masks 6.4 %" in words
+    assert "on 96 val frames: boxes 8.1 %, masks 6.4 %" in words
     rows = dict(
         re.findall(r'<tr><th scope="row">(?:<b>)?([a-z ]+?)(?:</b>)?(?: <span.*?)?</th>(.*?)</tr>', panel, re.S)
     )

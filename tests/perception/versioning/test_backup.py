@@ -52,7 +52,7 @@ def state_of(place: str):
     book = open_book(place)
     return (
         versions(place), resolve(place), champion(place), read_nights(place), book.entries,
-        read_events(book).to_dict("records"), audit(place),
+        read_events(book).to_dict("records"), audit(place).decisions, audit(place).problems,
     )  # fmt: skip
 
 

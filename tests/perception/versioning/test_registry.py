@@ -16,7 +16,7 @@ from blake3 import blake3
 from perception.errors import InputError
 from perception.versioning import registry as registry_module
 from perception.versioning.processes import RegistryError
-from perception.versioning.registry import create_registry, fetch, find_tag, publish, resolve
+from perception.versioning.registry import create_registry, fetch, publish, resolve
 
 
 def contents(folder):
@@ -153,7 +153,7 @@ def test_a_branch_that_is_called_like_a_version_is_never_taken_for_it(registry, 
     folder = tools.make_folder(tmp_path / "frames", tools.make_frames(["d0_0"]), {"a.tar": b"a"})
     version = publish(registry, "night-1", folder)
     tools.git(registry, "update-ref", f"refs/heads/{prefix}{version.tag}", "main~1")
-    assert find_tag(registry, "night-1") == find_tag(registry, version.tag) == version.tag
+    assert resolve(registry, "night-1") == resolve(registry, version.tag) == version
     assert resolve(registry, version.tag) == version, "a branch was taken for the tag"
 
 

@@ -6,14 +6,13 @@ import pytest
 
 from perception.selection.reasons import RULES
 from perception.versioning import review as review_module
-from perception.versioning.decisions import Decision
-from perception.versioning.models import Proposal
 from perception.versioning.policy import data_objections, network_objections
+from perception.versioning.recorded import Decision, Proposal
 from perception.versioning.records import Version
 from perception.versioning.review import History, Side, review_facts
 from perception.versioning.settings import ReviewSettings
 
-NOTHING_KNOWN = History(decisions=(), champion=None, current=None, versions=())
+NOTHING_KNOWN = History(decisions=(), champion=None, current=None, signed=False, versions=())
 
 
 def version(tag, frames, test_set="e" * 64):

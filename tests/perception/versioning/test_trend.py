@@ -4,8 +4,9 @@ from datetime import date
 
 import pytest
 
-from perception.versioning.decisions import Decision, standing
+from perception.versioning.decisions import standing
 from perception.versioning.nights import Night, Used, record_night
+from perception.versioning.recorded import Decision
 from perception.versioning.registry import create_registry
 from perception.versioning.trend import read_trend
 

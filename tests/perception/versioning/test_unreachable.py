@@ -10,7 +10,7 @@ from components.stage import kfp_step
 from components.stage.__main__ import run
 from perception.errors import InputError
 from perception.versioning.processes import RegistryError, git_url
-from perception.versioning.registry import create_registry, fetch, find_tag, publish, resolve
+from perception.versioning.registry import create_registry, fetch, publish, resolve
 from tests.faults.servers import WebServer, closed_url, web_server
 
 
@@ -26,7 +26,7 @@ def calls(url: str, frames: Path, out: Path) -> list[object]:
     return [
         lambda: create_registry(url, str(out / "remote")),
         lambda: resolve(url),
-        lambda: find_tag(url, "night-1"),
+        lambda: resolve(url, "night-1"),
         lambda: publish(url, "night-1", frames),
         lambda: fetch(url, "current", out / "out"),
     ]

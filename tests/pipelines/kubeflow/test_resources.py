@@ -20,7 +20,7 @@ from perception.errors import InputError
 from pipelines.cluster import Cluster
 from pipelines.kubeflow.compile import compile_pipeline
 from pipelines.kubeflow.preflight import wanted_by
-from pipelines.kubeflow.resources import GIT_CREDENTIALS, GIT_FOLDER, image_of
+from pipelines.kubeflow.resources import CREDENTIALS, GIT_FOLDER, image_of
 from pipelines.nightly import nightly
 from pipelines.settings import load_settings
 from tests.pipelines.edges import steps
@@ -120,6 +120,26 @@ def test_secrets_come_by_reference_and_git_credentials_only_where_git_is(night: 
         assert mounted == ({"nightdrive-git": "/secrets/git"} if holds_key else {}), label
 
 
+def test_the_nights_own_key_is_held_by_the_steps_that_write_the_registry_alone(tmp_path: Path) -> None:
+    spec, platform = compiled(tmp_path, "cluster.signing_secret=nightdrive-signing")
+    writers = {task.name for task in nightly().tasks.values() if task.writes_registry} | {"farewell"}
+    assert writers == {"publish", "propose", "farewell"}
+    for label, settings in platform.items():
+        mounted = {secret["secretName"]: secret["mountPath"] for secret in settings["secretAsVolume"]}
+        assert mounted.get("nightdrive-signing") == (
+            "/secrets/signing" if label.removeprefix("exec-") in writers else None
+        ), label
+    for name, container in containers(spec).items():
+        given = {each["name"]: each["value"] for each in container.get("env", [])}
+        wanted = (
+            ("2", "user.signingKey", "/secrets/signing/key")
+            if name in writers
+            else (given.get("GIT_CONFIG_COUNT"), None, None)
+        )
+        assert tuple(given.get(f"GIT_CONFIG_{each}") for each in ("COUNT", "KEY_1", "VALUE_1")) == wanted, name
+    assert wanted_by(tmp_path / "night.yaml").secrets["nightdrive-signing"] == ("key",)
+
+
 def test_whoever_else_is_told_is_known_to_the_farewell_alone(tmp_path: Path) -> None:
     compile_pipeline("nightly", tmp_path / "night.yaml", ["cluster.outside_secret=nightdrive-outside"])
     _, platform = yaml.safe_load_all((tmp_path / "night.yaml").read_text())
@@ -138,7 +158,12 @@ def test_git_reads_the_mounted_credentials_and_never_writes_them(tmp_path: Path)
     """The secret is read-only: a helper that stores what worked waits a second for its lock, at every call of git."""
     file = tmp_path / "credentials"
     file.write_text("https://ada:s3cret@git.example\n")
-    given = {name: value.replace(GIT_FOLDER, str(tmp_path)) for name, value in GIT_CREDENTIALS.items()}
+    helper, value = CREDENTIALS
+    given = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": helper,
+        "GIT_CONFIG_VALUE_0": value.replace(GIT_FOLDER, str(tmp_path)),
+    }
     environment = {**os.environ, **given, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
 
     def git(operation: str, said: str) -> str:

@@ -18,9 +18,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from perception.errors import InputError, Unreachable
+from perception.versioning.repository import create_registry
+from perception.versioning.trust import set_signers
 from pipelines.commands.program import main
 from pipelines.kubeflow import images, submit
 from pipelines.kubeflow.kfp_api import connect
+from pipelines.kubeflow.submit import moved_anchor
+from pipelines.nightly import nightly
+from pipelines.settings import load_settings
+from tests.perception.versioning.signing import Keys
 from tests.pipelines.kubeflow.night_runs import run_of
 from tests.pipelines.kubeflow.stub_server import Stub, operations
 
@@ -255,3 +261,19 @@ def test_submit_from_end_to_end(
     said = capsys.readouterr().out
     assert f"run run-1: {stub.url}/#/runs/details/run-1" in said
     assert re.search(r"  ingest +SUCCEEDED", said)
+
+
+def test_submit_holds_the_night_to_the_registry_of_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = Keys(tmp_path).make()
+    create_registry(tmp_path / "registry.git", str(tmp_path / "remote"))
+    assert moved_anchor("smoke", [f"common.registry={tmp_path / 'registry.git'}"]) == [], (
+        "an unsigned registry is not asked"
+    )
+    keys.sign_as(monkeypatch, "owner")
+    address = set_signers(str(tmp_path / "registry.git"), keys.listed())
+    later = set_signers(address, keys.listed(bob=""))
+    (moved,) = moved_anchor("smoke", [f"common.registry={address}&days=9"])
+    assert moved == f"common.registry={later}&days=9" != f"common.registry={address}&days=9"
+    settings = [load_settings(nightly(), "smoke", [each]) for each in (f"common.registry={address}", moved)]
+    assert [each["publish"]["registry"] for each in settings] == [address, f"{later}&days=9"]
+    assert settings[0]["gather"]["settings_sha256"] == settings[1]["gather"]["settings_sha256"], "no news by itself"

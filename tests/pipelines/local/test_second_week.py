@@ -167,7 +167,7 @@ def test_a_stale_night_is_not_promoted_over_a_newer_release(story: Story) -> Non
 def test_the_nights_are_shown_as_a_series(story: Story) -> None:
     rows = [(night.night, night.status, night.base, night.figures.new_frames) for night in read_nights(story.registry)]
     first, second = story.version("first").tag, story.version("second").tag
-    # The first night reads a simulator's and a test frame as well.
+    # The first night reads a frame of the simulator, of val and of the test set as well.
     assert rows == [
-        ("first", "done", None, 12), ("second", "done", first, 3), ("third", "nothing_new", second, 0), ("fourth", "done", first, 2),
+        ("first", "done", None, 13), ("second", "done", first, 3), ("third", "nothing_new", second, 0), ("fourth", "done", first, 2),
     ]  # fmt: skip
