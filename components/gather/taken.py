@@ -27,7 +27,7 @@ def take_files(inputs: Paths, book: Book, parameters: "GatherParameters", store:
     Raises InputError when too many files of a source are broken, and for a source with labels whose frames changed.
     """
     arrived = join_intakes([read_intake(path) for path in inputs.many("arrived")])
-    columns = {"source": "text", "object": "text", "frame_id": "text"}
+    columns = {"source": "text", "object": "text", "frame_id": "text?"}
     listed = read_table(inputs.one("base") / "listed.parquet", columns)
     for name, source in parameters.sources.items():
         rule = shared_fields(SourceRules, source, max_rejected_fraction=source.tolerated_fraction())
