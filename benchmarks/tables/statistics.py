@@ -6,9 +6,9 @@ import numpy as np
 
 
 def mean_and_spread(values: Sequence[float], decimals: int = 2) -> str:
-    """Write mean ± standard deviation over seeds."""
+    """Write mean ± standard deviation over seeds; the mean alone where one measurement stands for all of them."""
     array = np.asarray(values, dtype=np.float64)
-    spread = f" ± {array.std(ddof=1):.{decimals}f}" if len(array) > 1 else ""
+    spread = f" ± {array.std(ddof=1):.{decimals}f}" if len(array) > 1 and np.ptp(array) > 0 else ""
     return f"{array.mean():.{decimals}f}{spread}"
 
 

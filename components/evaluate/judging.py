@@ -121,7 +121,8 @@ def by_unit(about: pd.DataFrame, unit: str) -> pd.DataFrame:
     """Return manifest rows with drive_id as the unit of independence; raise InputError for a drive that does not tell its city."""
     if unit == "drive":
         return about
-    cities = about.drive_id.astype(str).str.extract(r"^(.+)_[^_]+$", expand=False)
+    named = about.drive_id.astype(str).str.rpartition("_")
+    cities = named[0].where((named[0] != "") & (named[2] != ""))
     if cities.isna().any():
         raise InputError(
             f"unit = {unit}: drive {about.drive_id[cities.isna()].iloc[0]!r} must be named CITY_SEQUENCE; rename the drives, or say "

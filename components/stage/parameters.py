@@ -69,7 +69,7 @@ def parse_value(text: str, where: str) -> Any:
     import yaml  # here, so that --help need not wait for it
 
     try:
-        return yaml.load(text, _loader())
+        return yaml.load(text, Loader=_safe_loader())
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(
             f"override {where!r}: is not a YAML value ({' '.join(str(error).split())}); quote it"
@@ -77,7 +77,7 @@ def parse_value(text: str, where: str) -> Any:
 
 
 @functools.cache
-def _loader() -> Any:
+def _safe_loader() -> Any:
     """Return YAML's safe loader but for dates, which stay text: an engine takes none."""
     import yaml
 
@@ -95,7 +95,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.load(read_text(file), _loader())
+        content = yaml.load(read_text(file), Loader=_safe_loader())
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; pass the path of a parameter file") from None
     except OSError as error:

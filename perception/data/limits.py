@@ -6,6 +6,3 @@ FILE_BYTES = 2**28  # of a picture or a file of a label drop: outlines have kilo
 JSON_BYTES = 2**31  # of the label file of a data set: COCO's training instances have 470 MB, BDD100k's boxes 550 MB
 MEMBER_JSON_BYTES = 2**20  # of what a shard tells about one frame
 DROP_FILES = 10**6  # in one archive
-DROP_ROWS = 10**5  # of the manifest of a label drop, which lists one batch
-DROP_TABLE_BYTES = 2**26  # that it unpacks to
-TEXT_CHARACTERS = 4096  # of one value in it

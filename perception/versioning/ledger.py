@@ -6,8 +6,8 @@ A table of events that grows (growing.py); a frame's state is what its events co
                     │                  └─rejected→ rejected: with its annotator, who sends another label
                     └─recalled→ recalled: may be chosen again
 
-A label that comes after its recall counts, and so does another label of an accepted frame, and one of a batch whose night was refused: no
-label is lost.  A batch is named by
+A label that comes after its recall counts, and so does another label of an accepted frame: no label of a frame
+that was handed out is lost.  A batch is named by
 its frames (perception.data.annotation), and never changes.
 """
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 from components import gather, ingest, resolve
 from components.stage.declaration import Paths
@@ -14,6 +15,7 @@ from perception.uncertainty.ensemble import make_ensemble, save_ensemble
 from perception.versioning.growing import open_book
 from perception.versioning.repository import create_registry
 from perception.versioning.tonight import Tonight
+from tests.perception.data.annotation.batches import held
 
 
 def run(stage: ModuleType, inputs: dict[str, list[Path]], output: str, folder: Path, **given: Any) -> Path:
@@ -43,6 +45,8 @@ def empty_base(folder: Path) -> Path:
 def take_in(root: Path, name: str, sources: dict[str, dict[str, object]], store: Path, **size: Any) -> Path:
     """Take in all that has arrived in one batch; return the night's frames folder, root/name.
 
+    The ledger knows the frames of the batches below root/drops.
+
     size: taxonomy, height_px and width_px.
     """
     place = root / f"{name}-intake"
@@ -53,7 +57,8 @@ def take_in(root: Path, name: str, sources: dict[str, dict[str, object]], store:
     wanted = {"registry": registry, "remote": "m", "store": str(store), "sources": sources, "batch_count": 1, "seed": 1}
     wanted |= {"run": "first", "height_px": size["height_px"], "width_px": size["width_px"]}
     parameters = build_parameters(resolve.ResolveParameters, wanted, "resolve")
-    resolve._write_listing(listing, base, parameters, "2026-11-30", open_book(registry), None)
+    with patch("perception.versioning.pool.handed_out", lambda _book, _names: held(root / "drops")):
+        resolve._write_listing(listing, base, parameters, "2026-11-30", open_book(registry), None)
     common: dict[str, Any] = {"sources": sources, "store": str(store), "seed": 1}
     arrived = run(
         ingest, {"arrivals": [listing / "0"]}, "arrived", place / "arrived", batch=0, batch_count=1, **common, **size

@@ -212,17 +212,15 @@ def returned(fleet: Fleet, batch: Path, ids: list[str], date: str) -> None:
     (drop / "drop.json").write_text(json.dumps({"annotator": "Ada", "date": date}))
 
 
-def test_labels_of_a_batch_whose_night_was_refused_are_events_as_well(tmp_path: Path) -> None:
+def test_labels_of_a_batch_whose_night_was_refused_are_told_and_left_out(tmp_path: Path) -> None:
+    """Nobody handed these frames out, as far as the registry knows: else any drop could label any frame."""
     fleet = Fleet(tmp_path, "none")
     batch = fleet.night("refused", publishes=False) / "selection" / "annotation"
     ids = pd.read_csv(batch / "frames.csv").frame_id.tolist()
     returned(fleet, batch, ids[:2], "2026-02-01")
-    fleet.night("second")
-    rows = fleet.state().loc[ids[:2]]
-    assert rows.status.tolist() == ["accepted"] * 2 and set(rows.accepted_who) == {"Ada"}
-    returned(fleet, batch, ids[2:], "2026-02-02")
-    fleet.night("third")
-    assert fleet.state().status[ids].tolist() == ["accepted"] * 4
+    told = pd.read_csv(fleet.night("second") / "frames" / "corrections.csv")
+    assert len(told) == 2 and told.why.str.contains("no batch holds this frame").all()
+    assert "accepted" not in set(fleet.state().status)
 
 
 def test_a_night_whose_pool_is_empty_but_for_returned_labels_is_a_good_night(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_the_network_stays_where_a_person_says_so(copy: Registry) -> None:
         (["promote", "--version", "data/night-2-00000000", "--by", "Ada", "--reason", "good"], "no version"),
         (["promote", "--by", "Ada", "--reason", "good"], "Missing option '--version'"),
         (["rollback", "--by", "Ada", "--reason", "bad"], "no current version"),
-        (["lineage"], "FRAME=id or DRIVE=id"),
+        (["lineage"], "FRAME=id, DRIVE=id"),
         (["reproduce", "--version", "night-2"], "Missing option '--out'"),
         (["review", "--base", "night-2", "--head", "night-2"], "name two versions"),
     ],
@@ -295,7 +295,7 @@ def test_exactly_the_data_come_back_and_their_lineage(
     assert copy.second.tag not in said
     assert main(["lineage", *place, "--drive", "a,t"]) == 0
     said = capsys.readouterr().out
-    assert "7 frames of 2 drives" in said
+    assert "7 frames of 2 drives" in said and copy.second.tag in said
     assert "the frozen test set: touched" in said
     assert main(["scrub", *place, "--sample", "-1"]) == 0
     assert "0 objects (0.0 MB) belong to no version" in capsys.readouterr().out

@@ -40,6 +40,7 @@ def _call(node: ast.Call) -> Iterator[str]:
         yield "allows pickles"
     if called in ("yaml.load", "yaml.load_all") and given.get("Loader") not in (
         "_Loader",
+        "_safe_loader()",
         "yaml.SafeLoader",
         "yaml.CSafeLoader",
     ):

@@ -6,7 +6,7 @@ Whatever is wrong with one costs its own frame, or where nothing of it can be re
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -15,15 +15,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from perception.data import limits
 from perception.data.annotation import masks
 from perception.data.annotation.answers import Answer, broken, known_tags
-from perception.data.annotation.batch import BATCH_FILE, MANIFEST_FILE, PRELABELS, batch_name
+from perception.data.annotation.batch import BATCH_FILE, PRELABELS
 from perception.data.annotation.coco import POLYGONS, read_coco, read_polygons
 from perception.data.annotation.cvat import read_cvat
 from perception.data.annotation.label_studio import read_label_studio
@@ -31,7 +27,6 @@ from perception.data.annotation.pack import Pack, open_pack
 from perception.data.decoding import BadFrame, decode_label
 from perception.data.files import named_stem, names_in
 from perception.data.json_files import parse_json
-from perception.data.manifest import read_manifest
 from perception.data.readers.layout import frame_id_of
 from perception.data.store import Store, holds
 from perception.data.taxonomies import IGNORE, Taxonomy, apply_lookup, load_taxonomy
@@ -80,8 +75,7 @@ class _Drop:
     annotator: str | None = None  # as drop.json says
     made_on: date | None = None  # likewise
     taxonomy: str | None = None  # of the batch's folder
-    batch: str | None = None  # likewise
-    frames: Mapping[str, Any] = field(default_factory=dict)  # its manifest's rows by frame_id
+    is_batch: bool = False  # the folder of a batch: it may hold no label yet
     problem: BadFrame | None = None
 
 
@@ -89,7 +83,7 @@ def returned_labels(folder: Path, handed_out: Callable[[Sequence[str]], pd.DataF
     """Return what came back, one label a frame, the newest, and everything that cannot be used; in the order of frame_id.
 
     handed_out: given every name that a drop may call a frame by, gives the manifest rows of those that a batch has held, with the column
-    batch. What a batch's own manifest tells of others counts too.
+    batch. Nothing that a drop says of a frame itself counts, and no label of a frame that was never handed out.
     """
     drops = _open_drops(folder)
     names = sorted({name for drop in drops for each in drop.answers for name in _candidates(each.image)})
@@ -129,10 +123,10 @@ def _returned(drop: _Drop, known: Mapping[str, Any]) -> Iterator[ReturnedLabel]:
     for each in drop.answers:
         moment, problem = _dated(each, drop)
         names = _candidates(each.image)
-        facts: Any = next((found for name in names if (found := known.get(name) or drop.frames.get(name))), None)
+        facts: Any = next((found for name in names if (found := known.get(name))), None)
         yield ReturnedLabel(
             facts=facts or _no_facts(f"unknown {names[0]}"),
-            drop=_name(getattr(facts, "batch", drop.batch) if facts else "-", each, drop),
+            drop=_name(facts.batch if facts else "-", each, drop),
             moment=moment,
             files=each.files,
             answer=each,
@@ -198,7 +192,7 @@ def _opened(path: Path) -> _Drop:
         pack = open_pack(path)
         drop = _said(pack, _Drop(path=path, moment=pack.moment, came=pack.came))
         answers = [found for name in pack.names if (found := _answers(pack, name)) is not None]
-        if not answers and not drop.batch:
+        if not answers and not drop.is_batch:
             raise BadFrame(path, "holds no label in a format that is read", "export it as docs/annotation.md says")
         return replace(drop, answers=tuple(each for found in answers for each in found))
     except InputError as error:
@@ -211,43 +205,10 @@ def _said(pack: Pack, drop: _Drop) -> _Drop:
     if name := _found(pack, DROP_FILE):
         drop = _signed(drop, _object(pack, name), pack.where(name))
     if (name := _found(pack, BATCH_FILE)) and pack.path.is_dir():
-        batch = _object(pack, name)
-        manifest = pack.file(str(PurePosixPath(name).with_name(MANIFEST_FILE)))
-        _check_table(manifest)
-        frames = read_manifest(manifest)
-        if batch.get("batch") != batch_name(frames):
-            told = f"batch {batch.get('batch')!r} does not belong to the manifest beside it"
-            raise BadFrame(pack.where(name), told, "send back the folder that was handed out")
-        load_taxonomy(str(batch.get("taxonomy")))
-        rows = {str(row.frame_id): row for row in frames.itertuples()}
-        drop = replace(drop, batch=str(batch["batch"]), taxonomy=str(batch["taxonomy"]), frames=rows)
+        taxonomy = str(_object(pack, name).get("taxonomy"))
+        load_taxonomy(taxonomy)
+        drop = replace(drop, is_batch=True, taxonomy=taxonomy)
     return drop
-
-
-def _check_table(path: Path) -> None:
-    """Raise BadFrame for a table that is larger than a batch's can be, before any row is unpacked: equal values take no room in it."""
-    try:
-        with pq.ParquetFile(path) as file:
-            facts, texts = file.metadata, [each.name for each in file.schema_arrow if pa.types.is_string(each.type)]
-        size_bytes = sum(facts.row_group(number).total_byte_size for number in range(facts.num_row_groups))
-        for found, limit, what in (
-            (facts.num_rows, limits.DROP_ROWS, "rows"),
-            (size_bytes, limits.DROP_TABLE_BYTES, "bytes unpacked"),
-        ):
-            if found > limit:
-                raise BadFrame(
-                    path, f"has {found} {what}, more than {limit}", "send back the batch that was handed out"
-                )
-        with pq.ParquetFile(path, read_dictionary=texts) as file:
-            table = file.read(columns=texts)
-    except (pa.ArrowException, OSError) as error:
-        raise BadFrame(path, f"is not a readable Parquet file ({error})", "copy it again") from None
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        values = (each.dictionary if pa.types.is_dictionary(each.type) else each for each in column.chunks)
-        if any((pc.max(pc.utf8_length(each)).as_py() or 0) > limits.TEXT_CHARACTERS for each in values):
-            raise BadFrame(
-                path, f"holds a {name} of more than {limits.TEXT_CHARACTERS} letters", "send back what was handed out"
-            )
 
 
 def _found(pack: Pack, file: str) -> str | None:
@@ -330,15 +291,11 @@ def read_label(returned: ReturnedLabel, taxonomy: str, store: Store) -> tuple[by
     assert returned.answer is not None
     own, facts = load_taxonomy(returned.taxonomy or taxonomy), returned.facts
     size, where = (int(facts.height_px), int(facts.width_px)), f"{returned.files[0]}: {returned.frame_id}"
-    if size[0] * size[1] > limits.PIXELS:
-        raise BadFrame(
-            where,
-            f"its frame has {size[1]}x{size[0]} px, more than {limits.PIXELS}",
-            "send back the batch that was handed out",
-        )
-    for name in ("image_uri", "prelabel_uri"):  # a drop's own manifest may name what nobody has
+    for name in ("image_uri", "prelabel_uri"):  # which may be gone since it was handed out
         if isinstance(uri := getattr(facts, name, None), str) and not holds(store, uri):
-            raise BadFrame(where, f"the store has no {uri}, its {name}", "send back the batch that was handed out")
+            raise BadFrame(
+                where, f"the store has no {uri}, its {name}", "restore it, or take the frame back (make recall)"
+            )
     data = returned.answer.label(size, own)
     label = apply_lookup(decode_label(data, where, own, size), own.raw)
     tags = known_tags(returned.answer.tags, where)

@@ -132,9 +132,9 @@ def test_a_refused_gate_ends_with_its_own_code_what_it_guards_never_runs_and_the
     records = {record["name"]: record for record in all_records(tmp_path / "store" / "nights" / "run-1")}
     (rule,) = (each for each in records["gate_ingest"]["failed"] if each["bound"] == {"min_value": 100})
     values = records["farewell"]["values"]
-    assert (values["status"], values["base"], values["new"]) == ("refused", None, 6)
+    assert (values["status"], values["base"], values["new"]) == ("refused", None, 12)
     (row,) = read_nights(tmp_path / "data.git")
-    assert (row.night, row.status, row.figures.new_frames, row.used.arrivals) == ("run-1", "refused", 6, 0)
+    assert (row.night, row.status, row.figures.new_frames, row.used.arrivals) == ("run-1", "refused", 12, 0)
     (summary,) = (tmp_path / "artifacts").rglob("farewell/report/summary.json")
     assert json.loads(summary.read_text())["seconds"] > 0
     page = summary.with_name("report.html").read_text()

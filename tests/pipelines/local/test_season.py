@@ -37,6 +37,8 @@ from tests.perception.data.readers import layouts
 SMALL = ["common.height_px=32", "common.width_px=64", "sources.fleet.drives=6", "sources.fleet.frames_per_drive=4"]
 SMALL += ["sources.fleet.initial_labelled_frames=3", "select.budget_frames=4", "select.fresh_share=0", "batches=1"]
 SMALL += ["sources.frozen_test.drives=2", "sources.frozen_test.frames_per_drive=1", "sources.simulator.drives=1"]
+SMALL += ["sources.val.drives=1", "sources.val.frames_per_drive=1"]
+AT_FIRST = 2 + 1 + 1  # frames of the test set, the simulator and val, which the first night reads
 
 
 def small_season(runs: Path, *overrides: str, nights: int = 3) -> Season:
@@ -171,7 +173,7 @@ def test_every_night_reads_what_is_new_and_starts_from_what_was_released(played:
     nights = nights_of(season, CHOSEN)
     assert [each.night for each in nights] == ["2026-01-01", "2026-01-02", "2026-01-03"]
     # The first night reads the simulator's frame and the test frames too.
-    assert [each.new_frames for each in nights] == [8 + 3, 8, 8]
+    assert [each.new_frames for each in nights] == [8 + AT_FIRST, 8, 8]
     versions = [
         json.loads((season.night(CHOSEN, n) / "version" / "version.json").read_text())["tag"] for n in (1, 2, 3)
     ]
@@ -250,7 +252,7 @@ def test_random_choice_meets_the_same_footage_in_a_registry_of_its_own_and_goes_
     assert not (season.night(RANDOM, 1) / "base" / "run.json").exists(), "it started from what was there before"
     told = tell_season(season, arms)
     chosen, random, everything = (nights_of(season, arm)[0] for arm in arms)
-    assert chosen.new_frames == random.new_frames == 24 + 3
+    assert chosen.new_frames == random.new_frames == 24 + AT_FIRST
     assert (chosen.labels, random.labels, everything.labels) == (3, 3, 20), "all but a budget"
     strategies = [
         json.loads((season.night(arm, 1) / "selection" / "selection.json").read_text())["strategy"] for arm in arms

@@ -91,7 +91,7 @@ def test_of_two_nights_on_the_same_footage_one_is_told_to_run_again_and_takes_wh
     told = both_at_once(tmp_path, remote, own_footage=False)
     first, second = sorted(told, key=lambda name: told[name] != "done")
     assert told[first] == "done"
-    assert f"night {first} took in 7 of the frames of night {second} meanwhile" in told[second]
+    assert f"night {first} took in 8 of the frames of night {second} meanwhile" in told[second]
     assert f"run {second} again: it goes on with what is left" in told[second]
     arrive(tmp_path / "footage", "more", {"b0": picture(9)})
     again = data_night(tmp_path / "runs" / second, settings(tmp_path, second, remote, own_footage=False))

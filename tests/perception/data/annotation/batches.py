@@ -102,12 +102,21 @@ def box(left: int, top: int, right: int, bottom: int) -> list[list[int]]:
     return [[left, top], [right, top], [right, bottom], [left, bottom]]
 
 
-def returned(folder: Path, known: pd.DataFrame = NOTHING) -> list[ReturnedLabel]:
-    """Return what came back below a folder; known: the frames that the ledger has."""
-    return returned_labels(folder, lambda _names: known)
+def held(folder: Path) -> pd.DataFrame:
+    """Return what the ledger knows of the frames of the batches below a folder."""
+    found = [
+        read_manifest(file).assign(batch=json.loads(file.with_name("batch.json").read_bytes())["batch"])
+        for file in sorted(folder.rglob("manifest.parquet"))
+    ]
+    return pd.concat(found).drop_duplicates("frame_id") if found else NOTHING
 
 
-def labels_in(folder: Path, store: FolderStore, known: pd.DataFrame = NOTHING) -> dict[str, Label]:
+def returned(folder: Path, known: pd.DataFrame | None = None) -> list[ReturnedLabel]:
+    """Return what came back below a folder; known: the frames that the ledger has, by default those of the batches there."""
+    return returned_labels(folder, lambda _names: held(folder) if known is None else known)
+
+
+def labels_in(folder: Path, store: FolderStore, known: pd.DataFrame | None = None) -> dict[str, Label]:
     """Return the labels that came back below a folder; raises BadFrame for the first that cannot be used."""
     found = {}
     for each in returned(folder, known):

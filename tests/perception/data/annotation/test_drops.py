@@ -206,14 +206,6 @@ def test_frames_that_no_batch_holds_are_told_and_stop_nothing(drop: Path, store:
     assert stranger.problem and stranger.frame_id.startswith("unknown_stranger") and stranger.drop.startswith("-/Ada/")
 
 
-def test_an_edited_batch_is_told_whole(drop: Path) -> None:
-    outline(drop, "frame0", WHOLE)
-    batch = (drop / "batch.json").read_text()
-    (drop / "batch.json").write_text(batch.replace('"batch": "batch-', '"batch": "batch-0'))
-    (told,) = returned(drop)
-    assert told.problem and "does not belong" in told.problem.rule
-
-
 def test_a_file_larger_than_any_export_is_told(drop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outline(drop, "frame0", WHOLE)
     monkeypatch.setattr(limits, "FILE_BYTES", 10)
