@@ -218,7 +218,8 @@ def decide_network(registry: str | Path, model_sha256: str, *, names: Sequence[s
         if champion and champion.model_sha256 == model_sha256:
             return None
         decision = _decision("release", version, people, why, current.tag if current else None)
-        return replace(decision, model_sha256=model_sha256)
+        proposal = proposal_at(clone, version.tag, head)
+        return replace(decision, model_sha256=model_sha256, proposal_sha256=proposal.sha256 if proposal else None)
 
     return _decide(registry, version, people[0], decide)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.scale.erasure import drive_name, street
+from benchmarks.scale.erasure import SIGNED, drive_name, street
 from perception.data.deny_list import DenyList, digest
 from perception.data.manifest import read_manifest
 from perception.data.picture_hash import COPY_BITS, mark_distances, picture_mark
@@ -23,6 +23,7 @@ from perception.versioning.audit import audit
 from perception.versioning.decisions import decide_network
 from perception.versioning.erasing.carry_out import carry_out, decide, denied_by
 from perception.versioning.erasing.certificate import certify, search_installation
+from perception.versioning.erasing.plan import plan_erasure
 from perception.versioning.erasing.rewriting import without
 from perception.versioning.growing import open_book, read_table
 from perception.versioning.ledger import read_events, state
@@ -31,8 +32,12 @@ from perception.versioning.models import champion
 from perception.versioning.pool import FRAMES
 from perception.versioning.records import MANIFEST
 from perception.versioning.registry import publish, resolve
+from perception.versioning.signers import Signer
+from perception.versioning.trust import set_signers
 from perception.versioning.upkeep import scrub, versions
+from pipelines.commands.program import main
 from tests.faults.erasure import GONE, Home, build_home, smaller
+from tests.perception.versioning.signing import Keys
 
 ROOT = Path(__file__).parents[4]
 # Of each row of the list a file in which the search must find the drive before the erasure; {}: the place's label.
@@ -238,3 +243,33 @@ def test_places_of_other_fleets_stay_out(home):
     place = replace(home.place, also=())
     found = search_installation(place, home.plan().denied).findings
     assert not any("theirs" in each.name for each in found)
+
+
+def test_in_a_signed_registry_root_erases_and_another_certifies(home, tmp_path, monkeypatch):
+    registry, keys = home.place.registry, Keys(tmp_path).make()
+    keys.sign_as(monkeypatch, "owner")
+    set_signers(registry, keys.listed(owner="root,decide"))
+    asked = {**SIGNED, "networks": "retire", "names": ("owner@example.org",)}
+    planned = plan_erasure(home.place, Asked(drives=(drive_name(2),)), **asked)
+    for name in ("night", "ada"):
+        keys.sign_as(monkeypatch, name)
+        with pytest.raises(InputError, match="may not"):
+            decide(home.place, planned)
+    keys.sign_as(monkeypatch, "owner")
+    erasure = decide(home.place, planned)
+    carry_out(home.place, erasure)
+    assert resolve(registry).tag.startswith("data/erasure-") and champion(registry).model_sha256 == home.models[0]
+    assert not audit(registry).problems and main(["verify-history", "--registry", registry]) == 0
+    keys.sign_as(monkeypatch, "ada")
+    assert certify(home.place, erasure).frames == 3
+
+
+def test_keys_of_nights_write_nothing_of_an_erasure():
+    night = Signer("night", frozenset({"publish"}), "")
+    for path in ("entries/2026-11/erasure-0a.json", "datasets/runs/erasure-0a/run.json", "datasets/runs/x/erased.json"):
+        assert not night.may("A", path), path
+    for path in ("erasures/0a.json", "erasures/0a-certificate-1.json", "erasures/0a-done.json"):
+        assert not night.may("A", path), path
+    assert night.may("A", "entries/2026-11/night-1.json") and night.may("A", "datasets/runs/x/run.json")
+    decides = Signer("ada", frozenset({"decide"}), "")
+    assert decides.may("A", "erasures/0a-certificate-1.json") and not decides.may("A", "erasures/0a.json")
