@@ -9,12 +9,12 @@ NIGHTDRIVE := $(RUN_PYTHON) -m pipelines.commands
 
 # Each of these is a command of the program of the same name, which sets itself up first.
 COMMANDS := run season replay evaluate profile engine images preflight pipeline-compile pipeline-submit pipeline-status pipeline-retry cancel \
-	schedule test-cluster watch dag parameters review promote reference rebase reject rollback versions nights history verify-history trust reproduce lineage scrub \
+	schedule test-cluster watch dag parameters review promote reference rebase reject rollback versions nights history verify-history trust reproduce lineage erase verify-erasure scrub \
 	retire batches recall migrate backup restore table bench simulate scenes operating-characteristics faults audit licences
 # The options of the commands, in capitals. What is said here or in the environment reaches the program as it was typed: neither
 # make nor a shell looks inside it. OUT counts only where it is said here.
-OPTIONS := AGAINST ANNOTATOR ANYWAY BASE BATCH BETWEEN BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
-	MODEL NIGHT NIGHTS ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PROPOSAL PUSH REASON REGISTRY REMOTE RUN SAMPLE SEED SEEDS SET SETS SIGNERS SIZE TABLE TAG \
+OPTIONS := AGAINST ALSO ANNOTATOR ANYWAY BASE BATCH BETWEEN BY CAMPAIGN CHAMPION DATA DAYS DEVICE DRIVE DRY_RUN EXAMPLES FOLLOW FORMAT FRAME FROM HEAD IMAGES MANIFEST MINUTES \
+	MODEL NETWORKS NIGHT NIGHTS ONCE ONLY ONNX OUT PART PARTIAL PLAN PREFLIGHT PROFILE PROPOSAL PUSH REASON REGISTRY REMOTE RUN RUNS SAMPLE SEED SEEDS SET SETS SIGNERS SIZE STORE TABLE TAG \
 	TAXONOMY VERSION WITHIN
 simulate operating-characteristics: export NIGHTDRIVE_OPTION_OUT := docs/results
 define hand_over
@@ -81,6 +81,8 @@ verify-history:  ## list every commit of a signed registry with who signed it: R
 trust:  ## give a registry its list of allowed signers, or change it, signed by a root: SIGNERS=FILE REGISTRY=DIR
 reproduce:  ## fetch exactly the data of a version and prove it by its hash: VERSION=TAG OUT=DIR
 lineage:  ## every use of frames: versions, nights, annotators, networks to any depth: FRAME=ID DRIVE=ID BETWEEN=FROM,TO WITHIN=S,W,N,E ANNOTATOR=NAME
+erase:  ## dry run of an erasure; with PLAN=HASH it is done: DRIVE=ID | FRAME=ID | BETWEEN= | WITHIN= BY=NAME REASON=WHY [NETWORKS=retrain|retire|keep ALSO=PLACES]
+verify-erasure:  ## search the installation for what was erased, and certify: [PLAN=HASH ALSO=PLACES]
 scrub:  ## check the registry's remote and re-hash a sample of it: SAMPLE=200 SEED=0
 batches:  ## list the batches at annotators, what is overdue and which labels went back
 recall:  ## take frames back from annotators: BATCH=NAME or FRAME=ID BY=NAME REASON=WHY
@@ -93,7 +95,7 @@ bench:  ## the duels with the peers, into docs/results/duels.md: ONLY="NAME ..."
 simulate:  ## predict a night at a fleet's scale, into docs/results/fleet.md: SET="cluster.gpus=256 fleet.pool_every=10"
 operating-characteristics:  ## simulate what the release verdict lets through, into docs/results: SET="study.repeats=100 world.paired_sd=0.35"
 scenes:  ## a contact sheet of procedural scenes: OUT=FILE.jpg
-faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|footage|inputs|settings|nights|trust EXAMPLES=60
+faults:  ## the campaigns of faults, bad input and hostile settings, with their counts: CAMPAIGN=all|faults|footage|inputs|settings|nights|trust|erasure EXAMPLES=60
 audit:  ## pins exact, installed files as their packages recorded them, licences listed; no network
 licences:  ## write docs/licences.md from what is installed
 

@@ -18,6 +18,7 @@ from perception.parameters import BrokenRule, Count, Pixels, Seed, checked
 if TYPE_CHECKING:
     import pandas as pd
 
+    from perception.data.deny_list import DenyList
     from perception.versioning.growing import Book
 
 
@@ -56,6 +57,7 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
     """
     from perception.data.store import open_store
     from perception.versioning.base import write_base
+    from perception.versioning.denied import deny_list
     from perception.versioning.tonight import begin_night, book_and_commit, kept_beside, read_already, starts_from
 
     registry, remote, store = (absolute(each) for each in (parameters.registry, parameters.remote, parameters.store))
@@ -68,9 +70,11 @@ def run(inputs: Paths, outputs: Paths, parameters: ResolveParameters) -> dict[st
     tonight = begin_night(book, name, parameters.night_date or _day_of_beginning())
     write_json(folder / "night.json", vars(tonight))
     already = read_already(book, tonight)
-    _write_listing(outputs.one("arrivals"), folder, parameters, tonight.date, starts_from(book, tonight), already)
+    denied = deny_list(book)
+    begun = starts_from(book, tonight)
+    away = _write_listing(outputs.one("arrivals"), folder, parameters, tonight.date, begun, already, denied)
     code = os.environ.get(COMMIT_VARIABLE, "")
-    return {"base": base.tag, **vars(tonight), "registry_commit": commit, "code": code}
+    return {"base": base.tag, **vars(tonight), "registry_commit": commit, "code": code, "denied_by_name": away}
 
 
 def _day_of_beginning() -> str:
@@ -80,9 +84,16 @@ def _day_of_beginning() -> str:
 
 
 def _write_listing(
-    folder: Path, base: Path, parameters: ResolveParameters, night: str, book: "Book", already: "pd.DataFrame | None"
-) -> None:
-    """Write what no night has read, batch by batch, and beside the base listed.parquet: the frames that the others became.
+    folder: Path,
+    base: Path,
+    parameters: ResolveParameters,
+    night: str,
+    book: "Book",
+    already: "pd.DataFrame | None",
+    denied: "DenyList",
+) -> int:
+    """Write what no night has read, batch by batch, and beside the base listed.parquet: the frames that the others became; return how many
+    files the deny list turned away by their names.
 
     night: its UTC date. already: what a night that is tried again has recorded; what has arrived since is for the next one.
     """
@@ -90,6 +101,7 @@ def _write_listing(
 
     from components.ingest.arrivals import list_arrivals
     from components.ingest.returned import list_returned
+    from perception.data.deny_list import FILE, to_table
     from perception.selection.shards import in_shard
     from perception.versioning.pool import handed_out, known_arrivals, unread
 
@@ -102,6 +114,8 @@ def _write_listing(
         for name, source in sources.items()
     ]
     listing = pd.concat(every, ignore_index=True)
+    away = denied.rows(listing)
+    listing = listing[~away].reset_index(drop=True)
     known = known_arrivals(book, listing[["object"]])
     new = unread(listing, known)
     if already is not None:
@@ -112,11 +126,15 @@ def _write_listing(
         (folder / str(batch)).mkdir()
         share.to_parquet(folder / str(batch) / "listing.parquet", index=False)
         returned.to_parquet(folder / str(batch) / "handed_out.parquet", index=False)
+        to_table(denied).to_parquet(folder / str(batch) / FILE, index=False)
     listed = known.merge(listing[["source", "object", "signature"]].drop_duplicates())
     listed[["source", "object", "frame_id", "outcome"]].to_parquet(base / "listed.parquet", index=False)
     log(
         f"{len(listing)} files from {len(sources)} sources, {len(new)} of them not read before, in {parameters.batch_count} batches"
     )
+    if away.any():
+        log(f"{int(away.sum())} files are on the deny list by their names and were turned away")
+    return int(away.sum())
 
 
 def _recorded(new: "pd.DataFrame", already: "pd.DataFrame") -> "pd.DataFrame":

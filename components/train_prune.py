@@ -165,11 +165,15 @@ def _uncurated(inputs: Paths) -> "pd.DataFrame":
 
 
 def _teachers(inputs: Paths) -> "pd.DataFrame":
-    """Return every frame that taught the network or the student that it may start from: frame_id, drive_id, label_source."""
+    """Return every frame that taught the network or the student that it may start from: frame_id, drive_id, label_source, label_uri."""
     import pandas as pd
 
     rows = pd.concat([_uncurated(inputs), curated_training_frames(inputs)], ignore_index=True)
-    return rows[["frame_id", "drive_id", "label_source"]].drop_duplicates().sort_values(["frame_id", "label_source"])
+    return (
+        rows[["frame_id", "drive_id", "label_source", "label_uri"]]
+        .drop_duplicates()
+        .sort_values(["frame_id", "label_source"])
+    )
 
 
 def _train_pruned(

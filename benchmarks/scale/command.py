@@ -8,7 +8,7 @@ from benchmarks.lazy import LazyCommands
 from pipelines.commands.options import PATH, set_option
 
 _MEASURED = ("pool_scale", "pool_nights", "data_nights", "fleet_rates", "footage_speed", "gpu_feed")
-_MEASURED += ("no_regression", "scenes_speed")
+_MEASURED += ("no_regression", "scenes_speed", "erasure")
 COMMANDS = {"simulate": "command:simulate", "scenes": "command:scenes"} | {name: f"{name}:run" for name in _MEASURED}
 
 

@@ -164,7 +164,7 @@ def _work(place: Place, listing: pd.DataFrame, when: datetime) -> dict[str, floa
     chosen = waiting.frames.sample(min(BUDGET, len(waiting.frames)), random_state=len(book.entries)).frame_id
     opened = events_of("opened", chosen, batch=f"batch-{name}", when=when, due=when.date(), night=name, why="unsure")
     book = record_events(book, f"{name}-batch", "batch", opened, when=when)
-    used = used_tonight(book, erasures=0, parameters="p", code="c")
+    used = used_tonight(book, parameters="p", code="c")
     assert news(used, nights), "new frames are news"
     record_night(
         place.registry,

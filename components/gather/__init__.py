@@ -38,8 +38,8 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     """Write the night's frames folder, in taken/ what it adds to the pool of record, in labels.parquet what came back, in
     fresh.parquet which of these judge tonight's networks, and in corrections.csv which labels go back to their annotators.
 
-    Gives news as "some" or "nothing"; tells how many files were new, repeated, a clash or rejected, how many frames wait in the pool, are
-    at annotators (overdue) and, in the version that the night starts from, have a label by people.
+    Gives news as "some" or "nothing"; tells how many files were new, repeated, a clash, rejected or denied, how many frames wait in
+    the pool, are at annotators (overdue) and, in the version that the night starts from, have a label by people.
     """
     from dataclasses import replace
 
@@ -49,13 +49,16 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     from perception.data.store import open_store
     from perception.data.tables import read_record
     from perception.quality.intake import gate_table, write_frames_folder
-    from perception.versioning.tonight import Tonight, book_of, kept_beside, left_unused
+    from perception.versioning.denied import deny_list
+    from perception.versioning.growing import open_book
+    from perception.versioning.tonight import Tonight, kept_beside, left_unused, starts_from
 
     store, folder, base = open_store(parameters.store), outputs.one("frames"), inputs.one("base")
     tonight = read_record(base / "night.json", Tonight)
-    book = book_of(absolute(parameters.registry), tonight, kept_beside(absolute(parameters.store)))
-    taken, files = take_files(inputs, book, parameters, store)
-    night = _together(known_frames(base, book, tonight, parameters, store, files), taken)
+    whole = open_book(absolute(parameters.registry), kept_beside(absolute(parameters.store)))
+    book, denied = starts_from(whole, tonight), deny_list(whole)
+    taken, files = take_files(inputs, book, parameters, store, denied)
+    night = _together(known_frames(base, book, tonight, parameters, store, files, denied), taken)
     night = replace(night, manifest=with_reasons(night.manifest, book))
     write_frames_folder(night, folder)
     _write_taken(taken, files, folder / "taken")
@@ -69,7 +72,8 @@ def run(inputs: Paths, outputs: Paths, parameters: GatherParameters) -> dict[str
     code = os.environ.get(COMMIT_VARIABLE, "")
     unused = left_unused(book, tonight, parameters=parameters.settings_sha256, code=code)
     counts = {
-        name: int((files.outcome == name).sum()) for name in ("new", "relabelled", "repeated", "clash", "rejected")
+        name: int((files.outcome == name).sum())
+        for name in ("new", "relabelled", "repeated", "clash", "rejected", "denied")
     }
     counts["labels"] = int(labels.event.isin(["accepted"]).sum())
     what = [name for name in ("new", "relabelled", "labels") if counts[name]] + list(unused)

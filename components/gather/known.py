@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from perception.data.deny_list import DenyList
 from perception.data.manifest import OPTIONAL_COLUMNS, read_manifest
 from perception.data.store import Store
 from perception.data.tables import read_table
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def known_frames(
-    base: Path, book: Book, tonight: Tonight, parameters: "GatherParameters", store: Store, files: pd.DataFrame
+    base: Path,
+    book: Book,
+    tonight: Tonight,
+    parameters: "GatherParameters",
+    store: Store,
+    files: pd.DataFrame,
+    denied: DenyList,
 ) -> Intake:
     """Return the frames of earlier nights that this one works on, as an intake.
 
@@ -41,6 +48,7 @@ def known_frames(
     hidden = _newest(book, ORACLE, frame_id=oracle_due.frame_id)
     revealed, _ = reveal_selected(_newest(book, FRAMES, frame_id=hidden.frame_id), hidden)
     rows = pd.concat([waiting, _newest(book, FRAMES, frame_id=still), labelled, revealed], ignore_index=True)
+    rows = rows[~denied.rows(rows)]  # an erasure that was decided may not be carried out yet
     if not len(rows):
         return no_intake()
     rows = _without_held(rows.drop_duplicates("frame_id", keep="last"), base)

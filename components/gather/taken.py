@@ -9,6 +9,7 @@ import pandas as pd
 from components.ingest.sources import Source
 from components.stage.declaration import Paths
 from components.stage.parameters import shared_fields
+from perception.data.deny_list import DenyList
 from perception.data.store import Store
 from perception.data.tables import read_table
 from perception.errors import InputError
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from components.gather import GatherParameters
 
 
-def take_files(inputs: Paths, book: Book, parameters: "GatherParameters", store: Store) -> tuple[Intake, pd.DataFrame]:
+def take_files(
+    inputs: Paths, book: Book, parameters: "GatherParameters", store: Store, denied: DenyList
+) -> tuple[Intake, pd.DataFrame]:
     """Return the frames that the night takes in, with what was rejected, and every file that it read with its outcome.
 
     Raises InputError when too many files of a source are broken, and for a source with labels whose frames changed.
@@ -34,7 +37,8 @@ def take_files(inputs: Paths, book: Book, parameters: "GatherParameters", store:
         known = listed["object" if source.format == "footage" else "frame_id"][listed.source == name].nunique()
         check_source(arrived, name, rule, known)
     arrived = _one_content_an_image(arrived, book)
-    files = sort_arrivals(arrived.read.assign(name=arrived.read.frame_id), known_arrivals(book, arrived.read))
+    named = arrived.read.assign(name=arrived.read.frame_id)
+    files = sort_arrivals(named, known_arrivals(book, arrived.read), denied)
     clashes = files[files.outcome == "clash"]
     _check_unchanged(clashes, parameters.sources)
     taken = _admitted(arrived, files)
@@ -61,7 +65,7 @@ def _one_content_an_image(arrived: Intake, book: Book) -> Intake:
     return replace(
         arrived,
         manifest=arrived.manifest.assign(source_sha256=arrived.manifest.image_sha256.map(content)),
-        read=read.assign(source_sha256=read.image_sha256.map(content).fillna(read.source_sha256)).drop(
+        read=read.assign(source_sha256=read.image_sha256.map(content).astype(object).fillna(read.source_sha256)).drop(
             columns="image_sha256"
         ),
     )

@@ -36,6 +36,7 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
 
     from components.ingest.arrivals import arrivals, footage_arrivals
     from components.ingest.returned import returned
+    from perception.data.deny_list import read_deny_list
     from perception.data.readers import READERS
     from perception.data.store import open_store
     from perception.quality.intake import (
@@ -49,6 +50,7 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
 
     listing = pd.read_parquet(inputs.one("arrivals") / "listing.parquet")
     handed_out = pd.read_parquet(inputs.one("arrivals") / "handed_out.parquet")
+    denied = read_deny_list(inputs.one("arrivals"))
     store, size, intakes = open_store(parameters.store), (parameters.height_px, parameters.width_px), []
     for name, listed in listing.groupby("source"):
         source = parameters.sources[str(name)]
@@ -63,7 +65,7 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
         # How many frames a file of footage or a tar file holds is known once it has been read.
         one_each = source.format not in READERS or READERS[source.format].shards is None
         progress = progress_line(f"ingest {name}") if one_each and source.format != "footage" else None
-        intake = admit_frames(arriving, len(listed), store, settings, progress=progress)
+        intake = admit_frames(arriving, len(listed), store, settings, denied, progress=progress)
         signatures = listed.set_index("object").signature
         intakes.append(replace(intake, read=intake.read.assign(signature=intake.read.object.map(signatures))))
     intake = join_intakes(intakes)

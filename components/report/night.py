@@ -20,7 +20,7 @@ from perception.metrics.differences import difference_in_words
 from perception.quality.gate import Verdict
 from perception.reporting import charts, page, records
 from perception.reporting.evaluation_page import REGION_COLUMNS, TESTED_COLUMNS, failure_clusters
-from perception.reporting.night_row import culprit, status_of, told_by
+from perception.reporting.night_row import culprit, status_of, told_by, turned_away
 from perception.reporting.summary import (
     AdaptationFigures,
     DataFigures,
@@ -116,7 +116,7 @@ def _cost(tasks: list[Json], price_per_hour: Mapping[str, float]) -> float | Non
 def _pool_figures(told: Mapping[str, Any]) -> PoolFigures:
     same = {name: told.get(name) for name in ("new", "repeated", "rejected")}
     stock = {"frames": "pool", "labelled": "human_labels", "open_at_annotators": "at_annotators"}
-    return PoolFigures(**same, **{figure: told.get(name) for figure, name in stock.items()})
+    return PoolFigures(**same, denied=turned_away(told), **{figure: told.get(name) for figure, name in stock.items()})
 
 
 def _promotion_figures(evaluation: records.Evaluation | None) -> PromotionFigures:

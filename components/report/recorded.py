@@ -6,7 +6,7 @@ from typing import Any, cast
 from components.report.parameters import ReportParameters
 from components.stage.parameters import absolute
 from components.stage.records import log
-from perception.reporting.night_row import told_by
+from perception.reporting.night_row import told_by, turned_away
 from perception.reporting.page import NightReport
 from perception.reporting.summary import NightSummary
 from perception.versioning.decisions import PROPOSED
@@ -53,7 +53,7 @@ def record_row(parameters: ReportParameters, summary: NightSummary, tasks: Seque
         version=told.get("version") if told.get("version") != told["base"] else None,
         status=cast(Any, summary.status),  # the summary has checked that it is one of them
         registry_commit=told.get("registry_commit"),
-        used=used_tonight(book, erasures=0, parameters=parameters.settings_sha256, code=told["code"]),
+        used=used_tonight(book, parameters=parameters.settings_sha256, code=told["code"]),
         figures=_figures(told, summary),
     )
     return record_night(registry, row)
@@ -75,6 +75,7 @@ def _figures(told: Mapping[str, Any], summary: NightSummary) -> NightFigures:
     judged = {name: miou for name, miou in (told.get("miou_by_condition") or {}).items() if miou is not None}
     return NightFigures(
         **{figure: told.get(name) for figure, name in _TOLD_AS.items()},
+        denied_frames=turned_away(told),
         worst_condition=min(judged, key=lambda name: judged[name], default=None),
         seconds=summary.seconds,
         cost=summary.cost,

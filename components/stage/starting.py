@@ -46,7 +46,10 @@ def _released(base: Path, network: "nn.Module", taxonomy: str) -> "tuple[dict[st
     if not (base / CHAMPION).exists():
         return {}, "no network is released yet"
     if not path.exists():
-        return {}, "the released network was kept without its dense one, as older nights did"
+        return (
+            {},
+            "the released network has no dense one: an older night kept none, or it learnt from frames that were erased",
+        )
     if json.loads(network_metadata(path)["classes"]) != list(class_names(taxonomy)):
         return {}, f"the released network has other classes than {taxonomy}"
     state = network_state(path)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from perception.data.bare import bare_picture
 from perception.data.decoding import BadFrame, decode_image, decode_label
+from perception.data.deny_list import NOTHING, REASON, DenyList
 from perception.data.manifest import TAGGED, empty_manifest, read_manifest, write_manifest
 from perception.data.store import Store
 from perception.data.tables import read_table
@@ -105,14 +106,15 @@ def admit_frames(
     count: int,
     store: Store,
     settings: IntakeSettings,
+    denied: DenyList = NOTHING,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Intake:
     """Check every arriving frame, put its files into the store and describe it in a manifest.
 
-    count: how many frames arrive. Whether a hidden label file is sound is checked, since that depends on the file and
-    not on what it shows. A broken frame, or one with a broken label, is listed and left out; whether too many are is
-    for check_source to say, which sees the whole source.
+    count: how many frames arrive. denied: what is turned away, before anything of it is stored. Whether a hidden label file is
+    sound is checked, since that depends on the file and not on what it shows. A broken frame, or one with a broken label, is
+    listed and left out; whether too many are is for check_source to say, which sees the whole source.
     """
     nothing, counted = no_intake(), load_taxonomy(settings.taxonomy)
     ledger: _Ledger = {each.name: [] for each in fields(Intake)}
@@ -122,6 +124,9 @@ def admit_frames(
             ledger["read"].append(dict.fromkeys(READ) | told)
             continue
         file = _file(arrival, settings)
+        if denied.holds(arrival.facts.frame_id, arrival.facts.drive_id, file["source_sha256"], _image_sha256(arrival)):
+            _turn_away(file, denied, ledger)
+            continue
         try:
             _admit(arrival, store, ledger, settings, counted, file["source_sha256"])
         except BadFrame as bad:
@@ -132,6 +137,17 @@ def admit_frames(
         if progress:
             progress(done, count)
     return Intake(**{name: pd.DataFrame(rows) if rows else getattr(nothing, name) for name, rows in ledger.items()})
+
+
+def _turn_away(file: Mapping[str, Any], denied: DenyList, ledger: _Ledger) -> None:
+    """List a file of denied bytes, so that no night reads it again; one of a denied name stands nowhere."""
+    if not denied.names(file["object"]):
+        told = {"source": file["source"], "object": file["object"], "reason": REASON}
+        ledger["read"].append(dict.fromkeys(READ) | told)
+
+
+def _image_sha256(arrival: Arrival) -> str | None:
+    return hashlib.sha256(arrival.image).hexdigest() if arrival.image else None
 
 
 def _file(arrival: Arrival, settings: IntakeSettings) -> dict[str, Any]:
@@ -152,7 +168,7 @@ def _content(arrival: Arrival) -> str | None:
     told: str | None = getattr(arrival.facts, "source_sha256", None)
     if told:
         return told
-    return hashlib.sha256(arrival.image).hexdigest() if arrival.image else None
+    return _image_sha256(arrival)
 
 
 def _tag_bytes(arrival: Arrival) -> bytes:

@@ -25,6 +25,12 @@ def status_of(records: Sequence[Json]) -> str:
     return "nothing_new" if told_by(records).get("news") == "nothing" else "done"
 
 
+def turned_away(told: Json) -> int | None:
+    """Return how many files the deny list turned away, by their names before they were read or by their bytes; None: not known."""
+    counts = [told[name] for name in ("denied_by_name", "denied") if name in told]
+    return sum(counts) if counts else None
+
+
 def told_by(records: Sequence[Json]) -> dict[str, Any]:
     """Return what all tasks told beside their artifacts."""
     return {name: value for record in records for name, value in record["values"].items()}

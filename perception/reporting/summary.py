@@ -34,6 +34,7 @@ class PoolFigures:
     new: int | None = None  # files that arrived since the last night
     repeated: int | None = None  # of bytes that are a frame already
     rejected: int | None = None
+    denied: int | None = None  # files that the deny list turned away
     labelled: int | None = None  # training frames with a label by people
     open_at_annotators: int | None = None
 

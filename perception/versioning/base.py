@@ -11,6 +11,7 @@ from perception.data.store import Store
 from perception.errors import InputError
 from perception.versioning.curated import MEMBERS, VERSION, restore_blobs
 from perception.versioning.decisions import released_for
+from perception.versioning.erasing.record import erasures_at
 from perception.versioning.models import fetch_network
 from perception.versioning.processes import Clone
 from perception.versioning.recorded import Champion, reference_at
@@ -84,11 +85,18 @@ def _write_network(
             raise InputError(
                 f"the {name} released by {found.names[0]} has no model.onnx; release the folder that compress gives"
             )
+        barred = _barred(registry)
         for there, here in files.items():
-            if there in found.files:
+            if there in found.files and not (there == "dense.safetensors" and found.model_sha256 in barred):
                 (Path(scratch) / name / there).replace(folder / here)
     (folder / f"{name}.json").write_text(json.dumps(asdict(found), indent=1, sort_keys=True) + "\n")
     return found.model_sha256
+
+
+def _barred(registry: str) -> set[str]:
+    """Return the networks that stay in service though nights may not start from them: they learnt from what was erased."""
+    with verified_clone(registry) as clone:
+        return {sha256 for each in erasures_at(clone) for sha256, what in each.networks.items() if what == "retrain"}
 
 
 def _restore(registry: str, version: Version, store: Store) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from perception.errors import InputError
 from perception.versioning.models import judged_against_another, resolved
-from perception.versioning.processes import Clone
+from perception.versioning.processes import Clone, read_committed
 from perception.versioning.recorded import (
     CHAMPION,
     MOVES,
@@ -24,6 +24,7 @@ from perception.versioning.recorded import (
     Proposal,
     champion_at,
     decisions_at,
+    model_place,
     pointer,
     proposal_at,
     reference_at,
@@ -206,6 +207,23 @@ def rollback(registry: str | Path, *, name: str, reason: str, revision: str | No
     return done
 
 
+def decide_network(registry: str | Path, model_sha256: str, *, names: Sequence[str], reason: str) -> Decision | None:
+    """Make a network that the registry keeps the champion, its data version left alone; None where it is so already."""
+    people, why = _people(names), _reason(reason)
+    with verified_clone(registry) as clone:
+        version = resolved(registry, stored_model_at(clone, model_sha256).tag)
+
+    def decide(clone: Clone, head: str) -> Decision | None:
+        champion, current = champion_at(clone, head), current_at(clone, head)
+        if champion and champion.model_sha256 == model_sha256:
+            return None
+        decision = _decision("release", version, people, why, current.tag if current else None)
+        proposal = proposal_at(clone, version.tag, head)
+        return replace(decision, model_sha256=model_sha256, proposal_sha256=proposal.sha256 if proposal else None)
+
+    return _decide(registry, version, people[0], decide)
+
+
 def _network_before(history: Sequence[Decision]) -> str:
     released = [old.model_sha256 for old in history if old.model_sha256]
     if len(released) < 2:
@@ -334,10 +352,19 @@ def _decide(
                 files[CURRENT] = json_bytes(asdict(pointer(version, decision)))
             for path, network in ((CHAMPION, decision.model_sha256), (REFERENCE, decision.reference_sha256)):
                 if network:
+                    _check_kept(clone, network, head)
                     files[path] = json_bytes(asdict(released(stored_model_at(clone, network, head), decision)))
             return files, _message(decision)
 
         return decided[0] if push_commit(clone, changes, author=author) else None
+
+
+def _check_kept(clone: Clone, network: str, head: str) -> None:
+    """Raise InputError for a network whose files the registry keeps no more."""
+    if read_committed(clone, f"{model_place(network)}.dvc", head) is None:
+        raise InputError(
+            f"network {network[:16]} was retired by an erasure; release another, or the data alone (MODEL=keep)"
+        )
 
 
 def _dated_last(clone: Clone, head: str, decision: Decision) -> Decision:

@@ -29,6 +29,7 @@ from perception.versioning.repository import configured_remote, push_commit, tra
 from perception.versioning.verified import verified_clone
 
 FOLDER = "entries"
+DENIES = "denied"  # table of what was erased: whoever began before one of its entries must not go on
 
 
 class Overtaken(InputError):
@@ -160,7 +161,10 @@ def append(
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
             now = _entries_at(clone, head)
             if now[: len(book.entries)] != book.entries:
-                raise InputError(f"registry {clone.url}: entries changed since they were read; restore its history")
+                raise Overtaken(
+                    f"registry {clone.url}: entries changed since they were read: by an erasure, or by hand (restore its history then); "
+                    f"run {name} again"
+                )
             entry = Entry(format=FORMAT, number=len(now) + 1, **facts)
             there = next((each for each in now if each.name == name), None)
             if there:
@@ -168,6 +172,8 @@ def append(
                 written[:] = [replace(book, entries=now[: there.number])]
                 return None
             written[:] = [replace(book, entries=(*now, entry))]
+            if any(DENIES in each.tables for each in now[len(book.entries) :]):
+                raise Overtaken(f"frames were erased since {name} began; run it again: it goes on without them")
             if check and len(now) > len(book.entries):
                 check(replace(book, entries=now[len(book.entries) :]))
             rows = ", ".join(f"{part.rows} rows of {table}" for table, part in parts.items())

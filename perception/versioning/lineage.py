@@ -29,7 +29,7 @@ from perception.versioning.processes import (
 )
 from perception.versioning.recorded import StoredModel, champion_at
 from perception.versioning.records import FILES, MANIFEST, Version, current_at, parse_record
-from perception.versioning.registry import fetch
+from perception.versioning.registry import TOMBSTONES, as_held, fetch
 from perception.versioning.remote import ask_each, open_remote, pointed_at, read_folder
 from perception.versioning.repository import configured_remote
 from perception.versioning.upkeep import versions_at
@@ -38,7 +38,12 @@ from perception.versioning.verified import verified_clone
 # What taught a network beside its data version: one entry a network, `taught-` and the first digits of its hash.
 TAUGHT = Table(
     "taught",
-    pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("frame_id", "drive_id", "label_source")]),
+    pa.schema(
+        [
+            *(pa.field(name, pa.string(), nullable=False) for name in ("frame_id", "drive_id", "label_source")),
+            pa.field("label_uri", pa.string()),
+        ]
+    ),
 )
 _HELD = ["frame_id", "drive_id", "split", "image_sha256", "label_sha256"]
 
@@ -51,6 +56,7 @@ class Reproduction:
     manifest_sha256: str  # hash of the manifest in the folder, as computed here
     files: int  # files that were hashed and found equal
     bytes: int  # their size
+    erased: Mapping[str, int]  # frames that are gone since it was published, by the erasure
 
 
 def reproduce(registry: str | Path, revision: str, destination: Path) -> Reproduction:
@@ -66,16 +72,23 @@ def reproduce(registry: str | Path, revision: str, destination: Path) -> Reprodu
         manifest_sha256=file_sha256(destination / MANIFEST),
         files=len(listing),
         bytes=sum(facts["size_bytes"] for facts in listing.values()),
+        erased=json.loads((destination / TOMBSTONES).read_text()) if TOMBSTONES in listing else {},
     )
 
 
 def reproduce_commands(registry: str | Path, version: Version) -> list[str]:
-    """Give shell commands that reproduce a version with git and DVC alone; the last fails unless the hash is right."""
+    """Give shell commands that reproduce a version with git and DVC alone; the last fails unless the hash is right.
+
+    Of a version that has lost frames to an erasure, main says where it is now.
+    """
     manifest = f"{version.folder}/frames/{MANIFEST}"
+    with verified_clone(registry) as clone:
+        held = as_held(clone, version)
+    branch = version.tag if held == version else "main"
     return [
-        f"git clone --quiet --depth 1 --branch {version.tag} {shlex.quote(git_url(registry))} {version.run}",
+        f"git clone --quiet --depth 1 --branch {branch} {shlex.quote(git_url(registry))} {version.run}",
         f"cd {version.run} && dvc pull {version.folder}/frames.dvc",
-        f"cd {version.run} && echo '{version.manifest_sha256}  {manifest}' | sha256sum --check",
+        f"cd {version.run} && echo '{held.manifest_sha256}  {manifest}' | sha256sum --check",
     ]
 
 
@@ -159,7 +172,7 @@ def _held_by(clone: Clone, listed: Sequence[Version], asked: Asked, labelled: fr
         pointer = read_committed(clone, f"{version.folder}/frames.dvc")
         objects = read_folder(remote, pointed_at(pointer)) if pointer else None
         content = remote.read(objects[MANIFEST]) if objects and MANIFEST in objects else None
-        if content is None or hashlib.sha256(content).hexdigest() != version.manifest_sha256:
+        if content is None or hashlib.sha256(content).hexdigest() != as_held(clone, version).manifest_sha256:
             raise InputError(f"manifest of {version.tag} on the remote is not what was published; run a scrub")
         names = [name for name in pq.read_schema(io.BytesIO(content)).names if name in {*_HELD, *TELLING}]
         table = pq.read_table(io.BytesIO(content), columns=names).to_pandas()

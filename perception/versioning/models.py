@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from perception.data.deny_list import digest
 from perception.data.files import paths_below
 from perception.errors import InputError
 from perception.versioning.processes import Clone, check_empty, read_committed
@@ -49,7 +50,8 @@ def propose(
 ) -> Proposal:
     """Record what a night found out about its version, and keep the network that it trained; releases nothing.
 
-    model: a file, or a flat folder of files.  The same call again changes nothing.
+    model: a file, or a flat folder of files.  Of frames and drives in `evidence` git keeps the hash of their names, so that its history
+    holds nothing that an erasure would have to take out.  The same call again changes nothing.
     Raises InputError for an unknown version or a network without files.
     """
     version = resolved(registry, revision)
@@ -59,7 +61,7 @@ def propose(
             tag=version.tag,
             manifest_sha256=version.manifest_sha256,
             model_sha256=stored.model_sha256 if stored else None,
-            evidence=json.loads(json_bytes(evidence)),
+            evidence=renamed(json.loads(json_bytes(evidence)), digest),
         )
         path, content = f"{version.folder}/{PROPOSAL}", json_bytes(asdict(proposal))
         message = trailers(
@@ -77,6 +79,18 @@ def propose(
 
         push_commit(clone, changes)
     return proposal
+
+
+def renamed(value: Any, name_of: Callable[[str], str]) -> Any:
+    """Return evidence with other names for the frames and drives that its rows name: columns frame_id and drive_id."""
+    if isinstance(value, list):
+        return [renamed(each, name_of) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: name_of(each) if key in ("frame_id", "drive_id") and isinstance(each, str) else renamed(each, name_of)
+        for key, each in value.items()
+    }
 
 
 def read_proposal(registry: str | Path, tag: str) -> Proposal | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from perception.errors import InputError
-from perception.versioning.growing import Book, read_table
+from perception.versioning.growing import DENIES, Book, read_table
 from perception.versioning.ledger import LEDGER
 from perception.versioning.pool import FRAMES
 from perception.versioning.processes import Clone, read_all_committed
@@ -42,6 +42,7 @@ class NightFigures:
     new_frames: int | None = None
     repeated_frames: int | None = None
     rejected_frames: int | None = None
+    denied_frames: int | None = None  # files that the deny list turned away
     pool_frames: int | None = None  # that wait unlabelled
     labelled_frames: int | None = None  # accepted tonight
     human_labels: int | None = None  # training frames of its data version with a label by people
@@ -144,7 +145,7 @@ def _nights_at(clone: Clone, revision: str) -> dict[str, Night]:
 # --- what is new
 
 
-def used_tonight(book: Book, *, erasures: int, parameters: str, code: str) -> Used:
+def used_tonight(book: Book, *, parameters: str, code: str) -> Used:
     """Return what a night that starts from this book can use; parameters, code: their hashes."""
     arrivals = [e.number for e in book.entries if FRAMES.name in e.tables and e.tables[FRAMES.name].rows]
     labels = (
@@ -155,7 +156,7 @@ def used_tonight(book: Book, *, erasures: int, parameters: str, code: str) -> Us
     return Used(
         arrivals=max(arrivals, default=0),
         labels=next(labels, 0),
-        erasures=erasures,
+        erasures=sum(DENIES in entry.tables for entry in book.entries),
         parameters=parameters,
         code=code,
     )

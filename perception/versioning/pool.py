@@ -15,13 +15,14 @@ import pandas as pd
 import pyarrow as pa
 
 from perception.data.conditions import CONDITIONS
+from perception.data.deny_list import NOTHING, REASON, DenyList
 from perception.data.manifest import COLUMNS, OPTIONAL_COLUMNS, TAGGED
 from perception.errors import InputError
 from perception.versioning.growing import Book, Overtaken, Table, append, read_table
 from perception.versioning.ledger import AT_ANNOTATORS, read_events, state
 
 ADMITTED = ("new", "relabelled")  # outcomes that add a row to `frames`
-_LEFT = ("labelled", "at_annotators", "denied", "too_old", "too_many", "earlier")
+_LEFT = ("labelled", "at_annotators", "too_old", "too_many", "earlier")
 
 
 def _text(name: str, *, needed: bool = True) -> pa.Field:
@@ -85,7 +86,7 @@ class Waiting:
     frames: pd.DataFrame  # rows of `frames`, oldest first
     left: Mapping[
         str, int
-    ]  # frames by the first reason that holds: labelled, at_annotators, denied, too_old, too_many, earlier
+    ]  # frames by the first reason that holds: labelled, at_annotators, too_old, too_many, earlier
 
 
 # --- what arrives
@@ -107,12 +108,12 @@ def unread(listing: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     return listing[listing[key].merge(before, on=key, how="left").read.isna().to_numpy()]
 
 
-def sort_arrivals(read: pd.DataFrame, known: pd.DataFrame, denied: Collection[str] = ()) -> pd.DataFrame:
+def sort_arrivals(read: pd.DataFrame, known: pd.DataFrame, denied: DenyList = NOTHING) -> pd.DataFrame:
     """Say what becomes of each frame that was read; return the rows with outcome and reason, in the order of source, object, frame.
 
     read: columns source, object, signature, source_sha256, label_sha256, frame_id and reason, which says why one was
-    rejected, or, without a frame_id, what was skipped.  known: rows of `arrivals` before them.  denied: hashes of bytes, and
-    frames, that must never come back.
+    rejected, or, without a frame_id, what was skipped or turned away.  known: rows of `arrivals` before them.  denied: what must
+    never come back.
     The same bytes are one frame, whatever their name: frame_id is then that of the first.
     """
     frames, owner = _admitted_before(known)
@@ -139,12 +140,12 @@ def _outcome(
     row: Mapping[str, Any],
     frames: Mapping[str, tuple[str, str | None]],
     owner: Mapping[str, str],
-    denied: Collection[str],
+    denied: DenyList,
 ) -> dict[str, str | None]:
     """Give outcome, reason and frame of one file; the order of the rules is theirs."""
     content, frame_id, label = row["source_sha256"], row["frame_id"], row["label_sha256"]
-    if content in denied or frame_id in denied:
-        return {"outcome": "denied", "reason": "is on the deny list"}
+    if row["reason"] == REASON or denied.holds(frame_id or "", "", content):
+        return {"outcome": "denied", "reason": REASON}
     if frame_id is None:
         return {"outcome": "skipped"}
     if row["reason"]:
@@ -198,20 +199,17 @@ def take_in(book: Book, night: str, when: datetime, tables: Mapping[Table, pd.Da
 # --- what waits
 
 
-def alive(
-    frames: pd.DataFrame, state: pd.DataFrame, limits: PoolLimits, night_date: date, denied: Collection[str] = ()
-) -> Waiting:
+def alive(frames: pd.DataFrame, state: pd.DataFrame, limits: PoolLimits, night_date: date) -> Waiting:
     """Return which frames may be chosen on a night, in the order in which they arrived, and count the others by reason.
 
     frames: rows of `frames` in the book's order; of a relabelled frame the last row counts.  state: of the ledger, columns
-    frame_id and status.  denied: as in sort_arrivals.  Frames at annotators are in the ledger's care: no limit moves them.
+    frame_id and status.  Frames at annotators are in the ledger's care: no limit moves them.
     """
     rows = frames.drop_duplicates("frame_id", keep="last")
     status = rows.frame_id.map(state.set_index("frame_id").status)
     gone = {
         "labelled": (rows.label_source != "none") | (status == "accepted"),
         "at_annotators": status.isin(AT_ANNOTATORS),
-        "denied": rows.frame_id.isin(list(denied)) | rows.source_sha256.isin(list(denied)),
         "too_old": rows.arrived < pd.Timestamp(_oldest(limits, night_date)),
     }
     left, stays = dict.fromkeys(_LEFT, 0), pd.Series(True, rows.index)
@@ -231,7 +229,6 @@ def waiting_frames(
     state: pd.DataFrame,
     limits: PoolLimits,
     night_date: date,
-    denied: Collection[str] = (),
 ) -> Waiting:
     """Return what `alive` gives for all frames of a book, reading no more entries than can hold frames that wait.
 
@@ -244,7 +241,7 @@ def waiting_frames(
     relabelled: set[str] = set()
     for entry in reversed(entries[min(young, default=len(entries)) :]):
         rows = read_table(book.only(entry), FRAMES)
-        part = alive(rows[~rows.frame_id.isin(relabelled)], state, limits, night_date, denied)
+        part = alive(rows[~rows.frame_id.isin(relabelled)], state, limits, night_date)
         left = {reason: left[reason] + part.left[reason] for reason in _LEFT}
         left["earlier"] -= len(rows)
         found.insert(1, part.frames)

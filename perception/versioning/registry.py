@@ -15,14 +15,18 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import pandas as pd
 
 from perception.data.files import file_sha256
 from perception.data.manifest import read_manifest
 from perception.data.tables import read_record
 from perception.errors import InputError
+from perception.versioning.denied import DENIED, deny_list
+from perception.versioning.growing import book_at
 from perception.versioning.processes import (
     PROGRAM,
     Clone,
@@ -47,6 +51,7 @@ from perception.versioning.records import (
     Version,
     current_at,
     json_bytes,
+    record_at,
     run_folder,
     split_sha256,
     version_of,
@@ -73,6 +78,19 @@ from perception.versioning.verified import verified_clone, version_in
 __all__ = ["Version", "create_registry", "fetch", "publish", "resolve"]
 
 _Files = Mapping[str, Mapping[str, Any]]
+ERASED, TOMBSTONES = "erased.json", "tombstones.json"  # beside run.json; among the files of the version
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erased:
+    """Hold erased.json: what a version is since frames of it were erased."""
+
+    erasures: Mapping[str, int]  # frames that went, by the first digits of the erasure's plan
+    manifest_sha256: str
+    files_sha256: str
+    format: int = FORMAT
+
+
 _NAME_RULE = "^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 
 
@@ -159,10 +177,11 @@ def publish(
                 f"parent {parent} is not a version of registry {registry}; publish it first or name another"
             )
         remote = open_remote(configured_remote(clone))
+        frames = read_manifest(frames_folder / MANIFEST, columns=["frame_id", "drive_id", "image_sha256"])
         local = dict(zip(names, each_file(lambda name: file_facts(frames_folder / name), names), strict=True))
         _check_local(local, frames_folder, manifest_sha256)
         inherited = _inherited_files(clone, remote, frames_folder, set(names), parent)
-        pointer, files_sha256 = _push_files(remote, frames_folder, local, inherited)
+        pointer, files_sha256 = push_files(remote, frames_folder, local, inherited)
         record = {
             "format": FORMAT,
             "tag": tag,
@@ -175,7 +194,7 @@ def publish(
             "facts": {str(name): str(value) for name, value in sorted((facts or {}).items())},
             **summary,
         }
-        commit = _commit_version(clone, record, pointer, inherits=bool(inherited))
+        commit = _commit_version(clone, record, pointer, inherits=bool(inherited), frames=frames)
         if commit:
             return version_of(clone, tag, commit)
     return publish(
@@ -183,7 +202,7 @@ def publish(
     )  # another process has just published it
 
 
-def _push_files(
+def push_files(
     remote: Remote, folder: Path, local: Mapping[str, FileFacts], inherited: Mapping[str, FileFacts]
 ) -> tuple[bytes, str]:
     """Bring new files, files.json and the folder object to the remote, checked there; return pointer and sha256."""
@@ -273,7 +292,7 @@ def _inherited_files(
         raise InputError(
             f"{listing} lists {min(missing)}, which is not in the folder, and no parent is named; build it again"
         )
-    objects, held = _version_files(clone, remote, parent)
+    objects, held = version_files(clone, remote, parent)
     for name, sha256 in missing.items():
         if held.get(name, {}).get("sha256") != sha256 or name not in objects:
             raise InputError(f"{listing} takes {name} from {parent}, which does not hold these bytes; build it again")
@@ -288,12 +307,14 @@ def _inherited_files(
     return found
 
 
-def _version_files(clone: Clone, remote: Remote, tag: str, revision: str = "HEAD") -> tuple[dict[str, str], _Files]:
+def version_files(clone: Clone, remote: Remote, tag: str, revision: str = "HEAD") -> tuple[dict[str, str], _Files]:
     """Read a version's files from the remote: {path: object} and the content of its files.json, both checked.
 
     Raises InputError where the remote lost them, or they are another version's.
     """
     record = read_json(clone, f"{run_folder(tag)}/{RUN}", revision) or {}
+    if erased := erased_at(clone, tag):
+        record, revision = {"files_sha256": erased.files_sha256}, "HEAD"
     pointer = read_committed(clone, f"{run_folder(tag)}/frames.dvc", revision)
     if pointer is None:
         raise InputError(f"version {tag} has no frames.dvc in registry {clone.url}: name a version that was published")
@@ -303,6 +324,19 @@ def _version_files(clone: Clone, remote: Remote, tag: str, revision: str = "HEAD
     return objects, _checked_listing(remote.read(objects[FILES]) or b"", record["files_sha256"], tag)
 
 
+def erased_at(clone: Clone, tag: str) -> Erased | None:
+    """Return what erasures took out of a version, as main says; None where nothing."""
+    return record_at(clone, f"{run_folder(tag)}/{ERASED}", Erased)
+
+
+def as_held(clone: Clone, version: Version) -> Version:
+    """Return a version with the hashes of what the remote holds of it: other ones than it was published with after an erasure."""
+    erased = erased_at(clone, version.tag)
+    if erased is None:
+        return version
+    return replace(version, manifest_sha256=erased.manifest_sha256, files_sha256=erased.files_sha256)
+
+
 def _checked_listing(content: bytes, expected_sha256: str, tag: str) -> _Files:
     if hashlib.sha256(content).hexdigest() != expected_sha256:
         raise InputError(f"{FILES} of {tag} on the remote is not what was published; restore it from its backup")
@@ -310,7 +344,9 @@ def _checked_listing(content: bytes, expected_sha256: str, tag: str) -> _Files:
     return files
 
 
-def _commit_version(clone: Clone, record: Mapping[str, Any], pointer: bytes, *, inherits: bool) -> str | None:
+def _commit_version(
+    clone: Clone, record: Mapping[str, Any], pointer: bytes, *, inherits: bool, frames: pd.DataFrame
+) -> str | None:
     """Commit a version's folder and tag it; None when another process has just published the same version."""
     tag, folder = record["tag"], run_folder(record["tag"])
     files = {
@@ -329,12 +365,23 @@ def _commit_version(clone: Clone, record: Mapping[str, Any], pointer: bytes, *, 
     def changes(base: str) -> tuple[Mapping[str, bytes], str] | None:
         if read_committed(clone, f"{folder}/{RUN}", base) is not None:
             return None
-        parent = record["parent"]
-        if inherits and read_committed(clone, f"{run_folder(parent)}/frames.dvc", base) is None:
-            raise InputError(f"parent {parent} was retired meanwhile; build the version on another one")
+        theirs = f"{run_folder(record['parent'])}/frames.dvc" if inherits else ""
+        if inherits and read_committed(clone, theirs, base) != read_committed(clone, theirs):
+            raise InputError(f"parent {record['parent']} was retired or lost frames meanwhile; build the version anew")
+        check_denied(clone, base, frames)
         return files, message
 
     return push_commit(clone, changes, tag=(tag, message))
+
+
+def check_denied(clone: Clone, revision: str, frames: pd.DataFrame) -> None:
+    """Raise InputError where the deny list of a commit holds one of some frames: columns frame_id, drive_id, image_sha256."""
+    book = book_at(clone, revision=revision)
+    denied = deny_list(book).rows(frames) if any(DENIED.name in entry.tables for entry in book.entries) else None
+    if denied is not None and denied.any():
+        raise InputError(
+            f"{int(denied.sum())} of the frames were erased and may not come back; run the night again: it goes on without them"
+        )
 
 
 # --- fetching
@@ -361,7 +408,9 @@ def fetch(
     if wanted is None:
         raise InputError(f"registry {registry} has no current version yet; promote one, or name a tag")
     if destination.exists() and any(destination.iterdir()):
-        _check_fetched(wanted, destination, files, optional)
+        with verified_clone(registry) as clone:
+            held = as_held(clone, wanted)
+        _check_fetched(wanted, held, destination, files, optional)
         return wanted
     # Beside the destination, so that the files can be moved into place instead of copied.
     with verified_clone(registry, scratch=destination.absolute().parent) as clone:
@@ -371,8 +420,8 @@ def fetch(
                 f"tag {wanted.tag} no longer leads to commit {wanted.commit[:8]}: it was moved; restore it"
             )
         remote = open_remote(configured_remote(clone))
-        objects, listing = _version_files(clone, remote, wanted.tag, wanted.commit)
-        names = _wanted_files(wanted, listing, files, optional)
+        objects, listing = version_files(clone, remote, wanted.tag, wanted.commit)
+        names = _wanted_files(as_held(clone, wanted), listing, files, optional)
         folder = clone.path / "fetched"
         folder.mkdir()
         bad = get_files(remote, objects, {name: _proof(name, listing[name]) for name in names}, folder)
@@ -392,13 +441,15 @@ def _check_not_retired(clone: Clone, tag: str) -> None:
         )
 
 
-def _check_fetched(version: Version, folder: Path, only: Sequence[str] | None, optional: Sequence[str]) -> None:
-    """Hash every file that was asked for against files.json, and files.json against the version."""
+def _check_fetched(
+    version: Version, held: Version, folder: Path, only: Sequence[str] | None, optional: Sequence[str]
+) -> None:
+    """Hash every file that was asked for against files.json, and files.json against the version as the remote holds it."""
     record = folder / RUN
     if not record.is_file() or json.loads(record.read_text()) != asdict(version):
         raise InputError(f"{folder} holds something other than {version.tag}; remove it or fetch into another folder")
-    listing = _checked_listing((folder / FILES).read_bytes(), version.files_sha256, version.tag)
-    for name in _wanted_files(version, listing, only, optional):
+    listing = _checked_listing((folder / FILES).read_bytes(), held.files_sha256, version.tag)
+    for name in _wanted_files(held, listing, only, optional):
         path = folder / name
         if not path.is_file() or not has_proof(path, _proof(name, listing[name])):
             raise _not_as_published(version.tag, name)

@@ -63,7 +63,7 @@ def review_pictures(
         if len(scored)
         else [],
         "pairs": [pair[key] for pair in facts["leakage"]["pairs"][:PAIRS] for key in ("train", "held_out")],
-        "doubted": [row["frame_id"] for row in doubted[:DOUBTED]],
+        "doubted": [row["frame_id"] for row in doubted if row["frame_id"] in set(head.frames["frame_id"])][:DOUBTED],
         "offending": _offenders(facts, head),
     }
     wanted = dict.fromkeys(frame_id for ids in chosen.values() for frame_id in ids)

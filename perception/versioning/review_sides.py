@@ -3,19 +3,21 @@
 import shlex
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from perception.data.deny_list import digest
 from perception.data.manifest import empty_manifest, read_manifest
 from perception.data.store import Store
 from perception.errors import InputError
 from perception.versioning.curated import MEMBERS
 from perception.versioning.lineage import reproduce_commands
-from perception.versioning.models import resolved
+from perception.versioning.models import renamed, resolved
 from perception.versioning.processes import Clone
-from perception.versioning.recorded import champion_at, decisions_at, proposal_at
+from perception.versioning.recorded import Proposal, champion_at, decisions_at, proposal_at
 from perception.versioning.records import MANIFEST, PROFILE, Version, current_at
 from perception.versioning.registry import fetch, resolve
 from perception.versioning.review import History, Side, review_facts
@@ -91,12 +93,16 @@ def _side(clone: Clone, version: Version | None, folders: Mapping[str, Path]) ->
         return Side(version=None, frames=empty_manifest(), profile=pd.DataFrame(), proposal=None)
     folder = folders[version.tag]
     profile = pd.read_parquet(folder / PROFILE) if (folder / PROFILE).is_file() else pd.DataFrame()
+    frames, proposal = read_manifest(folder / MANIFEST), proposal_at(clone, version.tag)
     return Side(
-        version=version,
-        frames=read_manifest(folder / MANIFEST),
-        profile=profile,
-        proposal=proposal_at(clone, version.tag),
+        version=version, frames=frames, profile=profile, proposal=_with_names(proposal, frames) if proposal else None
     )
+
+
+def _with_names(proposal: Proposal, frames: pd.DataFrame) -> Proposal:
+    """Return a proposal that names the version's frames and drives, which the registry keeps by hash; others it cannot name."""
+    names = {digest(name): str(name) for column in ("frame_id", "drive_id") for name in frames[column].unique()}
+    return replace(proposal, evidence=renamed(proposal.evidence, lambda hashed: names.get(hashed, hashed)))
 
 
 def review_commands(registry: str, version: Version, base: Version | None, facts: Mapping[str, Any]) -> dict[str, str]:

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from asyncssh.sshsig import SSHAllowedSigners
 
 SIGNERS = "allowed_signers"
-# What a role may do: status (added, modified, deleted) and path of every change of a commit that it signs.
+# What a role may do: status (added, modified, deleted) and path of every change of a commit that it signs. An erasure writes
+# anew what was published, so only root carries it out: its records, deny list, version (erasure-*) and every erased.json.
 _MAY = {
-    "publish": r"A (entries|datasets/runs|nights|models)/.*|M nights/.*|M models/[^/]*\.json|M datasets/runs/[^/]*/proposal\.json",
+    "publish": r"A (entries/[^/]*|datasets/runs)/(?!erasure-)(?!.*/erased\.json).*|A (nights|models)/.*"
+    r"|M nights/.*|M models/[^/]*\.json|M datasets/runs/[^/]*/proposal\.json",
     "decide": r"A decisions/[^/]*|[AM] (current|champion|reference)\.json|A datasets/runs/[^/]*/retired\.json"
-    r"|D datasets/runs/[^/]*/frames\.dvc",
+    r"|D datasets/runs/[^/]*/frames\.dvc|A erasures/[^/]*-certificate-[^/]*",
     "policy": r"A decisions/[^/]*|[AM] (current|champion)\.json",
     "root": r".*",
 }

@@ -41,7 +41,7 @@ def begin_night(book: Book, night: str, date: str) -> Tonight:
 
 def left_unused(book: Book, tonight: Tonight, *, parameters: str, code: str) -> tuple[str, ...]:
     """Return what of frames, labels, parameters and code no finished night has used; book: before this night; the others: hashes."""
-    used = used_tonight(book, erasures=0, parameters=parameters, code=code)
+    used = used_tonight(book, parameters=parameters, code=code)
     return news(used, [each for each in read_nights(book.registry) if each.night != tonight.night])
 
 

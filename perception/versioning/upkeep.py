@@ -22,6 +22,7 @@ from perception.versioning.records import (
     run_folder,
     version_of,
 )
+from perception.versioning.registry import erased_at
 from perception.versioning.remote import Remote, ask_each, each_file, open_remote, pointed_at, read_folder
 from perception.versioning.repository import configured_remote, push_commit, trailers
 from perception.versioning.verified import published, verified_clone
@@ -134,8 +135,9 @@ def _objects_of(clone: Clone, remote: Remote, listed: Collection[Version], *, wh
     A version whose list of files is lost counts by that list alone; with `whole` it raises InputError.
     """
     users: dict[str, str] = {}
-    # As they were published: a pointer that was edited since would free what another version needs.
-    pointers = [read_committed(clone, f"{version.folder}/frames.dvc", version.commit) for version in listed]
+    # As they were published, or as an erasure left them: a pointer that was edited since would free what another version needs.
+    at = {version.tag: "HEAD" if erased_at(clone, version.tag) else version.commit for version in listed}
+    pointers = [read_committed(clone, f"{version.folder}/frames.dvc", at[version.tag]) for version in listed]
     names = [pointed_at(pointer or b"") for pointer in pointers]
     folders = ask_each(lambda name: read_folder(remote, name), names)
     for version, name, files in zip(listed, names, folders, strict=True):

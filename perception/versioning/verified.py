@@ -287,7 +287,10 @@ def _not_agreed(clone: Clone, commit: Commit, decision: Decision, version: Versi
     if decision.reference_sha256 not in {None, *(old.model_sha256 for old in earlier)}:
         return "makes a network the reference that nobody released before"
     publisher = _publisher(clone, version)
-    if publisher in decision.names and decision.policy is None:
+    erases = version.run.startswith(
+        "erasure-"
+    )  # which only root can publish: what was current, without what was erased
+    if publisher in decision.names and decision.policy is None and not erases:
         return f"is about {version.tag}, which {publisher} published and cannot decide about too"
     return ""
 

@@ -1,14 +1,19 @@
 """The commands of a privacy officer: who used a frame, and what must go."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipelines.commands.registry import registry_option
+from perception.errors import InputError
+from pipelines.commands.options import PATH
+from pipelines.commands.registry import LATEST, registry_option, signed
 
 if TYPE_CHECKING:
     from perception.versioning.asked import Asked
+    from perception.versioning.erasing.plan import Installation, Plan
     from perception.versioning.lineage import Lineage
 
 
@@ -87,3 +92,120 @@ def told(found: "Lineage") -> list[str]:
     lines.append(f"networks that learnt from them: {len(found.learnt) or 'none is kept'}")
     lines.append(f"the frozen test set: {'touched' if found.touches_test_set else 'not touched'}")
     return lines
+
+
+def places(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a command that goes through a whole installation: --store, --runs and --also."""
+    options = (
+        registry_option,
+        click.option(
+            "--store", default="", metavar="FOLDER|URL", help="The blob store; default: that of the latest night."
+        ),
+        click.option("--runs", type=PATH, default=LATEST.parent, help="Folder of this machine's runs; default: runs."),
+        click.option(
+            "--also",
+            default="",
+            metavar="PLACE,...",
+            help="Backups, curated folders, buckets of artifacts; with commas.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def installation(registry: str, store: str, runs: Path, also: str) -> "Installation":
+    """Return where everything lies; raises InputError where the store is neither named nor known."""
+    from components.stage.parameters import absolute, read_section
+    from perception.versioning.erasing.plan import Installation
+    from perception.versioning.tonight import kept_beside
+
+    latest = runs / "latest"
+    if not store and not (latest / "params.yaml").exists():
+        raise InputError(f"no night has run in {runs}; name the store with STORE=")
+    named = store or str(read_section(latest / "params.yaml", "resolve")["store"])
+    place = absolute(named if store or "://" in named else str(latest.resolve() / named))
+    elsewhere = tuple(map(absolute, _listed(also)))
+    return Installation(registry=registry, store=place, runs=runs, also=elsewhere, kept=kept_beside(place))
+
+
+@click.command(
+    epilog="Example: nightdrive erase --drive 0001TP --by 'Ada Lovelace' --reason 'request 7 of 30 November'"
+)
+@places
+@asking
+@signed()
+@click.option(
+    "--networks",
+    type=click.Choice(("retrain", "retire", "keep")),
+    default="retrain",
+    show_default=True,
+    help="What becomes of networks that learnt from it; retrain: the champion stays until another is released.",
+)
+@click.option("--plan", metavar="HASH", help="Of the dry run that you looked at; without it, this is one.")
+def erase(
+    registry: str,
+    store: str,
+    runs: Path,
+    also: str,
+    by: list[str],
+    reason: str,
+    networks: Any,
+    plan: str | None,
+    **asked: str,
+) -> None:
+    """Show what the erasure of frames would touch; do it where --plan names what was shown, and go on where that was stopped."""
+    from perception.versioning.erasing.carry_out import carry_out, decide
+    from perception.versioning.erasing.plan import plan_erasure
+    from perception.versioning.erasing.record import find_erasure
+
+    place = installation(registry, store, runs, also)
+    erasure = find_erasure(registry, plan) if plan else None
+    if erasure is None:
+        planned = plan_erasure(
+            place, asked_for(**asked), names=by, reason=reason, networks=networks, now=datetime.now(UTC)
+        )
+        for line in shown_plan(planned):
+            print(line)
+        if plan is None:
+            print(f"a dry run; to do it, the same command with PLAN={planned.erasure.plan_sha256}")
+            return
+        if not planned.erasure.plan_sha256.startswith(plan):
+            raise InputError(f"the plan is {planned.erasure.plan_sha256[:16]} now, not {plan[:16]}; look at it first")
+        erasure = decide(place, planned)
+    carry_out(place, erasure, tell=print)
+    print(f"carried out; whether anything is left says: make verify-erasure PLAN={erasure.name}")
+
+
+def shown_plan(plan: "Plan") -> list[str]:
+    """Return the lines that tell a plan."""
+    erasure = plan.erasure
+    what = [
+        f"{len(erasure.objects)} objects and {len(erasure.blobs)} blobs go, {plan.bytes / 1e6:.1f} MB; what else holds it is written anew"
+    ]
+    what += [f"version     {tag} loses frames and keeps a tombstone" for tag in erasure.versions]
+    what += [f"batch       {batch} is recalled: tell its annotators" for batch in erasure.batches]
+    what += [f"{becomes:<11} network {sha256[:16]}" for sha256, becomes in erasure.networks.items()]
+    what += [f"release     network {erasure.champion[:16]} instead"] if erasure.champion else []
+    what += [f"source      {file}: its owner must remove it; nights turn it away" for file in plan.sources]
+    return [*told(plan.uses), *what, f"plan {erasure.plan_sha256}"]
+
+
+@click.command(epilog="Example: nightdrive verify-erasure --plan 0123456789abcdef --also /backup")
+@places
+@click.option("--plan", metavar="HASH", help="Of one erasure; default: all.")
+def verify_erasure(registry: str, store: str, runs: Path, also: str, plan: str | None) -> None:
+    """Search the whole installation for what was erased, and certify where nothing is left; exit code 2 where something is."""
+    from perception.versioning.erasing.certificate import certify
+    from perception.versioning.erasing.record import find_erasure, read_erasures
+
+    place = installation(registry, store, runs, also)
+    wanted = [find_erasure(registry, plan)] if plan else read_erasures(registry)
+    for erasure in wanted:
+        if erasure is None:
+            raise InputError(f"PLAN={plan}: no erasure of that plan was decided; make erase shows plans")
+        certificate = certify(place, erasure)
+        searched = ", ".join(f"{count} files of {name}" for name, count in certificate.searched.items())
+        print(
+            f"erasure {erasure.name}: {certificate.frames} frames, nothing is left in {searched}; the certificate is committed"
+        )

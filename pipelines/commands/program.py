@@ -26,7 +26,7 @@ SECTIONS = {
     "Data versions": {
         "pipelines.commands.registry": "review promote reference rebase reject rollback versions nights history verify-history trust "
         "reproduce scrub retire migrate backup restore",
-        "pipelines.commands.erasure": "lineage",
+        "pipelines.commands.erasure": "lineage erase verify-erasure",
     },
     "Annotation": {"pipelines.commands.annotation": "batches recall"},
     "Measuring": {

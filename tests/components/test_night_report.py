@@ -85,15 +85,15 @@ def test_a_night_costs_what_its_own_work_costs_by_the_hour() -> None:
 def test_pool_and_night_of_a_summary_are_what_the_tasks_told() -> None:
     parameters = build_parameters(ReportParameters, report_parameters(), where="report")
     tasks = [
-        record("resolve", values={"night": "2026-11-30", "base": None}),
-        record("gather", values={"pool": 40, "new": 7, "repeated": 1, "rejected": 2, "labels": 0}),
+        record("resolve", values={"night": "2026-11-30", "base": None, "denied_by_name": 2}),
+        record("gather", values={"pool": 40, "new": 7, "repeated": 1, "rejected": 2, "denied": 1, "labels": 0}),
         record("curate", values={"labelled": 3, "human_labels": 11}),
         record("publish", values={"at_annotators": 5}),
     ]
     summary = gather_night(Paths({}), parameters, tasks).summary
     assert summary.night == "2026-11-30"
     assert vars(summary.pool) == {
-        "frames": 40, "new": 7, "repeated": 1, "rejected": 2, "labelled": 11, "open_at_annotators": 5,
+        "frames": 40, "new": 7, "repeated": 1, "rejected": 2, "denied": 3, "labelled": 11, "open_at_annotators": 5,
     }  # fmt: skip
 
 

@@ -16,7 +16,12 @@ from components.stage.learning import fresh_evidence, shard_frames
 from components.stage.parameters import build_parameters
 from perception.errors import InputError
 from perception.quality.gate import judge_folders
+from perception.reporting.night_row import turned_away
+from perception.versioning.asked import Asked
 from perception.versioning.decisions import promote
+from perception.versioning.erasing.carry_out import carry_out, decide
+from perception.versioning.erasing.certificate import certify
+from perception.versioning.erasing.plan import Installation, plan_erasure
 from perception.versioning.growing import open_book
 from perception.versioning.growing import read_table as read_book
 from perception.versioning.ledger import read_events, recall, state
@@ -312,3 +317,24 @@ def test_a_test_set_whose_frames_changed_is_refused(tmp_path: Path) -> None:
     write_footage(tmp_path / "footage", 4, 4, 3, HEIGHT, WIDTH)
     with pytest.raises(InputError, match="12 of its files have other bytes than the frames of their names"):
         fleet.night("second")
+
+
+def test_the_next_nights_turn_an_erased_drive_away_by_name_and_by_bytes(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "oracle")
+    rows = frames_of(fleet.night("first"))
+    drive = rows.drive_id.min()
+    fleet.add("renamed", rows.frame_id[rows.drive_id == drive].iloc[0], "other_drive")
+    place = Installation(
+        registry=fleet.registry, store=str(tmp_path / "store"), kept=Path(f"{tmp_path / 'store'}.kept")
+    )
+    signed = {"names": ["Ada", "Bob"], "reason": "request 7", "now": datetime(2026, 12, 1, tzinfo=UTC)}
+    erasure = decide(place, plan_erasure(place, Asked(drives=(drive,)), **signed))
+    between = fleet.night("between", publishes=False)
+    assert drive not in set(frames_of(between).drive_id), "what is decided is obeyed before it is carried out"
+    carry_out(place, erasure)
+    count, after = int((rows.drive_id == drive).sum()), fleet.night("after")
+    assert {drive, "other_drive"}.isdisjoint(frames_of(after).drive_id)
+    assert turned_away(fleet.told["after"]) == count + 1
+    fleet.night("later")
+    assert turned_away(fleet.told["later"]) == count, "bytes are read once, names never"
+    assert certify(place, erasure).frames == count

@@ -19,7 +19,7 @@ OPERATIONS = Path("build/operations")  # parts of the campaign of operations tha
 @click.command(epilog="Example: nightdrive faults --campaign faults --only clock,gpu")
 @click.option(
     "--campaign",
-    type=click.Choice(("all", "faults", "footage", "inputs", "settings", "nights", "trust")),
+    type=click.Choice(("all", "faults", "footage", "inputs", "settings", "nights", "trust", "erasure")),
     default="all",
     show_default=True,
     help="What to run.",
@@ -77,6 +77,10 @@ def _rows(folder: Path, campaign: str, seeds: Sequence[int], examples: int, only
         from tests.faults.operations import operation_rows
 
         yield from operation_rows(OPERATIONS, seeds)
+    if campaign in ("all", "erasure"):
+        from tests.faults.erasure import erasure_rows
+
+        yield from erasure_rows(folder / "erasure", seeds)
 
 
 def fault_rows(folder: Path, seeds: Sequence[int], only: str = "") -> "Iterator[Count]":

@@ -19,7 +19,7 @@ PROMISED = {
     "cost": "",
     "currency": "",
     "stages": "name status seconds peak_rss_mib",
-    "pool": "frames new repeated rejected labelled open_at_annotators",
+    "pool": "frames new repeated rejected denied labelled open_at_annotators",
     "selection": "strategy budget_frames selected_frames pool_frames miou_selected miou_random "
     "miou_selected_by_seed miou_random_by_seed",
     "data": "version manifest_sha256 parent frames added removed",

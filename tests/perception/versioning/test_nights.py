@@ -105,7 +105,7 @@ def test_the_first_night_has_parameters_and_code_that_none_has_used():
 
 def test_what_there_is_to_use_is_read_from_the_entries(registry, tools):
     def used():
-        return used_tonight(open_book(registry), erasures=0, parameters="p", code="c")
+        return used_tonight(open_book(registry), parameters="p", code="c")
 
     def ledger(name, event, *ids):
         rows = events_of(event, ids, batch="b", when=WHEN)
