@@ -14,14 +14,18 @@ from perception.quality.intake import Arrival
 
 
 def list_returned(name: str, source: Source, handed_out: Callable[[Collection[str]], pd.DataFrame]) -> pd.DataFrame:
-    """Return what came back below a source's path: columns LISTING_COLUMNS, one row a frame or a drop that is none.
+    """Return what came back below a source's path: columns LISTING_COLUMNS and places, the names of the drops that ingest opens for it; one
+    row a frame or a drop that is none.
 
     handed_out: gives which of some names are frames that a batch has held.
     """
     with open_source_files(source.path) as files:
         found = returned_labels(files.root, handed_out)
-        rows = [(name, each.frame_id, str(each.facts.drive_id), signature_of(each.files)) for each in found]
-    return pd.DataFrame(rows, columns=list(LISTING_COLUMNS), dtype=object)
+        rows = [
+            (name, each.frame_id, str(each.facts.drive_id), signature_of(each.files), "/".join(each.places))
+            for each in found
+        ]
+    return pd.DataFrame(rows, columns=[*LISTING_COLUMNS, "places"], dtype=object)
 
 
 def returned(
@@ -31,9 +35,9 @@ def returned(
 
     store: where the images of the frames lie. handed_out: rows of frames that a batch has held. taxonomy: that annotators were given.
     """
-    wanted = set(listed.object)
+    wanted, places = set(listed.object), {place for each in listed.places for place in each.split("/")}
     with open_source_files(source.path) as files:
-        for each in returned_labels(files.root, lambda _names: handed_out):
+        for each in returned_labels(files.root, lambda _names: handed_out, places):
             if each.frame_id in wanted:
                 with files.whole(each.files):
                     arrival = _arrival(each, store, files, taxonomy)

@@ -5,7 +5,7 @@ Whatever is wrong with one costs its own frame, or where nothing of it can be re
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
@@ -54,6 +54,7 @@ class ReturnedLabel:
     drop: str
     moment: datetime
     files: tuple[Path, ...]
+    places: tuple[str, ...]  # names of the drops that it was found in
     answer: Answer | None = None
     tag_drop: str | None = None
     taxonomy: str | None = None
@@ -79,13 +80,16 @@ class _Drop:
     problem: BadFrame | None = None
 
 
-def returned_labels(folder: Path, handed_out: Callable[[Sequence[str]], pd.DataFrame]) -> list[ReturnedLabel]:
+def returned_labels(
+    folder: Path, handed_out: Callable[[Sequence[str]], pd.DataFrame], places: Collection[str] | None = None
+) -> list[ReturnedLabel]:
     """Return what came back, one label a frame, the newest, and everything that cannot be used; in the order of frame_id.
 
     handed_out: given every name that a drop may call a frame by, gives the manifest rows of those that a batch has held, with the column
-    batch. Nothing that a drop says of a frame itself counts, and no label of a frame that was never handed out.
+    batch. places: names of the drops that are opened; all by default. Nothing that a drop says of a frame itself counts, and no label of
+    a frame that was never handed out.
     """
-    drops = _open_drops(folder)
+    drops = _open_drops(folder, places)
     names = sorted({name for drop in drops for each in drop.answers for name in _candidates(each.image)})
     known = {str(row.frame_id): row for row in handed_out(names).itertuples()}
     every = [each for drop in drops for each in _returned(drop, known)]
@@ -106,20 +110,24 @@ def _after(before: ReturnedLabel | None, now: ReturnedLabel) -> ReturnedLabel:
     files = sorted({str(file) for each in (before, now) for file in each.files})
     told = f"is labelled twice at one moment, as {' and as '.join(kinds)}"
     problem = BadFrame(f"{' and '.join(files)}: {now.frame_id}", told, "keep one of them")
-    return replace(now, problem=problem, files=(*before.files, *now.files))
+    return replace(now, problem=problem, files=(*before.files, *now.files), places=(*before.places, *now.places))
 
 
 def _with_tags(label: ReturnedLabel, tagged: ReturnedLabel | None) -> ReturnedLabel:
     """Return a label with the image tags that came last: a later label without any takes none back."""
     if not label.answer or not tagged or not tagged.answer:
         return label
-    return replace(label, answer=replace(label.answer, tags=tagged.answer.tags), tag_drop=tagged.drop)
+    places = tuple(dict.fromkeys((*label.places, *tagged.places)))
+    return replace(label, answer=replace(label.answer, tags=tagged.answer.tags), tag_drop=tagged.drop, places=places)
 
 
 def _returned(drop: _Drop, known: Mapping[str, Any]) -> Iterator[ReturnedLabel]:
+    place = (drop.path.name,)
     if drop.problem:
         nothing, name = _no_facts(f"drop {drop.path.name}"), _name("-", None, drop)
-        yield ReturnedLabel(facts=nothing, drop=name, moment=drop.moment, files=(drop.path,), problem=drop.problem)
+        yield ReturnedLabel(
+            facts=nothing, drop=name, moment=drop.moment, files=(drop.path,), places=place, problem=drop.problem
+        )
     for each in drop.answers:
         moment, problem = _dated(each, drop)
         names = _candidates(each.image)
@@ -129,6 +137,7 @@ def _returned(drop: _Drop, known: Mapping[str, Any]) -> Iterator[ReturnedLabel]:
             drop=_name(facts.batch if facts else "-", each, drop),
             moment=moment,
             files=each.files,
+            places=place,
             answer=each,
             taxonomy=drop.taxonomy,
             problem=problem
@@ -169,13 +178,13 @@ def _candidates(image: str) -> list[str]:
 # ---------------------------------------------------------------- opening
 
 
-def _open_drops(folder: Path) -> list[_Drop]:
+def _open_drops(folder: Path, places: Collection[str] | None) -> list[_Drop]:
     """Open the drops in a folder: each of its folders and files of a known kind, or the folder itself where it is one."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; label drops are put into it, one archive, file or folder a drop")
     if (folder / DROP_FILE).exists():
         return [_opened(folder)]
-    listed = [folder / name for name in names_in(folder)]
+    listed = [folder / name for name in names_in(folder) if places is None or name in places]
     return [_opened(each) for each in listed if _is_drop(each)]
 
 

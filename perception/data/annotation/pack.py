@@ -96,9 +96,9 @@ def _files_below(folder: Path) -> Iterator[tuple[str, float]]:
         folders[:] = [name for name in folders if not is_left_behind(name)]
         below = "" if root == str(folder) else f"{os.path.relpath(root, folder)}/"
         for name in names:
-            path = Path(root, name)
-            if not is_left_behind(name) and path.is_file():
-                yield below + name, path.stat().st_mtime
+            path = f"{root}/{name}"
+            if not is_left_behind(name) and os.path.isfile(path):  # noqa: PTH113  # paths as objects take most of the time
+                yield below + name, os.stat(path).st_mtime  # noqa: PTH116
 
 
 def _moment(seconds: float) -> datetime:
