@@ -9,6 +9,7 @@ from components import gather, ingest, resolve
 from components.stage.declaration import Paths
 from components.stage.learning import write_json
 from components.stage.parameters import build_parameters
+from perception.data.deny_list import NOTHING
 from perception.data.manifest import empty_manifest, write_manifest
 from perception.models.erfnet import ERFNet
 from perception.uncertainty.ensemble import make_ensemble, save_ensemble
@@ -58,7 +59,7 @@ def take_in(root: Path, name: str, sources: dict[str, dict[str, object]], store:
     wanted |= {"run": "first", "height_px": size["height_px"], "width_px": size["width_px"]}
     parameters = build_parameters(resolve.ResolveParameters, wanted, "resolve")
     with patch("perception.versioning.pool.handed_out", lambda _book, _names: held(root / "drops")):
-        resolve._write_listing(listing, base, parameters, "2026-11-30", open_book(registry), None)
+        resolve._write_listing(listing, base, parameters, "2026-11-30", open_book(registry), None, NOTHING)
     common: dict[str, Any] = {"sources": sources, "store": str(store), "seed": 1}
     arrived = run(
         ingest, {"arrivals": [listing / "0"]}, "arrived", place / "arrived", batch=0, batch_count=1, **common, **size

@@ -38,7 +38,7 @@ def test_the_released_network_is_the_start_whatever_dropout_it_learned_with(tmp_
 def test_what_does_not_fit_is_told_and_the_other_start_taken(tmp_path: Path) -> None:
     other = Start(started_from="pretrained", state={"weight": torch.ones(1)})
     cases: dict[str, tuple[ERFNet | None, str]] = {
-        "as older nights did": (None, TAXONOMY),
+        "an older night kept none": (None, TAXONOMY),
         "another structure: ": (network(1, width=0.5), TAXONOMY),
         "other classes than camvid11": (network(1, classes=19), "cityscapes19"),
     }

@@ -159,7 +159,7 @@ def test_a_registry_without_its_list_or_with_another_one_is_refused_where_the_ad
     root = split_address(signed.anchored)[1].root
     with pytest.raises(InputError, match="no list of signers, but its address"):
         resolve(f"{registry}#root={root}")
-    with pytest.raises(InputError, match="has no readable 'main'"):
+    with pytest.raises(InputError, match="there is no such folder"):
         create_registry(f"{tmp_path / 'new.git'}#root={root}", str(tmp_path / "data"))
     signed.keys.sign_as(monkeypatch, "eve")
     set_signers(str(registry), _eves_list(signed.keys))
