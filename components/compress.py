@@ -134,20 +134,12 @@ def _quantised(report: "ExportReport", frames: "pd.DataFrame", parameters: Compr
 
 def _miou(model: Path, test: "pd.DataFrame", parameters: CompressParameters) -> float:
     """Return the mIoU of the exported network, which is what ships."""
-    from perception.compression.export import INPUT_NAME, best_provider, open_session
+    from perception.compression.export import onnx_predictor
     from perception.metrics.confusion import mean_iou
     from perception.metrics.segmentation import evaluate_frames
-    from perception.training.setup import best_device
 
-    session = open_session(model, parameters.threads, best_provider(best_device()))
-    classes = len(class_names(parameters.taxonomy))
-    score = evaluate_frames(
-        open_frames(test, parameters),
-        test,
-        lambda images: session.run(None, {INPUT_NAME: images})[0],
-        classes,
-        columns=(),
-    )
+    predict, classes = onnx_predictor(model, parameters.threads), len(class_names(parameters.taxonomy))
+    score = evaluate_frames(open_frames(test, parameters), test, predict, classes, columns=())
     return mean_iou(score.confusion)
 
 

@@ -19,7 +19,7 @@ from components.stage.parameters import plain_values, shared_fields
 from components.stage.records import log, progress_line
 from components.stage.results import reuse
 from perception.compression.cost import measure_latency_ms
-from perception.compression.export import best_provider, open_session
+from perception.compression.export import best_provider, onnx_predictor
 from perception.data.files import file_sha256
 from perception.data.taxonomies import categories, load_taxonomy
 from perception.errors import InputError
@@ -96,25 +96,6 @@ def judge(
     figures["queries"] = asked
     write_json(folder / "evaluation.json", figures)
     return figures
-
-
-def onnx_predictor(model: Path, threads: int) -> Any:
-    """Return the function that gives an exported network's logits for images, run by onnxruntime on a GPU where it can.
-
-    A network that was exported for batches of a fixed size gets its images in such batches, the last one filled up.
-    """
-    session = open_session(model, threads, best_provider(best_device()))
-    entry = session.get_inputs()[0]
-    size = entry.shape[0]
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        if not isinstance(size, int):
-            return session.run(None, {entry.name: images})[0]
-        filled = np.concatenate([images, np.zeros((-len(images) % size, *images.shape[1:]), images.dtype)])
-        parts = [session.run(None, {entry.name: part})[0] for part in np.split(filled, len(filled) // size)]
-        return np.concatenate(parts)[: len(images)]
-
-    return predict
 
 
 def by_unit(about: pd.DataFrame, unit: str) -> pd.DataFrame:

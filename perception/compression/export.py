@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from perception.compression.expansion import contract_network
@@ -22,6 +23,7 @@ from perception.data.files import replacement
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
 from perception.models.copies import copied
+from perception.training.setup import best_device
 
 OPSET = 17
 INPUT_NAME = "image"
@@ -257,6 +259,25 @@ def best_provider(device: str) -> str:
     """Return the execution provider for a torch device: CUDA's for a GPU where the installed onnxruntime has it."""
     has_cuda = device.startswith("cuda") and CUDA_PROVIDER in onnxruntime.get_available_providers()
     return CUDA_PROVIDER if has_cuda else CPU_PROVIDER
+
+
+def onnx_predictor(model: Path, threads: int) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Return the function that gives an exported network's logits for images, run by onnxruntime on a GPU where it can.
+
+    A network that was exported for batches of a fixed size gets its images in such batches, the last one filled up.
+    """
+    session = open_session(model, threads, best_provider(best_device()))
+    entry = session.get_inputs()[0]
+    size = entry.shape[0]
+
+    def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not isinstance(size, int):
+            return session.run(None, {entry.name: images})[0]
+        filled = np.concatenate([images, np.zeros((-len(images) % size, *images.shape[1:]), images.dtype)])
+        parts = [session.run(None, {entry.name: part})[0] for part in np.split(filled, len(filled) // size)]
+        return np.concatenate(parts)[: len(images)]
+
+    return predict
 
 
 def _compare(network: nn.Module, path: Path, frames: np.ndarray) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from components.evaluate import judging
 from components.stage.command import main
+from perception.compression import export as exporting
 from perception.compression.export import export_onnx, fold_batchnorm
 from perception.data.taxonomies import load_taxonomy
 from perception.errors import InputError
@@ -82,10 +83,10 @@ def test_a_gpu_judges_where_onnxruntime_has_its_provider(monkeypatch: pytest.Mon
         asked.append(provider)
         return SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="image", shape=["frames", 3, HEIGHT, WIDTH])])
 
-    monkeypatch.setattr(judging, "best_device", lambda: "cuda:0")
+    monkeypatch.setattr(exporting, "best_device", lambda: "cuda:0")
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(judging, "open_session", session)
-    judging.onnx_predictor(tmp_path / "model.onnx", 1)
+    monkeypatch.setattr(exporting, "open_session", session)
+    exporting.onnx_predictor(tmp_path / "model.onnx", 1)
     assert asked == ["CUDAExecutionProvider"]
 
 
