@@ -14,7 +14,7 @@ from pathlib import Path
 
 from perception.errors import InputError
 from perception.versioning.models import judged_against_another, resolved
-from perception.versioning.processes import Clone, read_committed
+from perception.versioning.processes import Clone
 from perception.versioning.recorded import (
     CHAMPION,
     MOVES,
@@ -24,7 +24,7 @@ from perception.versioning.recorded import (
     Proposal,
     champion_at,
     decisions_at,
-    model_place,
+    keeps_model,
     pointer,
     proposal_at,
     reference_at,
@@ -361,7 +361,7 @@ def _decide(
 
 def _check_kept(clone: Clone, network: str, head: str) -> None:
     """Raise InputError for a network whose files the registry keeps no more."""
-    if read_committed(clone, f"{model_place(network)}.dvc", head) is None:
+    if not keeps_model(clone, network, head):
         raise InputError(
             f"network {network[:16]} was retired by an erasure; release another, or the data alone (MODEL=keep)"
         )

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from perception.errors import InputError
-from perception.versioning.processes import Clone, read_all_committed
+from perception.versioning.processes import Clone, read_all_committed, read_committed
 from perception.versioning.records import FORMAT, Current, Version, json_bytes, parse_record, record_at, run_folder
 
 DECISIONS = "decisions"  # the folder with a file for each
@@ -129,6 +129,11 @@ def _network_at(clone: Clone, path: str, revision: str) -> Champion | None:
 def model_place(model_sha256: str) -> str:
     """Give the path of a network in the registry, without its suffix."""
     return f"models/{model_sha256[:16]}"
+
+
+def keeps_model(clone: Clone, model_sha256: str, revision: str = "HEAD") -> bool:
+    """Say whether the registry still keeps the files of a network: a retired one has its record alone."""
+    return read_committed(clone, f"{model_place(model_sha256)}.dvc", revision) is not None
 
 
 def model_digest(files: Mapping[str, str]) -> str:

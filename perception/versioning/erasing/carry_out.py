@@ -22,7 +22,7 @@ from perception.versioning.erasing.rewriting import rewritten
 from perception.versioning.growing import append, book_at, open_book
 from perception.versioning.ledger import AT_ANNOTATORS, events_of, read_events, record_events, state
 from perception.versioning.processes import Clone, git_text, read_committed, scratch_folder
-from perception.versioning.recorded import champion_at, model_place
+from perception.versioning.recorded import champion_at, keeps_model, model_place
 from perception.versioning.records import FORMAT, MANIFEST, PROFILE, SHARDS, current_at, json_bytes
 from perception.versioning.registry import Version, fetch, publish
 from perception.versioning.remote import ask_each, open_remote
@@ -98,7 +98,7 @@ def _switch(place: Installation, erasure: Erasure, denied: DenyList) -> int:
         book, remote = book_at(clone, place.kept), open_remote(configured_remote(clone))
         files = rewritten(clone, remote, book, erasure.versions, denied, erasure.name)
         files |= {
-            f"{model_place(sha256)}.dvc": None for sha256 in _retired(clone, erasure) if _holds_model(clone, sha256)
+            f"{model_place(sha256)}.dvc": None for sha256 in _retired(clone, erasure) if keeps_model(clone, sha256)
         }
         base = git_text(clone, "rev-parse", "HEAD")
 
@@ -125,10 +125,6 @@ def _retired(clone: Clone, erasure: Erasure) -> list[str]:
         for sha256, becomes in erasure.networks.items()
         if becomes == "retire" or (becomes == "retrain" and sha256 != waits)
     ]
-
-
-def _holds_model(clone: Clone, sha256: str) -> bool:
-    return read_committed(clone, f"{model_place(sha256)}.dvc") is not None
 
 
 def _release_without(place: Installation, erasure: Erasure) -> None:

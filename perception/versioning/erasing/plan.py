@@ -25,7 +25,7 @@ from perception.versioning.ledger import open_frames, read_events, state
 from perception.versioning.lineage import TAUGHT, Lineage, lineage
 from perception.versioning.pool import ARRIVALS, FRAMES, ORACLE
 from perception.versioning.processes import Clone, read_committed, scratch_folder
-from perception.versioning.recorded import champion_at, model_place
+from perception.versioning.recorded import champion_at, keeps_model, model_place
 from perception.versioning.records import MANIFEST, current_at, json_bytes, run_folder
 from perception.versioning.registry import version_files
 from perception.versioning.remote import Remote, open_remote, pointed_at, read_folder
@@ -130,14 +130,10 @@ def _check_people(clone: Clone, uses: Lineage, names: Sequence[str]) -> None:
         )
 
 
-def _is_kept(clone: Clone, sha256: str) -> bool:
-    return read_committed(clone, f"{model_place(sha256)}.dvc") is not None
-
-
 def _becomes(clone: Clone, uses: Lineage, networks: Becomes) -> dict[str, Becomes]:
     """Give what becomes of each kept network that learnt; none but the champion waits for another to be released."""
     released = champion_at(clone)
-    learnt = [each.model.model_sha256 for each in uses.learnt if _is_kept(clone, each.model.model_sha256)]
+    learnt = [each.model.model_sha256 for each in uses.learnt if keeps_model(clone, each.model.model_sha256)]
     waits = released.model_sha256 if released else None
     return {sha256: "retire" if networks == "retrain" and sha256 != waits else networks for sha256 in learnt}
 
@@ -148,7 +144,7 @@ def _instead(clone: Clone, uses: Lineage, becomes: dict[str, Becomes]) -> str | 
     if released is None or becomes.get(released.model_sha256) != "retire":
         return None
     clean = uses.clean_ancestor[released.model_sha256]
-    if clean is None or not _is_kept(clone, clean):
+    if clean is None or not keeps_model(clone, clean):
         raise InputError(
             "the champion learnt from them and no kept network before it did not: say NETWORKS=retrain, which keeps it in service "
             "until another is released, or NETWORKS=keep"
