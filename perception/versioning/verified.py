@@ -226,7 +226,10 @@ def _wrong(clone: Clone, commit: Commit) -> str:
     if len(added) > 1:
         return f"decides {len(added)} things at once"
     decision = record_at(clone, added[0], Decision, commit.sha) if added else None
-    return (_whose(clone, commit, decision, added[0]) if decision else "") or _pointers(clone, commit, decision)
+    if decision is None:
+        return _pointers(clone, commit, None, None)
+    version = published_version(clone, decision.tag, commit.sha)
+    return _whose(clone, commit, decision, version, added[0]) or _pointers(clone, commit, decision, version)
 
 
 def changed_decision(clone: Clone, commit: Commit, path: str) -> str:
@@ -245,9 +248,9 @@ def _but_format(clone: Clone, path: str, revision: str) -> object:
     return content
 
 
-def _whose(clone: Clone, commit: Commit, decision: Decision, path: str) -> str:
-    """Say why a decision is not the signer's to make, or not about what it names; empty: it is."""
-    version, signer = published_version(clone, decision.tag, commit.sha), commit.signer
+def _whose(clone: Clone, commit: Commit, decision: Decision, version: Version | None, path: str) -> str:
+    """Say why a decision is not the signer's to make, or not about the version that it names; empty: it is."""
+    signer = commit.signer
     assert signer  # of every commit whose decisions are judged
     if version is None or version.manifest_sha256 != decision.manifest_sha256:
         return f"decides about {decision.tag} with a manifest that nobody published ({path})"
@@ -309,12 +312,11 @@ def _publisher(clone: Clone, version: Version) -> str | None:
     return signer.name if signer else None
 
 
-def _pointers(clone: Clone, commit: Commit, decision: Decision | None) -> str:
+def _pointers(clone: Clone, commit: Commit, decision: Decision | None, version: Version | None) -> str:
     """Say which pointer is not what follows from the decision that came with it, or from those before; empty: none."""
     current, champion = current_at(clone, commit.before), champion_at(clone, commit.before)
     reference = reference_at(clone, commit.before)
     if decision and decision.action in MOVES:
-        version = published_version(clone, decision.tag, commit.sha)
         current = pointer(version, decision) if version else None
     if decision and decision.model_sha256:
         champion = released(stored_model_at(clone, decision.model_sha256, commit.before), decision)
