@@ -19,10 +19,11 @@ from perception.versioning.records import MANIFEST, PROFILE, SHARDS, Version
 from perception.versioning.registry import create_registry, fetch, resolve
 from perception.versioning.verified import verified_clone
 
+DENSE = "dense.safetensors"
 # What a night puts into a proposed network's folder, and what the next night finds in its base when it was released.
 MODEL_FILES = {
     "model.onnx": "champion.onnx",
-    "dense.safetensors": "champion_dense.safetensors",  # what tonight's network starts from; releases of older nights have none
+    DENSE: "champion_dense.safetensors",  # what tonight's network starts from; releases of older nights have none
     "card.json": "champion_card.json",
     "query.json": "query.json",
 }
@@ -50,7 +51,13 @@ def write_base(folder: Path, registry: str, remote: str, store: Store, revision:
     create_registry(registry, remote)
     with verified_clone(registry) as clone:
         released, network = released_for(clone, night)
-    champion = _write_network(registry, folder, lambda _: network, "champion", MODEL_FILES)
+        barred = _barred(clone)
+    files = {
+        there: here
+        for there, here in MODEL_FILES.items()
+        if there != DENSE or not network or network.model_sha256 not in barred
+    }
+    champion = _write_network(registry, folder, lambda _: network, "champion", files)
     _write_network(registry, folder, reference_at, "reference", {"model.onnx": "reference.onnx"})
     wanted = released if revision == "current" else revision
     version = resolve(registry, wanted) if wanted else None
@@ -85,18 +92,16 @@ def _write_network(
             raise InputError(
                 f"the {name} released by {found.names[0]} has no model.onnx; release the folder that compress gives"
             )
-        barred = _barred(registry)
         for there, here in files.items():
-            if there in found.files and not (there == "dense.safetensors" and found.model_sha256 in barred):
+            if there in found.files:
                 (Path(scratch) / name / there).replace(folder / here)
     (folder / f"{name}.json").write_text(json.dumps(asdict(found), indent=1, sort_keys=True) + "\n")
     return found.model_sha256
 
 
-def _barred(registry: str) -> set[str]:
+def _barred(clone: Clone) -> set[str]:
     """Return the networks that stay in service though nights may not start from them: they learnt from what was erased."""
-    with verified_clone(registry) as clone:
-        return {sha256 for each in erasures_at(clone) for sha256, what in each.networks.items() if what == "retrain"}
+    return {sha256 for each in erasures_at(clone) for sha256, what in each.networks.items() if what == "retrain"}
 
 
 def _restore(registry: str, version: Version, store: Store) -> None:
