@@ -9,6 +9,7 @@ needs any more is removed, and copies outside the registry. That it is done is c
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from perception.data.deny_list import DenyList, to_table
 from perception.errors import InputError
@@ -21,7 +22,7 @@ from perception.versioning.erasing.record import FOLDER, Erasure, find_erasure
 from perception.versioning.erasing.rewriting import rewritten
 from perception.versioning.growing import append, book_at, open_book
 from perception.versioning.ledger import AT_ANNOTATORS, events_of, read_events, record_events, state
-from perception.versioning.processes import Clone, git_text, read_committed, scratch_folder
+from perception.versioning.processes import PROGRAM, Clone, git_text, read_committed, scratch_folder
 from perception.versioning.recorded import champion_at, keeps_model, model_place
 from perception.versioning.records import FORMAT, MANIFEST, PROFILE, SHARDS, current_at, json_bytes
 from perception.versioning.registry import Version, fetch, publish
@@ -36,18 +37,9 @@ def decide(place: Installation, plan: Plan) -> Erasure:
     erasure = plan.erasure
     when = datetime.fromisoformat(erasure.decided_utc)
     append(open_book(place.registry), erasure.entry, "erasure", {DENIED: to_table(plan.denied)}, when=when)
-    path = f"{FOLDER}/{erasure.name}.json"
-    with verified_clone(place.registry) as clone:
-
-        def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
-            if read_committed(clone, path, head) is not None:
-                return None
-            said = {"decision": "erase", "decided_by": ", ".join(erasure.names), "plan_sha256": erasure.plan_sha256}
-            return {path: json_bytes(asdict(erasure))}, trailers(
-                f"Erase {erasure.frames} frames", erasure.reason, **said
-            )
-
-        push_commit(clone, changes, author=erasure.names[0])
+    said = {"decision": "erase", "decided_by": ", ".join(erasure.names), "plan_sha256": erasure.plan_sha256}
+    message = trailers(f"Erase {erasure.frames} frames", erasure.reason, **said)
+    _commit_once(place, f"{erasure.name}.json", asdict(erasure), message, erasure.names[0])
     return find_erasure(place.registry, erasure.plan_sha256) or erasure
 
 
@@ -157,13 +149,21 @@ def _purge(place: Installation, erasure: Erasure) -> int:
 
 
 def _commit_done(place: Installation, erasure: Erasure) -> None:
-    path, now = f"{FOLDER}/{erasure.name}-done.json", datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"format": FORMAT, "plan_sha256": erasure.plan_sha256, "done_utc": now}
+    _commit_once(place, f"{erasure.name}-done.json", record, trailers(f"Erasure {erasure.name} is carried out", ""))
+
+
+def _commit_once(
+    place: Installation, name: str, record: Mapping[str, Any], message: str, author: str = PROGRAM
+) -> None:
+    """Commit a record of an erasure; where there is one of that name already it stays as it is."""
+    path = f"{FOLDER}/{name}"
     with verified_clone(place.registry) as clone:
 
         def changes(head: str) -> tuple[Mapping[str, bytes | None], str] | None:
             if read_committed(clone, path, head) is not None:
                 return None
-            return {path: json_bytes(record)}, trailers(f"Erasure {erasure.name} is carried out", "")
+            return {path: json_bytes(record)}, message
 
-        push_commit(clone, changes)
+        push_commit(clone, changes, author=author)
