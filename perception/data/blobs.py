@@ -36,6 +36,11 @@ def is_uri(uri: str) -> bool:
     return bool(_URI.fullmatch(uri)) and uri[7:9] == uri[10:12]
 
 
+def sha256_in(uri: str) -> str:
+    """Return the sha256 of a blob's bytes, which its address holds."""
+    return uri[10:74]
+
+
 def checked_uri(uri: str) -> str:
     """Refuse every uri that is not an address in the store, so that none can lead out of it."""
     if not is_uri(uri):
@@ -47,7 +52,7 @@ def checked_uri(uri: str) -> str:
 
 def verified(data: bytes, uri: str, where: str) -> bytes:
     """Return the data if its sha256 is the one in the uri, else raise InputError."""
-    if hashlib.sha256(data).hexdigest() != uri[10:74]:
+    if hashlib.sha256(data).hexdigest() != sha256_in(uri):
         raise InputError(
             f"store {where}: blob {uri} is corrupt (its bytes have another sha256); restore it or ingest again"
         )

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from perception.data.blobs import is_uri
+from perception.data.blobs import is_uri, sha256_in
 from perception.data.deny_list import DenyList
 from perception.versioning.erasing.places import FolderPlace, Place, open_place
 from perception.versioning.erasing.plan import Installation
@@ -44,7 +44,7 @@ def frames_that_stay(book: Book, denied: DenyList) -> frozenset[str]:
         columns = [name for name in table.schema.names if name.endswith("_uri")]
         rows = read_table(book, table, columns=["frame_id", *columns])
         stay = rows[~denied.rows(rows)]
-        found |= {str(uri)[10:74] for name in columns for uri in stay[name].dropna().unique()}
+        found |= {sha256_in(str(uri)) for name in columns for uri in stay[name].dropna().unique()}
     return frozenset(found)
 
 

@@ -1,6 +1,7 @@
 """Work out what an erasure touches; changes nothing."""
 
 import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
+from perception.data.blobs import sha256_in
 from perception.data.decoding import decode_image
 from perception.data.deny_list import DenyList, digest
 from perception.data.manifest import read_manifest
@@ -173,7 +174,7 @@ def _denied(
     denied = DenyList(
         frames=frozenset(map(digest, names)),
         drives=frozenset(map(digest, drives)),
-        contents=frozenset(contents | {uri[10:74] for uri in blobs - others}),
+        contents=frozenset(contents | set(map(sha256_in, blobs - others))),
         marks=frozenset(mark for mark in marks if mark),
     )
     files = rows[ARRIVALS.name]
@@ -220,9 +221,7 @@ def _objects(clone: Clone, remote: Remote, tags: Sequence[str], denied: DenyList
         objects, _ = version_files(clone, remote, tag)
         yield from (name for file, name in objects.items() if not file.startswith("shards/"))
         if MEMBERS in objects:
-            with scratch_folder() as scratch:
-                (scratch / MEMBERS).write_bytes(remote.read(objects[MEMBERS]) or b"")
-                members = pq.read_table(scratch / MEMBERS).to_pandas()
+            members = pd.read_parquet(io.BytesIO(remote.read(objects[MEMBERS]) or b""))
             yield from (objects[f"shards/{shard}"] for shard in set(members.shard[denied.rows(members)]))
 
 

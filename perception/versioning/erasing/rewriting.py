@@ -129,7 +129,9 @@ class VersionRewriter:
         objects, listing = version_files(self.clone, self.remote, tag)
         folder = scratch / tag.removeprefix("data/")
         folder.mkdir()
-        frames = read_manifest(self._fetch(objects, MANIFEST, scratch / f"{folder.name}.parquet"))
+        before = scratch / f"{folder.name}.parquet"
+        before.write_bytes(self._content(objects, MANIFEST))
+        frames = read_manifest(before)
         gone = self.denied.rows(frames)
         told = _masked(frames["reason"], self.denied) if "reason" in frames else None
         if not gone.any() and told is None:
@@ -150,13 +152,6 @@ class VersionRewriter:
         pointer, files_sha256 = push_files(self.remote, folder, local, stays)
         record = Erased(erasures=erasures, manifest_sha256=manifest_sha256, files_sha256=files_sha256)
         return {f"{run_folder(tag)}/frames.dvc": pointer, f"{run_folder(tag)}/{ERASED}": json_bytes(asdict(record))}
-
-    def _fetch(self, objects: Mapping[str, str], name: str, target: Path) -> Path:
-        content = self.remote.read(objects[name]) if name in objects else None
-        if content is None:
-            raise InputError(f"the remote lost {name}; scrub and mend before anything is erased")
-        target.write_bytes(content)
-        return target
 
     def _members(self, objects: Mapping[str, str], gone: set[str], folder: Path, scratch: Path) -> set[str]:
         """Write the shards of frames that go anew, and the tables that list them; return the files that are gone."""
