@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,14 +39,11 @@ from perception.versioning.processes import git_text, shallow_clone
 from perception.versioning.remote import FolderRemote
 from perception.versioning.upkeep import versions
 from tests.faults.counting import Count, counted
+from tests.faults.stopping import Killed, counting
 
 DRIVES, FRAMES_PER_DRIVE, VERSIONS = 4, 3, 2
 GONE = drive_name(0)  # the drive that goes; drives 0 and 1 are in both versions
 KILLS = 70  # of a seed
-
-
-class Killed(BaseException):
-    """Stand for kill -9: nothing of ours catches it."""
 
 
 @dataclass(frozen=True)
@@ -149,29 +146,16 @@ def tar_of(name: str, content: bytes) -> bytes:
 @contextmanager
 def killed(calls: int) -> Iterator[list[int]]:
     """Raise Killed in the call of git, of the remote or of a place that comes after so many others: before it or after it did its work."""
-    left = [calls]
-
-    def counting(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            left[0] -= 1
-            if left[0] == -1 and calls % 2:
-                raise Killed
-            answer = real(*arguments, **options)
-            if left[0] == -1:
-                raise Killed
-            return answer
-
-        return call
-
-    git = counting(processes.run_git)
+    left, counts = counting(calls)
+    git = counts(processes.run_git)
     with (
         patch.object(processes, "run_git", git),
         patch.object(repository, "run_git", git),
-        patch.object(FolderRemote, "upload", counting(FolderRemote.upload)),
-        patch.object(FolderRemote, "write", counting(FolderRemote.write)),
-        patch.object(FolderRemote, "remove", counting(FolderRemote.remove)),
-        patch.object(FolderPlace, "remove", counting(FolderPlace.remove)),
-        patch.object(FolderPlace, "write", counting(FolderPlace.write)),
+        patch.object(FolderRemote, "upload", counts(FolderRemote.upload)),
+        patch.object(FolderRemote, "write", counts(FolderRemote.write)),
+        patch.object(FolderRemote, "remove", counts(FolderRemote.remove)),
+        patch.object(FolderPlace, "remove", counts(FolderPlace.remove)),
+        patch.object(FolderPlace, "write", counts(FolderPlace.write)),
     ):
         yield left
 

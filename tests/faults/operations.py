@@ -49,6 +49,7 @@ from perception.versioning.registry import fetch, resolve
 from perception.versioning.remote import FolderRemote
 from tests.faults.commands import published
 from tests.faults.counting import Count, counted
+from tests.faults.stopping import Killed, counting
 
 WHEN = datetime(2026, 11, 30, 3, tzinfo=UTC)
 NO_LIMITS = PoolLimits(max_age_days=9, max_frames=10**6)
@@ -58,38 +59,24 @@ OPERATIONS = 340  # of a seed; three of them make the thousand
 STEPS = 50  # of a part; not every step finds something to do
 
 
-class Killed(BaseException):
-    """Stand for kill -9: nothing of ours catches it."""
-
-
 @contextmanager
 def killed(calls: int) -> Iterator[None]:
     """Raise Killed in the call of git or of the remote that comes after so many others, before it or after it did its work."""
-    left = [calls]
-
-    def count_down(real: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        left[0] -= 1
-        if left[0] == -1 and calls % 2:
-            raise Killed
-        answer = real(*arguments, **options)
-        if left[0] == -1:
-            raise Killed
-        return answer
+    _, counts = counting(calls)
 
     @dataclass(frozen=True)
     class Remote(FolderRemote):
         def upload(self, name: str, source: Path) -> None:
             try:
-                count_down(super().upload, name, source)
+                counts(super().upload)(name, source)
             except Killed:
                 self.write(name, source.read_bytes()[: calls * 7])  # a server that keeps half a file
                 raise
 
-    git = processes.run_git
-    counting = lambda *arguments, **options: count_down(git, *arguments, **options)  # noqa: E731
+    git = counts(processes.run_git)
     with (
-        patch.object(processes, "run_git", counting),
-        patch.object(repository, "run_git", counting),
+        patch.object(processes, "run_git", git),
+        patch.object(repository, "run_git", git),
         patch.object(parts, "open_remote", Remote),
     ):
         yield
