@@ -34,10 +34,9 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
 
     import pandas as pd
 
-    from components.ingest.arrivals import arrivals, footage_arrivals
+    from components.ingest.arrivals import arrivals, footage_arrivals, holds_one_frame_each
     from components.ingest.returned import returned
     from perception.data.deny_list import read_deny_list
-    from perception.data.readers import READERS
     from perception.data.store import open_store
     from perception.quality.intake import (
         Arrival,
@@ -62,9 +61,7 @@ def run(inputs: Paths, outputs: Paths, parameters: IngestParameters) -> None:
             arriving = footage_arrivals(source, listed)
         else:
             arriving = arrivals(source, listed, parameters.seed, size)
-        # How many frames a file of footage or a tar file holds is known once it has been read.
-        one_each = source.format not in READERS or READERS[source.format].shards is None
-        progress = progress_line(f"ingest {name}") if one_each and source.format != "footage" else None
+        progress = progress_line(f"ingest {name}") if holds_one_frame_each(source) else None
         intake = admit_frames(arriving, len(listed), store, settings, denied, progress=progress)
         signatures = listed.set_index("object").signature
         intakes.append(replace(intake, read=intake.read.assign(signature=intake.read.object.map(signatures))))

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 LISTING_COLUMNS = ("source", "object", "drive_id", "signature")
 
 
+def holds_one_frame_each(source: Source) -> bool:
+    """Return whether an object of a source is a frame; of footage and tar files how many each holds is known once it was read."""
+    from perception.data.readers import READERS
+
+    return source.format != "footage" and not (source.format in READERS and READERS[source.format].shards)
+
+
 def list_arrivals(name: str, source: Source, seed: int, size: tuple[int, int], night: str = "") -> "pd.DataFrame":
     """Return what a source holds, opening no image: columns LISTING_COLUMNS, one row an object.
 
